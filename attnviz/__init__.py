@@ -1,0 +1,40 @@
+"""attnviz: see and check attention."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from attnviz.attention import AttentionInputs as AttentionInputs
+    from attnviz.errors import InputError as InputError
+    from attnviz.scores import AttentionScores as AttentionScores
+    from attnviz.scores import score as score
+    from attnviz.sources.dumps import load as load
+    from attnviz.sources.dumps import save as save
+    from attnviz.sources.synthetic import synthesize as synthesize
+
+# Each public name and the module it lives in: imported on first use, so that `attnviz --help` stays light.
+_HOMES = {
+    "AttentionInputs": "attnviz.attention",
+    "AttentionScores": "attnviz.scores",
+    "InputError": "attnviz.errors",
+    "load": "attnviz.sources.dumps",
+    "save": "attnviz.sources.dumps",
+    "score": "attnviz.scores",
+    "synthesize": "attnviz.sources.synthetic",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

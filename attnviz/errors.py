@@ -1,0 +1,13 @@
+"""The one kind of error a user can cause."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something a user gave cannot be used: what was found, what was wanted, how to fix it.
+
+    The message is one line. The command line prints it and exits with code 2.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

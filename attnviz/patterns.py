@@ -1,0 +1,273 @@
+"""Which query sees which key: patterns as values that compose with ``|`` and ``&``.
+
+A pattern says two things. ``visible(t, s, item)`` is its definition, elementwise. ``reach(item)`` bounds where
+that can be True (a band of offsets and a set of key positions), so that the engine touches only those keys. The
+engine, figures and tables know nothing else of a pattern: a new one is one small class here.
+
+    Local(256) | GlobalKeys() | GlobalQueries()      Longformer, arXiv:2004.05150
+    Local(256) & Causal()                            a causal sliding window, as in Mistral
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attnviz.errors import InputError
+
+if TYPE_CHECKING:
+    from attnviz.attention import AttentionItem
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A bound on what a pattern makes visible: a band of offsets ``s - t``, and key positions every query may see.
+
+    The band is ``low <= s - t <= high`` where ``step`` divides ``s - t``; None leaves a side open, and
+    ``band=False`` is no band. ``band_exact`` and ``keys_exact`` promise that all of that part is visible, which
+    saves the engine a mask.
+    """
+
+    low: int | None = None
+    high: int | None = None
+    step: int = 1
+    band: bool = True
+    band_exact: bool = True
+    keys: Tensor | None = None  # (g,) ascending
+    keys_exact: bool = True
+
+    @property
+    def open(self) -> bool:
+        """Whether the band has an open side, so that it can hold any number of keys."""
+        return self.band and (self.low is None or self.high is None)
+
+    def offsets(self) -> range:
+        """The band's offsets ``s - t``, ascending; the band must be closed."""
+        if not self.band:
+            return range(0)
+        assert self.low is not None and self.high is not None
+        return range(-(-self.low // self.step) * self.step, self.high + 1, self.step)
+
+    def span(self, rows: range, S: int) -> range:
+        """The band's key positions for the query positions ``rows``, whose step is the band's, within 0 to S - 1."""
+        if not self.band:
+            return range(0, 0, self.step)
+        start = rows[0] % self.step if self.low is None else rows[0] - (-self.low // self.step) * self.step
+        stop = S if self.high is None else min(S, rows[-1] + self.high + 1)
+        start = max(start, start % self.step)
+        return range(start, max(start, stop), self.step)
+
+    def __or__(self, other: Reach) -> Reach:
+        keys, keys_exact = _union(self.keys, other.keys), self.keys_exact and other.keys_exact
+        if not (self.band and other.band):
+            one = self if self.band else other
+            return Reach(one.low, one.high, one.step, one.band, one.band_exact, keys, keys_exact)
+        low = None if self.low is None or other.low is None else min(self.low, other.low)
+        high = None if self.high is None or other.high is None else max(self.high, other.high)
+        # The hull of two bands is all visible only where they touch, in the same steps.
+        apart = any(
+            a.high is not None and b.low is not None and b.low > a.high + 1 for a, b in ((self, other), (other, self))
+        )
+        same = self.step == other.step
+        exact = self.band_exact and other.band_exact and same and not apart
+        return Reach(low, high, self.step if same else 1, True, exact, keys, keys_exact)
+
+    def __and__(self, other: Reach) -> Reach:
+        keys = _union(self.keys, other.keys)
+        if not (self.band and other.band):
+            return Reach(band=False, keys=keys, keys_exact=False)
+        low = max((bound for bound in (self.low, other.low) if bound is not None), default=None)
+        high = min((bound for bound in (self.high, other.high) if bound is not None), default=None)
+        step = max(self.step, other.step)
+        exact = self.band_exact and other.band_exact and step % min(self.step, other.step) == 0
+        return Reach(low, high, step, True, exact, keys, keys is None)
+
+
+class Pattern(ABC):
+    """A set of visible (query, key) pairs. Softmax of a query runs over exactly the keys it sees."""
+
+    global_queries: bool = False
+    """Whether global tokens, as queries, see by their own rule and with their own projections."""
+
+    @abstractmethod
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        """Whether query ``t`` sees key ``s``: bool, the broadcast shape of the two position tensors."""
+
+    @abstractmethod
+    def reach(self, item: AttentionItem) -> Reach:
+        """Where :meth:`visible` can be True, rows of global queries apart. Raises InputError for unfit inputs."""
+
+    def __or__(self, other: Pattern) -> Pattern:
+        return Either(self, other)
+
+    def __and__(self, other: Pattern) -> Pattern:
+        return Both(self, other)
+
+
+@dataclass(frozen=True)
+class GlobalKeys(Pattern):
+    """Every query sees the global keys."""
+
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        return _global_mask(item).to(s.device)[s].expand(torch.broadcast_shapes(t.shape, s.shape))
+
+    def reach(self, item: AttentionItem) -> Reach:
+        return Reach(band=False, keys=item.global_positions)
+
+    def __str__(self) -> str:
+        return "global"
+
+
+@dataclass(frozen=True)
+class GlobalQueries(Pattern):
+    """Global tokens, as queries, see every key, by ``q_global`` and ``k_global`` where there are such."""
+
+    global_queries = True
+
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        return _global_mask(item).to(t.device)[t].expand(torch.broadcast_shapes(t.shape, s.shape))
+
+    def reach(self, item: AttentionItem) -> Reach:
+        if item.T != item.S:
+            raise InputError(
+                f"{item.inputs.source}: global queries need self-attention (T = S), but T is {item.T} and S is {item.S}"
+            )
+        return Reach(band=False)
+
+    def __str__(self) -> str:
+        return "global queries"
+
+
+@dataclass(frozen=True)
+class Full(Pattern):
+    """Every query sees every key."""
+
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        return torch.ones(torch.broadcast_shapes(t.shape, s.shape), dtype=torch.bool, device=s.device)
+
+    def reach(self, item: AttentionItem) -> Reach:
+        return Reach()
+
+    def __str__(self) -> str:
+        return "full"
+
+
+@dataclass(frozen=True)
+class Causal(Pattern):
+    """A query sees itself and what came before: ``s <= t + S - T`` (the queries are the last T positions)."""
+
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        return s <= t + (item.S - item.T)
+
+    def reach(self, item: AttentionItem) -> Reach:
+        return Reach(high=item.S - item.T)
+
+    def __str__(self) -> str:
+        return "causal"
+
+
+@dataclass(frozen=True)
+class Local(Pattern):
+    """A query sees ``window`` keys to each side: ``|s - t| <= window * dilation`` in steps of ``dilation``."""
+
+    window: int
+    dilation: int = 1
+
+    def __post_init__(self) -> None:
+        if self.window < 0 or self.dilation < 1:
+            raise InputError(f"a window is 0 or more and a dilation 1 or more; given {self.window} and {self.dilation}")
+
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        offset = s - t
+        return (offset.abs() <= self.window * self.dilation) & (offset % self.dilation == 0)
+
+    def reach(self, item: AttentionItem) -> Reach:
+        width = self.window * self.dilation
+        return Reach(-width, width, self.dilation)
+
+    def __str__(self) -> str:
+        return f"local, window {self.window}" + (f", dilation {self.dilation}" if self.dilation > 1 else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(Pattern):
+    """A query sees what a boolean mask of the user's own says, (T, S)."""
+
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mask.dtype != torch.bool or self.mask.ndim != 2:
+            raise InputError(
+                f"an attention mask has dtype bool and shape (T, S); found {self.mask.dtype}, {tuple(self.mask.shape)}"
+            )
+
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        return self.mask.to(s.device)[t, s]
+
+    def reach(self, item: AttentionItem) -> Reach:
+        if tuple(self.mask.shape) != (item.T, item.S):
+            raise InputError(
+                f"the attention mask has shape {tuple(self.mask.shape)}, wanted (T, S) = {(item.T, item.S)} of {item.inputs.source}"
+            )
+        return Reach(band_exact=False)
+
+    def __str__(self) -> str:
+        return "own mask"
+
+
+@dataclass(frozen=True)
+class _Pair(Pattern):
+    left: Pattern
+    right: Pattern
+
+    @property
+    def global_queries(self) -> bool:  # type: ignore[override]
+        return self.left.global_queries or self.right.global_queries
+
+
+@dataclass(frozen=True)
+class Either(_Pair):
+    """What either pattern makes visible, each key once; written ``left | right``."""
+
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        return self.left.visible(t, s, item) | self.right.visible(t, s, item)
+
+    def reach(self, item: AttentionItem) -> Reach:
+        return self.left.reach(item) | self.right.reach(item)
+
+    def __str__(self) -> str:
+        return f"{self.left} + {self.right}"
+
+
+@dataclass(frozen=True)
+class Both(_Pair):
+    """What both patterns make visible; written ``left & right``."""
+
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        return self.left.visible(t, s, item) & self.right.visible(t, s, item)
+
+    def reach(self, item: AttentionItem) -> Reach:
+        return self.left.reach(item) & self.right.reach(item)
+
+    def __str__(self) -> str:
+        return f"{self.left}, {self.right}"
+
+
+def longformer(window: int, dilation: int = 1) -> Pattern:
+    """Longformer's attention: a window, global keys and global queries in one joint softmax."""
+    return Local(window, dilation) | GlobalKeys() | GlobalQueries()
+
+
+def _global_mask(item: AttentionItem) -> Tensor:
+    positions = item.global_positions  # raises where there are none
+    return torch.zeros(item.S, dtype=torch.bool, device=positions.device).index_fill_(0, positions, True)
+
+
+def _union(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return torch.cat([a, b]).unique()

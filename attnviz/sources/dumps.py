@@ -1,0 +1,251 @@
+"""Dumps: files whose tensors play the roles of one attention call, or of a layer of many.
+
+A dump names its tensors by role (``q``, ``k``, ``v``, ``global_mask``, ...), with ``layers.N.`` before the name
+where it holds several layers. Other names are given by the user, as ``NAME`` or ``FILE:NAME``; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnviz.errors import InputError
+from attnviz.selections import parse_positions
+from attnviz.sources.files import READABLE, TensorFile, TensorInfo, describe, open_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attnviz.attention import AttentionInputs
+
+ROLES: dict[str, str] = {
+    "q": "queries (B, H, T, D)",
+    "k": "keys (B, H_kv, S, D)",
+    "v": "values (B, H_kv, S, D)",
+    "global_mask": "global key positions (B, S) bool",
+    "key_padding_mask": "key positions that exist (B, S) bool",
+    "q_global": "queries of global tokens (B, H, T, D)",
+    "k_global": "keys for global queries (B, H_kv, S, D)",
+    "v_global": "values for global queries (B, H_kv, S, D)",
+    "bias": "added to the scores (H, T, S)",
+    "alibi_slopes": "ALiBi slopes (H,)",
+    "sinks": "attention sinks (H,)",
+}
+"""Every role a tensor can play, and what it is."""
+
+SETTINGS = ("scale", "softcap")
+"""Numbers that a dump's metadata can hold beside the tensors."""
+
+FORMAT_VERSION = 1
+
+_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A tensor as a user names it: ``NAME`` in the source, ``FILE:NAME``, or ``FILE`` where it holds one."""
+
+    path: Path | None
+    name: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> TensorRef:
+        """The reference that ``text`` writes."""
+        file, colon, name = text.rpartition(":")
+        if colon and Path(file).suffix.lower() in READABLE:
+            return cls(Path(file), name)
+        if Path(text).suffix.lower() in READABLE:
+            return cls(Path(text), None)
+        return cls(None, text)
+
+
+def layers_of(contents: Iterable[str]) -> list[int]:
+    """The layers whose tensors are named ``layers.N.…``, ascending."""
+    return sorted({int(match[1]) for name in contents if (match := _LAYER.fullmatch(name))})
+
+
+def role_of(name: str) -> str | None:
+    """The role that a tensor's own name gives it, layer prefix apart."""
+    match = _LAYER.fullmatch(name)
+    bare = match[2] if match else name
+    return bare if bare in ROLES else None
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    layer: int | None = None,
+    names: Mapping[str, str] | None = None,
+    global_positions: str | None = None,
+    layout: str | None = None,
+    dtype: str | Any | None = None,
+    scale: float | None = None,
+    values: bool = True,
+) -> AttentionInputs:
+    """The inputs that a dump, or tensors in several files, hold.
+
+    Args:
+        source: a ``.safetensors``, ``.npz``, ``.pt``, ``.pth`` or ``.npy`` file; None where ``names`` says it all.
+        layer: which layer of a dump of several.
+        names: a role to the tensor that plays it, as ``NAME`` in ``source`` or ``FILE:NAME`` (or ``FILE``, where
+            it holds one tensor): ``{"k": "keys.npy", "global_mask": "masks.npz:global"}``.
+        global_positions: positions (``0,3,7``, ``0-3,17``, ``every:512``, ``random:16``) in place of a mask, for
+            every batch item.
+        layout: the order of dimensions of q, k and v (``bhtd``, ``bthd``, ``htd``, ``thd``); None takes the
+            dump's own, else ``bhtd``.
+        dtype: convert q, k and v to this dtype; None keeps theirs.
+        scale: in place of the dump's own, or 1 / sqrt(D).
+        values: whether v is wanted; False leaves it unread.
+
+    Raises:
+        InputError: a file or tensor that is missing or unfit; the message says what is there.
+
+    >>> import attnviz, tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "dump.npz"
+    >>> attnviz.save(path, attnviz.synthesize(heads=2, tokens=4))
+    >>> attnviz.load(path).q.shape
+    torch.Size([1, 2, 4, 64])
+    """
+    import torch
+
+    from attnviz.attention import AttentionInputs
+    from attnviz.devices import parse_dtype
+
+    names = dict(names or {})
+    unknown = [role for role in names if role not in ROLES]
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is not a role; the roles are {', '.join(ROLES)}")
+    if global_positions is not None and "global_mask" in names:
+        raise InputError("--global and --mask both say which keys are global; give one")
+    main = open_tensors(Path(source)) if source is not None else None
+    prefix = _layer_prefix(main, layer)
+    own = _settings(main, layer)
+
+    skipped = set() if values else {"v", "v_global"}
+    if global_positions is not None:
+        skipped.add("global_mask")
+    tensors: dict[str, Tensor] = {}
+    for role in ROLES:
+        if role in names:
+            tensors[role] = _read_ref(main, TensorRef.parse(names[role]), role, prefix)
+        elif role not in skipped and main is not None:
+            # Masks may be said once for all layers.
+            found = [name for name in (prefix + role, role) if name in main.contents]
+            if found:
+                tensors[role] = main.read(found[0])
+    where = str(source) if source is not None else "inputs"
+    for role in ("q", "k"):
+        if role not in tensors:
+            holds = describe(main.contents) if main is not None else "no source file is given"
+            raise InputError(
+                f"{where}: there is no tensor {prefix + role!r}; {holds}; name the one that is {ROLES[role]} with --{role} NAME"
+            )
+    wanted = parse_dtype(dtype)
+    if wanted is not None:
+        for role in ("q", "k", "v", "q_global", "k_global", "v_global"):
+            if role in tensors and tensors[role].is_floating_point():
+                tensors[role] = tensors[role].to(wanted)
+    if scale is not None:
+        own["scale"] = scale
+    layout = layout or own.pop("layout", None) or "bhtd"
+    own.pop("layout", None)
+    inputs = AttentionInputs(**tensors, **own, source=where if layer is None else f"{where} layer {layer}", layout=layout)
+    if global_positions is None:
+        return inputs
+    positions = list(parse_positions(global_positions, inputs.S))
+    mask = torch.zeros(inputs.B, inputs.S, dtype=torch.bool)
+    mask[:, positions] = True
+    return with_global_mask(inputs, mask)
+
+
+def with_global_mask(inputs: AttentionInputs, mask: Tensor) -> AttentionInputs:
+    """The same inputs with another global mask, (B, S) bool."""
+    from dataclasses import replace
+
+    return replace(inputs, global_mask=mask)
+
+
+def save(path: str | Path, inputs: AttentionInputs) -> None:
+    """Writes inputs as a dump that :func:`load` reads back; the format is the suffix's.
+
+    Raises:
+        InputError: an unknown suffix, a dtype the format cannot hold, or a path that cannot be written.
+    """
+    tensors = {role: tensor for role in ROLES if (tensor := getattr(inputs, role)) is not None}
+    metadata: dict[str, Any] = {"format": FORMAT_VERSION, "layout": "bhtd"}
+    for name in (*SETTINGS, "tokens", "query_tokens"):
+        value = getattr(inputs, name)
+        if value is not None:
+            metadata[name] = value
+    write_tensors(Path(path), tensors, metadata)
+
+
+def _layer_prefix(main: TensorFile | None, layer: int | None) -> str:
+    if main is None:
+        if layer is not None:
+            raise InputError(f"--layer {layer}: a layer needs a dump of several layers; no source file is given")
+        return ""
+    layers = layers_of(main.contents)
+    if layer is None:
+        if layers and "q" not in main.contents:
+            listed = ", ".join(map(str, layers[:12])) + (", …" if len(layers) > 12 else "")
+            raise InputError(f"{main.path}: holds {len(layers)} layers ({listed}); choose one with --layer")
+        return ""
+    if not layers:
+        raise InputError(f"{main.path}: --layer {layer}: the file has no layers (no tensor is named layers.N.q)")
+    if layer not in layers:
+        listed = ", ".join(map(str, layers[:12])) + (", …" if len(layers) > 12 else "")
+        raise InputError(f"{main.path}: --layer {layer} is out of range; the file holds layers {listed}")
+    return f"layers.{layer}."
+
+
+def _settings(main: TensorFile | None, layer: int | None) -> dict[str, Any]:
+    """What the dump's metadata says of labels and numbers, the layer's own first."""
+    if main is None:
+        return {}
+    metadata = main.metadata
+    version = metadata.get("format", FORMAT_VERSION)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"{main.path}: was written in dump format {version}; this attnviz reads up to {FORMAT_VERSION}; update attnviz"
+        )
+    layers = metadata.get("layers", {})
+    of_layer = layers.get(str(layer), {}) if isinstance(layers, dict) else {}
+    merged = {**metadata, **(of_layer if isinstance(of_layer, dict) else {})}
+    settings = {name: merged[name] for name in (*SETTINGS, "tokens", "query_tokens", "layout") if name in merged}
+    for name in SETTINGS:
+        if name in settings and not isinstance(settings[name], int | float):
+            raise InputError(f"{main.path}: its metadata gives {name} as {settings[name]!r}, wanted a number")
+    for name in ("tokens", "query_tokens"):
+        labels = settings.get(name, [])
+        if not (isinstance(labels, list) and all(isinstance(item, list) and _all_text(item) for item in labels)):
+            raise InputError(f"{main.path}: its metadata gives {name} that are not lists of strings, one a batch item")
+    return settings
+
+
+def _all_text(items: list[Any]) -> bool:
+    return all(isinstance(item, str) for item in items)
+
+
+def _read_ref(main: TensorFile | None, ref: TensorRef, role: str, prefix: str) -> Tensor:
+    option = {"global_mask": "mask"}.get(role, role.replace("_", "-"))
+    if ref.path is None:
+        assert ref.name is not None
+        if main is None:
+            raise InputError(f"--{option} {ref.name}: no source file is given to find it in; write FILE:{ref.name}")
+        return main.read(ref.name if ref.name in main.contents else prefix + ref.name)
+    file = open_tensors(ref.path)
+    if ref.name is not None:
+        return file.read(ref.name)
+    if len(file.contents) != 1:
+        raise InputError(f"--{option} {ref.path}: {describe(file.contents)}; say which one with {ref.path}:NAME")
+    return file.read(next(iter(file.contents)))
+
+
+def info_of(path: Path) -> tuple[Mapping[str, TensorInfo], Mapping[str, Any]]:
+    """A file's table of contents and metadata."""
+    file = open_tensors(path)
+    return file.contents, file.metadata

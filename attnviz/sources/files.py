@@ -1,0 +1,301 @@
+"""Files of named tensors: ``.safetensors``, ``.npz``, ``.npy``, ``.pt``; one small reader a format, one writer.
+
+Opening a file reads its table of contents; a tensor is read when it is asked for. Nothing read from a file is
+ever run: no pickles, save torch's own restricted kind (``weights_only=True``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attnviz.errors import InputError
+from attnviz.writing import atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+METADATA = "attnviz"
+"""The name under which every format holds attnviz's own description of a file, as JSON."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file's table of contents says of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Size of the data, in bytes."""
+        bits = 8 if self.dtype == "bool" else int("".join(filter(str.isdigit, self.dtype)) or 0)
+        return math.prod(self.shape) * bits // 8
+
+
+class TensorFile(ABC):
+    """An opened file of named tensors."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def contents(self) -> Mapping[str, TensorInfo]:
+        """Every tensor's shape and dtype, in the file's order."""
+        with _reading(self.path):
+            return self._contents()
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """What attnviz wrote beside the tensors (labels, scale, ...); empty for other files."""
+        with _reading(self.path):
+            text = self._metadata()
+            metadata = {} if text is None else json.loads(text)
+        if not isinstance(metadata, dict):
+            raise InputError(f"{self.path}: its {METADATA!r} metadata is not a JSON object; write the file again")
+        return metadata
+
+    def read(self, name: str) -> Tensor:
+        """The tensor called ``name``, on the CPU.
+
+        Raises:
+            InputError: it is not there (says what is), or the file is damaged.
+        """
+        if name not in self.contents:
+            raise InputError(f"{self.path}: there is no tensor {name!r}; {describe(self.contents)}")
+        with _reading(self.path):
+            return self._read(name)
+
+    @abstractmethod
+    def _contents(self) -> Mapping[str, TensorInfo]: ...
+
+    @abstractmethod
+    def _metadata(self) -> str | None: ...
+
+    @abstractmethod
+    def _read(self, name: str) -> Tensor: ...
+
+
+class SafetensorsFile(TensorFile):
+    """``.safetensors``: a JSON header, then the data, which is mapped and read where it is touched."""
+
+    _DTYPES = {"BF16": "bfloat16", "BOOL": "bool"}
+
+    def _contents(self) -> Mapping[str, TensorInfo]:
+        from safetensors import safe_open
+
+        contents = {}
+        with safe_open(self.path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                part = file.get_slice(name)
+                code = part.get_dtype()
+                spelled = code.replace("F", "float").replace("I", "int").replace("U", "u")
+                contents[name] = TensorInfo(tuple(part.get_shape()), self._DTYPES.get(code, spelled))
+        return contents
+
+    def _metadata(self) -> str | None:
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="numpy") as file:
+            return (file.metadata() or {}).get(METADATA)
+
+    def _read(self, name: str) -> Tensor:
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+
+class NpzFile(TensorFile):
+    """``.npz``: a zip of ``.npy`` arrays; never one that needs a pickle."""
+
+    def _contents(self) -> Mapping[str, TensorInfo]:
+        contents = {}
+        with zipfile.ZipFile(self.path) as archive:
+            for member in archive.namelist():
+                name = member.removesuffix(".npy")
+                with archive.open(member) as stream:
+                    info = _npy_info(stream)
+                if info is not None and name != METADATA:
+                    contents[name] = info
+        return contents
+
+    def _metadata(self) -> str | None:
+        with np.load(self.path, allow_pickle=False) as archive:
+            return str(archive[METADATA]) if METADATA in archive.files else None
+
+    def _read(self, name: str) -> Tensor:
+        with np.load(self.path, allow_pickle=False) as archive:
+            return _from_numpy(archive[name])
+
+
+class NpyFile(TensorFile):
+    """``.npy``: one array, called by the file's stem; mapped, not read."""
+
+    def _contents(self) -> Mapping[str, TensorInfo]:
+        with self.path.open("rb") as stream:
+            info = _npy_info(stream)
+        if info is None:
+            raise ValueError("it holds objects or text, not numbers")
+        expected = info.bytes
+        if self.path.stat().st_size < expected:
+            raise ValueError(f"truncated: {self.path.stat().st_size} bytes for {expected} bytes of data")
+        return {self.path.stem: info}
+
+    def _metadata(self) -> str | None:
+        return None
+
+    def _read(self, name: str) -> Tensor:
+        return _from_numpy(np.load(self.path, allow_pickle=False, mmap_mode="c"))
+
+
+class TorchFile(TensorFile):
+    """``.pt`` and ``.pth``: a dict of tensors that ``torch.save`` wrote, loaded with ``weights_only=True``."""
+
+    @cached_property
+    def _loaded(self) -> dict[str, Any]:
+        import torch
+
+        try:
+            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path))
+        except Exception as error:
+            if "weights_only" in str(error) or "Unsupported" in str(error):
+                raise ValueError(
+                    "it holds pickled objects besides plain tensors, and those could run code, so it was not loaded; "
+                    "save a dict of tensors"
+                ) from error
+            raise
+        if isinstance(loaded, torch.Tensor):
+            return {self.path.stem: loaded}
+        if not isinstance(loaded, dict):
+            raise ValueError(f"it holds a {type(loaded).__name__}, wanted a dict of tensors")
+        return {str(name): value for name, value in loaded.items()}
+
+    def _contents(self) -> Mapping[str, TensorInfo]:
+        import torch
+
+        return {
+            name: TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
+            for name, value in self._loaded.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    def _metadata(self) -> str | None:
+        text = self._loaded.get(METADATA)
+        return text if isinstance(text, str) else None
+
+    def _read(self, name: str) -> Tensor:
+        tensor: Tensor = self._loaded[name]
+        return tensor
+
+
+_FORMATS: dict[str, type[TensorFile]] = {
+    ".safetensors": SafetensorsFile,
+    ".npz": NpzFile,
+    ".npy": NpyFile,
+    ".pt": TorchFile,
+    ".pth": TorchFile,
+}
+
+READABLE = tuple(_FORMATS)
+WRITABLE = (".safetensors", ".npz", ".pt", ".pth")
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """The file at ``path``, by its suffix; its table of contents is read.
+
+    Raises:
+        InputError: missing, a directory, of an unknown suffix, empty or damaged.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; name a file ({', '.join(READABLE)})")
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file")
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; attnviz reads {', '.join(READABLE)}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: is empty (0 bytes); was it written to the end?")
+    file = _FORMATS[path.suffix.lower()](path)
+    _ = file.contents
+    return file
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes named tensors, with ``metadata`` as JSON beside them; the format is the suffix's.
+
+    Raises:
+        InputError: an unknown suffix, a dtype the format cannot hold, or a path that cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in WRITABLE:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(WRITABLE)}")
+    texts = {} if metadata is None else {METADATA: json.dumps(metadata, ensure_ascii=False)}
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if suffix == ".npz":
+        halves = [name for name, tensor in ready.items() if str(tensor.dtype) == "torch.bfloat16"]
+        if halves:
+            raise InputError(f"{path}: .npz has no bfloat16, the dtype of {halves[0]}; write .safetensors or .pt")
+    with atomic(path) as temporary:
+        if suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(ready, temporary, metadata=texts or None)
+        elif suffix == ".npz":
+            arrays = {**{name: tensor.numpy() for name, tensor in ready.items()}, **texts}
+            with temporary.open("wb") as stream:
+                np.savez(stream, **arrays)  # type: ignore[arg-type]
+        else:
+            import torch
+
+            torch.save({**ready, **texts}, temporary)
+
+
+def describe(contents: Mapping[str, TensorInfo]) -> str:
+    """``the file holds q (1, 8, 10, 64), ...``: what there is, for an error."""
+    if not contents:
+        return "the file holds no tensors"
+    named = [f"{name} {info.shape}" for name, info in contents.items()]
+    return f"the file holds {', '.join(named[:12])}" + (f" and {len(named) - 12} more" if len(named) > 12 else "")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns whatever a format's library says of a damaged file into one line that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # a damaged file makes these libraries raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path}: is not a readable {path.suffix} file (damaged, truncated or of another format): {reason}"
+        ) from error
+
+
+def _npy_info(stream: Any) -> TensorInfo | None:
+    """The header of a ``.npy`` stream; None where it holds text or objects rather than numbers."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return TensorInfo(tuple(shape), dtype.name) if dtype.kind in "fiubc" else None
+
+
+def _from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+    import torch
+
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(array)

@@ -1,0 +1,56 @@
+"""Output files that are whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attnviz.errors import InputError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, renamed to it when the block ends well and removed when it does not.
+
+    Raises:
+        InputError: the folder is missing or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; name a file to write")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the directory {path.parent} does not exist; make it first")
+    try:
+        # The suffix stays: libraries choose the format by it.
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, suffixes: Iterable[str], *, inputs: Iterable[Path] = ()) -> Path:
+    """``path``, when it may be written: a known suffix, and not one of the files that were read.
+
+    Raises:
+        InputError: an unknown suffix, or the output is an input.
+    """
+    known = tuple(suffixes)
+    if path.suffix.lower() not in known:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(known)}")
+    for read in inputs:
+        if path.exists() and read.exists() and path.samefile(read):
+            raise InputError(f"{path}: is an input of this command and would be overwritten; name another output")
+    return path
