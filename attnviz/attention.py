@@ -126,7 +126,9 @@ class AttentionInputs:
             InputError: there is no such item.
         """
         if not 0 <= batch < self.B:
-            raise InputError(f"{self.source}: batch item {batch} is out of range; there are {self.B} (0 to {self.B - 1})")
+            raise InputError(
+                f"{self.source}: batch item {batch} is out of range; there are {self.B} (0 to {self.B - 1})"
+            )
         return AttentionItem(self, batch, device or self.q.device, dtype or self.q.dtype)
 
     def _as_bhtd(self, name: str, tensor: Tensor, layout: str) -> Tensor:
@@ -184,7 +186,9 @@ class AttentionInputs:
                     f"convert both to one dtype (--dtype does)"
                 )
             if tensor is not None and tensor.device != q.device:
-                raise InputError(f"{self.source}: {name} is on {tensor.device} but q is on {q.device}; move both to one")
+                raise InputError(
+                    f"{self.source}: {name} is on {tensor.device} but q is on {q.device}; move both to one"
+                )
         if (self.q_global is None) != (self.k_global is None):
             there, missing = ("q_global", "k_global") if self.k_global is None else ("k_global", "q_global")
             raise InputError(f"{self.source}: {there} is given without {missing}; global queries use both or neither")
@@ -328,7 +332,9 @@ class AttentionItem:
         """
         source = self.inputs.source
         if self.inputs.global_mask is None:
-            raise InputError(f"{source}: there is no global_mask; name one (--mask NAME) or give positions (--global 0,3,7)")
+            raise InputError(
+                f"{source}: there is no global_mask; name one (--mask NAME) or give positions (--global 0,3,7)"
+            )
         positions = self.inputs.global_mask[self.batch].nonzero().flatten()
         if not len(positions):
             raise InputError(
@@ -350,16 +356,17 @@ class AttentionItem:
         """(T,) bool, True where the query exists: the key padding of self-attention, else None."""
         return self.key_padding if self.T == self.S else None
 
-    def key_label(self, position: int) -> str | None:
-        """The token at key position ``position``, where there are labels."""
-        return self.inputs.tokens[self.batch][position] if self.inputs.tokens is not None else None
+    def key_labels(self, positions: Sequence[int]) -> list[str] | None:
+        """The tokens at key positions, where there are labels."""
+        tokens = self.inputs.tokens
+        return None if tokens is None else [tokens[self.batch][position] for position in positions]
 
-    def query_label(self, position: int) -> str | None:
-        """The token at query position ``position``; without query labels, queries are the last T keys."""
-        if self.inputs.query_tokens is not None:
-            return self.inputs.query_tokens[self.batch][position]
-        offset = self.S - self.T
-        return self.key_label(position + offset) if offset >= 0 else None
+    def query_labels(self, positions: Sequence[int]) -> list[str] | None:
+        """The tokens at query positions; without labels of their own, queries are the last T keys."""
+        tokens, offset = self.inputs.query_tokens, self.S - self.T
+        if tokens is not None:
+            return [tokens[self.batch][position] for position in positions]
+        return self.key_labels([position + offset for position in positions]) if offset >= 0 else None
 
     def _head(self, name: str, head: int) -> Tensor:
         tensor: Tensor = getattr(self.inputs, name)[self.batch, head]

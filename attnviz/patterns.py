@@ -49,7 +49,8 @@ class Reach:
         """The band's offsets ``s - t``, ascending; the band must be closed."""
         if not self.band:
             return range(0)
-        assert self.low is not None and self.high is not None
+        assert self.low is not None
+        assert self.high is not None
         return range(-(-self.low // self.step) * self.step, self.high + 1, self.step)
 
     def span(self, rows: range, S: int) -> range:
@@ -270,4 +271,5 @@ def _global_mask(item: AttentionItem) -> Tensor:
 def _union(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     if a is None or b is None:
         return b if a is None else a
-    return torch.cat([a, b]).unique()
+    union: Tensor = torch.unique(torch.cat([a, b]))
+    return union

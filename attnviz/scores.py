@@ -108,17 +108,23 @@ def check_heads(inputs: AttentionInputs, heads: Sequence[int] | None) -> tuple[i
         return tuple(range(inputs.H))
     for head in heads:
         if not 0 <= head < inputs.H:
-            raise InputError(f"{inputs.source}: head {head} is out of range; there are {inputs.H} (0 to {inputs.H - 1})")
+            raise InputError(
+                f"{inputs.source}: head {head} is out of range; there are {inputs.H} (0 to {inputs.H - 1})"
+            )
     return tuple(heads)
 
 
-def _score(item: AttentionItem, pattern: Pattern, heads: tuple[int, ...], logits: bool, weights: bool) -> AttentionScores:
+def _score(
+    item: AttentionItem, pattern: Pattern, heads: tuple[int, ...], logits: bool, weights: bool
+) -> AttentionScores:
     reach = pattern.reach(item)
     if reach.band and (reach.open or len(reach.offsets()) >= item.S):
         # The band can hold every key: columns are all key positions, and shared keys are among them.
-        reach = Reach(
-            reach.low, reach.high, reach.step, band_exact=reach.band_exact
-        ) if reach.keys is None else Reach(band_exact=False)
+        reach = (
+            Reach(reach.low, reach.high, reach.step, band_exact=reach.band_exact)
+            if reach.keys is None
+            else Reach(band_exact=False)
+        )
         positions, offsets = torch.arange(item.S), range(0)
     else:
         positions = torch.empty(0, dtype=torch.int64) if reach.keys is None else reach.keys.cpu()
@@ -153,8 +159,9 @@ def _score(item: AttentionItem, pattern: Pattern, heads: tuple[int, ...], logits
                 softmax_(block, scorer.sink)
         if pattern.global_queries:
             scorer = RowScorer(item, pattern, Reach(band_exact=False), head, for_global=True)
-            for start in range(0, len(global_queries), block := _rows_per_block(item.S)):
-                part = slice(start, start + block)
+            size = _rows_per_block(item.S)
+            for start in range(0, len(global_queries), size):
+                part = slice(start, start + size)
                 target = global_weights if global_scores is None else global_scores
                 assert target is not None
                 out = target[n, part]
@@ -265,7 +272,9 @@ class RowScorer:
         first = rows[0] + offsets[0]
         reached = range(first, first + (b + len(offsets) - 1) * step, step)
         span = self.reach.span(rows, self.item.S)
-        scratch = out.new_full((b, len(reached)), _HIDDEN) if len(span) < len(reached) else out.new_empty((b, len(reached)))
+        scratch = (
+            out.new_full((b, len(reached)), _HIDDEN) if len(span) < len(reached) else out.new_empty((b, len(reached)))
+        )
         left = (span.start - first) // step
         inside = scratch[:, left : left + len(span)]
         if span:
@@ -345,7 +354,9 @@ def _hide_corners(logits: Tensor, rows: range, span: range, reach: Reach) -> Non
         first = max(rows[0] + reach.high + 1 - span.start, 0)  # the first column some row must not see
         corner = logits[:, first:]
         # Row i sees columns up to i + (rows[0] + high - span.start).
-        corner.masked_fill_(_above(b, corner.shape[1], rows[0] + reach.high + 1 - span.start - first, logits.device), _HIDDEN)
+        corner.masked_fill_(
+            _above(b, corner.shape[1], rows[0] + reach.high + 1 - span.start - first, logits.device), _HIDDEN
+        )
     if reach.low is not None:
         stop = min(max(rows[-1] + reach.low - span.start, 0), len(span))
         corner = logits[:, :stop]

@@ -37,7 +37,9 @@ def parse_indices(text: str, size: int, *, option: str, noun: str) -> tuple[int,
         if last >= size:
             raise InputError(f"{option} {text!r}: {noun} {last} is out of range; there are {size} (0 to {size - 1})")
         indices.extend(range(first, last + 1))
-    repeated = sorted({index for index in indices if indices.count(index) > 1}) if len(set(indices)) < len(indices) else []
+    repeated = (
+        sorted({index for index in indices if indices.count(index) > 1}) if len(set(indices)) < len(indices) else []
+    )
     if repeated:
         raise InputError(f"{option} {text!r}: {noun} {repeated[0]} is given more than once; name each {noun} once")
     return tuple(indices)

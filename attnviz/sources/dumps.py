@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnviz.errors import InputError
 from attnviz.selections import parse_positions
-from attnviz.sources.files import READABLE, TensorFile, TensorInfo, describe, open_tensors, write_tensors
+from attnviz.sources.files import READABLE, TensorFile, describe, open_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +72,12 @@ def role_of(name: str) -> str | None:
     match = _LAYER.fullmatch(name)
     bare = match[2] if match else name
     return bare if bare in ROLES else None
+
+
+def missing_roles(contents: Iterable[str]) -> list[str]:
+    """What ``attnviz score`` would still need to be told: q, k and the global mask, where no tensor has that role."""
+    there = {role_of(name) for name in contents}
+    return [role for role in ("q", "k", "global_mask") if role not in there]
 
 
 def load(
@@ -152,7 +158,8 @@ def load(
         own["scale"] = scale
     layout = layout or own.pop("layout", None) or "bhtd"
     own.pop("layout", None)
-    inputs = AttentionInputs(**tensors, **own, source=where if layer is None else f"{where} layer {layer}", layout=layout)
+    roles: dict[str, Any] = {**tensors, **own}
+    inputs = AttentionInputs(**roles, source=where if layer is None else f"{where} layer {layer}", layout=layout)
     if global_positions is None:
         return inputs
     positions = list(parse_positions(global_positions, inputs.S))
@@ -243,9 +250,3 @@ def _read_ref(main: TensorFile | None, ref: TensorRef, role: str, prefix: str) -
     if len(file.contents) != 1:
         raise InputError(f"--{option} {ref.path}: {describe(file.contents)}; say which one with {ref.path}:NAME")
     return file.read(next(iter(file.contents)))
-
-
-def info_of(path: Path) -> tuple[Mapping[str, TensorInfo], Mapping[str, Any]]:
-    """A file's table of contents and metadata."""
-    file = open_tensors(path)
-    return file.contents, file.metadata

@@ -89,8 +89,6 @@ class TensorFile(ABC):
 class SafetensorsFile(TensorFile):
     """``.safetensors``: a JSON header, then the data, which is mapped and read where it is touched."""
 
-    _DTYPES = {"BF16": "bfloat16", "BOOL": "bool"}
-
     def _contents(self) -> Mapping[str, TensorInfo]:
         from safetensors import safe_open
 
@@ -100,7 +98,9 @@ class SafetensorsFile(TensorFile):
                 part = file.get_slice(name)
                 code = part.get_dtype()
                 spelled = code.replace("F", "float").replace("I", "int").replace("U", "u")
-                contents[name] = TensorInfo(tuple(part.get_shape()), self._DTYPES.get(code, spelled))
+                contents[name] = TensorInfo(
+                    tuple(part.get_shape()), {"BF16": "bfloat16", "BOOL": "bool"}.get(code, spelled)
+                )
         return contents
 
     def _metadata(self) -> str | None:

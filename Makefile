@@ -1,0 +1,50 @@
+# Everything a newcomer needs: `make demo`, `make test`. The tested versions are pinned in .ci/constraints.txt;
+# `make CONSTRAINTS= test` takes the newest that pyproject.toml allows.
+PYTHON ?= python3
+CONSTRAINTS ?= .ci/constraints.txt
+PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addprefix -c ,$(CONSTRAINTS))
+
+.PHONY: demo test lint format bench docs snapshots clean
+
+demo: .venv/package
+	.venv/bin/attnviz score --head 0
+	.venv/bin/attnviz plot --head all -o demo.png
+
+test: .venv/tests
+	.venv/bin/python -m pytest -n auto $(PYTEST)
+
+snapshots: .venv/tests  ## Rewrites the snapshots; read the difference before you commit it.
+	.venv/bin/python -m pytest -n 0 --snapshot-update tests
+
+lint: .venv/lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/lint
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: .venv/tests  ## Prints the table of docs/benchmarks.md and writes benchmarks/results.json.
+	.venv/bin/python -m benchmarks
+
+# Each stamp says that this much is installed, and is as new as what decides it.
+.venv/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attnviz needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/package: .venv/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) --editable .
+	touch $@
+
+.venv/tests: .venv/package
+	$(PIP) --editable '.[test]'
+	touch $@
+
+.venv/lint: .venv/package
+	$(PIP) --editable '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf .venv demo.png

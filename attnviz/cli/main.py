@@ -1,0 +1,62 @@
+"""The ``attnviz`` program: its commands, and how errors end it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from attnviz import __version__
+from attnviz.cli import inspect, plot, score, synth
+from attnviz.errors import InputError
+
+# click's UsageError, by the one road to it that is public in every typer (newer ones carry click inside).
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="attnviz",
+    help="See and check attention: exact scores, heatmaps and tables of q, k and v.",
+    epilog="Example:  attnviz plot --head 3 -o heads.png",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for module in (score, plot, synth, inspect):
+    module.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"attnviz {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the program. What a user did wrong is one line on stderr and exit code 2, never a traceback."""
+    try:
+        code = app(sys.argv[1:] or ["--help"], prog_name="attnviz", standalone_mode=False)
+    except InputError as error:
+        _fail(str(error), 2)
+    except UsageError as error:
+        message = error.format_message().removesuffix(".")
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "attnviz"
+        _fail(f"{' '.join(message.split())} (see {command} --help)", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("stopped", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"attnviz: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,179 @@
+"""Options that several commands share, as groups, and what they make of a source.
+
+A command takes a group as one parameter; :func:`command` gives the program each of the group's fields as an option
+of its own, so that an option is written once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from attnviz.errors import InputError
+
+if TYPE_CHECKING:
+    from attnviz.attention import AttentionInputs
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where q, k, v and the masks come from."""
+
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Dump to read: .safetensors, .npz, .npy, .pt or .pth. None: a synthetic case.", show_default=False
+        ),
+    ] = None
+    q: Annotated[
+        str | None, typer.Option("--q", metavar="NAME", help="Tensor of queries: NAME, FILE:NAME or FILE.")
+    ] = None
+    k: Annotated[str | None, typer.Option("--k", metavar="NAME", help="Tensor of keys.")] = None
+    v: Annotated[str | None, typer.Option("--v", metavar="NAME", help="Tensor of values.")] = None
+    mask: Annotated[str | None, typer.Option(metavar="NAME", help="Bool tensor of global key positions.")] = None
+    padding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Bool tensor of key positions that exist (False: padding).")
+    ] = None
+    global_: Annotated[
+        str | None,
+        typer.Option(
+            "--global",
+            metavar="POSITIONS",
+            help="Global positions in place of a mask: 0,3,7  0-3,17  every:512  random:16.",
+        ),
+    ] = None
+    layer: Annotated[int | None, typer.Option(help="Layer of a dump of several (layers.N.q, …).")] = None
+    layout: Annotated[
+        str | None, typer.Option(help="Order of dimensions: bhtd, bthd, htd or thd.  [default: bhtd]")
+    ] = None
+    scale: Annotated[float | None, typer.Option(help="Factor on the dot products.  [default: 1/sqrt(D)]")] = None
+
+    def paths(self) -> list[Path]:
+        """Every file this reads."""
+        from attnviz.sources.dumps import TensorRef
+
+        refs = [TensorRef.parse(text).path for text in self._names().values()]
+        return [path for path in (self.source, *refs) if path is not None]
+
+    def load(self, dtype: str | None = None, *, values: bool = False) -> AttentionInputs:
+        """The inputs, or the synthetic case where nothing names a source.
+
+        Raises:
+            InputError: what the source lacks, or options that contradict each other.
+        """
+        from attnviz.sources.dumps import load
+
+        names = self._names()
+        if self.source is None and not self.paths():
+            return self._synthetic(dtype)
+        return load(
+            self.source,
+            layer=self.layer,
+            names=names,
+            global_positions=self.global_,
+            layout=self.layout,
+            dtype=dtype,
+            scale=self.scale,
+            values=values,
+        )
+
+    def _names(self) -> dict[str, str]:
+        named = {"q": self.q, "k": self.k, "v": self.v, "global_mask": self.mask, "key_padding_mask": self.padding}
+        return {role: name for role, name in named.items() if name is not None}
+
+    def _synthetic(self, dtype: str | None) -> AttentionInputs:
+        from dataclasses import replace
+
+        from attnviz.cli.console import note
+        from attnviz.selections import parse_positions
+        from attnviz.sources.synthetic import synthesize
+
+        given: dict[str, object] = {
+            "--q": self.q,
+            "--k": self.k,
+            "--v": self.v,
+            "--mask": self.mask,
+            "--padding": self.padding,
+        }
+        given |= {"--layer": self.layer, "--layout": self.layout}
+        for option, value in given.items():
+            if value is not None:
+                raise InputError(f"{option} {value}: it speaks of a file, and no SOURCE is given; name one")
+        positions = parse_positions("0,3,7" if self.global_ is None else self.global_, 10)
+        note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {len(positions)} global tokens, seed 0)")
+        inputs = synthesize(global_positions=positions, dtype=dtype or "float32")
+        return inputs if self.scale is None else replace(inputs, scale=self.scale)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and in what precision to compute."""
+
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    dtype: Annotated[
+        str | None, typer.Option(help="Round inputs to float16, bfloat16, float32 or float64 first.  [default: theirs]")
+    ] = None
+
+
+Batch = Annotated[str, typer.Option(metavar="B", help="Batch item, or several: 0,2-4 or all.")]
+Heads = Annotated[str, typer.Option("--head", metavar="HEADS", help="Query heads: 3, 0,2-4 or all.")]
+Values = Annotated[str, typer.Option(help="weights (after softmax) or logits (before).")]
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
+    """``value``, when it is one of ``choices``. Raises InputError otherwise."""
+    if value not in choices:
+        raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
+    return value
+
+
+def command(
+    app: typer.Typer, *, name: str | None = None, example: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function as a command, each field of its option groups an option of its own.
+
+    Args:
+        app: the program.
+        name: the command's name; None takes the function's.
+        example: a line that works, shown under the help.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        groups: dict[str, type] = {}
+        parameters: list[inspect.Parameter] = []
+        hints = get_type_hints(function, include_extras=True)
+        for parameter in inspect.signature(function).parameters.values():
+            hint = hints[parameter.name]
+            if not is_dataclass(hint):
+                parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+                continue
+            assert isinstance(hint, type)
+            groups[parameter.name] = hint
+            field_hints = get_type_hints(hint, include_extras=True)
+            for field in fields(hint):
+                default = inspect.Parameter.empty if field.default is MISSING else field.default
+                parameters.append(
+                    inspect.Parameter(
+                        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field_hints[field.name]
+                    )
+                )
+
+        def run(**given: Any) -> Any:
+            whole = {
+                name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+                for name, group in groups.items()
+            }
+            return function(**whole, **given)
+
+        run.__doc__ = function.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name or function.__name__, epilog=f"Example:  {example}")(run)
+        return function
+
+    return register

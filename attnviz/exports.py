@@ -1,0 +1,178 @@
+"""Results as text and files for programs: JSON with a versioned schema, CSV, Markdown, tensors.
+
+JSON and CSV round to a fixed number of decimals, so that two runs can be compared by ``diff``. What a query does
+not see is ``null`` in JSON and empty in CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnviz.devices import dtype_name
+from attnviz.scores import AttentionScores
+from attnviz.sources.files import write_tensors
+from attnviz.tables import column_names, query_labels
+from attnviz.writing import atomic
+
+SCHEMA = "attnviz.scores/1"
+DECIMALS = 6
+SUFFIXES = (".safetensors", ".npz", ".csv", ".json")
+
+
+def to_json(results: Sequence[AttentionScores]) -> str:
+    """Scores and weights as one line of JSON and a newline; ``docs/formats.md`` gives the schema."""
+    first = results[0]
+    document = {
+        "schema": SCHEMA,
+        "source": first.item.inputs.source,
+        "pattern": str(first.pattern),
+        "scale": round(first.item.scale, 12),
+        "dtype": dtype_name(first.item.dtype),
+        "decimals": DECIMALS,
+        "items": [_item(result) for result in results],
+    }
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def _item(result: AttentionScores) -> dict[str, Any]:
+    item = result.item
+    positions = result.positions.tolist()
+    described: dict[str, Any] = {
+        "batch": item.batch,
+        "queries": item.T,
+        "positions": positions,
+    }
+    if result.offsets:
+        described["offsets"] = list(result.offsets)
+    labels = item.query_labels(range(item.T))
+    if labels is not None:
+        described["query_tokens"] = labels
+        described["position_tokens"] = item.key_labels(positions)
+    if len(result.global_queries):
+        described["global_queries"] = result.global_queries.tolist()
+    described["heads"] = [
+        {"head": head, **{name: _rounded(tensor[n]) for name, tensor in _named(result)}}
+        for n, head in enumerate(result.heads)
+    ]
+    return described
+
+
+def _named(result: AttentionScores) -> list[tuple[str, Tensor]]:
+    """The result's tensors by the names that files give them."""
+    named = (
+        ("scores", result.scores),
+        ("weights", result.weights),
+        ("global_scores", result.global_scores),
+        ("global_weights", result.global_weights),
+    )
+    return [(name, tensor) for name, tensor in named if tensor is not None]
+
+
+def _rounded(tensor: Tensor) -> list[Any]:
+    """Nested lists rounded to DECIMALS, with None for what is not finite."""
+    array = np.round(tensor.detach().cpu().double().numpy(), DECIMALS)
+    array += 0.0  # -0.0 becomes 0.0
+    finite = np.isfinite(array)
+    if not finite.all():
+        array = array.astype(object)
+        array[~finite] = None
+    nested: list[Any] = array.tolist()
+    return nested
+
+
+def to_csv(results: Sequence[AttentionScores]) -> str:
+    """A row a (batch, head, query, key): positions, tokens where there are any, score and weight."""
+    stream = StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["batch", "head", "query", "query_token", "key", "key_token", "score", "weight"])
+    for result in results:
+        writer.writerows(_csv_rows(result))
+    return stream.getvalue()
+
+
+def _csv_rows(result: AttentionScores) -> Iterable[list[Any]]:
+    item = result.item
+    query_tokens = item.query_labels(range(item.T))
+    key_tokens = item.key_labels(range(item.S))
+    rows_apart = {query: r for r, query in enumerate(result.global_queries.tolist())}
+    for n, head in enumerate(result.heads):
+        scores, weights = (None if t is None else t[n].cpu() for t in (result.scores, result.weights))
+        apart = [None if t is None else t[n].cpu() for t in (result.global_scores, result.global_weights)]
+        for query in range(item.T):
+            if query in rows_apart:
+                keys: Sequence[int | None] = range(item.S)
+                pair = [None if t is None else t[rows_apart[query]] for t in apart]
+            else:
+                keys = result.key_positions(query)
+                pair = [None if t is None else t[query] for t in (scores, weights)]
+            score_row, weight_row = ([None] * len(keys) if t is None else t.double().tolist() for t in pair)
+            token = "" if query_tokens is None else query_tokens[query]
+            for key, score, weight in zip(keys, score_row, weight_row, strict=True):
+                if key is None or (score is not None and math.isinf(score)):
+                    continue  # not visible
+                key_token = "" if key_tokens is None else key_tokens[key]
+                yield [item.batch, head, query, token, key, key_token, _number(score), _number(weight)]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value + 0.0:.{DECIMALS}f}"
+
+
+def to_markdown(result: AttentionScores, head: int, *, values: str = "weights") -> str:
+    """One head as a Markdown table, in full."""
+    tensor = result.values(values)[result.heads.index(head)].cpu().double()
+    labels = query_labels(result, range(result.item.T))
+    lines = [
+        f"**head {head} · {values}**",
+        "",
+        "| " + " | ".join(["query", *column_names(result)]) + " |",
+        "|" + "|".join([":--", *("--:" for _ in range(tensor.shape[1]))]) + "|",
+    ]
+    for label, row in zip(labels, tensor.tolist(), strict=True):
+        cells = ["" if not math.isfinite(number) else f"{number + 0.0:.4f}" for number in row]
+        lines.append("| " + " | ".join([label.replace("|", r"\|"), *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_results(path: Path, results: Sequence[AttentionScores]) -> None:
+    """Writes the full results; tensors get a ``.{b}`` suffix each when there are several batch items.
+
+    Raises:
+        InputError: an unknown suffix, or a path that cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".json"):
+        text = to_csv(results) if suffix == ".csv" else to_json(results)
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return
+    tensors: dict[str, Tensor] = {}
+    for result in results:
+        mark = f".{result.item.batch}" if len(results) > 1 else ""
+        extra = {"positions": result.positions}
+        if result.offsets:
+            extra["offsets"] = torch.tensor(list(result.offsets))
+        if len(result.global_queries):
+            extra["global_queries"] = result.global_queries
+        for name, tensor in [*_named(result), *extra.items()]:
+            tensors[name + mark] = tensor
+    first = results[0]
+    metadata = {
+        "kind": SCHEMA,
+        "source": first.item.inputs.source,
+        "pattern": str(first.pattern),
+        "scale": first.item.scale,
+        "heads": list(first.heads),
+        "batch": [result.item.batch for result in results],
+    }
+    write_tensors(path, tensors, metadata)

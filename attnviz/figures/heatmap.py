@@ -1,0 +1,260 @@
+"""Heatmaps of attention: one head into given Axes, or a grid of heads with one color scale."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from attnviz.errors import InputError
+from attnviz.figures.style import colormap, normalize
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.image import AxesImage
+
+    from attnviz.maps import AttentionMap
+
+MOST_ANNOTATED = 400
+"""Cells beyond which numbers in cells are unreadable."""
+
+
+def heatmap(
+    shown: AttentionMap,
+    ax: Axes | None = None,
+    *,
+    cmap: str | Colormap | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    annot: bool = False,
+    colorbar: bool = True,
+    title: str | None = None,
+) -> Axes:
+    """Draws one head's map.
+
+    Args:
+        shown: the map.
+        ax: the Axes to draw into; None makes a figure of a fitting size.
+        cmap: a palette of matplotlib or seaborn; None is sequential for weights, diverging for logits.
+        vmin, vmax: the ends of the color scale; None starts weights at 0 and balances logits around 0.
+        annot: write each value into its cell.
+        colorbar: whether to draw the color scale beside the map.
+        title: None says which head and which values.
+
+    Returns:
+        The Axes drawn into.
+
+    Raises:
+        InputError: no such palette, an empty color scale, or too many cells to annotate.
+    """
+    if ax is None:
+        ax = Figure(figsize=figure_size([shown]), layout="constrained").add_subplot()
+    low, high = value_range([shown])
+    norm = normalize(shown.values, low, high, vmin, vmax)
+    image = draw(shown, ax, colormap(cmap, shown.values), norm, annot=annot)
+    ax.set_title(f"head {shown.head}" if title is None else title)
+    if colorbar:
+        figure = ax.get_figure()
+        assert figure is not None
+        _colorbar(image, [ax], shown)
+    return ax
+
+
+def heads_grid(
+    maps: Sequence[AttentionMap],
+    *,
+    cmap: str | Colormap | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    annot: bool = False,
+    title: str | None = None,
+) -> Figure:
+    """Small multiples of several heads, sharing one color scale.
+
+    Args:
+        maps: of the same values and shape, one a head.
+        cmap, vmin, vmax, annot: as in :func:`heatmap`.
+        title: above the grid; None says which values.
+
+    Raises:
+        InputError: as :func:`heatmap`.
+    """
+    first = maps[0]
+    columns = grid_columns(maps)
+    rows = math.ceil(len(maps) / columns)
+    figure = Figure(figsize=figure_size(maps), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    low, high = value_range(maps)
+    norm, palette = normalize(first.values, low, high, vmin, vmax), colormap(cmap, first.values)
+    image = None
+    for index, ax in enumerate(grid.flat):
+        if index >= len(maps):
+            ax.set_visible(False)
+            continue
+        bottom = index // columns == rows - 1
+        image = draw(maps[index], ax, palette, norm, annot=annot, x_labels=bottom, y_labels=index % columns == 0)
+        ax.set_title(f"head {maps[index].head}", pad=3)
+    assert image is not None
+    _colorbar(image, list(grid.flat), first)
+    figure.suptitle(title if title is not None else f"{len(maps)} heads")
+    return figure
+
+
+def draw(
+    shown: AttentionMap,
+    ax: Axes,
+    cmap: Colormap,
+    norm: Normalize,
+    *,
+    annot: bool = False,
+    x_labels: bool = True,
+    y_labels: bool = True,
+) -> AxesImage:
+    """The cells and the axes of a map, without title or color scale."""
+    T, S = len(shown.queries), len(shown.keys)
+    extent = (-0.5, S - 0.5, T - 0.5, -0.5)
+    image = ax.imshow(
+        np.ma.masked_invalid(shown.cells), cmap=cmap, norm=norm, aspect="auto", interpolation="nearest", extent=extent
+    )
+    if annot:
+        _annotate(shown, ax, image)
+    _label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=x_labels)
+    _label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=y_labels)
+    if x_labels:
+        noun = "key" if isinstance(shown.keys, range) else "global key"
+        ax.set_xlabel(noun + cell_note(shown))
+    if y_labels:
+        ax.set_ylabel("query")
+    return image
+
+
+def cell_note(shown: AttentionMap) -> str:
+    """What a cell stands for, where it stands for several values: ``   (1 cell = 4 x 1, max)``."""
+    if not shown.reduced:
+        return ""
+    rows, columns = (f"{size:.4g}" for size in shown.cell_size)
+    return f"   (1 cell = {rows} × {columns}, {shown.reduction})"
+
+
+def _colorbar(image: AxesImage, axes: Sequence[Axes], shown: AttentionMap) -> None:
+    """The color scale, as high as the Axes it serves, named by what it measures."""
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None
+    inches = 0.13  # its width
+    width, height = figure.get_size_inches()
+    boxes = [ax.get_position() for ax in axes]
+    tall = (max(box.y1 for box in boxes) - min(box.y0 for box in boxes)) * height
+    bar = figure.colorbar(image, ax=axes, fraction=0.3, pad=0.1 / width, aspect=max(tall / inches, 5))
+    bar.set_label("weight (softmax)" if shown.values == "weights" else "logit (before softmax)")
+    bar.outline.set_visible(False)
+
+
+def value_range(maps: Sequence[AttentionMap]) -> tuple[float, float]:
+    """The least and the greatest finite value of several maps; (0, 0) where all is blank."""
+    finite = [cells[np.isfinite(cells)] for cells in (shown.cells for shown in maps)]
+    full = [values for values in finite if values.size]
+    return (min(float(v.min()) for v in full), max(float(v.max()) for v in full)) if full else (0.0, 0.0)
+
+
+def grid_columns(maps: Sequence[AttentionMap]) -> int:
+    """How many heads stand beside each other: about a page's shape, with few empty places."""
+    width, height = _panel_size(maps[0], len(maps))
+
+    def ugliness(columns: int) -> float:
+        rows = math.ceil(len(maps) / columns)
+        shape = math.log(columns * width / (rows * height) / 1.3)
+        return abs(shape) + 2 * (rows * columns - len(maps)) / len(maps)
+
+    return min(range(1, len(maps) + 1), key=ugliness)
+
+
+def figure_size(maps: Sequence[AttentionMap]) -> tuple[float, float]:
+    """Inches for one map or a grid of them, with room for labels and the color scale."""
+    width, height = _panel_size(maps[0], len(maps))
+    columns = 1 if len(maps) == 1 else grid_columns(maps)
+    rows = math.ceil(len(maps) / columns)
+    return columns * (width + 0.15) + 1.6, rows * (height + 0.25) + 1.0
+
+
+def most_pixels(count: int, dpi: float) -> int:
+    """The most cells along a side that ``count`` maps in one figure can show, a pixel or more each."""
+    return int(_most_inches(count) * dpi)
+
+
+def _most_inches(count: int) -> float:
+    return 7.0 if count == 1 else 3.2 if count <= 4 else 2.2 if count <= 16 else 1.5
+
+
+def _panel_size(shown: AttentionMap, count: int) -> tuple[float, float]:
+    T, S = len(shown.queries), len(shown.keys)
+    cell = 0.22 if count > 1 else 0.34
+    most = _most_inches(count)
+    # Cells near square where there is room; never a sliver.
+    height = min(max(T * cell, 0.9), most)
+    width = min(max(S * cell * 1.6, 0.9), most)
+    return width, height
+
+
+def _annotate(shown: AttentionMap, ax: Axes, image: AxesImage) -> None:
+    if shown.reduced or shown.cells.size > MOST_ANNOTATED:
+        rows, columns = len(shown.queries), len(shown.keys)
+        raise InputError(
+            f"--annot: {rows} x {columns} cells are too many to read numbers in; the most is {MOST_ANNOTATED}"
+        )
+    for (row, column), value in np.ndenumerate(shown.cells):
+        if np.isfinite(value):
+            red, green, blue, _ = image.cmap(image.norm(np.asarray(value)))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            text = f"{value:.2f}"
+            ax.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+
+
+def _label_axis(axis: Axis, positions: Sequence[int], labels: Sequence[str] | None, *, visible: bool) -> None:
+    """Ticks at tokens, thinned so that no two touch; positions alone get round numbers."""
+    axis.set_tick_params(labelbottom=visible, labelleft=visible)
+    figure = axis.axes.get_figure(root=True)
+    assert figure is not None
+    box = axis.axes.get_position()
+    horizontal = axis is axis.axes.xaxis
+    inches = box.width * figure.get_figwidth() if horizontal else box.height * figure.get_figheight()
+    size = axis.get_ticklabels()[0].get_fontsize() if axis.get_ticklabels() else 7.0
+    room = inches * 72 / (float(size) * 1.35)  # labels side by side, a line's height each
+    if labels is None and isinstance(positions, range):
+        start = positions.start
+        axis.set_major_locator(MaxNLocator(nbins=max(1, min(10, int(room / 3))), integer=True))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{round(x) + start}" if float(x).is_integer() else ""))
+        return
+    texts = [f"{p}" if labels is None else f"{p}  {_shown(labels[i])}" for i, p in enumerate(positions)]
+    stride = _stride(len(texts), room)
+    at = range(0, len(texts), stride)
+    axis.set_major_locator(FixedLocator(list(at)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: texts[round(x)] if 0 <= round(x) < len(texts) else ""))
+    if horizontal:
+        widest = max((_width(texts[i]) for i in at), default=0)
+        upright = widest * len(at) * 0.75 > room
+        axis.set_tick_params(rotation=90 if upright else 0)
+
+
+def _stride(count: int, room: float) -> int:
+    """The least round step (1, 2, 5, 10, ...) that leaves each of ``count`` labels its line."""
+    need = count / max(room, 1)
+    steps = (factor * 10**power for power in range(10) for factor in (1, 2, 5))
+    return next(int(step) for step in steps if step >= need)
+
+
+def _width(text: str) -> float:
+    """Rough width in ems of a line's height."""
+    return sum(1.0 if unicodedata.east_asian_width(letter) in "WF" else 0.62 for letter in text)
+
+
+def _shown(label: str) -> str:
+    """A token on one line, not too long, with no dollar that matplotlib would read as mathematics."""
+    plain = label.replace("\n", "⏎").replace("\t", "⇥").replace("$", r"\$")
+    return plain if len(plain) <= 14 else plain[:13] + "…"

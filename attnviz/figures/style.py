@@ -1,0 +1,116 @@
+"""How figures look, and how they are saved: the same input gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
+
+from attnviz.errors import InputError
+from attnviz.writing import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".pdf", ".svg")
+
+SEQUENTIAL = {"weights": "rocket", "logits": "vlag"}
+"""The default palette of each kind of value: seaborn's perceptually uniform ones, logits diverging from 0."""
+
+_HOUSE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "figure.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.spines.bottom": False,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "xtick.color": "0.25",
+    "ytick.color": "0.25",
+    "axes.labelcolor": "0.25",
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The command line's own look, whatever the machine's matplotlibrc says."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_HOUSE)
+        yield
+
+
+def colormap(name: str | Colormap | None, values: str) -> Colormap:
+    """The palette called ``name`` (matplotlib's and seaborn's names), or the default for ``values``.
+
+    Raises:
+        InputError: there is no such palette.
+    """
+    import seaborn  # registers its palettes
+
+    if isinstance(name, Colormap):
+        return name.copy()
+    try:
+        chosen = seaborn.color_palette(name or SEQUENTIAL[values], as_cmap=True)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"--cmap {name!r} is not a palette of matplotlib or seaborn; try rocket, viridis or vlag"
+        ) from error
+    if not isinstance(chosen, Colormap):
+        raise InputError(f"--cmap {name!r} is a set of separate colors, not a scale; try rocket, viridis or vlag")
+    chosen = chosen.copy()
+    chosen.set_bad("0.88")  # blank: neither end of any scale
+    return chosen
+
+
+def normalize(values: str, low: float, high: float, vmin: float | None, vmax: float | None) -> Normalize:
+    """The color scale: weights from 0 up, logits balanced around 0, ``vmin`` and ``vmax`` where given.
+
+    Args:
+        values: ``weights`` or ``logits``.
+        low, high: the least and the greatest value shown.
+        vmin, vmax: ends of the scale that the user wants.
+
+    Raises:
+        InputError: vmin is not below vmax.
+    """
+    if values == "logits":
+        reach = max(abs(low), abs(high)) or 1.0
+        bottom, top = (-reach if vmin is None else vmin), (reach if vmax is None else vmax)
+    else:
+        bottom, top = (0.0 if vmin is None else vmin), ((high or 1.0) if vmax is None else vmax)
+    if not bottom < top:
+        raise InputError(f"the color scale runs from {bottom:g} to {top:g}; --vmin must be below --vmax")
+    if values == "logits" and bottom < 0 < top:
+        return TwoSlopeNorm(0.0, bottom, top)
+    return Normalize(bottom, top)
+
+
+def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150, transparent: bool = False) -> None:
+    """Writes a figure as PNG, PDF or SVG, by the suffix, with no date, version or random id in it.
+
+    Raises:
+        InputError: an unknown suffix, or a path that cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    nameless: dict[str, dict[str, Any]] = {
+        ".png": {"Software": None},
+        ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+        ".svg": {"Date": None, "Creator": None},
+    }
+    if suffix not in nameless:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(SUFFIXES)}")
+    settings: dict[Any, Any] = {"svg.hashsalt": "attnviz", "svg.fonttype": "none", "pdf.fonttype": 42}
+    with mpl.rc_context(settings), atomic(path) as temporary:
+        figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=nameless[suffix])

@@ -1,0 +1,184 @@
+"""rich tables of scores: the formula's own picture, a row a query and a column a key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.color import Color
+from rich.filesize import decimal
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from attnviz.scores import AttentionScores
+from attnviz.sources.files import TensorInfo
+
+_Ramp = tuple[tuple[int, int, int], ...]
+_ROCKET: _Ramp = ((3, 5, 26), (76, 29, 75), (161, 24, 91), (225, 61, 66), (246, 169, 122), (250, 235, 221))
+_VLAG: _Ramp = ((34, 105, 195), (154, 173, 212), (250, 244, 241), (213, 142, 137), (169, 55, 60))
+_LABEL_CELLS = 14
+
+
+def score_table(
+    scores: AttentionScores, head: int, *, values: str = "weights", rows: int = 20, width: int = 80
+) -> Table:
+    """One head's table: query tokens down, keys across, cells colored by value.
+
+    Args:
+        scores: logits and weights.
+        head: a query head among ``scores.heads``.
+        values: ``weights`` or ``logits``.
+        rows: the most rows to show; the middle is left out beyond that, and a line says so.
+        width: the most terminal cells across; middle columns are left out beyond that.
+    """
+    tensor = scores.values(values)[scores.heads.index(head)].detach().cpu()  # (T, C)
+    T, C = tensor.shape
+    title = f"head {head} · {values} · {scores.pattern} · queries {T} × keys {C}"
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED)
+    shown_rows = _ends(T, rows)
+    labels = query_labels(scores, [row for row in shown_rows if row is not None])
+    label_width = max((cell_len(label) for label in labels), default=5)
+
+    headers, cell_width = _headers(scores, C, width - label_width - 4)
+    fitting = max(2, (width - label_width - 4) // (cell_width + 3))
+    shown_columns = _ends(C, fitting if fitting >= C else fitting - 1)
+
+    table.add_column("query", no_wrap=True)
+    for column in shown_columns:
+        if column is None:
+            table.add_column("…", justify="center", no_wrap=True)
+        else:
+            table.add_column(headers[column], justify="right", no_wrap=True, min_width=cell_width)
+    kept = tensor[[row for row in shown_rows if row is not None]].double()
+    color = cell_style(values, _extent(kept))
+    lines = iter(zip(labels, kept.tolist(), strict=True))
+    for row in shown_rows:
+        if row is None:
+            table.add_row(Text("⋮", style="dim"), *(Text("⋮", style="dim") for _ in shown_columns))
+            continue
+        label, numbers = next(lines)
+        cells = [Text("…", style="dim") if c is None else number_cell(numbers[c], color) for c in shown_columns]
+        table.add_row(Text(label), *cells)
+    hidden = [
+        f"{total - len([i for i in shown if i is not None]):,} of {total:,} {noun}"
+        for shown, total, noun in ((shown_rows, T, "rows"), (shown_columns, C, "columns"))
+        if None in shown
+    ]
+    if hidden:
+        table.caption = f"{' and '.join(hidden)} left out in the middle (--rows shows more, --out writes all)"
+        table.caption_justify = "left"
+    return table
+
+
+def contents_table(
+    title: str, size: int, contents: Mapping[str, TensorInfo], role_of: Callable[[str], str | None]
+) -> Table:
+    """The tensors of a file: name, shape, dtype, size and role."""
+    table = Table(title=f"{title} · {decimal(size)}", title_justify="left", header_style="bold", box=box.ROUNDED)
+    for name, justify in (
+        ("tensor", "left"),
+        ("shape", "left"),
+        ("dtype", "left"),
+        ("size", "right"),
+        ("role", "left"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for name, info in contents.items():
+        table.add_row(Text(name), str(info.shape), info.dtype, decimal(info.bytes), role_of(name) or "–")
+    return table
+
+
+def query_labels(scores: AttentionScores, queries: Sequence[int]) -> list[str]:
+    """``5 the``: a position and its token, where there is one."""
+    tokens = scores.item.query_labels(queries)
+    if tokens is None:
+        return [f"{query}" for query in queries]
+    return [f"{query} {short(token)}" for query, token in zip(queries, tokens, strict=True)]
+
+
+def column_names(scores: AttentionScores) -> list[str]:
+    """A name for each column: ``Global #1 (pos 3)`` for shared keys, ``t-2`` for the band."""
+    if len(scores.positions) == scores.item.S:
+        shared = [f"pos {position}" for position in scores.positions.tolist()]
+    else:
+        shared = [f"Global #{n} (pos {position})" for n, position in enumerate(scores.positions.tolist(), 1)]
+    return shared + [f"t{offset:+d}" if offset else "t" for offset in scores.offsets]
+
+
+def number_cell(value: float, style: _CellStyle) -> Text:
+    """A number on its color; blank where there is none."""
+    if math.isnan(value):
+        return Text("")
+    if math.isinf(value):
+        return Text("·", style="dim")
+    return Text(f"{value:.4f}", style=style(value))
+
+
+def short(token: str, cells: int = _LABEL_CELLS) -> str:
+    """A token on one line, cut to ``cells`` terminal cells."""
+    plain = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+    plain = "".join(letter if letter.isprintable() else "�" for letter in plain)
+    return plain if cell_len(plain) <= cells else set_cell_size(plain, cells - 1).rstrip() + "…"
+
+
+class _CellStyle:
+    """The style of a cell for a value: a color ramp behind it, black or white on top."""
+
+    def __init__(self, values: str, low: float, high: float) -> None:
+        if values == "logits":
+            reach = max(abs(low), abs(high)) or 1.0
+            self.low, self.high, self.ramp = -reach, reach, _VLAG
+        else:
+            self.low, self.high, self.ramp = 0.0, high or 1.0, _ROCKET
+
+    def __call__(self, value: float) -> Style:
+        share = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+        place = share * (len(self.ramp) - 1)
+        left = min(int(place), len(self.ramp) - 2)
+        mixed = [a + (b - a) * (place - left) for a, b in zip(self.ramp[left], self.ramp[left + 1], strict=True)]
+        red, green, blue = (round(channel) for channel in mixed)
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 128
+        return Style(bgcolor=Color.from_rgb(red, green, blue), color="white" if dark else "black")
+
+
+def cell_style(values: str, extent: tuple[float, float]) -> _CellStyle:
+    """The color scale of a table whose values run over ``extent``."""
+    return _CellStyle(values, *extent)
+
+
+def _extent(tensor: object) -> tuple[float, float]:
+    import torch
+
+    assert isinstance(tensor, torch.Tensor)
+    finite = tensor[torch.isfinite(tensor)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+
+
+def _headers(scores: AttentionScores, columns: int, room: int) -> tuple[list[str], int]:
+    """Column headers and the width of a column: on one line where they all fit, else name over position."""
+    names = column_names(scores)
+    tokens = scores.item.key_labels(scores.positions.tolist())
+    lines = [] if tokens is None else [short(token) for token in tokens]
+
+    def with_tokens(heads: list[str]) -> list[str]:
+        return [f"{head}\n{lines[n]}" if n < len(lines) else head for n, head in enumerate(heads)]
+
+    def width(heads: list[str]) -> int:
+        return max(8, *(cell_len(line) for head in heads for line in head.split("\n"))) if heads else 8
+
+    wide = with_tokens(names)
+    if columns * (width(wide) + 3) <= room:
+        return wide, width(wide)
+    narrow = with_tokens([name.replace(" (", "\n(") for name in names])
+    return narrow, width(narrow)
+
+
+def _ends(count: int, most: int) -> list[int | None]:
+    """The indices of a list cut to its two ends, with None where the middle was."""
+    if count <= most:
+        return list(range(count))
+    first = (most + 1) // 2
+    return [*range(first), None, *range(count - (most - first), count)]
