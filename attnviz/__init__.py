@@ -10,6 +10,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from attnviz.attention import AttentionInputs as AttentionInputs
     from attnviz.errors import InputError as InputError
+    from attnviz.figures.heatmap import heatmap as heatmap
+    from attnviz.maps import AttentionMap as AttentionMap
+    from attnviz.maps import attention_map as attention_map
+    from attnviz.plotting import plot as plot
+    from attnviz.plotting import plot_heads as plot_heads
     from attnviz.scores import AttentionScores as AttentionScores
     from attnviz.scores import score as score
     from attnviz.sources.dumps import load as load
@@ -20,8 +25,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttentionInputs": "attnviz.attention",
     "AttentionScores": "attnviz.scores",
+    "AttentionMap": "attnviz.maps",
     "InputError": "attnviz.errors",
+    "attention_map": "attnviz.maps",
+    "heatmap": "attnviz.figures.heatmap",
     "load": "attnviz.sources.dumps",
+    "plot": "attnviz.plotting",
+    "plot_heads": "attnviz.plotting",
     "save": "attnviz.sources.dumps",
     "score": "attnviz.scores",
     "synthesize": "attnviz.sources.synthetic",

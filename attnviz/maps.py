@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from attnviz.scores import AttentionScores
+from attnviz.attention import AttentionInputs
+from attnviz.patterns import Pattern
+from attnviz.scores import score
 
 Cells = np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]
 
@@ -69,25 +72,54 @@ def reduce_max(values: Cells, shape: tuple[int, int]) -> Cells:
     return values
 
 
-def global_map(scores: AttentionScores, head: int, *, values: str = "weights", pixels: int = 1024) -> AttentionMap:
-    """The map of one head over the global keys: a row a query, a column a global key.
+def attention_map(
+    inputs: AttentionInputs,
+    head: int,
+    pattern: Pattern | None = None,
+    *,
+    batch: int = 0,
+    values: str = "weights",
+    pixels: int = 1024,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> AttentionMap:
+    """The map of one head, exact, in at most ``pixels`` x ``pixels`` cells.
 
     Args:
-        scores: of the global pattern.
-        head: a query head among ``scores.heads``.
+        inputs: queries, keys and masks.
+        head: the query head.
+        pattern: which query sees which key; None is the global keys, one column each.
+        batch: the batch item.
         values: ``weights`` or ``logits``.
         pixels: the most cells along each side.
+        device, dtype: as in :func:`attnviz.score`.
+
+    Raises:
+        InputError: as :func:`attnviz.score`.
+
+    >>> import attnviz
+    >>> attnviz.attention_map(attnviz.synthesize(), head=3).cells.shape
+    (10, 3)
     """
+    scores = score(
+        inputs,
+        pattern,
+        batch=batch,
+        heads=[head],
+        logits=values == "logits",
+        weights=values == "weights",
+        device=device,
+        dtype=dtype,
+    )
     item = scores.item
-    tensor = scores.values(values)[scores.heads.index(head)]  # (T, G)
-    whole = tensor.detach().cpu().numpy()
-    positions = scores.positions.tolist()
+    whole = scores.values(values)[0].detach().cpu().numpy()  # (T, G)
+    positions = tuple(scores.positions.tolist())
     return AttentionMap(
         reduce_max(whole, (min(item.T, pixels), min(len(positions), pixels))),
         values,
         head,
         range(item.T),
-        tuple(positions),
+        positions,
         item.query_labels(range(item.T)),
         item.key_labels(positions),
         str(scores.pattern),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,27 +45,19 @@ def register(app: typer.Typer) -> None:
         item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
         heads = parse_indices(head, inputs.H, option="--head", noun="head")
 
-        from attnviz.figures.heatmap import heads_grid, heatmap, most_pixels
+        from attnviz.figures.heatmap import most_pixels
         from attnviz.figures.style import house_style, save_figure
-        from attnviz.maps import global_map
-        from attnviz.scores import score
+        from attnviz.plotting import plot as plot_head
+        from attnviz.plotting import plot_heads
 
-        scores = score(
-            inputs,
-            batch=item,
-            heads=heads,
-            logits=values == "logits",
-            weights=values == "weights",
-            device=compute.device,
-        )
-        pixels = min(pixels, most_pixels(len(heads), dpi))
-        maps = [global_map(scores, h, values=values, pixels=pixels) for h in heads]
+        what: dict[str, Any] = {"batch": item, "values": values, "device": compute.device}
+        what["pixels"] = min(pixels, most_pixels(len(heads), dpi))
+        look: dict[str, Any] = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "annot": annot, "title": title}
         with house_style():
-            if len(maps) == 1:
-                ax = heatmap(maps[0], cmap=cmap, vmin=vmin, vmax=vmax, annot=annot, title=title)
-                figure = ax.get_figure(root=True)
+            if len(heads) == 1:
+                figure = plot_head(inputs, heads[0], **what, **look).get_figure(root=True)
                 assert figure is not None
             else:
-                figure = heads_grid(maps, cmap=cmap, vmin=vmin, vmax=vmax, annot=annot, title=title)
+                figure = plot_heads(inputs, heads, **what, **look)
             save_figure(figure, out, dpi=dpi, transparent=transparent)
         note(f"wrote {out}")
