@@ -111,9 +111,9 @@ def load(
 
     >>> import attnviz, tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "dump.npz"
-    >>> attnviz.save(path, attnviz.synthesize(heads=2, tokens=4))
+    >>> attnviz.save(path, attnviz.synthesize(heads=2, tokens=8))
     >>> attnviz.load(path).q.shape
-    torch.Size([1, 2, 4, 64])
+    torch.Size([1, 2, 8, 64])
     """
     import torch
 

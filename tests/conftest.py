@@ -1,0 +1,18 @@
+"""What every test stands on: no network, no model hub, quick and repeatable property tests."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads of torch would only get in the way
+
+from hypothesis import HealthCheck, settings
+
+# Machines that run tests are shared and slow by turns: no deadlines. The same examples on every run, so that a red
+# build says something of the change; HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
