@@ -9,6 +9,7 @@ from rich import box
 from rich.cells import cell_len, set_cell_size
 from rich.color import Color
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -51,7 +52,7 @@ def score_table(
         if column is None:
             table.add_column("…", justify="center", no_wrap=True)
         else:
-            table.add_column(headers[column], justify="right", no_wrap=True, min_width=cell_width)
+            table.add_column(Text(headers[column]), justify="right", no_wrap=True, min_width=cell_width)
     kept = tensor[[row for row in shown_rows if row is not None]].double()
     color = cell_style(values, _extent(kept))
     lines = iter(zip(labels, kept.tolist(), strict=True))
@@ -77,7 +78,9 @@ def contents_table(
     title: str, size: int, contents: Mapping[str, TensorInfo], role_of: Callable[[str], str | None]
 ) -> Table:
     """The tensors of a file: name, shape, dtype, size and role."""
-    table = Table(title=f"{title} · {decimal(size)}", title_justify="left", header_style="bold", box=box.ROUNDED)
+    table = Table(
+        title=f"{escape(title)} · {decimal(size)}", title_justify="left", header_style="bold", box=box.ROUNDED
+    )
     for name, justify in (
         ("tensor", "left"),
         ("shape", "left"),
@@ -87,7 +90,7 @@ def contents_table(
     ):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for name, info in contents.items():
-        table.add_row(Text(name), str(info.shape), info.dtype, decimal(info.bytes), role_of(name) or "–")
+        table.add_row(Text(name), str(info.shape), Text(info.dtype), decimal(info.bytes), role_of(name) or "–")
     return table
 
 

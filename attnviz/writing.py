@@ -18,10 +18,12 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder is missing or cannot be written.
     """
-    if path.is_dir():
+    # os.path, as pathlib raises for a name that is too long to exist.
+    if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"{path}: is a directory; name a file to write")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the directory {path.parent} does not exist; make it first")
+    if not os.path.isdir(path.parent):  # noqa: PTH112
+        wrong = "is not a directory" if os.path.exists(path.parent) else "does not exist; make it first"  # noqa: PTH110
+        raise InputError(f"{path}: the directory {path.parent} {wrong}")
     try:
         # The suffix stays: libraries choose the format by it.
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -51,6 +53,6 @@ def check_output(path: Path, suffixes: Iterable[str], *, inputs: Iterable[Path] 
     if path.suffix.lower() not in known:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(known)}")
     for read in inputs:
-        if path.exists() and read.exists() and path.samefile(read):
+        if os.path.exists(path) and os.path.exists(read) and path.samefile(read):  # noqa: PTH110
             raise InputError(f"{path}: is an input of this command and would be overwritten; name another output")
     return path

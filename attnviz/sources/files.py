@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os.path
+import re
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -29,6 +32,10 @@ METADATA = "attnviz"
 """The name under which every format holds attnviz's own description of a file, as JSON."""
 
 
+_NOT_NUMBERS = ("object", "str", "bytes", "void", "datetime", "timedelta")
+"""How the names of numpy's other dtypes begin."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """What a file's table of contents says of one tensor."""
@@ -39,7 +46,8 @@ class TensorInfo:
     @property
     def bytes(self) -> int:
         """Size of the data, in bytes."""
-        bits = 8 if self.dtype == "bool" else int("".join(filter(str.isdigit, self.dtype)) or 0)
+        digits = re.search(r"\d+", self.dtype)  # the first: float8_e4m3fn has 8 bits
+        bits = 8 if self.dtype == "bool" else int(digits[0]) if digits else 0
         return math.prod(self.shape) * bits // 8
 
 
@@ -73,6 +81,9 @@ class TensorFile(ABC):
         """
         if name not in self.contents:
             raise InputError(f"{self.path}: there is no tensor {name!r}; {describe(self.contents)}")
+        kind = self.contents[name].dtype
+        if kind.startswith(_NOT_NUMBERS):
+            raise InputError(f"{self.path}: {name} holds {kind}, not numbers; attnviz reads no pickles and no text")
         with _reading(self.path):
             return self._read(name)
 
@@ -97,7 +108,7 @@ class SafetensorsFile(TensorFile):
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 part = file.get_slice(name)
                 code = part.get_dtype()
-                spelled = code.replace("F", "float").replace("I", "int").replace("U", "u")
+                spelled = code.replace("F", "float").replace("U", "uI").replace("I", "int").replace("C", "complex")
                 contents[name] = TensorInfo(
                     tuple(part.get_shape()), {"BF16": "bfloat16", "BOOL": "bool"}.get(code, spelled)
                 )
@@ -127,7 +138,7 @@ class NpzFile(TensorFile):
                 name = member.removesuffix(".npy")
                 with archive.open(member) as stream:
                     info = _npy_info(stream)
-                if info is not None and name != METADATA:
+                if name != METADATA:
                     contents[name] = info
         return contents
 
@@ -146,9 +157,7 @@ class NpyFile(TensorFile):
     def _contents(self) -> Mapping[str, TensorInfo]:
         with self.path.open("rb") as stream:
             info = _npy_info(stream)
-        if info is None:
-            raise ValueError("it holds objects or text, not numbers")
-        expected = info.bytes
+        expected = 0 if info.dtype.startswith(_NOT_NUMBERS) else info.bytes
         if self.path.stat().st_size < expected:
             raise ValueError(f"truncated: {self.path.stat().st_size} bytes for {expected} bytes of data")
         return {self.path.stem: info}
@@ -168,18 +177,27 @@ class TorchFile(TensorFile):
         import torch
 
         try:
-            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the pickle's protocol: what matters is an error
+                loaded = torch.load(
+                    self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path)
+                )
         except Exception as error:
-            if "weights_only" in str(error) or "Unsupported" in str(error):
-                raise ValueError(
-                    "it holds pickled objects besides plain tensors, and those could run code, so it was not loaded; "
-                    "save a dict of tensors"
+            # torch says at length how to load it all the same. A class or function by name is code; what else its
+            # restricted unpickler stumbles over is damage.
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            if named:
+                raise InputError(
+                    f"{self.path}: holds a pickled {named[1]} besides plain tensors; that could run code, so it was "
+                    f"not loaded; save a dict of tensors"
                 ) from error
+            if "weights_only" in str(error):
+                raise ValueError("its pickle cannot be read") from error
             raise
         if isinstance(loaded, torch.Tensor):
             return {self.path.stem: loaded}
         if not isinstance(loaded, dict):
-            raise ValueError(f"it holds a {type(loaded).__name__}, wanted a dict of tensors")
+            raise InputError(f"{self.path}: holds a {type(loaded).__name__}, wanted a dict of tensors")
         return {str(name): value for name, value in loaded.items()}
 
     def _contents(self) -> Mapping[str, TensorInfo]:
@@ -218,9 +236,10 @@ def open_tensors(path: Path) -> TensorFile:
     Raises:
         InputError: missing, a directory, of an unknown suffix, empty or damaged.
     """
-    if path.is_dir():
+    # os.path, as pathlib raises for a name that is too long to exist.
+    if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"{path}: is a directory; name a file ({', '.join(READABLE)})")
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110
         raise InputError(f"{path}: there is no such file")
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; attnviz reads {', '.join(READABLE)}")
@@ -285,12 +304,12 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _npy_info(stream: Any) -> TensorInfo | None:
-    """The header of a ``.npy`` stream; None where it holds text or objects rather than numbers."""
+def _npy_info(stream: Any) -> TensorInfo:
+    """The header of a ``.npy`` stream."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
-    return TensorInfo(tuple(shape), dtype.name) if dtype.kind in "fiubc" else None
+    return TensorInfo(tuple(shape), dtype.name)
 
 
 def _from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
