@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from attnviz.devices import DTYPES, accumulation_dtype, dtype_name
 from attnviz.errors import InputError
+
+if TYPE_CHECKING:
+    from attnviz.patterns import Pattern
 
 LAYOUTS = ("bhtd", "bthd", "htd", "thd")
 
@@ -38,6 +42,7 @@ class AttentionInputs:
         bias: added to the scores before softmax; (H, T, S) or (B, H, T, S), sizes of 1 broadcast.
         alibi_slopes: (H,); ``-slope * |t + S - T - s|`` is added to the scores (ALiBi, arXiv:2108.12409).
         sinks: (H,) logits that take part in each softmax's denominator and in nothing else (gpt-oss).
+        pattern: which query sees which key where a call names no other; None is the global keys.
         source: what errors and titles call these inputs.
         layout: the order of the dimensions given: ``bhtd``, ``bthd``, ``htd`` or ``thd``.
 
@@ -65,6 +70,7 @@ class AttentionInputs:
     bias: Tensor | None = None  # (B | 1, H | 1, T | 1, S | 1)
     alibi_slopes: Tensor | None = None  # (H,)
     sinks: Tensor | None = None  # (H,)
+    pattern: Pattern | None = None
     source: str = "inputs"
     layout: InitVar[str] = "bhtd"
     _finite: set[tuple[str, int, int]] = field(default_factory=set, init=False, repr=False, compare=False)

@@ -62,6 +62,10 @@ class Reach:
         start = max(start, start % self.step)
         return range(start, max(start, stop), self.step)
 
+    def hull(self) -> Reach:
+        """A band in steps of 1 that holds this reach, its shared keys among the rest."""
+        return self if self.step == 1 and self.keys is None else Reach(band_exact=False)
+
     def __or__(self, other: Reach) -> Reach:
         keys, keys_exact = _union(self.keys, other.keys), self.keys_exact and other.keys_exact
         if not (self.band and other.band):
@@ -261,6 +265,48 @@ class Both(_Pair):
 def longformer(window: int, dilation: int = 1) -> Pattern:
     """Longformer's attention: a window, global keys and global queries in one joint softmax."""
     return Local(window, dilation) | GlobalKeys() | GlobalQueries()
+
+
+NAMES = ("global", "full", "causal", "local", "local+global")
+"""The patterns that have a name on the command line and in a dump's metadata."""
+
+
+def named_pattern(
+    name: str, *, window: int | None = None, dilation: int | None = None, causal: bool = False
+) -> Pattern:
+    """The pattern called ``name``.
+
+    Args:
+        name: one of :data:`NAMES`.
+        window: keys to each side, for the local patterns, which need it.
+        dilation: steps of the window, for the local patterns; None is 1.
+        causal: whether to hide what comes after the query.
+
+    Raises:
+        InputError: no such name, or a setting that the pattern has no use for.
+
+    >>> str(named_pattern("local+global", window=4, causal=True))
+    'local, window 4 + global + global queries, causal'
+    """
+    if name not in NAMES:
+        raise InputError(f"--pattern {name!r} is not one of {', '.join(NAMES)}")
+    local = name.startswith("local")
+    if local and window is None:
+        raise InputError(f"--pattern {name} needs --window: how many keys a query sees to each side")
+    for option, value in (("--window", window), ("--dilation", dilation)):
+        if value is not None and not local:
+            raise InputError(
+                f"{option} {value}: the {name} pattern has no window; choose --pattern local or local+global"
+            )
+    if name == "causal" and causal:
+        raise InputError("--causal: the causal pattern is causal already; leave --causal out")
+    plain: dict[str, Pattern] = {"global": GlobalKeys(), "full": Full(), "causal": Causal()}
+    if local:
+        assert window is not None
+        pattern = Local(window, dilation or 1) if name == "local" else longformer(window, dilation or 1)
+    else:
+        pattern = plain[name]
+    return pattern & Causal() if causal else pattern
 
 
 def _global_mask(item: AttentionItem) -> Tensor:

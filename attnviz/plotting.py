@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 
 from attnviz.attention import AttentionInputs
 from attnviz.figures.heatmap import heads_grid, heatmap
-from attnviz.maps import attention_map
+from attnviz.maps import Progress, attention_map
 from attnviz.patterns import Pattern
 
 if TYPE_CHECKING:
@@ -18,69 +18,90 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class MapOptions(TypedDict, total=False):
+    """What to compute: the keyword arguments of :func:`attnviz.attention_map`."""
+
+    batch: int
+    values: str
+    reduce: str
+    pixels: int
+    queries: range | None
+    keys: range | None
+    device: str | torch.device | None
+    dtype: str | torch.dtype | None
+    progress: Progress | None
+
+
+class Look(TypedDict, total=False):
+    """How to draw: the keyword arguments of :func:`attnviz.heatmap`."""
+
+    cmap: str | Colormap | None
+    vmin: float | None
+    vmax: float | None
+    annot: bool
+    title: str | None
+
+
+class PlotOptions(MapOptions, Look):
+    """What to compute and how to draw it."""
+
+
 def plot(
     inputs: AttentionInputs,
     head: int = 0,
     pattern: Pattern | None = None,
     *,
-    batch: int = 0,
-    values: str = "weights",
-    pixels: int = 1024,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
     ax: Axes | None = None,
-    cmap: str | Colormap | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    annot: bool = False,
-    title: str | None = None,
+    **options: Unpack[PlotOptions],
 ) -> Axes:
     """Draws one head's heatmap.
 
     Args:
-        inputs, head, pattern, batch, values, pixels, device, dtype: as in :func:`attnviz.attention_map`.
+        inputs, head, pattern: as in :func:`attnviz.attention_map`.
         ax: the Axes to draw into; None makes a figure.
-        cmap, vmin, vmax, annot, title: as in :func:`attnviz.figures.heatmap.heatmap`.
+        options: keyword arguments of :func:`attnviz.attention_map` (``batch``, ``values``, ``reduce``, ``pixels``,
+            ``queries``, ``keys``, ``device``, ``dtype``) and of :func:`attnviz.heatmap` (``cmap``, ``vmin``,
+            ``vmax``, ``annot``, ``title``).
 
     Returns:
         The Axes drawn into.
 
     Raises:
-        InputError: as :func:`attnviz.score` and :func:`attnviz.figures.heatmap.heatmap`.
+        InputError: as those two.
 
     >>> import attnviz
-    >>> attnviz.plot(attnviz.synthesize(), head=3).get_title()
+    >>> attnviz.plot(attnviz.synthesize(), head=3, cmap="viridis").get_title()
     'head 3'
     """
-    shown = attention_map(inputs, head, pattern, batch=batch, values=values, pixels=pixels, device=device, dtype=dtype)
-    return heatmap(shown, ax, cmap=cmap, vmin=vmin, vmax=vmax, annot=annot, title=title)
+    what, look = _split(options)
+    return heatmap(attention_map(inputs, head, pattern, **what), ax, **look)
 
 
 def plot_heads(
     inputs: AttentionInputs,
     heads: Sequence[int] | None = None,
     pattern: Pattern | None = None,
-    *,
-    batch: int = 0,
-    values: str = "weights",
-    pixels: int = 320,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    cmap: str | Colormap | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    annot: bool = False,
-    title: str | None = None,
+    **options: Unpack[PlotOptions],
 ) -> Figure:
-    """Draws a grid of heads with one color scale; None is every head.
+    """Draws a grid of heads with one color scale.
 
-    The other arguments are those of :func:`plot`.
+    Args:
+        inputs, pattern: as in :func:`attnviz.attention_map`.
+        heads: the query heads; None is all.
+        options: as in :func:`plot`; ``pixels`` is 320 unless given.
 
     Returns:
         The figure.
+
+    Raises:
+        InputError: as :func:`plot`.
     """
-    maps = [
-        attention_map(inputs, head, pattern, batch=batch, values=values, pixels=pixels, device=device, dtype=dtype)
-        for head in (range(inputs.H) if heads is None else heads)
-    ]
-    return heads_grid(maps, cmap=cmap, vmin=vmin, vmax=vmax, annot=annot, title=title)
+    what, look = _split(options)
+    what.setdefault("pixels", 320)
+    chosen = range(inputs.H) if heads is None else heads
+    return heads_grid([attention_map(inputs, head, pattern, **what) for head in chosen], **look)
+
+
+def _split(options: PlotOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    given = dict(options)
+    return {name: given.pop(name) for name in MapOptions.__annotations__ if name in given}, given

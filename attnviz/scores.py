@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,8 +75,8 @@ def score(
 
     Args:
         inputs: queries, keys and masks.
-        pattern: which query sees which key; None is :class:`~attnviz.patterns.GlobalKeys`, the global scores
-            (H, T, G).
+        pattern: which query sees which key; None is the inputs' own, else
+            :class:`~attnviz.patterns.GlobalKeys`: the global scores, (H, T, G).
         batch: the batch item.
         heads: the query heads, in the order wanted; None is all of them.
         logits, weights: which of the two to compute; either alone needs half the memory.
@@ -93,7 +94,7 @@ def score(
     >>> tuple(result.weights.shape), bool(result.weights.sum(-1).allclose(torch.ones(2, 5)))
     ((2, 5, 2), True)
     """
-    pattern = GlobalKeys() if pattern is None else pattern
+    pattern = pattern or inputs.pattern or GlobalKeys()
     item = inputs.item(
         batch, device=inputs.q.device if device is None else parse_device(device), dtype=parse_dtype(dtype)
     )
@@ -120,11 +121,7 @@ def _score(
     reach = pattern.reach(item)
     if reach.band and (reach.open or len(reach.offsets()) >= item.S):
         # The band can hold every key: columns are all key positions, and shared keys are among them.
-        reach = (
-            Reach(reach.low, reach.high, reach.step, band_exact=reach.band_exact)
-            if reach.keys is None
-            else Reach(band_exact=False)
-        )
+        reach = reach.hull()
         positions, offsets = torch.arange(item.S), range(0)
     else:
         positions = torch.empty(0, dtype=torch.int64) if reach.keys is None else reach.keys.cpu()
@@ -142,7 +139,7 @@ def _score(
 
     for n, head in enumerate(heads):
         scorer = RowScorer(item, pattern, reach, head)
-        for rows in row_blocks(item.T, columns, reach.step):
+        for rows in row_blocks(range(item.T), _rows_per_block(columns, band=reach.band), reach.step):
             index = slice(rows.start, rows.stop, rows.step)
             target = softmaxes if scores is None else scores
             if target is None:
@@ -176,16 +173,62 @@ def _score(
     )
 
 
-def row_blocks(T: int, columns: int, step: int = 1) -> Iterator[range]:
-    """Blocks of query positions, each in one residue class of ``step``, sized for ``columns`` cells a row."""
-    size = _rows_per_block(columns) * step
-    for first in range(min(step, T)):
-        for start in range(first, T, size):
-            yield range(start, min(start + size, T), step)
+def row_blocks(queries: range, size: int, step: int = 1) -> Iterator[range]:
+    """Blocks of ``size`` query positions out of ``queries``, each in one residue class of ``step``."""
+    for first in queries[:step]:
+        for start in range(first, queries.stop, size * step):
+            yield range(start, min(start + size * step, queries.stop), step)
 
 
-def _rows_per_block(columns: int) -> int:
-    return max(64, min(8192, _BLOCK_CELLS // max(columns, 1)))
+def _rows_per_block(columns: int, *, band: bool = True) -> int:
+    # Without a band there is no scratch memory to keep in cache, and each block costs two rounds of all threads,
+    # which wait for the last one: where other programs keep a core busy, few large blocks are several times faster.
+    larger = 1 if band else 4
+    return max(64, min(larger * 8192, larger * _BLOCK_CELLS // max(columns, 1)))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some query rows of one head over every key that any of them may see; memory that the next block reuses."""
+
+    rows: Tensor  # (b,) query positions
+    keys: Tensor  # (n,) key positions
+    logits: Tensor | None  # (b, n), -inf where not visible
+    weights: Tensor | None  # (b, n), NaN rows where a query sees nothing
+
+
+def blocks(
+    item: AttentionItem, pattern: Pattern, head: int, *, logits: bool = False, weights: bool = True
+) -> Iterator[Block]:
+    """One head's rows, block by block, every query once: for what is summed up and never kept whole."""
+    reach = pattern.reach(item)
+    apart = item.global_positions if pattern.global_queries else None
+    size = _rows_per_block(item.S if reach.open else len(reach.offsets()))
+    memory = torch.empty(0, dtype=item.compute_dtype, device=item.device)
+
+    def block(scorer: RowScorer, rows: range | Tensor) -> Block:
+        nonlocal memory
+        keys = scorer.columns(rows)
+        shape = (len(rows), len(keys))
+        if memory.numel() < shape[0] * shape[1]:
+            memory = memory.new_empty(shape[0] * shape[1])
+        values = scorer.logits(rows, memory[: shape[0] * shape[1]].view(shape))
+        kept = values.clone() if logits and weights else values if logits else None
+        positions = _positions(rows, item.device)
+        return Block(positions, keys, kept, softmax_(values, scorer.sink) if weights else None)
+
+    scorer = RowScorer(item, pattern, reach, head)
+    for rows in row_blocks(range(item.T), size, reach.step):
+        found = block(scorer, rows)
+        if apart is not None and (stay := ~torch.isin(found.rows, apart)).logical_not().any():
+            found = Block(
+                found.rows[stay], found.keys, *(None if v is None else v[stay] for v in (found.logits, found.weights))
+            )
+        yield found
+    if apart is not None:
+        scorer = RowScorer(item, pattern, Reach(band_exact=False), head, for_global=True)
+        for part in apart.split(_rows_per_block(item.S)):
+            yield block(scorer, part)
 
 
 class RowScorer:
@@ -195,6 +238,8 @@ class RowScorer:
         self, item: AttentionItem, pattern: Pattern, reach: Reach, head: int, *, for_global: bool = False
     ) -> None:
         self.item, self.pattern, self.reach, self.head = item, pattern, reach, head
+        self.for_global = for_global
+        self._memory = torch.empty(0)
         self.q = item.query(head, for_global=for_global)  # (T, D)
         k = item.key(head, for_global=for_global)  # (S, D)
         self.keys = reach.keys
@@ -220,37 +265,83 @@ class RowScorer:
         """How many key positions every row shares."""
         return 0 if self.keys is None else len(self.keys)
 
+    def span(self, rows: range | Tensor) -> range:
+        """The key positions of the band that a block of rows can see."""
+        return self.reach.span(rows, self.item.S) if isinstance(rows, range) else range(self.item.S)
+
+    def columns(self, rows: range | Tensor) -> Tensor:
+        """The key position of each column that :meth:`logits` writes for ``rows``, (g + span,)."""
+        span = _positions(self.span(rows), self.item.device)
+        return span if self.keys is None else torch.cat([self.keys, span])
+
+    def logits(self, rows: range | Tensor, out: Tensor) -> Tensor:
+        """Logits of ``rows`` over the shared keys, then over the span of their band.
+
+        A shared key that lies in the span is hidden there, so that it counts once.
+
+        Args:
+            rows: query positions: a range in the reach's own step or, where the reach is open, any.
+            out: (len(rows), g + len(span)); written in full and returned.
+        """
+        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)  # (b, D)
+        if self.keys is not None:
+            self._shared(q, rows, out[:, : self.g], self.keys)
+        self._band(q, rows, self.span(rows), out[:, self.g :])
+        return out
+
+    def tiles(self, rows: range | Tensor, size: int) -> list[range | Tensor]:
+        """The keys that a block of rows can see, in runs of about ``size``: shared keys first, then the span."""
+        span = self.span(rows)
+        shared = [] if self.keys is None else list(self.keys.split(size))
+        return [*shared, *(span[start : start + size] for start in range(0, len(span), size))]
+
+    def tile(self, rows: range | Tensor, keys: range | Tensor) -> Tensor:
+        """Logits of a block of rows over one of its :meth:`tiles`, (len(rows), len(keys)), in reused memory."""
+        cells = len(rows) * len(keys)
+        if self._memory.numel() < cells:
+            self._memory = torch.empty(cells, dtype=self.item.compute_dtype, device=self.item.device)
+        out = self._memory[:cells].view(len(rows), len(keys))
+        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)  # (b, D)
+        if isinstance(keys, range):
+            self._band(q, rows, keys, out)
+        else:
+            self._shared(q, rows, out, keys)
+        return out
+
+    def hides(self, rows: range | Tensor, keys: range | Tensor) -> bool:
+        """Whether some cell of a tile may be hidden."""
+        if self.hidden_keys is not None or self.hidden_queries is not None:
+            return True
+        if not isinstance(keys, range):
+            return not self.reach.keys_exact
+        if not self.reach.band_exact or not isinstance(rows, range) or self.keys is not None:
+            return True
+        low, high = keys[0] - rows[-1], keys[-1] - rows[0]
+        return (self.reach.low is not None and low < self.reach.low) or (
+            self.reach.high is not None and high > self.reach.high
+        )
+
+    def counts(self, rows: range | Tensor) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which of ``rows`` this scorer speaks for, (len(rows),): not those of global queries, which are scored apart."""
+        if not self.pattern.global_queries or self.for_global:
+            return np.ones(len(rows), dtype=bool)
+        apart = torch.isin(_positions(rows, self.item.device), self.item.global_positions)
+        return ~apart.cpu().numpy()
+
     def fill(self, rows: range | Tensor, out: Tensor) -> None:
-        """Logits of ``rows`` over the shared keys, or over all S keys where the pattern has a band.
+        """Logits of ``rows`` over all keys, or over the shared keys where there is no band.
 
         Args:
             rows: query positions.
-            out: (len(rows), g) or, with a band, (len(rows), S); written in full.
+            out: (len(rows), S) or, without a band, (len(rows), g); written in full.
         """
-        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)  # (b, D)
         if not self.reach.band:
-            if self.keys is None:
-                return
-            torch.mm(q, self.k_keys.T, out=out)
-            self._modify(out, rows, self.keys)
-            self._hide(out, rows, self.keys, exact=self.reach.keys_exact)
+            self.logits(rows, out)
             return
-        span = self._span(rows)
-        seen = out[:, span.start : span.stop]
-        if span.start:
-            out[:, : span.start] = _HIDDEN
-        if span.stop < out.shape[1]:
-            out[:, span.stop :] = _HIDDEN
-        if not span:
-            return
-        self._product(q, span, seen)
-        keys = torch.arange(span.start, span.stop, device=out.device)
-        self._modify(seen, rows, keys)
-        if isinstance(rows, range) and self.reach.band_exact and self.reach.step == 1:
-            _hide_corners(seen, rows, span, self.reach)
-            self._hide(seen, rows, keys, exact=True)
-        else:
-            self._hide(seen, rows, keys, exact=False)
+        span = self.span(rows)
+        out[:, : span.start] = _HIDDEN
+        out[:, span.stop :] = _HIDDEN
+        self.logits(rows, out[:, span.start : span.stop])
 
     def banded(self, rows: range, out: Tensor) -> None:
         """Logits of ``rows`` over the shared keys, then over the band, a column an offset.
@@ -261,36 +352,51 @@ class RowScorer:
             rows: query positions, in the step of the pattern.
             out: (len(rows), g + number of offsets); written in full.
         """
-        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)
-        offsets, step, b = self.reach.offsets(), self.reach.step, len(rows)
+        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)  # (b, D)
         if self.keys is not None:
-            torch.mm(q, self.k_keys.T, out=out[:, : self.g])
-            self._modify(out[:, : self.g], rows, self.keys)
-            self._hide(out[:, : self.g], rows, self.keys, exact=self.reach.keys_exact)
+            self._shared(q, rows, out[:, : self.g], self.keys)
+        offsets, step, b = self.reach.offsets(), self.reach.step, len(rows)
         # One product of the block against every key that any of its rows reaches, (b, b + offsets - 1); the band
         # is its skewed view, where a column follows the query.
-        first = rows[0] + offsets[0]
-        reached = range(first, first + (b + len(offsets) - 1) * step, step)
-        span = self.reach.span(rows, self.item.S)
-        scratch = (
-            out.new_full((b, len(reached)), _HIDDEN) if len(span) < len(reached) else out.new_empty((b, len(reached)))
-        )
+        first, width = rows[0] + offsets[0], b + len(offsets) - 1
+        span = self.span(rows)
+        scratch = out.new_empty((b, width))
+        if len(span) < width:
+            scratch.fill_(_HIDDEN)
         left = (span.start - first) // step
         inside = scratch[:, left : left + len(span)]
         if span:
+            keys = _positions(span, out.device)
             self._product(q, span, inside)
-            keys = torch.arange(span.start, span.stop, step, device=out.device)
             self._modify(inside, rows, keys)
             self._hide(inside, rows, keys, exact=self.reach.band_exact)
-            if self.keys is not None:
-                inside[:, torch.isin(keys, self.keys)] = _HIDDEN
-        skewed = scratch.as_strided((b, len(offsets)), (scratch.stride(0) + 1, 1))
-        out[:, self.g :] = skewed
+            self._hide_shared(inside, keys)
+        out[:, self.g :] = scratch.as_strided((b, len(offsets)), (width + 1, 1))
 
-    def _span(self, rows: range | Tensor) -> range:
-        if isinstance(rows, range) and self.reach.step == 1:
-            return self.reach.span(rows, self.item.S)
-        return range(self.item.S)
+    def _shared(self, q: Tensor, rows: range | Tensor, out: Tensor, keys: Tensor) -> None:
+        """Logits over shared keys: all of them, or a run of them."""
+        assert self.keys is not None
+        k_keys = self.k_keys if len(keys) == self.g else self.k_keys[torch.isin(self.keys, keys)]
+        torch.mm(q, k_keys.T, out=out)
+        self._modify(out, rows, keys)
+        self._hide(out, rows, keys, exact=self.reach.keys_exact)
+
+    def _band(self, q: Tensor, rows: range | Tensor, span: range, out: Tensor) -> None:
+        """Logits over a run of the band's span."""
+        if not span:
+            return
+        keys = _positions(span, out.device)
+        self._product(q, span, out)
+        self._modify(out, rows, keys)
+        exact = self.reach.band_exact
+        if exact and isinstance(rows, range):
+            _hide_corners(out, rows, span, self.reach)
+        self._hide(out, rows, keys, exact=exact)
+        self._hide_shared(out, keys)
+
+    def _hide_shared(self, banded: Tensor, keys: Tensor) -> None:
+        if self.keys is not None:
+            banded[:, torch.isin(keys, self.keys)] = _HIDDEN
 
     def _product(self, q: Tensor, span: range, out: Tensor) -> None:
         k = self.k[span.start : span.stop : span.step]  # (n, D)
@@ -348,19 +454,19 @@ def _positions(rows: range | Tensor, device: torch.device) -> Tensor:
 
 
 def _hide_corners(logits: Tensor, rows: range, span: range, reach: Reach) -> None:
-    """Hide what lies outside the band in a block of logits: only its two corners can, so only they are touched."""
-    b = len(rows)
+    """Hide what lies outside the band in a block of logits: only its two corners can, so only they are touched.
+
+    Row i and column j are ``start + (j - i) * step`` apart, so a corner is a triangle of the block.
+    """
+    b, n, start = len(rows), len(span), span.start - rows[0]
     if reach.high is not None:
-        first = max(rows[0] + reach.high + 1 - span.start, 0)  # the first column some row must not see
-        corner = logits[:, first:]
-        # Row i sees columns up to i + (rows[0] + high - span.start).
-        corner.masked_fill_(
-            _above(b, corner.shape[1], rows[0] + reach.high + 1 - span.start - first, logits.device), _HIDDEN
-        )
+        most = (reach.high - start) // reach.step  # visible while j - i <= most
+        first = min(max(most + 1, 0), n)
+        logits[:, first:].masked_fill_(_above(b, n - first, most + 1 - first, logits.device), _HIDDEN)
     if reach.low is not None:
-        stop = min(max(rows[-1] + reach.low - span.start, 0), len(span))
-        corner = logits[:, :stop]
-        corner.masked_fill_(~_above(b, stop, rows[0] + reach.low - span.start, logits.device), _HIDDEN)
+        least = -((start - reach.low) // reach.step)  # visible while j - i >= least
+        stop = min(max(least + b - 1, 0), n)
+        logits[:, :stop].masked_fill_(~_above(b, stop, least, logits.device), _HIDDEN)
 
 
 @lru_cache(maxsize=8)

@@ -53,6 +53,24 @@ def parse_index(text: str, size: int, *, option: str, noun: str) -> int:
     return indices[0]
 
 
+def parse_range(text: str, size: int, *, option: str) -> range:
+    """The positions that ``A:B`` names: A to B - 1; either end may be left out.
+
+    Raises:
+        InputError: malformed, empty or beyond ``size``.
+
+    >>> parse_range("2:5", 10, option="--queries")
+    range(2, 5)
+    """
+    match = re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", text)
+    if not match:
+        raise InputError(f"{option} {text!r}: write A:B, positions A to B-1, like 0:{min(size, 128)}")
+    first, stop = int(match[1] or 0), int(match[2] or size)
+    if not first < stop <= size:
+        raise InputError(f"{option} {text!r}: is not a part of 0:{size}; write A:B with A < B <= {size}")
+    return range(first, stop)
+
+
 def parse_positions(text: str, size: int, *, option: str = "--global", seed: int = 0) -> tuple[int, ...]:
     """Key positions below ``size``, ascending: a list of positions and ranges, ``every:N`` or ``random:N``.
 

@@ -18,6 +18,23 @@ from attnviz.errors import InputError
 
 if TYPE_CHECKING:
     from attnviz.attention import AttentionInputs
+    from attnviz.patterns import Pattern
+
+
+ROLE_OPTIONS = {
+    "q": "--q",
+    "k": "--k",
+    "v": "--v",
+    "global_mask": "--mask",
+    "key_padding_mask": "--padding",
+    "bias": "--bias",
+    "alibi_slopes": "--alibi",
+    "sinks": "--sinks",
+    "q_global": "--q-global",
+    "k_global": "--k-global",
+    "v_global": "--v-global",
+}
+"""The option that names the tensor of each role."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,13 @@ class Source:
         str | None, typer.Option(help="Order of dimensions: bhtd, bthd, htd or thd.  [default: bhtd]")
     ] = None
     scale: Annotated[float | None, typer.Option(help="Factor on the dot products.  [default: 1/sqrt(D)]")] = None
+    softcap: Annotated[float | None, typer.Option(help="c in c*tanh(score/c), before masks (Gemma 2).")] = None
+    bias: Annotated[str | None, typer.Option(metavar="NAME", help="Tensor (H, T, S) added to the scores.")] = None
+    alibi: Annotated[str | None, typer.Option(metavar="NAME", help="Tensor (H,) of ALiBi slopes.")] = None
+    sinks: Annotated[str | None, typer.Option(metavar="NAME", help="Tensor (H,) of attention sinks' logits.")] = None
+    q_global: Annotated[str | None, typer.Option("--q-global", metavar="NAME", hidden=True)] = None
+    k_global: Annotated[str | None, typer.Option("--k-global", metavar="NAME", hidden=True)] = None
+    v_global: Annotated[str | None, typer.Option("--v-global", metavar="NAME", hidden=True)] = None
 
     def paths(self) -> list[Path]:
         """Every file this reads."""
@@ -78,12 +102,18 @@ class Source:
             global_positions=self.global_,
             layout=self.layout,
             dtype=dtype,
-            scale=self.scale,
+            settings=self._settings(),
             values=values,
         )
 
+    def _settings(self) -> dict[str, float]:
+        given = {"scale": self.scale, "softcap": self.softcap}
+        return {name: number for name, number in given.items() if number is not None}
+
     def _names(self) -> dict[str, str]:
-        named = {"q": self.q, "k": self.k, "v": self.v, "global_mask": self.mask, "key_padding_mask": self.padding}
+        named = {
+            role: getattr(self, option.removeprefix("--").replace("-", "_")) for role, option in ROLE_OPTIONS.items()
+        }
         return {role: name for role, name in named.items() if name is not None}
 
     def _synthetic(self, dtype: str | None) -> AttentionInputs:
@@ -107,7 +137,7 @@ class Source:
         positions = parse_positions("0,3,7" if self.global_ is None else self.global_, 10)
         note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {len(positions)} global tokens, seed 0)")
         inputs = synthesize(global_positions=positions, dtype=dtype or "float32")
-        return inputs if self.scale is None else replace(inputs, scale=self.scale)
+        return replace(inputs, **self._settings())
 
 
 @dataclass(frozen=True)
@@ -118,6 +148,74 @@ class Compute:
     dtype: Annotated[
         str | None, typer.Option(help="Round inputs to float16, bfloat16, float32 or float64 first.  [default: theirs]")
     ] = None
+
+
+@dataclass(frozen=True)
+class PatternChoice:
+    """Which query sees which key."""
+
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="global, full, causal, local or local+global.  [default: the dump's own, else global]"),
+    ] = None
+    window: Annotated[int | None, typer.Option(help="Keys to each side of a query, for local patterns.")] = None
+    dilation: Annotated[int | None, typer.Option(help="Steps of the window.  [default: 1]")] = None
+    causal: Annotated[bool, typer.Option("--causal", help="Hide what comes after the query.")] = False
+    mask_file: Annotated[
+        str | None, typer.Option(metavar="FILE:NAME", help="Bool tensor (T, S) of your own: True where t sees s.")
+    ] = None
+
+    def choose(self, own: Pattern | None = None) -> Pattern:
+        """The pattern asked for; where none is, ``own`` or the global keys.
+
+        Raises:
+            InputError: settings that the pattern has no use for, or an unfit mask.
+        """
+        from attnviz.patterns import Causal, GlobalKeys, Masked, named_pattern
+
+        if self.mask_file is not None:
+            for option, value in (
+                ("--pattern", self.pattern),
+                ("--window", self.window),
+                ("--dilation", self.dilation),
+            ):
+                if value is not None:
+                    raise InputError(f"{option} {value}: --mask-file says which query sees which key already; give one")
+            from attnviz.sources.dumps import read_tensor
+
+            masked = Masked(read_tensor(self.mask_file, option="--mask-file"))
+            return masked & Causal() if self.causal else masked
+        if self.pattern is None and own is not None and not self.given():
+            return own
+        if self.pattern is None and (self.window is not None or self.dilation is not None):
+            raise InputError("--window and --dilation need a local pattern; add --pattern local or local+global")
+        if self.pattern is None:
+            base = own or GlobalKeys()
+            return base & Causal() if self.causal else base
+        return named_pattern(self.pattern, window=self.window, dilation=self.dilation, causal=self.causal)
+
+    def given(self) -> bool:
+        """Whether anything was asked for."""
+        return any(value not in (None, False) for value in vars(self).values())
+
+
+@dataclass(frozen=True)
+class Region:
+    """Which part of a map to show, and how finely."""
+
+    queries: Annotated[str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only.")] = None
+    keys: Annotated[str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only.")] = None
+    reduce: Annotated[str, typer.Option(help="What a cell of a larger map holds: max or mass.")] = "max"
+    pixels: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 1024
+
+    def ranges(self, inputs: AttentionInputs) -> dict[str, range | None]:
+        """The ranges, as :func:`attnviz.attention_map` takes them."""
+        from attnviz.selections import parse_range
+
+        return {
+            "queries": None if self.queries is None else parse_range(self.queries, inputs.T, option="--queries"),
+            "keys": None if self.keys is None else parse_range(self.keys, inputs.S, option="--keys"),
+        }
 
 
 Batch = Annotated[str, typer.Option(metavar="B", help="Batch item, or several: 0,2-4 or all.")]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attnviz.cli.options import Compute, Heads, Source, Values, check_choice, command
+from attnviz.cli.options import Compute, Heads, PatternChoice, Region, Source, Values, check_choice, command
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +22,8 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
         values: Values = "weights",
+        choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        region: Region = Region(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         cmap: Annotated[
             str | None, typer.Option(help="Palette of matplotlib or seaborn.  [default: rocket; vlag for logits]")
@@ -31,7 +33,6 @@ def register(app: typer.Typer) -> None:
         annot: Annotated[bool, typer.Option("--annot", help="Write the values into the cells of a small map.")] = False,
         title: Annotated[str | None, typer.Option(help="Title of the figure.")] = None,
         dpi: Annotated[int, typer.Option(help="Dots per inch of a PNG.", min=20, max=2400)] = 150,
-        pixels: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 1024,
         transparent: Annotated[bool, typer.Option("--transparent", help="No background.")] = False,
     ) -> None:
         """Draw one head's heatmap, or a grid of heads with one color scale."""
@@ -51,13 +52,15 @@ def register(app: typer.Typer) -> None:
         from attnviz.plotting import plot_heads
 
         what: dict[str, Any] = {"batch": item, "values": values, "device": compute.device}
-        what["pixels"] = min(pixels, most_pixels(len(heads), dpi))
+        what |= {"reduce": region.reduce, "pixels": min(region.pixels, most_pixels(len(heads), dpi))}
+        what |= region.ranges(inputs)
+        pattern = choice.choose(inputs.pattern)
         look: dict[str, Any] = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "annot": annot, "title": title}
         with house_style():
             if len(heads) == 1:
-                figure = plot_head(inputs, heads[0], **what, **look).get_figure(root=True)
+                figure = plot_head(inputs, heads[0], pattern, **what, **look).get_figure(root=True)
                 assert figure is not None
             else:
-                figure = plot_heads(inputs, heads, **what, **look)
+                figure = plot_heads(inputs, heads, pattern, **what, **look)
             save_figure(figure, out, dpi=dpi, transparent=transparent)
         note(f"wrote {out}")

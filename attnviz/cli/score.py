@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnviz.cli.options import Batch, Compute, Heads, Source, Values, check_choice, command
+from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source, Values, check_choice, command
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
         batch: Batch = "0",
         head: Heads = "all",
         values: Values = "weights",
+        choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         format: Annotated[str, typer.Option(help="table, json, csv or markdown.")] = "table",
         rows: Annotated[int, typer.Option(help="Most rows of a table; the middle is left out beyond.", min=2)] = 20,
@@ -27,7 +28,7 @@ def register(app: typer.Typer) -> None:
             typer.Option("--out", "-o", help="Write all scores and weights: .safetensors, .npz, .csv or .json."),
         ] = None,
     ) -> None:
-        """Print the global scores of each head, or their softmax, and write them to a file."""
+        """Print the scores of each head, or their softmax, and write them to a file."""
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--format", format, ("table", "json", "csv", "markdown"))
         from attnviz import exports
@@ -40,10 +41,12 @@ def register(app: typer.Typer) -> None:
         inputs = source.load(compute.dtype)
         items = parse_indices(batch, inputs.B, option="--batch", noun="batch item")
         heads = parse_indices(head, inputs.H, option="--head", noun="head")
+        pattern = choice.choose(inputs.pattern)
         everything = out is not None or format in ("json", "csv")
         results = [
             compute_scores(
                 inputs,
+                pattern,
                 batch=item,
                 heads=heads,
                 logits=everything or values == "logits",

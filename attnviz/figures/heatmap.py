@@ -140,7 +140,7 @@ def cell_note(shown: AttentionMap) -> str:
     if not shown.reduced:
         return ""
     rows, columns = (f"{size:.4g}" for size in shown.cell_size)
-    return f"   (1 cell = {rows} × {columns}, {shown.reduction})"
+    return f"   (1 cell = {rows} × {columns}, {shown.reduce})"
 
 
 def _colorbar(image: AxesImage, axes: Sequence[Axes], shown: AttentionMap) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attnviz.attention import AttentionInputs
+    from attnviz.patterns import Pattern
 
 ROLES: dict[str, str] = {
     "q": "queries (B, H, T, D)",
@@ -74,6 +75,18 @@ def role_of(name: str) -> str | None:
     return bare if bare in ROLES else None
 
 
+def read_tensor(text: str, *, option: str) -> Tensor:
+    """The tensor that ``FILE:NAME`` names, or ``FILE`` where it holds one.
+
+    Raises:
+        InputError: there is no such file or tensor, or no file is named.
+    """
+    ref = TensorRef.parse(text)
+    if ref.path is None:
+        raise InputError(f"{option} {text}: name a file, as FILE:NAME or FILE ({', '.join(READABLE)})")
+    return _read_from(ref.path, ref.name, option)
+
+
 def missing_roles(contents: Iterable[str]) -> list[str]:
     """What ``attnviz score`` would still need to be told: q, k and the global mask, where no tensor has that role."""
     there = {role_of(name) for name in contents}
@@ -88,7 +101,7 @@ def load(
     global_positions: str | None = None,
     layout: str | None = None,
     dtype: str | Any | None = None,
-    scale: float | None = None,
+    settings: Mapping[str, Any] | None = None,
     values: bool = True,
 ) -> AttentionInputs:
     """The inputs that a dump, or tensors in several files, hold.
@@ -103,7 +116,7 @@ def load(
         layout: the order of dimensions of q, k and v (``bhtd``, ``bthd``, ``htd``, ``thd``); None takes the
             dump's own, else ``bhtd``.
         dtype: convert q, k and v to this dtype; None keeps theirs.
-        scale: in place of the dump's own, or 1 / sqrt(D).
+        settings: ``scale`` and ``softcap`` in place of the dump's own.
         values: whether v is wanted; False leaves it unread.
 
     Raises:
@@ -154,8 +167,7 @@ def load(
         for role in ("q", "k", "v", "q_global", "k_global", "v_global"):
             if role in tensors and tensors[role].is_floating_point():
                 tensors[role] = tensors[role].to(wanted)
-    if scale is not None:
-        own["scale"] = scale
+    own |= settings or {}
     layout = layout or own.pop("layout", None) or "bhtd"
     own.pop("layout", None)
     roles: dict[str, Any] = {**tensors, **own}
@@ -223,6 +235,8 @@ def _settings(main: TensorFile | None, layer: int | None) -> dict[str, Any]:
     of_layer = layers.get(str(layer), {}) if isinstance(layers, dict) else {}
     merged = {**metadata, **(of_layer if isinstance(of_layer, dict) else {})}
     settings = {name: merged[name] for name in (*SETTINGS, "tokens", "query_tokens", "layout") if name in merged}
+    if "pattern" in merged:
+        settings["pattern"] = _own_pattern(main.path, merged["pattern"])
     for name in SETTINGS:
         if name in settings and not isinstance(settings[name], int | float):
             raise InputError(f"{main.path}: its metadata gives {name} as {settings[name]!r}, wanted a number")
@@ -233,20 +247,45 @@ def _settings(main: TensorFile | None, layer: int | None) -> dict[str, Any]:
     return settings
 
 
+def _own_pattern(path: Path, described: Any) -> Pattern:
+    """The pattern that metadata describes: ``{"name": "local", "window": 256, "causal": true}``."""
+    from attnviz.patterns import named_pattern
+
+    known = {"name": str, "window": int, "dilation": int, "causal": bool}
+    if (
+        not isinstance(described, dict)
+        or "name" not in described
+        or any(name not in known or not isinstance(value, known[name]) for name, value in described.items())
+    ):
+        raise InputError(
+            f'{path}: its metadata gives the pattern as {described!r}, wanted {{"name": ..., "window": ..., "dilation": ..., "causal": ...}}'
+        )
+    try:
+        return named_pattern(**described)
+    except InputError as error:
+        raise InputError(f"{path}: its metadata's pattern: {error}") from error
+
+
 def _all_text(items: list[Any]) -> bool:
     return all(isinstance(item, str) for item in items)
 
 
 def _read_ref(main: TensorFile | None, ref: TensorRef, role: str, prefix: str) -> Tensor:
-    option = {"global_mask": "mask"}.get(role, role.replace("_", "-"))
+    option = {"global_mask": "mask", "key_padding_mask": "padding", "alibi_slopes": "alibi"}.get(
+        role, role.replace("_", "-")
+    )
     if ref.path is None:
         assert ref.name is not None
         if main is None:
             raise InputError(f"--{option} {ref.name}: no source file is given to find it in; write FILE:{ref.name}")
         return main.read(ref.name if ref.name in main.contents else prefix + ref.name)
-    file = open_tensors(ref.path)
-    if ref.name is not None:
-        return file.read(ref.name)
+    return _read_from(ref.path, ref.name, f"--{option}")
+
+
+def _read_from(path: Path, name: str | None, option: str) -> Tensor:
+    file = open_tensors(path)
+    if name is not None:
+        return file.read(name)
     if len(file.contents) != 1:
-        raise InputError(f"--{option} {ref.path}: {describe(file.contents)}; say which one with {ref.path}:NAME")
+        raise InputError(f"{option} {path}: {describe(file.contents)}; say which one with {path}:NAME")
     return file.read(next(iter(file.contents)))
