@@ -106,7 +106,7 @@ class Source:
             values=values,
         )
 
-    def _settings(self) -> dict[str, float]:
+    def _settings(self) -> dict[str, Any]:
         given = {"scale": self.scale, "softcap": self.softcap}
         return {name: number for name, number in given.items() if number is not None}
 
@@ -123,13 +123,7 @@ class Source:
         from attnviz.selections import parse_positions
         from attnviz.sources.synthetic import synthesize
 
-        given: dict[str, object] = {
-            "--q": self.q,
-            "--k": self.k,
-            "--v": self.v,
-            "--mask": self.mask,
-            "--padding": self.padding,
-        }
+        given: dict[str, object] = {ROLE_OPTIONS[role]: name for role, name in self._names().items()}
         given |= {"--layer": self.layer, "--layout": self.layout}
         for option, value in given.items():
             if value is not None:
@@ -164,6 +158,13 @@ class PatternChoice:
     mask_file: Annotated[
         str | None, typer.Option(metavar="FILE:NAME", help="Bool tensor (T, S) of your own: True where t sees s.")
     ] = None
+
+    def paths(self) -> list[Path]:
+        """The file this reads, if any."""
+        from attnviz.sources.dumps import TensorRef
+
+        path = None if self.mask_file is None else TensorRef.parse(self.mask_file).path
+        return [] if path is None else [path]
 
     def choose(self, own: Pattern | None = None) -> Pattern:
         """The pattern asked for; where none is, ``own`` or the global keys.

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.selections import parse_index, parse_indices
         from attnviz.writing import check_output
 
-        check_output(out, (".png", ".pdf", ".svg"), inputs=source.paths())
+        check_output(out, (".png", ".pdf", ".svg"), inputs=[*source.paths(), *choice.paths()])
         inputs = source.load(compute.dtype)
         item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
         heads = parse_indices(head, inputs.H, option="--head", noun="head")

@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.writing import check_output
 
         if out is not None:
-            check_output(out, exports.SUFFIXES, inputs=source.paths())
+            check_output(out, exports.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         inputs = source.load(compute.dtype)
         items = parse_indices(batch, inputs.B, option="--batch", noun="batch item")
         heads = parse_indices(head, inputs.H, option="--head", noun="head")

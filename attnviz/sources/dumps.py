@@ -17,6 +17,7 @@ from attnviz.selections import parse_positions
 from attnviz.sources.files import READABLE, TensorFile, describe, open_tensors, write_tensors
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from attnviz.attention import AttentionInputs
@@ -140,7 +141,7 @@ def load(
     if global_positions is not None and "global_mask" in names:
         raise InputError("--global and --mask both say which keys are global; give one")
     main = open_tensors(Path(source)) if source is not None else None
-    prefix = _layer_prefix(main, layer)
+    prefix = _layer_prefix(main, layer, names)
     own = _settings(main, layer)
 
     skipped = set() if values else {"v", "v_global"}
@@ -166,7 +167,7 @@ def load(
     if wanted is not None:
         for role in ("q", "k", "v", "q_global", "k_global", "v_global"):
             if role in tensors and tensors[role].is_floating_point():
-                tensors[role] = tensors[role].to(wanted)
+                tensors[role] = _rounded(where, role, tensors[role], wanted)
     own |= settings or {}
     layout = layout or own.pop("layout", None) or "bhtd"
     own.pop("layout", None)
@@ -202,14 +203,14 @@ def save(path: str | Path, inputs: AttentionInputs) -> None:
     write_tensors(Path(path), tensors, metadata)
 
 
-def _layer_prefix(main: TensorFile | None, layer: int | None) -> str:
+def _layer_prefix(main: TensorFile | None, layer: int | None, names: Mapping[str, str]) -> str:
     if main is None:
         if layer is not None:
             raise InputError(f"--layer {layer}: a layer needs a dump of several layers; no source file is given")
         return ""
     layers = layers_of(main.contents)
     if layer is None:
-        if layers and "q" not in main.contents:
+        if layers and not {"q", "k"} <= {*main.contents, *names}:
             listed = ", ".join(map(str, layers[:12])) + (", …" if len(layers) > 12 else "")
             raise InputError(f"{main.path}: holds {len(layers)} layers ({listed}); choose one with --layer")
         return ""
@@ -264,6 +265,18 @@ def _own_pattern(path: Path, described: Any) -> Pattern:
         return named_pattern(**described)
     except InputError as error:
         raise InputError(f"{path}: its metadata's pattern: {error}") from error
+
+
+def _rounded(where: str, role: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another dtype. Raises InputError for numbers that are too large for it."""
+    rounded = tensor.to(dtype)
+    wrong = ~rounded.isfinite() & tensor.isfinite()
+    if wrong.any():
+        raise InputError(
+            f"{where}: {role} as {str(dtype).removeprefix('torch.')} has {int(wrong.sum())} values too large for it, "
+            f"first at index {tuple(wrong.nonzero()[0].tolist())}; choose another --dtype"
+        )
+    return rounded
 
 
 def _all_text(items: list[Any]) -> bool:

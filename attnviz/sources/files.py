@@ -157,9 +157,9 @@ class NpyFile(TensorFile):
     def _contents(self) -> Mapping[str, TensorInfo]:
         with self.path.open("rb") as stream:
             info = _npy_info(stream)
-        expected = 0 if info.dtype.startswith(_NOT_NUMBERS) else info.bytes
+            expected = stream.tell() + (0 if info.dtype.startswith(_NOT_NUMBERS) else info.bytes)
         if self.path.stat().st_size < expected:
-            raise ValueError(f"truncated: {self.path.stat().st_size} bytes for {expected} bytes of data")
+            raise ValueError(f"truncated: {self.path.stat().st_size} bytes of {expected}")
         return {self.path.stem: info}
 
     def _metadata(self) -> str | None:
