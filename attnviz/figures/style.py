@@ -68,9 +68,7 @@ def colormap(name: str | Colormap | None, values: str) -> Colormap:
         ) from error
     if not isinstance(chosen, Colormap):
         raise InputError(f"--cmap {name!r} is a set of separate colors, not a scale; try rocket, viridis or vlag")
-    chosen = chosen.copy()
-    chosen.set_bad("0.88")  # blank: neither end of any scale
-    return chosen
+    return chosen.with_extremes(bad="0.88")  # blank: neither end of any scale
 
 
 def normalize(values: str, low: float, high: float, vmin: float | None, vmax: float | None) -> Normalize:
