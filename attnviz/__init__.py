@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from attnviz.attention import AttentionInputs as AttentionInputs
+    from attnviz.contexts import context as context
     from attnviz.errors import InputError as InputError
     from attnviz.figures.heatmap import heatmap as heatmap
     from attnviz.maps import AttentionMap as AttentionMap
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
     from attnviz.sources.dumps import load as load
     from attnviz.sources.dumps import save as save
     from attnviz.sources.synthetic import synthesize as synthesize
+    from attnviz.statistics import head_statistics as head_statistics
 
 # Each public name and the module it lives in: imported on first use, so that `attnviz --help` stays light.
 _HOMES = {
     "AttentionInputs": "attnviz.attention",
     "AttentionScores": "attnviz.scores",
     "AttentionMap": "attnviz.maps",
+    "context": "attnviz.contexts",
     "InputError": "attnviz.errors",
     "attention_map": "attnviz.maps",
+    "head_statistics": "attnviz.statistics",
     "heatmap": "attnviz.figures.heatmap",
     "load": "attnviz.sources.dumps",
     "plot": "attnviz.plotting",

@@ -121,11 +121,11 @@ def attention_map(
     pattern = pattern or inputs.pattern or GlobalKeys()
     where = inputs.q.device if device is None else parse_device(device)
     item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
-    queries = _checked(queries, item.T, "queries", inputs.source)
+    queries = checked_range(queries, item.T, "queries", inputs.source)
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         reach = pattern.reach(item)
         shared_only = not reach.band and reach.keys is not None and not pattern.global_queries
-        inside = _checked(keys, item.S, "keys", inputs.source)
+        inside = checked_range(keys, item.S, "keys", inputs.source)
         shown: Sequence[int] = inside
         if shared_only:
             shown = tuple(position for position in reach.keys.tolist() if position in inside)  # type: ignore[union-attr]
@@ -157,7 +157,8 @@ def bin_edges(positions: Sequence[int], bins: int) -> Edges:
     return np.append(np.asarray(positions, dtype=np.int64)[cuts[:-1]], positions[-1] + 1)
 
 
-def _checked(positions: range | None, size: int, name: str, source: str) -> range:
+def checked_range(positions: range | None, size: int, name: str, source: str) -> range:
+    """``positions``, None meaning all. Raises InputError for what is not a part of 0 to ``size`` - 1."""
     if positions is None:
         return range(size)
     if positions.step != 1 or not 0 <= positions.start < positions.stop <= size:
@@ -288,8 +289,9 @@ def _segment(values: Tensor, starts: np.ndarray[Any, Any], stop: int, how: str) 
         grouped = values[:, starts[0] : stop].unflatten(1, (len(starts), width))
         return grouped.amax(-1) if how == "max" else grouped.sum(-1)
     if values.device.type == "cpu":
-        reduce = np.maximum if how == "max" else np.add
-        return torch.from_numpy(reduce.reduceat(values[:, :stop].numpy(), starts, axis=1))
+        reduce: Any = np.maximum if how == "max" else np.add
+        reduced: Tensor = torch.from_numpy(reduce.reduceat(values[:, :stop].numpy(), starts, axis=1))
+        return reduced
     index = torch.from_numpy(np.repeat(np.arange(len(starts)), lengths)).to(values.device)
     used = values[:, starts[0] : stop]
     cells = values.new_full((len(values), len(starts)), -torch.inf if how == "max" else 0.0)

@@ -193,39 +193,47 @@ class Block:
 
     rows: Tensor  # (b,) query positions
     keys: Tensor  # (n,) key positions
-    logits: Tensor | None  # (b, n), -inf where not visible
-    weights: Tensor | None  # (b, n), NaN rows where a query sees nothing
+    values: Tensor  # (b, n) weights, NaN rows where a query sees nothing; or logits, -inf where not visible
+    visible: Tensor  # (b,) how many keys each query sees
+    shared: int  # how many of the first columns are keys that all rows share; one may come again, hidden, in the rest
+    for_global: bool  # whether these are rows of global queries
 
 
 def blocks(
-    item: AttentionItem, pattern: Pattern, head: int, *, logits: bool = False, weights: bool = True
+    item: AttentionItem, pattern: Pattern, head: int, *, queries: range | None = None, weights: bool = True
 ) -> Iterator[Block]:
     """One head's rows, block by block, every query once: for what is summed up and never kept whole."""
+    queries = range(item.T) if queries is None else queries
     reach = pattern.reach(item)
     apart = item.global_positions if pattern.global_queries else None
-    size = _rows_per_block(item.S if reach.open else len(reach.offsets()))
     memory = torch.empty(0, dtype=item.compute_dtype, device=item.device)
 
     def block(scorer: RowScorer, rows: range | Tensor) -> Block:
         nonlocal memory
         keys = scorer.columns(rows)
-        shape = (len(rows), len(keys))
-        if memory.numel() < shape[0] * shape[1]:
-            memory = memory.new_empty(shape[0] * shape[1])
-        values = scorer.logits(rows, memory[: shape[0] * shape[1]].view(shape))
-        kept = values.clone() if logits and weights else values if logits else None
-        positions = _positions(rows, item.device)
-        return Block(positions, keys, kept, softmax_(values, scorer.sink) if weights else None)
+        b, n = len(rows), len(keys)
+        if memory.numel() < b * n:
+            memory = memory.new_empty(b * n)
+        values = scorer.logits(rows, memory[: b * n].view(b, n))
+        if scorer.hides(rows, scorer.span(rows)) or scorer.hides(rows, keys[: scorer.g]):
+            visible = torch.count_nonzero(values > _HIDDEN, dim=1)
+        else:
+            visible = torch.full((b,), n, device=item.device)
+        if weights:
+            softmax_(values, scorer.sink)
+        return Block(_positions(rows, item.device), keys, values, visible, scorer.g, scorer.for_global)
 
     scorer = RowScorer(item, pattern, reach, head)
-    for rows in row_blocks(range(item.T), size, reach.step):
+    size = _rows_per_block(item.S if reach.open else len(reach.offsets()))
+    for rows in row_blocks(queries, size, reach.step):
         found = block(scorer, rows)
-        if apart is not None and (stay := ~torch.isin(found.rows, apart)).logical_not().any():
-            found = Block(
-                found.rows[stay], found.keys, *(None if v is None else v[stay] for v in (found.logits, found.weights))
-            )
+        if apart is not None:
+            stay = ~torch.isin(found.rows, apart)
+            if not bool(stay.all()):
+                found = Block(found.rows[stay], found.keys, found.values[stay], found.visible[stay], scorer.g, False)
         yield found
     if apart is not None:
+        apart = apart[(apart >= queries.start) & (apart < queries.stop)]
         scorer = RowScorer(item, pattern, Reach(band_exact=False), head, for_global=True)
         for part in apart.split(_rows_per_block(item.S)):
             yield block(scorer, part)
@@ -312,6 +320,8 @@ class RowScorer:
         """Whether some cell of a tile may be hidden."""
         if self.hidden_keys is not None or self.hidden_queries is not None:
             return True
+        if not len(keys):
+            return False
         if not isinstance(keys, range):
             return not self.reach.keys_exact
         if not self.reach.band_exact or not isinstance(rows, range) or self.keys is not None:

@@ -66,9 +66,9 @@ class Source:
     ] = None
     layer: Annotated[int | None, typer.Option(help="Layer of a dump of several (layers.N.q, …).")] = None
     layout: Annotated[
-        str | None, typer.Option(help="Order of dimensions: bhtd, bthd, htd or thd.  [default: bhtd]")
+        str | None, typer.Option(help="Order of dimensions: bhtd, bthd, htd or thd.  \\[default: bhtd]")
     ] = None
-    scale: Annotated[float | None, typer.Option(help="Factor on the dot products.  [default: 1/sqrt(D)]")] = None
+    scale: Annotated[float | None, typer.Option(help="Factor on the dot products.  \\[default: 1/sqrt(D)]")] = None
     softcap: Annotated[float | None, typer.Option(help="c in c*tanh(score/c), before masks (Gemma 2).")] = None
     bias: Annotated[str | None, typer.Option(metavar="NAME", help="Tensor (H, T, S) added to the scores.")] = None
     alibi: Annotated[str | None, typer.Option(metavar="NAME", help="Tensor (H,) of ALiBi slopes.")] = None
@@ -140,7 +140,8 @@ class Compute:
 
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     dtype: Annotated[
-        str | None, typer.Option(help="Round inputs to float16, bfloat16, float32 or float64 first.  [default: theirs]")
+        str | None,
+        typer.Option(help="Round inputs to float16, bfloat16, float32 or float64 first.  \\[default: theirs]"),
     ] = None
 
 
@@ -150,10 +151,10 @@ class PatternChoice:
 
     pattern: Annotated[
         str | None,
-        typer.Option(help="global, full, causal, local or local+global.  [default: the dump's own, else global]"),
+        typer.Option(help="global, full, causal, local or local+global.  \\[default: the dump's own, else global]"),
     ] = None
     window: Annotated[int | None, typer.Option(help="Keys to each side of a query, for local patterns.")] = None
-    dilation: Annotated[int | None, typer.Option(help="Steps of the window.  [default: 1]")] = None
+    dilation: Annotated[int | None, typer.Option(help="Steps of the window.  \\[default: 1]")] = None
     causal: Annotated[bool, typer.Option("--causal", help="Hide what comes after the query.")] = False
     mask_file: Annotated[
         str | None, typer.Option(metavar="FILE:NAME", help="Bool tensor (T, S) of your own: True where t sees s.")
