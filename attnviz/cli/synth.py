@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = "0,3,7",
         batch: Annotated[int, typer.Option(help="Batch items B.")] = 1,
-        kv_heads: Annotated[int | None, typer.Option(help="Key heads H_kv, a divisor of H.  [default: H]")] = None,
+        kv_heads: Annotated[int | None, typer.Option(help="Key heads H_kv, a divisor of H.  \\[default: H]")] = None,
         dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.")] = "float32",
         seed: Annotated[int, typer.Option(help="Same seed, same tensors, on every machine.", min=0)] = 0,
     ) -> None:

@@ -51,7 +51,7 @@ def test_palette_limits_title_and_no_background(picture, snapshot_of):
 
 
 def test_tokens_on_the_axes(picture, snapshot_of):
-    sentence = "[CLS] attention $looks$ back at all of_it , naïvely and again [SEP]".split()
+    sentence = ["[CLS]", "attention", "$looks$", "back", "at", "all", "of_it", ",", "naïvely", "and", "again", "[SEP]"]
     tokens = [word for n in range(5) for word in sentence]
     case = {"heads": 1, "tokens": 60, "global_positions": (0, 11, 12, 23, 24, 35, 36, 47, 48, 59)}
     assert picture("--head", "0", **case, changes={"tokens": [tokens]}) == snapshot_of("png")
