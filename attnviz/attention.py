@@ -77,7 +77,7 @@ class AttentionInputs:
 
     def __post_init__(self, layout: str) -> None:
         if layout not in LAYOUTS:
-            raise InputError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+            raise InputError(f"{self.source}: layout {layout!r} is not one of {', '.join(LAYOUTS)}")
         for name in ("q", "k", "v", "q_global", "k_global", "v_global"):
             tensor = getattr(self, name)
             if tensor is not None:

@@ -1,0 +1,249 @@
+"""Dumps: inputs saved and loaded, tensors by other names and in other files, layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import attnviz
+from attnviz import AttentionInputs, InputError
+from attnviz.sources.dumps import ROLES, TensorRef, layers_of, missing_roles, role_of
+from attnviz.sources.files import TensorFile, write_tensors
+from tests.cases import small
+
+SUFFIXES = [".safetensors", ".npz", ".pt", ".pth"]
+WORDS = ["[CLS]", "naïve", "日本", "[/b]", "$x$", "a\nb"]
+
+
+def everything() -> AttentionInputs:
+    """Inputs in which every role is played and every setting set."""
+    inputs = small()
+    return replace(
+        inputs,
+        key_padding_mask=torch.tensor([[True] * 6, [True] * 5 + [False]]),
+        q_global=inputs.q + 1,
+        k_global=inputs.k + 1,
+        v_global=inputs.v + 1,
+        bias=torch.randn(4, 6, 6),
+        alibi_slopes=torch.rand(4),
+        sinks=torch.rand(4),
+        scale=0.25,
+        softcap=30.0,
+        tokens=[WORDS, WORDS[::-1]],
+        query_tokens=[WORDS[::-1], WORDS],
+    )
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_inputs_come_back_whole(tmp_path, suffix):
+    inputs = everything()
+    attnviz.save(tmp_path / f"dump{suffix}", inputs)
+    back = attnviz.load(tmp_path / f"dump{suffix}")
+    for role in ROLES:
+        assert torch.equal(getattr(back, role), getattr(inputs, role)), role
+    for name in ("scale", "softcap", "tokens", "query_tokens"):
+        assert getattr(back, name) == getattr(inputs, name), name
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_dtype_comes_back(tmp_path, suffix, dtype):
+    inputs = small(dtype=dtype)
+    if suffix == ".npz" and dtype == "bfloat16":
+        with pytest.raises(InputError, match=r"npz has no bfloat16"):
+            attnviz.save(tmp_path / "dump.npz", inputs)
+        return
+    attnviz.save(tmp_path / f"dump{suffix}", inputs)
+    back = attnviz.load(tmp_path / f"dump{suffix}")
+    assert back.q.dtype == inputs.q.dtype
+    assert torch.equal(back.q, inputs.q)
+
+
+def test_a_view_in_another_layout_is_saved_in_the_standard_one(tmp_path):
+    inputs = AttentionInputs(torch.randn(1, 5, 2, 3), torch.randn(1, 5, 2, 3), layout="bthd")
+    attnviz.save(tmp_path / "dump.safetensors", inputs)
+    assert torch.equal(attnviz.load(tmp_path / "dump.safetensors").q, inputs.q)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "name"),
+    [
+        ("q", None, "q"),
+        ("layers.3.q", None, "layers.3.q"),
+        ("dump.npz:keys", Path("dump.npz"), "keys"),
+        ("a:b.npz:keys", Path("a:b.npz"), "keys"),
+        ("dump.npz", Path("dump.npz"), None),
+        ("C:\\dumps\\k.npy", Path("C:\\dumps\\k.npy"), None),
+        ("block:q", None, "block:q"),
+        ("DUMP.NPZ:q", Path("DUMP.NPZ"), "q"),
+    ],
+)
+def test_a_reference_is_a_name_a_file_or_both(text, path, name):
+    assert TensorRef.parse(text) == TensorRef(path, name)
+
+
+def test_roles_are_known_by_name_in_any_layer():
+    assert [role_of(name) for name in ("q", "layers.11.k_global", "layers.x.q", "query", "q.weight")] == [
+        "q",
+        "k_global",
+        None,
+        None,
+        None,
+    ]
+
+
+def test_layers_are_ascending_numbers():
+    assert layers_of(["layers.10.q", "layers.2.q", "layers.2.k", "q", "layers.x.q"]) == [2, 10]
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["q", "k", "global_mask"], []),
+        (["layers.0.q", "layers.0.k"], ["global_mask"]),
+        (["a"], ["q", "k", "global_mask"]),
+    ],
+)
+def test_what_is_missing_is_what_score_needs(names, missing):
+    assert missing_roles(names) == missing
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch) -> AttentionInputs:
+    """q, k and the mask of one item in files of their own, and under other names in ``other.npz``."""
+    monkeypatch.chdir(tmp_path)
+    inputs = small(batch=1)
+    np.save("q.npy", inputs.q.numpy())
+    np.save("k.npy", inputs.k.numpy())
+    np.save("mask.npy", inputs.global_mask.numpy())
+    np.savez("other.npz", queries=inputs.q.numpy(), keys=inputs.k.numpy(), globals=inputs.global_mask.numpy())
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (None, {"q": "q.npy", "k": "k.npy", "global_mask": "mask.npy"}),
+        ("q.npy", {"k": "k.npy", "global_mask": "mask.npy"}),
+        ("other.npz", {"q": "queries", "k": "keys", "global_mask": "globals"}),
+        (None, {"q": "other.npz:queries", "k": "k.npy", "global_mask": "other.npz:globals"}),
+        ("q.npy", {"k": "other.npz:keys", "global_mask": "mask.npy:mask"}),
+    ],
+)
+def test_tensors_may_have_other_names_and_lie_in_several_files(parts, source, names):
+    loaded = attnviz.load(source, names=names)
+    assert torch.equal(loaded.q, parts.q)
+    assert torch.equal(loaded.k, parts.k)
+    assert torch.equal(loaded.global_mask, parts.global_mask)
+
+
+def test_a_role_that_is_none_is_refused(parts):
+    with pytest.raises(InputError, match="'query' is not a role; the roles are q, k, v"):
+        attnviz.load("q.npy", names={"query": "q"})
+
+
+@pytest.fixture
+def layers(tmp_path) -> Path:
+    """A dump of layers 0 and 3: the mask is said once, labels and scale differ."""
+    path = tmp_path / "layers.safetensors"
+    tensors = {"global_mask": small().global_mask}
+    for layer in (0, 3):
+        inputs = small(seed=layer)
+        tensors |= {f"layers.{layer}.q": inputs.q, f"layers.{layer}.k": inputs.k}
+    metadata = {"format": 1, "scale": 0.5, "layers": {"3": {"scale": 0.125}}}
+    write_tensors(path, tensors, metadata)
+    return path
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_a_layer_is_loaded_by_its_number(layers, layer):
+    assert torch.equal(attnviz.load(layers, layer=layer).q, small(seed=layer).q)
+
+
+@pytest.mark.parametrize(("layer", "scale"), [(0, 0.5), (3, 0.125)])
+def test_a_layers_own_settings_come_before_the_dumps(layers, layer, scale):
+    assert attnviz.load(layers, layer=layer).scale == scale
+
+
+def test_a_mask_may_be_said_once_for_all_layers(layers):
+    assert torch.equal(attnviz.load(layers, layer=3).global_mask, small().global_mask)
+
+
+def test_a_layer_is_named_in_errors(layers):
+    with pytest.raises(InputError, match=r"layers.safetensors layer 3: batch item 9"):
+        attnviz.load(layers, layer=3).item(9)
+
+
+def test_naming_q_and_k_in_full_needs_no_layer(layers):
+    loaded = attnviz.load(layers, names={"q": "layers.0.q", "k": "layers.3.k"})
+    assert torch.equal(loaded.q, small(seed=0).q)
+    assert torch.equal(loaded.k, small(seed=3).k)
+
+
+def test_positions_replace_a_mask(tmp_path):
+    attnviz.save(tmp_path / "dump.npz", small())
+    assert (
+        attnviz.load(tmp_path / "dump.npz", global_positions="1,4-5").global_mask.tolist()
+        == [[False, True, False, False, True, True]] * 2
+    )
+
+
+def test_positions_replace_even_a_mask_that_does_not_fit(tmp_path):
+    inputs = small()
+    write_tensors(tmp_path / "dump.npz", {"q": inputs.q, "k": inputs.k, "global_mask": torch.ones(3)})
+    assert attnviz.load(tmp_path / "dump.npz", global_positions="0").global_mask.sum() == 2
+
+
+def test_a_dumps_own_layout_is_taken_unless_another_is_asked_for(tmp_path):
+    inputs = small()
+    tensors = {"q": inputs.q.transpose(1, 2), "k": inputs.k.transpose(1, 2)}
+    write_tensors(tmp_path / "dump.npz", tensors, {"layout": "bthd"})
+    assert torch.equal(attnviz.load(tmp_path / "dump.npz").q, inputs.q)
+    assert attnviz.load(tmp_path / "dump.npz", names={"k": "q"}, layout="bhtd").H == 6
+
+
+def test_a_dtype_converts_q_k_and_v(tmp_path):
+    attnviz.save(tmp_path / "dump.npz", small())
+    loaded = attnviz.load(tmp_path / "dump.npz", dtype="float64")
+    assert {loaded.q.dtype, loaded.k.dtype, loaded.v.dtype} == {torch.float64}
+
+
+def test_a_dtype_makes_unlike_dtypes_alike(tmp_path):
+    inputs = small()
+    write_tensors(tmp_path / "dump.npz", {"q": inputs.q, "k": inputs.k.double()})
+    assert attnviz.load(tmp_path / "dump.npz", dtype="float32").k.dtype == torch.float32
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_only_what_is_wanted_is_read(tmp_path, monkeypatch, suffix):
+    attnviz.save(tmp_path / f"dump{suffix}", everything())
+    read: list[str] = []
+    original = TensorFile.read
+    monkeypatch.setattr(TensorFile, "read", lambda self, name: (read.append(name), original(self, name))[1])
+    attnviz.load(tmp_path / f"dump{suffix}", values=False, global_positions="0")
+    assert sorted(read) == sorted(set(ROLES) - {"v", "v_global", "global_mask"})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ({"format": 99}, "was written in dump format 99; this attnviz reads up to 1; update attnviz"),
+        ({"format": "x"}, "was written in dump format x"),
+        ({"scale": "big"}, "its metadata gives scale as 'big', wanted a number"),
+        ({"softcap": [1]}, r"its metadata gives softcap as \[1\]"),
+        ({"tokens": "abc"}, "its metadata gives tokens that are not lists of strings"),
+        ({"tokens": [["a", 1]]}, "its metadata gives tokens that are not lists of strings"),
+        ({"tokens": [["a"]] * 2}, "tokens of batch item 0 has 1 labels, wanted 6"),
+        ({"layout": "xyz"}, "layout 'xyz' is not one of"),
+        ({"scale": -1}, "scale is -1"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_refused(tmp_path, metadata, says):
+    inputs = small()
+    write_tensors(tmp_path / "dump.npz", {"q": inputs.q, "k": inputs.k}, metadata)
+    with pytest.raises(InputError, match=rf"dump.npz: {says}"):
+        attnviz.load(tmp_path / "dump.npz")

@@ -1,0 +1,112 @@
+"""What goes into a call: shapes, layouts, masks and labels are checked once, and nothing is copied."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attnviz import AttentionInputs, InputError
+from tests.cases import small
+
+B, H, H_KV, T, S, D = 2, 4, 2, 5, 7, 3
+
+
+def inputs(**changes: object) -> AttentionInputs:
+    tensors: dict[str, object] = {"q": torch.ones(B, H, T, D), "k": torch.ones(B, H_KV, S, D)}
+    return AttentionInputs(**{**tensors, **changes})
+
+
+def test_sizes_have_the_letters_of_the_specification():
+    found = inputs()
+    assert (found.B, found.H, found.H_kv, found.T, found.S, found.D) == (B, H, H_KV, T, S, D)
+
+
+def test_tensors_of_rank_3_are_one_batch_item():
+    found = AttentionInputs(torch.ones(H, T, D), torch.ones(H_KV, S, D), global_mask=torch.ones(S, dtype=torch.bool))
+    assert (found.q.shape, found.k.shape, found.global_mask.shape) == ((1, H, T, D), (1, H_KV, S, D), (1, S))
+
+
+@pytest.mark.parametrize(
+    ("layout", "order"), [("bhtd", (0, 1, 2, 3)), ("bthd", (0, 2, 1, 3)), ("htd", (1, 2, 3)), ("thd", (2, 1, 3))]
+)
+def test_every_layout_gives_the_same_inputs(layout, order):
+    q, k = torch.randn(1, H, T, D), torch.randn(1, H_KV, S, D)
+
+    def given(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.permute(order) if len(order) == 4 else tensor[0].permute([axis - 1 for axis in order])
+
+    found = AttentionInputs(given(q), given(k), layout=layout)
+    assert torch.equal(found.q, q)
+    assert torch.equal(found.k, k)
+
+
+def test_nothing_is_copied():
+    q, k = torch.ones(T, H, D), torch.ones(S, H_KV, D)
+    found = AttentionInputs(q, k, layout="thd")
+    assert (found.q.data_ptr(), found.k.data_ptr()) == (q.data_ptr(), k.data_ptr())
+
+
+@pytest.mark.parametrize(("head", "kv"), [(0, 0), (1, 0), (2, 1), (3, 1)])
+def test_query_heads_share_key_heads_in_groups_of_neighbors(head, kv):
+    assert inputs().item().kv_head(head) == kv
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"v": torch.ones(B, H_KV, S + 1, D)}, r"v has shape \(2, 2, 8, 3\), wanted .* \(2, 2, 7\) as k has"),
+        ({"v": torch.ones(B, H_KV, S, D).double()}, "v is float64 but q is float32"),
+        ({"q_global": torch.ones(B, H, T, D)}, "q_global is given without k_global"),
+        ({"k_global": torch.ones(B, H_KV, S, D)}, "k_global is given without q_global"),
+        ({"q_global": torch.ones(B, H, T, 9)}, r"q_global has shape \(2, 4, 5, 9\), wanted \(2, 4, 5, 3\) as q has"),
+        ({"v_global": torch.ones(B, H_KV, S, D)}, "v_global is given without v"),
+        ({"scale": 0.0}, "scale is 0.0, wanted a finite number above 0"),
+        ({"scale": float("inf")}, "scale is inf"),
+        ({"softcap": -1.0}, "softcap is -1.0"),
+        ({"sinks": torch.ones(H + 1)}, r"sinks has shape \(5,\) .*wanted \(H,\) = \(4,\)"),
+        ({"alibi_slopes": torch.ones(H, dtype=torch.int64)}, "alibi_slopes has .*int64"),
+        ({"alibi_slopes": torch.full((H,), float("nan"))}, "alibi_slopes has 4 values that are NaN or Inf"),
+        ({"bias": torch.ones(H, T, S + 1)}, r"bias has shape \(4, 5, 8\).*wanted \(H, T, S\) = \(4, 5, 7\)"),
+        ({"tokens": [["a"] * S]}, "tokens must be 2 lists of strings"),
+        ({"tokens": ["a" * S] * B}, "tokens must be 2 lists of strings"),
+        ({"tokens": [["a"] * S, ["a"]]}, "tokens of batch item 1 has 1 labels, wanted 7"),
+        ({"query_tokens": [["a"] * S] * B}, "query_tokens of batch item 0 has 7 labels, wanted 5"),
+        ({"layout": "dhtb"}, "layout 'dhtb' is not one of"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        inputs(**changes)
+
+
+def test_an_error_is_one_line_that_names_the_source():
+    with pytest.raises(InputError) as error:
+        inputs(scale=0.0, source="a\nb.npz")
+    assert str(error.value) == "a b.npz: scale is 0.0, wanted a finite number above 0"
+
+
+def test_a_padded_position_cannot_be_global():
+    globals_ = torch.zeros(B, S, dtype=torch.bool)
+    globals_[1, 4] = True
+    exists = torch.ones(B, S, dtype=torch.bool)
+    exists[1, 4:] = False
+    with pytest.raises(InputError, match="position 4 of batch item 1 is padding"):
+        inputs(global_mask=globals_, key_padding_mask=exists)
+
+
+def test_without_labels_of_their_own_queries_are_the_last_keys():
+    item = inputs(tokens=[list("abcdefg")] * B).item()
+    assert item.query_labels(range(T)) == list("cdefg")
+
+
+def test_queries_can_have_labels_of_their_own():
+    item = inputs(tokens=[list("abcdefg")] * B, query_tokens=[list("vwxyz")] * B).item()
+    assert item.query_labels([0, 4]) == ["v", "z"]
+
+
+def test_a_nan_is_looked_for_only_in_the_heads_that_are_used():
+    found = small()
+    found.q[0, 3] = float("nan")
+    found.item(0).query(2)
+    with pytest.raises(InputError, match="q has 48 values"):
+        found.item(0).query(3)
