@@ -21,6 +21,7 @@ from torch import Tensor
 from attnviz.devices import dtype_name
 from attnviz.scores import AttentionScores
 from attnviz.sources.files import write_tensors
+from attnviz.statistics import STATISTICS, HeadStatistics
 from attnviz.tables import column_names, query_labels
 from attnviz.writing import atomic
 
@@ -152,9 +153,7 @@ def write_results(path: Path, results: Sequence[AttentionScores]) -> None:
     """
     suffix = path.suffix.lower()
     if suffix in (".csv", ".json"):
-        text = to_csv(results) if suffix == ".csv" else to_json(results)
-        with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, to_csv(results) if suffix == ".csv" else to_json(results))
         return
     tensors: dict[str, Tensor] = {}
     for result in results:
@@ -176,3 +175,39 @@ def write_results(path: Path, results: Sequence[AttentionScores]) -> None:
         "batch": [result.item.batch for result in results],
     }
     write_tensors(path, tensors, metadata)
+
+
+def statistics_json(rows: Sequence[HeadStatistics], source: str, pattern: str) -> str:
+    """Statistics of heads as one line of JSON, rounded to DECIMALS; ``docs/statistics.md`` gives the schema."""
+    document = {
+        "schema": "attnviz.stats/1",
+        "source": source,
+        "pattern": pattern,
+        "decimals": DECIMALS,
+        "heads": [
+            {name: round(value, DECIMALS) if isinstance(value, float) else value for name, value in _in_order(row)}
+            for row in rows
+        ],
+    }
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def statistics_csv(rows: Sequence[HeadStatistics]) -> str:
+    """Statistics of heads, a row a head; empty where a head has none."""
+    stream = StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["layer", "head", "queries", *STATISTICS])
+    for row in rows:
+        numbers = (value for _, value in _in_order(row))
+        writer.writerow([_number(value) if isinstance(value, float) else value for value in numbers])
+    return stream.getvalue()
+
+
+def _in_order(row: HeadStatistics) -> list[tuple[str, Any]]:
+    return [(name, getattr(row, name)) for name in ("layer", "head", "queries", *STATISTICS)]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all. Raises InputError where it cannot be written."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

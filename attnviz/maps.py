@@ -286,12 +286,11 @@ def _segment(values: Tensor, starts: np.ndarray[Any, Any], stop: int, how: str) 
     lengths = np.diff(starts, append=stop)
     width = int(lengths[0])
     if (lengths == width).all():
-        grouped = values[:, starts[0] : stop].unflatten(1, (len(starts), width))
+        grouped: Tensor = values[:, starts[0] : stop].unflatten(1, (len(starts), width))
         return grouped.amax(-1) if how == "max" else grouped.sum(-1)
     if values.device.type == "cpu":
         reduce: Any = np.maximum if how == "max" else np.add
-        reduced: Tensor = torch.from_numpy(reduce.reduceat(values[:, :stop].numpy(), starts, axis=1))
-        return reduced
+        return torch.from_numpy(reduce.reduceat(values[:, :stop].numpy(), starts, axis=1))
     index = torch.from_numpy(np.repeat(np.arange(len(starts)), lengths)).to(values.device)
     used = values[:, starts[0] : stop]
     cells = values.new_full((len(values), len(starts)), -torch.inf if how == "max" else 0.0)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from attnviz.scores import AttentionScores
 from attnviz.sources.files import TensorInfo
+from attnviz.statistics import HeadStatistics
 
 _Ramp = tuple[tuple[int, int, int], ...]
 _ROCKET: _Ramp = ((3, 5, 26), (76, 29, 75), (161, 24, 91), (225, 61, 66), (246, 169, 122), (250, 235, 221))
@@ -185,3 +186,44 @@ def _ends(count: int, most: int) -> list[int | None]:
         return list(range(count))
     first = (most + 1) // 2
     return [*range(first), None, *range(count - (most - first), count)]
+
+
+def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 100) -> Table:
+    """A row a head: each statistic as a number and, where there is room, a bar of its share of the column's most."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED, padding=(0, int(width >= 90)))
+    with_layers = any(row.layer is not None for row in rows)
+    if with_layers:
+        table.add_column("layer", justify="right")
+    table.add_column("head", justify="right")
+    names = {
+        "entropy": "entropy\n(nats)",
+        "entropy_share": "entropy\n(share)",
+        "max_weight": "max\nweight",
+        "global_mass": "global\nmass",
+        "sink_mass": "sink\nmass",
+        "distance": "distance\n(tokens)",
+        "diagonal_mass": "diagonal\nmass",
+        "previous_mass": "previous\nmass",
+    }
+    for header in names.values():
+        table.add_column(header, justify="right", no_wrap=True)
+    room = width - (8 if with_layers else 0) - 8 - len(names) * 11
+    bar = max(0, min(8, room // len(names)))
+    most = {name: max((getattr(row, name) or 0.0 for row in rows), default=0.0) for name in names}
+    for row in rows:
+        cells = [_with_bar(getattr(row, name), most[name], bar) for name in names]
+        table.add_row(*([f"{row.layer}"] if with_layers else []), f"{row.head}", *cells)
+    return table
+
+
+def _with_bar(value: float | None, most: float, cells: int) -> Text:
+    if value is None:
+        return Text("–", style="dim")
+    digits = 4 if most < 10 else 2 if most < 1000 else 1
+    number = f"{value:.{digits}f}"
+    if not cells:
+        return Text(number)
+    eighths = round(value / most * cells * 8) if most else 0
+    whole, part = divmod(eighths, 8)
+    drawn = "█" * whole + (" ▏▎▍▌▋▊▉"[part] if part else "")
+    return Text.assemble((drawn.ljust(cells), "magenta"), " ", number)

@@ -1,0 +1,41 @@
+"""Progress of long work, on stderr, where a person is watching."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def rows_progress(total: int, title: str) -> Iterator[Callable[[int], None] | None]:
+    """A bar of query rows done, rows a second and time left; None where stderr is no terminal.
+
+    Args:
+        total: query rows in all, over every head.
+        title: what is going on.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: object) -> Text:
+            speed = getattr(task, "speed", None)
+            return Text("" if not speed else f"{speed:,.0f} tokens/s", style="dim")
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(title, total=total)
+        yield lambda rows: bar.advance(task, rows)
