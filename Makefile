@@ -13,8 +13,11 @@ demo: .venv/package
 test: .venv/tests
 	.venv/bin/python -m pytest -n auto $(PYTEST)
 
-snapshots: .venv/tests  ## Rewrites the snapshots; read the difference before you commit it.
-	.venv/bin/python -m pytest -n 0 --snapshot-update tests
+snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read the difference before you commit it.
+	.venv/bin/python -m pytest -n 0 --snapshot-update tests/snapshots tests/test_docs.py
+
+docs: .venv/tests  ## Runs what the docs show.
+	.venv/bin/python -m pytest -n auto tests/test_docs.py
 
 lint: .venv/lint
 	.venv/bin/ruff check .
