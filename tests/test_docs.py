@@ -216,15 +216,15 @@ def test_the_library_page_lists_the_public_names():
     assert sorted(re.findall(r"^\| `(?:attnviz\.)?(\w+)", text, flags=re.MULTILINE)) == sorted(attnviz.__all__)
 
 
-def test_the_formats_page_lists_every_role_and_suffix():
+def test_the_formats_page_lists_every_role_setting_and_suffix():
     from attnviz.exports import SUFFIXES
-    from attnviz.sources.dumps import ROLES
+    from attnviz.sources.dumps import ROLES, SETTINGS
     from attnviz.sources.files import READABLE
 
     text = (ROOT / "docs/formats.md").read_text()
     first_cells = re.findall(r"^\| (`[^|]+) \|", text, flags=re.MULTILINE)
     cells = re.findall(r"`([^`]+)`", " ".join(first_cells))
-    assert set(ROLES) <= set(cells)
+    assert {*ROLES, *SETTINGS} <= set(cells)
     assert {*READABLE, *SUFFIXES} <= set(cells)
 
 
