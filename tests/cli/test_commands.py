@@ -16,10 +16,11 @@ import pytest
 import torch
 
 import attnviz
+from attnviz.cli.main import app
 from attnviz.sources.files import TensorFile, open_tensors
 from tests.cases import arrays, small
 
-COMMANDS = ["score", "plot", "synth", "inspect"]
+COMMANDS = [str(command.name) for command in app.registered_commands]
 NO_SOURCE = "attnviz: no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, 3 global tokens, seed 0)\n"
 
 
