@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from attnviz.attention import AttentionInputs as AttentionInputs
     from attnviz.contexts import context as context
     from attnviz.errors import InputError as InputError
+    from attnviz.explanations import Explanation as Explanation
+    from attnviz.explanations import explain as explain
     from attnviz.figures.heatmap import heatmap as heatmap
     from attnviz.maps import AttentionMap as AttentionMap
     from attnviz.maps import attention_map as attention_map
@@ -30,8 +32,10 @@ _HOMES = {
     "AttentionMap": "attnviz.maps",
     "context": "attnviz.contexts",
     "InputError": "attnviz.errors",
+    "Explanation": "attnviz.explanations",
     "attention_map": "attnviz.maps",
     "head_statistics": "attnviz.statistics",
+    "explain": "attnviz.explanations",
     "heatmap": "attnviz.figures.heatmap",
     "load": "attnviz.sources.dumps",
     "plot": "attnviz.plotting",

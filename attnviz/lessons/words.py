@@ -1,0 +1,92 @@
+"""What a lesson says, apart from its numbers: one :class:`Words` a language."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Words:
+    """The texts of one language, in the order of the lesson. ``{names}`` are filled with numbers."""
+
+    title: str
+    global_key: str
+    position_key: str
+    settings: str
+    global_query: str
+    own_projections: str
+
+    shapes_title: str
+    shapes_head: tuple[str, str, str]
+    batch_of: str
+    queries: str
+    keys: str
+    values: str
+    mask: str
+    global_keys: str
+    global_values: str
+    scores: str
+    weights: str
+    contexts: str
+    grouped: str
+
+    einsum_title: str
+    einsum_letters: str
+    loop_heads: str
+    loop_queries: str
+    loop_global: str
+    loop_visible: str
+    loop_dimensions: str
+    einsum_count: str
+    einsum_counted: str
+
+    dot_title: str
+    dot_head: tuple[str, str, str, str, str, str]
+    dot_which: str
+    others: str
+    sum: str
+    dot_note: str
+
+    scale_title: str
+    scale_given_title: str
+    scale_given: str
+    steps_title: str
+    steps_head: tuple[str, str, str]
+    step_dot: str
+    step_scale: str
+    step_softcap: str
+    step_bias: str
+    step_alibi: str
+
+    why_title: str
+    why_intro: str
+    why_divided: str
+    why_plain: str
+    why_scale: str
+    why_variance: str
+    why_entropy: str
+    why_share: str
+    why_gradient: str
+    explain_variance: str
+    explain_entropy: str
+    explain_gradient: str
+    gradient_larger: str
+    gradient_smaller: str
+    gradient_alike: str
+    nothing_to_compare: str
+
+    softmax_title: str
+    softmax_sees_global: str
+    softmax_sees: str
+    softmax_max: str
+    softmax_max_sink: str
+    softmax_head: tuple[str, str, str, str, str, str]
+    softmax_sink: str
+    softmax_note: str
+    softmax_this: str
+    sink_note: str
+
+    context_title: str
+    context_note: str
+    context_norm: str
+    no_values: str
