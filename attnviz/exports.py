@@ -10,6 +10,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from attnviz.devices import dtype_name
+from attnviz.differences import Difference
 from attnviz.scores import AttentionScores
 from attnviz.sources.files import write_tensors
 from attnviz.statistics import STATISTICS, HeadStatistics
@@ -62,7 +64,7 @@ def _item(result: AttentionScores) -> dict[str, Any]:
     if len(result.global_queries):
         described["global_queries"] = result.global_queries.tolist()
     described["heads"] = [
-        {"head": head, **{name: _rounded(tensor[n]) for name, tensor in _named(result)}}
+        {"head": head, **{name: _rounded(_seen(result, name, tensor, n)) for name, tensor in _named(result)}}
         for n, head in enumerate(result.heads)
     ]
     return described
@@ -77,6 +79,12 @@ def _named(result: AttentionScores) -> list[tuple[str, Tensor]]:
         ("global_weights", result.global_weights),
     )
     return [(name, tensor) for name, tensor in named if tensor is not None]
+
+
+def _seen(result: AttentionScores, name: str, tensor: Tensor, n: int) -> Tensor:
+    """One head's numbers, with NaN for the weights of keys that are not visible, where the logits tell."""
+    logits = {"weights": result.scores, "global_weights": result.global_scores}.get(name)
+    return tensor[n] if logits is None else tensor[n].masked_fill(logits[n] == -math.inf, math.nan)
 
 
 def _rounded(tensor: Tensor) -> list[Any]:
@@ -211,3 +219,25 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all. Raises InputError where it cannot be written."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def difference_json(found: Difference) -> str:
+    """A comparison as one line of JSON; ``docs/diff.md`` gives the schema."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.6e}") if math.isfinite(value) else None
+        return {name: plain(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+    document = {
+        "schema": "attnviz.diff/1",
+        "a": found.a,
+        "b": found.b,
+        "values": found.values,
+        "atol": found.atol,
+        "rtol": found.rtol,
+        "top_k": found.top_k,
+        "within": found.within,
+        "heads": [plain(asdict(head)) for head in found.heads],
+    }
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"

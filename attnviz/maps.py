@@ -157,6 +157,25 @@ def bin_edges(positions: Sequence[int], bins: int) -> Edges:
     return np.append(np.asarray(positions, dtype=np.int64)[cuts[:-1]], positions[-1] + 1)
 
 
+def reduce_block(cells: Cells, values: Cells, rows: Edges, keys: Edges, row_edges: Edges, column_edges: Edges) -> None:
+    """Takes a block of values into the cells they fall into, keeping the largest.
+
+    Args:
+        cells: (P, P'), changed in place; -inf where nothing came yet.
+        values: (b, n), -inf where there is nothing.
+        rows, keys: ascending positions of the rows and columns of ``values``, (b,) and (n,).
+        row_edges, column_edges: the bins, as :func:`bin_edges` cuts them.
+    """
+    across = np.searchsorted(column_edges, keys, side="right") - 1
+    starts = np.flatnonzero(np.diff(across, prepend=-1))
+    reduced = np.maximum.reduceat(values, starts, axis=1)
+    down = np.searchsorted(row_edges, rows, side="right") - 1
+    first = np.flatnonzero(np.diff(down, prepend=-1))
+    reduced = np.maximum.reduceat(reduced, first, axis=0)
+    at = np.ix_(down[first], across[starts])
+    cells[at] = np.maximum(cells[at], reduced)
+
+
 def checked_range(positions: range | None, size: int, name: str, source: str) -> range:
     """``positions``, None meaning all. Raises InputError for what is not a part of 0 to ``size`` - 1."""
     if positions is None:
@@ -180,7 +199,7 @@ def _passes(
         apart = item.global_positions
         apart = apart[(apart >= queries.start) & (apart < queries.stop)]
         own = RowScorer(item, pattern, Reach(band_exact=False), head, for_global=True)
-        passes += [(rows, own) for rows in apart.split(_TILE_ROWS)]
+        passes += [(rows, own) for rows in apart.split(_TILE_ROWS) if len(rows)]
     return passes
 
 

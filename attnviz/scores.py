@@ -54,6 +54,12 @@ class AttentionScores:
         assert tensor is not None, f"{name} were not computed"
         return tensor
 
+    def global_values(self, name: str) -> Tensor:
+        """The logits or the weights of global queries, (n, R, S)."""
+        tensor = self.global_scores if name == "logits" else self.global_weights
+        assert tensor is not None, f"{name} of global queries were not computed"
+        return tensor
+
     def key_positions(self, query: int) -> list[int | None]:
         """The key position of each column for one query; None where the band leaves the sequence."""
         band = [query + offset for offset in self.offsets]
@@ -235,7 +241,7 @@ def blocks(
     if apart is not None:
         apart = apart[(apart >= queries.start) & (apart < queries.stop)]
         scorer = RowScorer(item, pattern, Reach(band_exact=False), head, for_global=True)
-        for part in apart.split(_rows_per_block(item.S)):
+        for part in apart.split(_rows_per_block(item.S)) if len(apart) else ():
             yield block(scorer, part)
 
 

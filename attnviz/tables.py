@@ -14,6 +14,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from attnviz.differences import Difference
 from attnviz.scores import AttentionScores
 from attnviz.sources.files import TensorInfo
 from attnviz.statistics import HeadStatistics
@@ -25,9 +26,15 @@ _LABEL_CELLS = 14
 
 
 def score_table(
-    scores: AttentionScores, head: int, *, values: str = "weights", rows: int = 20, width: int = 80
+    scores: AttentionScores,
+    head: int,
+    *,
+    values: str = "weights",
+    rows: int = 20,
+    width: int = 80,
+    of_global: bool = False,
 ) -> Table:
-    """One head's table: query tokens down, keys across, cells colored by value.
+    """One head's table: query tokens down, keys across, cells colored by value; ``·`` is a key that is not visible.
 
     Args:
         scores: logits and weights.
@@ -35,16 +42,33 @@ def score_table(
         values: ``weights`` or ``logits``.
         rows: the most rows to show; the middle is left out beyond that, and a line says so.
         width: the most terminal cells across; middle columns are left out beyond that.
+        of_global: show the rows of global queries, over every key, rather than the rest.
     """
-    tensor = scores.values(values)[scores.heads.index(head)].detach().cpu()  # (T, C)
-    T, C = tensor.shape
-    title = f"head {head} · {values} · {scores.pattern} · queries {T} × keys {C}"
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED)
-    shown_rows = _ends(T, rows)
-    labels = query_labels(scores, [row for row in shown_rows if row is not None])
+    queries: Sequence[int]
+    tokens: Sequence[int]
+    n = scores.heads.index(head)
+    if of_global:
+        tensor, logits = scores.global_values(values)[n], scores.global_scores
+        queries, names, tokens = scores.global_queries.tolist(), None, range(scores.item.S)
+        what = f"global queries {len(queries)} × keys {tensor.shape[1]}"
+    else:
+        tensor, logits = scores.values(values)[n], scores.scores
+        queries, names, tokens = range(scores.item.T), column_names(scores), scores.positions.tolist()
+        what = f"queries {tensor.shape[0]} × keys {tensor.shape[1]}"
+    R, C = tensor.shape
+    names = [f"pos {position}" for position in range(C)] if names is None else names
+    table = Table(
+        title=f"head {head} · {values} · {scores.pattern} · {what}",
+        title_justify="left",
+        header_style="bold",
+        box=box.ROUNDED,
+    )
+    shown_rows = _ends(R, rows)
+    kept_rows = [row for row in shown_rows if row is not None]
+    labels = query_labels(scores, [queries[row] for row in kept_rows])
     label_width = max((cell_len(label) for label in labels), default=5)
 
-    headers, cell_width = _headers(scores, C, width - label_width - 4)
+    headers, cell_width = _headers(names, scores.item.key_labels(tokens), width - label_width - 4)
     fitting = max(2, (width - label_width - 4) // (cell_width + 3))
     shown_columns = _ends(C, fitting if fitting >= C else fitting - 1)
 
@@ -54,8 +78,10 @@ def score_table(
             table.add_column("…", justify="center", no_wrap=True)
         else:
             table.add_column(Text(headers[column]), justify="right", no_wrap=True, min_width=cell_width)
-    kept = tensor[[row for row in shown_rows if row is not None]].double()
+    kept = tensor[kept_rows].detach().cpu().double()
     color = cell_style(values, _extent(kept))
+    if logits is not None:
+        kept = kept.masked_fill(logits[n][kept_rows].cpu() == -math.inf, -math.inf)
     lines = iter(zip(labels, kept.tolist(), strict=True))
     for row in shown_rows:
         if row is None:
@@ -64,14 +90,18 @@ def score_table(
         label, numbers = next(lines)
         cells = [Text("…", style="dim") if c is None else number_cell(numbers[c], color) for c in shown_columns]
         table.add_row(Text(label), *cells)
-    hidden = [
-        f"{total - len([i for i in shown if i is not None]):,} of {total:,} {noun}"
-        for shown, total, noun in ((shown_rows, T, "rows"), (shown_columns, C, "columns"))
+    notes = [
+        f"{total - len([i for i in shown if i is not None]):,} of {total:,} {noun} left out in the middle ({more})"
+        for shown, total, noun, more in (
+            (shown_rows, R, "rows", "--rows shows more"),
+            (shown_columns, C, "columns", "a wider terminal shows more"),
+        )
         if None in shown
     ]
-    if hidden:
-        table.caption = f"{' and '.join(hidden)} left out in the middle (--rows shows more, --out writes all)"
-        table.caption_justify = "left"
+    if len(scores.global_queries) and not of_global:
+        notes.append("rows of global queries are in the table below")
+    if notes:
+        table.caption, table.caption_justify = "; ".join(notes), "left"
     return table
 
 
@@ -161,10 +191,8 @@ def _extent(tensor: object) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
 
 
-def _headers(scores: AttentionScores, columns: int, room: int) -> tuple[list[str], int]:
+def _headers(names: list[str], tokens: list[str] | None, room: int) -> tuple[list[str], int]:
     """Column headers and the width of a column: on one line where they all fit, else name over position."""
-    names = column_names(scores)
-    tokens = scores.item.key_labels(scores.positions.tolist())
     lines = [] if tokens is None else [short(token) for token in tokens]
 
     def with_tokens(heads: list[str]) -> list[str]:
@@ -174,7 +202,7 @@ def _headers(scores: AttentionScores, columns: int, room: int) -> tuple[list[str
         return max(8, *(cell_len(line) for head in heads for line in head.split("\n"))) if heads else 8
 
     wide = with_tokens(names)
-    if columns * (width(wide) + 3) <= room:
+    if len(names) * (width(wide) + 3) <= room:
         return wide, width(wide)
     narrow = with_tokens([name.replace(" (", "\n(") for name in names])
     return narrow, width(narrow)
@@ -190,7 +218,9 @@ def _ends(count: int, most: int) -> list[int | None]:
 
 def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 100) -> Table:
     """A row a head: each statistic as a number and, where there is room, a bar of its share of the column's most."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.ROUNDED, padding=(0, int(width >= 90)))
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=box.ROUNDED, padding=(0, int(width >= 90))
+    )
     with_layers = any(row.layer is not None for row in rows)
     if with_layers:
         table.add_column("layer", justify="right")
@@ -227,3 +257,34 @@ def _with_bar(value: float | None, most: float, cells: int) -> Text:
     whole, part = divmod(eighths, 8)
     drawn = "█" * whole + (" ▏▎▍▌▋▊▉"[part] if part else "")
     return Text.assemble((drawn.ljust(cells), "magenta"), " ", number)
+
+
+def difference_table(
+    found: Difference,
+    width: int = 100,
+    query_tokens: Sequence[str] | None = None,
+    key_tokens: Sequence[str] | None = None,
+) -> Table:
+    """A row a head: how far A and B are apart, and where most."""
+    table = Table(title=f"A: {found.a}\nB: {found.b}\n{found.values}", title_justify="left", header_style="bold")
+    table.box, table.padding = box.ROUNDED, (0, int(width >= 100))
+    weights = found.values == "weights"
+    table.add_column("head", justify="right")
+    headers = ["max\n|A−B|", "mean\n|A−B|", *(["total\nvariation", "JS div.\n(nats)"] if weights else [])]
+    for header in [*headers, f"top-{found.top_k}\nagrees", "beyond\ntolerance"]:
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("worst: query → key, A, B")
+
+    def place(position: int, tokens: Sequence[str] | None) -> str:
+        return f"{position}" if tokens is None else f"{position} {short(tokens[position])}"
+
+    for row in found.heads:
+        divergences = [row.total_variation, row.js_divergence] if weights else []
+        worst = "–"
+        if row.worst is not None:
+            where = f"{place(row.worst.query, query_tokens)} → {place(row.worst.key, key_tokens)}"
+            worst = f"{where}, {row.worst.a:.6g}, {row.worst.b:.6g}"
+        beyond = Text(f"{row.beyond:,}", style="bold red" if row.beyond else "green")
+        numbers = [f"{value:.2e}" for value in (row.max_abs, row.mean_abs, *divergences) if value is not None]
+        table.add_row(f"{row.head}", *numbers, f"{row.top_k_agreement:.1%}", beyond, Text(worst))
+    return table

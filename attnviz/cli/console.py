@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+@cache
 def note(message: str) -> None:
-    """A line for the person, on stderr."""
+    """A line for the person, on stderr; said once, however often it is true."""
     print(f"attnviz: {message}", file=sys.stderr)
 
 

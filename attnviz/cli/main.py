@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from attnviz import __version__
-from attnviz.cli import context, explain, inspect, plot, score, stats, synth
+from attnviz.cli import context, diff, explain, inspect, pattern, plot, score, stats, synth
 from attnviz.errors import InputError
 
 # click's UsageError, by the one road to it that is public in every typer (newer ones carry click inside).
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (score, plot, context, stats, explain, synth, inspect):
+for module in (score, plot, pattern, context, stats, diff, explain, synth, inspect):
     module.register(app)
 
 

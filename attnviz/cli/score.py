@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--format", format, ("table", "json", "csv", "markdown"))
         from attnviz import exports
+        from attnviz.patterns import GlobalKeys
         from attnviz.scores import score as compute_scores
         from attnviz.selections import parse_indices
         from attnviz.writing import check_output
@@ -42,7 +43,8 @@ def register(app: typer.Typer) -> None:
         items = parse_indices(batch, inputs.B, option="--batch", noun="batch item")
         heads = parse_indices(head, inputs.H, option="--head", noun="head")
         pattern = choice.choose(inputs.pattern)
-        everything = out is not None or format in ("json", "csv")
+        # Logits also tell which keys a query does not see; of the global keys it sees all.
+        everything = out is not None or format in ("json", "csv") or not isinstance(pattern, GlobalKeys)
         results = [
             compute_scores(
                 inputs,
@@ -73,5 +75,9 @@ def register(app: typer.Typer) -> None:
                 if len(results) > 1:
                     console.print(f"batch item {result.item.batch}", style="bold")
                 for h in heads:
-                    console.print(score_table(result, h, values=values, rows=rows, width=console.width))
-                    console.print()
+                    for of_global in (False, True) if len(result.global_queries) else (False,):
+                        table = score_table(
+                            result, h, values=values, rows=rows, width=console.width, of_global=of_global
+                        )
+                        console.print(table)
+                        console.print()

@@ -34,7 +34,7 @@ def heatmap(
     vmin: float | None = None,
     vmax: float | None = None,
     annot: bool = False,
-    colorbar: bool = True,
+    scale: bool = True,
     title: str | None = None,
 ) -> Axes:
     """Draws one head's map.
@@ -45,7 +45,7 @@ def heatmap(
         cmap: a palette of matplotlib or seaborn; None is sequential for weights, diverging for logits.
         vmin, vmax: the ends of the color scale; None starts weights at 0 and balances logits around 0.
         annot: write each value into its cell.
-        colorbar: whether to draw the color scale beside the map.
+        scale: whether to draw the color scale beside the map.
         title: None says which head and which values.
 
     Returns:
@@ -60,10 +60,10 @@ def heatmap(
     norm = normalize(shown.values, low, high, vmin, vmax)
     image = draw(shown, ax, colormap(cmap, shown.values), norm, annot=annot)
     ax.set_title(f"head {shown.head}" if title is None else title)
-    if colorbar:
+    if scale:
         figure = ax.get_figure()
         assert figure is not None
-        _colorbar(image, [ax], shown)
+        colorbar(image, [ax], shown)
     return ax
 
 
@@ -102,7 +102,7 @@ def heads_grid(
         image = draw(maps[index], ax, palette, norm, annot=annot, x_labels=bottom, y_labels=index % columns == 0)
         ax.set_title(f"head {maps[index].head}", pad=3)
     assert image is not None
-    _colorbar(image, list(grid.flat), first)
+    colorbar(image, list(grid.flat), first)
     figure.suptitle(title if title is not None else f"{len(maps)} heads")
     return figure
 
@@ -125,8 +125,8 @@ def draw(
     )
     if annot:
         _annotate(shown, ax, image)
-    _label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=x_labels)
-    _label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=y_labels)
+    label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=x_labels)
+    label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=y_labels)
     if x_labels:
         noun = "key" if isinstance(shown.keys, range) else "global key"
         ax.set_xlabel(noun + cell_note(shown))
@@ -143,7 +143,7 @@ def cell_note(shown: AttentionMap) -> str:
     return f"   (1 cell = {rows} × {columns}, {shown.reduce})"
 
 
-def _colorbar(image: AxesImage, axes: Sequence[Axes], shown: AttentionMap) -> None:
+def colorbar(image: AxesImage, axes: Sequence[Axes], shown: AttentionMap) -> None:
     """The color scale, as high as the Axes it serves, named by what it measures."""
     figure = axes[0].get_figure(root=True)
     assert figure is not None
@@ -152,7 +152,8 @@ def _colorbar(image: AxesImage, axes: Sequence[Axes], shown: AttentionMap) -> No
     boxes = [ax.get_position() for ax in axes]
     tall = (max(box.y1 for box in boxes) - min(box.y0 for box in boxes)) * height
     bar = figure.colorbar(image, ax=axes, fraction=0.3, pad=0.1 / width, aspect=max(tall / inches, 5))
-    bar.set_label("weight (softmax)" if shown.values == "weights" else "logit (before softmax)")
+    names = {"weights": "weight (softmax)", "logits": "logit (before softmax)"}
+    bar.set_label(names.get(shown.values, shown.values))
     bar.outline.set_visible(False)
 
 
@@ -165,7 +166,7 @@ def value_range(maps: Sequence[AttentionMap]) -> tuple[float, float]:
 
 def grid_columns(maps: Sequence[AttentionMap]) -> int:
     """How many heads stand beside each other: about a page's shape, with few empty places."""
-    width, height = _panel_size(maps[0], len(maps))
+    width, height = panel_inches(maps[0], len(maps))
 
     def ugliness(columns: int) -> float:
         rows = math.ceil(len(maps) / columns)
@@ -177,7 +178,7 @@ def grid_columns(maps: Sequence[AttentionMap]) -> int:
 
 def figure_size(maps: Sequence[AttentionMap]) -> tuple[float, float]:
     """Inches for one map or a grid of them, with room for labels and the color scale."""
-    width, height = _panel_size(maps[0], len(maps))
+    width, height = panel_inches(maps[0], len(maps))
     columns = 1 if len(maps) == 1 else grid_columns(maps)
     rows = math.ceil(len(maps) / columns)
     return columns * (width + 0.15) + 1.6, rows * (height + 0.25) + 1.0
@@ -192,7 +193,8 @@ def _most_inches(count: int) -> float:
     return 7.0 if count == 1 else 3.2 if count <= 4 else 2.2 if count <= 16 else 1.5
 
 
-def _panel_size(shown: AttentionMap, count: int) -> tuple[float, float]:
+def panel_inches(shown: AttentionMap, count: int) -> tuple[float, float]:
+    """Width and height of each map's panel where ``count`` maps share a figure."""
     T, S = len(shown.queries), len(shown.keys)
     cell = 0.22 if count > 1 else 0.34
     most = _most_inches(count)
@@ -216,7 +218,7 @@ def _annotate(shown: AttentionMap, ax: Axes, image: AxesImage) -> None:
             ax.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
 
 
-def _label_axis(axis: Axis, positions: Sequence[int], labels: Sequence[str] | None, *, visible: bool) -> None:
+def label_axis(axis: Axis, positions: Sequence[int], labels: Sequence[str] | None, *, visible: bool) -> None:
     """Ticks at tokens, thinned so that no two touch; positions alone get round numbers."""
     axis.set_tick_params(labelbottom=visible, labelleft=visible)
     figure = axis.axes.get_figure(root=True)

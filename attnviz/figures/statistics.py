@@ -45,11 +45,15 @@ def statistics_figure(
     if ax is None:
         size = (min(max(len(heads) * 0.42, 2.5), 11) + 1.4, min(max(len(layers) * 0.42, 0.8), 9) + 1.1)
         ax = Figure(figsize=size, layout="constrained").add_subplot()
-    image = ax.imshow(np.ma.masked_invalid(cells), cmap=colormap(cmap, "weights"), aspect="auto", interpolation="nearest")
+    image = ax.imshow(
+        np.ma.masked_invalid(cells), cmap=colormap(cmap, "weights"), aspect="auto", interpolation="nearest"
+    )
     ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     ax.xaxis.set_major_formatter(lambda x, _: f"{heads[round(x)]}" if 0 <= round(x) < len(heads) else "")
     ax.yaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     ax.yaxis.set_major_formatter(lambda y, _: _name(layers[round(y)]) if 0 <= round(y) < len(layers) else "")
+    if layers == [None]:
+        ax.set_yticks([])
     ax.set_xlabel("head")
     ax.set_ylabel("layer" if layers != [None] else "")
     ax.set_title(statistic.replace("_", " "))

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
-SEQUENTIAL = {"weights": "rocket", "logits": "vlag"}
-"""The default palette of each kind of value: seaborn's perceptually uniform ones, logits diverging from 0."""
+PALETTES = {"weights": "rocket", "logits": "vlag", "difference": "vlag"}
+"""The default palette of each kind of value, seaborn's: uniform from 0 for weights, diverging from 0 for the rest."""
 
 _HOUSE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -61,7 +61,7 @@ def colormap(name: str | Colormap | None, values: str) -> Colormap:
     if isinstance(name, Colormap):
         return name.copy()
     try:
-        chosen = seaborn.color_palette(name or SEQUENTIAL[values], as_cmap=True)
+        chosen = seaborn.color_palette(name or PALETTES[values], as_cmap=True)
     except (ValueError, TypeError) as error:
         raise InputError(
             f"--cmap {name!r} is not a palette of matplotlib or seaborn; try rocket, viridis or vlag"
@@ -82,14 +82,14 @@ def normalize(values: str, low: float, high: float, vmin: float | None, vmax: fl
     Raises:
         InputError: vmin is not below vmax.
     """
-    if values == "logits":
+    if values != "weights":
         reach = max(abs(low), abs(high)) or 1.0
         bottom, top = (-reach if vmin is None else vmin), (reach if vmax is None else vmax)
     else:
         bottom, top = (0.0 if vmin is None else vmin), ((high or 1.0) if vmax is None else vmax)
     if not bottom < top:
         raise InputError(f"the color scale runs from {bottom:g} to {top:g}; --vmin must be below --vmax")
-    if values == "logits" and bottom < 0 < top:
+    if values != "weights" and bottom < 0 < top:
         return TwoSlopeNorm(0.0, bottom, top)
     return Normalize(bottom, top)
 
