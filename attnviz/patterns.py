@@ -98,6 +98,22 @@ class Pattern(ABC):
     global_queries: bool = False
     """Whether global tokens, as queries, see by their own rule and with their own projections."""
 
+    limits: bool = False
+    """Whether it says what is hidden more than what is seen: in ``a & b`` the other side gives the reasons."""
+
+    @property
+    def reason(self) -> str:
+        """Why a query sees a key by this pattern, in a word or two, for legends."""
+        return str(self)
+
+    def reasons(self) -> list[tuple[str, Pattern]]:
+        """The parts whose union this pattern is, each with its reason; ``|`` has several, and ``&`` narrows each.
+
+        >>> [reason for reason, _ in (longformer(4) & Causal()).reasons()]
+        ['window', 'global key', 'global query']
+        """
+        return [(self.reason, self)]
+
     @abstractmethod
     def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
         """Whether query ``t`` sees key ``s``: bool, the broadcast shape of the two position tensors."""
@@ -117,6 +133,8 @@ class Pattern(ABC):
 class GlobalKeys(Pattern):
     """Every query sees the global keys."""
 
+    reason = "global key"
+
     def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
         return _global_mask(item).to(s.device)[s].expand(torch.broadcast_shapes(t.shape, s.shape))
 
@@ -131,6 +149,7 @@ class GlobalKeys(Pattern):
 class GlobalQueries(Pattern):
     """Global tokens, as queries, see every key, by ``q_global`` and ``k_global`` where there are such."""
 
+    reason = "global query"
     global_queries = True
 
     def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
@@ -165,6 +184,8 @@ class Full(Pattern):
 class Causal(Pattern):
     """A query sees itself and what came before: ``s <= t + S - T`` (the queries are the last T positions)."""
 
+    limits = True
+
     def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
         return s <= t + (item.S - item.T)
 
@@ -181,6 +202,7 @@ class Local(Pattern):
 
     window: int
     dilation: int = 1
+    reason = "window"
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.dilation < 1:
@@ -244,6 +266,12 @@ class Either(_Pair):
     def reach(self, item: AttentionItem) -> Reach:
         return self.left.reach(item) | self.right.reach(item)
 
+    def reasons(self) -> list[tuple[str, Pattern]]:
+        parts: dict[str, Pattern] = {}
+        for reason, part in (*self.left.reasons(), *self.right.reasons()):
+            parts[reason] = parts[reason] | part if reason in parts else part
+        return list(parts.items())
+
     def __str__(self) -> str:
         return f"{self.left} + {self.right}"
 
@@ -257,6 +285,10 @@ class Both(_Pair):
 
     def reach(self, item: AttentionItem) -> Reach:
         return self.left.reach(item) & self.right.reach(item)
+
+    def reasons(self) -> list[tuple[str, Pattern]]:
+        seen, limit = (self.right, self.left) if self.left.limits else (self.left, self.right)
+        return [(reason, part & limit) for reason, part in seen.reasons()]
 
     def __str__(self) -> str:
         return f"{self.left}, {self.right}"
