@@ -82,7 +82,7 @@ class _Lesson:
             ]
         rows += [
             ("`score`", f"(H, T, {keys}) = {(e.H, e.T, n)}", words.scores),
-            ("`weight`", f"(H, T, {keys}) = {(e.H, e.T, n)}", words.weights),
+            ("`weight`", f"(H, T, {keys}) = {(e.H, e.T, n)}", words.weights if e.sink is None else words.weights_sink),
         ]
         if e.D_v is not None:
             D_v = "D" if e.D_v == e.D else "D_v"
@@ -228,22 +228,25 @@ class _Lesson:
     def _softmax(self) -> list[str]:
         e, words = self.e, self.words
         shown = self._shown()
-        rows: list[tuple[str, ...]] = []
+        labeled = any(key.token is not None for key in shown)
+        blank = [""] * labeled
+        rows: list[list[str]] = []
         for key in shown:
-            name = f"{key.position}" if key.number is None else f"#{key.number}"
-            numbers = map(number, (key.logit, key.shifted, key.exp, key.weight))
-            token = "" if key.token is None else _code(key.token, table=True)
-            row = (name, token, *numbers)
-            rows.append(tuple(f"**{cell}**" if cell else "" for cell in row) if key == e.key else row)
+            row = [f"{key.position}" if key.number is None else f"#{key.number}"]
+            if labeled:
+                row.append("" if key.token is None else _code(key.token, table=True))
+            row += map(number, (key.logit, key.shifted, key.exp, key.weight))
+            rows.append([f"**{cell}**" for cell in row] if key == e.key else row)
         if rest := self._rest(shown):
             exp, weight = math.fsum(key.exp for key in rest), math.fsum(key.weight for key in rest)
-            name = words.others.format(n=f"{len(rest):,}")
-            rows.append((name, "", "", "", number(exp), number(weight)))
+            rows.append([words.others.format(n=f"{len(rest):,}"), *blank, "", "", number(exp), number(weight)])
         mass = math.fsum(key.weight for key in e.keys)
         if e.sink is not None:
             exp = math.exp(e.sink - e.peak)
-            rows.append((words.softmax_sink, "", *map(number, (e.sink, e.sink - e.peak, exp)), ""))
-        rows.append((words.sum, "", "", "", f"**{number(e.total)}**", f"**{number(mass)}**"))
+            rows.append([words.softmax_sink, *blank, *map(number, (e.sink, e.sink - e.peak, exp)), ""])
+        rows.append([words.sum, *blank, "", "", f"**{number(e.total)}**", f"**{number(mass)}**"])
+        key_head, token_head, *heads = words.softmax_head
+        heads = [key_head, *[token_head] * labeled, *heads]
         sees = words.softmax_sees if e.G is None else words.softmax_sees_global
         peak = words.softmax_max if e.sink is None else words.softmax_max_sink
         blocks = [
@@ -252,7 +255,7 @@ class _Lesson:
             _fence(
                 "text", [f"max    = {number(e.peak)}    {peak}", "weight = exp(logit - max) / sum of exp(logit - max)"]
             ),
-            _table(words.softmax_head, rows, "rlrrrr"),
+            _table(heads, rows, "r" + "l" * labeled + "rrrr"),
             words.softmax_note,
             words.softmax_this.format(
                 key=self.key, exp=number(e.key.exp), total=number(e.total), weight=number(e.key.weight)

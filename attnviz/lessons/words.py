@@ -27,6 +27,7 @@ class Words:
     global_values: str
     scores: str
     weights: str
+    weights_sink: str
     contexts: str
     grouped: str
 
