@@ -42,8 +42,8 @@ def context(
         InputError: there is no v; otherwise as :func:`attnviz.score`.
 
     >>> import attnviz
-    >>> tuple(attnviz.context(attnviz.synthesize(heads=2, tokens=5)).shape)
-    (2, 5, 64)
+    >>> tuple(attnviz.context(attnviz.synthesize(heads=2, tokens=8)).shape)
+    (2, 8, 64)
     """
     heads = check_heads(inputs, heads)
     pattern = pattern or inputs.pattern or GlobalKeys()
