@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import attnviz
+from attnviz.cli.console import note
 from attnviz.cli.main import main
 from tests.cases import small
 
@@ -32,6 +33,7 @@ def run(monkeypatch, capsys) -> Run:
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["attnviz", *map(str, arguments)])
+        note.cache_clear()  # each run is a program of its own, which says its notes anew
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
             main()
