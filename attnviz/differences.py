@@ -17,8 +17,9 @@ from torch import Tensor
 from attnviz.attention import AttentionInputs, AttentionItem
 from attnviz.devices import dtype_name, parse_device, parse_dtype
 from attnviz.errors import InputError
-from attnviz.maps import AttentionMap, bin_edges, reduce_block
+from attnviz.maps import AttentionMap
 from attnviz.patterns import GlobalKeys, Pattern, Reach
+from attnviz.reductions import bin_edges, reduce_block
 from attnviz.scores import RowScorer, row_blocks, softmax_
 
 _BLOCK_CELLS = 1 << 20

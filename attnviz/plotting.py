@@ -9,8 +9,9 @@ import torch
 
 from attnviz.attention import AttentionInputs
 from attnviz.figures.heatmap import heads_grid, heatmap
-from attnviz.maps import Progress, attention_map
+from attnviz.maps import attention_map
 from attnviz.patterns import Pattern
+from attnviz.reductions import Progress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

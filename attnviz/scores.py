@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -314,13 +314,28 @@ class RowScorer:
         cells = len(rows) * len(keys)
         if self._memory.numel() < cells:
             self._memory = torch.empty(cells, dtype=self.item.compute_dtype, device=self.item.device)
-        out = self._memory[:cells].view(len(rows), len(keys))
+        out = self._memory[:cells].view(len(keys), len(rows)).T  # keys down in memory: reductions over keys run fast
         q = self._rows_of(self.q, rows).to(self.item.compute_dtype)  # (b, D)
         if isinstance(keys, range):
             self._band(q, rows, keys, out)
         else:
             self._shared(q, rows, out, keys)
         return out
+
+    @cached_property
+    def _longest_key(self) -> float:
+        k = self.item.key(self.head, for_global=self.for_global).to(self.item.compute_dtype)
+        return float(torch.linalg.vector_norm(k, dim=1).amax())
+
+    def bound(self, rows: range | Tensor) -> Tensor | None:
+        """A number not below any logit of each row, (b,): ``|q| max |k|`` times scale; None where a bias may exceed it."""
+        if self.bias is not None or (self.slope is not None and self.slope < 0):
+            return None
+        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)
+        # A hair above, for the rounding of the products.
+        bound: Tensor = torch.linalg.vector_norm(q, dim=1) * (self._longest_key * self.item.scale * (1 + 1e-4))
+        cap = self.item.inputs.softcap
+        return bound if cap is None else bound.clamp(max=cap)
 
     def hides(self, rows: range | Tensor, keys: range | Tensor) -> bool:
         """Whether some cell of a tile may be hidden."""

@@ -1,0 +1,357 @@
+"""Maps reduced to a grid of cells while they stream: exact, near the speed of the matrix product, never T x S.
+
+Query bin i covers the positions ``edges[i] <= t < edges[i + 1]``, key bins likewise. Two reductions:
+
+- ``max``: the largest value of a cell, so that a lone bright key never vanishes;
+- ``mass``: for each query the sum of its weights over the cell's keys, averaged over the cell's queries that see
+  anything, so that a row of cells still sums to 1.
+
+A block of queries meets its keys a tile at a time, a tile being what a cache holds: product, exp, reduce, forget.
+Tiles lie transposed (keys down, queries across), so that every reduction over keys adds whole rows of memory.
+
+Softmax subtracts something not below the row's largest logit before exp. The Cauchy-Schwarz bound ``|q| max |k|``
+costs nothing and is exact all the same; where it is so far above the largest logit that exp could vanish, the block
+is done again with a running maximum (online softmax, arXiv:1805.02867).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnviz.attention import AttentionItem
+from attnviz.patterns import Pattern, Reach
+from attnviz.scores import RowScorer, row_blocks
+
+Cells = np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]
+Positions = np.ndarray[tuple[int], np.dtype[np.int64]]
+Progress = Callable[[int], None]
+"""Called with the number of query rows just done."""
+
+REDUCTIONS = ("max", "mass")
+
+_LEAST_TOTAL = 1e-17  # a sum of exp below this says that the bound is more than 39 above the largest logit
+
+
+@dataclass(frozen=True)
+class TileSize:
+    """How much of a map is in work at once: ``rows`` queries against ``keys`` keys."""
+
+    rows: int = 256
+    keys: int = 2048
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A map reduced to P x P' cells; NaN where no query of a cell sees a key of it."""
+
+    max: Cells | None
+    mass: Cells | None
+    log_sum_exp: Tensor
+    """(T',) log of the softmax denominator of each query between the first and last edge; NaN where it sees nothing."""
+
+
+def bin_edges(positions: Sequence[int], bins: int) -> Positions:
+    """The ``bins + 1`` edges that cut ascending positions evenly: bin i is ``edges[i] <= position < edges[i + 1]``."""
+    cuts = np.arange(bins + 1, dtype=np.int64) * len(positions) // bins
+    if isinstance(positions, range):
+        return cuts + positions.start
+    return np.append(np.asarray(positions, dtype=np.int64)[cuts[:-1]], positions[-1] + 1)
+
+
+def reduce_map(
+    item: AttentionItem,
+    pattern: Pattern,
+    head: int,
+    row_edges: Positions,
+    column_edges: Positions,
+    *,
+    reductions: Sequence[str] = ("max",),
+    values: str = "weights",
+    log_sum_exp: Tensor | None = None,
+    tile: TileSize | None = None,
+    progress: Progress | None = None,
+) -> Reduced:
+    """Reduces the map of one head to cells.
+
+    Args:
+        item: the batch item.
+        pattern: which query sees which key.
+        head: the query head.
+        row_edges: (P + 1,) ascending query positions.
+        column_edges: (P' + 1,) ascending key positions; softmax runs over all visible keys all the same.
+        reductions: which of ``max`` and ``mass`` to make.
+        values: ``weights``, or ``logits`` for ``max`` alone.
+        log_sum_exp: the log of each query's softmax denominator where it is known, (T',); keys outside the edges
+            are then left alone.
+        tile: how much is in work at once.
+        progress: called with the number of rows done, as they are.
+    """
+    grid = _Grid(item, row_edges, column_edges, tuple(reductions), values, log_sum_exp, tile or TileSize())
+    with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
+        for rows, scorer in _passes(item, pattern, head, row_edges, grid.tile.rows):
+            grid.add(rows, scorer)
+            if progress is not None and not scorer.for_global:
+                progress(len(rows))
+    return grid.result()
+
+
+def reduce_block(
+    cells: Cells, values: Cells, rows: Positions, keys: Positions, row_edges: Positions, column_edges: Positions
+) -> None:
+    """Takes a block of values into the cells they fall into, keeping the largest.
+
+    Args:
+        cells: (P, P'), changed in place; -inf where nothing came yet.
+        values: (b, n), -inf where there is nothing.
+        rows, keys: ascending positions of the rows and columns of ``values``, (b,) and (n,).
+        row_edges, column_edges: the bins, as :func:`bin_edges` cuts them.
+    """
+    across = np.searchsorted(column_edges, keys, side="right") - 1
+    starts = np.flatnonzero(np.diff(across, prepend=-1))
+    reduced = np.maximum.reduceat(values, starts, axis=1)
+    down = np.searchsorted(row_edges, rows, side="right") - 1
+    first = np.flatnonzero(np.diff(down, prepend=-1))
+    reduced = np.maximum.reduceat(reduced, first, axis=0)
+    at = np.ix_(down[first], across[starts])
+    cells[at] = np.maximum(cells[at], reduced)
+
+
+def row_groups(row_edges: Positions, size: int) -> Iterator[range]:
+    """Runs of queries to be done together: whole bins up to about ``size`` rows, or parts of a bin that is larger.
+
+    They depend on the edges alone, so that a picture made in shares of whole bins has the same bits as one made at once.
+    """
+    start = int(row_edges[0])
+    for edge, after in zip(row_edges[1:].tolist(), [*row_edges[2:].tolist(), None], strict=True):
+        while edge - start > size:
+            yield range(start, start + size)
+            start += size
+        if start < edge and (after is None or after - start > size):
+            yield range(start, edge)
+            start = edge
+
+
+def _passes(
+    item: AttentionItem, pattern: Pattern, head: int, row_edges: Positions, size: int
+) -> Iterator[tuple[range | Tensor, RowScorer]]:
+    """Blocks of queries, each with what scores it: rows of global queries by their own rule."""
+    reach = pattern.reach(item)
+    scorer = RowScorer(item, pattern, reach, head)
+    own = RowScorer(item, pattern, Reach(band_exact=False), head, for_global=True) if pattern.global_queries else None
+    for group in row_groups(row_edges, size * reach.step):
+        for rows in row_blocks(group, size, reach.step):
+            yield rows, scorer
+        if own is not None:
+            apart = item.global_positions
+            apart = apart[(apart >= group.start) & (apart < group.stop)]
+            if len(apart):
+                yield apart, own
+
+
+@dataclass
+class _Part:
+    """What one tile gives to a block: values for some key bins, relative to ``exp(peak)``."""
+
+    bins: Positions  # (m,) ascending
+    top: Tensor | None  # (m, b) the largest
+    mass: Tensor | None  # (m, b) the sum
+    seen: Tensor | None  # (m, b) bool; None where all is visible
+    peak: Tensor  # (b,)
+
+
+class _Grid:
+    """The cells while blocks of rows come in."""
+
+    def __init__(
+        self,
+        item: AttentionItem,
+        row_edges: Positions,
+        column_edges: Positions,
+        reductions: tuple[str, ...],
+        values: str,
+        log_sum_exp: Tensor | None,
+        tile: TileSize,
+    ) -> None:
+        self.row_edges, self.column_edges, self.values, self.tile = row_edges, column_edges, values, tile
+        self.wants_max, self.wants_mass = "max" in reductions, "mass" in reductions
+        shape = (len(row_edges) - 1, len(column_edges) - 1)
+        self.max = np.full(shape, -np.inf)
+        self.sums = np.zeros(shape if self.wants_mass else (0, 0))
+        self.rows = np.zeros((shape[0], 1))
+        self.seen = np.zeros(shape, dtype=bool)
+        self.known = log_sum_exp
+        size = int(row_edges[-1] - row_edges[0])
+        self.log_sum_exp = torch.full((size,), torch.nan, dtype=item.compute_dtype, device=item.device)
+        self.bound_holds = True
+
+    def add(self, rows: range | Tensor, scorer: RowScorer) -> None:
+        """Takes in every visible key of a block of rows."""
+        first = int(self.row_edges[0])
+        if isinstance(rows, range):
+            local: slice | Tensor = slice(rows.start - first, rows.stop - first, rows.step)
+        else:
+            local = rows - first
+        if self.known is not None:
+            peak = self.known[local].to(scorer.item.device)
+            parts, _, _ = self._tiles(rows, scorer, peak)
+            total = torch.ones_like(peak).masked_fill_(torch.isnan(peak), 0)
+            self._take(rows, scorer, parts, peak, total)
+            return
+        bound = scorer.bound(rows) if self.bound_holds and self.values == "weights" else None
+        if bound is not None:
+            parts, peak, total = self._tiles(rows, scorer, bound)
+            if not bool((total > _LEAST_TOTAL).all()):
+                bound = None
+        if bound is None:
+            parts, peak, total = self._tiles(rows, scorer, None)
+            # A row that sees something had a bound too high to be of use, and so will the next ones.
+            self.bound_holds = self.bound_holds and not bool((total > 0).any())
+        if scorer.sink is not None:
+            before, peak = peak, peak.clamp(min=scorer.sink)
+            sees = total > 0
+            total = (total * torch.exp(before - peak) + torch.exp(scorer.sink - peak)) * sees
+        lse = peak + torch.log(total)
+        counts = torch.from_numpy(scorer.counts(rows)).to(lse.device)
+        target = self.log_sum_exp[local]
+        self.log_sum_exp[local] = torch.where(counts, torch.where(total > 0, lse, torch.nan), target)
+        self._take(rows, scorer, parts, peak, total)
+
+    def _tiles(
+        self, rows: range | Tensor, scorer: RowScorer, fixed: Tensor | None
+    ) -> tuple[list[_Part], Tensor, Tensor]:
+        """Every tile of a block: what each gives, the exponent they are relative to, (b,), and the sum of exp, (b,).
+
+        ``fixed``, where given, is what to subtract from logits before exp; None keeps a running maximum.
+        """
+        b, device, dtype = len(rows), scorer.item.device, scorer.item.compute_dtype
+        peak = torch.full((b,), -torch.inf, dtype=dtype, device=device) if fixed is None else fixed
+        total = torch.zeros(b, dtype=dtype, device=device)
+        parts: list[_Part] = []
+        for keys in scorer.tiles(rows, self.tile.keys):
+            bins, starts, stop = _segments(keys, self.column_edges)
+            shown = len(starts) > 0
+            if not shown and (self.known is not None or self.values == "logits"):
+                continue
+            logits = scorer.tile(rows, keys).T  # (n, b), contiguous
+            hidden = scorer.hides(rows, keys)
+            early = shown and (hidden or self.values == "logits" or (self.wants_max and fixed is None))
+            highest = _segment(logits, starts, stop, "max") if early else None  # (m, b)
+            seen = highest > -torch.inf if highest is not None and hidden else None
+            if self.values == "logits":
+                total += torch.isfinite(logits).any(0)
+                parts.append(_Part(bins, highest, None, seen, peak))
+                continue
+            if fixed is None:
+                before, peak = peak, torch.maximum(peak, logits.amax(0))
+                safe = peak.clamp(min=torch.finfo(dtype).min)
+                total *= torch.exp(before - safe)
+            else:
+                safe = peak
+            logits.sub_(safe).exp_()
+            mass = _segment(logits, starts, stop, "sum") if shown and self.wants_mass else None
+            whole = mass is not None and starts[0] == 0 and stop == len(logits)
+            total += mass.sum(0) if whole and mass is not None else logits.sum(0)
+            if shown:
+                if not self.wants_max:
+                    highest = None
+                elif highest is not None:
+                    highest.sub_(safe).exp_()
+                else:
+                    highest = _segment(logits, starts, stop, "max")
+                parts.append(_Part(bins, highest, mass, seen, safe))
+        return parts, peak, total
+
+    def _take(self, rows: range | Tensor, scorer: RowScorer, parts: list[_Part], peak: Tensor, total: Tensor) -> None:
+        """A block's parts, now that the denominators are known, into the cells."""
+        keep = (total > 0).cpu().numpy() & scorer.counts(rows)
+        if not parts or not keep.any():
+            return
+        low, high = min(int(part.bins[0]) for part in parts), max(int(part.bins[-1]) for part in parts) + 1
+        positions = np.arange(rows.start, rows.stop, rows.step) if isinstance(rows, range) else rows.cpu().numpy()
+        down = np.searchsorted(self.row_edges, positions[keep], side="right") - 1
+        starts = np.flatnonzero(np.diff(down, prepend=-1))
+        at = down[starts]
+        columns = slice(low, high)
+        every = bool(keep.all())
+        kept = None if every else torch.from_numpy(np.flatnonzero(keep)).to(total.device)
+
+        def by_row(block: Tensor, how: str) -> Cells:
+            """(high - low, b) of a block to (rows of cells, high - low)."""
+            block = block if kept is None else block[:, kept]
+            return _segment(block.T, starts, block.shape[1], how).cpu().double().numpy()
+
+        shape = (high - low, len(total))
+        covered = all(part.seen is None for part in parts) and sum(len(part.bins) for part in parts) >= high - low
+        seen = None if covered else torch.zeros(shape, dtype=torch.bool, device=total.device)
+        tops = torch.full(shape, -torch.inf, dtype=total.dtype, device=total.device) if self.wants_max else None
+        sums = torch.zeros(shape, dtype=total.dtype, device=total.device) if self.wants_mass else None
+        for part in parts:
+            where = _index(part.bins - low, total.device)
+            # Both factors in one: exp(part's peak - the block's) / total.
+            factor = 1 / total if part.peak is peak else torch.exp(part.peak - peak) / total
+            if tops is not None and part.top is not None:
+                top = part.top if self.values == "logits" else part.top * factor
+                tops[where] = torch.maximum(tops[where], top)
+            if sums is not None and part.mass is not None:
+                sums[where] += part.mass * factor
+            if seen is not None:
+                seen[where] |= True if part.seen is None else part.seen
+        if seen is None:
+            self.seen[at, columns] = True
+        else:
+            self.seen[at, columns] |= by_row(seen.to(total.dtype), "max") > 0
+        if tops is not None:
+            self.max[at, columns] = np.maximum(self.max[at, columns], by_row(tops, "max"))
+        if sums is not None:
+            self.sums[at, columns] += by_row(sums, "sum")
+        self.rows[at, 0] += np.diff(starts, append=int(keep.sum()))
+
+    def result(self) -> Reduced:
+        """The cells of what came in."""
+        means = self.sums / np.maximum(self.rows, 1) if self.wants_mass else None
+        return Reduced(
+            np.where(self.seen, self.max, np.nan) if self.wants_max else None,
+            None if means is None else np.where(self.seen, means, np.nan),
+            self.log_sum_exp if self.known is None else self.known,
+        )
+
+
+def _segments(keys: range | Tensor, edges: Positions) -> tuple[Positions, Positions, int]:
+    """Which bins ascending keys fall into, the index of the first of each, and the index where the last bin ends."""
+    if isinstance(keys, range):
+        first = np.clip(-((keys.start - edges) // keys.step), 0, len(keys))
+    else:
+        first = np.searchsorted(keys.cpu().numpy(), edges)
+    bins = np.flatnonzero(first[:-1] < first[1:])
+    return bins, first[:-1][bins], int(first[-1])
+
+
+def _segment(values: Tensor, starts: Positions, stop: int, how: str) -> Tensor:
+    """Reduces (n, b) over segments of its rows that begin at ``starts`` and end at ``stop``, to (m, b)."""
+    lengths = np.diff(starts, append=stop)
+    width = int(lengths[0])
+    used = values[int(starts[0]) : stop]
+    if width == 1 and len(lengths) == stop - starts[0]:
+        return used.clone()
+    if (lengths == width).all():
+        grouped: Tensor = used.unflatten(0, (len(starts), width))
+        return grouped.amax(1) if how == "max" else grouped.sum(1)
+    if values.device.type == "cpu":
+        reduce: Any = np.maximum if how == "max" else np.add
+        return torch.from_numpy(reduce.reduceat(used.numpy(), starts - starts[0], axis=0))
+    index = torch.from_numpy(np.repeat(np.arange(len(starts)), lengths)).to(values.device)
+    cells = values.new_full((len(starts), values.shape[1]), -torch.inf if how == "max" else 0.0)
+    return cells.index_reduce_(0, index, used, "amax") if how == "max" else cells.index_add_(0, index, used)
+
+
+def _index(bins: Positions, device: torch.device) -> slice | Tensor:
+    """Ascending bins as an index: a slice where they follow each other."""
+    if int(bins[-1]) - int(bins[0]) + 1 == len(bins):
+        return slice(int(bins[0]), int(bins[-1]) + 1)
+    return torch.from_numpy(bins).to(device)
