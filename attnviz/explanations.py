@@ -357,27 +357,32 @@ def _measure(item: AttentionItem, pattern: Pattern, head: int, scale: float) -> 
     queries = choosers = 0  # queries that see a key; those that see several
     entropy = share = gradient = 0.0  # sums over queries
     for block in blocks(item, pattern, head, weights=False):
-        visible = (block.values > -torch.inf).cpu()  # (b, n)
-        logits = block.values.cpu()[visible].double()  # (pairs of the block,)
-        if not len(logits):
+        logits = block.values.cpu()  # (b, n)
+        hidden = logits == -torch.inf
+        visible = logits.shape[1] - hidden.sum(1)  # (b,)
+        n = int(visible.sum())
+        if not n:
             continue
         # Joins the mean and variance of two sets (Chan, Golub and LeVeque 1979).
-        apart, n = float(logits.mean()) - mean, len(logits)
-        squares += float((logits - logits.mean()).square().sum()) + apart**2 * pairs * n / (pairs + n)
-        mean, pairs = mean + apart * n / (pairs + n), pairs + n
+        middle = float(logits.masked_fill(hidden, 0).sum(dtype=torch.float64)) / n
+        own = float((logits - middle).masked_fill_(hidden, 0).square_().sum(dtype=torch.float64))
+        squares += own + (middle - mean) ** 2 * pairs * n / (pairs + n)
+        mean, pairs = mean + (middle - mean) * n / (pairs + n), pairs + n
 
-        counts = visible.sum(1)
-        w = softmax_(block.values, _sink(item, head)).cpu()[counts > 0].double()  # (b', n)
-        counts = counts[counts > 0]
-        entropies = torch.special.entr(w).sum(1)  # (b',)
+        w = softmax_(block.values, _sink(item, head)).cpu()
+        if not bool(visible.all()):
+            w, visible = w[visible > 0], visible[visible > 0]
+        entropies = torch.special.entr(w).sum(1).double()  # (b,)
+        several = visible > 1
         entropy += float(entropies.sum())
-        several = counts > 1
-        share += float((entropies[several] / counts[several].double().log()).sum())
+        share += float((entropies[several] / visible[several].double().log()).sum())
+        # The square of the norm of diag(w) - w w^T, w_i (1 - w_i) on the diagonal and -w_i w_j beside it, comes to
+        # this. It is small for weights near 0 and 1, hence the float64.
+        w = w.double()
         w2 = w.square()
-        # The squares of diag(w) - w w^T: w_i (1 - w_i) on the diagonal, w_i w_j beside it.
-        beside = w2 * (w2.sum(1, keepdim=True) - w2)
-        gradient += float((w2 * (1 - w).square() + beside).sum(1).clamp(min=0).sqrt().sum())
-        queries, choosers = queries + len(counts), choosers + int(several.sum())
+        s2, s3 = w2.sum(1), torch.linalg.vecdot(w2, w)  # (b,)
+        gradient += float((s2 - 2 * s3 + s2.square()).clamp(min=0).sqrt().sum())
+        queries, choosers = queries + len(visible), choosers + int(several.sum())
     return Measure(
         scale=scale,
         pairs=pairs,
