@@ -19,7 +19,7 @@ def help_and_version() -> Iterator[Comparison]:
             "attnviz --help": attnviz("--help"),
             "attnviz --version": attnviz("--version"),
         },
-        repeats=20,
+        repeats=15,
     )
     for name in ("attnviz --help", "attnviz --version"):
         yield Comparison(name, bare, seconds[name], seconds[bare], 1.3)
@@ -36,7 +36,7 @@ def score_json() -> Iterator[Comparison]:
         }
         texts = [subprocess.run(command, check=True, capture_output=True).stdout for command in commands.values()]
         assert texts[0] == texts[1], "attnviz score and the plain script print different JSON"
-        seconds = processes_in_turns(commands, repeats=15)
+        seconds = processes_in_turns(commands, repeats=10)
     yield Comparison(
         "attnviz score FILE --format json (H=8, T=512, D=64, G=8)",
         "plain script: torch, safetensors, einsum, softmax, the same JSON",

@@ -29,14 +29,14 @@ def plot_head() -> Iterator[Comparison]:
                 "ours": lambda: plot(inputs, int(HEAD), ours),
                 "theirs": lambda: seaborn_heatmap.draw(weights, rows, columns, f"head {HEAD}", theirs),
             },
-            repeats=10,
+            repeats=7,
         )
         whole = processes_in_turns(
             {
                 "ours": command("plot", dump, "--head", HEAD, "-o", ours),
                 "theirs": baseline("seaborn_heatmap", dump, HEAD, theirs),
             },
-            repeats=10,
+            repeats=7,
         )
     yield Comparison(
         f"attnviz.plot and save: {CASE}", "seaborn.heatmap and savefig", seconds["ours"], seconds["theirs"], 1.0

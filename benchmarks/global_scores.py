@@ -59,7 +59,7 @@ def prepare() -> attnviz.AttentionInputs:
 def engine_time() -> Iterator[Comparison]:
     inputs = make_inputs()
     ways = {"ours": engine, "first": first_call, "two lines": two_lines, "floor": floor}
-    seconds = in_turns({name: lambda way=way: way(inputs) for name, way in ways.items()}, repeats=20)  # type: ignore[misc]
+    seconds = in_turns({name: lambda way=way: way(inputs) for name, way in ways.items()}, repeats=15)  # type: ignore[misc]
     name = "engine, weights (H=12, T=65,536, D=64, G=64, float32)"
     lines, least = (
         "the formula's two lines: einsum / sqrt(D), softmax",

@@ -89,7 +89,8 @@ def write_markdown(path: Path, rows: Sequence[Comparison]) -> None:
         f"|{'|'.join([':--'] * 2 + ['--:'] * 4 + [':--'])}|",
         *(f"| {' | '.join(cells(row))} |" for row in rows),
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {here['cpu']}, {here['cores']} cores, {here['memory_gib']} GiB, {here['system']}; "
+        f"{datetime.now(UTC):%Y-%m-%d}, {here['cpu']}, {here['cores']} cores, {here['memory_gib']} GiB, {here['system']}, "
+        f"load average {here['load'][1]} over 5 minutes (the benchmarks alone make about 1); "
         + ", ".join(f"{name} {number}" for name, number in versions().items())
         + ".",
     ]
@@ -106,6 +107,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
+        "load": [round(load, 2) for load in os.getloadavg()],  # 1, 5, 15 minutes: far below cores on an idle machine
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Annotated, Any
 
@@ -43,6 +44,9 @@ def _options(
 
 def main() -> None:
     """Runs the program. What a user did wrong is one line on stderr and exit code 2, never a traceback."""
+    # Importing torch and matplotlib makes 100,000s of objects that stay: looking for garbage among them again and
+    # again is a tenth of a short command's time.
+    gc.set_threshold(1_000_000)
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="attnviz", standalone_mode=False)
     except InputError as error:
