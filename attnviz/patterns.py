@@ -335,7 +335,8 @@ def named_pattern(
     plain: dict[str, Pattern] = {"global": GlobalKeys(), "full": Full(), "causal": Causal()}
     if local:
         assert window is not None
-        pattern = Local(window, dilation or 1) if name == "local" else longformer(window, dilation or 1)
+        step = 1 if dilation is None else dilation
+        pattern = Local(window, step) if name == "local" else longformer(window, step)
     else:
         pattern = plain[name]
     return pattern & Causal() if causal else pattern

@@ -446,7 +446,7 @@ class RowScorer:
             logits += self._rows_of(self.bias, rows)[:, keys]
         if self.slope is not None:
             t = _positions(rows, logits.device)[:, None] + (self.item.S - self.item.T)
-            logits -= self.slope * (t - keys).abs()
+            logits -= self.slope * (t - keys).abs().to(logits.dtype)
 
     def _hide(self, logits: Tensor, rows: range | Tensor, keys: Tensor, *, exact: bool) -> None:
         if not exact:

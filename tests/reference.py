@@ -93,6 +93,123 @@ def sees_globals(
     return visible
 
 
+# Which query sees which key. A rule is a tuple: ("global",), ("full",), ("causal",), ("local", window, dilation),
+# ("global queries",), ("mask", (T, S) bool), ("or", rule, rule), ("and", rule, rule).
+Rule = tuple[Any, ...]
+
+
+def sees(rule: Rule, t: int, s: int, T: int, S: int, globals_: set[int]) -> bool:
+    """Whether query ``t`` sees key ``s``, by the words of the specification."""
+    match rule:
+        case ("global",):
+            return s in globals_
+        case ("full",):
+            return True
+        case ("causal",):
+            return s <= t + S - T
+        case ("local", window, dilation):
+            return abs(s - t) <= window * dilation and abs(s - t) % dilation == 0
+        case ("global queries",):
+            return t in globals_
+        case ("mask", mask):
+            return bool(mask[t][s])
+        case ("or", left, right):
+            return sees(left, t, s, T, S, globals_) or sees(right, t, s, T, S, globals_)
+        case ("and", left, right):
+            return sees(left, t, s, T, S, globals_) and sees(right, t, s, T, S, globals_)
+    raise ValueError(rule)
+
+
+def visible_to_all(rule: Rule, T: int, S: int, globals_: set[int], padding: Any = None) -> np.ndarray:
+    """(T, S): which query sees which key; padding hides keys and, in self-attention, queries."""
+    exists = [True] * S if padding is None else [bool(flag) for flag in padding]
+    visible = np.zeros((T, S), dtype=bool)
+    for t in range(T):
+        for s in range(S):
+            there = exists[s] and (T != S or exists[t])
+            visible[t, s] = there and sees(rule, t, s, T, S, globals_)
+    return visible
+
+
+def splice(attention: Attention, of_global: Attention, globals_: set[int]) -> Attention:
+    """The rows of global queries from ``of_global``, the rest from ``attention``."""
+    rows = sorted(globals_)
+
+    def spliced(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
+        if ours is None or theirs is None:
+            return None
+        whole = ours.copy()
+        whole[:, rows] = theirs[:, rows]
+        return whole
+
+    logits, weights = spliced(attention.logits, of_global.logits), spliced(attention.weights, of_global.weights)
+    assert logits is not None
+    assert weights is not None
+    return Attention(logits, weights, spliced(attention.context, of_global.context))
+
+
+def statistics(
+    weights: np.ndarray,  # (T, S) of one head
+    visible: np.ndarray,  # (T, S) bool
+    globals_: set[int] | None,
+    first: int,  # the first key position that is not padding
+) -> dict[str, float | None]:
+    """Means over the queries that see a key; None where there is no such query."""
+    T, S = weights.shape
+    rows: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        rows.setdefault(name, []).append(value)
+
+    for t in range(T):
+        keys = [s for s in range(S) if visible[t, s]]
+        if not keys:
+            continue
+        row = {s: float(weights[t, s]) for s in keys}
+        entropy = -math.fsum(w * math.log(w) for w in row.values() if w > 0)
+        note("entropy", entropy)
+        if len(keys) > 1:
+            note("entropy_share", entropy / math.log(len(keys)))
+        note("max_weight", max(row.values()))
+        if globals_ is not None:
+            note("global_mass", math.fsum(w for s, w in row.items() if s in globals_))
+        note("sink_mass", row.get(first, 0.0))
+        note("distance", math.fsum(w * abs(t - s) for s, w in row.items()))
+        note("diagonal_mass", row.get(t, 0.0))
+        note("previous_mass", row.get(t - 1, 0.0))
+    names = ("entropy", "entropy_share", "max_weight", "global_mass", "sink_mass", "distance")
+    return {
+        name: math.fsum(rows[name]) / len(rows[name]) if name in rows else None
+        for name in (*names, "diagonal_mass", "previous_mass")
+    }
+
+
+def picture(
+    values: np.ndarray,  # (T, S) weights or logits of one head
+    visible: np.ndarray,  # (T, S) bool
+    rows: Sequence[int],  # query positions to show
+    columns: Sequence[int],  # key positions to show
+    pixels: int,
+    reduce: str,  # "max" or "mass"
+) -> np.ndarray:
+    """At most ``pixels`` x ``pixels`` cells, each standing for its queries and keys; NaN where nothing is visible."""
+    P, C = min(len(rows), pixels), min(len(columns), pixels)
+    cells = np.full((P, C), math.nan)
+    for i in range(P):
+        ts = rows[i * len(rows) // P : (i + 1) * len(rows) // P]
+        for j in range(C):
+            ss = columns[j * len(columns) // C : (j + 1) * len(columns) // C]
+            pairs = [(t, s) for t in ts for s in ss if visible[t, s]]
+            if not pairs:
+                continue
+            if reduce == "max":
+                cells[i, j] = max(float(values[t, s]) for t, s in pairs)
+            else:
+                counted = [t for t in ts if visible[t].any()]
+                cells[i, j] = math.fsum(float(values[t, s]) for t, s in pairs) / len(counted)
+    return cells
+
+
 def _float64(tensor: Any) -> np.ndarray:
     """Exact: every float16, bfloat16 and float32 number is a float64 number."""
     return np.asarray(tensor.detach().cpu().double().numpy() if hasattr(tensor, "detach") else tensor, dtype=np.float64)

@@ -198,7 +198,7 @@ class PatternChoice:
 
     def given(self) -> bool:
         """Whether anything was asked for."""
-        return any(value not in (None, False) for value in vars(self).values())
+        return any(value is not None and value is not False for value in vars(self).values())
 
 
 @dataclass(frozen=True)

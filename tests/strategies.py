@@ -1,0 +1,187 @@
+"""Attention calls of every kind, drawn by hypothesis, each with what the reference says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from attnviz import AttentionInputs
+from attnviz.patterns import Causal, Full, GlobalKeys, GlobalQueries, Local, Masked, Pattern
+from tests import reference
+from tests.reference import Rule
+
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+TOLERANCE = {torch.float16: 1e-5, torch.bfloat16: 1e-5, torch.float32: 1e-6, torch.float64: 1e-12}
+"""Of the weights, as the specification has it; the reference takes the inputs as already rounded."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One batch item of some inputs under a pattern."""
+
+    inputs: AttentionInputs
+    rule: Rule
+    batch: int
+
+    @property
+    def pattern(self) -> Pattern:
+        """The engine's pattern for the rule."""
+        return pattern_of(self.rule)
+
+    @property
+    def globals_(self) -> set[int]:
+        mask = self.inputs.global_mask
+        return set() if mask is None else {s for s, flag in enumerate(mask[self.batch].tolist()) if flag}
+
+    @property
+    def has_global_queries(self) -> bool:
+        return "global queries" in str(self.rule)
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCE[self.inputs.q.dtype]
+
+    def visible(self) -> np.ndarray:
+        """(T, S) bool."""
+        mask = self.inputs.key_padding_mask
+        padding = None if mask is None else mask[self.batch].tolist()
+        return reference.visible_to_all(self.rule, self.inputs.T, self.inputs.S, self.globals_, padding)
+
+    def expected(self) -> reference.Attention:
+        """What the reference computes, with global queries by their own projections where there are such."""
+        inputs, b = self.inputs, self.batch
+        bias = inputs.bias
+        if bias is not None:
+            bias = bias[min(b, bias.shape[0] - 1)].expand(inputs.H, inputs.T, inputs.S)
+        modifiers: dict[str, Any] = {
+            "scale": inputs.scale,
+            "softcap": inputs.softcap,
+            "bias": bias,
+            "alibi_slopes": None if inputs.alibi_slopes is None else inputs.alibi_slopes.tolist(),
+            "sinks": None if inputs.sinks is None else inputs.sinks.tolist(),
+        }
+        visible = self.visible()
+
+        def attend(names: tuple[str, str, str]) -> reference.Attention:
+            q, k, v = (None if tensor is None else tensor[b] for tensor in (getattr(inputs, n) for n in names))
+            return reference.attend(q, k, visible, v=v, **modifiers)
+
+        plain = attend(("q", "k", "v"))
+        if not self.has_global_queries:
+            return plain
+        has = inputs.q_global is not None
+        names = ("q_global", "k_global") if has else ("q", "k")
+        return reference.splice(
+            plain, attend((*names, "v_global" if inputs.v_global is not None else "v")), self.globals_
+        )
+
+
+def pattern_of(rule: Rule) -> Pattern:
+    """The pattern that a rule of the reference describes."""
+    match rule:
+        case ("global",):
+            return GlobalKeys()
+        case ("full",):
+            return Full()
+        case ("causal",):
+            return Causal()
+        case ("local", window, dilation):
+            return Local(window, dilation)
+        case ("global queries",):
+            return GlobalQueries()
+        case ("mask", mask):
+            return Masked(torch.tensor(mask, dtype=torch.bool))
+        case ("or", left, right):
+            return pattern_of(left) | pattern_of(right)
+        case ("and", left, right):
+            return pattern_of(left) & pattern_of(right)
+    raise ValueError(rule)
+
+
+def longformer_rule(window: int, dilation: int = 1) -> Rule:
+    return ("or", ("or", ("local", window, dilation), ("global",)), ("global queries",))
+
+
+def windows() -> st.SearchStrategy[Rule]:
+    return st.tuples(st.just("local"), st.integers(0, 4), st.integers(1, 4))
+
+
+@st.composite
+def rules(draw: st.DrawFn, T: int, S: int) -> Rule:
+    """The patterns of the specification and, as often, compositions of any."""
+    mask = st.lists(st.lists(st.booleans(), min_size=S, max_size=S), min_size=T, max_size=T)
+    plain = st.sampled_from([("global",), ("full",), ("causal",)]) | windows()
+    named: st.SearchStrategy[Rule] = plain
+    leaves = plain | st.tuples(st.just("mask"), mask)
+    if T == S:
+        named |= st.builds(longformer_rule, st.integers(0, 3), st.integers(1, 3))
+        leaves |= st.just(("global queries",))
+    named |= st.tuples(st.just("and"), named, st.just(("causal",)))
+    composed = st.recursive(
+        leaves, lambda rule: st.tuples(st.sampled_from(["or", "or", "and"]), rule, rule), max_leaves=4
+    )
+    return draw(named | composed)
+
+
+def normal(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+@st.composite
+def calls(draw: st.DrawFn, dtype: torch.dtype = torch.float64, *, values: bool = True) -> Call:
+    B, H_kv, group = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    T, D = draw(st.integers(1, 9)), draw(st.integers(1, 6))
+    S = draw(st.just(T) | st.integers(1, 9))
+    H, seed = H_kv * group, draw(st.integers(0, 2**32 - 10))
+    flags = st.lists(st.booleans(), min_size=S, max_size=S)
+    global_mask = torch.tensor([draw(flags.filter(any)) for _ in range(B)])
+    padding = draw(st.none() | st.lists(flags, min_size=B, max_size=B))
+
+    def tensor(heads: int, length: int, place: int) -> Tensor:
+        return normal((B, heads, length, D), seed + place).to(dtype)
+
+    of_global: dict[str, Tensor] = {}
+    if draw(st.booleans()):
+        of_global = {"q_global": tensor(H, T, 3), "k_global": tensor(H_kv, S, 4)}
+    if values and draw(st.booleans()):
+        of_global["v_global"] = tensor(H_kv, S, 5)
+    inputs = AttentionInputs(
+        tensor(H, T, 0),
+        tensor(H_kv, S, 1),
+        tensor(H_kv, S, 2) if values else None,
+        global_mask=global_mask,
+        # Global keys exist; whether others do is free.
+        key_padding_mask=None if padding is None else torch.tensor(padding) | global_mask,
+        **of_global,
+        **draw(modifiers(B, H, T, S, seed)),
+    )
+    return Call(inputs, draw(rules(T, S)), draw(st.integers(0, B - 1)))
+
+
+@st.composite
+def modifiers(draw: st.DrawFn, B: int, H: int, T: int, S: int, seed: int) -> dict[str, Any]:
+    """Each modifier is there half the time, on its own or with others; a bias in any shape that broadcasts."""
+    given: dict[str, Any] = {}
+    if draw(st.booleans()):
+        given["scale"] = draw(st.floats(0.01, 0.7))
+    if draw(st.booleans()):
+        given["softcap"] = draw(st.floats(0.3, 20.0))
+    if draw(st.booleans()):
+        whole = (B, H, T, S)[draw(st.integers(0, 1)) :]
+        shape = tuple(draw(st.sampled_from([size, 1])) for size in whole)
+        given["bias"] = normal(shape, seed + 6)
+    if draw(st.booleans()):
+        given["alibi_slopes"] = normal((H,), seed + 7).abs()
+    if draw(st.booleans()):
+        given["sinks"] = normal((H,), seed + 8)
+    return given
