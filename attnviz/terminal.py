@@ -140,7 +140,8 @@ def _ticks(positions: Sequence[int]) -> str:
 
 
 def _count(name: str, width: int, count: int, digits: int, total: int) -> Text:
-    return Text(f" {name:<{width}}  {count:>{digits},} pairs  {count / total:7.2%}")
+    pairs = "pair " if count == 1 else "pairs"
+    return Text(f" {name:<{width}}  {count:>{digits},} {pairs}  {count / total:7.2%}")
 
 
 def _line(label: str, cells: Text) -> Text:
