@@ -79,4 +79,5 @@ def _stream(item: AttentionItem, pattern: Pattern, head: int, out: Tensor) -> No
     of_global = item.value(head, for_global=True).to(item.compute_dtype) if pattern.global_queries else values
     for block in blocks(item, pattern, head):
         seen = (of_global if block.for_global else values)[block.keys]  # (n, D_v)
-        out[block.rows] = block.values @ seen
+        # A product over no keys at all would be 0, not the NaN of a query that sees nothing.
+        out[block.rows] = block.values @ seen if len(seen) else torch.nan

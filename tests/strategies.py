@@ -140,8 +140,8 @@ def normal(shape: tuple[int, ...], seed: int) -> Tensor:
 @st.composite
 def calls(draw: st.DrawFn, dtype: torch.dtype = torch.float64, *, values: bool = True) -> Call:
     B, H_kv, group = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    T, D = draw(st.integers(1, 9)), draw(st.integers(1, 6))
-    S = draw(st.just(T) | st.integers(1, 9))
+    T, D = draw(st.integers(1, 8)), draw(st.integers(1, 4))
+    S = draw(st.just(T) | st.integers(1, 8))
     H, seed = H_kv * group, draw(st.integers(0, 2**32 - 10))
     flags = st.lists(st.booleans(), min_size=S, max_size=S)
     global_mask = torch.tensor([draw(flags.filter(any)) for _ in range(B)])
