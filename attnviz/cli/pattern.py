@@ -45,7 +45,10 @@ class Shown(PatternChoice):
         """How many queries the user's own mask has, where there is one."""
         from attnviz.sources.dumps import read_tensor
 
-        return None if self.mask_file is None else len(read_tensor(self.mask_file, option="--mask-file"))
+        if self.mask_file is None:
+            return None
+        shape = read_tensor(self.mask_file, option="--mask-file").shape  # (..., T, S)
+        return shape[-2] if len(shape) > 1 else None
 
 
 def register(app: typer.Typer) -> None:
