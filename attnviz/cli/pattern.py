@@ -19,6 +19,18 @@ DEFAULT_TOKENS = 16
 
 
 @dataclass(frozen=True)
+class Drawn(Source):
+    """Where sizes, masks, labels and weights come from, where they come from a file at all."""
+
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Dump to read: .safetensors, .npz, .npy, .pt or .pth. None: the pattern alone.", show_default=False
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
 class Shown(PatternChoice):
     """Which pattern to draw: local+global where nothing else is said, so that there is always a picture."""
 
@@ -56,7 +68,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, example="attnviz pattern --tokens 16 --global 0,7 --window 2 -o pattern.png")
     def pattern(
-        source: Source,
+        source: Drawn,
         tokens: Annotated[
             int | None, typer.Option(help="Positions, where there is no SOURCE.  \\[default: 16]", min=1)
         ] = None,
