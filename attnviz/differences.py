@@ -51,8 +51,9 @@ class HeadDifference:
     """Share of queries whose top-k keys are the same on both sides (ties within the tolerance count as the same)."""
     worst: WorstCell | None
     beyond: int
-    """Pairs where ``|a - b| > atol + rtol * |b|``, or that only one side sees."""
+    """Pairs where ``|a - b| > atol + rtol * |b|``, or where one side has no number: a hidden key's logit, NaN."""
     pairs: int
+    """Pairs that either side sees."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,9 @@ class Given:
 
     step: int | None = None
 
-    def __init__(self, tensor: Tensor, positions: Sequence[int] | None, S: int | None, name: str) -> None:
+    def __init__(
+        self, tensor: Tensor, positions: Sequence[int] | None, S: int | None, name: str, *, values: str = "weights"
+    ) -> None:
         if tensor.ndim == 4 and tensor.shape[0] == 1:
             tensor = tensor[0]
         if tensor.ndim != 3 or not tensor.is_floating_point():
@@ -174,6 +177,8 @@ class Given:
                 f"wanted weights or scores (H, T, S) of a floating dtype"
             )
         self.tensor, self.name = tensor, name
+        # A weight of 0 does not say whether the key was visible; the other side does.
+        self.unseen = 0.0 if values == "weights" else -math.inf
         self.H, self.T, C = tensor.shape
         self.S = S or C
         if C == self.S:
@@ -200,8 +205,8 @@ class Given:
                 else self.tensor[head, rows]
             )
             values = part.double()
-            # A weight of 0 does not say whether the key was visible; the other side does.
-            return self.keys, values, torch.isfinite(values) & (values != 0)
+            blank = torch.isnan(values).all(1, keepdim=True)  # a query that sees nothing; any other NaN is a fault
+            return self.keys, values, (values != self.unseen) & ~blank
 
         return block
 
@@ -230,13 +235,16 @@ def compare(
         progress: called with the number of rows done, as they are.
 
     Raises:
-        InputError: sides of different sizes, or a head that is not there.
+        InputError: sides of different sizes, a head that is not there, or a tolerance that is no number.
     """
     for name, left, right in (("heads", a.H, b.H), ("queries", a.T, b.T), ("keys", a.S, b.S)):
         if left != right:
             raise InputError(
                 f"{a.name} has {left} {name} but {b.name} has {right}; as (H, T, S): {(a.H, a.T, a.S)} and {(b.H, b.T, b.S)}"
             )
+    for name, tolerance in (("atol", atol), ("rtol", rtol)):
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise InputError(f"--{name} {tolerance:g}: a tolerance is a finite number, 0 or more")
     chosen = range(a.H) if heads is None else heads
     for head in chosen:
         if not 0 <= head < a.H:
@@ -294,7 +302,7 @@ class _Total:
         self.head, self.values = head, values
         self.atol, self.rtol, self.top_k = atol, rtol, top_k
         self.max_abs = self.sum_abs = self.sum_tv = self.sum_js = 0.0
-        self.queries = self.agreeing = self.pairs = self.beyond = 0
+        self.queries = self.agreeing = self.divergent = self.pairs = self.lost = self.beyond = 0
         self.worst: WorstCell | None = None
         self.names = (a.name, b.name)
         self.T, self.S = a.T, a.S
@@ -318,18 +326,24 @@ class _Total:
         both = seen & ~lost
         distance = torch.where(both, (a - b).abs(), 0.0)
         self.pairs += int(seen.sum())
+        self.lost += int(lost.sum())
         self.beyond += int(lost.sum()) + int((both & (distance > self.atol + self.rtol * b.abs())).sum())
         self.sum_abs += float(distance.sum())
         largest = float(distance.max()) if not bool(lost.any()) else math.inf
         if largest > self.max_abs or (self.worst is None and bool(seen.any())):
-            flat = int(lost.int().argmax() if bool(lost.any()) else distance.argmax())
+            flat = int(lost.int().argmax() if bool(lost.any()) else distance.masked_fill(~seen, -1).argmax())
             row, column = divmod(flat, len(keys))
             self.worst = WorstCell(int(positions[row]), int(keys[column]), float(a[row, column]), float(b[row, column]))
             self.max_abs = max(self.max_abs, largest)
-        sees = both.any(1)
-        self.queries += int(sees.sum())
+        sees = seen.any(1)
         if bool(sees.any()):
-            self._divergence(torch.where(both, a, -torch.inf)[sees], torch.where(both, b, -torch.inf)[sees])
+            self.queries += int(sees.sum())
+            top_a, top_b = (torch.where(seen & torch.isfinite(side), side, -torch.inf)[sees] for side in (a, b))
+            self.agreeing += int(self._top_keys_agree(top_a, top_b).sum())
+        sees = both.any(1)
+        if bool(sees.any()) and self.values == "weights":
+            self.divergent += int(sees.sum())
+            self._divergence(torch.where(both, a, 0.0)[sees], torch.where(both, b, 0.0)[sees])
         if self.edges is not None:
             hidden = -torch.inf
             parts = ((a, seen_by_a), (b, seen_by_b), (a - b, both), (b - a, both))
@@ -337,31 +351,34 @@ class _Total:
                 picture = torch.where(shown & torch.isfinite(part), part, hidden).numpy()
                 reduce_block(cells, picture, positions.numpy(), keys.numpy(), *self.edges)
 
-    def _divergence(self, a: Tensor, b: Tensor) -> None:
+    def _top_keys_agree(self, a: Tensor, b: Tensor) -> Tensor:
+        """Whether each query's top keys on one side are top keys on the other, give or take the tolerance, (b,)."""
         k = min(self.top_k, a.shape[1])
         least_a, least_b = a.topk(k).values[:, -1:], b.topk(k).values[:, -1:]
-        slack = self.atol + self.rtol * least_b.abs()
-        # Top keys of one side must be top keys of the other, give or take the tolerance.
-        wrong = ((a > least_a + slack) & (b < least_b - slack)) | ((b > least_b + slack) & (a < least_a - slack))
-        wrong |= ((a >= least_a) & (b < least_b - slack)) | ((b >= least_b) & (a < least_a - slack))
-        self.agreeing += int((~wrong.any(1)).sum())
-        if self.values == "weights":
-            a, b = a.clamp(min=0), b.clamp(min=0)
-            self.sum_tv += float((a - b).abs().sum()) / 2
-            middle = (a + b) / 2
-            ratio = torch.xlogy(a, a / middle) + torch.xlogy(b, b / middle)
-            self.sum_js += float(torch.where(middle > 0, ratio, 0.0).sum()) / 2
+        slack = self.atol + self.rtol * least_b.abs().nan_to_num(posinf=0.0)
+        hidden = -torch.inf
+        missing_in_b = (a >= least_a) & (a > hidden) & ((b < least_b - slack) | (b == hidden))
+        missing_in_a = (b >= least_b) & (b > hidden) & ((a < least_a - slack) | (a == hidden))
+        agree: Tensor = ~(missing_in_a | missing_in_b).any(1)
+        return agree
+
+    def _divergence(self, a: Tensor, b: Tensor) -> None:
+        a, b = a.clamp(min=0), b.clamp(min=0)
+        self.sum_tv += float((a - b).abs().sum()) / 2
+        middle = (a + b) / 2
+        ratio = torch.xlogy(a, a / middle) + torch.xlogy(b, b / middle)
+        self.sum_js += float(torch.where(middle > 0, ratio, 0.0).sum()) / 2
 
     def result(self) -> HeadDifference:
-        queries = max(self.queries, 1)
+        divergent = max(self.divergent, 1)
         weights = self.values == "weights"
         return HeadDifference(
             self.head,
             self.max_abs,
-            self.sum_abs / max(self.pairs, 1),
-            self.sum_tv / queries if weights else None,
-            max(self.sum_js / queries, 0.0) if weights else None,
-            self.agreeing / queries,
+            self.sum_abs / max(self.pairs - self.lost, 1),
+            self.sum_tv / divergent if weights else None,
+            max(self.sum_js / divergent, 0.0) if weights else None,
+            self.agreeing / self.queries if self.queries else 1.0,
             self.worst,
             self.beyond,
             self.pairs,

@@ -73,7 +73,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.selections import parse_indices
         from attnviz.writing import check_output
 
-        if other is None and not any(value not in (None, False) for value in vars(b).values()):
+        if other is None and not _given(b):
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
         side_a, side_b = _sides(source, other, choice, compute, b, batch, values)
         if out is not None:
@@ -125,10 +125,10 @@ def _sides(
 
     plain = {"A": _plain(str(source.source) if source.source else None, values), "B": _plain(other, values)}
     if plain["A"] and plain["B"]:
-        given = [*_given(choice), *_given(compute, device="auto"), *_given(b)]
+        given = [*_given(source, source=source.source), *_given(choice), *_given(compute, device="auto"), *_given(b)]
         if given:
             raise InputError(f"--{given[0]}: both sides are plain tensors, nothing is computed; leave it out")
-        return _tensor_side(plain["A"], None), _tensor_side(plain["B"], None)
+        return _tensor_side(plain["A"], None, values), _tensor_side(plain["B"], None, values)
 
     if plain["A"]:
         assert other is not None
@@ -156,10 +156,10 @@ def _sides(
 
     if plain["A"]:
         right = computed(second, _changed(choice, b), True)
-        return _tensor_side(plain["A"], right), right
+        return _tensor_side(plain["A"], right, values), right
     left = computed(source, choice, False)
     if plain["B"]:
-        return left, _tensor_side(plain["B"], left)
+        return left, _tensor_side(plain["B"], left, values)
     return left, computed(second, _changed(choice, b), True)
 
 
@@ -180,9 +180,9 @@ def _changed(choice: PatternChoice, b: Other) -> PatternChoice:
 
 def _given(group: object, **defaults: object) -> list[str]:
     return [
-        name.replace("_", "-")
+        name.strip("_").replace("_", "-")
         for name, value in vars(group).items()
-        if value not in (None, False) and value != defaults.get(name)
+        if value is not None and value is not False and value != defaults.get(name)
     ]
 
 
@@ -209,15 +209,15 @@ def _plain(text: str | None, values: str) -> str | None:
     return f"{text}:{name if name in contents else next(iter(contents))}"
 
 
-def _tensor_side(text: str, computed: Computed | None) -> Given:
+def _tensor_side(text: str, computed: Computed | None, values: str) -> Given:
     from attnviz.differences import Given
     from attnviz.sources.dumps import read_tensor
 
     tensor = read_tensor(text, option="diff")
     if computed is None:
-        return Given(tensor, None, None, text)
+        return Given(tensor, None, None, text, values=values)
     shared = computed.reach.keys
-    return Given(tensor, None if shared is None else shared.tolist(), computed.S, text)
+    return Given(tensor, None if shared is None else shared.tolist(), computed.S, text, values=values)
 
 
 def _labels(a: Side, b: Side) -> tuple[list[str] | None, list[str] | None]:
