@@ -11,7 +11,7 @@ demo: .venv/package
 	.venv/bin/attnviz plot --head all -o demo.png
 
 test: .venv/tests
-	.venv/bin/python -m pytest -n auto $(PYTEST)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto $(PYTEST)  # a worker a core: more threads would fight
 
 snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read the difference before you commit it.
 	.venv/bin/python -m pytest -n 0 --snapshot-update tests/snapshots tests/test_docs.py

@@ -33,7 +33,8 @@ class AttentionInputs:
         k: keys, (B, H_kv, S, D), the dtype of ``q``.
         v: values, (B, H_kv, S, D_v), optional.
         global_mask: (B, S) bool, True where the key position is a global token.
-        key_padding_mask: (B, S) bool, True where the key exists. Where T = S it says the same of the queries.
+        key_padding_mask: (B, S) bool, True where the key exists.
+        query_padding_mask: (B, T) bool, True where the query exists; None: where T = S, as ``key_padding_mask``.
         q_global, k_global, v_global: Longformer's separate projections for global queries, as q, k, v.
         tokens: B sequences of S labels, one a key position.
         query_tokens: B sequences of T labels, where the queries are not the last T key positions.
@@ -60,6 +61,7 @@ class AttentionInputs:
     _: KW_ONLY
     global_mask: Tensor | None = None  # (B, S) bool
     key_padding_mask: Tensor | None = None  # (B, S) bool
+    query_padding_mask: Tensor | None = None  # (B, T) bool
     q_global: Tensor | None = None  # (B, H, T, D)
     k_global: Tensor | None = None  # (B, H_kv, S, D)
     v_global: Tensor | None = None  # (B, H_kv, S, D_v)
@@ -73,7 +75,7 @@ class AttentionInputs:
     pattern: Pattern | None = None
     source: str = "inputs"
     layout: InitVar[str] = "bhtd"
-    _finite: set[tuple[str, int, int]] = field(default_factory=set, init=False, repr=False, compare=False)
+    _finite: set[tuple[str, int, int, range | None]] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self, layout: str) -> None:
         if layout not in LAYOUTS:
@@ -83,7 +85,7 @@ class AttentionInputs:
             if tensor is not None:
                 object.__setattr__(self, name, self._as_bhtd(name, tensor, layout))
         self._check_projections()
-        for name in ("global_mask", "key_padding_mask"):
+        for name in ("global_mask", "key_padding_mask", "query_padding_mask"):
             mask = getattr(self, name)
             if mask is not None:
                 object.__setattr__(self, name, self._checked_mask(name, mask))
@@ -206,10 +208,12 @@ class AttentionInputs:
             )
         if mask.ndim == 1:
             mask = mask.unsqueeze(0)
-        wanted = (self.B, self.S)
+        side, length = ("query", self.T) if name == "query_padding_mask" else ("key", self.S)
+        wanted = (self.B, length)
         if tuple(mask.shape) != wanted:
+            letters = "(B, T)" if side == "query" else "(B, S)"
             raise InputError(
-                f"{self.source}: {name} has shape {tuple(mask.shape)}, wanted (B, S) = {wanted}, one flag a key position"
+                f"{self.source}: {name} has shape {tuple(mask.shape)}, wanted {letters} = {wanted}, one flag a {side} position"
             )
         return mask
 
@@ -258,7 +262,9 @@ class AttentionInputs:
                 )
             object.__setattr__(self, "bias", bias)
 
-    def _require_finite(self, name: str, tensor: Tensor, prefix: tuple[int, ...] = ()) -> None:
+    def _require_finite(
+        self, name: str, tensor: Tensor, prefix: tuple[int, ...] = (), rows: range | None = None
+    ) -> None:
         # A sum is finite only if every term is, and reads the tensor once without a temporary. It can also
         # overflow, so only the exact test below accuses.
         if bool(torch.isfinite(tensor.sum(dtype=accumulation_dtype(tensor.dtype)))):
@@ -266,7 +272,10 @@ class AttentionInputs:
         wrong = ~torch.isfinite(tensor)
         count = int(wrong.sum())
         if count:
-            first = prefix + tuple(wrong.nonzero()[0].tolist())
+            inside = wrong.nonzero()[0].tolist()
+            if rows is not None:
+                inside[0] += rows.start
+            first = (*prefix, *inside)
             where = f" in {name}{list(prefix)}" if prefix else ""
             plural = "value that is" if count == 1 else "values that are"
             raise InputError(
@@ -308,10 +317,10 @@ class AttentionItem:
         """The key head that query head ``head`` reads: ``h // (H / H_kv)``."""
         return head // (self.inputs.H // self.inputs.H_kv)
 
-    def query(self, head: int, *, for_global: bool = False) -> Tensor:
-        """Queries of ``head``, (T, D); ``for_global``: as the rows of global queries project them."""
+    def query(self, head: int, rows: range | None = None, *, for_global: bool = False) -> Tensor:
+        """Queries of ``head``, (T, D); ``rows``: those positions alone; ``for_global``: as global queries project them."""
         name = "q_global" if for_global and self.inputs.q_global is not None else "q"
-        return self._head(name, head)
+        return self._head(name, head, range(self.T) if rows is None else rows)
 
     def key(self, head: int, *, for_global: bool = False) -> Tensor:
         """Keys that query head ``head`` reads, (S, D)."""
@@ -359,7 +368,10 @@ class AttentionItem:
 
     @property
     def query_padding(self) -> Tensor | None:
-        """(T,) bool, True where the query exists: the key padding of self-attention, else None."""
+        """(T,) bool, True where the query exists, by default the key padding of self-attention; None where all do."""
+        mask = self.inputs.query_padding_mask
+        if mask is not None:
+            return None if bool(mask[self.batch].all()) else mask[self.batch].to(self.device)
         return self.key_padding if self.T == self.S else None
 
     def key_labels(self, positions: Sequence[int]) -> list[str] | None:
@@ -374,13 +386,15 @@ class AttentionItem:
             return [tokens[self.batch][position] for position in positions]
         return self.key_labels([position + offset for position in positions]) if offset >= 0 else None
 
-    def _head(self, name: str, head: int) -> Tensor:
+    def _head(self, name: str, head: int, rows: range | None = None) -> Tensor:
         tensor: Tensor = getattr(self.inputs, name)[self.batch, head]
-        seen = (name, self.batch, head)
+        if rows is not None:
+            tensor = tensor[rows.start : rows.stop]
+        seen = (name, self.batch, head, rows)
         if seen not in self.inputs._finite:
-            self.inputs._require_finite(name, tensor, (self.batch, head))
+            self.inputs._require_finite(name, tensor, (self.batch, head), rows)
             self.inputs._finite.add(seen)
         rounded = tensor.to(device=self.device, dtype=self.dtype)
         if rounded.dtype != tensor.dtype and torch.finfo(rounded.dtype).max < torch.finfo(tensor.dtype).max:
-            self.inputs._require_finite(f"{name} as {dtype_name(self.dtype)}", rounded, (self.batch, head))
+            self.inputs._require_finite(f"{name} as {dtype_name(self.dtype)}", rounded, (self.batch, head), rows)
         return rounded

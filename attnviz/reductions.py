@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention import AttentionItem
+from attnviz.errors import InputError
 from attnviz.patterns import Pattern, Reach
 from attnviz.scores import RowScorer, row_blocks
 
@@ -42,8 +43,50 @@ _LEAST_TOTAL = 1e-17  # a sum of exp below this says that the bound is more than
 class TileSize:
     """How much of a map is in work at once: ``rows`` queries against ``keys`` keys."""
 
-    rows: int = 256
-    keys: int = 2048
+    rows: int
+    keys: int
+
+    @classmethod
+    def fitting(
+        cls,
+        item: AttentionItem,
+        cells: tuple[int, int],
+        *,
+        reductions: int = 1,
+        memory: int | None = None,
+    ) -> TileSize:
+        """The tile that suits the device, smaller where ``memory`` asks for it.
+
+        Args:
+            item: says the device, the dtype and the number of keys.
+            cells: (P, P') of the picture, which is part of the working set.
+            reductions: how many reductions are made at once.
+            memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
+
+        Raises:
+            InputError: not even one row fits; says the least that does.
+        """
+        bytes_each = torch.finfo(item.compute_dtype).bits // 8
+        # A processor's cache holds little; an accelerator wants much to do at once.
+        rows, keys = (256, 2048) if item.device.type == "cpu" else (2048, 16384)
+        if memory is None:
+            return cls(rows, keys)
+
+        def taken(rows: int, keys: int) -> int:
+            picture = cells[0] * cells[1] * (1 + 8 * (reductions + 1))
+            block = rows * cells[1] * bytes_each * (2 * reductions + 1)
+            return picture + block + 2 * rows * keys * bytes_each
+
+        keys = min(keys, item.S)
+        while taken(rows, keys) > memory and (rows > 1 or keys > 64):
+            # Rows first: a product of few rows is slower, one of few keys much slower.
+            rows, keys = (rows // 2, keys) if rows > 16 or keys <= 64 else (rows, keys // 2)
+        if taken(rows, keys) > memory:
+            raise InputError(
+                f"--memory {memory:,} bytes is too small for one row of a picture of {cells[0]} x {cells[1]} cells; "
+                f"the least that works is {taken(1, min(64, item.S)):,}, or make the picture smaller (--pixels)"
+            )
+        return cls(rows, keys)
 
 
 @dataclass(frozen=True)
@@ -52,6 +95,8 @@ class Reduced:
 
     max: Cells | None
     mass: Cells | None
+    counts: Positions
+    """(P,) how many queries of each row of cells see anything: what ``mass`` is an average over."""
     log_sum_exp: Tensor
     """(T',) log of the softmax denominator of each query between the first and last edge; NaN where it sees nothing."""
 
@@ -74,7 +119,7 @@ def reduce_map(
     reductions: Sequence[str] = ("max",),
     values: str = "weights",
     log_sum_exp: Tensor | None = None,
-    tile: TileSize | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
 ) -> Reduced:
     """Reduces the map of one head to cells.
@@ -89,15 +134,26 @@ def reduce_map(
         values: ``weights``, or ``logits`` for ``max`` alone.
         log_sum_exp: the log of each query's softmax denominator where it is known, (T',); keys outside the edges
             are then left alone.
-        tile: how much is in work at once.
+        memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
         progress: called with the number of rows done, as they are.
+
+    Raises:
+        InputError: ``memory`` is too small for one row, or the device has too little.
     """
-    grid = _Grid(item, row_edges, column_edges, tuple(reductions), values, log_sum_exp, tile or TileSize())
-    with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        for rows, scorer in _passes(item, pattern, head, row_edges, grid.tile.rows):
-            grid.add(rows, scorer)
-            if progress is not None and not scorer.for_global:
-                progress(len(rows))
+    cells = (len(row_edges) - 1, len(column_edges) - 1)
+    tile = TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
+    grid = _Grid(item, row_edges, column_edges, tuple(reductions), values, log_sum_exp, tile)
+    try:
+        with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
+            for rows, scorer in _passes(item, pattern, head, row_edges, tile.rows):
+                grid.add(rows, scorer)
+                if progress is not None and not scorer.for_global:
+                    progress(len(rows))
+    except torch.OutOfMemoryError as error:
+        bound = "no --memory bound was given" if memory is None else f"--memory was {memory:,} bytes"
+        raise InputError(
+            f"{item.device}: out of memory with tiles of {tile.rows} x {tile.keys}; {bound}: lower it, or --pixels"
+        ) from error
     return grid.result()
 
 
@@ -129,10 +185,11 @@ def row_groups(row_edges: Positions, size: int) -> Iterator[range]:
     """
     start = int(row_edges[0])
     for edge, after in zip(row_edges[1:].tolist(), [*row_edges[2:].tolist(), None], strict=True):
+        large = edge - start > size
         while edge - start > size:
             yield range(start, start + size)
             start += size
-        if start < edge and (after is None or after - start > size):
+        if large or after is None or after - start > size:
             yield range(start, edge)
             start = edge
 
@@ -142,8 +199,11 @@ def _passes(
 ) -> Iterator[tuple[range | Tensor, RowScorer]]:
     """Blocks of queries, each with what scores it: rows of global queries by their own rule."""
     reach = pattern.reach(item)
-    scorer = RowScorer(item, pattern, reach, head)
-    own = RowScorer(item, pattern, Reach(band_exact=False), head, for_global=True) if pattern.global_queries else None
+    queries = range(int(row_edges[0]), int(row_edges[-1]))
+    scorer = RowScorer(item, pattern, reach, head, queries=queries)
+    own = None
+    if pattern.global_queries:
+        own = RowScorer(item, pattern, Reach(band_exact=False), head, queries=queries, for_global=True)
     for group in row_groups(row_edges, size * reach.step):
         for rows in row_blocks(group, size, reach.step):
             yield rows, scorer
@@ -183,7 +243,7 @@ class _Grid:
         shape = (len(row_edges) - 1, len(column_edges) - 1)
         self.max = np.full(shape, -np.inf)
         self.sums = np.zeros(shape if self.wants_mass else (0, 0))
-        self.rows = np.zeros((shape[0], 1))
+        self.counts = np.zeros(shape[0], dtype=np.int64)
         self.seen = np.zeros(shape, dtype=bool)
         self.known = log_sum_exp
         size = int(row_edges[-1] - row_edges[0])
@@ -270,54 +330,41 @@ class _Grid:
     def _take(self, rows: range | Tensor, scorer: RowScorer, parts: list[_Part], peak: Tensor, total: Tensor) -> None:
         """A block's parts, now that the denominators are known, into the cells."""
         keep = (total > 0).cpu().numpy() & scorer.counts(rows)
-        if not parts or not keep.any():
+        if not keep.any():
             return
-        low, high = min(int(part.bins[0]) for part in parts), max(int(part.bins[-1]) for part in parts) + 1
         positions = np.arange(rows.start, rows.stop, rows.step) if isinstance(rows, range) else rows.cpu().numpy()
         down = np.searchsorted(self.row_edges, positions[keep], side="right") - 1
         starts = np.flatnonzero(np.diff(down, prepend=-1))
         at = down[starts]
-        columns = slice(low, high)
-        every = bool(keep.all())
-        kept = None if every else torch.from_numpy(np.flatnonzero(keep)).to(total.device)
+        kept = None if keep.all() else torch.from_numpy(np.flatnonzero(keep)).to(total.device)
 
-        def by_row(block: Tensor, how: str) -> Cells:
-            """(high - low, b) of a block to (rows of cells, high - low)."""
-            block = block if kept is None else block[:, kept]
-            return _segment(block.T, starts, block.shape[1], how).cpu().double().numpy()
+        def by_row(part: Tensor, how: str) -> Cells:
+            """(m, b) of a tile to (rows of cells, m)."""
+            lying = part.T.contiguous() if kept is None else part.T[kept]
+            return _segment(lying, starts, len(lying), how).cpu().double().numpy()
 
-        shape = (high - low, len(total))
-        covered = all(part.seen is None for part in parts) and sum(len(part.bins) for part in parts) >= high - low
-        seen = None if covered else torch.zeros(shape, dtype=torch.bool, device=total.device)
-        tops = torch.full(shape, -torch.inf, dtype=total.dtype, device=total.device) if self.wants_max else None
-        sums = torch.zeros(shape, dtype=total.dtype, device=total.device) if self.wants_mass else None
         for part in parts:
-            where = _index(part.bins - low, total.device)
+            where = np.ix_(at, part.bins)
+            if part.seen is None:
+                self.seen[where] = True
+            else:
+                self.seen[where] |= by_row(part.seen.to(total.dtype), "max") > 0
             # Both factors in one: exp(part's peak - the block's) / total.
             factor = 1 / total if part.peak is peak else torch.exp(part.peak - peak) / total
-            if tops is not None and part.top is not None:
-                top = part.top if self.values == "logits" else part.top * factor
-                tops[where] = torch.maximum(tops[where], top)
-            if sums is not None and part.mass is not None:
-                sums[where] += part.mass * factor
-            if seen is not None:
-                seen[where] |= True if part.seen is None else part.seen
-        if seen is None:
-            self.seen[at, columns] = True
-        else:
-            self.seen[at, columns] |= by_row(seen.to(total.dtype), "max") > 0
-        if tops is not None:
-            self.max[at, columns] = np.maximum(self.max[at, columns], by_row(tops, "max"))
-        if sums is not None:
-            self.sums[at, columns] += by_row(sums, "sum")
-        self.rows[at, 0] += np.diff(starts, append=int(keep.sum()))
+            if part.top is not None:
+                top = part.top if self.values == "logits" else part.top.mul_(factor)
+                self.max[where] = np.maximum(self.max[where], by_row(top, "max"))
+            if part.mass is not None:
+                self.sums[where] += by_row(part.mass.mul_(factor), "sum")
+        self.counts[at] += np.diff(starts, append=int(keep.sum()))
 
     def result(self) -> Reduced:
         """The cells of what came in."""
-        means = self.sums / np.maximum(self.rows, 1) if self.wants_mass else None
+        means = self.sums / np.maximum(self.counts, 1)[:, None] if self.wants_mass else None
         return Reduced(
             np.where(self.seen, self.max, np.nan) if self.wants_max else None,
             None if means is None else np.where(self.seen, means, np.nan),
+            self.counts,
             self.log_sum_exp if self.known is None else self.known,
         )
 
@@ -348,10 +395,3 @@ def _segment(values: Tensor, starts: Positions, stop: int, how: str) -> Tensor:
     index = torch.from_numpy(np.repeat(np.arange(len(starts)), lengths)).to(values.device)
     cells = values.new_full((len(starts), values.shape[1]), -torch.inf if how == "max" else 0.0)
     return cells.index_reduce_(0, index, used, "amax") if how == "max" else cells.index_add_(0, index, used)
-
-
-def _index(bins: Positions, device: torch.device) -> slice | Tensor:
-    """Ascending bins as an index: a slice where they follow each other."""
-    if int(bins[-1]) - int(bins[0]) + 1 == len(bins):
-        return slice(int(bins[0]), int(bins[-1]) + 1)
-    return torch.from_numpy(bins).to(device)

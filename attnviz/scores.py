@@ -249,12 +249,21 @@ class RowScorer:
     """Logits of one head, a block of query rows at a time, written into memory that the caller gives."""
 
     def __init__(
-        self, item: AttentionItem, pattern: Pattern, reach: Reach, head: int, *, for_global: bool = False
+        self,
+        item: AttentionItem,
+        pattern: Pattern,
+        reach: Reach,
+        head: int,
+        *,
+        queries: range | None = None,
+        for_global: bool = False,
     ) -> None:
+        """Reads one head: its keys and, of its queries, those of ``queries``; None is all."""
         self.item, self.pattern, self.reach, self.head = item, pattern, reach, head
         self.for_global = for_global
         self._memory = torch.empty(0)
-        self.q = item.query(head, for_global=for_global)  # (T, D)
+        self.queries = range(item.T) if queries is None else queries
+        self.q = item.query(head, self.queries, for_global=for_global)  # (T', D)
         k = item.key(head, for_global=for_global)  # (S, D)
         self.keys = reach.keys
         if self.keys is not None:
@@ -270,9 +279,9 @@ class RowScorer:
         else:
             self.bias = None
         self.slope = None if slopes is None else float(slopes[head])
-        padding, queries = item.key_padding, item.query_padding
-        self.hidden_keys = None if padding is None else ~padding  # (S,)
-        self.hidden_queries = None if queries is None else ~queries  # (T,)
+        keys, rows = item.key_padding, item.query_padding
+        self.hidden_keys = None if keys is None else ~keys  # (S,)
+        self.hidden_queries = None if rows is None else ~rows  # (T,)
 
     @property
     def g(self) -> int:
@@ -297,7 +306,7 @@ class RowScorer:
             rows: query positions: a range in the reach's own step or, where the reach is open, any.
             out: (len(rows), g + len(span)); written in full and returned.
         """
-        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)  # (b, D)
+        q = self._query(rows)  # (b, D)
         if self.keys is not None:
             self._shared(q, rows, out[:, : self.g], self.keys)
         self._band(q, rows, self.span(rows), out[:, self.g :])
@@ -315,7 +324,7 @@ class RowScorer:
         if self._memory.numel() < cells:
             self._memory = torch.empty(cells, dtype=self.item.compute_dtype, device=self.item.device)
         out = self._memory[:cells].view(len(keys), len(rows)).T  # keys down in memory: reductions over keys run fast
-        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)  # (b, D)
+        q = self._query(rows)  # (b, D)
         if isinstance(keys, range):
             self._band(q, rows, keys, out)
         else:
@@ -331,7 +340,7 @@ class RowScorer:
         """A number not below any logit of each row, (b,): ``|q| max |k|`` times scale; None where a bias may exceed it."""
         if self.bias is not None or (self.slope is not None and self.slope < 0):
             return None
-        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)
+        q = self._query(rows)
         # A hair above, for the rounding of the products.
         bound: Tensor = torch.linalg.vector_norm(q, dim=1) * (self._longest_key * self.item.scale * (1 + 1e-4))
         cap = self.item.inputs.softcap
@@ -383,7 +392,7 @@ class RowScorer:
             rows: query positions, in the step of the pattern.
             out: (len(rows), g + number of offsets); written in full.
         """
-        q = self._rows_of(self.q, rows).to(self.item.compute_dtype)  # (b, D)
+        q = self._query(rows)  # (b, D)
         if self.keys is not None:
             self._shared(q, rows, out[:, : self.g], self.keys)
         offsets, step, b = self.reach.offsets(), self.reach.step, len(rows)
@@ -433,6 +442,12 @@ class RowScorer:
         k = self.k[span.start : span.stop : span.step]  # (n, D)
         # alpha carries the scale through the product; beta=0 ignores what out held.
         torch.addmm(out, q, k.T, beta=0, alpha=self.item.scale, out=out)
+
+    def _query(self, rows: range | Tensor) -> Tensor:
+        """Queries of a block, (b, D), in the dtype that products run in."""
+        first = self.queries.start
+        local = range(rows.start - first, rows.stop - first, rows.step) if isinstance(rows, range) else rows - first
+        return self._rows_of(self.q, local).to(self.item.compute_dtype)
 
     def _rows_of(self, tensor: Tensor, rows: range | Tensor) -> Tensor:
         return tensor[rows.start : rows.stop : rows.step] if isinstance(rows, range) else tensor[rows]
