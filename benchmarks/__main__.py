@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+
+import torch
 
 import benchmarks
 from benchmarks.measure import BENCHMARKS, Comparison
@@ -24,7 +27,11 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="WORD", help="run the benchmarks with this in their names")
     parser.add_argument("--json", type=Path, help=f"file of results; a run of all writes {RESULTS.name} anyway")
     parser.add_argument("--markdown", type=Path, help="page to write, such as docs/benchmarks.md")
+    parser.add_argument("--threads", type=int, help="threads of torch on both sides; 1 is steady on a busy machine")
     options = parser.parse_args()
+    if options.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the processes
+        torch.set_num_threads(options.threads)
 
     chosen = [name for name in BENCHMARKS if not options.words or any(word in name for word in options.words)]
     if not chosen:

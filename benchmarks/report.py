@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +43,9 @@ HEADINGS = ("benchmark", "compared with", "ours", "theirs", "ratio", "target", "
 
 def print_table(rows: Sequence[Comparison]) -> None:
     """Prints the table."""
-    table = Table(*HEADINGS, title=f"attnviz on {machine()['cpu']}, {machine()['cores']} cores")
+    table = Table(
+        *HEADINGS, title=f"attnviz on {machine()['cpu']}, {machine()['cores']} cores, {machine()['threads']} threads"
+    )
     for row in rows:
         style = {True: "green", False: "red", None: ""}[row.met]
         *texts, met = cells(row)
@@ -89,7 +92,7 @@ def write_markdown(path: Path, rows: Sequence[Comparison]) -> None:
         f"|{'|'.join([':--'] * 2 + ['--:'] * 4 + [':--'])}|",
         *(f"| {' | '.join(cells(row))} |" for row in rows),
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {here['cpu']}, {here['cores']} cores, {here['memory_gib']} GiB, {here['system']}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {here['cpu']}, {here['cores']} cores, {here['threads']} threads, {here['memory_gib']} GiB, {here['system']}, "
         f"load average {here['load'][1]} over 5 minutes (the benchmarks alone make about 1); "
         + ", ".join(f"{name} {number}" for name, number in versions().items())
         + ".",
@@ -107,6 +110,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
         "load": [round(load, 2) for load in os.getloadavg()],  # 1, 5, 15 minutes: far below cores on an idle machine
     }
 
