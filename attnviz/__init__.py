@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from attnviz.attention import AttentionInputs as AttentionInputs
+    from attnviz.captures import Run as Run
+    from attnviz.captures import capture as capture
     from attnviz.contexts import context as context
     from attnviz.errors import InputError as InputError
     from attnviz.explanations import Explanation as Explanation
@@ -16,8 +18,16 @@ if TYPE_CHECKING:
     from attnviz.figures.heatmap import heatmap as heatmap
     from attnviz.maps import AttentionMap as AttentionMap
     from attnviz.maps import attention_map as attention_map
+    from attnviz.patterns import Causal as Causal
+    from attnviz.patterns import Full as Full
+    from attnviz.patterns import GlobalKeys as GlobalKeys
+    from attnviz.patterns import GlobalQueries as GlobalQueries
+    from attnviz.patterns import Local as Local
+    from attnviz.patterns import Masked as Masked
+    from attnviz.patterns import longformer as longformer
     from attnviz.plotting import plot as plot
     from attnviz.plotting import plot_heads as plot_heads
+    from attnviz.pyramid import Pyramid as Pyramid
     from attnviz.scores import AttentionScores as AttentionScores
     from attnviz.scores import score as score
     from attnviz.sources.dumps import load as load
@@ -30,6 +40,8 @@ _HOMES = {
     "AttentionInputs": "attnviz.attention",
     "AttentionScores": "attnviz.scores",
     "AttentionMap": "attnviz.maps",
+    "capture": "attnviz.captures",
+    "Run": "attnviz.captures",
     "context": "attnviz.contexts",
     "InputError": "attnviz.errors",
     "Explanation": "attnviz.explanations",
@@ -38,6 +50,14 @@ _HOMES = {
     "explain": "attnviz.explanations",
     "heatmap": "attnviz.figures.heatmap",
     "load": "attnviz.sources.dumps",
+    "Causal": "attnviz.patterns",
+    "Full": "attnviz.patterns",
+    "GlobalKeys": "attnviz.patterns",
+    "GlobalQueries": "attnviz.patterns",
+    "Local": "attnviz.patterns",
+    "Masked": "attnviz.patterns",
+    "longformer": "attnviz.patterns",
+    "Pyramid": "attnviz.pyramid",
     "plot": "attnviz.plotting",
     "plot_heads": "attnviz.plotting",
     "save": "attnviz.sources.dumps",

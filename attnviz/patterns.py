@@ -222,23 +222,26 @@ class Local(Pattern):
 
 @dataclass(frozen=True, eq=False)
 class Masked(Pattern):
-    """A query sees what a boolean mask of the user's own says, (T, S)."""
+    """A query sees what a boolean mask of the user's own says: (T, S), or (B, T, S) where batch items differ."""
 
     mask: Tensor
 
     def __post_init__(self) -> None:
-        if self.mask.dtype != torch.bool or self.mask.ndim != 2:
+        if self.mask.dtype != torch.bool or self.mask.ndim not in (2, 3):
             raise InputError(
-                f"an attention mask has dtype bool and shape (T, S); found {self.mask.dtype}, {tuple(self.mask.shape)}"
+                f"an attention mask has dtype bool and shape (T, S) or (B, T, S); found {self.mask.dtype}, {tuple(self.mask.shape)}"
             )
 
     def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
-        return self.mask.to(s.device)[t, s]
+        mask = self.mask if self.mask.ndim == 2 else self.mask[item.batch]
+        return mask.to(s.device)[t, s]
 
     def reach(self, item: AttentionItem) -> Reach:
-        if tuple(self.mask.shape) != (item.T, item.S):
+        wanted = (item.inputs.B, item.T, item.S)[-self.mask.ndim :]
+        if tuple(self.mask.shape) != wanted:
+            letters = "(T, S)" if self.mask.ndim == 2 else "(B, T, S)"
             raise InputError(
-                f"the attention mask has shape {tuple(self.mask.shape)}, wanted (T, S) = {(item.T, item.S)} of {item.inputs.source}"
+                f"the attention mask has shape {tuple(self.mask.shape)}, wanted {letters} = {wanted} of {item.inputs.source}"
             )
         return Reach(band_exact=False)
 

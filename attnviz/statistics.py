@@ -41,7 +41,7 @@ class HeadStatistics:
     distance: float | None
     diagonal_mass: float | None
     previous_mass: float | None
-    layer: int | None = None
+    layer: int | str | None = None
 
 
 def head_statistics(
@@ -50,7 +50,7 @@ def head_statistics(
     *,
     batch: int = 0,
     heads: Sequence[int] | None = None,
-    layer: int | None = None,
+    layer: int | str | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
@@ -82,7 +82,7 @@ def head_statistics(
 
 
 def _of_head(
-    item: AttentionItem, pattern: Pattern, head: int, layer: int | None, progress: Callable[[int], None] | None
+    item: AttentionItem, pattern: Pattern, head: int, layer: int | str | None, progress: Callable[[int], None] | None
 ) -> HeadStatistics:
     mask = item.inputs.global_mask
     is_global = None if mask is None else mask[item.batch].to(item.device)

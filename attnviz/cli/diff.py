@@ -29,7 +29,7 @@ class Other:
     b_mask_file: Annotated[str | None, typer.Option(metavar="FILE:NAME", help="B: another mask.")] = None
     b_scale: Annotated[float | None, typer.Option(help="B: another scale.")] = None
     b_softcap: Annotated[float | None, typer.Option(help="B: another softcap.")] = None
-    b_layer: Annotated[int | None, typer.Option(help="B: another layer.")] = None
+    b_layer: Annotated[str | None, typer.Option(metavar="N", help="B: another layer.")] = None
     b_batch: Annotated[int | None, typer.Option(help="B: another batch item.")] = None
     b_global: Annotated[str | None, typer.Option(metavar="POSITIONS", help="B: other global positions.")] = None
 

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
         file = open_tensors(source)
         contents, layers = file.contents, layers_of(file.contents)
-        missing = missing_roles(file.contents)
+        missing = missing_roles(file.contents, file.metadata)
         if format == "json":
             document = {
                 "schema": "attnviz.inspect/1",

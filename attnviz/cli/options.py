@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -64,7 +65,12 @@ class Source:
             help="Global positions in place of a mask: 0,3,7  0-3,17  every:512  random:16.",
         ),
     ] = None
-    layer: Annotated[int | None, typer.Option(help="Layer of a dump of several (layers.N.q, …).")] = None
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help="Layer of a dump of several (layers.N.q, …), with its kind if any: 5, cross.5, decoder.5."
+        ),
+    ] = None
     layout: Annotated[
         str | None, typer.Option(help="Order of dimensions: bhtd, bthd, htd or thd.  \\[default: bhtd]")
     ] = None
@@ -209,15 +215,24 @@ class Region:
     keys: Annotated[str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only.")] = None
     reduce: Annotated[str, typer.Option(help="What a cell of a larger map holds: max or mass.")] = "max"
     pixels: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 1024
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Bound on memory beside the inputs: 512MiB, 2GiB.")
+    ] = None
 
     def ranges(self, inputs: AttentionInputs) -> dict[str, range | None]:
-        """The ranges, as :func:`attnviz.attention_map` takes them."""
+        """The positions to show, as :func:`attnviz.attention_map` takes them."""
         from attnviz.selections import parse_range
 
         return {
             "queries": None if self.queries is None else parse_range(self.queries, inputs.T, option="--queries"),
             "keys": None if self.keys is None else parse_range(self.keys, inputs.S, option="--keys"),
         }
+
+    def bound(self) -> int | None:
+        """The bound on memory in bytes, where there is one."""
+        from attnviz.selections import parse_bytes
+
+        return None if self.memory is None else parse_bytes(self.memory)
 
 
 Batch = Annotated[str, typer.Option(metavar="B", help="Batch item, or several: 0,2-4 or all.")]
@@ -230,6 +245,11 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
     return value
+
+
+@cache  # most commands have the same groups, and reading their annotations is a good part of --help
+def _field_hints(group: type) -> dict[str, Any]:
+    return get_type_hints(group, include_extras=True)
 
 
 def command(
@@ -254,7 +274,7 @@ def command(
                 continue
             assert isinstance(hint, type)
             groups[parameter.name] = hint
-            field_hints = get_type_hints(hint, include_extras=True)
+            field_hints = _field_hints(hint)
             for field in fields(hint):
                 default = inspect.Parameter.empty if field.default is MISSING else field.default
                 parameters.append(

@@ -54,7 +54,9 @@ def register(app: typer.Typer) -> None:
         if out is not None:
             check_output(out, (".png", ".pdf", ".svg", ".json", ".csv"), inputs=[*source.paths(), *choice.paths()])
 
-        layers: list[int | None] = [source.layer]
+        layers: list[int | str | None] = [
+            int(source.layer) if source.layer is not None and source.layer.isdecimal() else source.layer
+        ]
         if source.layer is None and source.source is not None and source.q is None:
             contents = open_tensors(source.source).contents
             layers = [*layers_of(contents)] if "q" not in contents else [None]
@@ -62,7 +64,7 @@ def register(app: typer.Typer) -> None:
         found: list[HeadStatistics] = []
         named = ""
         for layer in layers:
-            inputs = replace(source, layer=layer).load(compute.dtype)
+            inputs = replace(source, layer=None if layer is None else str(layer)).load(compute.dtype)
             item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
             heads = parse_indices(head, inputs.H, option="--head", noun="head")
             pattern = choice.choose(inputs.pattern)

@@ -35,7 +35,7 @@ def statistics_figure(
     Returns:
         The Axes drawn into.
     """
-    layers = sorted({row.layer for row in rows}, key=lambda layer: -1 if layer is None else layer)
+    layers = sorted({row.layer for row in rows}, key=_order)
     heads = sorted({row.head for row in rows})
     cells = np.full((len(layers), len(heads)), np.nan)
     for row in rows:
@@ -72,7 +72,12 @@ def statistics_figure(
     return ax
 
 
-def _name(layer: int | None) -> str:
+def _order(layer: int | str | None) -> tuple[str, int]:
+    kind, _, number = ("-1" if layer is None else str(layer)).rpartition(".")
+    return kind, int(number)
+
+
+def _name(layer: int | str | None) -> str:
     return "" if layer is None else f"{layer}"
 
 

@@ -1,7 +1,7 @@
 """Dumps: files whose tensors play the roles of one attention call, or of a layer of many.
 
 A dump names its tensors by role (``q``, ``k``, ``v``, ``global_mask``, ...), with ``layers.N.`` before the name
-where it holds several layers. Other names are given by the user, as ``NAME`` or ``FILE:NAME``; nothing is guessed.
+where it holds several layers, and ``cross.layers.N.`` and the like where layers are of several kinds. Other names are given by the user, as ``NAME`` or ``FILE:NAME``; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ ROLES: dict[str, str] = {
     "v": "values (B, H_kv, S, D)",
     "global_mask": "global key positions (B, S) bool",
     "key_padding_mask": "key positions that exist (B, S) bool",
+    "query_padding_mask": "query positions that exist (B, T) bool",
+    "attention_mask": "which query sees which key (T, S) or (B, T, S) bool",
     "q_global": "queries of global tokens (B, H, T, D)",
     "k_global": "keys for global queries (B, H_kv, S, D)",
     "v_global": "values for global queries (B, H_kv, S, D)",
@@ -43,7 +45,11 @@ SETTINGS = ("scale", "softcap")
 
 FORMAT_VERSION = 1
 
-_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+_LAYER = re.compile(r"(?:(\w+)\.)?layers\.(\d+)\.(.+)")
+_GROUPED = re.compile(r"(?:\w+\.)?(\w+)")
+
+Label = int | str
+"""A layer: ``5``, or ``"cross.5"`` where a dump has layers of several kinds."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +70,23 @@ class TensorRef:
         return cls(None, text)
 
 
-def layers_of(contents: Iterable[str]) -> list[int]:
-    """The layers whose tensors are named ``layers.N.…``, ascending."""
-    return sorted({int(match[1]) for name in contents if (match := _LAYER.fullmatch(name))})
+def layers_of(contents: Iterable[str]) -> list[Label]:
+    """The layers whose tensors are named ``layers.N.…``, ascending, then those named ``KIND.layers.N.…`` by kind.
+
+    >>> layers_of(["layers.10.q", "layers.2.q", "cross.layers.0.q"])
+    [2, 10, 'cross.0']
+    """
+    found = {(match[1] or "", int(match[2])) for name in contents if (match := _LAYER.fullmatch(name))}
+    return [f"{group}.{number}" if group else number for group, number in sorted(found)]
 
 
 def role_of(name: str) -> str | None:
     """The role that a tensor's own name gives it, layer prefix apart."""
     match = _LAYER.fullmatch(name)
-    bare = match[2] if match else name
-    return bare if bare in ROLES else None
+    if match:
+        return match[3] if match[3] in ROLES else None
+    grouped = _GROUPED.fullmatch(name)  # what all layers of a kind share: cross.key_padding_mask
+    return grouped[1] if grouped and grouped[1] in ROLES else None
 
 
 def read_tensor(text: str, *, option: str) -> Tensor:
@@ -88,16 +101,23 @@ def read_tensor(text: str, *, option: str) -> Tensor:
     return _read_from(ref.path, ref.name, option)
 
 
-def missing_roles(contents: Iterable[str]) -> list[str]:
-    """What ``attnviz score`` would still need to be told: q, k and the global mask, where no tensor has that role."""
+def missing_roles(contents: Iterable[str], metadata: Mapping[str, Any] | None = None) -> list[str]:
+    """What ``attnviz score`` would still need to be told: q, k and the global mask, where no tensor has that role.
+
+    No global mask is needed where ``metadata`` names the pattern of the file or of its layers.
+    """
     there = {role_of(name) for name in contents}
+    layers = (metadata or {}).get("layers")
+    described = [metadata or {}, *(layers.values() if isinstance(layers, dict) else ())]
+    if "attention_mask" in there or any(isinstance(one, dict) and "pattern" in one for one in described):
+        there.add("global_mask")
     return [role for role in ("q", "k", "global_mask") if role not in there]
 
 
 def load(
     source: str | Path | None = None,
     *,
-    layer: int | None = None,
+    layer: Label | None = None,
     names: Mapping[str, str] | None = None,
     global_positions: str | None = None,
     layout: str | None = None,
@@ -109,7 +129,7 @@ def load(
 
     Args:
         source: a ``.safetensors``, ``.npz``, ``.pt``, ``.pth`` or ``.npy`` file; None where ``names`` says it all.
-        layer: which layer of a dump of several.
+        layer: which layer of a dump of several: ``5``, or ``"cross.5"``.
         names: a role to the tensor that plays it, as ``NAME`` in ``source`` or ``FILE:NAME`` (or ``FILE``, where
             it holds one tensor): ``{"k": "keys.npy", "global_mask": "masks.npz:global"}``.
         global_positions: positions (``0,3,7``, ``0-3,17``, ``every:512``, ``random:16``) in place of a mask, for
@@ -143,6 +163,7 @@ def load(
     main = open_tensors(Path(source)) if source is not None else None
     prefix = _layer_prefix(main, layer, names)
     own = _settings(main, layer)
+    without = own.pop("without", ())
 
     skipped = set() if values else {"v", "v_global"}
     if global_positions is not None:
@@ -152,8 +173,9 @@ def load(
         if role in names:
             tensors[role] = _read_ref(main, TensorRef.parse(names[role]), role, prefix)
         elif role not in skipped and main is not None:
-            # Masks may be said once for all layers.
-            found = [name for name in (prefix + role, role) if name in main.contents]
+            # Masks may be said once for all layers, or all of a kind.
+            shared = [] if role in without else [f"{prefix.partition('layers.')[0]}{role}"]
+            found = [name for name in (prefix + role, *shared) if name in main.contents]
             if found:
                 tensors[role] = main.read(found[0])
     where = str(source) if source is not None else "inputs"
@@ -172,6 +194,10 @@ def load(
     layout = layout or own.pop("layout", None) or "bhtd"
     own.pop("layout", None)
     roles: dict[str, Any] = {**tensors, **own}
+    if "attention_mask" in roles:
+        from attnviz.patterns import Masked
+
+        roles["pattern"] = Masked(roles.pop("attention_mask"))
     inputs = AttentionInputs(**roles, source=where if layer is None else f"{where} layer {layer}", layout=layout)
     if global_positions is None:
         return inputs
@@ -194,16 +220,65 @@ def save(path: str | Path, inputs: AttentionInputs) -> None:
     Raises:
         InputError: an unknown suffix, a dtype the format cannot hold, or a path that cannot be written.
     """
-    tensors = {role: tensor for role in ROLES if (tensor := getattr(inputs, role)) is not None}
-    metadata: dict[str, Any] = {"format": FORMAT_VERSION, "layout": "bhtd"}
-    for name in (*SETTINGS, "tokens", "query_tokens"):
-        value = getattr(inputs, name)
-        if value is not None:
-            metadata[name] = value
-    write_tensors(Path(path), tensors, metadata)
+    write_tensors(Path(path), tensors_of(inputs), dump_metadata(layer_metadata(inputs)))
 
 
-def _layer_prefix(main: TensorFile | None, layer: int | None, names: Mapping[str, str]) -> str:
+def tensors_of(inputs: AttentionInputs) -> dict[str, Tensor]:
+    """The tensors of a dump of these inputs, by role."""
+    from attnviz.patterns import Masked
+
+    found = {role: getattr(inputs, role, None) for role in ROLES}
+    if isinstance(inputs.pattern, Masked):
+        found["attention_mask"] = inputs.pattern.mask
+    return {role: tensor for role, tensor in found.items() if tensor is not None}
+
+
+def layer_metadata(inputs: AttentionInputs) -> dict[str, Any]:
+    """What a dump's metadata says of these inputs: numbers, labels and the pattern, where it has a name."""
+    described = {name: getattr(inputs, name) for name in (*SETTINGS, "tokens", "query_tokens")}
+    described["pattern"] = None if inputs.pattern is None else _description(inputs.pattern)
+    return {name: value for name, value in described.items() if value is not None}
+
+
+def dump_metadata(
+    whole: Mapping[str, Any],
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
+    layers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """A dump's metadata.
+
+    Args:
+        whole: what holds for the whole file, as :func:`layer_metadata` gives it.
+        groups: what holds for the layers of a kind (``"cross"``).
+        layers: what holds for a layer, by its label (``"5"``, ``"cross.5"``).
+    """
+    metadata: dict[str, Any] = {"format": FORMAT_VERSION, "layout": "bhtd", **whole, **(groups or {})}
+    return metadata | ({"layers": dict(layers)} if layers else {})
+
+
+def _description(pattern: Pattern) -> dict[str, Any] | None:
+    """The metadata that :func:`_own_pattern` makes this pattern of; None where it has no name."""
+    from attnviz.patterns import NAMES, Local, named_pattern
+
+    parts, local = [pattern], None
+    while parts:
+        part = parts.pop()
+        local = part if isinstance(part, Local) else local
+        parts += [side for side in (getattr(part, "left", None), getattr(part, "right", None)) if side is not None]
+    for name in NAMES:
+        for causal in (False, True):
+            described: dict[str, Any] = {"name": name} | ({"causal": True} if causal else {})
+            if local is not None and name.startswith("local"):
+                described["window"] = local.window
+                described |= {"dilation": local.dilation} if local.dilation != 1 else {}
+            elif name.startswith("local") or (name == "causal" and causal):
+                continue
+            if named_pattern(**described) == pattern:
+                return described
+    return None
+
+
+def _layer_prefix(main: TensorFile | None, layer: Label | None, names: Mapping[str, str]) -> str:
     if main is None:
         if layer is not None:
             raise InputError(f"--layer {layer}: a layer needs a dump of several layers; no source file is given")
@@ -216,14 +291,16 @@ def _layer_prefix(main: TensorFile | None, layer: int | None, names: Mapping[str
         return ""
     if not layers:
         raise InputError(f"{main.path}: --layer {layer}: the file has no layers (no tensor is named layers.N.q)")
+    layer = int(layer) if isinstance(layer, str) and re.fullmatch(r"-?\d+", layer) else layer
     if layer not in layers:
         listed = ", ".join(map(str, layers[:12])) + (", …" if len(layers) > 12 else "")
         raise InputError(f"{main.path}: --layer {layer} is out of range; the file holds layers {listed}")
-    return f"layers.{layer}."
+    group, _, number = str(layer).rpartition(".")
+    return f"{group}.layers.{number}." if group else f"layers.{number}."
 
 
-def _settings(main: TensorFile | None, layer: int | None) -> dict[str, Any]:
-    """What the dump's metadata says of labels and numbers, the layer's own first."""
+def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
+    """What the dump's metadata says of labels and numbers: the layer's own first, then of its kind, then of all."""
     if main is None:
         return {}
     metadata = main.metadata
@@ -234,8 +311,16 @@ def _settings(main: TensorFile | None, layer: int | None) -> dict[str, Any]:
         )
     layers = metadata.get("layers", {})
     of_layer = layers.get(str(layer), {}) if isinstance(layers, dict) else {}
-    merged = {**metadata, **(of_layer if isinstance(of_layer, dict) else {})}
+    group = str(layer).rpartition(".")[0]
+    of_group = metadata.get(group, {}) if group else metadata
+    of_group = of_group if isinstance(of_group, dict) else {}
+    layout = {"layout": metadata["layout"]} if "layout" in metadata else {}
+    merged = {**layout, **of_group, **(of_layer if isinstance(of_layer, dict) else {})}
     settings = {name: merged[name] for name in (*SETTINGS, "tokens", "query_tokens", "layout") if name in merged}
+    without = merged.get("without", [])
+    if not (isinstance(without, list) and _all_text(without)):
+        raise InputError(f"{main.path}: its metadata gives without as {without!r}, wanted a list of roles")
+    settings["without"] = without
     if "pattern" in merged:
         settings["pattern"] = _own_pattern(main.path, merged["pattern"])
     for name in SETTINGS:

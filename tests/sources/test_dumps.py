@@ -11,7 +11,8 @@ import torch
 
 import attnviz
 from attnviz import AttentionInputs, InputError
-from attnviz.sources.dumps import ROLES, TensorRef, layers_of, missing_roles, role_of
+from attnviz.patterns import NAMES, Masked, named_pattern
+from attnviz.sources.dumps import ROLES, TensorRef, layers_of, missing_roles, role_of, tensors_of
 from attnviz.sources.files import TensorFile, write_tensors
 from tests.cases import small
 
@@ -25,6 +26,8 @@ def everything() -> AttentionInputs:
     return replace(
         inputs,
         key_padding_mask=torch.tensor([[True] * 6, [True] * 5 + [False]]),
+        query_padding_mask=torch.tensor([[True] * 6, [False] + [True] * 5]),
+        pattern=Masked(torch.eye(6, dtype=torch.bool)),
         q_global=inputs.q + 1,
         k_global=inputs.k + 1,
         v_global=inputs.v + 1,
@@ -43,10 +46,18 @@ def test_inputs_come_back_whole(tmp_path, suffix):
     inputs = everything()
     attnviz.save(tmp_path / f"dump{suffix}", inputs)
     back = attnviz.load(tmp_path / f"dump{suffix}")
-    for role in ROLES:
-        assert torch.equal(getattr(back, role), getattr(inputs, role)), role
+    for role, tensor in tensors_of(inputs).items():
+        assert torch.equal(tensors_of(back)[role], tensor), role
     for name in ("scale", "softcap", "tokens", "query_tokens"):
         assert getattr(back, name) == getattr(inputs, name), name
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_named_pattern_comes_back(tmp_path, name, causal):
+    pattern = named_pattern(name, window=3 if "local" in name else None, causal=causal and name != "causal")
+    attnviz.save(tmp_path / "dump.safetensors", replace(small(), pattern=pattern))
+    assert attnviz.load(tmp_path / "dump.safetensors").pattern == pattern
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
