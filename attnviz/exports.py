@@ -21,11 +21,14 @@ from torch import Tensor
 
 from attnviz.devices import dtype_name
 from attnviz.differences import Difference
+from attnviz.errors import InputError
+from attnviz.maps import AttentionMap
+from attnviz.reductions import bin_edges
 from attnviz.scores import AttentionScores
 from attnviz.sources.files import write_tensors
 from attnviz.statistics import STATISTICS, HeadStatistics
 from attnviz.tables import column_names, query_labels
-from attnviz.writing import atomic
+from attnviz.writing import atomic, atomic_directory
 
 SCHEMA = "attnviz.scores/1"
 DECIMALS = 6
@@ -241,3 +244,37 @@ def difference_json(found: Difference) -> str:
         "heads": [plain(asdict(head)) for head in found.heads],
     }
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def write_maps(path: Path, maps: Sequence[AttentionMap], source: str) -> None:
+    """Writes reduced maps: ``cells`` (n heads, P, P') float32 and the positions they cover, as .npz or .zarr.
+
+    Raises:
+        InputError: zarr is not installed, or the path cannot be written.
+    """
+    first = maps[0]
+    rows, columns = first.cells.shape
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "cells": np.stack([shown.cells for shown in maps]).astype(np.float32),
+        "heads": np.array([shown.head for shown in maps]),
+        "row_edges": bin_edges(first.queries, rows),
+        "column_edges": bin_edges(first.keys, columns),
+    }
+    described: dict[str, Any] = {
+        "kind": "attnviz.map/1",
+        "source": source,
+        "pattern": first.pattern,
+        "values": first.values,
+        "reduce": first.reduce,
+    }
+    if path.suffix.lower() == ".npz":
+        write_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, described)
+        return
+    try:
+        import zarr
+    except ImportError as error:
+        raise InputError(f"{path}: .zarr needs the package zarr: pip install 'attnviz[zarr]', or write .npz") from error
+    with atomic_directory(path) as temporary:
+        group = zarr.open_group(temporary, mode="w", attributes=described)
+        for name, array in arrays.items():
+            group.create_array(name, data=array)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from attnviz.attention import AttentionInputs
 from attnviz.devices import parse_device, parse_dtype
 from attnviz.errors import InputError
 from attnviz.patterns import GlobalKeys, Pattern
-from attnviz.reductions import REDUCTIONS, Cells, Progress, bin_edges, reduce_map
+from attnviz.reductions import REDUCTIONS, Cells, Progress, Reduced, bin_edges, reduce_map
 from attnviz.scores import check_heads
 
 
@@ -66,7 +66,9 @@ def attention_map(
     keys: range | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
+    reduce_with: Callable[..., Reduced] = reduce_map,
 ) -> AttentionMap:
     """The map of one head, exact, in at most ``pixels`` x ``pixels`` cells.
 
@@ -81,10 +83,12 @@ def attention_map(
         pixels: the most cells along each side.
         queries, keys: the positions to show; softmax still runs over every visible key. None is all.
         device, dtype: as in :func:`attnviz.score`.
+        memory: bytes that the picture and the tiles of the map in work may take, beside the inputs; None is no bound.
         progress: called with the number of rows done, as they are.
+        reduce_with: what reduces the map, in place of :func:`attnviz.reductions.reduce_map`: several ranks together.
 
     Raises:
-        InputError: as :func:`attnviz.score`; positions out of range; ``mass`` of logits.
+        InputError: as :func:`attnviz.score`; positions out of range; ``mass`` of logits; too little memory.
 
     >>> import attnviz
     >>> attnviz.attention_map(attnviz.synthesize(), head=3).cells.shape
@@ -110,7 +114,7 @@ def attention_map(
             shown = tuple(position for position in reach.keys.tolist() if position in inside)  # type: ignore[union-attr]
             if not shown:
                 raise InputError(f"{inputs.source}: no global key lies in keys {inside.start}:{inside.stop}; widen it")
-        reduced = reduce_map(
+        reduced = reduce_with(
             item,
             pattern,
             head,
@@ -118,6 +122,7 @@ def attention_map(
             bin_edges(shown, min(len(shown), pixels)),
             reductions=(reduce,),
             values=values,
+            memory=memory,
             progress=progress,
         )
     cells = reduced.max if reduce == "max" else reduced.mass

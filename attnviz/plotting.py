@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
@@ -11,7 +11,7 @@ from attnviz.attention import AttentionInputs
 from attnviz.figures.heatmap import heads_grid, heatmap
 from attnviz.maps import attention_map
 from attnviz.patterns import Pattern
-from attnviz.reductions import Progress
+from attnviz.reductions import Progress, Reduced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,9 @@ class MapOptions(TypedDict, total=False):
     keys: range | None
     device: str | torch.device | None
     dtype: str | torch.dtype | None
+    memory: int | None
     progress: Progress | None
+    reduce_with: Callable[..., Reduced]
 
 
 class Look(TypedDict, total=False):

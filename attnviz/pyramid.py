@@ -115,7 +115,7 @@ class Pyramid:
         if not (0 <= row < rows and 0 <= column < columns):
             raise InputError(f"tile ({row}, {column}) is outside level {level}, which has {rows} x {columns} tiles")
         overview = self.prepare(head)
-        if level <= self._overview_level:
+        if level <= self.overview_level:
             cells = self._coarse(overview, level, reduce)
             part = cells[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
         else:
@@ -148,7 +148,7 @@ class Pyramid:
         """
         check_heads(self.item.inputs, [head])
         if head not in self._overviews:
-            size = self.cell(self._overview_level)
+            size = self.cell(self.overview_level)
             found = reduce_map(
                 self.item,
                 self.pattern,
@@ -167,7 +167,7 @@ class Pyramid:
         return self._overviews[head]
 
     @property
-    def _overview_level(self) -> int:
+    def overview_level(self) -> int:
         """The finest level whose cells the one pass keeps."""
         longest = max(self.item.T, self.item.S)
         return max(level for level in range(self.levels) if -(-longest // self.cell(level)) <= max(OVERVIEW, TILE))
@@ -176,7 +176,7 @@ class Pyramid:
         """All cells of a level that is not finer than the overview, from the overview's."""
         cells = overview.max if reduce == "max" else overview.mass.astype(np.float64)
         counts = overview.counts
-        for _ in range(self._overview_level - level):
+        for _ in range(self.overview_level - level):
             cells, counts = halve(cells, counts, reduce)
         return cells
 

@@ -120,6 +120,7 @@ def reduce_map(
     values: str = "weights",
     log_sum_exp: Tensor | None = None,
     memory: int | None = None,
+    rows: int | None = None,
     progress: Progress | None = None,
 ) -> Reduced:
     """Reduces the map of one head to cells.
@@ -135,6 +136,7 @@ def reduce_map(
         log_sum_exp: the log of each query's softmax denominator where it is known, (T',); keys outside the edges
             are then left alone.
         memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
+        rows: queries in work at once, where that is settled already.
         progress: called with the number of rows done, as they are.
 
     Raises:
@@ -142,13 +144,15 @@ def reduce_map(
     """
     cells = (len(row_edges) - 1, len(column_edges) - 1)
     tile = TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
+    if rows is not None:
+        tile = TileSize(rows, tile.keys)
     grid = _Grid(item, row_edges, column_edges, tuple(reductions), values, log_sum_exp, tile)
     try:
         with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-            for rows, scorer in _passes(item, pattern, head, row_edges, tile.rows):
-                grid.add(rows, scorer)
+            for block, scorer in _passes(item, pattern, head, row_edges, tile.rows):
+                grid.add(block, scorer)
                 if progress is not None and not scorer.for_global:
-                    progress(len(rows))
+                    progress(len(block))
     except torch.OutOfMemoryError as error:
         bound = "no --memory bound was given" if memory is None else f"--memory was {memory:,} bytes"
         raise InputError(

@@ -71,6 +71,26 @@ def parse_range(text: str, size: int, *, option: str) -> range:
     return range(first, stop)
 
 
+def parse_bytes(text: str, *, option: str = "--memory") -> int:
+    """A number of bytes as people write it: ``2GiB``, ``512M``, ``1.5 GB``, ``1000000``.
+
+    Raises:
+        InputError: malformed, or nothing.
+
+    >>> parse_bytes("2GiB"), parse_bytes("1.5kB")
+    (2147483648, 1500)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?\s*", text)
+    amount = (
+        float(match[1]) * (1024 if match[3] else 1000) ** " kMGT".index(match[2].replace("K", "k") or " ")
+        if match
+        else 0
+    )
+    if amount < 1:
+        raise InputError(f"{option} {text!r}: write an amount of memory like 512MiB, 2GiB or 1.5GB")
+    return int(amount)
+
+
 def parse_positions(text: str, size: int, *, option: str = "--global", seed: int = 0) -> tuple[int, ...]:
     """Key positions below ``size``, ascending: a list of positions and ranges, ``every:N`` or ``random:N``.
 

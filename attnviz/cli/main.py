@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attnviz import __version__
-from attnviz.cli import context, diff, explain, inspect, pattern, plot, score, stats, synth
+from attnviz.cli import context, diff, explain, inspect, pattern, plot, score, stats, synth, tiles
 from attnviz.errors import InputError
 
 # click's UsageError, by the one road to it that is public in every typer (newer ones carry click inside).
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (score, plot, pattern, context, stats, diff, explain, synth, inspect):
+for module in (score, plot, tiles, pattern, context, stats, diff, explain, synth, inspect):
     module.register(app)
 
 
@@ -57,7 +57,11 @@ def main() -> None:
         command = context.command_path if context else "attnviz"
         _fail(f"{' '.join(message.split())} (see {command} --help)", 2)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("stopped", 130)
+        _fail("stopped; nothing was written", 130)
+    except RuntimeError as error:
+        if type(error).__name__ != "RankError":  # its module imports torch, which --help must not
+            raise
+        _fail(str(error), 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

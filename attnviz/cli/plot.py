@@ -17,7 +17,13 @@ def register(app: typer.Typer) -> None:
     def plot(
         source: Source,
         out: Annotated[
-            Path, typer.Option("--out", "-o", help="File to write: .png, .pdf or .svg.", show_default=False)
+            list[Path],
+            typer.Option(
+                "--out",
+                "-o",
+                help="Figure (.png, .pdf, .svg) or the reduced map itself (.npz, .zarr); may be given again.",
+                show_default=False,
+            ),
         ],
         head: Heads = "all",
         batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
@@ -35,32 +41,69 @@ def register(app: typer.Typer) -> None:
         dpi: Annotated[int, typer.Option(help="Dots per inch of a PNG.", min=20, max=2400)] = 150,
         transparent: Annotated[bool, typer.Option("--transparent", help="No background.")] = False,
     ) -> None:
-        """Draw one head's heatmap, or a grid of heads with one color scale."""
+        """Draw one head's heatmap, or a grid of heads with one color scale.
+
+        A map of any length: where it is larger than the picture, each cell holds the largest weight of its pairs
+        (max), or their mass. Under torchrun, ranks share the rows.
+        """
         check_choice("--values", values, ("weights", "logits"))
         from attnviz.cli.console import note
+        from attnviz.cli.progress import rows_progress
+        from attnviz.figures.style import SUFFIXES as FIGURES
         from attnviz.selections import parse_index, parse_indices
         from attnviz.writing import check_output
 
-        check_output(out, (".png", ".pdf", ".svg"), inputs=[*source.paths(), *choice.paths()])
+        for path in out:
+            check_output(path, (*FIGURES, ".npz", ".zarr"), inputs=[*source.paths(), *choice.paths()])
+        memory = region.bound()
         inputs = source.load(compute.dtype)
         item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
         heads = parse_indices(head, inputs.H, option="--head", noun="head")
-
-        from attnviz.figures.heatmap import most_pixels
-        from attnviz.figures.style import house_style, save_figure
-        from attnviz.plotting import plot as plot_head
-        from attnviz.plotting import plot_heads
-
-        what: dict[str, Any] = {"batch": item, "values": values, "device": compute.device}
-        what |= {"reduce": region.reduce, "pixels": min(region.pixels, most_pixels(len(heads), dpi))}
-        what |= region.ranges(inputs)
         pattern = choice.choose(inputs.pattern)
+
+        from attnviz.distributed import rank_device, ranks
+        from attnviz.exports import write_maps
+        from attnviz.figures.heatmap import heads_grid, heatmap, most_pixels
+        from attnviz.figures.style import house_style, save_figure
+        from attnviz.maps import attention_map
+
+        pixels = region.pixels
+        if any(path.suffix.lower() in FIGURES for path in out):
+            pixels = min(pixels, most_pixels(len(heads), dpi))
         look: dict[str, Any] = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "annot": annot, "title": title}
-        with house_style():
-            if len(heads) == 1:
-                figure = plot_head(inputs, heads[0], pattern, **what, **look).get_figure(root=True)
-                assert figure is not None
-            else:
-                figure = plot_heads(inputs, heads, pattern, **what, **look)
-            save_figure(figure, out, dpi=dpi, transparent=transparent)
-        note(f"wrote {out}")
+        with ranks(compute.device) as world:
+            positions = region.ranges(inputs)
+            queries, keys = positions["queries"], positions["keys"]
+            rows = len(queries or range(inputs.T)) * len(heads) // world.size
+            with rows_progress(rows, "plot") as progress:
+                maps = [
+                    attention_map(
+                        inputs,
+                        each,
+                        pattern,
+                        batch=item,
+                        values=values,
+                        reduce=region.reduce,
+                        pixels=pixels,
+                        queries=queries,
+                        keys=keys,
+                        device=rank_device(compute.device),
+                        memory=memory,
+                        progress=progress,
+                        reduce_with=world.reduce_map,
+                    )
+                    for each in heads
+                ]
+            for path in out if world.rank == 0 else ():
+                if path.suffix.lower() not in FIGURES:
+                    write_maps(path, maps, inputs.source)
+                else:
+                    with house_style():
+                        figure = (
+                            heads_grid(maps, **look)
+                            if len(maps) > 1
+                            else heatmap(maps[0], **look).get_figure(root=True)
+                        )
+                        assert figure is not None
+                        save_figure(figure, path, dpi=dpi, transparent=transparent)
+                note(f"wrote {path}")

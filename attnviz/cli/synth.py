@@ -28,6 +28,10 @@ def register(app: typer.Typer) -> None:
                 "--global", metavar="POSITIONS", help="Global positions: 0,3,7  0-3,17  every:512  random:16."
             ),
         ] = "0,3,7",
+        structure: Annotated[
+            str | None,
+            typer.Option(metavar="NAMES", help="Plant structure: sink,local,induction,needle or some of them."),
+        ] = None,
         batch: Annotated[int, typer.Option(help="Batch items B.")] = 1,
         kv_heads: Annotated[int | None, typer.Option(help="Key heads H_kv, a divisor of H.  \\[default: H]")] = None,
         dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.")] = "float32",
@@ -46,6 +50,7 @@ def register(app: typer.Typer) -> None:
             tokens=tokens,
             head_dim=head_dim,
             global_positions=parse_positions(global_, tokens, seed=seed),
+            structure=() if structure is None else tuple(name.strip() for name in structure.split(",")),
             batch=batch,
             kv_heads=kv_heads,
             dtype=dtype,

@@ -14,13 +14,22 @@ from attnviz.errors import InputError
 
 DEFAULT_SOURCE = "synthetic"
 
+STRUCTURES = {
+    "sink": "every query attends to key 0",
+    "local": "every query attends to keys near its own position",
+    "induction": "queries of the second half attend to the token behind their like in the first half",
+    "needle": "one query, at three quarters, attends to one key, at one third",
+}
+"""What :func:`synthesize` can plant, as real heads show it."""
+
 
 def synthesize(
     *,
     heads: int = 8,
     tokens: int = 10,
     head_dim: int = 64,
-    global_positions: Sequence[int] = (0, 3, 7),
+    global_positions: Sequence[int] | None = None,
+    structure: Sequence[str] = (),
     batch: int = 1,
     kv_heads: int | None = None,
     dtype: str | torch.dtype = "float32",
@@ -32,7 +41,9 @@ def synthesize(
         heads: H query heads.
         tokens: T = S positions.
         head_dim: D.
-        global_positions: key positions that are global, the same for every batch item.
+        global_positions: key positions that are global, the same for every batch item; None is 0, 3 and 7, as far
+            as there are so many tokens.
+        structure: what to plant in every head, of :data:`STRUCTURES`.
         batch: B.
         kv_heads: H_kv key heads, a divisor of ``heads``; None is as many as ``heads``.
         dtype: of q, k and v.
@@ -52,6 +63,8 @@ def synthesize(
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"synthetic inputs: {name} is {size}, wanted at least 1")
+    if global_positions is None:
+        global_positions = [position for position in (0, 3, 7) if position < tokens]
     outside = [position for position in global_positions if not 0 <= position < tokens]
     if outside:
         raise InputError(f"synthetic inputs: global position {outside[0]} is out of range; there are {tokens} tokens")
@@ -60,17 +73,69 @@ def synthesize(
     torch_dtype = parse_dtype(dtype)
     assert torch_dtype is not None
 
-    def draw(stream: int, count: int) -> Tensor:
-        return normal((batch, count, tokens, head_dim), seed, stream).to(torch_dtype)
-
+    q, k, v = (
+        normal((batch, count, tokens, head_dim), seed, stream)
+        for stream, count in enumerate((heads, kv_heads, kv_heads))
+    )
+    if structure:
+        plant(q, k, structure, seed)
     return AttentionInputs(
-        draw(0, heads),
-        draw(1, kv_heads),
-        draw(2, kv_heads),
+        q.to(torch_dtype),
+        k.to(torch_dtype),
+        v.to(torch_dtype),
         global_mask=mask,
         tokens=[[f"t{position}" for position in range(tokens)]] * batch,
         source=DEFAULT_SOURCE,
     )
+
+
+def plant(q: Tensor, k: Tensor, structure: Sequence[str], seed: int) -> None:
+    """Turns random q (B, H, T, D) and k (B, H_kv, T, D) into ones whose maps show what ``structure`` names, in place.
+
+    The sink and the needle have a dimension each. The rest hold a code of signs for every key's position; a query
+    that carries the code of a position scores high with the keys near it and, in so many dimensions, with no others.
+    For ``local`` it carries its own, for ``induction`` that of the token to copy. A tenth of the random numbers stays.
+
+    Raises:
+        InputError: an unknown structure, one given twice, or too few dimensions or tokens to hold them.
+    """
+    for name in structure:
+        if name not in STRUCTURES:
+            raise InputError(f"structure {name!r} is not one of {', '.join(STRUCTURES)}")
+        if list(structure).count(name) > 1:
+            raise InputError(f"structure {name!r} is given more than once; name each once")
+    B, H, T, D = q.shape
+    H_kv = k.shape[1]
+    n, group = D - 2, H // H_kv
+    if n < 30 or T < 8:
+        raise InputError(f"structure needs a head_dim of 32 or more and 8 tokens or more; given {D} and {T}")
+    peak = 40 * D**0.5  # the dot product of a planted pair: a logit of 40 when the scale is 1 / sqrt(D)
+    for tensor in (q, k):
+        tensor.mul_(0.1)
+        tensor[..., :2] = 0
+    if "sink" in structure:
+        q[..., 0] = k[..., 0, 0] = peak**0.5
+    if "needle" in structure:
+        q[:, :, 3 * T // 4, 1] = k[:, :, T // 3, 1] = (1.5 * peak) ** 0.5
+    # Each sign holds for 64 positions, and they turn one after another: near positions share most of them.
+    turn = (torch.arange(T)[:, None] + torch.arange(n) * 64 // n) // 64  # (T, n)
+    signs = _signs((B, H_kv, int(turn.max()) + 1, n), seed, 3)
+    code = (peak / n) ** 0.5 * signs.gather(2, turn.expand(B, H_kv, T, n))
+    carried = code.repeat_interleave(group, dim=1)  # (B, H, T, n)
+    k[..., 2:] += code
+    if "local" in structure:
+        q[..., 2:] += carried
+    if "induction" in structure:
+        half = T // 2
+        q[..., half:, 2:] += carried[..., 1 : 1 + T - half, :]
+
+
+def _signs(shape: tuple[int, ...], seed: int, stream: int) -> Tensor:
+    """Random -1 and 1, float32, the same everywhere."""
+    count = int(np.prod(shape))
+    words = np.random.PCG64(np.random.SeedSequence([seed, stream])).random_raw(-(-count // 64))
+    bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")[:count]
+    return torch.from_numpy(bits.astype(np.float32) * 2 - 1).reshape(shape)
 
 
 def normal(shape: tuple[int, ...], seed: int, stream: int) -> Tensor:
