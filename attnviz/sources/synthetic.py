@@ -120,14 +120,17 @@ def plant(q: Tensor, k: Tensor, structure: Sequence[str], seed: int) -> None:
     # Each sign holds for 64 positions, and they turn one after another: near positions share most of them.
     turn = (torch.arange(T)[:, None] + torch.arange(n) * 64 // n) // 64  # (T, n)
     signs = _signs((B, H_kv, int(turn.max()) + 1, n), seed, 3)
-    code = (peak / n) ** 0.5 * signs.gather(2, turn.expand(B, H_kv, T, n))
-    carried = code.repeat_interleave(group, dim=1)  # (B, H, T, n)
-    k[..., 2:] += code
+    signs = signs.gather(2, turn.expand(B, H_kv, T, n))
+    own, strength, half = signs.repeat_interleave(group, dim=1), (peak / n) ** 0.5, T // 2  # own (B, H, T, n)
+    copied = own[..., 1 : 1 + T - half, :]
+    k[..., 2:] += strength * signs
     if "local" in structure:
-        q[..., 2:] += carried
+        q[..., 2:] += strength * own
     if "induction" in structure:
-        half = T // 2
-        q[..., half:, 2:] += carried[..., 1 : 1 + T - half, :]
+        q[..., half:, 2:] += strength * copied
+    if {"sink", "local", "induction"} <= set(structure):
+        # Where two codes agree by chance both their keys score higher by as much; so shall the sink, to stay their like.
+        q[..., half:, 0] *= 1 + (own[..., half:, :] * copied).sum(-1) / n
 
 
 def _signs(shape: tuple[int, ...], seed: int, stream: int) -> Tensor:
