@@ -117,8 +117,8 @@ def plant(q: Tensor, k: Tensor, structure: Sequence[str], seed: int) -> None:
         q[..., 0] = k[..., 0, 0] = peak**0.5
     if "needle" in structure:
         q[:, :, 3 * T // 4, 1] = k[:, :, T // 3, 1] = (1.5 * peak) ** 0.5
-    # Each sign holds for 64 positions, and they turn one after another: near positions share most of them.
-    turn = (torch.arange(T)[:, None] + torch.arange(n) * 64 // n) // 64  # (T, n)
+    # Each sign holds for 16 positions, and they turn one after another: near positions share most of them.
+    turn = (torch.arange(T)[:, None] + torch.arange(n) * 16 // n) // 16  # (T, n)
     signs = _signs((B, H_kv, int(turn.max()) + 1, n), seed, 3)
     signs = signs.gather(2, turn.expand(B, H_kv, T, n))
     own, strength, half = signs.repeat_interleave(group, dim=1), (peak / n) ** 0.5, T // 2  # own (B, H, T, n)
