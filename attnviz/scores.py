@@ -190,7 +190,9 @@ def _rows_per_block(columns: int, *, band: bool = True) -> int:
     # Without a band there is no scratch memory to keep in cache, and each block costs two rounds of all threads,
     # which wait for the last one: where other programs keep a core busy, few large blocks are several times faster.
     larger = 1 if band else 4
-    return max(64, min(larger * 8192, larger * _BLOCK_CELLS // max(columns, 1)))
+    # A block of a band is computed over every key that any of its rows sees, rows + columns: few rows waste little.
+    most = max(128, 2 * columns) if band and columns else larger * 8192
+    return max(64, min(most, larger * _BLOCK_CELLS // max(columns, 1)))
 
 
 @dataclass(frozen=True)
