@@ -110,6 +110,8 @@ class Run:
         self._out: Path | None = None  # where layers go as soon as they have run
         self._writer: _Writer | None = None
         self._path: Path | None = None
+        self._picture: Tensor | None = None
+        self._patches: tuple[int, int] | None = None
         components = {part for name, _ in model.named_modules() for part in name.split(".")}
         self._has_encoder = "encoder" in components
 
@@ -120,6 +122,15 @@ class Run:
             assert self._writer is not None
             return list(self._writer.labels)
         return list(self._layers)
+
+    def show(self, picture: Tensor, patches: tuple[int, int] | None = None) -> None:
+        """Says that the model looks at a picture: its patches label the tokens, and the dump holds it.
+
+        Args:
+            picture: as the model sees it, (height, width, 3) uint8.
+            patches: its rows and columns of patches; None where tokens are no patches.
+        """
+        self._picture, self._patches = picture, patches
 
     def inputs(self, layer: Label, kind: str | None = None) -> AttentionInputs:
         """What went into a layer's attention.
@@ -173,7 +184,7 @@ class Run:
             try:
                 for layer in self._layers.values():
                     writer.add(layer, self._inputs(layer))
-                writer.close(self._metadata)
+                self._close(writer)
             finally:
                 writer.abandon()
 
@@ -252,6 +263,8 @@ class Run:
         own, other = self._stacks(layer)
         tokens = self._tokens(other if first.cross else own, None if first.cross else layer.passes, B, S)
         query_tokens = self._tokens(own, layer.passes, B, T) if first.cross or T != S else None
+        if tokens is None and self._patches is not None:
+            tokens = patch_labels(self._patches, S, B)
         return layer.inputs(
             source=f"{self._name} layer {layer.label}", tokens=tokens, query_tokens=query_tokens, memo=self._memo
         )
@@ -298,7 +311,15 @@ class Run:
                 f"{self._name}: its attention can't be captured; none went through what was tried: {TRIED}"
             )
         if self._writer is not None:
-            self._writer.close(self._metadata)
+            self._close(self._writer)
+
+    def _close(self, writer: _Writer) -> None:
+        about = dict(self._metadata)
+        if self._picture is not None:
+            writer.add_picture(self._picture)
+        if self._patches is not None:
+            about["patches"] = list(self._patches)
+        writer.close(about)
 
 
 class _Writer:
@@ -338,6 +359,10 @@ class _Writer:
         settings |= {name: value for name, value in common.items() if group.get(name) != value}
         self._layers[str(layer.label)] = settings
 
+    def add_picture(self, picture: Tensor) -> None:
+        """Writes the picture the model looked at, (height, width, 3)."""
+        self._stream.add("picture", picture)
+
     def close(self, metadata: dict[str, Any]) -> None:
         """Writes the header."""
         groups = dict(self._groups)
@@ -346,6 +371,16 @@ class _Writer:
     def abandon(self) -> None:
         """Closes the file, finished or not."""
         self._stream.abandon()
+
+
+def patch_labels(patches: tuple[int, int], S: int, B: int) -> list[list[str]] | None:
+    """Labels of the patches of a picture and of what comes before them; None where the numbers don't fit."""
+    rows, columns = patches
+    before = S - rows * columns
+    if not 0 <= before <= 16:
+        return None
+    extra = ["[CLS]", *(f"[{number}]" for number in range(1, before))][:before]
+    return [[*extra, *(f"{row},{column}" for row in range(rows) for column in range(columns))]] * B
 
 
 def _group_of(label: Label) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from attnviz import __version__
-from attnviz.cli import context, diff, explain, inspect, pattern, plot, score, stats, synth, tiles
+from attnviz.cli import capture, context, diff, explain, inspect, pattern, plot, score, stats, synth, tiles
 from attnviz.errors import InputError
 
 # click's UsageError, by the one road to it that is public in every typer (newer ones carry click inside).
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (score, plot, tiles, pattern, context, stats, diff, explain, synth, inspect):
+for module in (score, plot, tiles, pattern, context, stats, diff, explain, capture, synth, inspect):
     module.register(app)
 
 

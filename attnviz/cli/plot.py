@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnviz.cli.options import Compute, Heads, PatternChoice, Region, Source, Values, check_choice, command
+from attnviz.cli.overlay import picture_query
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +41,13 @@ def register(app: typer.Typer) -> None:
         vmin: Annotated[float | None, typer.Option(help="Low end of the color scale.")] = None,
         vmax: Annotated[float | None, typer.Option(help="High end of the color scale.")] = None,
         annot: Annotated[bool, typer.Option("--annot", help="Write the values into the cells of a small map.")] = False,
+        overlay: Annotated[
+            bool,
+            typer.Option(
+                "--overlay",
+                help="Lay what the class token sees, or the query of --queries, over the picture it looks at.",
+            ),
+        ] = False,
         title: Annotated[str | None, typer.Option(help="Title of the figure.")] = None,
         dpi: Annotated[int, typer.Option(help="Dots per inch of a PNG.", min=20, max=2400)] = 150,
         transparent: Annotated[bool, typer.Option("--transparent", help="No background.")] = False,
@@ -70,10 +81,12 @@ def register(app: typer.Typer) -> None:
         pixels = region.pixels
         if any(path.suffix.lower() in FIGURES for path in out):
             pixels = min(pixels, most_pixels(len(heads), dpi))
+        seen = picture_query(source.source, inputs, region, values) if overlay else None
         look: dict[str, Any] = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "annot": annot, "title": title}
         with ranks(compute.device) as world:
             positions = region.ranges(inputs)
-            queries, keys = positions["queries"], positions["keys"]
+            queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
+            pixels = pixels if seen is None else len(seen.keys)
             rows = len(queries or range(inputs.T)) * len(heads) // world.size
             with rows_progress(rows, "plot") as progress:
                 maps = [
@@ -99,11 +112,15 @@ def register(app: typer.Typer) -> None:
                     write_maps(path, maps, inputs.source)
                 else:
                     with house_style():
-                        figure = (
-                            heads_grid(maps, **look)
-                            if len(maps) > 1
-                            else heatmap(maps[0], **look).get_figure(root=True)
-                        )
+                        figure: Figure | None
+                        if seen is not None:
+                            figure = seen.draw(maps, cmap=cmap, vmin=vmin, vmax=vmax, title=title)
+                        else:
+                            figure = (
+                                heads_grid(maps, **look)
+                                if len(maps) > 1
+                                else heatmap(maps[0], **look).get_figure(root=True)
+                            )
                         assert figure is not None
                         save_figure(figure, path, dpi=dpi, transparent=transparent)
                 note(f"wrote {path}")

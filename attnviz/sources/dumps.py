@@ -207,6 +207,21 @@ def load(
     return with_global_mask(inputs, mask)
 
 
+def picture_of(path: Path) -> tuple[Tensor, tuple[int, int]]:
+    """The picture that a captured model looked at, (height, width, 3) uint8, and its rows and columns of patches.
+
+    Raises:
+        InputError: the dump holds none.
+    """
+    file = open_tensors(path)
+    patches = file.metadata.get("patches")
+    if "picture" not in file.contents or not (
+        isinstance(patches, list) and len(patches) == 2 and all(isinstance(size, int) and size > 0 for size in patches)
+    ):
+        raise InputError(f"{path}: holds no picture; make the dump with: attnviz capture MODEL --image FILE")
+    return file.read("picture"), (patches[0], patches[1])
+
+
 def with_global_mask(inputs: AttentionInputs, mask: Tensor) -> AttentionInputs:
     """The same inputs with another global mask, (B, S) bool."""
     from dataclasses import replace

@@ -1,0 +1,107 @@
+"""What one token of a vision model sees, laid over the picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+
+from attnviz.figures.heatmap import value_range
+from attnviz.figures.style import colormap, normalize
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+
+    from attnviz.maps import AttentionMap
+
+Picture = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+Patches = np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]
+
+
+def overlay(
+    picture: Picture,
+    weights: Patches,
+    ax: Axes | None = None,
+    *,
+    cmap: str | Colormap | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    title: str | None = None,
+) -> Axes:
+    """Draws a picture in gray under the weights of its patches: the more weight, the less of the picture shows.
+
+    Args:
+        picture: as the model saw it, (height, width, 3) uint8.
+        weights: a weight for each patch, (rows, columns).
+        ax: the Axes to draw into; None makes a figure.
+        cmap: a palette of matplotlib or seaborn.
+        vmin, vmax: the ends of the color scale; None is 0 and the largest weight.
+        title: above the picture.
+
+    Returns:
+        The Axes drawn into.
+    """
+    if ax is None:
+        ax = Figure(figsize=(4, 4), layout="constrained").add_subplot()
+    height, width, _ = picture.shape
+    norm = normalize("weights", 0, float(np.nanmax(weights)), vmin, vmax)
+    gray = picture.mean(axis=2)
+    ax.imshow(gray, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    opacity = 0.25 + 0.6 * np.clip(np.nan_to_num(np.asarray(norm(weights))), 0, 1)
+    ax.imshow(
+        weights,
+        cmap=colormap(cmap, "weights"),
+        norm=norm,
+        alpha=opacity,
+        extent=(0, width, height, 0),
+        interpolation="nearest",
+    )
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if title is not None:
+        ax.set_title(title)
+    return ax
+
+
+def overlays(
+    picture: Picture,
+    maps: Sequence[AttentionMap],
+    patches: tuple[int, int],
+    *,
+    cmap: str | Colormap | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Small multiples of :func:`overlay`, a head each, with one color scale.
+
+    Args:
+        picture, cmap, vmin, vmax: as in :func:`overlay`.
+        maps: one query's weights of each head, (1, rows * columns) cells.
+        patches: rows and columns of patches.
+        title: above the grid; None says whose weights these are.
+    """
+    columns = min(len(maps), 6, math.ceil(math.sqrt(len(maps)) * 1.2))
+    rows = math.ceil(len(maps) / columns)
+    figure = Figure(figsize=(1.7 * columns + 1, 1.9 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    highest = value_range(maps)[1] if vmax is None else vmax
+    for ax in grid.flat:
+        ax.set_visible(False)
+    for ax, shown in zip(grid.flat, maps, strict=False):
+        ax.set_visible(True)
+        weights = shown.cells.reshape(patches)
+        overlay(picture, weights, ax, cmap=cmap, vmin=vmin, vmax=highest, title=f"head {shown.head}")
+    drawn = grid.flat[0].images[-1]
+    opaque = ScalarMappable(drawn.norm, drawn.cmap)
+    bar = figure.colorbar(opaque, ax=list(grid.flat), label="weight (softmax)", fraction=0.05, pad=0.02, aspect=40)
+    bar.outline.set_visible(False)
+    first = maps[0]
+    label = first.query_labels[0] if first.query_labels else f"query {first.queries.start}"
+    figure.suptitle(f"what {label} sees" if title is None else title)
+    return figure

