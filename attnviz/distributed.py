@@ -55,14 +55,14 @@ class Ranks:
         if self.size == 1:
             return reduce_map(item, pattern, head, row_edges, column_edges, **options, progress=progress)
         cells = (len(row_edges) - 1, len(column_edges) - 1)
-        rows = TileSize.fitting(item, cells, reductions=len(reductions), memory=memory).rows
-        cuts = shares(item, pattern, row_edges, rows, self.size)
+        tile = TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
+        cuts = shares(item, pattern, row_edges, tile.rows, self.size)
         first, last = cuts[self.rank], cuts[self.rank + 1]
         own = None
         if first < last:
             edges = row_edges[first : last + 1]
-            # The tile is that of the whole picture: a smaller share must not get larger blocks.
-            own = reduce_map(item, pattern, head, edges, column_edges, **options, rows=rows, progress=progress)
+            # The tile is that of the whole picture: a smaller share must not get larger tiles.
+            own = reduce_map(item, pattern, head, edges, column_edges, **options, tile=tile, progress=progress)
         shape = (cells[0], cells[1])
         try:
             return self._gathered(item, own, cuts, row_edges, shape, tuple(reductions))

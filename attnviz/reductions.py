@@ -120,7 +120,7 @@ def reduce_map(
     values: str = "weights",
     log_sum_exp: Tensor | None = None,
     memory: int | None = None,
-    rows: int | None = None,
+    tile: TileSize | None = None,
     progress: Progress | None = None,
 ) -> Reduced:
     """Reduces the map of one head to cells.
@@ -136,16 +136,14 @@ def reduce_map(
         log_sum_exp: the log of each query's softmax denominator where it is known, (T',); keys outside the edges
             are then left alone.
         memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
-        rows: queries in work at once, where that is settled already.
+        tile: how much of the map is in work at once, where that is settled already.
         progress: called with the number of rows done, as they are.
 
     Raises:
         InputError: ``memory`` is too small for one row, or the device has too little.
     """
     cells = (len(row_edges) - 1, len(column_edges) - 1)
-    tile = TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
-    if rows is not None:
-        tile = TileSize(rows, tile.keys)
+    tile = tile or TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
     grid = _Grid(item, row_edges, column_edges, tuple(reductions), values, log_sum_exp, tile)
     try:
         with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
@@ -252,7 +250,6 @@ class _Grid:
         self.known = log_sum_exp
         size = int(row_edges[-1] - row_edges[0])
         self.log_sum_exp = torch.full((size,), torch.nan, dtype=item.compute_dtype, device=item.device)
-        self.bound_holds = True
 
     def add(self, rows: range | Tensor, scorer: RowScorer) -> None:
         """Takes in every visible key of a block of rows."""
@@ -267,15 +264,12 @@ class _Grid:
             total = torch.ones_like(peak).masked_fill_(torch.isnan(peak), 0)
             self._take(rows, scorer, parts, peak, total)
             return
-        bound = scorer.bound(rows) if self.bound_holds and self.values == "weights" else None
+        # Each block decides for itself, so that ranks with a share of the blocks get the bits of one process.
+        bound = scorer.bound(rows) if self.values == "weights" else None
         if bound is not None:
             parts, peak, total = self._tiles(rows, scorer, bound)
-            if not bool((total > _LEAST_TOTAL).all()):
-                bound = None
-        if bound is None:
+        if bound is None or not bool((total > _LEAST_TOTAL).all()):
             parts, peak, total = self._tiles(rows, scorer, None)
-            # A row that sees something had a bound too high to be of use, and so will the next ones.
-            self.bound_holds = self.bound_holds and not bool((total > 0).any())
         if scorer.sink is not None:
             before, peak = peak, peak.clamp(min=scorer.sink)
             sees = total > 0
@@ -297,6 +291,7 @@ class _Grid:
         peak = torch.full((b,), -torch.inf, dtype=dtype, device=device) if fixed is None else fixed
         total = torch.zeros(b, dtype=dtype, device=device)
         parts: list[_Part] = []
+        doubtful = fixed is not None and self.known is None
         for keys in scorer.tiles(rows, self.tile.keys):
             bins, starts, stop = _segments(keys, self.column_edges)
             shown = len(starts) > 0
@@ -321,6 +316,10 @@ class _Grid:
             mass = _segment(logits, starts, stop, "sum") if shown and self.wants_mass else None
             whole = mass is not None and starts[0] == 0 and stop == len(logits)
             total += mass.sum(0) if whole and mass is not None else logits.sum(0)
+            if doubtful and not hidden:
+                if not bool((total > _LEAST_TOTAL).all()):
+                    break  # all see this tile and some get nothing: the bound is too high, for the other tiles too
+                doubtful = False
             if shown:
                 if not self.wants_max:
                     highest = None

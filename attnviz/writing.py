@@ -49,10 +49,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         InputError: there is something at ``path`` that is not an empty directory, or it cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: exists already; name a directory that does not, or remove it first")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the directory {path.parent} does not exist; make it first")
+    check_new_directory(path)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent))
     except OSError as error:
@@ -65,6 +62,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new_directory(path: Path) -> None:
+    """Raises InputError where a directory cannot be made: something is there that is not an empty directory."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: exists already; name a directory that does not, or remove it first")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the directory {path.parent} does not exist; make it first")
 
 
 def _umask() -> int:

@@ -62,15 +62,13 @@ def register(app: typer.Typer) -> None:
         from attnviz.cli.progress import rows_progress
         from attnviz.figures.style import SUFFIXES as FIGURES
         from attnviz.selections import parse_index, parse_indices
-        from attnviz.writing import check_output
+        from attnviz.writing import check_new_directory, check_output
 
         for path in out:
             check_output(path, (*FIGURES, ".npz", ".zarr"), inputs=[*source.paths(), *choice.paths()])
+            if path.suffix.lower() == ".zarr":
+                check_new_directory(path)
         memory = region.bound()
-        inputs = source.load(compute.dtype)
-        item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
-        heads = parse_indices(head, inputs.H, option="--head", noun="head")
-        pattern = choice.choose(inputs.pattern)
 
         from attnviz.distributed import rank_device, ranks
         from attnviz.exports import write_maps
@@ -78,12 +76,16 @@ def register(app: typer.Typer) -> None:
         from attnviz.figures.style import house_style, save_figure
         from attnviz.maps import attention_map
 
-        pixels = region.pixels
-        if any(path.suffix.lower() in FIGURES for path in out):
-            pixels = min(pixels, most_pixels(len(heads), dpi))
-        seen = picture_query(source.source, inputs, region, values) if overlay else None
-        look: dict[str, Any] = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "annot": annot, "title": title}
-        with ranks(compute.device) as world:
+        with ranks(compute.device) as world:  # before anything is read: a rank that cannot read stops the others
+            inputs = source.load(compute.dtype)
+            item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
+            heads = parse_indices(head, inputs.H, option="--head", noun="head")
+            pattern = choice.choose(inputs.pattern)
+            pixels = region.pixels
+            if any(path.suffix.lower() in FIGURES for path in out):
+                pixels = min(pixels, most_pixels(len(heads), dpi))
+            seen = picture_query(source.source, inputs, region, values) if overlay else None
+            look: dict[str, Any] = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "annot": annot, "title": title}
             positions = region.ranges(inputs)
             queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
             pixels = pixels if seen is None else len(seen.keys)
