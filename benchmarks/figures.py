@@ -29,7 +29,7 @@ def plot_head() -> Iterator[Comparison]:
                 "ours": lambda: plot(inputs, int(HEAD), ours),
                 "theirs": lambda: seaborn_heatmap.draw(weights, rows, columns, f"head {HEAD}", theirs),
             },
-            repeats=7,
+            repeats=15,
         )
         whole = processes_in_turns(
             {
