@@ -338,6 +338,22 @@ class AttentionItem:
         name = "v_global" if for_global and self.inputs.v_global is not None else "v"
         return self._head(name, self.kv_head(head))
 
+    def bias(self, head: int) -> Tensor | None:
+        """What is added to the scores of query head ``head``, (T, S); None where nothing is.
+
+        Raises:
+            InputError: NaN or Inf in it; what hides keys is a pattern, not a bias.
+        """
+        whole = self.inputs.bias
+        if whole is None:
+            return None
+        place = (min(self.batch, whole.shape[0] - 1), min(head, whole.shape[1] - 1))
+        bias: Tensor = whole[place]
+        if ("bias", *place, None) not in self.inputs._finite:
+            self.inputs._require_finite("bias", bias, place)
+            self.inputs._finite.add(("bias", *place, None))
+        return bias.to(self.device).expand(self.T, self.S)
+
     @property
     def global_positions(self) -> Tensor:
         """Positions of the global keys, ascending, (G,).

@@ -274,12 +274,8 @@ class RowScorer:
             self.k = k.to(item.compute_dtype)  # (S, D), a view unless the inputs are of a half type
         sinks = item.inputs.sinks
         self.sink = None if sinks is None else float(sinks[head])
-        bias, slopes = item.inputs.bias, item.inputs.alibi_slopes
-        if bias is not None:
-            bias = bias[min(item.batch, bias.shape[0] - 1), min(head, bias.shape[1] - 1)]
-            self.bias: Tensor | None = bias.to(item.device).expand(item.T, item.S)
-        else:
-            self.bias = None
+        slopes = item.inputs.alibi_slopes
+        self.bias = item.bias(head)  # (T, S)
         self.slope = None if slopes is None else float(slopes[head])
         keys, rows = item.key_padding, item.query_padding
         self.hidden_keys = None if keys is None else ~keys  # (S,)

@@ -78,6 +78,7 @@ def register(app: typer.Typer) -> None:
         side_a, side_b = _sides(source, other, choice, compute, b, batch, values)
         if out is not None:
             other_file = [] if other is None else [_ref(other).path or Path(other)]
+            other_file += _changed(choice, b).paths()
             check_output(out, (".png", ".pdf", ".svg"), inputs=[*source.paths(), *choice.paths(), *other_file])
         heads = parse_indices(head, side_a.H, option="--head", noun="head")
         with rows_progress(side_a.T * len(heads), "diff") as progress:

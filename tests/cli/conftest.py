@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,3 +58,26 @@ def dump(folder) -> Path:
     """A dump of two items, four query heads, two key heads, six tokens: ``dump.safetensors``."""
     attnviz.save("dump.safetensors", small())
     return Path("dump.safetensors")
+
+
+@pytest.fixture
+def refused(run, folder) -> Callable[..., str]:
+    """Runs a command that must be refused, and returns the line it says."""
+
+    def refused(*arguments: object, says: str) -> str:
+        before = sorted(folder.rglob("*"))
+        contents = {path: path.read_bytes() for path in before if path.is_file()}
+        result = run(*arguments)
+        assert result.code == 2
+        assert result.out == ""
+        lines = result.err.splitlines()
+        assert len(lines) == 1, result.err
+        assert lines[0].startswith("attnviz: ")
+        assert re.search(says, lines[0]), lines[0]
+        assert "Traceback" not in lines[0]
+        # No output, no temporary file, no changed input.
+        assert sorted(folder.rglob("*")) == before
+        assert {path: path.read_bytes() for path in contents} == contents
+        return lines[0]
+
+    return refused

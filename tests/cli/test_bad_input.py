@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -25,29 +24,6 @@ from attnviz.sources.files import open_tensors, write_tensors
 from tests.cases import arrays, small
 
 FORMATS = (".safetensors", ".npz", ".npy", ".pt", ".pth")
-
-
-@pytest.fixture
-def refused(run, folder):
-    """Runs a command that must be refused, and returns the line it says."""
-
-    def refused(*arguments: object, says: str) -> str:
-        before = sorted(folder.rglob("*"))
-        contents = {path: path.read_bytes() for path in before if path.is_file()}
-        result = run(*arguments)
-        assert result.code == 2
-        assert result.out == ""
-        lines = result.err.splitlines()
-        assert len(lines) == 1, result.err
-        assert lines[0].startswith("attnviz: ")
-        assert re.search(says, lines[0]), lines[0]
-        assert "Traceback" not in lines[0]
-        # No output, no temporary file, no changed input.
-        assert sorted(folder.rglob("*")) == before
-        assert {path: path.read_bytes() for path in contents} == contents
-        return lines[0]
-
-    return refused
 
 
 @cache
