@@ -124,4 +124,6 @@ def _sample(values: Sequence[float], unit: str) -> str:
     least, median = min(values), statistics.median(values)
     if unit == "bytes":
         return f"{least / 1e6:.1f} MB"
+    if unit != "s":
+        return f"{least:,} {unit}"
     return f"{least * 1e3:.0f} / {median * 1e3:.0f} ms"
