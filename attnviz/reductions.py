@@ -84,7 +84,7 @@ class TileSize:
         if taken(rows, keys) > memory:
             raise InputError(
                 f"--memory {memory:,} bytes is too small for one row of a picture of {cells[0]} x {cells[1]} cells; "
-                f"the least that works is {taken(1, min(64, item.S)):,}, or make the picture smaller (--pixels)"
+                f"the least that works is {taken(rows, keys):,}, or make the picture smaller (--pixels)"
             )
         return cls(rows, keys)
 
