@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -25,3 +29,23 @@ def output() -> Console:
         return Console()
     columns = os.environ.get("COLUMNS", "")
     return Console(width=int(columns) if columns.isdecimal() and int(columns) > 0 else 100)
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The house style for a figure; letters that no font here has are told in one line, not a warning each."""
+    from attnviz.figures.style import house_style
+
+    with house_style(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    missing: set[str] = set()
+    for warning in caught:
+        glyph = re.match(r"Glyph (\d+) ", str(warning.message))
+        if glyph:
+            missing.add(chr(int(glyph[1])))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        letters = "".join(sorted(missing)[:12]) + ("…" if len(missing) > 12 else "")
+        note(f"no font here has {letters}: drawn as boxes; install one that does, such as Noto Sans CJK")

@@ -94,10 +94,11 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         if out is not None:
+            from attnviz.cli.console import drawing
             from attnviz.figures.difference import difference_figure
-            from attnviz.figures.style import house_style, save_figure
+            from attnviz.figures.style import save_figure
 
-            with house_style():
+            with drawing():
                 save_figure(difference_figure(found.pictures), out)
         if format == "json":
             typer.echo(exports.difference_json(found), nl=False)

@@ -127,13 +127,13 @@ def register(app: typer.Typer) -> None:
                 console.print(picture)
                 console.print()
             return
-        from attnviz.cli.console import note
+        from attnviz.cli.console import drawing, note
         from attnviz.figures.pattern import most_pixels, pattern_figure, story_figure
-        from attnviz.figures.style import house_style, save_figure
+        from attnviz.figures.style import save_figure
 
         pixels = min(region.pixels, most_pixels(len(patterns), dpi))
         maps = [reason_map(inputs, each, pixels=pixels, **what) for each in patterns.values()]
-        with house_style():
+        with drawing():
             if story:
                 figure = story_figure(maps, list(patterns), title=title)
             else:

@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
         (max), or their mass. Under torchrun, ranks share the rows.
         """
         check_choice("--values", values, ("weights", "logits"))
-        from attnviz.cli.console import note
+        from attnviz.cli.console import drawing, note
         from attnviz.cli.progress import rows_progress
         from attnviz.figures.style import SUFFIXES as FIGURES
         from attnviz.selections import parse_index, parse_indices
@@ -73,7 +73,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.distributed import rank_device, ranks
         from attnviz.exports import write_maps
         from attnviz.figures.heatmap import heads_grid, heatmap, most_pixels
-        from attnviz.figures.style import house_style, save_figure
+        from attnviz.figures.style import save_figure
         from attnviz.maps import attention_map
 
         with ranks(compute.device) as world:  # before anything is read: a rank that cannot read stops the others
@@ -113,7 +113,7 @@ def register(app: typer.Typer) -> None:
                 if path.suffix.lower() not in FIGURES:
                     write_maps(path, maps, inputs.source)
                 else:
-                    with house_style():
+                    with drawing():
                         figure: Figure | None
                         if seen is not None:
                             figure = seen.draw(maps, cmap=cmap, vmin=vmin, vmax=vmax, title=title)

@@ -62,13 +62,13 @@ def register(app: typer.Typer) -> None:
             layers = [*layers_of(contents)] if "q" not in contents else [None]
             layers = layers or [None]
         found: list[HeadStatistics] = []
-        named = ""
+        patterns: list[str] = []
         for layer in layers:
             inputs = replace(source, layer=None if layer is None else str(layer)).load(compute.dtype)
             item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
             heads = parse_indices(head, inputs.H, option="--head", noun="head")
             pattern = choice.choose(inputs.pattern)
-            named = str(pattern)
+            patterns.append(str(pattern))
             with rows_progress(inputs.T * len(heads), "stats" if layer is None else f"layer {layer}") as progress:
                 found += head_statistics(
                     inputs,
@@ -85,15 +85,17 @@ def register(app: typer.Typer) -> None:
             known = [row for row in found if getattr(row, key) is not None]
             known.sort(key=lambda row: getattr(row, key), reverse=not ascending)
             found = known + [row for row in found if getattr(row, key) is None]
-        title = str(source.source) if source.source is not None else "synthetic"
+        title = str(source.source) if source.source is not None else "inputs" if source.paths() else "synthetic"
+        named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
         if out is not None and out.suffix.lower() in (".json", ".csv"):
             text = exports.statistics_json(found, title, named) if out.suffix.lower() == ".json" else None
             exports.write_text(out, text or exports.statistics_csv(found))
         elif out is not None:
+            from attnviz.cli.console import drawing
             from attnviz.figures.statistics import statistics_figure
-            from attnviz.figures.style import house_style, save_figure
+            from attnviz.figures.style import save_figure
 
-            with house_style():
+            with drawing():
                 figure = statistics_figure(found, statistic).get_figure(root=True)
                 assert figure is not None
                 save_figure(figure, out)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
+from matplotlib.font_manager import get_font_names
 
 from attnviz.errors import InputError
 from attnviz.writing import atomic
@@ -22,7 +23,6 @@ PALETTES = {"weights": "rocket", "logits": "vlag", "difference": "vlag"}
 """The default palette of each kind of value, seaborn's: uniform from 0 for weights, diverging from 0 for the rest."""
 
 _HOUSE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -41,12 +41,31 @@ _HOUSE: dict[Any, Any] = {
 }
 
 
+_FALLBACKS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Noto Sans JP",
+    "Source Han Sans",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "Microsoft YaHei",
+    "WenQuanYi Zen Hei",
+    "IPAexGothic",
+    "Noto Sans Arabic",
+    "Noto Emoji",
+    "Symbola",
+)
+"""Fonts asked for letters that DejaVu Sans has not, where the machine has them."""
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """The command line's own look, whatever the machine's matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_HOUSE)
+        there = set(get_font_names())
+        mpl.rcParams["font.family"] = ["DejaVu Sans", *(name for name in _FALLBACKS if name in there)]
         yield
 
 
