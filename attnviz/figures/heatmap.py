@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from attnviz.maps import AttentionMap
 
+_MOST_THINNED = 20  # labels on an axis that cannot show them all: more say no more, and take longer to draw
+
 MOST_ANNOTATED = 400
 """Cells beyond which numbers in cells are unreadable."""
 
@@ -245,8 +247,10 @@ def label_axis(axis: Axis, positions: Sequence[int], labels: Sequence[str] | Non
 
 
 def _stride(count: int, room: float) -> int:
-    """The least round step (1, 2, 5, 10, ...) that leaves each of ``count`` labels its line."""
+    """The least round step (1, 2, 5, 10, ...) that leaves each label its line, and a thinned axis at most 20."""
     need = count / max(room, 1)
+    if need > 1:
+        need = max(need, count / _MOST_THINNED)
     steps = (factor * 10**power for power in range(10) for factor in (1, 2, 5))
     return next(int(step) for step in steps if step >= need)
 
