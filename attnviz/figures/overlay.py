@@ -52,7 +52,7 @@ def overlay(
     norm = normalize("weights", 0, float(np.nanmax(weights)), vmin, vmax)
     gray = picture.mean(axis=2)
     ax.imshow(gray, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
-    opacity = 0.25 + 0.6 * np.clip(np.nan_to_num(np.asarray(norm(weights))), 0, 1)
+    opacity = 0.1 + 0.75 * np.clip(np.nan_to_num(np.asarray(norm(weights))), 0, 1)
     ax.imshow(
         weights,
         cmap=colormap(cmap, "weights"),
