@@ -218,9 +218,8 @@ def _ends(count: int, most: int) -> list[int | None]:
 
 def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 100) -> Table:
     """A row a head: each statistic as a number and, where there is room, a bar of its share of the column's most."""
-    table = Table(
-        title=title, title_justify="left", header_style="bold", box=box.ROUNDED, padding=(0, int(width >= 90))
-    )
+    table = Table(title=escape(title), title_justify="left", header_style="bold", box=box.ROUNDED)
+    table.padding = (0, int(width >= 90))
     with_layers = any(row.layer is not None for row in rows)
     if with_layers:
         table.add_column("layer", justify="right")
@@ -266,7 +265,8 @@ def difference_table(
     key_tokens: Sequence[str] | None = None,
 ) -> Table:
     """A row a head: how far A and B are apart, and where most."""
-    table = Table(title=f"A: {found.a}\nB: {found.b}\n{found.values}", title_justify="left", header_style="bold")
+    title = escape(f"A: {found.a}\nB: {found.b}\n{found.values}")
+    table = Table(title=title, title_justify="left", header_style="bold")
     table.box, table.padding = box.ROUNDED, (0, int(width >= 100))
     weights = found.values == "weights"
     table.add_column("head", justify="right")

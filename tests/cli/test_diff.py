@@ -1,0 +1,266 @@
+"""``attnviz diff`` as a job in CI runs it: exit codes, what it prints, and what each side may be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import attnviz
+from attnviz.patterns import Causal, Full, GlobalKeys, longformer
+from attnviz.sources.files import write_tensors
+from tests.cases import arrays, small
+
+
+@pytest.fixture
+def kernel(dump) -> Path:
+    """What a right kernel gives for ``dump.safetensors``, causal, first item: weights, scores, and one wrong cell."""
+    result = attnviz.score(small(), Causal())
+    wrong = result.weights.clone()
+    wrong[2, 4, 1] += 0.01
+    np.savez("kernel.npz", weights=result.weights, scores=result.scores, wrong=wrong)
+    return Path("kernel.npz")
+
+
+CAUSAL = ["--pattern", "causal"]
+
+
+# Exit codes, through the program that a user calls
+
+
+@pytest.mark.parametrize(("name", "code"), [("weights", 0), ("wrong", 1), ("nope", 2)])
+def test_exit_codes_of_the_program_itself(dump, kernel, name, code):
+    arguments = ["diff", f"{dump}", f"kernel.npz:{name}", *CAUSAL]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "attnviz", *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert bool(done.stdout) == (code < 2)
+
+
+def test_within_the_tolerance_is_0(run, dump, kernel):
+    result = run("diff", dump, "kernel.npz:weights", *CAUSAL)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[-1] == "within tolerance (atol 1e-05, rtol 1e-05)"
+
+
+def test_beyond_the_tolerance_is_1_and_says_where(run, dump, kernel):
+    result = run("diff", dump, "kernel.npz:wrong", *CAUSAL)
+    assert (result.code, result.err) == (1, "")
+    assert result.out.splitlines()[-1] == "BEYOND tolerance (atol 1e-05, rtol 1e-05)"
+    assert "4 t4 → 1 t1" in " ".join(result.out.split())
+
+
+def test_a_wider_tolerance_is_0_again(run, dump, kernel):
+    assert run("diff", dump, "kernel.npz:wrong", *CAUSAL, "--atol", "0.02").code == 0
+    assert run("diff", dump, "kernel.npz:wrong", *CAUSAL, "--head", "0,1,3").code == 0
+
+
+def test_scores_are_compared_as_logits(run, dump, kernel):
+    assert run("diff", dump, "kernel.npz:scores", *CAUSAL, "--values", "logits").code == 0
+    assert run("diff", dump, "kernel.npz:scores", *CAUSAL).code == 1  # they are no weights
+
+
+def test_another_pattern_than_the_kernels_is_1(run, dump, kernel):
+    assert run("diff", dump, "kernel.npz:weights", "--pattern", "full").code == 1
+
+
+# JSON
+
+
+def document(result) -> dict:
+    assert result.out.count("\n") == 1
+    return json.loads(result.out)
+
+
+def test_json(run, dump, kernel):
+    result = run("diff", dump, "kernel.npz:wrong", *CAUSAL, "--format", "json", "--top-k", "3", "--rtol", "0")
+    found = document(result)
+    assert result.code == 1
+    heads = found.pop("heads")
+    assert found == {
+        "schema": "attnviz.diff/1",
+        "a": "dump.safetensors (causal, float32, cpu)",
+        "b": "kernel.npz:wrong",
+        "values": "weights",
+        "atol": 1e-5,
+        "rtol": 0.0,
+        "top_k": 3,
+        "within": False,
+    }
+    assert [head["head"] for head in heads] == [0, 1, 2, 3]
+    names = ["head", "max_abs", "mean_abs", "total_variation", "js_divergence", "top_k_agreement", "worst", "beyond"]
+    assert all(list(head) == [*names, "pairs"] for head in heads)
+    assert [head["beyond"] for head in heads] == [0, 0, 1, 0]
+    assert [head["pairs"] for head in heads] == [21] * 4
+    worst = heads[2]["worst"]
+    assert (worst["query"], worst["key"]) == (4, 1)
+    assert worst["b"] - worst["a"] == pytest.approx(0.01, abs=1e-5)
+    assert heads[2]["max_abs"] == pytest.approx(0.01, rel=1e-3)
+    assert heads[2]["total_variation"] == pytest.approx(0.01 / 2 / 6, rel=1e-2)
+
+
+def test_json_of_what_has_no_number_is_null(run, dump, kernel):
+    weights = attnviz.score(small(), Causal()).weights.numpy().copy()
+    weights[1, 3] = np.nan
+    np.save("blank.npy", weights)
+    result = run("diff", dump, "blank.npy:blank", *CAUSAL, "--format", "json")
+    head = document(result)["heads"][1]
+    assert result.code == 1
+    assert (head["max_abs"], head["worst"]["b"], head["worst"]["query"]) == (None, None, 3)
+
+
+def test_json_of_logits_has_no_divergence(run, dump, kernel):
+    result = run("diff", dump, "kernel.npz:scores", *CAUSAL, "--values", "logits", "--format", "json")
+    assert {head["total_variation"] for head in document(result)["heads"]} == {None}
+
+
+# What a side may be
+
+
+def test_two_dumps(run, dump):
+    attnviz.save("same.npz", small())
+    attnviz.save("other.npz", replace(small(), q=small().q * 1.01))
+    assert run("diff", dump, "same.npz").code == 0
+    assert run("diff", dump, "other.npz").code == 1
+
+
+def test_two_dumps_each_in_its_own_pattern(run, folder):
+    for name in ("causal", "full"):
+        tensors = {role: torch.from_numpy(array) for role, array in arrays().items()}
+        write_tensors(Path(f"{name}.npz"), tensors, {"format": 1, "pattern": {"name": name}})
+    result = run("diff", "causal.npz", "full.npz", "--format", "json")
+    assert (document(result)["a"], document(result)["b"]) == (
+        "causal.npz (causal, float32, cpu)",
+        "full.npz (full, float32, cpu)",
+    )
+    assert result.code == 1
+    assert run("diff", "causal.npz", "full.npz", "--pattern", "full").code == 0
+
+
+def test_a_kernel_on_the_left(run, dump, kernel):
+    assert run("diff", "kernel.npz:weights", dump, *CAUSAL).code == 0
+    result = run("diff", "kernel.npz:wrong", dump, *CAUSAL, "--format", "json")
+    assert document(result)["a"] == "kernel.npz:wrong"
+    assert result.code == 1
+
+
+def test_a_file_of_one_tensor_needs_no_name(run, dump, kernel):
+    np.save("alone.npy", np.load("kernel.npz")["weights"])
+    np.savez("named.npz", weights=np.load("kernel.npz")["weights"], other=np.ones(3))
+    for name in ("alone.npy", "named.npz"):
+        assert run("diff", dump, name, *CAUSAL).code == 0
+
+
+def test_two_plain_tensors(run, kernel):
+    assert run("diff", "kernel.npz:weights", "kernel.npz:weights", "--atol", "0", "--rtol", "0").code == 0
+    assert run("diff", "kernel.npz:weights", "kernel.npz:wrong").code == 1
+
+
+def test_a_kernel_of_the_global_keys_alone(run, dump):
+    np.save("g.npy", attnviz.score(small(), GlobalKeys()).weights)
+    assert run("diff", dump, "g.npy:g").code == 0
+    np.save("g.npy", attnviz.score(small(), GlobalKeys()).weights.flip(-1))
+    assert run("diff", dump, "g.npy:g").code == 1
+
+
+def test_a_half_precision_kernel(run, dump):
+    torch.save({"weights": attnviz.score(small(), Full()).weights.bfloat16()}, "kernel.pt")
+    assert run("diff", dump, "kernel.pt:weights", "--pattern", "full").code == 1
+    assert run("diff", dump, "kernel.pt:weights", "--pattern", "full", "--atol", "2e-3", "--rtol", "4e-3").code == 0
+
+
+# One dump under two settings
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        (["--b-dtype", "bfloat16"], False),
+        (["--b-dtype", "float32"], True),
+        (["--b-device", "cpu"], True),
+        (["--b-pattern", "full"], False),
+        (["--b-causal"], False),
+        (["--b-scale", "0.5"], False),
+        (["--b-scale", f"{8**-0.5}"], True),
+        (["--b-softcap", "1"], False),
+        (["--b-softcap", "1000000"], True),
+        (["--b-batch", "0"], True),
+        (["--b-batch", "1"], False),
+        (["--batch", "1", "--b-batch", "0"], False),
+        (["--b-global", "0,3"], True),
+        (["--b-global", "0,4"], False),
+        (["--pattern", "local", "--window", "1", "--b-window", "0"], False),
+        (["--pattern", "local", "--window", "1", "--b-window", "1"], True),
+        (["--pattern", "local", "--window", "1", "--b-dilation", "2"], False),
+        (["--pattern", "full", "--b-mask-file", "all.npy"], True),
+        (["--pattern", "causal", "--b-mask-file", "all.npy"], False),
+        (["--pattern", "causal", "--b-pattern", "full", "--b-causal"], True),
+        (["--mask-file", "all.npy", "--b-pattern", "full"], True),
+        (["--pattern", "local", "--window", "9", "--b-pattern", "full"], True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_setting_of_b_is_the_only_difference(run, dump, options, same):
+    np.save("all.npy", np.ones((6, 6), dtype=bool))
+    result = run("diff", dump, *options)
+    assert result.code == (0 if same else 1), result.out + result.err
+
+
+def test_another_layer(run, folder):
+    named = {f"layers.{layer}.{n}": a for layer in (0, 1, 2) for n, a in arrays().items()}
+    named["layers.1.q"] = small(batch=1, seed=9).q[0].numpy()
+    np.savez("layers.npz", **named)
+    assert run("diff", "layers.npz", "--layer", "2", "--b-layer", "0").code == 0
+    assert run("diff", "layers.npz", "--layer", "1", "--b-layer", "0").code == 1
+
+
+def test_longformer_against_its_kernel(run, folder):
+    plain, other = small(batch=1, tokens=9), small(batch=1, tokens=9, seed=1)
+    inputs = replace(plain, q_global=other.q, k_global=other.k)
+    attnviz.save("dump.safetensors", inputs)
+    maps = [attnviz.attention_map(inputs, head, longformer(2)).cells for head in range(4)]
+    np.save("kernel.npy", np.nan_to_num(np.array(maps)))
+    options = ["--pattern", "local+global", "--window", "2"]
+    assert run("diff", "dump.safetensors", "kernel.npy:kernel", *options).code == 0
+    assert run("diff", "dump.safetensors", "kernel.npy:kernel", *options, "--window", "1").code == 1
+
+
+def test_without_a_source_the_synthetic_case_is_compared(run):
+    result = run("diff", "--b-dtype", "bfloat16", "--atol", "0.05", "--head", "0")
+    assert result.code == 0
+    assert "no SOURCE" in result.err
+    assert "A: synthetic (global, float32, cpu)" in result.out
+
+
+def test_a_files_name_is_printed_as_it_is(run, dump, kernel):
+    Path("kernel.npz").rename("[red]k[b].npz")
+    assert "B: [red]k[b].npz:weights" in run("diff", dump, "[red]k[b].npz:weights", *CAUSAL).out
+
+
+# Figures
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("values", ["weights", "logits"])
+def test_a_figure_of_a_b_and_what_lies_between(run, dump, kernel, suffix, values):
+    name = "wrong" if values == "weights" else "scores"
+    result = run("diff", dump, f"kernel.npz:{name}", *CAUSAL, "--values", values, "--head", "2", "-o", f"x{suffix}")
+    assert result.code == (1 if values == "weights" else 0)
+    assert Path(f"x{suffix}").stat().st_size
+    if suffix == ".svg":
+        drawn = Path("x.svg").read_text()
+        assert all(f"kernel.npz:{name}" in drawn or part in drawn for part in ("causal", "A − B"))
+        assert "A − B" in drawn
+
+
+def test_a_figure_of_equal_maps(run, dump, kernel):
+    assert run("diff", dump, "kernel.npz:weights", *CAUSAL, "-o", "x.png").code == 0
+    assert Path("x.png").stat().st_size
