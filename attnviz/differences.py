@@ -105,14 +105,16 @@ class Computed:
         values: str = "weights",
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
-        name: str | None = None,
+        settings: Sequence[str] = (),
     ) -> None:
+        """``settings``: what else to say of this side in its name."""
         self.pattern = pattern or inputs.pattern or GlobalKeys()
         where = inputs.q.device if device is None else parse_device(device)
         self.item: AttentionItem = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
         self.reach = self.pattern.reach(self.item)
         self.values = values
-        self.name = name or f"{inputs.source} ({self.pattern}, {dtype_name(self.item.dtype)}, {where.type})"
+        said = (str(self.pattern), dtype_name(self.item.dtype), where.type, *settings)
+        self.name = f"{inputs.source} ({', '.join(said)})"
         self.H, self.T, self.S = inputs.H, inputs.T, inputs.S
         self.step: int | None = self.reach.step if self.reach.band else None
 

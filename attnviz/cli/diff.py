@@ -141,7 +141,7 @@ def _sides(
         for option in _given(b):
             raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")
 
-    def computed(which: Source, pattern: PatternChoice, of_b: bool) -> Computed:
+    def computed(which: Source, choice: PatternChoice, of_b: bool) -> Computed:
         dtype = (b.b_dtype if of_b else None) or compute.dtype
         if of_b:
             changes: dict[str, Any] = {
@@ -154,7 +154,10 @@ def _sides(
         inputs = which.load(dtype)
         item = b.b_batch if of_b and b.b_batch is not None else batch
         device = (b.b_device if of_b else None) or compute.device
-        return Computed(inputs, pattern.choose(inputs.pattern), batch=item, values=values, device=device)
+        pattern = choice.choose(inputs.pattern)
+        named = {"scale": b.b_scale, "softcap": b.b_softcap, "batch item": b.b_batch, "globals": b.b_global}
+        said = [f"{name} {value}" for name, value in named.items() if of_b and value is not None]
+        return Computed(inputs, pattern, batch=item, values=values, device=device, settings=said)
 
     if plain["A"]:
         right = computed(second, _changed(choice, b), True)

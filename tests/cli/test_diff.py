@@ -264,3 +264,10 @@ def test_a_figure_of_a_b_and_what_lies_between(run, dump, kernel, suffix, values
 def test_a_figure_of_equal_maps(run, dump, kernel):
     assert run("diff", dump, "kernel.npz:weights", *CAUSAL, "-o", "x.png").code == 0
     assert Path("x.png").stat().st_size
+
+
+def test_each_side_is_called_by_what_it_is(run, dump):
+    options = ["--b-scale", "0.5", "--b-softcap", "3", "--b-batch", "1", "--b-global", "0,4", "--b-dtype", "float64"]
+    found = document(run("diff", dump, *options, "--format", "json"))
+    assert found["a"] == "dump.safetensors (global, float32, cpu)"
+    assert found["b"] == ("dump.safetensors (global, float64, cpu, scale 0.5, softcap 3.0, batch item 1, globals 0,4)")
