@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -128,7 +129,10 @@ def softmaxes(monkeypatch) -> list[str]:
     return passes
 
 
-def checked(inputs: AttentionInputs, rule: tuple, *, pixels: int = 7, tile: TileSize = TileSize(4, 3)) -> None:
+FOUR_BY_THREE = TileSize(4, 3)
+
+
+def checked(inputs: AttentionInputs, rule: tuple, *, pixels: int = 7, tile: TileSize = FOUR_BY_THREE) -> None:
     """Compares both reductions with the reference."""
     call, T, S = Call(inputs, rule, 0), inputs.T, inputs.S
     found = reduce_map(inputs.item(0), call.pattern, 0, *edges_of(T, S, pixels), reductions=REDUCTIONS, tile=tile)
@@ -311,9 +315,6 @@ def test_blocks_of_values_fall_into_the_cells_that_hold_their_positions(data):
         if len(rows):
             reduce_block(cells, values[rows], rows, np.arange(S), row_edges, column_edges)
     expected = reference.picture(values, np.ones((T, S), dtype=bool), range(T), range(S), 12, "max")
-    whole = [
-        [values[a:b, c:d].max() for c, d in zip(column_edges, column_edges[1:], strict=False)]
-        for a, b in zip(row_edges, row_edges[1:], strict=False)
-    ]
+    whole = [[values[a:b, c:d].max() for c, d in pairwise(column_edges)] for a, b in pairwise(row_edges)]
     np.testing.assert_array_equal(cells, whole)
     assert cells.shape != expected.shape or np.array_equal(cells, expected)

@@ -116,7 +116,7 @@ def plant(q: Tensor, k: Tensor, structure: Sequence[str], seed: int) -> None:
     if "sink" in structure:
         q[..., 0] = k[..., 0, 0] = peak**0.5
     if "needle" in structure:
-        q[:, :, 3 * T // 4, 1] = k[:, :, T // 3, 1] = (1.5 * peak) ** 0.5
+        q[:, :, 3 * T // 4, 1] = k[:, :, T // 3, 1] = (2 * peak) ** 0.5  # above all that chance adds
     # Each sign holds for 16 positions, and they turn one after another: near positions share most of them.
     turn = (torch.arange(T)[:, None] + torch.arange(n) * 16 // n) // 16  # (T, n)
     signs = _signs((B, H_kv, int(turn.max()) + 1, n), seed, 3)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
 import attnviz
 from attnviz import InputError
+from attnviz.patterns import Causal
 from attnviz.sources.synthetic import normal
 
 # SHA-256 of the bytes of q, k and v, the first 16 digits. These must never change: dumps that people regenerate from
@@ -82,5 +85,93 @@ def test_shapes_masks_and_labels_are_those_asked_for():
     ],
 )
 def test_what_cannot_be_is_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        attnviz.synthesize(**changes)
+
+
+# Planted structure
+
+ALL = ("sink", "local", "induction", "needle")
+P = 128  # cells of the maps below, of 16 positions each
+# As PINNED above, of every structure in 40 tokens.
+PLANTED = ("453c4fb4597aa0e9", "c16f679c7b73570a", "e3c882f34fee6109")
+
+
+@cache
+def planted(*structure: str) -> np.ndarray:
+    """(P, P) cells of the largest weights of a causal map of 2,048 tokens."""
+    inputs = attnviz.synthesize(heads=1, tokens=16 * P, structure=structure)
+    return np.nan_to_num(attnviz.attention_map(inputs, 0, Causal(), pixels=P).cells)
+
+
+def places(name: str) -> np.ndarray:
+    """(P, P) bool: the cells where a structure is, and the neighbors that its pairs may reach over into."""
+    row, column = np.indices((P, P))
+    return {
+        "sink": column == 0,
+        "local": (row - column >= 0) & (row - column <= 1),
+        "induction": (row >= P // 2) & (abs(row - P // 2 - column) <= 1),
+        "needle": (row == 3 * P // 4) & (column == 16 * P // 3 // 16),
+    }[name]
+
+
+def along(name: str, cells: np.ndarray) -> np.ndarray:
+    """The brightest cell of a structure in each row of cells that has it."""
+    there = places(name)
+    return np.where(there, cells, 0).max(1)[there.any(1)]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_structure_planted_alone_is_all_there_is(name):
+    cells = planted(name)
+    assert along(name, cells).min() > 0.1
+    rows = places(name).any(1)
+    assert np.where(places(name), 0, cells)[rows].max() < 0.5 * along(name, cells).min()
+
+
+@pytest.mark.parametrize("name", ["sink", "local", "induction"])
+def test_structures_planted_together_are_all_seen(name):
+    bright = along(name, planted(*ALL))
+    assert np.median(bright) > 0.3
+    assert (bright > 0.02).mean() > 0.8
+
+
+def test_a_needle_is_a_lone_cell_with_a_weight_near_1():
+    cells = planted(*ALL)
+    assert cells[places("needle")] == pytest.approx([1], abs=0.01)
+    elsewhere = ~np.logical_or.reduce([places(name) for name in ALL])
+    assert cells[elsewhere].max() < 0.01
+
+
+@pytest.mark.parametrize("tokens", [32, 500, 2048])
+def test_a_needle_is_found_whatever_else_is_planted(tokens):
+    for seed in range(5):
+        inputs = attnviz.synthesize(heads=4, kv_heads=2, tokens=tokens, structure=ALL, seed=seed)
+        weights = attnviz.score(inputs, Causal()).weights
+        assert weights[:, 3 * tokens // 4, tokens // 3].min() > 0.99
+
+
+def test_planted_structure_is_in_every_head_and_item():
+    inputs = attnviz.synthesize(heads=4, kv_heads=2, tokens=64, batch=2, structure=("sink",))
+    for item in range(2):
+        assert attnviz.score(inputs, Causal(), batch=item).weights[:, :, 0].min() > 0.9
+
+
+def test_planted_structure_has_the_bytes_it_always_had():
+    inputs = attnviz.synthesize(heads=4, kv_heads=2, tokens=40, head_dim=32, structure=ALL, seed=3)
+    assert (digest(inputs.q), digest(inputs.k), digest(inputs.v)) == PLANTED
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"structure": ("sinks",)}, "structure 'sinks' is not one of sink, local, induction, needle"),
+        ({"structure": ("",)}, "structure '' is not one of"),
+        ({"structure": ("sink", "local", "sink")}, "structure 'sink' is given more than once"),
+        ({"structure": ("sink",), "head_dim": 31}, "a head_dim of 32 or more and 8 tokens or more; given 31 and 10"),
+        ({"structure": ("sink",), "tokens": 7, "global_positions": (0,)}, "given 64 and 7"),
+    ],
+)
+def test_a_structure_that_cannot_be_planted_is_refused(changes, says):
     with pytest.raises(InputError, match=says):
         attnviz.synthesize(**changes)
