@@ -62,6 +62,8 @@ def main() -> None:
         if type(error).__name__ != "RankError":  # its module imports torch, which --help must not
             raise
         _fail(str(error), 1)
+    if code == 130:  # how newer typers end a KeyboardInterrupt
+        _fail("stopped; nothing was written", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
