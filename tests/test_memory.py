@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -83,6 +84,21 @@ def test_full_attention_streams_all_the_same(inputs):
     short = AttentionInputs(inputs.q[:, :, :4096], inputs.k[:, :, :4096], inputs.v[:, :, :4096])
     for asked in ("context", "statistics", "map", "mass"):
         assert largest(lambda asked=asked: ASKED[asked](short, Causal())) <= 1 << 21 < 4096 * 4096 / 4
+
+
+@pytest.mark.parametrize("reduce", ["max", "mass"])
+def test_a_full_map_of_16384_tokens_takes_a_picture_and_a_tile(reduce):
+    size, pixels = 16_384, 256
+    q, k = (torch.randn(1, size, 4, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    full = AttentionInputs(q, k)
+    tracemalloc.start()  # numpy's arrays, which torch does not see
+    try:
+        cells = largest(lambda: attnviz.attention_map(full, 0, Full(), reduce=reduce, pixels=pixels))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert cells <= 1 << 20 < size * size / 100
+    assert peak <= 16 << 20
 
 
 def test_a_kernels_tensor_is_read_a_block_at_a_time():
