@@ -17,8 +17,9 @@ from torch import Tensor
 
 from attnviz.attention import AttentionInputs, AttentionItem
 from attnviz.errors import InputError
-from attnviz.maps import Cells, attention_map, bin_edges, checked_range
+from attnviz.maps import attention_map, checked_range
 from attnviz.patterns import GlobalKeys, Pattern, Reach
+from attnviz.reductions import Cells, bin_edges
 
 SEVERAL = "several"
 """What a pair or a cell with more than one reason is called."""

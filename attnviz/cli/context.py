@@ -17,7 +17,8 @@ def register(app: typer.Typer) -> None:
     def context(
         source: Source,
         out: Annotated[
-            Path, typer.Option("--out", "-o", help="File to write: .safetensors, .npz, .pt or .pth.", show_default=False)
+            Path,
+            typer.Option("--out", "-o", help="File to write: .safetensors, .npz, .pt or .pth.", show_default=False),
         ],
         batch: Batch = "all",
         head: Heads = "all",
