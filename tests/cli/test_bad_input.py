@@ -410,7 +410,7 @@ def test_an_output_suffix_that_score_does_not_write(refused, dump, out):
     refused("score", dump, "--out", out, says=f"{out}: unknown suffix .*write one of .safetensors, .npz, .csv, .json")
 
 
-@pytest.mark.parametrize("out", ["heads.jpg", "heads", "heads.npz"])
+@pytest.mark.parametrize("out", ["heads.jpg", "heads", "heads.csv"])
 def test_an_output_suffix_that_plot_does_not_write(refused, dump, out):
     refused("plot", dump, "-o", out, says=f"{out}: unknown suffix .*write one of .png, .pdf, .svg")
 
