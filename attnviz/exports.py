@@ -270,11 +270,17 @@ def write_maps(path: Path, maps: Sequence[AttentionMap], source: str) -> None:
     if path.suffix.lower() == ".npz":
         write_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, described)
         return
-    try:
-        import zarr
-    except ImportError as error:
-        raise InputError(f"{path}: .zarr needs the package zarr: pip install 'attnviz[zarr]', or write .npz") from error
+    zarr = require_zarr(path)
     with atomic_directory(path) as temporary:
         group = zarr.open_group(temporary, mode="w", attributes=described)
         for name, array in arrays.items():
             group.create_array(name, data=array)
+
+
+def require_zarr(path: Path) -> Any:
+    """The zarr package, which writing ``path`` needs. Raises InputError where it is not installed."""
+    try:
+        import zarr
+    except ImportError as error:
+        raise InputError(f"{path}: .zarr needs the package zarr: pip install 'attnviz[zarr]', or write .npz") from error
+    return zarr

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+import matplotlib as mpl
 import torch
 
 from attnviz.attention import AttentionInputs
-from attnviz.figures.heatmap import heads_grid, heatmap
+from attnviz.figures.heatmap import heads_grid, heatmap, most_pixels
 from attnviz.maps import attention_map
 from attnviz.patterns import Pattern
 from attnviz.reductions import Progress, Reduced
@@ -77,6 +78,9 @@ def plot(
     'head 3'
     """
     what, look = _split(options)
+    # More cells than the Axes have pixels would fall between them; the color scale takes its part too.
+    room = most_pixels(1, mpl.rcParams["figure.dpi"]) if ax is None else int(0.8 * min(ax.get_window_extent().size))
+    what["pixels"] = max(1, min(what.get("pixels", 1024), room))
     return heatmap(attention_map(inputs, head, pattern, **what), ax, **look)
 
 
@@ -91,7 +95,7 @@ def plot_heads(
     Args:
         inputs, pattern: as in :func:`attnviz.attention_map`.
         heads: the query heads; None is all.
-        options: as in :func:`plot`; ``pixels`` is 320 unless given.
+        options: as in :func:`plot`; ``pixels`` is as many as a panel has.
 
     Returns:
         The figure.
@@ -100,8 +104,8 @@ def plot_heads(
         InputError: as :func:`plot`.
     """
     what, look = _split(options)
-    what.setdefault("pixels", 320)
     chosen = range(inputs.H) if heads is None else heads
+    what["pixels"] = min(what.get("pixels", 1024), most_pixels(len(chosen), mpl.rcParams["figure.dpi"]))
     return heads_grid([attention_map(inputs, head, pattern, **what) for head in chosen], **look)
 
 

@@ -268,7 +268,7 @@ class _Grid:
         bound = scorer.bound(rows) if self.values == "weights" else None
         if bound is not None:
             parts, peak, total = self._tiles(rows, scorer, bound)
-        if bound is None or not bool((total > _LEAST_TOTAL).all()):
+        if bound is None or not bool(((total > _LEAST_TOTAL) | scorer.hidden(rows)).all()):
             parts, peak, total = self._tiles(rows, scorer, None)
         if scorer.sink is not None:
             before, peak = peak, peak.clamp(min=scorer.sink)

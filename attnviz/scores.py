@@ -359,6 +359,12 @@ class RowScorer:
             self.reach.high is not None and high > self.reach.high
         )
 
+    def hidden(self, rows: range | Tensor) -> Tensor:
+        """Which of ``rows`` are padding, (len(rows),) bool."""
+        if self.hidden_queries is None:
+            return torch.zeros(len(rows), dtype=torch.bool, device=self.item.device)
+        return self._rows_of(self.hidden_queries, rows)
+
     def counts(self, rows: range | Tensor) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which of ``rows`` this scorer speaks for, (len(rows),): not those of global queries, which are scored apart."""
         if not self.pattern.global_queries or self.for_global:

@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
         check_choice("--values", values, ("weights", "logits"))
         from attnviz.cli.console import drawing, note
         from attnviz.cli.progress import rows_progress
+        from attnviz.exports import require_zarr, write_maps
         from attnviz.figures.style import SUFFIXES as FIGURES
         from attnviz.selections import parse_index, parse_indices
         from attnviz.writing import check_new_directory, check_output
@@ -68,10 +69,10 @@ def register(app: typer.Typer) -> None:
             check_output(path, (*FIGURES, ".npz", ".zarr"), inputs=[*source.paths(), *choice.paths()])
             if path.suffix.lower() == ".zarr":
                 check_new_directory(path)
+                require_zarr(path)
         memory = region.bound()
 
         from attnviz.distributed import rank_device, ranks
-        from attnviz.exports import write_maps
         from attnviz.figures.heatmap import heads_grid, heatmap, most_pixels
         from attnviz.figures.style import save_figure
         from attnviz.maps import attention_map
@@ -90,7 +91,7 @@ def register(app: typer.Typer) -> None:
             queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
             pixels = pixels if seen is None else len(seen.keys)
             rows = len(queries or range(inputs.T)) * len(heads) // world.size
-            with rows_progress(rows, "plot") as progress:
+            with rows_progress(rows, "plot", watched=world.rank == 0) as progress:
                 maps = [
                     attention_map(
                         inputs,

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def rows_progress(total: int, title: str) -> Iterator[Callable[[int], None] | None]:
-    """A bar of query rows done, rows a second and time left; None where stderr is no terminal.
+def rows_progress(total: int, title: str, *, watched: bool = True) -> Iterator[Callable[[int], None] | None]:
+    """A bar of query rows done, rows a second and time left; None where nobody is watching.
 
     Args:
         total: query rows in all, over every head.
         title: what is going on.
+        watched: whether to show it, where stderr is a terminal.
     """
-    if not sys.stderr.isatty():
+    if not (watched and sys.stderr.isatty()):
         yield None
         return
     from rich.console import Console

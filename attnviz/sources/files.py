@@ -260,7 +260,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     if suffix not in WRITABLE:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(WRITABLE)}")
     texts = {} if metadata is None else {METADATA: json.dumps(metadata, ensure_ascii=False)}
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    ready: dict[str, Tensor] = {}
+    memories: set[int] = set()
+    for name, tensor in tensors.items():
+        whole = tensor.detach().cpu().contiguous()
+        memory = whole.untyped_storage().data_ptr()
+        # Two tensors in one memory are written as two: .safetensors refuses them otherwise.
+        ready[name] = whole.clone() if memory in memories else whole
+        memories.add(memory)
     if suffix == ".npz":
         halves = [name for name, tensor in ready.items() if str(tensor.dtype) == "torch.bfloat16"]
         if halves:
