@@ -152,9 +152,10 @@ def colorbar(image: AxesImage, axes: Sequence[Axes], shown: AttentionMap) -> Non
     inches = 0.13  # its width
     width, height = figure.get_size_inches()
     boxes = [ax.get_position() for ax in axes]
+    wide = (max(box.x1 for box in boxes) - min(box.x0 for box in boxes)) * width
     tall = (max(box.y1 for box in boxes) - min(box.y0 for box in boxes)) * height
     bar = figure.colorbar(
-        image, ax=axes, fraction=min(0.15, 2.5 * inches / width), pad=0.1 / width, aspect=max(tall / inches, 5)
+        image, ax=axes, fraction=min(0.3, 2.5 * inches / wide), pad=0.1 / width, aspect=max(tall / inches, 5)
     )
     names = {"weights": "weight (softmax)", "logits": "logit (before softmax)"}
     bar.set_label(names.get(shown.values, shown.values))
