@@ -234,6 +234,14 @@ def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 10
         "diagonal_mass": "diagonal\nmass",
         "previous_mass": "previous\nmass",
     }
+    # Columns that do not fit are left out: squeezed ones would cut numbers, and the names of heads first.
+    labels = (max(5, *(len(f"{row.layer}") for row in rows)) + 1 if with_layers else 0) + 6
+    every = len(names)
+    while len(names) > 1 and labels + sum(max(map(len, header.split("\n"))) + 1 for header in names.values()) > width:
+        names.popitem()
+    if len(names) < every:
+        table.caption = f"{every - len(names)} of {every} statistics left out (a wider terminal shows more)"
+        table.caption_justify = "left"
     for header in names.values():
         table.add_column(header, justify="right", no_wrap=True)
     room = width - (8 if with_layers else 0) - 8 - len(names) * 11
@@ -269,7 +277,7 @@ def difference_table(
     table = Table(title=title, title_justify="left", header_style="bold")
     table.box, table.padding = box.ROUNDED, (0, int(width >= 100))
     weights = found.values == "weights"
-    table.add_column("head", justify="right")
+    table.add_column("head", justify="right", min_width=4)
     headers = ["max\n|A−B|", "mean\n|A−B|", *(["total\nvariation", "JS div.\n(nats)"] if weights else [])]
     for header in [*headers, f"top-{found.top_k}\nagrees", "beyond\ntolerance"]:
         table.add_column(header, justify="right", no_wrap=True)

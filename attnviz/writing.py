@@ -22,9 +22,7 @@ def atomic(path: Path) -> Iterator[Path]:
     # os.path, as pathlib raises for a name that is too long to exist.
     if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"{path}: is a directory; name a file to write")
-    if not os.path.isdir(path.parent):  # noqa: PTH112
-        wrong = "is not a directory" if os.path.exists(path.parent) else "does not exist; make it first"  # noqa: PTH110
-        raise InputError(f"{path}: the directory {path.parent} {wrong}")
+    _check_parent(path)
     try:
         # The suffix stays: libraries choose the format by it.
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -68,8 +66,13 @@ def check_new_directory(path: Path) -> None:
     """Raises InputError where a directory cannot be made: something is there that is not an empty directory."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists already; name a directory that does not, or remove it first")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the directory {path.parent} does not exist; make it first")
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
+    if not os.path.isdir(path.parent):  # noqa: PTH112
+        wrong = "is not a directory" if os.path.exists(path.parent) else "does not exist; make it first"  # noqa: PTH110
+        raise InputError(f"{path}: the directory {path.parent} {wrong}")
 
 
 def _umask() -> int:
@@ -79,14 +82,17 @@ def _umask() -> int:
 
 
 def check_output(path: Path, suffixes: Iterable[str], *, inputs: Iterable[Path] = ()) -> Path:
-    """``path``, when it may be written: a known suffix, and not one of the files that were read.
+    """``path``, when it may be written: a known suffix, a directory that is there, and not a file that was read.
+
+    Commands ask before their work, so that a long one doesn't end with a mistyped name.
 
     Raises:
-        InputError: an unknown suffix, or the output is an input.
+        InputError: an unknown suffix, no such directory, or the output is an input.
     """
     known = tuple(suffixes)
     if path.suffix.lower() not in known:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(known)}")
+    _check_parent(path)
     for read in inputs:
         if os.path.exists(path) and os.path.exists(read) and path.samefile(read):  # noqa: PTH110
             raise InputError(f"{path}: is an input of this command and would be overwritten; name another output")

@@ -104,3 +104,8 @@ def test_an_output_that_is_an_input_is_refused(tmp_path):
     folder.mkdir()
     with pytest.raises(InputError, match=r"in\.npz: is an input of this command"):
         check_output(folder / ".." / "in.npz", (".npz",), inputs=[read])
+
+
+def test_a_directory_that_is_not_there_is_told_before_the_work(tmp_path):
+    with pytest.raises(InputError, match=r"the directory .*gone does not exist; make it first"):
+        check_output(tmp_path / "gone" / "out.png", [".png"])

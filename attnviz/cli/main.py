@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import Annotated, Any
 
@@ -11,6 +12,11 @@ import typer
 from attnviz import __version__
 from attnviz.cli import capture, context, diff, explain, inspect, pattern, plot, score, stats, synth, tiles
 from attnviz.errors import InputError
+
+READER_LEFT = 128 + 13
+"""The exit code of a program whose output nobody reads any more: that of SIGPIPE, as shells write it."""
+
+NO_MEMORY = "this needs more memory than there is; take fewer heads (--head 0) or a narrower pattern (--window)"
 
 # click's UsageError, by the one road to it that is public in every typer (newer ones carry click inside).
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -49,6 +55,13 @@ def main() -> None:
     gc.set_threshold(1_000_000)
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="attnviz", standalone_mode=False)
+        sys.stdout.flush()  # here, where an output that is full or gone can still be told
+    except SystemExit as end:
+        # typer and rich end with 1 where a reader such as `head` has left, and 1 is how diff says "beyond".
+        code = READER_LEFT if end.code == 1 else end.code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush of a program that ends
+        code = READER_LEFT
     except InputError as error:
         _fail(str(error), 2)
     except UsageError as error:
@@ -58,10 +71,19 @@ def main() -> None:
         _fail(f"{' '.join(message.split())} (see {command} --help)", 2)
     except (typer.Abort, KeyboardInterrupt):
         _fail("stopped; nothing was written", 130)
+    except MemoryError:
+        _fail(NO_MEMORY, 2)
+    except OSError as error:
+        if error.filename is not None:
+            raise  # a file's error that nothing has put into words: a defect of ours
+        _fail(f"the output cannot be written: {error.strerror or error}", 2)
     except RuntimeError as error:
-        if type(error).__name__ != "RankError":  # its module imports torch, which --help must not
-            raise
-        _fail(str(error), 1)
+        # Names and words, as the modules of these errors import torch, which --help must not.
+        if type(error).__name__ == "RankError":
+            _fail(str(error), 1)
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            _fail(NO_MEMORY, 2)
+        raise
     if code == 130:  # how newer typers end a KeyboardInterrupt
         _fail("stopped; nothing was written", 130)
     sys.exit(code if isinstance(code, int) else 0)

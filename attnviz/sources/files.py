@@ -273,18 +273,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         if halves:
             raise InputError(f"{path}: .npz has no bfloat16, the dtype of {halves[0]}; write .safetensors or .pt")
     with atomic(path) as temporary:
-        if suffix == ".safetensors":
-            from safetensors.torch import save_file
-
-            save_file(ready, temporary, metadata=texts or None)
-        elif suffix == ".npz":
+        if suffix == ".npz":
             arrays = {**{name: tensor.numpy() for name, tensor in ready.items()}, **texts}
             with temporary.open("wb") as stream:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]
-        else:
-            import torch
+            return
+        try:
+            if suffix == ".safetensors":
+                from safetensors.torch import save_file
 
-            torch.save({**ready, **texts}, temporary)
+                save_file(ready, temporary, metadata=texts or None)
+            else:
+                import torch
+
+                torch.save({**ready, **texts}, temporary)
+        except Exception as error:  # of their own kinds where a disk is full, and not OSError
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: cannot be written (is the disk full?): {reason}") from error
 
 
 def describe(contents: Mapping[str, TensorInfo]) -> str:

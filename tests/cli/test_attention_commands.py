@@ -270,6 +270,15 @@ def test_heads_without_the_statistic_come_last(succeed, layered, order):
     assert [row["entropy_share"] is None for row in found] == [False] * 4 + [True] * 4
 
 
+@pytest.mark.parametrize("width", [30, 50, 60])
+def test_stats_of_a_narrow_terminal_leave_columns_out_rather_than_cut_numbers(succeed, layered, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    said = succeed("stats", layered).out
+    assert "…" not in said
+    assert "head" in said
+    assert "statistics left out" in " ".join(said.split())
+
+
 def test_stats_as_csv(succeed, layered):
     rows = list(csv.DictReader(io.StringIO(succeed("stats", layered, "--format", "csv").out)))
     expected = rows_of(succeed("stats", layered, "--format", "json"))
