@@ -207,6 +207,10 @@ class Local(Pattern):
     def __post_init__(self) -> None:
         if self.window < 0 or self.dilation < 1:
             raise InputError(f"a window is 0 or more and a dilation 1 or more; given {self.window} and {self.dilation}")
+        if self.window * self.dilation >= 2**62:  # beyond what positions are counted in
+            raise InputError(
+                f"a window of {self.window} keys in steps of {self.dilation} is too wide; all is --pattern full"
+            )
 
     def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
         offset = s - t

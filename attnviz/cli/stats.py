@@ -51,6 +51,10 @@ def register(app: typer.Typer) -> None:
         elif ascending:
             raise InputError("--ascending: it turns --sort around, and no --sort is given")
         check_choice("--statistic", statistic, tuple(STATISTICS))
+        if statistic != "entropy" and (out is None or out.suffix.lower() in (".json", ".csv")):
+            raise InputError(
+                f"--statistic {statistic}: it says what a figure shows; name one with -o (.png, .pdf, .svg)"
+            )
         if out is not None:
             check_output(out, (".png", ".pdf", ".svg", ".json", ".csv"), inputs=[*source.paths(), *choice.paths()])
 

@@ -51,6 +51,7 @@ PATTERNS = {
     "a window of 0 alone": (["--window", "0"], "--window and --dilation need a local pattern"),
     "a dilation alone": (["--dilation", "2"], "--window and --dilation need a local pattern"),
     "a negative window": (["--pattern", "local", "--window=-1"], "a window is 0 or more .* given -1 and 1"),
+    "a window beyond all counting": (["--pattern", "local", f"--window={2**63}"], "a window of 92.* is too wide"),
     "a dilation of 0": (
         ["--pattern", "local", "--window", "1", "--dilation", "0"],
         "dilation 1 or more; given 1 and 0",

@@ -369,7 +369,9 @@ def test_a_model_that_did_not_run():
 def test_a_model_whose_attention_cannot_be_captured(tmp_path):
     config = transformers.BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2)
     model = transformers.BloomModel(config).eval()
-    with pytest.raises(InputError, match=r"BloomModel: its attention can't be captured; .*scaled_dot_product_attention"):
+    with pytest.raises(
+        InputError, match=r"BloomModel: its attention can't be captured; .*scaled_dot_product_attention"
+    ):
         captured(model, {"input_ids": ids()}, out=tmp_path / "run.safetensors")
     assert not list(tmp_path.iterdir())
 
