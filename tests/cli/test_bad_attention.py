@@ -229,6 +229,7 @@ STATS = {
     ),
     "--ascending alone": (["--ascending"], "--ascending: it turns --sort around, and no --sort is given"),
     "--statistic unknown": (["--statistic", "size"], "--statistic 'size' is not one of entropy"),
+    "--statistic without a figure": (["--statistic", "distance"], "--statistic distance: .* name one with -o"),
     "--format unknown": (["--format", "yaml"], "--format 'yaml' is not one of table, json, csv"),
     "--batch of several": (["--batch", "all"], "--batch 'all': one batch item is wanted here, 2 are given"),
     "--batch out of range": (["--batch", "2"], "--batch '2': batch item 2 is out of range"),
