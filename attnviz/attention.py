@@ -75,7 +75,10 @@ class AttentionInputs:
     pattern: Pattern | None = None
     source: str = "inputs"
     layout: InitVar[str] = "bhtd"
-    _finite: set[tuple[str, int, int, range | None]] = field(default_factory=set, init=False, repr=False, compare=False)
+    # The largest magnitude in each head that was checked for NaN and Inf.
+    _largest: dict[tuple[str, int, int, range | None], float] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self, layout: str) -> None:
         if layout not in LAYOUTS:
@@ -264,14 +267,12 @@ class AttentionInputs:
 
     def _require_finite(
         self, name: str, tensor: Tensor, prefix: tuple[int, ...] = (), rows: range | None = None
-    ) -> None:
-        # A sum is finite only if every term is, and reads the tensor once without a temporary. It can also
-        # overflow, so only the exact test below accuses.
-        if bool(torch.isfinite(tensor.sum(dtype=accumulation_dtype(tensor.dtype)))):
-            return
-        wrong = ~torch.isfinite(tensor)
-        count = int(wrong.sum())
-        if count:
+    ) -> float:
+        """The largest magnitude in ``tensor``, read in one pass without a temporary; InputError where it is not finite."""
+        largest = max(abs(float(end)) for end in torch.aminmax(tensor))
+        if not math.isfinite(largest):
+            wrong = ~torch.isfinite(tensor)
+            count = int(wrong.sum())
             inside = wrong.nonzero()[0].tolist()
             if rows is not None:
                 inside[0] += rows.start
@@ -282,6 +283,7 @@ class AttentionInputs:
                 f"{self.source}: {name} has {count} {plural} NaN or Inf{where}, first at index {first}; "
                 f"fix what wrote the tensor"
             )
+        return largest
 
 
 @dataclass(frozen=True)
@@ -338,6 +340,22 @@ class AttentionItem:
         name = "v_global" if for_global and self.inputs.v_global is not None else "v"
         return self._head(name, self.kv_head(head))
 
+    def check_products(self, head: int, rows: range, *, for_global: bool = False) -> None:
+        """Raises InputError where the dot products of a head's queries and keys could overflow."""
+        q, k = (
+            f"{name}_global" if for_global and getattr(self.inputs, f"{name}_global") is not None else name
+            for name in ("q", "k")
+        )
+        largest = self.inputs._largest
+        most_q = largest[q, self.batch, head, rows]
+        most_k = largest[k, self.batch, self.kv_head(head), None]
+        if self.inputs.D * most_q * most_k * max(self.scale, 1.0) > torch.finfo(self.compute_dtype).max:
+            raise InputError(
+                f"{self.inputs.source}: scores of head {head} overflow {dtype_name(self.compute_dtype)}: "
+                f"{q} reaches {most_q:.3g}, {k} {most_k:.3g}, and the scale is {self.scale:.3g}; "
+                f"use --dtype float64 or a smaller --scale"
+            )
+
     def bias(self, head: int) -> Tensor | None:
         """What is added to the scores of query head ``head``, (T, S); None where nothing is.
 
@@ -349,9 +367,9 @@ class AttentionItem:
             return None
         place = (min(self.batch, whole.shape[0] - 1), min(head, whole.shape[1] - 1))
         bias: Tensor = whole[place]
-        if ("bias", *place, None) not in self.inputs._finite:
-            self.inputs._require_finite("bias", bias, place)
-            self.inputs._finite.add(("bias", *place, None))
+        seen = ("bias", *place, None)
+        if seen not in self.inputs._largest:
+            self.inputs._largest[seen] = self.inputs._require_finite("bias", bias, place)
         return bias.to(self.device).expand(self.T, self.S)
 
     @property
@@ -407,9 +425,8 @@ class AttentionItem:
         if rows is not None:
             tensor = tensor[rows.start : rows.stop]
         seen = (name, self.batch, head, rows)
-        if seen not in self.inputs._finite:
-            self.inputs._require_finite(name, tensor, (self.batch, head), rows)
-            self.inputs._finite.add(seen)
+        if seen not in self.inputs._largest:
+            self.inputs._largest[seen] = self.inputs._require_finite(name, tensor, (self.batch, head), rows)
         rounded = tensor.to(device=self.device, dtype=self.dtype)
         if rounded.dtype != tensor.dtype and torch.finfo(rounded.dtype).max < torch.finfo(tensor.dtype).max:
             self.inputs._require_finite(f"{name} as {dtype_name(self.dtype)}", rounded, (self.batch, head), rows)

@@ -267,6 +267,7 @@ class RowScorer:
         self.queries = range(item.T) if queries is None else queries
         self.q = item.query(head, self.queries, for_global=for_global)  # (T', D)
         k = item.key(head, for_global=for_global)  # (S, D)
+        item.check_products(head, self.queries, for_global=for_global)
         self.keys = reach.keys
         if self.keys is not None:
             self.k_keys = k[self.keys.to(k.device)].to(item.compute_dtype) * item.scale  # (g, D)

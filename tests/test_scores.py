@@ -283,3 +283,17 @@ def test_a_batch_item_that_is_not_there_is_named(batch, said):
 def test_a_head_that_is_not_there_is_named(head):
     with pytest.raises(InputError, match=rf"head {head} is out of range; there are 8 \(0 to 7\)"):
         attnviz.score(attnviz.synthesize(), heads=[0, head])
+
+
+def test_scores_that_would_overflow_are_an_error_that_says_how_large_they_are():
+    q = torch.full((1, 2, 3, 8), 1e20)
+    inputs = attnviz.AttentionInputs(q, q, global_mask=torch.ones(3, dtype=torch.bool), source="large.npz")
+    with pytest.raises(attnviz.InputError, match=r"large.npz: scores of head 0 overflow float32: q reaches 1e\+20"):
+        attnviz.score(inputs)
+    assert torch.isfinite(attnviz.score(inputs, dtype="float64").weights).all()
+
+
+def test_a_scale_that_would_overflow_is_an_error():
+    inputs = replace(attnviz.synthesize(heads=1), scale=1e39)
+    with pytest.raises(attnviz.InputError, match=r"overflow float32: .* the scale is 1e\+39"):
+        attnviz.score(inputs)
