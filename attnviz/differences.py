@@ -306,7 +306,7 @@ class _Total:
         self.max_abs = self.sum_abs = self.sum_tv = self.sum_js = 0.0
         self.queries = self.agreeing = self.divergent = self.pairs = self.lost = self.beyond = 0
         self.worst: WorstCell | None = None
-        self.names = (a.name, b.name)
+        self.names, self.labels = (a.name, b.name), labels_of(a, b)
         self.T, self.S = a.T, a.S
         self.edges = (
             None
@@ -392,13 +392,21 @@ class _Total:
         signed = np.where(np.nan_to_num(above, nan=-np.inf) >= np.nan_to_num(below, nan=-np.inf), above, -below)
 
         def drawn(cells: np.ndarray[tuple[int, int], np.dtype[np.floating]], values: str, name: str) -> AttentionMap:
-            return AttentionMap(cells, values, self.head, range(self.T), range(self.S), pattern=name)
+            return AttentionMap(cells, values, self.head, range(self.T), range(self.S), *self.labels, pattern=name)
 
         return (
             drawn(a, self.values, self.names[0]),
             drawn(b, self.values, self.names[1]),
             drawn(signed, "difference", "A − B"),
         )
+
+
+def labels_of(a: Side, b: Side) -> tuple[list[str] | None, list[str] | None]:
+    """The tokens of queries and of keys, from the side that has them."""
+    for side in (a, b):
+        if isinstance(side, Computed):
+            return side.item.query_labels(range(side.T)), side.item.key_labels(range(side.S))
+    return None, None
 
 
 def _aligned(

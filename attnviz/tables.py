@@ -246,6 +246,8 @@ def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 10
         table.add_column(header, justify="right", no_wrap=True)
     room = width - (8 if with_layers else 0) - 8 - len(names) * 11
     bar = max(0, min(8, room // len(names)))
+    if bar < 3:  # too short to tell lengths apart: one cell, filled from below
+        bar = 1 if room >= -2 * len(names) + 6 else 0
     most = {name: max((getattr(row, name) or 0.0 for row in rows), default=0.0) for name in names}
     for row in rows:
         cells = [_with_bar(getattr(row, name), most[name], bar) for name in names]
@@ -261,6 +263,8 @@ def _with_bar(value: float | None, most: float, cells: int) -> Text:
     if not cells:
         return Text(number)
     eighths = round(value / most * cells * 8) if most else 0
+    if cells == 1:
+        return Text.assemble((" ▁▂▃▄▅▆▇█"[eighths], "magenta"), number)
     whole, part = divmod(eighths, 8)
     drawn = "█" * whole + (" ▏▎▍▌▋▊▉"[part] if part else "")
     return Text.assemble((drawn.ljust(cells), "magenta"), " ", number)

@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
         check_choice("--format", format, ("table", "json"))
         from attnviz import exports
         from attnviz.cli.progress import rows_progress
-        from attnviz.differences import compare
+        from attnviz.differences import compare, labels_of
         from attnviz.selections import parse_indices
         from attnviz.writing import check_output
 
@@ -107,7 +107,7 @@ def register(app: typer.Typer) -> None:
             from attnviz.tables import difference_table
 
             console = output()
-            labels = _labels(side_a, side_b)
+            labels = labels_of(side_a, side_b)
             console.print(difference_table(found, console.width, *labels))
             console.print(
                 f"{'within' if found.within else 'BEYOND'} tolerance (atol {atol:g}, rtol {rtol:g})",
@@ -223,13 +223,3 @@ def _tensor_side(text: str, computed: Computed | None, values: str) -> Given:
         return Given(tensor, None, None, text, values=values)
     shared = computed.reach.keys
     return Given(tensor, None if shared is None else shared.tolist(), computed.S, text, values=values)
-
-
-def _labels(a: Side, b: Side) -> tuple[list[str] | None, list[str] | None]:
-    """Query and key labels, from the side that has them."""
-    from attnviz.differences import Computed
-
-    for side in (a, b):
-        if isinstance(side, Computed):
-            return side.item.query_labels(range(side.T)), side.item.key_labels(range(side.S))
-    return None, None
