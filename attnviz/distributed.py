@@ -65,7 +65,9 @@ class Ranks:
             own = reduce_map(item, pattern, head, edges, column_edges, **options, tile=tile, progress=progress)
         shape = (cells[0], cells[1])
         try:
-            return self._gathered(item, own, cuts, row_edges, shape, tuple(reductions))
+            gathered = self._gathered(item, own, cuts, row_edges, shape, tuple(reductions))
+            dist.barrier()  # also ranks without a share must have come so far, before rank 0 writes
+            return gathered
         except RuntimeError as error:
             raise RankError(
                 f"another rank stopped before the map was done; nothing was written ({_first(error)})"

@@ -67,8 +67,8 @@ class TileSize:
             InputError: not even one row fits; says the least that does.
         """
         bytes_each = torch.finfo(item.compute_dtype).bits // 8
-        # A processor's cache holds little; an accelerator wants much to do at once.
-        rows, keys = (256, 2048) if item.device.type == "cpu" else (2048, 16384)
+        # Small enough for a cache, large enough that starting each step costs little; an accelerator wants more at once.
+        rows, keys = (768, 2048) if item.device.type == "cpu" else (2048, 16384)
         if memory is None:
             return cls(rows, keys)
 

@@ -287,7 +287,7 @@ def test_a_device_that_runs_out_of_memory_says_which_bound_to_lower(monkeypatch)
 
     monkeypatch.setattr(RowScorer, "tile", full)
     inputs = small(batch=1)
-    with pytest.raises(InputError, match=r"cpu: out of memory with tiles of 256 x 2048; no --memory bound was given"):
+    with pytest.raises(InputError, match=r"cpu: out of memory with tiles of 768 x 2048; no --memory bound was given"):
         attnviz.attention_map(inputs, 0, Full())
     with pytest.raises(InputError, match=r"--memory was 1,000,000 bytes: lower it, or --pixels"):
         attnviz.attention_map(inputs, 0, Full(), memory=1_000_000)
@@ -299,8 +299,8 @@ def test_a_device_that_runs_out_of_memory_says_which_bound_to_lower(monkeypatch)
 def test_progress_counts_every_query_once():
     for pattern in (Full(), Causal(), Local(3), Local(2, 4), longformer(3), GlobalKeys()):
         done: list[int] = []
-        attnviz.attention_map(small(batch=1, tokens=700), 0, pattern, pixels=30, progress=done.append)
-        assert sum(done) == 700
+        attnviz.attention_map(small(batch=1, tokens=1700), 0, pattern, pixels=30, progress=done.append)
+        assert sum(done) == 1700
         assert len(done) > 1
 
 

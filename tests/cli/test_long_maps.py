@@ -199,7 +199,7 @@ def test_a_device_without_memory_left_says_which_bound_to_lower(refused, long, m
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(RowScorer, "tile", full)
-    says = r"cpu: out of memory with tiles of 256 x 2048; no --memory bound was given: lower it, or --pixels"
+    says = r"cpu: out of memory with tiles of 768 x 2048; no --memory bound was given: lower it, or --pixels"
     refused("plot", long, "-o", "map.npz", says=says)
     refused("tiles", long, "-o", "tiles", "--memory", "1GB", says="--memory was 1,000,000,000 bytes: lower it")
 
