@@ -65,13 +65,24 @@ class Ranks:
             own = reduce_map(item, pattern, head, edges, column_edges, **options, tile=tile, progress=progress)
         shape = (cells[0], cells[1])
         try:
-            gathered = self._gathered(item, own, cuts, row_edges, shape, tuple(reductions))
-            dist.barrier()  # also ranks without a share must have come so far, before rank 0 writes
-            return gathered
+            return self._gathered(item, own, cuts, row_edges, shape, tuple(reductions))
         except RuntimeError as error:
             raise RankError(
                 f"another rank stopped before the map was done; nothing was written ({_first(error)})"
             ) from error
+
+    def wait(self) -> None:
+        """Returns when every rank has come here: those without a share too, before rank 0 writes.
+
+        Raises:
+            RankError: another rank stopped.
+        """
+        if self.size == 1:
+            return
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise RankError(f"another rank stopped before the work was done ({_first(error)})") from error
 
     def _gathered(
         self,
@@ -133,11 +144,9 @@ def ranks(device: str) -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{size} ranks were to work together and do not find each other: {_first(error)}") from error
     try:
-        yield Ranks(dist.get_rank(), size)
-        try:
-            dist.barrier()  # nobody leaves before rank 0 has written
-        except RuntimeError as error:
-            raise RankError(f"another rank stopped before the work was done ({_first(error)})") from error
+        world = Ranks(dist.get_rank(), size)
+        yield world
+        world.wait()  # nobody leaves before rank 0 has written
     finally:
         dist.destroy_process_group()
 

@@ -110,6 +110,7 @@ def register(app: typer.Typer) -> None:
                     )
                     for each in heads
                 ]
+            world.wait()
             for path in out if world.rank == 0 else ():
                 if path.suffix.lower() not in FIGURES:
                     write_maps(path, maps, inputs.source)
