@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from attnviz.colors import is_dark
 from attnviz.errors import InputError
 from attnviz.figures.style import colormap, normalize
 
@@ -218,9 +219,8 @@ def _annotate(shown: AttentionMap, ax: Axes, image: AxesImage) -> None:
     for (row, column), value in np.ndenumerate(shown.cells):
         if np.isfinite(value):
             red, green, blue, _ = image.cmap(image.norm(np.asarray(value)))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            text = f"{value:.2f}"
-            ax.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+            color = "white" if is_dark((red, green, blue)) else "black"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
 
 
 def label_axis(axis: Axis, positions: Sequence[int], labels: Sequence[str] | None, *, visible: bool) -> None:

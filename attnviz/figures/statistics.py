@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from attnviz.colors import is_dark
 from attnviz.figures.style import colormap
 from attnviz.statistics import STATISTICS, HeadStatistics
 
@@ -66,8 +67,7 @@ def statistics_figure(
         for (y, x), value in np.ndenumerate(cells):
             if np.isfinite(value):
                 red, green, blue, _ = image.cmap(image.norm(value))
-                dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-                color = "white" if dark else "black"
+                color = "white" if is_dark((red, green, blue)) else "black"
                 ax.text(x, y, f"{value:.3g}", ha="center", va="center", fontsize=6, color=color)
     return ax
 
