@@ -16,6 +16,7 @@ is done again with a running maximum (online softmax, arXiv:1805.02867).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ Progress = Callable[[int], None]
 
 REDUCTIONS = ("max", "mass")
 
+_LOG2_E = 1 / math.log(2)
 _LEAST_TOTAL = 1e-17  # a sum of exp below this says that the bound is more than 39 above the largest logit
 
 
@@ -299,20 +301,25 @@ class _Grid:
                 continue
             logits = scorer.tile(rows, keys).T  # (n, b), contiguous
             hidden = scorer.hides(rows, keys)
-            early = shown and (hidden or self.values == "logits" or (self.wants_max and fixed is None))
+            seen = None
+            if hidden and shown:
+                seen = scorer.band_sees(rows, keys, starts, np.append(starts[1:], stop) - 1)
+            unknown = hidden and seen is None
+            early = shown and (unknown or self.values == "logits" or (self.wants_max and fixed is None))
             highest = _segment(logits, starts, stop, "max") if early else None  # (m, b)
-            seen = highest > -torch.inf if highest is not None and hidden else None
+            if highest is not None and unknown:
+                seen = highest > -torch.inf
             if self.values == "logits":
                 total += torch.isfinite(logits).any(0)
                 parts.append(_Part(bins, highest, None, seen, peak))
                 continue
             if fixed is None:
                 before, peak = peak, torch.maximum(peak, logits.amax(0))
-                safe = peak.clamp(min=torch.finfo(dtype).min)
+                safe = peak.clamp(min=torch.finfo(dtype).min / 2)
                 total *= torch.exp(before - safe)
             else:
                 safe = peak
-            logits.sub_(safe).exp_()
+            _exp_(logits, safe)
             mass = _segment(logits, starts, stop, "sum") if shown and self.wants_mass else None
             whole = mass is not None and starts[0] == 0 and stop == len(logits)
             total += mass.sum(0) if whole and mass is not None else logits.sum(0)
@@ -324,7 +331,7 @@ class _Grid:
                 if not self.wants_max:
                     highest = None
                 elif highest is not None:
-                    highest.sub_(safe).exp_()
+                    _exp_(highest, safe)
                 else:
                     highest = _segment(logits, starts, stop, "max")
                 parts.append(_Part(bins, highest, mass, seen, safe))
@@ -343,11 +350,11 @@ class _Grid:
 
         def by_row(part: Tensor, how: str) -> Cells:
             """(m, b) of a tile to (rows of cells, m)."""
-            lying = part.T.contiguous() if kept is None else part.T[kept]
-            return _segment(lying, starts, len(lying), how).cpu().double().numpy()
+            used = part if kept is None else part[:, kept]
+            return _segment(used, starts, used.shape[1], how, dim=1).T.cpu().numpy()
 
         for part in parts:
-            where = np.ix_(at, part.bins)
+            where = _where(at, part.bins)
             if part.seen is None:
                 self.seen[where] = True
             else:
@@ -363,10 +370,13 @@ class _Grid:
 
     def result(self) -> Reduced:
         """The cells of what came in."""
-        means = self.sums / np.maximum(self.counts, 1)[:, None] if self.wants_mass else None
+        blank = ~self.seen
+        for cells in (self.max, self.sums)[: 1 + self.wants_mass]:
+            np.copyto(cells, np.nan, where=blank)
+        self.sums /= np.maximum(self.counts, 1)[:, None] if self.wants_mass else 1
         return Reduced(
-            np.where(self.seen, self.max, np.nan) if self.wants_max else None,
-            None if means is None else np.where(self.seen, means, np.nan),
+            self.max if self.wants_max else None,
+            self.sums if self.wants_mass else None,
             self.counts,
             self.log_sum_exp if self.known is None else self.known,
         )
@@ -382,19 +392,38 @@ def _segments(keys: range | Tensor, edges: Positions) -> tuple[Positions, Positi
     return bins, first[:-1][bins], int(first[-1])
 
 
-def _segment(values: Tensor, starts: Positions, stop: int, how: str) -> Tensor:
-    """Reduces (n, b) over segments of its rows that begin at ``starts`` and end at ``stop``, to (m, b)."""
+def _segment(values: Tensor, starts: Positions, stop: int, how: str, *, dim: int = 0) -> Tensor:
+    """Reduces one dimension of (n, b) over the segments of it that begin at ``starts`` and end at ``stop``."""
     lengths = np.diff(starts, append=stop)
     width = int(lengths[0])
-    used = values[int(starts[0]) : stop]
+    used = values.narrow(dim, int(starts[0]), int(stop - starts[0]))
     if width == 1 and len(lengths) == stop - starts[0]:
         return used.clone()
     if (lengths == width).all():
-        grouped: Tensor = used.unflatten(0, (len(starts), width))
-        return grouped.amax(1) if how == "max" else grouped.sum(1)
+        grouped: Tensor = used.unflatten(dim, (len(starts), width))
+        return grouped.amax(dim + 1) if how == "max" else grouped.sum(dim + 1)
     if values.device.type == "cpu":
         reduce: Any = np.maximum if how == "max" else np.add
-        return torch.from_numpy(reduce.reduceat(used.numpy(), starts - starts[0], axis=0))
+        return torch.from_numpy(reduce.reduceat(used.numpy(), starts - starts[0], axis=dim))
     index = torch.from_numpy(np.repeat(np.arange(len(starts)), lengths)).to(values.device)
-    cells = values.new_full((len(starts), values.shape[1]), -torch.inf if how == "max" else 0.0)
-    return cells.index_reduce_(0, index, used, "amax") if how == "max" else cells.index_add_(0, index, used)
+    shape = list(values.shape)
+    shape[dim] = len(starts)
+    cells = values.new_full(shape, -torch.inf if how == "max" else 0.0)
+    return cells.index_reduce_(dim, index, used, "amax") if how == "max" else cells.index_add_(dim, index, used)
+
+
+def _exp_(logits: Tensor, peak: Tensor) -> None:
+    """``exp(logits - peak)`` in place, for (n, b) and (b,).
+
+    As a power of two: on a CPU it costs half of exp, and no more where a logit is -inf or far below the peak,
+    where exp costs 3 to 40 times as much.
+    """
+    torch.add(peak * -_LOG2_E, logits, alpha=_LOG2_E, out=logits)
+    logits.exp2_()
+
+
+def _where(rows: Positions, columns: Positions) -> tuple[Any, ...]:
+    """The index of a rectangle of cells: slices, which numpy reads much faster, where it has no gaps."""
+    if rows[-1] - rows[0] + 1 == len(rows) and columns[-1] - columns[0] + 1 == len(columns):
+        return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.ix_(rows, columns)

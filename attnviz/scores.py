@@ -23,6 +23,7 @@ from attnviz.errors import InputError
 from attnviz.patterns import GlobalKeys, Pattern, Reach
 
 _BLOCK_CELLS = 1 << 19  # cells of one row block: 2 MiB of float32, about a core's share of cache
+IndexArray = np.ndarray[tuple[int], np.dtype[np.int64]]
 _BLANK = float("nan")  # the weight of a query that sees nothing
 _HIDDEN = float("-inf")  # the logit of a key that is not visible
 
@@ -360,6 +361,25 @@ class RowScorer:
             self.reach.high is not None and high > self.reach.high
         )
 
+    def band_sees(
+        self, rows: range | Tensor, keys: range | Tensor, first: IndexArray, last: IndexArray
+    ) -> Tensor | None:
+        """Which of ``rows`` see some key from ``keys[first]`` to ``keys[last]``, (m, len(rows)) bool for m such runs.
+
+        None where it is not the band alone that decides.
+        """
+        alone = self.reach.band_exact and self.reach.step == 1 and self.keys is None
+        padded = self.hidden_keys is not None or self.hidden_queries is not None
+        if not alone or padded or not (isinstance(rows, range) and isinstance(keys, range)):
+            return None
+        t = _positions(rows, self.item.device)
+        sees = torch.ones(len(first), len(rows), dtype=torch.bool, device=t.device)
+        if self.reach.high is not None:
+            sees &= torch.from_numpy(first + keys.start).to(t.device)[:, None] <= t + self.reach.high
+        if self.reach.low is not None:
+            sees &= torch.from_numpy(last + keys.start).to(t.device)[:, None] >= t + self.reach.low
+        return sees
+
     def hidden(self, rows: range | Tensor) -> Tensor:
         """Which of ``rows`` are padding, (len(rows),) bool."""
         if self.hidden_queries is None:
@@ -513,13 +533,24 @@ def _hide_corners(logits: Tensor, rows: range, span: range, reach: Reach) -> Non
     if reach.high is not None:
         most = (reach.high - start) // reach.step  # visible while j - i <= most
         first = min(max(most + 1, 0), n)
-        logits[:, first:].masked_fill_(_above(b, n - first, most + 1 - first, logits.device), _HIDDEN)
+        _hide_triangle(logits[:, first:], most + 1 - first, above=True)
     if reach.low is not None:
         least = -((start - reach.low) // reach.step)  # visible while j - i >= least
         stop = min(max(least + b - 1, 0), n)
-        logits[:, :stop].masked_fill_(~_above(b, stop, least, logits.device), _HIDDEN)
+        _hide_triangle(logits[:, :stop], least, above=False)
+
+
+def _hide_triangle(logits: Tensor, diagonal: int, *, above: bool) -> None:
+    """Hides the part where column - row >= ``diagonal``, or else the part below it."""
+    if not logits.numel():
+        return
+    if logits.stride(0) < logits.stride(1):  # keys down in memory: so is the mask, which is read with it
+        logits, diagonal, above = logits.T, 1 - diagonal, not above
+    logits += _triangle(*logits.shape, diagonal, above, logits.dtype, logits.device)
 
 
 @lru_cache(maxsize=8)
-def _above(rows: int, columns: int, diagonal: int, device: torch.device) -> Tensor:
-    return torch.ones(rows, columns, dtype=torch.bool, device=device).triu(diagonal)
+def _triangle(rows: int, columns: int, diagonal: int, above: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """-inf in the triangle and 0 elsewhere: adding it takes a fifth of the time of ``masked_fill_``."""
+    hidden = torch.full((rows, columns), _HIDDEN, dtype=dtype, device=device)
+    return hidden.triu_(diagonal) if above else hidden.tril_(diagonal - 1)
