@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from attnviz.attention import AttentionInputs as AttentionInputs
     from attnviz.captures import Run as Run
     from attnviz.captures import capture as capture
+    from attnviz.combinations import combined_map as combined_map
     from attnviz.contexts import context as context
     from attnviz.errors import InputError as InputError
     from attnviz.explanations import Explanation as Explanation
@@ -42,6 +43,7 @@ _HOMES = {
     "AttentionMap": "attnviz.maps",
     "capture": "attnviz.captures",
     "Run": "attnviz.captures",
+    "combined_map": "attnviz.combinations",
     "context": "attnviz.contexts",
     "InputError": "attnviz.errors",
     "Explanation": "attnviz.explanations",

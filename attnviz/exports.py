@@ -256,7 +256,7 @@ def write_maps(path: Path, maps: Sequence[AttentionMap], source: str) -> None:
     rows, columns = first.cells.shape
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "cells": np.stack([shown.cells for shown in maps]).astype(np.float32),
-        "heads": np.array([shown.head for shown in maps]),
+        "heads": np.array([head for shown in maps for head in shown.heads or (shown.head,)]),
         "row_edges": bin_edges(first.queries, rows),
         "column_edges": bin_edges(first.keys, columns),
     }
@@ -267,6 +267,8 @@ def write_maps(path: Path, maps: Sequence[AttentionMap], source: str) -> None:
         "values": first.values,
         "reduce": first.reduce,
     }
+    if first.combined is not None:
+        described["combined"] = first.combined
     if path.suffix.lower() == ".npz":
         write_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, described)
         return

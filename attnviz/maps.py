@@ -29,6 +29,8 @@ class AttentionMap:
         key_labels: a label for each key of ``keys``, where there are labels.
         pattern: the pattern's name.
         reduce: how a cell stands for its values, ``max`` or ``mass``.
+        combined: ``mean`` or ``max`` where this is a map of several heads; None is one head.
+        heads: the query heads that were combined.
     """
 
     cells: Cells
@@ -40,6 +42,16 @@ class AttentionMap:
     key_labels: Sequence[str] | None = None
     pattern: str = "global"
     reduce: str = "max"
+    combined: str | None = None
+    heads: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Which head this is, or of which heads: ``head 3``, ``mean of heads 0, 3``, ``max of 12 heads``."""
+        if self.combined is None:
+            return f"head {self.head}"
+        listed = ", ".join(map(str, self.heads))
+        return f"{self.combined} of " + (f"heads {listed}" if len(self.heads) <= 4 else f"{len(self.heads)} heads")
 
     @property
     def cell_size(self) -> tuple[float, float]:
