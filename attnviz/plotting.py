@@ -10,13 +10,13 @@ import torch
 
 from attnviz.attention import AttentionInputs
 from attnviz.figures.heatmap import heads_grid, heatmap, most_pixels
+from attnviz.figures.scales import ScaleOptions
 from attnviz.maps import attention_map
 from attnviz.patterns import Pattern
 from attnviz.reductions import Progress, Reduced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 
@@ -36,12 +36,9 @@ class MapOptions(TypedDict, total=False):
     reduce_with: Callable[..., Reduced]
 
 
-class Look(TypedDict, total=False):
+class Look(ScaleOptions, total=False):
     """How to draw: the keyword arguments of :func:`attnviz.heatmap`."""
 
-    cmap: str | Colormap | None
-    vmin: float | None
-    vmax: float | None
     annot: bool
     title: str | None
 
@@ -64,8 +61,8 @@ def plot(
         inputs, head, pattern: as in :func:`attnviz.attention_map`.
         ax: the Axes to draw into; None makes a figure.
         options: keyword arguments of :func:`attnviz.attention_map` (``batch``, ``values``, ``reduce``, ``pixels``,
-            ``queries``, ``keys``, ``device``, ``dtype``) and of :func:`attnviz.heatmap` (``cmap``, ``vmin``,
-            ``vmax``, ``annot``, ``title``).
+            ``queries``, ``keys``, ``device``, ``dtype``) and of :func:`attnviz.heatmap` (``norm``,
+            ``robust``, ``vmin``, ``vmax``, ``cmap``, ``annot``, ``title``).
 
     Returns:
         The Axes drawn into.

@@ -20,8 +20,8 @@ from attnviz.sources.files import TensorInfo
 from attnviz.statistics import HeadStatistics
 
 _Ramp = tuple[tuple[int, int, int], ...]
-_ROCKET: _Ramp = ((3, 5, 26), (76, 29, 75), (161, 24, 91), (225, 61, 66), (246, 169, 122), (250, 235, 221))
-_VLAG: _Ramp = ((34, 105, 195), (154, 173, 212), (250, 244, 241), (213, 142, 137), (169, 55, 60))
+_MAGMA: _Ramp = ((0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
+_RDBU: _Ramp = ((5, 48, 97), (107, 172, 209), (247, 246, 246), (228, 128, 102), (103, 0, 31))
 _LABEL_CELLS = 14
 
 
@@ -164,9 +164,9 @@ class _CellStyle:
     def __init__(self, values: str, low: float, high: float) -> None:
         if values == "logits":
             reach = max(abs(low), abs(high)) or 1.0
-            self.low, self.high, self.ramp = -reach, reach, _VLAG
+            self.low, self.high, self.ramp = -reach, reach, _RDBU
         else:
-            self.low, self.high, self.ramp = 0.0, high or 1.0, _ROCKET
+            self.low, self.high, self.ramp = 0.0, high or 1.0, _MAGMA
 
     def __call__(self, value: float) -> Style:
         share = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)

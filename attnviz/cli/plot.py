@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
         region: Region = Region(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         cmap: Annotated[
-            str | None, typer.Option(help="Palette of matplotlib or seaborn.  \\[default: rocket; vlag for logits]")
+            str | None, typer.Option(help="Palette of matplotlib or seaborn.  \\[default: magma; RdBu_r for logits]")
         ] = None,
         vmin: Annotated[float | None, typer.Option(help="Low end of the color scale.")] = None,
         vmax: Annotated[float | None, typer.Option(help="High end of the color scale.")] = None,

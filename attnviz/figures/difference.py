@@ -7,8 +7,8 @@ from textwrap import fill
 
 from matplotlib.figure import Figure
 
-from attnviz.figures.heatmap import colorbar, draw, panel_inches, value_range
-from attnviz.figures.style import colormap, normalize
+from attnviz.figures.heatmap import colorbar, draw, panel_inches
+from attnviz.figures.scales import ColorScale
 from attnviz.maps import AttentionMap
 
 
@@ -25,24 +25,22 @@ def difference_figure(
     grid = figure.subplots(len(pictures), 3, squeeze=False, sharex=True, sharey=True)
     both = [shown for row in pictures for shown in row[:2]]
     apart = [row[2] for row in pictures]
-    first = both[0]
-    norm = normalize(first.values, *value_range(both), None, None)
-    between = normalize("difference", *value_range(apart), None, None)
-    palette, diverging = colormap(None, first.values), colormap(None, "difference")
+    scale = ColorScale().fit(both)
+    between = ColorScale().fit(apart)
     image = last = None
     for n, row in enumerate(pictures):
         bottom = n == len(pictures) - 1
         for m, shown in enumerate(row):
             ax = grid[n, m]
             if m < 2:
-                image = draw(shown, ax, palette, norm, x_labels=bottom, y_labels=m == 0)
+                image = draw(shown, ax, scale, x_labels=bottom, y_labels=m == 0)
             else:
-                last = draw(shown, ax, diverging, between, x_labels=bottom, y_labels=False)
+                last = draw(shown, ax, between, x_labels=bottom, y_labels=False)
             if n == 0:
                 ax.set_title(("A\n", "B\n", "")[m] + fill(shown.pattern, max(16, round(width * 14))), pad=4)
         grid[n, 0].set_ylabel(f"head {row[0].head}\nquery")
     assert image is not None
     assert last is not None
-    colorbar(image, list(grid[:, :2].flat), first)
-    colorbar(last, list(grid[:, 2]), apart[0])
+    colorbar(image, list(grid[:, :2].flat), scale)
+    colorbar(last, list(grid[:, 2]), between)
     return figure

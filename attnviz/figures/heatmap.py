@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,12 +13,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from attnviz.colors import is_dark
 from attnviz.errors import InputError
-from attnviz.figures.style import colormap, normalize
+from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.colorbar import Colorbar
     from matplotlib.image import AxesImage
 
     from attnviz.maps import AttentionMap
@@ -33,79 +33,72 @@ def heatmap(
     shown: AttentionMap,
     ax: Axes | None = None,
     *,
-    cmap: str | Colormap | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
     annot: bool = False,
     scale: bool = True,
     title: str | None = None,
+    **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws one head's map.
 
     Args:
         shown: the map.
         ax: the Axes to draw into; None makes a figure of a fitting size.
-        cmap: a palette of matplotlib or seaborn; None is sequential for weights, diverging for logits.
-        vmin, vmax: the ends of the color scale; None starts weights at 0 and balances logits around 0.
         annot: write each value into its cell.
         scale: whether to draw the color scale beside the map.
-        title: None says which head and which values.
+        title: None says which head.
+        colors: the fields of :class:`~attnviz.figures.scales.ColorScale`: ``norm``, ``robust``, ``vmin``, ``vmax``,
+            ``cmap``.
 
     Returns:
         The Axes drawn into.
 
     Raises:
-        InputError: no such palette, an empty color scale, or too many cells to annotate.
+        InputError: as :meth:`~attnviz.figures.scales.ColorScale.fit`, or too many cells to annotate.
     """
     if ax is None:
         ax = Figure(figsize=figure_size([shown]), layout="constrained").add_subplot()
-    low, high = value_range([shown])
-    norm = normalize(shown.values, low, high, vmin, vmax)
-    image = draw(shown, ax, colormap(cmap, shown.values), norm, annot=annot)
+    fitted = ColorScale(**colors).fit([shown])
+    image = draw(shown, ax, fitted, annot=annot)
     ax.set_title(f"head {shown.head}" if title is None else title)
     if scale:
         figure = ax.get_figure()
         assert figure is not None
-        colorbar(image, [ax], shown)
+        colorbar(image, [ax], fitted)
     return ax
 
 
 def heads_grid(
     maps: Sequence[AttentionMap],
     *,
-    cmap: str | Colormap | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
     annot: bool = False,
     title: str | None = None,
+    **colors: Unpack[ScaleOptions],
 ) -> Figure:
     """Small multiples of several heads, sharing one color scale.
 
     Args:
         maps: of the same values and shape, one a head.
-        cmap, vmin, vmax, annot: as in :func:`heatmap`.
+        annot, colors: as in :func:`heatmap`.
         title: above the grid; None says which values.
 
     Raises:
         InputError: as :func:`heatmap`.
     """
-    first = maps[0]
     columns = grid_columns(maps)
     rows = math.ceil(len(maps) / columns)
     figure = Figure(figsize=figure_size(maps), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    low, high = value_range(maps)
-    norm, palette = normalize(first.values, low, high, vmin, vmax), colormap(cmap, first.values)
+    fitted = ColorScale(**colors).fit(maps)
     image = None
     for index, ax in enumerate(grid.flat):
         if index >= len(maps):
             ax.set_visible(False)
             continue
         bottom = index // columns == rows - 1
-        image = draw(maps[index], ax, palette, norm, annot=annot, x_labels=bottom, y_labels=index % columns == 0)
+        image = draw(maps[index], ax, fitted, annot=annot, x_labels=bottom, y_labels=index % columns == 0)
         ax.set_title(f"head {maps[index].head}", pad=3)
     assert image is not None
-    colorbar(image, list(grid.flat), first)
+    colorbar(image, list(grid.flat), fitted)
     figure.suptitle(title if title is not None else f"{len(maps)} heads")
     return figure
 
@@ -113,21 +106,25 @@ def heads_grid(
 def draw(
     shown: AttentionMap,
     ax: Axes,
-    cmap: Colormap,
-    norm: Normalize,
+    scale: FittedScale,
     *,
     annot: bool = False,
     x_labels: bool = True,
     y_labels: bool = True,
 ) -> AxesImage:
-    """The cells and the axes of a map, without title or color scale."""
+    """The cells and the axes of a map on a scale that panels may share, without title or color bar."""
     T, S = len(shown.queries), len(shown.keys)
     extent = (-0.5, S - 0.5, T - 0.5, -0.5)
     image = ax.imshow(
-        np.ma.masked_invalid(shown.cells), cmap=cmap, norm=norm, aspect="auto", interpolation="nearest", extent=extent
+        scale.cells(shown.cells),
+        cmap=scale.cmap,
+        norm=scale.norm,
+        aspect="auto",
+        interpolation="nearest",
+        extent=extent,
     )
     if annot:
-        _annotate(shown, ax, image)
+        _annotate(shown, ax, scale)
     label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=x_labels)
     label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=y_labels)
     if x_labels:
@@ -146,8 +143,8 @@ def cell_note(shown: AttentionMap) -> str:
     return f"   (1 cell = {rows} × {columns}, {shown.reduce})"
 
 
-def colorbar(image: AxesImage, axes: Sequence[Axes], shown: AttentionMap) -> None:
-    """The color scale, as high as the Axes it serves, named by what it measures."""
+def colorbar(image: AxesImage, axes: Sequence[Axes], scale: FittedScale) -> Colorbar:
+    """The color scale, as high as the Axes it serves, with its unit and its norm."""
     figure = axes[0].get_figure(root=True)
     assert figure is not None
     inches = 0.13  # its width
@@ -156,18 +153,19 @@ def colorbar(image: AxesImage, axes: Sequence[Axes], shown: AttentionMap) -> Non
     wide = (max(box.x1 for box in boxes) - min(box.x0 for box in boxes)) * width
     tall = (max(box.y1 for box in boxes) - min(box.y0 for box in boxes)) * height
     bar = figure.colorbar(
-        image, ax=axes, fraction=min(0.3, 2.5 * inches / wide), pad=0.1 / width, aspect=max(tall / inches, 5)
+        image,
+        ax=axes,
+        fraction=min(0.3, 2.5 * inches / wide),
+        pad=0.1 / width,
+        aspect=max(tall / inches, 5),
+        extend=scale.extend,
     )
-    names = {"weights": "weight (softmax)", "logits": "logit (before softmax)"}
-    bar.set_label(names.get(shown.values, shown.values))
+    if scale.ticks is not None:
+        bar.set_ticks(scale.ticks, labels=[f"{tick:.3g}" for tick in scale.ticks])
+        bar.minorticks_off()
+    bar.set_label(scale.label)
     bar.outline.set_visible(False)
-
-
-def value_range(maps: Sequence[AttentionMap]) -> tuple[float, float]:
-    """The least and the greatest finite value of several maps; (0, 0) where all is blank."""
-    finite = [cells[np.isfinite(cells)] for cells in (shown.cells for shown in maps)]
-    full = [values for values in finite if values.size]
-    return (min(float(v.min()) for v in full), max(float(v.max()) for v in full)) if full else (0.0, 0.0)
+    return bar
 
 
 def grid_columns(maps: Sequence[AttentionMap]) -> int:
@@ -210,15 +208,16 @@ def panel_inches(shown: AttentionMap, count: int) -> tuple[float, float]:
     return width, height
 
 
-def _annotate(shown: AttentionMap, ax: Axes, image: AxesImage) -> None:
+def _annotate(shown: AttentionMap, ax: Axes, scale: FittedScale) -> None:
     if shown.reduced or shown.cells.size > MOST_ANNOTATED:
         rows, columns = len(shown.queries), len(shown.keys)
         raise InputError(
             f"--annot: {rows} x {columns} cells are too many to read numbers in; the most is {MOST_ANNOTATED}"
         )
+    colors = np.asarray(scale.cmap(scale.norm(scale.cells(shown.cells))))  # (P, P', RGBA)
     for (row, column), value in np.ndenumerate(shown.cells):
         if np.isfinite(value):
-            red, green, blue, _ = image.cmap(image.norm(np.asarray(value)))
+            red, green, blue, _ = colors[row, column]
             color = "white" if is_dark((red, green, blue)) else "black"
             ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
 

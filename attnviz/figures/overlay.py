@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from attnviz.figures.heatmap import value_range
-from attnviz.figures.style import colormap, normalize
+from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
 
     from attnviz.maps import AttentionMap
 
@@ -28,10 +26,9 @@ def overlay(
     weights: Patches,
     ax: Axes | None = None,
     *,
-    cmap: str | Colormap | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
     title: str | None = None,
+    scale: FittedScale | None = None,
+    **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws a picture in gray under the weights of its patches: the more weight, the less of the picture shows.
 
@@ -39,9 +36,9 @@ def overlay(
         picture: as the model saw it, (height, width, 3) uint8.
         weights: a weight for each patch, (rows, columns).
         ax: the Axes to draw into; None makes a figure.
-        cmap: a palette of matplotlib or seaborn.
-        vmin, vmax: the ends of the color scale; None is 0 and the largest weight.
         title: above the picture.
+        scale: a color scale that several share; None makes one of ``colors``.
+        colors: the fields of :class:`~attnviz.figures.scales.ColorScale`.
 
     Returns:
         The Axes drawn into.
@@ -49,14 +46,15 @@ def overlay(
     if ax is None:
         ax = Figure(figsize=(4, 4), layout="constrained").add_subplot()
     height, width, _ = picture.shape
-    norm = normalize("weights", 0, float(np.nanmax(weights)), vmin, vmax)
+    scale = ColorScale(**colors).fit_cells([weights], "weights") if scale is None else scale
+    cells = scale.cells(weights)
     gray = picture.mean(axis=2)
     ax.imshow(gray, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
-    opacity = 0.1 + 0.75 * np.clip(np.nan_to_num(np.asarray(norm(weights))), 0, 1)
+    opacity = 0.1 + 0.75 * np.clip(np.ma.filled(scale.norm(cells), 0), 0, 1)
     ax.imshow(
-        weights,
-        cmap=colormap(cmap, "weights"),
-        norm=norm,
+        cells,
+        cmap=scale.cmap,
+        norm=scale.norm,
         alpha=opacity,
         extent=(0, width, height, 0),
         interpolation="nearest",
@@ -73,15 +71,13 @@ def overlays(
     maps: Sequence[AttentionMap],
     patches: tuple[int, int],
     *,
-    cmap: str | Colormap | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
     title: str | None = None,
+    **colors: Unpack[ScaleOptions],
 ) -> Figure:
     """Small multiples of :func:`overlay`, a head each, with one color scale.
 
     Args:
-        picture, cmap, vmin, vmax: as in :func:`overlay`.
+        picture, colors: as in :func:`overlay`.
         maps: one query's weights of each head, (1, rows * columns) cells.
         patches: rows and columns of patches.
         title: above the grid; None says whose weights these are.
@@ -90,16 +86,17 @@ def overlays(
     rows = math.ceil(len(maps) / columns)
     figure = Figure(figsize=(1.7 * columns + 1, 1.9 * rows + 0.4), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    highest = value_range(maps)[1] if vmax is None else vmax
+    scale = ColorScale(**colors).fit(maps)
     for ax in grid.flat:
         ax.set_visible(False)
     for ax, shown in zip(grid.flat, maps, strict=False):
         ax.set_visible(True)
         weights = shown.cells.reshape(patches)
-        overlay(picture, weights, ax, cmap=cmap, vmin=vmin, vmax=highest, title=f"head {shown.head}")
-    drawn = grid.flat[0].images[-1]
-    opaque = ScalarMappable(drawn.norm, drawn.cmap)
-    bar = figure.colorbar(opaque, ax=list(grid.flat), label="weight (softmax)", fraction=0.05, pad=0.02, aspect=40)
+        overlay(picture, weights, ax, title=f"head {shown.head}", scale=scale)
+    opaque = ScalarMappable(scale.norm, scale.cmap)
+    bar = figure.colorbar(
+        opaque, ax=list(grid.flat), label=scale.label, fraction=0.05, pad=0.02, aspect=40, extend=scale.extend
+    )
     bar.outline.set_visible(False)
     first = maps[0]
     label = first.query_labels[0] if first.query_labels else f"query {first.queries.start}"
