@@ -55,6 +55,7 @@ async function tests() {
   await build({
     ...common,
     minify: false,
+    target: "node20",
     plugins: [workerAsText],
     entryPoints: files.map((name) => join("test", name)),
     outdir: "build",

@@ -1,0 +1,126 @@
+/** Numbers out of the page itself: a worker decodes its chunks and computes from q and k. */
+
+import type { Description, Reduce } from "../description";
+import type { Request } from "./engine";
+import type { Rectangle } from "./math";
+import type { Pass, Source, Thumbnail } from "./source";
+import { type FromWorker, type ToWorker, serve } from "./worker";
+import script from "worker:./worker-main.ts";
+
+/** A chunk by its number: base64 out of the page, or bytes out of a notebook. */
+export type Chunks = (index: number) => string | Uint8Array;
+
+interface Waiting {
+  resolve(values: Float32Array): void;
+  reject(error: Error): void;
+}
+
+export class EmbeddedSource implements Source {
+  onPass: ((pass: Pass | null) => void) | null = null;
+  private readonly waiting = new Map<number, Waiting>();
+  private readonly post: (message: ToWorker, transfer?: Transferable[]) => void;
+  private readonly stop: () => void;
+  private next = 0;
+
+  constructor(
+    readonly description: Description,
+    private readonly chunks: Chunks,
+  ) {
+    const worker = makeWorker();
+    if (worker) {
+      worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.receive(data);
+      worker.onerror = ({ message }) => this.fail(message || "the page's worker stopped");
+      this.post = (message, transfer = []) => worker.postMessage(message, transfer);
+      this.stop = () => worker.terminate();
+    } else {
+      const receive = serve((message) => this.receive(message));
+      this.post = (message) => queueMicrotask(() => receive(message));
+      this.stop = () => undefined;
+    }
+    this.post({ kind: "open", description });
+  }
+
+  tile(
+    layer: number,
+    head: number,
+    level: number,
+    row: number,
+    column: number,
+    reduce: Reduce,
+    signal?: AbortSignal,
+  ): Promise<Float32Array> {
+    return this.ask({ kind: "tile", layer, head, level, row, column, reduce }, signal);
+  }
+
+  weights(layer: number, head: number, rectangle: Rectangle, signal?: AbortSignal): Promise<Float32Array> {
+    return this.ask({ kind: "weights", layer, head, rectangle }, signal);
+  }
+
+  logits(layer: number, head: number, rectangle: Rectangle, signal?: AbortSignal): Promise<Float32Array> {
+    return this.ask({ kind: "logits", layer, head, rectangle }, signal);
+  }
+
+  vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array> {
+    return this.ask({ kind: "vectors", layer, head, query, key }, signal);
+  }
+
+  async thumbnail(layer: number, head: number, signal?: AbortSignal): Promise<Thumbnail> {
+    const [, rows, columns] = this.description.layers[layer].thumbnails!.shape;
+    return { rows, columns, values: await this.ask({ kind: "thumbnail", layer, head }, signal) };
+  }
+
+  close(): void {
+    this.stop();
+    this.fail("closed");
+  }
+
+  private ask(request: Request, signal?: AbortSignal): Promise<Float32Array> {
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) {
+        reject(new DOMException("aborted", "AbortError"));
+        return;
+      }
+      const id = this.next++;
+      this.waiting.set(id, { resolve, reject });
+      signal?.addEventListener(
+        "abort",
+        () => {
+          if (!this.waiting.delete(id)) return;
+          this.post({ kind: "cancel", id });
+          reject(new DOMException("aborted", "AbortError"));
+        },
+        { once: true },
+      );
+      this.post({ kind: "ask", id, request });
+    });
+  }
+
+  private receive(message: FromWorker): void {
+    if (message.kind === "need") {
+      try {
+        this.post({ kind: "chunk", index: message.index, content: this.chunks(message.index) });
+      } catch (error) {
+        this.fail((error as Error).message);
+      }
+      return;
+    }
+    const waiting = this.waiting.get(message.id);
+    this.waiting.delete(message.id);
+    if (message.kind === "answer") waiting?.resolve(message.values);
+    else waiting?.reject(new Error(message.message));
+  }
+
+  private fail(message: string): void {
+    for (const { reject } of this.waiting.values()) reject(new Error(message));
+    this.waiting.clear();
+  }
+}
+
+/** A worker out of the script that the page holds; null where the host allows none. */
+function makeWorker(): Worker | null {
+  try {
+    return new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,170 @@
+/** What is shown, and its place in the address: a link shows what its sender saw. */
+
+import { type Description, type Reduce, extent } from "./description";
+
+export const VIEWS = ["heads", "model", "map", "text", "query-key"] as const;
+export type View = (typeof VIEWS)[number];
+export type Scale = "linear" | "log";
+export type Theme = "auto" | "light" | "dark";
+export type Flow = "gives" | "receives";
+export type Sort = "order" | "size";
+
+/** The most tokens that a window of a view shows. */
+export const WINDOW = 512;
+
+export interface State {
+  view: View;
+  layer: number; // index in layers
+  head: number;
+  heads: number[]; // of the heads view, ascending
+  query: number | null; // null: none is chosen
+  key: number | null;
+  reduce: Reduce;
+  scale: Scale;
+  x: number | null; // keys and queries at the middle of the map; null: the whole map
+  y: number | null;
+  zoom: number | null; // log2 of CSS pixels a weight
+  theme: Theme;
+  first: number; // window of the heads, text and query-key views
+  count: number | null; // null: what suits the view
+  flow: Flow;
+  sort: Sort;
+}
+
+/** What a page without a fragment shows. */
+export function initial(description: Description): State {
+  const { layers } = description;
+  const many = layers.length > 1 || layers[0].heads > 1;
+  return {
+    view: many ? "model" : "map",
+    layer: 0,
+    head: 0,
+    heads: Array.from({ length: Math.min(layers[0].heads, 16) }, (_, head) => head),
+    query: null,
+    key: null,
+    reduce: "max",
+    scale: "linear",
+    x: null,
+    y: null,
+    zoom: null,
+    theme: "auto",
+    first: 0,
+    count: null,
+    flow: "gives",
+    sort: "order",
+  };
+}
+
+/** Reads a fragment, with or without its #. Nothing in it is trusted: the unknown is left out, numbers are clamped. */
+export function parse(fragment: string, description: Description): State {
+  const fields = new URLSearchParams(fragment.replace(/^#/, ""));
+  const state = initial(description);
+  const one = <T extends string>(name: string, choices: readonly T[], usual: T): T => {
+    const value = fields.get(name) as T;
+    return choices.includes(value) ? value : usual;
+  };
+  const whole = (name: string, most: number): number | null => {
+    const value = fields.get(name);
+    if (value === null || !/^-?\d{1,15}$/.test(value)) return null;
+    return Math.min(most, Math.max(0, Number(value)));
+  };
+  const real = (name: string): number | null => {
+    const value = fields.get(name);
+    return value !== null && value !== "" && Number.isFinite(Number(value)) ? Number(value) : null;
+  };
+
+  const layer = whole("layer", description.layers.length - 1) ?? 0;
+  const { heads, queries, keys } = description.layers[layer];
+  const listed = fields.get("heads");
+  return {
+    view: one("view", VIEWS, state.view),
+    layer,
+    head: whole("head", heads - 1) ?? 0,
+    heads: listed === null ? usualHeads(heads) : parseHeads(listed, heads),
+    query: whole("query", queries - 1),
+    key: whole("key", keys - 1),
+    reduce: one("reduce", ["max", "mass"], state.reduce),
+    scale: one("scale", ["linear", "log"], state.scale),
+    x: real("x"),
+    y: real("y"),
+    zoom: real("zoom"),
+    theme: one("theme", ["auto", "light", "dark"], state.theme),
+    first: whole("first", Math.max(queries, keys) - 1) ?? 0,
+    count: whole("count", WINDOW) || null,
+    flow: one("flow", ["gives", "receives"], state.flow),
+    sort: one("sort", ["order", "size"], state.sort),
+  };
+}
+
+/** Writes a state as a fragment, without what is as usual. */
+export function format(state: State, description: Description): string {
+  const usual = initial(description);
+  const fields: string[] = [];
+  const add = (name: string, value: string | number | null): void => {
+    if (value !== null) fields.push(`${name}=${value}`);
+  };
+  add("view", state.view);
+  add("layer", state.layer);
+  add("head", state.head);
+  add("query", state.query);
+  add("key", state.key);
+  for (const name of ["reduce", "scale", "theme", "flow", "sort"] as const) {
+    add(name, state[name] === usual[name] ? null : state[name]);
+  }
+  if (state.view === "map") {
+    add("x", state.x === null ? null : round(state.x));
+    add("y", state.y === null ? null : round(state.y));
+    add("zoom", state.zoom === null ? null : round(state.zoom));
+  }
+  const all = usualHeads(description.layers[state.layer].heads);
+  add("heads", state.heads.join() === all.join() ? null : state.heads.join(","));
+  add("first", state.first || null);
+  add("count", state.count);
+  return fields.join("&");
+}
+
+/** A changed state, brought into the range of the layer it names. */
+export function changed(state: State, patch: Partial<State>, description: Description): State {
+  const next = { ...state, ...patch };
+  const layer = description.layers[next.layer];
+  next.head = Math.min(next.head, layer.heads - 1);
+  if (next.query !== null) next.query = clamp(next.query, 0, layer.queries - 1);
+  if (next.key !== null) next.key = clamp(next.key, 0, layer.keys - 1);
+  next.first = clamp(next.first, 0, Math.max(layer.queries, layer.keys) - 1);
+  if (next.layer !== state.layer) {
+    const before = description.layers[state.layer];
+    if (before.heads !== layer.heads) next.heads = usualHeads(layer.heads);
+    if (before.queries !== layer.queries || before.keys !== layer.keys) next.x = next.y = next.zoom = null;
+  }
+  return next;
+}
+
+/** The window of positions that a view shows along an axis. */
+export function windowOf(
+  state: State,
+  description: Description,
+  axis: "query" | "key",
+  usual: number,
+): [number, number] {
+  const size = extent(description.layers[state.layer], axis);
+  const count = Math.min(state.count ?? usual, WINDOW, size);
+  const first = clamp(state.first, 0, size - count);
+  return [first, first + count];
+}
+
+export function clamp(value: number, low: number, high: number): number {
+  return Math.max(low, Math.min(high, value));
+}
+
+function usualHeads(heads: number): number[] {
+  return Array.from({ length: Math.min(heads, 16) }, (_, head) => head);
+}
+
+function parseHeads(text: string, heads: number): number[] {
+  const named = text.split(",").filter((part) => /^\d{1,9}$/.test(part));
+  return [...new Set(named.map(Number))].filter((head) => head < heads).sort((a, b) => a - b);
+}
+
+function round(value: number): number {
+  return Math.round(value * 1000) / 1000;
+}

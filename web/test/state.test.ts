@@ -1,0 +1,58 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Description, Layer } from "../src/description";
+import { changed, format, initial, parse, windowOf } from "../src/state";
+
+const layer = (fields: Partial<Layer>): Layer => ({
+  label: "0", heads: 4, kv_heads: 4, queries: 100, keys: 120, head_dim: 8, query_labels: null, key_labels: null,
+  pattern: "full", scale: 1, softcap: null, sinks: null, alibi: null, levels: 1, ...fields,
+});
+const RUN: Description = {
+  format: 1, program: "attnviz", source: "x", mode: "embedded", labels: [],
+  layers: [layer({}), layer({ label: "1", heads: 2, queries: 50, keys: 50 })],
+};
+
+test("a written state reads as itself", () => {
+  const state = {
+    ...initial(RUN), view: "map" as const, layer: 1, head: 1, query: 12, key: 4, reduce: "mass" as const,
+    scale: "log" as const, x: 3.25, y: 40, zoom: -1.5, theme: "dark" as const, heads: [0], first: 7, count: 20,
+  };
+  assert.deepEqual(parse(format(state, RUN), RUN), state);
+  assert.deepEqual(parse(`#${format(initial(RUN), RUN)}`, RUN), initial(RUN));
+});
+
+test("the fragment of the contract", () => {
+  const state = parse("#view=map&layer=0&head=3&query=12&key=4&reduce=max&scale=log&x=1&y=2&zoom=3&theme=dark&heads=0,3&first=0&count=64", RUN);
+  assert.equal(state.head, 3);
+  assert.equal(state.scale, "log");
+  assert.deepEqual(state.heads, [0, 3]);
+  assert.equal(state.count, 64);
+});
+
+test("what is out of range or makes no sense does no harm", () => {
+  const state = parse("view=<script>&layer=99&head=-5&query=1e9&key=99999&zoom=NaN&x=&heads=9,1,1,x,-1&count=0&first=1000000&theme=%F0", RUN);
+  assert.equal(state.view, "model");
+  assert.equal(state.layer, 1);
+  assert.equal(state.head, 0);
+  assert.equal(state.query, null);
+  assert.equal(state.key, 49);
+  assert.equal(state.zoom, null);
+  assert.equal(state.x, null);
+  assert.deepEqual(state.heads, [1]);
+  assert.equal(state.count, null);
+  assert.equal(state.first, 49);
+});
+
+test("another layer brings what is chosen into its range", () => {
+  const state = { ...initial(RUN), head: 3, query: 99, key: 110, zoom: 2, x: 1, y: 1 };
+  const next = changed(state, { layer: 1 }, RUN);
+  assert.deepEqual([next.head, next.query, next.key, next.zoom], [1, 49, 49, null]);
+  assert.deepEqual(next.heads, [0, 1]);
+});
+
+test("a window stays within its axis", () => {
+  const state = { ...initial(RUN), first: 90 };
+  assert.deepEqual(windowOf(state, RUN, "query", 64), [36, 100]);
+  assert.deepEqual(windowOf(state, RUN, "key", 64), [56, 120]);
+  assert.deepEqual(windowOf({ ...state, count: 10 }, RUN, "query", 64), [90, 100]);
+});
