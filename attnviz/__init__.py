@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from attnviz.figures.heatmap import heatmap as heatmap
     from attnviz.maps import AttentionMap as AttentionMap
     from attnviz.maps import attention_map as attention_map
+    from attnviz.margins import Marginals as Marginals
+    from attnviz.margins import marginals as marginals
     from attnviz.patterns import Causal as Causal
     from attnviz.patterns import Full as Full
     from attnviz.patterns import GlobalKeys as GlobalKeys
@@ -48,6 +50,8 @@ _HOMES = {
     "InputError": "attnviz.errors",
     "Explanation": "attnviz.explanations",
     "attention_map": "attnviz.maps",
+    "Marginals": "attnviz.margins",
+    "marginals": "attnviz.margins",
     "head_statistics": "attnviz.statistics",
     "explain": "attnviz.explanations",
     "heatmap": "attnviz.figures.heatmap",

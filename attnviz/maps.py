@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attnviz.attention import AttentionInputs
+from attnviz.attention import AttentionInputs, AttentionItem
 from attnviz.devices import parse_device, parse_dtype
 from attnviz.errors import InputError
 from attnviz.patterns import GlobalKeys, Pattern
@@ -118,14 +118,7 @@ def attention_map(
     item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
     queries = checked_range(queries, item.T, "queries", inputs.source)
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        reach = pattern.reach(item)
-        shared_only = not reach.band and reach.keys is not None and not pattern.global_queries
-        inside = checked_range(keys, item.S, "keys", inputs.source)
-        shown: Sequence[int] = inside
-        if shared_only:
-            shown = tuple(position for position in reach.keys.tolist() if position in inside)  # type: ignore[union-attr]
-            if not shown:
-                raise InputError(f"{inputs.source}: no global key lies in keys {inside.start}:{inside.stop}; widen it")
+        shown = shown_keys(item, pattern, keys)
         reduced = reduce_with(
             item,
             pattern,
@@ -150,6 +143,26 @@ def attention_map(
         str(pattern),
         reduce,
     )
+
+
+def shown_keys(item: AttentionItem, pattern: Pattern, keys: range | None) -> Sequence[int]:
+    """The key positions that are columns of a map: of a pattern of shared keys alone those among them, else all.
+
+    Args:
+        item, pattern: whose map it is.
+        keys: the positions to show; None is all.
+
+    Raises:
+        InputError: positions out of range, or none that the pattern shares.
+    """
+    inside, source = checked_range(keys, item.S, "keys", item.inputs.source), item.inputs.source
+    reach = pattern.reach(item)
+    if reach.band or reach.keys is None or pattern.global_queries:
+        return inside
+    shown = tuple(position for position in reach.keys.tolist() if position in inside)
+    if not shown:
+        raise InputError(f"{source}: no global key lies in keys {inside.start}:{inside.stop}; widen it")
+    return shown
 
 
 def checked_range(positions: range | None, size: int, name: str, source: str) -> range:
