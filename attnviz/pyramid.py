@@ -16,6 +16,7 @@ from torch import Tensor
 from attnviz.attention import AttentionInputs, AttentionItem
 from attnviz.devices import parse_device, parse_dtype
 from attnviz.errors import InputError
+from attnviz.maps import checked_range
 from attnviz.patterns import GlobalKeys, Pattern
 from attnviz.reductions import REDUCTIONS, Cells, Positions, Progress, reduce_map
 from attnviz.scores import check_heads
@@ -35,6 +36,21 @@ class Overview:
     mass: Cells  # (P, P') float32
     counts: Positions  # (P,) queries that see anything
     log_sum_exp: Tensor  # (T,)
+    _coarser: dict[tuple[int, str], tuple[Cells, Positions]] = field(default_factory=dict, repr=False)
+
+    def halved(self, times: int, reduce: str) -> tuple[Cells, Positions]:
+        """The cells of the level ``times`` coarser, and how many queries of each row see anything."""
+        if not times:
+            return (self.max if reduce == "max" else self.mass), self.counts
+        if (times, reduce) not in self._coarser:
+            self._coarser[times, reduce] = halve(*self.halved(times - 1, reduce), reduce)
+        return self._coarser[times, reduce]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that this holds, about; the coarser levels are a third of the finest."""
+        finest = self.max.nbytes + self.mass.nbytes
+        return finest * 5 // 3 + self.counts.nbytes + self.log_sum_exp.nbytes
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,7 @@ class Pyramid:
             raise InputError(f"tile ({row}, {column}) is outside level {level}, which has {rows} x {columns} tiles")
         overview = self.prepare(head)
         if level <= self.overview_level:
-            cells = self._coarse(overview, level, reduce)
+            cells, _ = overview.halved(self.overview_level - level, reduce)
             part = cells[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
         else:
             first = _edges(row * TILE * size, self.item.T, size, TILE)
@@ -166,19 +182,48 @@ class Pyramid:
             )
         return self._overviews[head]
 
+    def prepared(self, head: int) -> Overview | None:
+        """What the one pass over a head kept; None where it was not made, or was forgotten."""
+        return self._overviews.get(head)
+
+    def forget(self, head: int) -> None:
+        """Frees what the one pass over a head kept; the next tile of the head makes the pass anew."""
+        self._overviews.pop(head, None)
+
+    def rectangle(self, head: int, queries: range, keys: range, *, values: str = "weights") -> Cells:
+        """Single weights or logits, (len(queries), len(keys)) float32, whether the one pass was made or not.
+
+        Args:
+            head: the query head.
+            queries, keys: the positions.
+            values: ``weights``, NaN where a query does not see the key, or ``logits``, -inf there.
+
+        Raises:
+            InputError: a head or positions that are not there.
+        """
+        check_heads(self.item.inputs, [head])
+        for name, positions, size in (("queries", queries, self.item.T), ("keys", keys, self.item.S)):
+            checked_range(positions, size, name, self.item.inputs.source)
+        overview = self.prepared(head) if values == "weights" else None
+        found = reduce_map(
+            self.item,
+            self.pattern,
+            head,
+            _edges(queries.start, queries.stop, 1),
+            _edges(keys.start, keys.stop, 1),
+            values=values,
+            log_sum_exp=None if overview is None else overview.log_sum_exp[queries.start : queries.stop],
+            memory=self.memory,
+        )
+        assert found.max is not None
+        cells = found.max.astype(np.float32)
+        return np.nan_to_num(cells, nan=-np.inf, neginf=-np.inf) if values == "logits" else cells
+
     @property
     def overview_level(self) -> int:
         """The finest level whose cells the one pass keeps."""
         longest = max(self.item.T, self.item.S)
         return max(level for level in range(self.levels) if -(-longest // self.cell(level)) <= max(OVERVIEW, TILE))
-
-    def _coarse(self, overview: Overview, level: int, reduce: str) -> Cells:
-        """All cells of a level that is not finer than the overview, from the overview's."""
-        cells = overview.max if reduce == "max" else overview.mass.astype(np.float64)
-        counts = overview.counts
-        for _ in range(self.overview_level - level):
-            cells, counts = halve(cells, counts, reduce)
-        return cells
 
 
 def halve(cells: Cells, counts: Positions, reduce: str) -> tuple[Cells, Positions]:
