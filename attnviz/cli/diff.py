@@ -94,12 +94,13 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         if out is not None:
-            from attnviz.cli.console import drawing
+            from attnviz.cli.console import drawing, note
             from attnviz.figures.difference import difference_figure
             from attnviz.figures.style import save_figure
 
             with drawing():
                 save_figure(difference_figure(found.pictures), out)
+            note(f"wrote {out}")
         if format == "json":
             typer.echo(exports.difference_json(found), nl=False)
         else:
@@ -128,6 +129,7 @@ def _sides(
     plain = {"A": _plain(str(source.source) if source.source else None, values), "B": _plain(other, values)}
     if plain["A"] and plain["B"]:
         given = [*_given(source, source=source.source), *_given(choice), *_given(compute, device="auto"), *_given(b)]
+        given += ["batch"] if batch else []
         if given:
             raise InputError(f"--{given[0]}: both sides are plain tensors, nothing is computed; leave it out")
         return _tensor_side(plain["A"], None, values), _tensor_side(plain["B"], None, values)
@@ -159,13 +161,28 @@ def _sides(
         said = [f"{name} {value}" for name, value in named.items() if of_b and value is not None]
         return Computed(inputs, pattern, batch=item, values=values, device=device, settings=said)
 
+    def right() -> Computed:
+        try:
+            return computed(second, _changed(choice, b), True)
+        except InputError as error:
+            raise InputError(_blamed_on_b(str(error), b)) from error
+
     if plain["A"]:
-        right = computed(second, _changed(choice, b), True)
-        return _tensor_side(plain["A"], right, values), right
+        found = right()
+        return _tensor_side(plain["A"], found, values), found
     left = computed(source, choice, False)
     if plain["B"]:
         return left, _tensor_side(plain["B"], left, values)
-    return left, computed(second, _changed(choice, b), True)
+    return left, right()
+
+
+def _blamed_on_b(message: str, b: Other) -> str:
+    """An error in a setting that B alone has, with the option that gave it: ``--b-dtype`` for ``--dtype``."""
+    for option in _given(b):
+        shared = "--" + option.removeprefix("b-")
+        if message.startswith(shared + " "):
+            return f"--{option}{message.removeprefix(shared)}"
+    return message
 
 
 def _changed(choice: PatternChoice, b: Other) -> PatternChoice:

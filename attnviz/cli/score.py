@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--format", format, ("table", "json", "csv", "markdown"))
         from attnviz import exports
+        from attnviz.cli.console import note
         from attnviz.patterns import GlobalKeys
         from attnviz.scores import score as compute_scores
         from attnviz.selections import parse_indices
@@ -59,6 +60,7 @@ def register(app: typer.Typer) -> None:
         ]
         if out is not None:
             exports.write_results(out, results)
+            note(f"wrote {out}")
         if format == "json":
             typer.echo(exports.to_json(results), nl=False)
         elif format == "csv":

@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
         from dataclasses import replace
 
         from attnviz import exports
+        from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
         from attnviz.selections import parse_index, parse_indices
         from attnviz.sources.dumps import layers_of
@@ -103,6 +104,8 @@ def register(app: typer.Typer) -> None:
                 figure = statistics_figure(found, statistic).get_figure(root=True)
                 assert figure is not None
                 save_figure(figure, out)
+        if out is not None:
+            note(f"wrote {out}")
         if format == "json":
             typer.echo(exports.statistics_json(found, title, named), nl=False)
         elif format == "csv":

@@ -240,6 +240,19 @@ def test_without_a_source_the_synthetic_case_is_compared(run):
     assert "A: synthetic (global, float32, cpu)" in result.out
 
 
+@pytest.mark.parametrize("option", ["--b-dtype x", "--b-device x", "--b-pattern x", "--b-window 2", "--b-global x"])
+def test_an_error_in_what_b_alone_has_names_that_option(run, option):
+    result = run("diff", *option.split())
+    assert result.code == 2
+    assert option.split()[0] in result.err
+
+
+def test_a_batch_item_of_two_plain_tensors_is_refused(run, dump, kernel):
+    result = run("diff", "kernel.npz:weights", "kernel.npz:weights", "--batch", "1")
+    assert result.code == 2
+    assert "--batch" in result.err
+
+
 def test_a_files_name_is_printed_as_it_is(run, dump, kernel):
     Path("kernel.npz").rename("[red]k[b].npz")
     assert "B: [red]k[b].npz:weights" in run("diff", dump, "[red]k[b].npz:weights", *CAUSAL).out
