@@ -126,4 +126,5 @@ def _sample(values: Sequence[float], unit: str) -> str:
         return f"{least / 1e6:.1f} MB"
     if unit != "s":
         return f"{least:,} {unit}"
-    return f"{least * 1e3:.0f} / {median * 1e3:.0f} ms"
+    decimals = 0 if least >= 0.01 else 2
+    return f"{least * 1e3:.{decimals}f} / {median * 1e3:.{decimals}f} ms"
