@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from attnviz.pyramid import Pyramid as Pyramid
     from attnviz.scores import AttentionScores as AttentionScores
     from attnviz.scores import score as score
+    from attnviz.snapshots import Snapshot as Snapshot
+    from attnviz.snapshots import take_snapshot as take_snapshot
     from attnviz.sources.dumps import load as load
     from attnviz.sources.dumps import save as save
     from attnviz.sources.synthetic import synthesize as synthesize
@@ -68,6 +70,8 @@ _HOMES = {
     "plot_heads": "attnviz.plotting",
     "save": "attnviz.sources.dumps",
     "score": "attnviz.scores",
+    "Snapshot": "attnviz.snapshots",
+    "take_snapshot": "attnviz.snapshots",
     "synthesize": "attnviz.sources.synthetic",
 }
 

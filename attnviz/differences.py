@@ -26,6 +26,26 @@ _BLOCK_CELLS = 1 << 20
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """How far two numbers may be apart: ``|a - b| <= atol + rtol * |b|``."""
+
+    atol: float
+    rtol: float
+
+    def __str__(self) -> str:
+        return f"atol {self.atol:g}, rtol {self.rtol:g}"
+
+
+TOLERANCES = {
+    "float64": Tolerance(1e-9, 1e-9),
+    "float32": Tolerance(1e-5, 1e-5),
+    "float16": Tolerance(1e-3, 1e-3),
+    "bfloat16": Tolerance(1e-2, 1e-2),
+}
+"""What weights and contexts of a dtype may be apart where both are right: a few roundings of it, at values about 1."""
+
+
+@dataclass(frozen=True)
 class WorstCell:
     """Where two maps are furthest apart."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,13 +84,32 @@ def head_statistics(
 def _of_head(
     item: AttentionItem, pattern: Pattern, head: int, layer: int | str | None, progress: Callable[[int], None] | None
 ) -> HeadStatistics:
-    mask = item.inputs.global_mask
-    is_global = None if mask is None else mask[item.batch].to(item.device)
-    padding = item.key_padding
+    return statistics_of(blocks(item, pattern, head), head, item, layer=layer, progress=progress)
+
+
+def statistics_of(
+    weights: Iterable[Block],
+    head: int,
+    item: AttentionItem | None = None,
+    *,
+    layer: int | str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> HeadStatistics:
+    """The statistics of one head whose weights come block by block, every query once.
+
+    Args:
+        weights: blocks of weights.
+        head: the head's index.
+        item: says which keys are global and which are padding; None: neither.
+        layer, progress: as in :func:`head_statistics`.
+    """
+    mask = None if item is None else item.inputs.global_mask
+    is_global = None if item is None or mask is None else mask[item.batch].to(item.device)
+    padding = None if item is None else item.key_padding
     first = 0 if padding is None else int(padding.int().argmax())
     sums = dict.fromkeys(STATISTICS, 0.0)
     queries = choosers = 0  # queries that see a key; those that see several
-    for block in blocks(item, pattern, head):
+    for block in weights:
         for name, values in _of_queries(block, is_global, first).items():
             sums[name] += float(values.sum(dtype=torch.float64))
         queries += int((block.visible > 0).sum())

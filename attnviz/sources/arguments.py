@@ -1,0 +1,85 @@
+"""Inputs out of a Python call's own arguments: q, k, and a mask of whichever kind its shape says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.attention import AttentionInputs
+from attnviz.errors import InputError
+from attnviz.patterns import Full, Masked, Pattern, named_pattern
+
+
+def inputs_of(
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None = None,
+    v: Tensor | None = None,
+    *,
+    pattern: Pattern | str | None = None,
+    window: int | None = None,
+    tokens: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    **settings: Any,
+) -> AttentionInputs:
+    """The inputs of a call, with the pattern that it asks for.
+
+    Args:
+        q, k, v: (B, H, T, D), (B, H_kv, S, D), (B, H_kv, S, D_v), or without B.
+        mask: bool, True where there is something to see: (T, S) or (B, T, S) which query sees which key; (S,) or
+            (B, S) the global keys, as everywhere in attnviz.
+        pattern: which query sees which key, as a pattern or by name (``causal``, ``local``, ...); None is what the mask
+            says, else every key.
+        window: keys to each side, for local patterns by name.
+        tokens: S labels, or a list of them for each batch item.
+        settings: other fields of :class:`attnviz.AttentionInputs`: ``scale``, ``softcap``, ``bias``, ``layout``, ...
+
+    Raises:
+        InputError: a mask whose shape fits none of these, or both kinds; otherwise as AttentionInputs.
+
+    >>> q = torch.ones(2, 4, 8)
+    >>> str(inputs_of(q, q).pattern), str(inputs_of(q, q, torch.ones(4, 4, dtype=torch.bool)).pattern)
+    ('full', 'own mask')
+    """
+    if tokens is not None and all(isinstance(token, str) for token in tokens):
+        tokens = [tokens]  # type: ignore[list-item]
+    bare = AttentionInputs(q, k, v, tokens=tokens, **settings)
+    if isinstance(pattern, str):
+        pattern = named_pattern(pattern, window=window)
+    elif window is not None:
+        raise InputError(f"window {window}: it belongs to a local pattern by name; add pattern='local'")
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise InputError(
+                f"{bare.source}: mask has dtype {str(mask.dtype).removeprefix('torch.')}, wanted bool, True where a query "
+                f"sees a key; for what is added to the scores use bias="
+            )
+        shape, pairs, keys = tuple(mask.shape), (bare.T, bare.S), (bare.B, bare.S)
+        if mask.ndim == 4 and shape[1] == 1:  # torch's own (B, 1, T, S)
+            mask, shape = mask[:, 0], (shape[0], *shape[2:])
+        of_pairs = shape == pairs or shape == (bare.B, *pairs)
+        of_keys = shape == keys or (shape == keys[1:] and bare.B == 1)
+        if of_pairs and of_keys:
+            raise InputError(
+                f"{bare.source}: mask of shape {shape} may be (T, S) or (B, S); say which: pattern=Masked(mask) or "
+                f"global_mask=mask"
+            )
+        if of_pairs:
+            own = Masked(mask)
+            pattern = own if pattern is None else own & pattern
+        elif of_keys:
+            if settings.get("global_mask") is not None:
+                raise InputError(f"{bare.source}: mask and global_mask both name the global keys; give one")
+            settings["global_mask"] = mask
+        else:
+            raise InputError(
+                f"{bare.source}: mask has shape {shape}; wanted (T, S) = {pairs}, which query sees which key, or "
+                f"(S,) = {keys[1:]}, the global keys"
+            )
+    if pattern is None and settings.get("global_mask") is None and settings.get("pattern") is None:
+        pattern = Full()
+    if pattern is not None:
+        settings["pattern"] = pattern
+    return AttentionInputs(q, k, v, tokens=tokens, **settings)
