@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attnviz.captures import Run as Run
     from attnviz.captures import capture as capture
     from attnviz.combinations import combined_map as combined_map
+    from attnviz.closeness import assert_attention_close as assert_attention_close
     from attnviz.contexts import context as context
     from attnviz.errors import InputError as InputError
     from attnviz.explanations import Explanation as Explanation
@@ -45,6 +46,7 @@ _HOMES = {
     "AttentionInputs": "attnviz.attention",
     "AttentionScores": "attnviz.scores",
     "AttentionMap": "attnviz.maps",
+    "assert_attention_close": "attnviz.closeness",
     "capture": "attnviz.captures",
     "Run": "attnviz.captures",
     "combined_map": "attnviz.combinations",

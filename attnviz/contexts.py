@@ -66,7 +66,9 @@ def _fused(item: AttentionItem, pattern: Pattern) -> bool:
     plain = all(extra is None for extra in (inputs.softcap, inputs.bias, inputs.alibi_slopes, inputs.sinks))
     # torch aligns its causal mask to the first key, the spec to the last.
     whole = isinstance(pattern, Full) or (isinstance(pattern, Causal) and item.T == item.S)
-    return plain and whole and item.key_padding is None
+    # Off the CPU torch has no fused kernel for float64, and would make the map.
+    there = item.device.type == "cpu" or item.compute_dtype != torch.float64
+    return plain and whole and there and item.key_padding is None
 
 
 def _attend(item: AttentionItem, head: int, *, causal: bool) -> Tensor:
