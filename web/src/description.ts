@@ -18,6 +18,7 @@ export type Visible =
 export interface Layer {
   label: string;
   heads: number;
+  head_labels?: number[] | null; // what heads are called, where they are not 0 .. H - 1
   kv_heads: number;
   queries: number;
   keys: number;
@@ -61,6 +62,11 @@ export function extent(layer: Layer, axis: Axis): number {
 export function label(description: Description, layer: Layer, axis: Axis, position: number): string | null {
   const list = axis === "query" ? layer.query_labels : layer.key_labels;
   return list === null ? null : (description.labels[list]?.[position] ?? null);
+}
+
+/** What a head of a layer is called. */
+export function headName(layer: Layer, head: number): string {
+  return `${layer.head_labels?.[head] ?? head}`;
 }
 
 /** A token as people can read it: what has no shape of its own gets one. */

@@ -1,0 +1,211 @@
+/** The page: views, their controls, and what is said below. */
+
+import { Component, type ComponentChildren, type ComponentType } from "preact";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { headName } from "./description";
+import { countText } from "./numbers";
+import { type Session, SessionContext, useSession, useStore } from "./session";
+import type { Pass, Source } from "./source/source";
+import { type Theme, VIEWS, type View } from "./state";
+import type { Store } from "./store";
+import { HeadsControls, HeadsView } from "./views/heads";
+import { MapControls, MapView } from "./views/map";
+import { ModelControls, ModelView } from "./views/model";
+import { QueryKeyControls, QueryKeyView } from "./views/query-key";
+import { TextControls, TextView } from "./views/text";
+
+const PAGES: Record<View, { name: string; hint: string; controls: ComponentType; page: ComponentType<{ dark: boolean }> }> = {
+  heads: { name: "Heads", hint: "Tokens, with lines between them", controls: HeadsControls, page: HeadsView },
+  model: { name: "Model", hint: "Every head of every layer", controls: ModelControls, page: ModelView },
+  map: { name: "Map", hint: "One head's heatmap, down to single weights", controls: MapControls, page: MapView },
+  text: { name: "Text", hint: "The text, shaded by attention", controls: TextControls, page: TextView },
+  "query-key": { name: "Query-key", hint: "What makes one score", controls: QueryKeyControls, page: QueryKeyView },
+};
+
+const DARK = "(prefers-color-scheme: dark)";
+
+export function App(props: { store: Store; source: Source }) {
+  const [said, announce] = useState("");
+  const [failure, fail] = useState<string | null>(null);
+  const session = useMemo<Session>(
+    () => ({ store: props.store, source: props.source, description: props.source.description, announce, fail }),
+    [props.store, props.source],
+  );
+  return (
+    <SessionContext.Provider value={session}>
+      <Frame failure={failure} said={said} />
+    </SessionContext.Provider>
+  );
+}
+
+function Frame(props: { failure: string | null; said: string }) {
+  const { description } = useSession();
+  const { state, layer } = useStore();
+  const dark = useDark(state.theme);
+  const { controls: Controls, page: Page } = PAGES[state.view];
+  return (
+    <div class="app" data-theme={dark ? "dark" : "light"}>
+      <header class="bar">
+        <h1 class="brand">
+          <Logo />
+          <span>attnviz</span>
+          <bdi class="source" title={description.source}>
+            {description.source}
+          </bdi>
+        </h1>
+        <Tabs />
+        <ThemeSwitch dark={dark} />
+      </header>
+      <div class="controls" role="toolbar" aria-label={`${PAGES[state.view].name} controls`}>
+        <Controls />
+      </div>
+      <main id="attnviz-view" role="tabpanel" aria-labelledby={`attnviz-tab-${state.view}`} class={`view view-${state.view}`}>
+        <Guard key={state.view}>
+          <Page dark={dark} />
+        </Guard>
+      </main>
+      <footer class="status">
+        <PassBar />
+        {props.failure === null ? (
+          <span>
+            {state.view === "model"
+              ? `${description.layers.length} ${description.layers.length === 1 ? "layer" : "layers"}, ${countText(description.layers.reduce((sum, { heads }) => sum + heads, 0))} heads`
+              : `layer ${layer.label} \u00b7 head ${headName(layer, state.head)}`}
+            {` \u00b7 ${layer.pattern} \u00b7 ${countText(layer.queries)} queries \u00d7 ${countText(layer.keys)} keys \u00b7 head_dim ${layer.head_dim}`}
+          </span>
+        ) : (
+          <span class="failure" role="alert">
+            {props.failure}
+          </span>
+        )}
+        <span class="program">{description.program}</span>
+      </footer>
+      <div class="aloud" aria-live="polite">
+        {props.said}
+      </div>
+    </div>
+  );
+}
+
+function Tabs() {
+  const { state, set } = useStore();
+  const list = useRef<HTMLDivElement>(null);
+  const onKeyDown = (event: KeyboardEvent): void => {
+    const at = VIEWS.indexOf(state.view);
+    const to: Record<string, number> = {
+      ArrowLeft: (at + VIEWS.length - 1) % VIEWS.length,
+      ArrowRight: (at + 1) % VIEWS.length,
+      Home: 0,
+      End: VIEWS.length - 1,
+    };
+    if (!(event.key in to)) return;
+    event.preventDefault();
+    set({ view: VIEWS[to[event.key]] }, true);
+    list.current!.querySelectorAll<HTMLElement>("[role=tab]")[to[event.key]].focus();
+  };
+  return (
+    <div class="tabs" role="tablist" aria-label="Views" ref={list} onKeyDown={onKeyDown}>
+      {VIEWS.map((view) => (
+        <button
+          key={view}
+          type="button"
+          role="tab"
+          id={`attnviz-tab-${view}`}
+          aria-selected={view === state.view}
+          aria-controls="attnviz-view"
+          tabIndex={view === state.view ? 0 : -1}
+          title={PAGES[view].hint}
+          onClick={() => set({ view }, true)}
+        >
+          {PAGES[view].name}
+        </button>
+      ))}
+    </div>
+  );
+}
+
+function ThemeSwitch(props: { dark: boolean }) {
+  const { set } = useStore();
+  const next: Theme = props.dark ? "light" : "dark";
+  return (
+    <button
+      type="button"
+      class="theme"
+      aria-label={`Switch to ${next} colors`}
+      title={`Switch to ${next} colors`}
+      onClick={() => set({ theme: next }, false)}
+    >
+      <svg viewBox="0 0 20 20" width="18" height="18" aria-hidden="true">
+        <circle cx="10" cy="10" r="7" fill="none" stroke="currentColor" stroke-width="1.6" />
+        <path d="M10 3a7 7 0 0 1 0 14z" fill="currentColor" />
+      </svg>
+    </button>
+  );
+}
+
+function useDark(theme: Theme): boolean {
+  const [system, setSystem] = useState(() => matchMedia(DARK).matches);
+  useEffect(() => {
+    const query = matchMedia(DARK);
+    const changed = (): void => setSystem(query.matches);
+    query.addEventListener("change", changed);
+    return () => query.removeEventListener("change", changed);
+  }, []);
+  return theme === "auto" ? system : theme === "dark";
+}
+
+function PassBar() {
+  const { source, description } = useSession();
+  const [pass, setPass] = useState<Pass | null>(null);
+  useEffect(() => {
+    source.onPass = setPass;
+    return () => {
+      source.onPass = null;
+    };
+  }, [source]);
+  if (!pass) return null;
+  const layer = description.layers[pass.layer];
+  const name = `Reading layer ${layer.label}, head ${headName(layer, pass.head)}`;
+  return (
+    <span class="pass">
+      <span>{name}</span>
+      <progress aria-label={name} max={pass.rows} value={pass.done} />
+      <span>
+        {countText(pass.done)} of {countText(pass.rows)} queries
+      </span>
+    </span>
+  );
+}
+
+function Logo() {
+  return (
+    <svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true">
+      <rect width="24" height="24" rx="5" fill="#1d1147" />
+      <rect x="4" y="4" width="5" height="5" rx="1" fill="#fcfdbf" />
+      <rect x="4" y="9.5" width="5" height="5" rx="1" fill="#b73779" />
+      <rect x="9.5" y="9.5" width="5" height="5" rx="1" fill="#fc8961" />
+      <rect x="4" y="15" width="5" height="5" rx="1" fill="#51127c" />
+      <rect x="9.5" y="15" width="5" height="5" rx="1" fill="#b73779" />
+      <rect x="15" y="15" width="5" height="5" rx="1" fill="#fec98d" />
+    </svg>
+  );
+}
+
+/** A view that breaks says so, and leaves the others as they are. */
+class Guard extends Component<{ children: ComponentChildren }, { error: Error | null }> {
+  override state = { error: null as Error | null };
+
+  static getDerivedStateFromError(error: Error) {
+    return { error };
+  }
+
+  override render() {
+    return this.state.error ? (
+      <p class="hint" role="alert">
+        This view failed: {this.state.error.message}
+      </p>
+    ) : (
+      this.props.children
+    );
+  }
+}

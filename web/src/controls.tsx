@@ -1,0 +1,194 @@
+/** What the views' controls are made of. */
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { type Axis, extent, headName, label, visibleText } from "./description";
+import { countText } from "./numbers";
+import { useSession, useStore } from "./session";
+import { WINDOW, clamp } from "./state";
+
+/** A few choices, one of them taken. */
+export function Segmented<T extends string>(props: {
+  name: string;
+  value: T;
+  choices: readonly (readonly [T, string, string?])[]; // value, text, what it means
+  onChange(value: T): void;
+}) {
+  return (
+    <div class="segmented" role="group" aria-label={props.name}>
+      {props.choices.map(([value, text, hint]) => (
+        <button
+          key={value}
+          type="button"
+          aria-pressed={value === props.value}
+          title={hint}
+          onClick={() => props.onChange(value)}
+        >
+          {text}
+        </button>
+      ))}
+    </div>
+  );
+}
+
+export function Field(props: { name: string; children: ComponentChildren }) {
+  return (
+    <label class="field">
+      <span>{props.name}</span>
+      {props.children}
+    </label>
+  );
+}
+
+function Stepper(props: {
+  name: string;
+  at: number;
+  count: number;
+  text(index: number): string;
+  onChange(index: number): void;
+}) {
+  const step = (by: number) => props.onChange(clamp(props.at + by, 0, props.count - 1));
+  return (
+    <div class="stepper">
+      <button type="button" aria-label={`Previous ${props.name}`} disabled={props.at === 0} onClick={() => step(-1)}>
+        {"\u2039"}
+      </button>
+      <Field name={props.name}>
+        <select
+          value={`${props.at}`}
+          onChange={({ currentTarget }) => props.onChange(Number(currentTarget.value))}
+        >
+          {Array.from({ length: props.count }, (_, index) => (
+            <option key={index} value={`${index}`}>
+              {props.text(index)}
+            </option>
+          ))}
+        </select>
+      </Field>
+      <button
+        type="button"
+        aria-label={`Next ${props.name}`}
+        disabled={props.at === props.count - 1}
+        onClick={() => step(1)}
+      >
+        {"\u203a"}
+      </button>
+    </div>
+  );
+}
+
+export function LayerPicker() {
+  const { state, set } = useStore();
+  const { layers } = useSession().description;
+  return (
+    <Stepper
+      name="layer"
+      at={state.layer}
+      count={layers.length}
+      text={(index) => layers[index].label}
+      onChange={(layer) => set({ layer }, true)}
+    />
+  );
+}
+
+export function HeadPicker() {
+  const { state, layer, set } = useStore();
+  return (
+    <Stepper
+      name="head"
+      at={state.head}
+      count={layer.heads}
+      text={(head) => headName(layer, head)}
+      onChange={(head) => set({ head }, true)}
+    />
+  );
+}
+
+/** A position by its number, with its token beside it. */
+export function PositionField(props: { axis: Axis }) {
+  const { state, layer, set } = useStore();
+  const { description } = useSession();
+  const { axis } = props;
+  const value = state[axis];
+  const [typed, setTyped] = useState<string | null>(null);
+  useEffect(() => setTyped(null), [value]);
+  const token = value === null ? null : label(description, layer, axis, value);
+  const most = extent(layer, axis) - 1;
+  const take = (text: string): void => {
+    setTyped(null);
+    if (/^\d+$/.test(text)) set({ [axis]: clamp(Number(text), 0, most) }, true);
+    else if (text === "") set({ [axis]: null }, true);
+  };
+  return (
+    <label class={`field position ${axis}`}>
+      <span>{axis}</span>
+      <input
+        type="number"
+        inputMode="numeric"
+        min={0}
+        max={most}
+        placeholder={"\u2013"}
+        value={typed ?? (value === null ? "" : `${value}`)}
+        onInput={({ currentTarget }) => setTyped(currentTarget.value)}
+        onChange={({ currentTarget }) => take(currentTarget.value)}
+      />
+      {token !== null && <bdi class="token-hint">{visibleText(token)}</bdi>}
+    </label>
+  );
+}
+
+/** Moves the window of a view along a sequence that is longer than it. */
+export function WindowControl(props: { window: [number, number]; size: number }) {
+  const { set } = useStore();
+  const [first, end] = props.window;
+  const count = end - first;
+  if (count >= props.size && props.size <= 32) return null;
+  const sizes = [32, 64, 128, 256, WINDOW].filter((size) => size < props.size);
+  const whole = Math.min(props.size, WINDOW);
+  const choices = [...new Set([...sizes, whole, count])].sort((a, b) => a - b);
+  return (
+    <div class="stepper window">
+      <button
+        type="button"
+        aria-label="Earlier tokens"
+        disabled={first === 0}
+        onClick={() => set({ first: Math.max(0, first - count) }, true)}
+      >
+        {"\u2039"}
+      </button>
+      <Field name="from">
+        <input
+          type="number"
+          inputMode="numeric"
+          min={0}
+          max={props.size - 1}
+          value={`${first}`}
+          onChange={({ currentTarget }) => set({ first: Math.max(0, Number(currentTarget.value) || 0) }, true)}
+        />
+      </Field>
+      <Field name="show">
+        <select value={`${count}`} onChange={({ currentTarget }) => set({ count: Number(currentTarget.value) }, true)}>
+          {choices.map((size) => (
+            <option key={size} value={`${size}`}>
+              {size}
+            </option>
+          ))}
+        </select>
+      </Field>
+      <span class="muted of">of {countText(props.size)}</span>
+      <button
+        type="button"
+        aria-label="Later tokens"
+        disabled={end >= props.size}
+        onClick={() => set({ first: end }, true)}
+      >
+        {"\u203a"}
+      </button>
+    </div>
+  );
+}
+
+/** Nothing chosen, nothing to see: says what to do. */
+export function Hint(props: { children: ComponentChildren }) {
+  return <p class="hint">{props.children}</p>;
+}

@@ -1,0 +1,88 @@
+/** The axes of the map: positions and tokens beside what they stand for, drawn again as the map moves. */
+
+import { type Axis, type Description, type Layer, extent, label, visibleText } from "../description";
+import { countText, roundStep } from "../numbers";
+
+export interface AxisView {
+  axis: Axis;
+  first: number; // position at the start of the canvas, in weights, with its fraction
+  pixels: number; // CSS pixels a position
+  marked: number | null;
+  hovered: [number, number] | null; // half-open
+}
+
+/** Draws an axis over all of a canvas: queries down its height, keys across its width. */
+export function drawAxis(canvas: HTMLCanvasElement, description: Description, layer: Layer, view: AxisView): void {
+  const down = view.axis === "query";
+  const { clientWidth: width, clientHeight: height } = canvas;
+  const sharp = devicePixelRatio || 1;
+  canvas.width = Math.round(width * sharp);
+  canvas.height = Math.round(height * sharp);
+  const context = canvas.getContext("2d")!;
+  context.scale(sharp, sharp);
+  const style = getComputedStyle(canvas);
+  const [text, muted, accent] = ["--text", "--muted", "--accent"].map((name) => style.getPropertyValue(name).trim());
+  context.font = `11.5px ${style.fontFamily}`;
+  context.textBaseline = "middle";
+
+  const size = extent(layer, view.axis);
+  const labelled = (down ? layer.query_labels : layer.key_labels) !== null;
+  const upright = !down && !labelled; // numbers alone lie across
+  const step = roundStep((upright ? 64 : 15) / view.pixels);
+  const length = down ? height : width;
+  const room = (down ? width : upright ? 200 : height) - 10;
+  const from = Math.max(0, Math.floor(view.first / step) * step);
+  const to = Math.min(size, view.first + length / view.pixels);
+
+  const at = (position: number): number => (position + 0.5 - view.first) * view.pixels;
+  const draw = (position: number, ink: string, bold: boolean): void => {
+    const place = at(position);
+    if (place < 0 || place > length) return;
+    context.save();
+    context.font = `${bold ? "600 " : ""}11.5px ${style.fontFamily}`;
+    if (down) context.translate(width - 6, place);
+    else {
+      context.translate(place, height - 6);
+      if (!upright) context.rotate(-Math.PI / 2);
+    }
+    context.textAlign = down ? "right" : upright ? "center" : "left";
+    const number = countText(position);
+    const token = label(description, layer, view.axis, position);
+    context.fillStyle = bold ? ink : token === null ? ink : muted;
+    if (token === null) {
+      context.fillText(number, 0, upright ? -6 : 0);
+    } else if (down) {
+      context.fillText(number, 0, 0);
+      const taken = context.measureText(number).width + 6;
+      context.fillStyle = ink;
+      context.fillText(cut(context, visibleText(token).trim(), room - taken), -taken, 0);
+    } else {
+      const taken = context.measureText(number).width + 6;
+      context.fillText(number, 0, 0);
+      context.fillStyle = ink;
+      context.fillText(cut(context, visibleText(token).trim(), room - taken), taken, 0);
+    }
+    context.restore();
+  };
+
+  const special = view.hovered ? Math.floor((view.hovered[0] + view.hovered[1] - 1) / 2) : view.marked;
+  const near = (upright ? 56 : 14) / view.pixels;
+  for (let position = from; position < to; position += step) {
+    const hides = [view.marked, view.hovered ? special : null].some(
+      (other) => other !== null && other !== position && Math.abs(other - position) < near,
+    );
+    if (!hides && position !== view.marked && position !== special) draw(position, text, false);
+  }
+  if (view.marked !== null && !(view.hovered && special !== view.marked && Math.abs(special! - view.marked) < near)) {
+    draw(view.marked, accent, true);
+  }
+  if (view.hovered && special !== view.marked) draw(special!, text, true);
+}
+
+/** A text, its end cut where there is no room. */
+export function cut(context: CanvasRenderingContext2D, text: string, room: number): string {
+  if (context.measureText(text).width <= room) return text;
+  const letters = [...text];
+  while (letters.length > 1 && context.measureText(`${letters.join("")}\u2026`).width > room) letters.pop();
+  return `${letters.join("")}\u2026`;
+}

@@ -1,0 +1,79 @@
+/** What every view is given, and how it waits for numbers. */
+
+import { createContext } from "preact";
+import { type MutableRef, useContext, useEffect, useRef, useState } from "preact/hooks";
+import type { Description, Layer } from "./description";
+import { type Source, isAbort } from "./source/source";
+import type { State } from "./state";
+import type { Store } from "./store";
+
+export interface Session {
+  store: Store;
+  source: Source;
+  description: Description;
+  /** Says something to people who listen to the page. */
+  announce(text: string): void;
+  /** Shows what went wrong; null takes it away. */
+  fail(message: string | null): void;
+}
+
+export const SessionContext = createContext<Session | null>(null);
+
+export function useSession(): Session {
+  return useContext(SessionContext)!;
+}
+
+/** The state, and the layer it names; what calls this is drawn again when it changes. */
+export function useStore(): { state: State; layer: Layer; set: Store["set"] } {
+  const { store, description } = useSession();
+  const [, redraw] = useState(0);
+  useEffect(() => store.subscribe(() => redraw((count) => count + 1)), [store]);
+  return { state: store.state, layer: description.layers[store.state.layer], set: (patch, push) => store.set(patch, push) };
+}
+
+/**
+ * The newest answer to what `ask` asks whenever `parts` change; an older question is stopped. Keeps the last answer while
+ * the next is on its way; `fresh` says whether it is the one to `parts`.
+ */
+export function useAnswer<T>(
+  ask: (signal: AbortSignal) => Promise<T> | null,
+  parts: readonly unknown[],
+): { value: T | null; fresh: boolean } {
+  const session = useSession();
+  const name = parts.join("/");
+  const [answer, setAnswer] = useState<{ value: T | null; name: string }>({ value: null, name: "" });
+  useEffect(() => {
+    const stop = new AbortController();
+    const asked = ask(stop.signal);
+    if (!asked) {
+      setAnswer({ value: null, name });
+      return undefined;
+    }
+    asked.then(
+      (value) => {
+        if (stop.signal.aborted) return;
+        setAnswer({ value, name });
+        session.fail(null);
+      },
+      (error: unknown) => {
+        if (!isAbort(error) && !stop.signal.aborted) session.fail((error as Error).message);
+      },
+    );
+    return () => stop.abort();
+  }, [session.source, name]);
+  return { value: answer.value, fresh: answer.name === name };
+}
+
+/** An element's size, as it changes. */
+export function useSize<T extends Element>(): [MutableRef<T | null>, { width: number; height: number }] {
+  const element = useRef<T | null>(null);
+  const [size, setSize] = useState({ width: 0, height: 0 });
+  useEffect(() => {
+    const watcher = new ResizeObserver(([{ contentRect }]) => {
+      setSize({ width: contentRect.width, height: contentRect.height });
+    });
+    if (element.current) watcher.observe(element.current);
+    return () => watcher.disconnect();
+  }, []);
+  return [element, size];
+}

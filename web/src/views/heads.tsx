@@ -1,0 +1,2 @@
+export function HeadsControls() { return null; }
+export function HeadsView(_: { dark: boolean }) { return <p>heads</p>; }

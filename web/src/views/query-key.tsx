@@ -1,0 +1,2 @@
+export function QueryKeyControls() { return null; }
+export function QueryKeyView(_: { dark: boolean }) { return <p>qk</p>; }
