@@ -41,6 +41,8 @@ class Look(ScaleOptions, total=False):
 
     annot: bool
     title: str | None
+    caption: str | None
+    width: float | None
 
 
 class PlotOptions(MapOptions, Look):
@@ -62,7 +64,8 @@ def plot(
         ax: the Axes to draw into; None makes a figure.
         options: keyword arguments of :func:`attnviz.attention_map` (``batch``, ``values``, ``reduce``, ``pixels``,
             ``queries``, ``keys``, ``device``, ``dtype``) and of :func:`attnviz.heatmap` (``norm``,
-            ``robust``, ``vmin``, ``vmax``, ``cmap``, ``annot``, ``title``).
+            ``robust``, ``vmin``, ``vmax``, ``cmap``, ``annot``, ``title``,
+            ``caption``, ``width``).
 
     Returns:
         The Axes drawn into.

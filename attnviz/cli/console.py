@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -32,11 +32,16 @@ def output() -> Console:
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
-    """The house style for a figure; letters that no font here has are told in one line, not a warning each."""
-    from attnviz.figures.style import house_style
+def drawing(*, theme: str = "light", paper: str | None = None, letters: Iterable[str] = ()) -> Iterator[None]:
+    """The house style for a figure; letters that no font here has are told in one line, not a warning each.
 
-    with house_style(), warnings.catch_warnings(record=True) as caught:
+    Args:
+        theme, paper, letters: as in :func:`attnviz.figures.style.house_style`.
+    """
+    from attnviz.figures.style import house_style
+    from attnviz.tokens import missing_scripts
+
+    with house_style(theme=theme, paper=paper, letters=letters), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     missing: set[str] = set()
@@ -48,4 +53,8 @@ def drawing() -> Iterator[None]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if missing:
         letters = "".join(sorted(missing)[:12]) + ("…" if len(missing) > 12 else "")
-        note(f"no font here has {letters}: drawn as boxes; install one that does, such as Noto Sans CJK")
+        scripts = missing_scripts(missing)
+        names = ", ".join(scripts)
+        note(
+            f"no font here has {letters} ({names}): drawn as boxes; install {' and '.join(dict.fromkeys(scripts.values()))}"
+        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnviz.cli.look import Look
 from attnviz.cli.options import Compute, Heads, PatternChoice, Region, Source, Values, check_choice, command
 from attnviz.cli.overlay import picture_query
 
@@ -35,11 +36,7 @@ def register(app: typer.Typer) -> None:
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
-        cmap: Annotated[
-            str | None, typer.Option(help="Palette of matplotlib or seaborn.  \\[default: magma; RdBu_r for logits]")
-        ] = None,
-        vmin: Annotated[float | None, typer.Option(help="Low end of the color scale.")] = None,
-        vmax: Annotated[float | None, typer.Option(help="High end of the color scale.")] = None,
+        look: Look = Look(),  # noqa: B008 (frozen)
         annot: Annotated[bool, typer.Option("--annot", help="Write the values into the cells of a small map.")] = False,
         overlay: Annotated[
             bool,
@@ -48,9 +45,6 @@ def register(app: typer.Typer) -> None:
                 help="Lay what the class token sees, or the query of --queries, over the picture it looks at.",
             ),
         ] = False,
-        title: Annotated[str | None, typer.Option(help="Title of the figure.")] = None,
-        dpi: Annotated[int, typer.Option(help="Dots per inch of a PNG.", min=20, max=2400)] = 150,
-        transparent: Annotated[bool, typer.Option("--transparent", help="No background.")] = False,
     ) -> None:
         """Draw one head's heatmap, or a grid of heads with one color scale.
 
@@ -58,7 +52,8 @@ def register(app: typer.Typer) -> None:
         (max), or their mass. Under torchrun, ranks share the rows.
         """
         check_choice("--values", values, ("weights", "logits"))
-        from attnviz.cli.console import drawing, note
+        look.check()
+        from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
         from attnviz.exports import require_zarr, write_maps
         from attnviz.figures.style import SUFFIXES as FIGURES
@@ -84,9 +79,8 @@ def register(app: typer.Typer) -> None:
             pattern = choice.choose(inputs.pattern)
             pixels = region.pixels
             if any(path.suffix.lower() in FIGURES for path in out):
-                pixels = min(pixels, most_pixels(len(heads), dpi))
+                pixels = min(pixels, most_pixels(len(heads), look.dots, look.inches))
             seen = picture_query(source.source, inputs, region, values) if overlay else None
-            look: dict[str, Any] = {"cmap": cmap, "vmin": vmin, "vmax": vmax, "annot": annot, "title": title}
             positions = region.ranges(inputs)
             queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
             pixels = pixels if seen is None else len(seen.keys)
@@ -111,20 +105,22 @@ def register(app: typer.Typer) -> None:
                     for each in heads
                 ]
             world.wait()
+            words: dict[str, Any] = {}
+            if world.rank == 0 and any(path.suffix.lower() in FIGURES for path in out):
+                look.hint(maps)
+                words = {"title": look.title, "caption": look.words(maps, inputs.source), "width": look.inches}
             for path in out if world.rank == 0 else ():
                 if path.suffix.lower() not in FIGURES:
                     write_maps(path, maps, inputs.source)
                 else:
-                    with drawing():
+                    with look.drawing(maps):
                         figure: Figure | None
                         if seen is not None:
-                            figure = seen.draw(maps, cmap=cmap, vmin=vmin, vmax=vmax, title=title)
+                            figure = seen.draw(maps, **words, **look.colors)
+                        elif len(maps) > 1:
+                            figure = heads_grid(maps, annot=annot, **words, **look.colors)
                         else:
-                            figure = (
-                                heads_grid(maps, **look)
-                                if len(maps) > 1
-                                else heatmap(maps[0], **look).get_figure(root=True)
-                            )
+                            figure = heatmap(maps[0], annot=annot, **words, **look.colors).get_figure(root=True)
                         assert figure is not None
-                        save_figure(figure, path, dpi=dpi, transparent=transparent)
+                        save_figure(figure, path, dpi=look.dots, transparent=look.transparent)
                 note(f"wrote {path}")

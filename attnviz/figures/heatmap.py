@@ -5,23 +5,38 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Unpack
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from attnviz.colors import is_dark
 from attnviz.errors import InputError
 from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
+from attnviz.tokens import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
     from matplotlib.image import AxesImage
 
     from attnviz.maps import AttentionMap
+
+_NARROW = 0.55
+"""Inches across of a panel that has no room for more than a number above it."""
+
+_BESIDE = 1.6
+"""Inches that labels and the color scale take beside panels."""
+
+_BESIDE_ON_PAPER = 1.15
+"""And in letters of the size of print."""
 
 _MOST_THINNED = 20  # labels on an axis that cannot show them all: more say no more, and take longer to draw
 
@@ -36,6 +51,8 @@ def heatmap(
     annot: bool = False,
     scale: bool = True,
     title: str | None = None,
+    caption: str | None = None,
+    width: float | None = None,
     **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws one head's map.
@@ -46,6 +63,8 @@ def heatmap(
         annot: write each value into its cell.
         scale: whether to draw the color scale beside the map.
         title: None says which head.
+        caption: under the figure, such as :func:`attnviz.figures.captions.caption` says it.
+        width: inches across of the figure that this makes; None is what the map needs.
         colors: the fields of :class:`~attnviz.figures.scales.ColorScale`: ``norm``, ``robust``, ``vmin``, ``vmax``,
             ``cmap``.
 
@@ -56,14 +75,16 @@ def heatmap(
         InputError: as :meth:`~attnviz.figures.scales.ColorScale.fit`, or too many cells to annotate.
     """
     if ax is None:
-        ax = Figure(figsize=figure_size([shown]), layout="constrained").add_subplot()
+        ax = Figure(figsize=figure_size([shown], width), layout="constrained").add_subplot()
     fitted = ColorScale(**colors).fit([shown])
     image = draw(shown, ax, fitted, annot=annot)
-    ax.set_title(f"head {shown.head}" if title is None else title)
+    ax.set_title(shown.name if title is None else title)
     if scale:
         figure = ax.get_figure()
         assert figure is not None
         colorbar(image, [ax], fitted)
+    if caption is not None:
+        write_caption(ax, caption)
     return ax
 
 
@@ -72,21 +93,24 @@ def heads_grid(
     *,
     annot: bool = False,
     title: str | None = None,
+    caption: str | None = None,
+    width: float | None = None,
     **colors: Unpack[ScaleOptions],
 ) -> Figure:
     """Small multiples of several heads, sharing one color scale.
 
     Args:
         maps: of the same values and shape, one a head.
-        annot, colors: as in :func:`heatmap`.
+        annot, caption, width, colors: as in :func:`heatmap`.
         title: above the grid; None says which values.
 
     Raises:
         InputError: as :func:`heatmap`.
     """
-    columns = grid_columns(maps)
+    columns = grid_columns(maps, width)
     rows = math.ceil(len(maps) / columns)
-    figure = Figure(figsize=figure_size(maps), layout="constrained")
+    figure = Figure(figsize=figure_size(maps, width), layout="constrained")
+    narrow = panel_inches(maps[0], len(maps), width, columns)[0] < _NARROW
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     fitted = ColorScale(**colors).fit(maps)
     image = None
@@ -96,10 +120,12 @@ def heads_grid(
             continue
         bottom = index // columns == rows - 1
         image = draw(maps[index], ax, fitted, annot=annot, x_labels=bottom, y_labels=index % columns == 0)
-        ax.set_title(f"head {maps[index].head}", pad=3)
+        ax.set_title(f"{maps[index].head}" if narrow else maps[index].name, pad=2 if narrow else 3)
     assert image is not None
     colorbar(image, list(grid.flat), fitted)
     figure.suptitle(title if title is not None else f"{len(maps)} heads")
+    if caption is not None:
+        write_caption(grid[0, 0], caption)
     return figure
 
 
@@ -143,7 +169,7 @@ def cell_note(shown: AttentionMap) -> str:
     return f"   (1 cell = {rows} × {columns}, {shown.reduce})"
 
 
-def colorbar(image: AxesImage, axes: Sequence[Axes], scale: FittedScale) -> Colorbar:
+def colorbar(image: AxesImage | ScalarMappable, axes: Sequence[Axes], scale: FittedScale) -> Colorbar:
     """The color scale, as high as the Axes it serves, with its unit and its norm."""
     figure = axes[0].get_figure(root=True)
     assert figure is not None
@@ -160,6 +186,8 @@ def colorbar(image: AxesImage, axes: Sequence[Axes], scale: FittedScale) -> Colo
         aspect=max(tall / inches, 5),
         extend=scale.extend,
     )
+    if isinstance(scale.norm, LogNorm):
+        plain_log_ticks(bar)
     if scale.ticks is not None:
         bar.set_ticks(scale.ticks, labels=[f"{tick:.3g}" for tick in scale.ticks])
         bar.minorticks_off()
@@ -168,11 +196,34 @@ def colorbar(image: AxesImage, axes: Sequence[Axes], scale: FittedScale) -> Colo
     return bar
 
 
-def grid_columns(maps: Sequence[AttentionMap]) -> int:
-    """How many heads stand beside each other: about a page's shape, with few empty places."""
-    width, height = panel_inches(maps[0], len(maps))
+def plain_log_ticks(bar: Colorbar) -> None:
+    """Ticks of a log scale as plain numbers: 0.02 rather than 2 × 10⁻²; more of them over few decades."""
+    decades = math.log10(bar.norm.vmax / bar.norm.vmin)  # type: ignore[operator]
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def write_caption(ax: Axes, text: str) -> None:
+    """A caption under the figure of ``ax``, in lines as wide as it."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    size = FontProperties(size=mpl.rcParams["figure.labelsize"]).get_size_in_points()
+    letters = int(figure.get_figwidth() * 72 / (size * 0.56))  # DejaVu Sans has some 1.8 letters to its height
+    lines = "\n".join(wrap(text.replace("$", r"\$"), max(20, letters)))
+    figure.supxlabel(lines, x=0.01, ha="left", multialignment="left")
+
+
+def grid_columns(maps: Sequence[AttentionMap], across: float | None = None) -> int:
+    """How many heads stand beside each other: about a page's shape, with few empty places.
+
+    Args:
+        maps: a panel each.
+        across: inches that the figure has; None is as many as it needs.
+    """
 
     def ugliness(columns: int) -> float:
+        width, height = panel_inches(maps[0], len(maps), across, columns)
         rows = math.ceil(len(maps) / columns)
         shape = math.log(columns * width / (rows * height) / 1.3)
         return abs(shape) + 2 * (rows * columns - len(maps)) / len(maps)
@@ -180,31 +231,45 @@ def grid_columns(maps: Sequence[AttentionMap]) -> int:
     return min(range(1, len(maps) + 1), key=ugliness)
 
 
-def figure_size(maps: Sequence[AttentionMap]) -> tuple[float, float]:
-    """Inches for one map or a grid of them, with room for labels and the color scale."""
-    width, height = panel_inches(maps[0], len(maps))
-    columns = 1 if len(maps) == 1 else grid_columns(maps)
+def figure_size(maps: Sequence[AttentionMap], across: float | None = None) -> tuple[float, float]:
+    """Inches for one map or a grid of them, with room for labels and the color scale; ``across`` wide where given."""
+    columns = 1 if len(maps) == 1 else grid_columns(maps, across)
+    width, height = panel_inches(maps[0], len(maps), across, columns)
     rows = math.ceil(len(maps) / columns)
-    return columns * (width + 0.15) + 1.6, rows * (height + 0.25) + 1.0
+    wide = columns * (width + 0.15) + _BESIDE if across is None else across
+    return wide, rows * (height + 0.25) + 1.0
 
 
-def most_pixels(count: int, dpi: float) -> int:
-    """The most cells along a side that ``count`` maps in one figure can show, a pixel or more each."""
-    return int(_most_inches(count) * dpi)
+def most_pixels(count: int, dpi: float, across: float | None = None) -> int:
+    """The most cells along a side that ``count`` maps in one figure, ``across`` inches wide, show in a pixel each."""
+    inches = _most_inches(count)
+    if across is not None:
+        inches = min(inches, (across - _BESIDE_ON_PAPER) / math.ceil(math.sqrt(count)))
+    return max(1, int(inches * dpi))
 
 
 def _most_inches(count: int) -> float:
     return 7.0 if count == 1 else 3.2 if count <= 4 else 2.2 if count <= 16 else 1.5
 
 
-def panel_inches(shown: AttentionMap, count: int) -> tuple[float, float]:
-    """Width and height of each map's panel where ``count`` maps share a figure."""
+def panel_inches(shown: AttentionMap, count: int, across: float | None = None, columns: int = 1) -> tuple[float, float]:
+    """Width and height of each map's panel where ``count`` maps share a figure.
+
+    Args:
+        shown: one of the maps.
+        count: of maps.
+        across: inches that the figure has; None is as many as it needs.
+        columns: panels beside each other.
+    """
     T, S = len(shown.queries), len(shown.keys)
     cell = 0.22 if count > 1 else 0.34
     most = _most_inches(count)
     # Cells near square where there is room; never a sliver.
     height = min(max(T * cell, 0.9), most)
     width = min(max(S * cell * 1.6, 0.9), most)
+    if across is not None:
+        room = max((across - _BESIDE_ON_PAPER) / columns - 0.08, 0.2)
+        height, width = height * min(1.0, room / width), room
     return width, height
 
 
@@ -237,7 +302,8 @@ def label_axis(axis: Axis, positions: Sequence[int], labels: Sequence[str] | Non
         axis.set_major_locator(MaxNLocator(nbins=max(1, min(10, int(room / 3))), integer=True))
         axis.set_major_formatter(FuncFormatter(lambda x, _: f"{round(x) + start}" if float(x).is_integer() else ""))
         return
-    texts = [f"{p}" if labels is None else f"{p}  {_shown(labels[i])}" for i, p in enumerate(positions)]
+    names = None if labels is None else readable(labels)
+    texts = [f"{p}" if names is None else label_text(p, names[i]) for i, p in enumerate(positions)]
     stride = _stride(len(texts), room)
     at = range(0, len(texts), stride)
     axis.set_major_locator(FixedLocator(list(at)))
@@ -262,7 +328,18 @@ def _width(text: str) -> float:
     return sum(1.0 if unicodedata.east_asian_width(letter) in "WF" else 0.62 for letter in text)
 
 
-def _shown(label: str) -> str:
-    """A token on one line, not too long, with no dollar that matplotlib would read as mathematics."""
-    plain = label.replace("\n", "⏎").replace("\t", "⇥").replace("$", r"\$")
-    return plain if len(plain) <= 14 else plain[:13] + "…"
+def label_text(position: int, token: str) -> str:
+    """``5  the``: a position and its token on one line, not too long, as matplotlib draws it.
+
+    Its dollars are no mathematics, and the position stays in front of tokens that run from right to left, which
+    matplotlib 3.11 and newer put in order.
+    """
+    plain = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+    plain = "".join("�" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in plain)
+    plain = plain if len(plain) <= 14 else plain[:13] + "…"
+    text = f"{position}  " + plain.replace("$", r"\$")
+    from_right = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in plain)
+    return _LEFT_TO_RIGHT + text if from_right else text
+
+
+_LEFT_TO_RIGHT = "\u200e"

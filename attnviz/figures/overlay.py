@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
+from attnviz.figures.heatmap import write_caption
 from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def overlays(
     patches: tuple[int, int],
     *,
     title: str | None = None,
+    caption: str | None = None,
+    width: float | None = None,
     **colors: Unpack[ScaleOptions],
 ) -> Figure:
     """Small multiples of :func:`overlay`, a head each, with one color scale.
@@ -81,10 +84,14 @@ def overlays(
         maps: one query's weights of each head, (1, rows * columns) cells.
         patches: rows and columns of patches.
         title: above the grid; None says whose weights these are.
+        caption, width: as in :func:`attnviz.heatmap`.
     """
     columns = min(len(maps), 6, math.ceil(math.sqrt(len(maps)) * 1.2))
     rows = math.ceil(len(maps) / columns)
-    figure = Figure(figsize=(1.7 * columns + 1, 1.9 * rows + 0.4), layout="constrained")
+    size = (1.7 * columns + 1, 1.9 * rows + 0.4)
+    if width is not None:
+        size = (width, size[1] * (width - 1) / (size[0] - 1))
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     scale = ColorScale(**colors).fit(maps)
     for ax in grid.flat:
@@ -101,4 +108,6 @@ def overlays(
     first = maps[0]
     label = first.query_labels[0] if first.query_labels else f"query {first.queries.start}"
     figure.suptitle(f"what {label} sees" if title is None else title)
+    if caption is not None:
+        write_caption(grid[0, 0], caption)
     return figure

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.colors import Colormap, to_rgb
-from matplotlib.font_manager import get_font_names
+from matplotlib.font_manager import fontManager, get_font, get_font_names
 
 from attnviz.colors import is_dark
 from attnviz.errors import InputError
@@ -42,8 +42,39 @@ _HOUSE: dict[Any, Any] = {
     "xtick.color": "0.25",
     "ytick.color": "0.25",
     "axes.labelcolor": "0.25",
+    "figure.labelsize": 7,  # of captions
+    "figure.labelweight": "normal",
 }
 
+
+PAPERS = {"column": 3.25, "page": 6.75}
+"""Inches that a figure may take across a paper of two columns: one of them, or both."""
+
+THEMES = ("light", "dark")
+
+_ON_PAPER: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "figure.titlesize": 8,
+    "figure.labelsize": 6.5,
+}
+"""Sizes that are read in print, where a figure is not scaled."""
+
+_DARK: dict[Any, Any] = {
+    "figure.facecolor": "#16181d",
+    "axes.facecolor": "#16181d",
+    "savefig.facecolor": "#16181d",
+    "text.color": "0.92",
+    "axes.labelcolor": "0.8",
+    "axes.edgecolor": "0.8",
+    "axes.titlecolor": "0.92",
+    "xtick.color": "0.8",
+    "ytick.color": "0.8",
+    "grid.color": "0.35",
+}
 
 _FALLBACKS = (
     "Noto Sans CJK JP",
@@ -59,18 +90,49 @@ _FALLBACKS = (
     "Noto Emoji",
     "Symbola",
 )
-"""Fonts asked for letters that DejaVu Sans has not, where the machine has them."""
+"""Fonts asked first for letters that DejaVu Sans has not, where the machine has them."""
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
-    """The command line's own look, whatever the machine's matplotlibrc says."""
+def house_style(*, theme: str = "light", paper: str | None = None, letters: Iterable[str] = ()) -> Iterator[None]:
+    """The command line's own look, whatever the machine's matplotlibrc says.
+
+    Args:
+        theme: ``light`` or ``dark``.
+        paper: ``column`` or ``page``: sizes of letters for print; None is for the screen.
+        letters: what will be drawn, beside ASCII: fonts that have these letters are looked for on the machine.
+    """
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_HOUSE)
+        if paper is not None:
+            mpl.rcParams.update(_ON_PAPER)
+        if theme == "dark":
+            mpl.rcParams.update(_DARK)
         there = set(get_font_names())
-        mpl.rcParams["font.family"] = ["DejaVu Sans", *(name for name in _FALLBACKS if name in there)]
+        known = [name for name in _FALLBACKS if name in there]
+        mpl.rcParams["font.family"] = ["DejaVu Sans", *known, *_fonts_with(set(letters), ["DejaVu Sans", *known])]
         yield
+
+
+def _fonts_with(letters: set[str], known: Sequence[str]) -> list[str]:
+    """Further fonts of this machine, plain ones first, for the letters that ``known`` ones have not."""
+    missing = {ord(letter) for letter in letters if ord(letter) > 0x7F}
+    chosen: list[str] = []
+    faces = {
+        font.name: font for font in fontManager.ttflist if font.style == "normal" and font.weight in (400, "normal")
+    }
+    faces = {name: font for name, font in faces.items() if "LastResort" not in name.replace(" ", "")}  # boxes for all
+    others = sorted(set(faces) - set(known), key=lambda name: ("Sans" not in name, len(name), name))
+    for name in (*known, *others):
+        if not missing:
+            break
+        if name in faces:
+            has = missing & set(get_font(faces[name].fname).get_charmap())
+            missing -= has
+            if has and name not in known:
+                chosen.append(name)
+    return chosen
 
 
 def colormap(name: str | Colormap | None, values: str) -> Colormap:

@@ -1,0 +1,158 @@
+"""What a figure says in words: its caption, and hints where a color scale hides most of a map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnviz.figures.scales import ColorScale, FittedScale
+from attnviz.maps import AttentionMap
+
+MOST = 0.5
+"""The share of the weight beyond which a key is a sink."""
+
+_TIMES_EVEN = 4  # and how many times an even share: one of two keys takes half of the weight by nature
+
+_DARK = 0.05  # of the scale's top: a sequential palette's first colors, which no eye tells apart
+_MOSTLY = 0.95
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A key, or the keys of one column, that takes most of a head's weight.
+
+    Args:
+        name: the map's: ``head 3``.
+        keys: the positions of the column: the first and the last.
+        label: the key's token, where the column is one key that has one.
+        share: of the weight shown; of a map reduced by max, of the rows whose largest weight is in the column.
+        exact: whether ``share`` is one of weight.
+    """
+
+    name: str
+    keys: tuple[int, int]
+    label: str | None
+    share: float
+    exact: bool
+
+
+def find_sink(shown: AttentionMap) -> Sink | None:
+    """The key that takes most of the weight shown, where there is one.
+
+    Weights, and cells of their mass, are summed. The largest weights of a map reduced by max do not add up to
+    anything; there, it is the column that holds the largest weight of most rows.
+
+    >>> import attnviz
+    >>> find_sink(attnviz.attention_map(attnviz.synthesize(), head=3)) is None
+    True
+    """
+    columns = shown.cells.shape[1]
+    finite = np.isfinite(shown.cells)
+    cells = np.where(finite, shown.cells, 0)
+    exact = shown.combined != "max" and (not shown.reduced or shown.reduce == "mass")
+    if shown.values != "weights" or not cells.any():
+        return None
+    if exact:
+        shares = cells.sum(axis=0) / cells.sum()
+    else:
+        seen = finite.any(axis=1)
+        shares = np.bincount(cells[seen].argmax(axis=1), minlength=columns) / max(int(seen.sum()), 1)
+    most = int(shares.argmax())
+    if shares[most] <= MOST or shares[most] < _TIMES_EVEN / columns:
+        return None
+    first, end = most * len(shown.keys) // columns, (most + 1) * len(shown.keys) // columns
+    label = shown.key_labels[first] if shown.key_labels is not None and end == first + 1 else None
+    return Sink(shown.name, (shown.keys[first], shown.keys[end - 1]), label, float(shares[most]), exact)
+
+
+def sink_note(maps: Sequence[AttentionMap]) -> str | None:
+    """One line about the keys that take most of the weight, where there are any."""
+    sinks = [sink for sink in map(find_sink, maps) if sink is not None]
+    if not sinks:
+        return None
+    worst = max(sinks, key=lambda sink: sink.share)
+    first, last = worst.keys
+    token = f" ({worst.label})" if worst.label is not None else ""
+    keys = f"key {first}{token} takes" if first == last else f"keys {first} to {last} take"
+    if worst.exact:
+        what = f"{keys} {worst.share:.0%} of the weight shown"
+    else:
+        where = f"key {first}{token}" if first == last else f"keys {first} to {last}"
+        what = f"the largest weight of {worst.share:.0%} of the rows is at {where}"
+    if len(maps) == 1:
+        return what
+    return f"in {len(sinks)} of {len(maps)} heads one column stands out; in {worst.name}, {what}"
+
+
+def visibility_hint(maps: Sequence[AttentionMap], scale: ColorScale) -> str | None:
+    """One line where a sink, or a few large weights, leave the rest of a map dark, and what would show it.
+
+    None where all is well, and where a scale has been asked for.
+    """
+    if scale.settled or maps[0].values != "weights":
+        return None
+    visible = np.concatenate([shown.cells[np.isfinite(shown.cells)] for shown in maps])
+    if not visible.size:
+        return None
+    top = float(visible.max())
+    options = "--norm log" + (" or --robust" if np.percentile(visible, 99) < top / 2 else "")
+    sink = sink_note(maps)
+    if sink is not None:
+        return f"{sink}; {options} shows more of the rest"
+    dark = float((visible < _DARK * top).mean())
+    if dark < _MOSTLY:
+        return None
+    share = "all but a few" if dark > 0.995 else f"{dark:.0%}"
+    return (
+        f"{share} of the cells are below {_DARK:.0%} of the largest, {top:.3g}, and nearly dark; {options} shows them"
+    )
+
+
+def caption(
+    maps: Sequence[AttentionMap], scale: FittedScale, *, source: str | None = None, notes: Sequence[str] = ()
+) -> str:
+    """What is drawn: source, heads, pattern, what a cell is, color scale, sinks.
+
+    Args:
+        maps: what is drawn.
+        scale: what it is drawn with.
+        source: where the inputs come from, with the layer.
+        notes: further sentences.
+
+    >>> import attnviz
+    >>> shown = attnviz.attention_map(attnviz.synthesize(), head=3)
+    >>> caption([shown], ColorScale().fit([shown]), source="run.npz layer 2")
+    'run.npz layer 2, head 3. Pattern: global. Weights of 10 queries × 3 global keys. Linear scale from 0 to 0.809.'
+    """
+    first = maps[0]
+    which = first.name if len(maps) == 1 else f"heads {_ranges([shown.head for shown in maps])}"
+    noun = "keys" if isinstance(first.keys, range) else "global keys"
+    size = f"{len(first.queries):,} queries × {len(first.keys):,} {noun}"
+    if first.reduced:
+        rows, columns = (f"{size:.4g}" for size in first.cell_size)
+        held = "their largest" if first.reduce == "max" else "their mass"
+        size += f", 1 cell = {rows} × {columns} ({first.reduce}: {held})"
+    sentences = [
+        f"{source}, {which}" if source else which.capitalize(),
+        f"Pattern: {first.pattern}",
+        f"{first.values.capitalize()} of {size}",
+        scale.note[0].upper() + scale.note[1:],
+        *notes,
+    ]
+    sink = sink_note(maps)
+    if sink is not None:
+        sentences.append(sink[0].upper() + sink[1:])
+    return " ".join(f"{sentence}." for sentence in sentences)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``0-3,7``: runs of numbers by their ends."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
