@@ -112,6 +112,25 @@ class Source:
             values=values,
         )
 
+    def layers(self) -> list[str | None]:
+        """The layers this speaks of: those of ``--layer`` (``0,2-4`` is several), else all that a dump has.
+
+        None is the whole of a source that has no layers.
+
+        Raises:
+            InputError: ``--layer`` is malformed, or the file can't be read.
+        """
+        if self.layer is not None:
+            return [label for part in self.layer.split(",") for label in _labels(part.strip(), self.layer)]
+        if self.source is None or self.q is not None:
+            return [None]
+        from attnviz.sources.dumps import layers_of
+        from attnviz.sources.files import open_tensors
+
+        contents = open_tensors(self.source).contents
+        found = [] if "q" in contents else layers_of(contents)
+        return [str(label) for label in found] or [None]
+
     def _settings(self) -> dict[str, Any]:
         given = {"scale": self.scale, "softcap": self.softcap}
         return {name: number for name, number in given.items() if number is not None}
@@ -138,6 +157,16 @@ class Source:
         note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {len(positions)} global tokens, seed 0)")
         inputs = synthesize(global_positions=positions, dtype=dtype or "float32")
         return replace(inputs, **self._settings())
+
+
+def _labels(part: str, text: str) -> list[str]:
+    """The layers that a part of ``--layer`` names: ``5``, ``cross.5`` or ``2-4``."""
+    first, _, last = part.partition("-")
+    if not (first.isdecimal() and last.isdecimal()):
+        return [part]
+    if int(last) < int(first) or int(last) - int(first) > 10_000:
+        raise InputError(f"--layer {text!r}: {part} is not a range of layers; write it like 2-4")
+    return [str(number) for number in range(int(first), int(last) + 1)]
 
 
 @dataclass(frozen=True)

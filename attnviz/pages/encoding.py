@@ -1,0 +1,267 @@
+"""A layer as a page holds it: quantized q and k, the softmax denominators that go with them, and small maps.
+
+The page computes weights from the q and k it decodes. How finely these must be written is found by trying: the
+weights as the page computes them are held against the engine's, all of them, and the coarsest codes that stay within
+:data:`WITHIN` are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnviz.errors import InputError
+from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
+from attnviz.pages.description import Labels, PageLayer, Visible, describe
+from attnviz.pyramid import Pyramid, halve
+from attnviz.reductions import REDUCTIONS, Cells, Positions, Progress, bin_edges, reduce_block
+from attnviz.scores import Block, blocks
+
+WITHIN = 1e-3
+"""How far a weight of the page may be from the engine's."""
+
+_MARGIN = 0.9  # the page's own rounding, in float32 and another order, has the rest
+_CODES = ("q12", "q16", "f32")
+_THUMBNAIL = 64
+_LONG = 2048  # cells along a side beyond which the page does not reduce a map by itself
+_MOST_PAIRS = 1 << 31  # 256 MiB of bits
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """What the page decodes, and the blobs it decodes it from."""
+
+    q: Tensor  # (H, T, D)
+    k: Tensor  # (K, S, D)
+    own_q: Tensor | None  # (H, R, D), of global queries
+    own_k: Tensor | None  # (K, S, D)
+    bias: Tensor | None  # (1 or H, T, S)
+    written: dict[str, Any]
+
+
+def encode_layer(
+    layer: PageLayer, chunk: Chunk, thumbnails: Chunk, labels: Labels, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The layer's part of an embedded page's description.
+
+    Args:
+        layer: the layer.
+        chunk: takes its arrays.
+        thumbnails: takes its small maps, which the page shows before all else.
+        labels: collects its tokens.
+        progress: called with the number of query rows done; :func:`rows_of` says how many there are.
+
+    Raises:
+        InputError: what the engine refuses; scores that no codes carry; a mask too large for a page.
+
+    >>> import attnviz
+    >>> layer = PageLayer("0", attnviz.synthesize(heads=2, tokens=20).item(), attnviz.Causal(), (0, 1))
+    >>> described = encode_layer(layer, Chunk(1), Chunk(0), Labels())
+    >>> described["q"]["dtype"], described["thumbnails"]["shape"]
+    ('q12', [2, 20, 20])
+    """
+    check_size(layer)
+    sees = Visible.of(layer)
+    with torch.no_grad(), torch.autocast(layer.item.device.type, enabled=False):
+        for codes in _CODES:
+            trial = Chunk(chunk.index, bytearray(chunk.data))
+            vectors = _vectors(layer, codes, trial)
+            found = _checked(layer, sees, vectors, progress)
+            if found is not None:
+                break
+        else:
+            raise InputError(
+                f"{layer.item.inputs.source}: scores are so large that float32 does not carry weights to {WITHIN}; "
+                f"use a smaller --scale, or look at them with: attnviz view"
+            )
+        log_sum_exp, small = found
+        chunk.data = trial.data
+        described = describe(layer, labels) | vectors.written
+        described["log_sum_exp"] = chunk.floats(log_sum_exp.cpu().numpy())
+        described["visible"] = _visible(sees, chunk)
+        described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
+    described["thumbnails"] = thumbnails.cells(small, "u8map")
+    return described
+
+
+def rows_of(layer: PageLayer) -> int:
+    """How many query rows :func:`encode_layer` goes through, as its progress counts them, where the first codes do."""
+    return layer.item.T * len(layer.heads) * (2 if _is_long(layer) else 1)
+
+
+def least_bytes(layer: PageLayer) -> int:
+    """The least that a layer takes in a page, before any array is written, but for what compresses."""
+    item, numbers = layer.item, len(layer.heads) * layer.item.T + len(layer.kv_heads) * layer.item.S
+    return numbers * item.inputs.D * 3 // 2 + len(layer.heads) * item.T * 4
+
+
+def check_size(layer: PageLayer) -> None:
+    """Raises InputError for a mask of more pairs than a page can hold."""
+    item = layer.item
+    if not Visible.of(layer).band and item.T * item.S > _MOST_PAIRS:
+        raise InputError(
+            f"{item.inputs.source}: the pattern ({layer.pattern}) of {item.T:,} x {item.S:,} positions takes a bit a "
+            f"pair in a page, {item.T * item.S // 8:,} bytes; look at it with: attnviz view"
+        )
+
+
+def _vectors(layer: PageLayer, codes: str, chunk: Chunk) -> _Vectors:
+    """The layer's vectors as the page decodes them from ``codes``."""
+    item = layer.item
+    written: dict[str, Any] = {}
+
+    def put(name: str, values: Tensor) -> Tensor:
+        array = values.to(torch.float64 if values.dtype == torch.float64 else torch.float32).cpu().numpy()
+        if codes == "f32":
+            written[name], decoded = chunk.floats(array), array.astype(np.float32)
+        else:
+            code, steps = quantize(array, codes)
+            written[name], decoded = chunk.codes(codes, code, steps), dequantize(code, steps, codes)
+        return torch.from_numpy(decoded).to(device=item.device, dtype=item.compute_dtype)
+
+    heads = layer.heads
+    of_kv = {item.kv_head(head): head for head in heads}  # a query head that reads each key head
+    q = put("q", torch.stack([item.query(head) for head in heads]))
+    k = put("k", torch.stack([item.key(of_kv[kv]) for kv in layer.kv_heads]))
+    own_q = own_k = bias = None
+    own: dict[str, Any] | None = None
+    if layer.own_projections:
+        rows = item.global_positions
+        own_q = put("own_q", torch.stack([item.query(head, for_global=True)[rows] for head in heads]))
+        own_k = put("own_k", torch.stack([item.key(of_kv[kv], for_global=True) for kv in layer.kv_heads]))
+        own = {"rows": rows.tolist(), "q": written.pop("own_q"), "k": written.pop("own_k")}
+    whole = item.inputs.bias
+    if whole is not None:
+        shared = whole.shape[1] == 1
+        values = torch.stack([_known(item.bias(head)) for head in (heads[:1] if shared else heads)])
+        half = values.half()
+        if codes != "f32" and half.to(values.dtype).equal(values):
+            written["bias"], bias = chunk.floats(half.cpu().numpy()), values.to(item.compute_dtype)
+        else:
+            bias = put("bias", values)
+    everything: dict[str, Any] = {"bias": None, **written, "global": own}
+    return _Vectors(q, k, own_q, own_k, bias, everything)
+
+
+def _checked(
+    layer: PageLayer, sees: Visible, vectors: _Vectors, progress: Progress | None
+) -> tuple[Tensor, Array] | None:
+    """The page's softmax denominators, (H, T), and thumbnails, (H, p, p'); None where its weights are not near enough."""
+    item = layer.item
+    log_sum_exp = torch.full((len(layer.heads), item.T), torch.nan, device=item.device)
+    row_edges, column_edges = (bin_edges(range(n), min(n, _THUMBNAIL)) for n in (item.T, item.S))
+    small = np.full((len(layer.heads), len(row_edges) - 1, len(column_edges) - 1), -np.inf, dtype=np.float32)
+    sinks = layer.of_heads(item.inputs.sinks)
+    own_place = torch.full((item.T,), -1, device=item.device)
+    if layer.own_projections:
+        own_place[item.global_positions] = torch.arange(len(item.global_positions), device=item.device)
+    done = 0
+    for n, head in enumerate(layer.heads):
+        for block in blocks(item, layer.pattern, head):
+            logits = _page_logits(layer, sees, vectors, n, block, own_place)
+            total = torch.logsumexp(logits, -1)
+            blank = total == -torch.inf
+            if sinks is not None:
+                total = torch.logaddexp(total, torch.tensor(sinks[n], dtype=total.dtype))
+            total = total.masked_fill_(blank, torch.nan).float()
+            log_sum_exp[n, block.rows] = total
+            exact = torch.where(block.visible[:, None] > 0, block.values, 0)
+            weights = torch.exp(logits - total[:, None]).nan_to_num_(0.0)
+            error = (weights - exact).abs_().amax() if weights.numel() else 0.0
+            if not float(error) <= _MARGIN * WITHIN:
+                if progress is not None:
+                    progress(-done)  # it all starts again, with finer codes
+                return None
+            exact.masked_fill_(logits == -torch.inf, -torch.inf)
+            _reduce_into(small[n], exact, block, row_edges, column_edges)
+            done += len(block.rows)
+            if progress is not None:
+                progress(len(block.rows))
+    return log_sum_exp, np.where(small == -np.inf, np.nan, small)
+
+
+def _page_logits(layer: PageLayer, sees: Visible, vectors: _Vectors, n: int, block: Block, own_place: Tensor) -> Tensor:
+    """Logits of a block as the page computes them, (b, n); a key that comes twice is hidden the second time."""
+    item, inputs, rows, keys = layer.item, layer.item.inputs, block.rows, block.keys
+    kv = n * len(layer.kv_heads) // len(layer.heads)
+    if block.for_global and vectors.own_q is not None and vectors.own_k is not None:
+        q, k = vectors.own_q[n, own_place[rows]], vectors.own_k[kv, keys]
+    else:
+        q, k = vectors.q[n, rows], vectors.k[kv, keys]
+    logits = (q @ k.T).mul_(item.scale)
+    if inputs.softcap is not None:
+        logits.div_(inputs.softcap).tanh_().mul_(inputs.softcap)
+    if vectors.bias is not None:
+        logits += vectors.bias[min(n, len(vectors.bias) - 1)][rows[:, None], keys]
+    if inputs.alibi_slopes is not None:
+        slope = float(inputs.alibi_slopes[layer.heads[n]])
+        logits -= slope * (rows[:, None] + (item.S - item.T) - keys).abs().to(logits.dtype)
+    logits.masked_fill_(sees.hidden(rows, keys), -torch.inf)
+    if block.shared:
+        logits[:, block.shared :].masked_fill_(torch.isin(keys[block.shared :], keys[: block.shared]), -torch.inf)
+    return logits
+
+
+def _reduce_into(cells: Cells, weights: Tensor, block: Block, row_edges: Positions, column_edges: Positions) -> None:
+    """A block's weights into a thumbnail: shared keys and the span apart, as each ascends by itself."""
+    values, rows, keys = (tensor.cpu().numpy() for tensor in (weights, block.rows, block.keys))
+    for part in (slice(0, block.shared), slice(block.shared, None)):
+        if len(rows) and len(keys[part]):
+            reduce_block(cells, values[:, part], rows, keys[part], row_edges, column_edges)
+
+
+def _visible(sees: Visible, chunk: Chunk) -> dict[str, Any]:
+    item = sees.layer.item
+    if sees.band:
+        keys, queries = item.key_padding, item.query_padding
+        return {
+            "kind": "band",
+            "low": sees.low,
+            "high": sees.high,
+            "keys": None if keys is None else chunk.flags(keys.cpu().numpy()),
+            "queries": None if queries is None else chunk.flags(queries.cpu().numpy()),
+        }
+    packed = np.concatenate([*_packed_rows(sees)])
+    return {"kind": "bits", "blob": chunk.bits((item.T, item.S), packed)}
+
+
+def _packed_rows(sees: Visible) -> Iterator[Array]:
+    """The bits of all pairs, some rows at a time: eights of rows, so that each part is whole bytes."""
+    item = sees.layer.item
+    keys = torch.arange(item.S, device=item.device)
+    size = 8 * max(1, (1 << 21) // (8 * item.S))
+    for start in range(0, item.T, size):
+        rows = torch.arange(start, min(start + size, item.T), device=item.device)
+        yield np.packbits(~sees.hidden(rows, keys).cpu().numpy(), bitorder="little")
+
+
+def _overview(layer: PageLayer, chunk: Chunk, progress: Progress | None) -> dict[str, Any]:
+    """Both reductions of each head, from the engine's one pass."""
+    pyramid = Pyramid(layer.item, layer.pattern)
+    # A level coarser where the next finer tile is still quick to compute in the page.
+    coarser = 1 if max(layer.item.T, layer.item.S) <= 8 * _LONG else 0
+    level = pyramid.overview_level - coarser
+    maps: dict[str, list[Cells]] = {name: [] for name in REDUCTIONS}
+    for head in layer.heads:
+        overview = pyramid.prepare(head, progress)
+        for name in REDUCTIONS:
+            cells, counts = (overview.max if name == "max" else overview.mass), overview.counts
+            for _ in range(coarser):
+                cells, counts = halve(cells, counts, name)
+            maps[name].append(cells)
+        pyramid.forget(head)
+    return {"level": level} | {name: chunk.cells(np.stack(cells), "u16map") for name, cells in maps.items()}
+
+
+def _is_long(layer: PageLayer) -> bool:
+    return max(layer.item.T, layer.item.S) > _LONG
+
+
+def _known(bias: Tensor | None) -> Tensor:
+    assert bias is not None
+    return bias

@@ -1,0 +1,198 @@
+"""What a page decodes gives the weights of the formula, whatever goes into them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from attnviz import AttentionInputs, InputError
+from attnviz.pages.blobs import Chunk, dequantize, pack12, quantize
+from attnviz.pages.description import Labels, PageLayer
+from attnviz.pages.encoding import WITHIN, encode_layer, rows_of
+from attnviz.pages.html import page
+from attnviz.patterns import Causal, Full, GlobalKeys, Local, Masked, Pattern, longformer
+from tests import reference
+from tests.cases import small
+from tests.pages.decoding import Page
+from tests.strategies import Call, calls, normal
+
+
+def page_of(inputs: AttentionInputs, pattern: Pattern, *, batch: int = 0, heads: tuple[int, ...] | None = None) -> Page:
+    layer = PageLayer("0", inputs.item(batch), pattern, heads or tuple(range(inputs.H)))
+    return Page(b"".join(page([layer], "case")).decode())
+
+
+@given(calls(dtype=torch.float64, values=False))
+def test_weights_of_the_page_are_those_of_the_formula(call: Call):
+    decoded = page_of(call.inputs, call.pattern, batch=call.batch)
+    (layer,) = decoded.layers
+    expected = call.expected()
+    weights = decoded.weights(layer)
+    np.testing.assert_array_equal(np.isnan(weights).any(-1), np.isnan(expected.weights).any(-1))
+    np.testing.assert_allclose(weights, expected.weights, rtol=0, atol=WITHIN)
+    np.testing.assert_array_equal(np.isneginf(decoded.logits(layer)), np.isneginf(expected.logits))
+
+
+@given(calls(dtype=torch.float32, values=False))
+def test_thumbnails_are_the_map_itself_where_it_is_small(call: Call):
+    decoded = page_of(call.inputs, call.pattern, batch=call.batch)
+    (layer,) = decoded.layers
+    expected = call.expected()
+    shown = np.where(np.isneginf(expected.logits), np.nan, expected.weights)
+    tops = np.nan_to_num(shown).max(axis=(1, 2), keepdims=True)
+    found = decoded.array(layer["thumbnails"])
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(shown))
+    assert (np.abs(found - shown) <= tops / 500 + 1e-6)[~np.isnan(shown)].all()
+
+
+@pytest.mark.parametrize("heads", [(0,), (3,), (0, 2), (1, 3), (2, 3), (3, 0), (0, 1, 2, 3), (0, 1, 2), (1, 2)])
+def test_heads_picked_at_will_keep_their_own_keys_and_numbers(heads):
+    inputs = small(batch=1)
+    whole = page_of(inputs, Causal())
+    some = page_of(inputs, Causal(), heads=heads)
+    (layer,) = some.layers
+    assert (layer["head_labels"] or list(range(len(heads)))) == list(heads)
+    np.testing.assert_allclose(some.weights(layer), whole.weights(whole.layers[0])[list(heads)], rtol=0, atol=1e-12)
+
+
+def test_numbers_of_heads_are_those_of_the_heads_shown():
+    inputs = AttentionInputs(
+        normal((1, 4, 5, 3), 0),
+        normal((1, 4, 5, 3), 1),
+        sinks=torch.arange(4.0),
+        alibi_slopes=torch.arange(4.0) / 8,
+        bias=normal((4, 5, 5), 2),
+    )
+    expected = reference.attend(
+        inputs.q[0],
+        inputs.k[0],
+        np.ones((5, 5), dtype=bool),
+        bias=inputs.bias[0],
+        sinks=[0, 1, 2, 3],
+        alibi_slopes=[0, 0.125, 0.25, 0.375],
+    )
+    decoded = page_of(inputs, Full(), heads=(3, 1))
+    np.testing.assert_allclose(decoded.weights(decoded.layers[0]), expected.weights[[3, 1]], rtol=0, atol=WITHIN)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1.0, "q12"), (4.0, "q16"), (60.0, "f32")])
+def test_the_coarsest_codes_that_are_near_enough_are_taken(size, dtype):
+    """Larger scores need finer codes."""
+    q, k = (normal((1, 2, 300, 16), seed) * size for seed in (0, 1))
+    decoded = page_of(AttentionInputs(q, k), Full())
+    (layer,) = decoded.layers
+    assert (layer["q"]["dtype"], layer["k"]["dtype"]) == (dtype, dtype)
+    logits = np.einsum("htd,hsd->hts", q[0].numpy(), k[0].numpy()) / 4
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    np.testing.assert_allclose(decoded.weights(layer), weights / weights.sum(-1, keepdims=True), rtol=0, atol=WITHIN)
+
+
+def test_scores_that_float32_does_not_carry_are_refused():
+    q = torch.full((1, 1, 4, 2), 1e9, dtype=torch.float64)
+    k = torch.tensor([[1.0, 1.0], [1.0, 1.0 + 1e-9], [1.0, 1.0 + 2e-9], [1.0, 1.0]], dtype=torch.float64)
+    with pytest.raises(InputError, match="float32 does not carry"):
+        page_of(AttentionInputs(q, k[None]), Full())
+
+
+@pytest.mark.parametrize("values", [normal((3, 5, 7), 0).numpy(), np.zeros((2, 3)), np.full((1, 1), -1e-44)])
+@pytest.mark.parametrize("dtype", ["q12", "q16"])
+def test_codes_are_within_half_a_step(values, dtype):
+    codes, steps = quantize(values, dtype)
+    decoded = dequantize(codes, steps, dtype)
+    most = np.abs(values).max(-1, keepdims=True)
+    assert (np.abs(decoded - values) <= most * (0.501 / ((1 << int(dtype[1:]) - 1) - 1)) + 1e-43).all()
+    assert codes.min() >= 1
+
+
+def test_an_odd_end_is_padded_with_the_code_of_zero():
+    assert pack12(np.array([1, 2, 3])).tolist() == [[1, 32, 0], [3, 0, 128]]
+
+
+def test_what_shrinks_is_compressed_and_what_does_not_is_left():
+    chunk = Chunk(0)
+    assert chunk.floats(np.zeros(10_000))["deflate"] is True
+    noise = np.random.default_rng(0).integers(0, 256, 4000, dtype=np.uint8)
+    assert chunk.bits((32_000,), noise) | {"deflate": False, "length": 4000} == chunk.bits((32_000,), noise) | {
+        "offset": len(chunk.data) - 8000
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kind", "bounds"),
+    [
+        (Full(), "band", (None, None)),
+        (Causal(), "band", (None, 0)),
+        (Local(2), "band", (-2, 2)),
+        (Local(2) & Causal(), "band", (-2, 0)),
+        (Local(2, 2), "bits", None),
+        (GlobalKeys(), "bits", None),
+        (longformer(1), "bits", None),
+        (Masked(torch.eye(6, dtype=torch.bool)), "bits", None),
+    ],
+    ids=str,
+)
+def test_a_band_is_written_as_its_bounds(pattern, kind, bounds):
+    (layer,) = page_of(small(batch=1), pattern).layers
+    assert layer["visible"]["kind"] == kind
+    if bounds is not None:
+        assert (layer["visible"]["low"], layer["visible"]["high"]) == bounds
+
+
+def test_bias_of_a_half_type_is_kept_as_it_is():
+    bias = normal((1, 1, 6, 6), 4).half()
+    inputs = AttentionInputs(normal((1, 2, 6, 3), 0).half(), normal((1, 2, 6, 3), 1).half(), bias=bias)
+    decoded = page_of(inputs, Full())
+    (layer,) = decoded.layers
+    assert layer["bias"]["dtype"] == "f16"
+    assert layer["bias"]["shape"] == [1, 6, 6]
+    np.testing.assert_array_equal(decoded.array(layer["bias"])[0], bias[0, 0].double().numpy())
+
+
+@pytest.mark.parametrize("pattern", [Causal(), longformer(30)], ids=str)
+def test_long_maps_bring_an_overview_of_both_reductions(pattern):
+    inputs = small(batch=1, heads=1, kv_heads=1, tokens=2100, head_dim=4, global_positions=(0, 2000))
+    decoded = page_of(inputs, pattern)
+    (layer,) = decoded.layers
+    size = 1 << layer["levels"] - 1 - layer["overview"]["level"]
+    weights, visible = np.nan_to_num(decoded.weights(layer)[0]), decoded.visible(layer)
+    edges = np.arange(0, 2100, size)
+    seen = np.logical_or.reduceat(np.logical_or.reduceat(visible, edges, 0), edges, 1)
+    sums = np.add.reduceat(np.add.reduceat(weights, edges, 0), edges, 1)
+    expected = {
+        "max": np.maximum.reduceat(np.maximum.reduceat(weights, edges, 0), edges, 1),
+        "mass": sums / np.diff(edges, append=2100)[:, None],
+    }
+    for name, cells in expected.items():
+        found = decoded.array(layer["overview"][name])[0]
+        np.testing.assert_array_equal(np.isnan(found), ~seen)
+        np.testing.assert_allclose(np.nan_to_num(found), np.where(seen, cells, 0), rtol=0, atol=WITHIN)
+    small_map = decoded.array(layer["thumbnails"])[0]
+    assert small_map.shape == (64, 64)
+    bins = np.arange(64) * 2100 // 64
+    biggest = np.maximum.reduceat(np.maximum.reduceat(weights, bins, 0), bins, 1)
+    np.testing.assert_allclose(np.nan_to_num(small_map), biggest, rtol=0, atol=biggest.max() / 500 + WITHIN)
+
+
+def test_a_page_needs_no_overview_of_a_short_map():
+    assert page_of(small(batch=1), Causal()).layers[0]["overview"] is None
+
+
+@pytest.mark.parametrize("size", [1.0, 60.0])
+def test_progress_ends_at_all_rows(size):
+    """Also where coarse codes were tried in vain."""
+    q, k = (normal((1, 2, 300, 16), seed) * size for seed in (0, 1))
+    layer = PageLayer("0", AttentionInputs(q, k).item(), Full(), (0, 1))
+    done: list[int] = []
+    json.dumps(encode_layer(layer, Chunk(1), Chunk(0), Labels(), done.append))
+    assert sum(done) == rows_of(layer) == 600
+
+
+def test_a_mask_of_too_many_pairs_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("attnviz.pages.encoding._MOST_PAIRS", 35)
+    with pytest.raises(InputError, match=r"a bit a pair.*attnviz view"):
+        page_of(small(batch=1), GlobalKeys())
+    page_of(small(batch=1), Causal())
