@@ -119,10 +119,14 @@ def _fonts_with(letters: set[str], known: Sequence[str]) -> list[str]:
     """Further fonts of this machine, plain ones first, for the letters that ``known`` ones have not."""
     missing = {ord(letter) for letter in letters if ord(letter) > 0x7F}
     chosen: list[str] = []
+    # Not those that matplotlib brings for mathematics, whose letters are in places of their own.
     faces = {
-        font.name: font for font in fontManager.ttflist if font.style == "normal" and font.weight in (400, "normal")
+        font.name: font
+        for font in fontManager.ttflist
+        if font.style == "normal"
+        and font.weight in (400, "normal")
+        and (font.name.startswith("DejaVu") or not font.fname.startswith(mpl.get_data_path()))
     }
-    faces = {name: font for name, font in faces.items() if "LastResort" not in name.replace(" ", "")}  # boxes for all
     others = sorted(set(faces) - set(known), key=lambda name: ("Sans" not in name, len(name), name))
     for name in (*known, *others):
         if not missing:
