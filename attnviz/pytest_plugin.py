@@ -129,16 +129,15 @@ class AttentionSnapshot:
         own = item.nodeid.split("::", 1)[1] if "::" in item.nodeid else item.name
         base = _file_name(own.replace("::", "."))
         number = len(self._names) + 1
-        if name is None:
-            label = base if number == 1 else f"{base}.{number}"
-        else:
-            label = f"{base}.{_file_name(name)}"
+        own_name = f"{number}" if name is None and number > 1 else "" if name is None else _file_name(name)
+        label = f"{base}.{own_name}" if own_name else base
         if label in self._names:
             from attnviz.errors import InputError
 
             raise InputError(f"attention_snapshot: the name {name!r} is used twice in this test; give each its own")
         self._names.add(label)
-        return item.path.parent / DIRECTORY / item.path.stem / f"{label}{suffix}"
+        file: Path = item.path
+        return file.parent / DIRECTORY / file.stem / f"{label}{suffix}"
 
     def _compare(self, path: Path, now: Snapshot, atol: float | None, rtol: float | None) -> None:
         __tracebackhide__ = True

@@ -226,6 +226,11 @@ def _settings(inputs: AttentionInputs, pattern: Pattern, batch: int, values: str
     }
     if inputs.softcap is not None:
         settings["softcap"] = inputs.softcap
+    if inputs.global_mask is not None:
+        positions = inputs.global_mask[batch].nonzero().flatten().tolist()
+        settings["global_keys"] = positions if len(positions) <= MOST_TOKENS else f"{len(positions)} positions"
+    if inputs.key_padding_mask is not None:
+        settings["padding"] = int((~inputs.key_padding_mask[batch]).sum())
     extras = [name for name in ("bias", "alibi_slopes", "sinks", "q_global") if getattr(inputs, name) is not None]
     return settings | ({"with": extras} if extras else {})
 
@@ -471,11 +476,17 @@ class SnapshotDifference:
         lines = [f"BEYOND tolerance ({self.tolerance}, for {dtype})", *(f"  {line}" for line in self.settings)]
         for found in self.cells[:most]:
             lines.append(f"  {self._cell(found)}")
-        lines += _more(len(self.cells) - most, "map")
-        for changed in self.statistics[:most]:
-            was, now = (_text(value) for value in (changed.a, changed.b))
-            lines.append(f"  head {changed.head}: {changed.name} was {was}, is {now}")
-        lines += _more(len(self.statistics) - most, "statistic")
+        lines += _more(len(self.cells) - most, "map", "maps")
+        changed: dict[int, list[StatisticDifference]] = {}
+        for one in self.statistics:
+            changed.setdefault(one.head, []).append(one)
+        order = [found.head for found in self.cells]
+        heads = sorted(changed, key=lambda head: order.index(head) if head in order else len(order))
+        for head in heads[:most]:
+            texts = [f"{one.name} was {_text(one.a)}, is {_text(one.b)}" for one in changed[head]]
+            more = [f"{len(texts) - 3} more"] if len(texts) > 3 else []
+            lines.append(f"  head {head}, statistics: {'; '.join(texts[:3] + more)}")
+        lines += _more(len(heads) - most, "head's statistics", "heads' statistics")
         return "\n".join(lines)
 
     def _cell(self, found: CellDifference) -> str:
@@ -625,8 +636,8 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:12])) + (f", … ({len(numbers)})" if len(numbers) > 12 else "")
 
 
-def _more(count: int, noun: str) -> list[str]:
-    return [] if count <= 0 else [f"  and {count} more {noun}{'s' if count > 1 else ''}"]
+def _more(count: int, one: str, many: str) -> list[str]:
+    return [] if count <= 0 else [f"  and {count} more {one if count == 1 else many}"]
 
 
 def _text(value: float | None) -> str:
@@ -649,9 +660,9 @@ def difference_maps(found: SnapshotDifference, most: int = 4) -> list[tuple[Atte
     reduction = found.cells[0].reduction if found.cells else common[0]
     before, after = found.stored.maps("stored", reduction), found.now.maps("now", reduction)
     order = dict.fromkeys([each.head for each in found.cells] + [each.head for each in found.statistics])
-    heads = [head for head in (*order, *before) if head in before and head in after]
+    heads = [head for head in order or before if head in before and head in after]
     rows = []
-    for head in list(dict.fromkeys(heads))[:most]:
+    for head in heads[:most]:
         a, b = before[head], after[head]
         if a.cells.shape != b.cells.shape:
             return []

@@ -10,7 +10,22 @@ from typing import Annotated, Any
 import typer
 
 from attnviz import __version__
-from attnviz.cli import capture, context, diff, explain, html, inspect, pattern, plot, score, stats, synth, tiles
+from attnviz.cli import (
+    capture,
+    context,
+    diff,
+    explain,
+    html,
+    inspect,
+    overview,
+    pattern,
+    plot,
+    score,
+    snapshot,
+    stats,
+    synth,
+    tiles,
+)
 from attnviz.errors import InputError
 
 READER_LEFT = 128 + 13
@@ -29,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (score, plot, tiles, html, pattern, context, stats, diff, explain, capture, synth, inspect):
+for module in (score, plot, overview, tiles, html, pattern, context, stats, diff, snapshot, explain, capture, synth, inspect):
     module.register(app)
 
 
