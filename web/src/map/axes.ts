@@ -36,8 +36,9 @@ export function drawAxis(canvas: HTMLCanvasElement, description: Description, la
 
   const at = (position: number): number => (position + 0.5 - view.first) * view.pixels;
   const draw = (position: number, ink: string, bold: boolean): void => {
-    const place = at(position);
-    if (place < 0 || place > length) return;
+    const middle = at(position);
+    if (middle < 0 || middle > length) return;
+    const place = upright ? middle : Math.max(7, Math.min(length - 7, middle));
     context.save();
     context.font = `${bold ? "600 " : ""}11.5px ${style.fontFamily}`;
     if (down) context.translate(width - 6, place);
@@ -66,7 +67,7 @@ export function drawAxis(canvas: HTMLCanvasElement, description: Description, la
   };
 
   const special = view.hovered ? Math.floor((view.hovered[0] + view.hovered[1] - 1) / 2) : view.marked;
-  const near = (upright ? 56 : 14) / view.pixels;
+  const near = (upright ? 56 : 15) / view.pixels;
   for (let position = from; position < to; position += step) {
     const hides = [view.marked, view.hovered ? special : null].some(
       (other) => other !== null && other !== position && Math.abs(other - position) < near,

@@ -124,7 +124,7 @@ export function MapView(props: { dark: boolean }) {
     const made = map.current!;
     made.invalidateSize({ animate: false, pan: false });
     made.setMinZoom(-30);
-    const whole = made.getBoundsZoom(boundsOf(layer), false);
+    const whole = made.getBoundsZoom(boundsOf(layer), false, L.point(6, 6));
     made.setMinZoom(Math.min(whole, MAX_ZOOM) - 0.5);
     made.setMaxBounds(boundsOf(layer).pad(0.6));
     if (store.state.zoom === null) fit(made, layer);
@@ -259,7 +259,7 @@ export function MapView(props: { dark: boolean }) {
           }}
         >
           <div class="map-leaflet" ref={frame} />
-          <Crosshair point={point} state={state} hover={hover} moves={view.moves} />
+          <Crosshair point={point} state={state} layer={layer} hover={hover} moves={view.moves} />
           {hover && <Tooltip hover={hover} of={of} frame={frameSize} exact={exact} layer={layer} />}
         </div>
         <div class="map-buttons">
@@ -286,9 +286,9 @@ function boundsOf(layer: Layer): L.LatLngBounds {
   return L.latLngBounds([-layer.queries, 0], [0, layer.keys]);
 }
 
-/** The whole map; where it is taller than wide, or wider than tall, its start in full width would be no whole. */
+/** Brings the whole map into sight. */
 function fit(map: L.Map, layer: Layer): void {
-  map.fitBounds(boundsOf(layer), { animate: false, maxZoom: 5.5, padding: [0, 0] });
+  map.fitBounds(boundsOf(layer), { animate: false, maxZoom: 5.5, padding: [6, 6] });
 }
 
 /** Weight and logit of the one weight under the pointer, where the pointer rests on one. */
@@ -323,6 +323,7 @@ function usePair(
 function Crosshair(props: {
   point(query: number, key: number): L.Point | null;
   state: State;
+  layer: Layer;
   hover: Hover | null;
   moves: number;
 }) {
@@ -333,11 +334,14 @@ function Crosshair(props: {
     const end = props.point((query ?? 0) + 1, (key ?? 0) + 1);
     if (start && end) {
       const least = (from: number, to: number) => Math.max(1, to - from);
+      const [from, to] = [props.point(0, 0)!, props.point(props.layer.queries, props.layer.keys)!];
       if (query !== null) {
-        lines.push(<div class="cross cross-query" style={{ top: start.y, height: least(start.y, end.y) }} />);
+        const style = { top: start.y, height: least(start.y, end.y), left: from.x, width: to.x - from.x };
+        lines.push(<div class="cross cross-query" style={style} />);
       }
       if (key !== null) {
-        lines.push(<div class="cross cross-key" style={{ left: start.x, width: least(start.x, end.x) }} />);
+        const style = { left: start.x, width: least(start.x, end.x), top: from.y, height: to.y - from.y };
+        lines.push(<div class="cross cross-key" style={style} />);
       }
     }
   }
@@ -425,7 +429,7 @@ function Readout() {
     }
   }, [pair]);
   if (!names) {
-    return <p class="readout muted">Click a cell, or use the arrow keys, to set the crosshair. Drag, scroll or + and {"\u2212"} to move.</p>;
+    return <p class="readout muted">Click a cell or use the arrow keys to set the crosshair. Drag, scroll or pinch to move.</p>;
   }
   return (
     <p class="readout">
