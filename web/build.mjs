@@ -16,7 +16,7 @@ const common = {
   legalComments: "none",
   logLevel: "warning",
   minify: true,
-  target: ["chrome103", "firefox113", "safari16.4"], // DecompressionStream("deflate")
+  target: ["chrome111", "firefox113", "safari16.4"], // color-mix, DecompressionStream
 };
 
 /** `import source from "worker:./worker.ts"` is that file, bundled, as text: a page from disk has no other file to load. */

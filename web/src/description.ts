@@ -74,8 +74,14 @@ export function visibleText(token: string): string {
   const shown = token
     .replace(/\r\n|\n|\r/g, "\u21b5")
     .replace(/\t/g, "\u21e5")
-    .replace(/[\u0000-\u001f]/g, (letter) => String.fromCharCode(0x2400 + letter.charCodeAt(0)));
+    .replace(/[\u0000-\u001f]/g, (letter) => String.fromCharCode(0x2400 + letter.charCodeAt(0)))
+    .replace(/[\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, codeName);
   return shown.trim() === "" ? "\u2423".repeat(Math.max(1, shown.length)) : shown;
+}
+
+/** A letter that shows nothing, or turns around what follows it, by its number. */
+function codeName(letter: string): string {
+  return `[U+${letter.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
 }
 
 /** What a position is called where there is room for its number and its token. */

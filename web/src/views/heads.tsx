@@ -102,7 +102,8 @@ export function HeadsView(props: { dark: boolean }) {
 
   const rows = Math.max(queries[1] - queries[0], keys[1] - keys[0]);
   const width = frame.width;
-  const gap = width < 500 ? 0.34 : 0.3; // the tokens' share of the width, each side
+  const gap = width < 500 ? 0.4 : 0.3; // the tokens' share of the width, each side
+  const bars = Math.min(width < 500 ? 24 : 96, 11 * state.heads.length); // pixels between a token and its lines
 
   useEffect(() => {
     const element = canvas.current!;
@@ -119,8 +120,8 @@ export function HeadsView(props: { dark: boolean }) {
       if (Math.max(from, to) < -ROW || Math.min(from, to) > frame.height + ROW) continue;
       const share = weight / lines.top;
       context.strokeStyle = headColor(head);
-      context.globalAlpha = Math.min(1, shown ? 0.12 + 0.88 * share : 0.03 + 0.85 * share);
-      context.lineWidth = shown ? 1 + 2.5 * share : 1 + share;
+      context.globalAlpha = shown ? 0.12 + 0.88 * share : Math.max(0.02, 0.9 * share ** 1.6); // many lines make a fog
+      context.lineWidth = shown ? 1 + 2.5 * share : 1 + 1.2 * share;
       context.beginPath();
       context.moveTo(left, from);
       context.bezierCurveTo(left + (right - left) * 0.35, from, right - (right - left) * 0.35, to, right, to);
@@ -134,12 +135,12 @@ export function HeadsView(props: { dark: boolean }) {
       for (const { head, query, key, weight } of lines.lines) {
         const y = middle(other === "query" ? query : key, start) - ROW / 2 + 2;
         if (y < -ROW || y > frame.height) continue;
-        const room = Math.min(12, (width * gap - 8) / list.length);
+        const room = bars / list.length;
         const place = list.findIndex((one) => one.head === head);
-        const x = other === "key" ? right + 3 + place * room : left - 3 - (list.length - place) * room;
+        const x = (other === "key" ? right : left - bars) + place * room;
         context.globalAlpha = weight / lines.top;
         context.fillStyle = headColor(head);
-        context.fillRect(x, y, room - 1, ROW - 4);
+        context.fillRect(x, y, Math.max(1, room - 1), ROW - 4);
       }
     }
   }, [lines, width, frame.height, top, props.dark]);
@@ -167,19 +168,19 @@ export function HeadsView(props: { dark: boolean }) {
   return (
     <div class="heads-view">
       <div class="heads-titles" aria-hidden="true">
-        <span style={{ width: `${gap * 100}%` }}>query</span>
+        <span style={{ width: `${gap * 100}%`, paddingRight: bars + 8 }}>query</span>
         <span class="muted">
           {state.heads.length === 0
             ? "Pick a head above"
             : shown
-              ? `line: weight, 0 to ${tickText(lines.top)}`
+              ? `weight, 0 to ${tickText(lines.top)}`
               : "hover or pin a token"}
         </span>
-        <span style={{ width: `${gap * 100}%` }}>key</span>
+        <span style={{ width: `${gap * 100}%`, paddingLeft: bars + 8 }}>key</span>
       </div>
       <div class="heads-scroll" ref={scroll} onScroll={({ currentTarget }) => setTop(currentTarget.scrollTop)} onPointerLeave={() => setHover(null)}>
         <canvas ref={canvas} aria-hidden="true" style={{ height: frame.height }} />
-        <div class="heads-columns" style={{ height: rows * ROW, marginTop: -frame.height, "--gap": gap }}>
+        <div class="heads-columns" style={{ height: rows * ROW, marginTop: -frame.height, "--gap": gap, "--bars": `${bars}px` }}>
           {column("query", queries)}
           {column("key", keys)}
         </div>

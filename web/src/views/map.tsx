@@ -234,7 +234,7 @@ export function MapView(props: { dark: boolean }) {
 
   return (
     <div class="map-view">
-      <div class="map-grid">
+      <div class={`map-grid ${layer.key_labels === null ? "numbers-across" : ""} ${layer.query_labels === null ? "numbers-down" : ""}`}>
         <div class="map-corner" aria-hidden="true">
           <span class="map-corner-key">key {"\u2192"}</span>
           <span class="map-corner-query">query {"\u2193"}</span>

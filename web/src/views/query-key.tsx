@@ -5,7 +5,7 @@ import { css, diverging } from "../colors";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Layer, label, visibleText } from "../description";
 import { logitText, weightText } from "../numbers";
-import { useAnswer, useSession, useStore } from "../session";
+import { useAnswer, useSession, useSize, useStore } from "../session";
 import { WINDOW, clamp } from "../state";
 
 export function QueryKeyControls() {
@@ -153,13 +153,13 @@ function Equation(props: { sum: number; logit: number; weight: number; layer: La
 
 function Term(props: { sign?: string; name: string; value: string; data?: string }) {
   return (
-    <>
+    <span class="qk-signed">
       {props.sign && <span class="qk-sign">{props.sign}</span>}
       <span class="qk-term">
         <b data-value={props.data}>{props.value}</b>
         <span class="muted">{props.name}</span>
       </span>
-    </>
+    </span>
   );
 }
 
@@ -206,7 +206,8 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
   const width = 1000;
   const each = width / parts.length;
   const zero = HEIGHT / 2;
-  const every = Math.ceil(parts.length / 16);
+  const [plot, { width: wide }] = useSize<HTMLDivElement>();
+  const every = Math.max(1, Math.ceil(parts.length / Math.max(1, Math.min(32, wide / 26))));
   return (
     <figure class="qk-chart">
       <div class="qk-rows" aria-hidden="true">
@@ -219,7 +220,7 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
         <span style={{ height: STRIP }}>key</span>
         <span>dim</span>
       </div>
-      <div class="qk-plot">
+      <div class="qk-plot" ref={plot}>
         <svg
           viewBox={`0 0 ${width} ${HEIGHT}`}
           height={HEIGHT}
