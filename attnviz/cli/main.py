@@ -25,6 +25,7 @@ from attnviz.cli import (
     stats,
     synth,
     tiles,
+    view,
 )
 from attnviz.errors import InputError
 
@@ -44,7 +45,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (score, plot, overview, tiles, html, pattern, context, stats, diff, snapshot, explain, capture, synth, inspect):
+for module in (
+    score,
+    plot,
+    overview,
+    tiles,
+    html,
+    view,
+    pattern,
+    context,
+    stats,
+    diff,
+    snapshot,
+    explain,
+    capture,
+    synth,
+    inspect,
+):
     module.register(app)
 
 

@@ -1,0 +1,366 @@
+"""What a live page asks for, computed once however many ask, off the event loop, and kept while there is room.
+
+Each head's one pass runs in a thread for passes, tiles and rectangles in another: torch uses every core from each. A
+job that nobody waits for any more, and that has not begun, is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from attnviz.errors import InputError
+from attnviz.pages.description import Labels, PageLayer, Visible, describe, description
+from attnviz.pyramid import Overview, Pyramid
+from attnviz.reductions import Cells, Progress, bin_edges
+
+Key = tuple[Any, ...]
+Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
+"""Shows the progress of a pass: from its query rows and its title to what is called with the rows done."""
+
+KEPT_BYTES = 1 << 30
+"""How much is kept where nobody asks for another bound."""
+
+MOST_RECTANGLE = 512
+"""The most queries, and keys, of a rectangle of single weights."""
+
+_CHEAP_CELLS = 30_000_000  # weights of a pass that takes less than a second
+_THUMBNAIL = 64
+
+
+class OutOfRange(InputError):
+    """A layer, head, tile or position that is not there."""
+
+
+class Stopped(Exception):
+    """The viewer is closing."""
+
+
+@dataclass
+class _Job:
+    running: Future[Any]
+    future: asyncio.Future[Any]  # the same, for the event loop
+    waiting: int = 0
+    wanted: bool = False  # whether it is to run though nobody waits
+
+
+class Viewer:
+    """The layers of a live page.
+
+    >>> import asyncio, attnviz
+    >>> layer = PageLayer("0", attnviz.synthesize(heads=1, tokens=300).item(), attnviz.Causal(), (0,))
+    >>> viewer = Viewer([layer], "synthetic")
+    >>> asyncio.run(viewer.tile(0, 0, 1, 0, 1, "max")).shape
+    (256, 256)
+    >>> viewer.close()
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[PageLayer],
+        source: str,
+        *,
+        memory: int | None = None,
+        watch: Watch = lambda rows, title: nullcontext(),
+    ) -> None:
+        """Checks every layer; nothing is computed yet.
+
+        Args:
+            layers: at least one.
+            source: what the page is called.
+            memory: bytes that kept maps may take, and each computation; None is :data:`KEPT_BYTES` and no bound.
+            watch: shows the progress of a pass.
+
+        Raises:
+            InputError: a pattern that does not fit its layer.
+        """
+        labels = Labels()
+        described = []
+        for layer in layers:
+            Visible.of(layer)
+            described.append(describe(layer, labels))
+        self.layers = tuple(layers)
+        self.description = description(source, "live", described, labels)
+        self._pyramids = [Pyramid(layer.item, layer.pattern, memory) for layer in layers]
+        self._watch = watch
+        self._passes = ThreadPoolExecutor(1, "pass")
+        self._tiles = ThreadPoolExecutor(1, "tile")
+        self._jobs: dict[Key, _Job] = {}
+        self._failed: dict[Key, InputError] = {}  # what the engine refuses, it refuses every time
+        self._done: dict[Key, int] = {}
+        self._kept = Kept(KEPT_BYTES if memory is None else memory)
+        self._small = asyncio.Lock()  # one thumbnail's pass at a time, so that a map waits for one at most
+        self._stopping = False
+
+    # What a page asks for. `layer` and `head` are indices among the page's.
+
+    async def tile(self, layer: int, head: int, level: int, row: int, column: int, reduce: str) -> Cells:
+        """A tile as :meth:`attnviz.Pyramid.tile` has it; the first of a head waits for its pass.
+
+        Raises:
+            OutOfRange: there is no such tile.
+            InputError: what the engine refuses.
+        """
+        pyramid, number = self._head(layer, head)
+        if reduce not in ("max", "mass"):
+            raise OutOfRange(f"reduce {reduce!r} is not one of max, mass")
+        if not 0 <= level < pyramid.levels:
+            raise OutOfRange(f"level {level} is out of range; there are {pyramid.levels}")
+        rows, columns = pyramid.grid(level)
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise OutOfRange(f"tile ({row}, {column}) is outside level {level}, which has {rows} x {columns} tiles")
+        key = ("tile", layer, head, level, row, column, reduce)
+        async with self._prepared(layer, head):
+            return await self._kept_or(key, lambda: pyramid.tile(number, level, row, column, reduce=reduce))
+
+    async def progress(self, layer: int, head: int) -> tuple[int, int]:
+        """Query rows in all and done of a head's pass, which is begun where it was not.
+
+        Raises:
+            OutOfRange: there is no such head.
+            InputError: why the pass failed.
+        """
+        pyramid, number = self._head(layer, head)
+        if pyramid.prepared(number) is not None:
+            return pyramid.item.T, pyramid.item.T
+        self._begin_pass(layer, head).wanted = True
+        return pyramid.item.T, min(self._done.get((layer, head), 0), pyramid.item.T)
+
+    async def rectangle(self, layer: int, head: int, queries: range, keys: range, values: str) -> Cells:
+        """Single weights or logits, as :meth:`attnviz.Pyramid.rectangle` has them.
+
+        Raises:
+            OutOfRange: positions that are not there, or more than :data:`MOST_RECTANGLE` a side.
+        """
+        pyramid, number = self._head(layer, head)
+        for name, part, size in (("queries", queries, pyramid.item.T), ("keys", keys, pyramid.item.S)):
+            if not 0 <= part.start < part.stop <= size:
+                raise OutOfRange(f"{name} {part.start} to {part.stop} are not a part of 0 to {size}")
+            if len(part) > MOST_RECTANGLE:
+                raise InputError(f"{len(part)} {name} are asked for at once; the most is {MOST_RECTANGLE}")
+        key = (values, layer, head, queries, keys)
+        return await self._kept_or(key, lambda: pyramid.rectangle(number, queries, keys, values=values))
+
+    async def vectors(self, layer: int, head: int, query: int, key: int) -> Cells:
+        """A query's vector and a key's as their score uses them, (2, D) float32.
+
+        Raises:
+            OutOfRange: positions that are not there.
+        """
+        pyramid, number = self._head(layer, head)
+        item = pyramid.item
+        if not (0 <= query < item.T and 0 <= key < item.S):
+            raise OutOfRange(f"query {query} or key {key} is out of range; there are {item.T} and {item.S}")
+
+        def read() -> Cells:
+            own = self.layers[layer].own_projections and query in item.global_positions.tolist()
+            q = item.query(number, range(query, query + 1), for_global=own)[0]
+            k = item.key(number, for_global=own)[key]
+            return torch.stack([q, k]).float().cpu().numpy()
+
+        return await self._kept_or(("vectors", layer, head, query, key), read)
+
+    async def thumbnail(self, layer: int, head: int) -> Cells | None:
+        """The largest weights of a head in at most 64 x 64 cells; None where that needs a long pass not made yet.
+
+        Raises:
+            OutOfRange: there is no such head.
+        """
+        pyramid, number = self._head(layer, head)
+        key = ("thumbnail", layer, head)
+        kept: Cells | None = self._kept.get(key)
+        if kept is not None:
+            return kept
+        made = pyramid.prepared(number) is not None
+        if not made and _cells(self.layers[layer]) > _CHEAP_CELLS:
+            return None
+        async with nullcontext() if made else self._small, self._prepared(layer, head):
+            overview = pyramid.prepared(number)
+            assert overview is not None
+            small = _thumbnail(overview)
+            self._kept.put(key, small, small.nbytes)
+            return small
+
+    def stop(self) -> None:
+        """Ends a pass at its next block, and begins no other."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Ends all work, and waits for what is at it."""
+        self.stop()
+        for pool in (self._passes, self._tiles):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    # How it is computed once.
+
+    def _head(self, layer: int, head: int) -> tuple[Pyramid, int]:
+        if not 0 <= layer < len(self.layers):
+            raise OutOfRange(f"layer {layer} is out of range; there are {len(self.layers)}")
+        heads = self.layers[layer].heads
+        if not 0 <= head < len(heads):
+            raise OutOfRange(f"head {head} is out of range; there are {len(heads)}")
+        return self._pyramids[layer], heads[head]
+
+    @asynccontextmanager
+    async def _prepared(self, layer: int, head: int) -> AsyncIterator[None]:
+        """A block in which what a head's pass kept is there."""
+        pyramid, number = self._head(layer, head)
+        key = ("pass", layer, head)
+        with self._kept.pinned(key):
+            if pyramid.prepared(number) is None:
+                await self._wait(key, self._begin_pass(layer, head))
+            else:
+                self._kept.get(key)  # it was used
+            yield
+
+    def _begin_pass(self, layer: int, head: int) -> _Job:
+        pyramid, number = self._head(layer, head)
+        self._done.setdefault((layer, head), 0)
+
+        def work() -> Overview:
+            page_layer = self.layers[layer]
+            title = f"layer {page_layer.label}, head {number}" if len(self.layers) > 1 else f"head {number}"
+            self._done[layer, head] = 0
+            with self._watch(pyramid.item.T, title) as shown:
+
+                def progress(rows: int) -> None:
+                    if self._stopping:
+                        raise Stopped
+                    self._done[layer, head] += rows
+                    if shown is not None:
+                        shown(rows)
+
+                progress(0)
+                return pyramid.prepare(number, progress)
+
+        def keep(overview: Overview) -> None:
+            self._kept.put(("pass", layer, head), overview, overview.nbytes, lambda: pyramid.forget(number))
+
+        return self._job(("pass", layer, head), self._passes, work, keep)
+
+    async def _kept_or(self, key: Key, work: Callable[[], Cells]) -> Cells:
+        if key in self._kept:
+            found: Cells = self._kept.get(key)
+            return found
+        job = self._job(key, self._tiles, work, lambda cells: self._kept.put(key, cells, cells.nbytes))
+        made: Cells = await self._wait(key, job)
+        return made
+
+    def _job(self, key: Key, pool: ThreadPoolExecutor, work: Callable[[], Any], keep: Callable[[Any], None]) -> _Job:
+        """The job of this key: the one in work, or a new one."""
+        if key in self._failed:
+            raise self._failed[key]
+        if key in self._jobs:
+            return self._jobs[key]
+        if self._stopping:
+            raise Stopped
+        running = pool.submit(work)
+        job = _Job(running, asyncio.wrap_future(running))
+        self._jobs[key] = job
+
+        def finished(future: asyncio.Future[Any]) -> None:
+            if self._jobs.get(key) is job:
+                del self._jobs[key]
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                keep(future.result())
+            elif isinstance(error, InputError):
+                self._failed[key] = error
+
+        job.future.add_done_callback(finished)
+        return job
+
+    async def _wait(self, key: Key, job: _Job) -> Any:
+        job.waiting += 1
+        try:
+            return await asyncio.shield(job.future)
+        finally:
+            job.waiting -= 1
+            # One that runs already runs to its end, and what it makes is kept. One that doesn't is out of the way at
+            # once, so that who asks next begins it anew.
+            if not (job.waiting or job.wanted) and job.running.cancel() and self._jobs.get(key) is job:
+                del self._jobs[key]
+
+
+class Kept:
+    """Values by key, the least recently used forgotten when they are more than ``most`` bytes.
+
+    >>> kept = Kept(10)
+    >>> for number in range(3):
+    ...     kept.put((number,), number, 5)
+    >>> (0,) in kept, (2,) in kept
+    (False, True)
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.bytes = most, 0
+        self._values: OrderedDict[Key, tuple[Any, int, Callable[[], None] | None]] = OrderedDict()
+        self._pins: Counter[Key] = Counter()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._values
+
+    def get(self, key: Key) -> Any:
+        """The value, which is now the most recently used; None where it is not there."""
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def put(self, key: Key, value: Any, size: int, forget: Callable[[], None] | None = None) -> None:
+        """Keeps a value of ``size`` bytes; ``forget`` is called when it is dropped."""
+        if key in self._values:
+            self.bytes -= self._values.pop(key)[1]
+        self._values[key] = (value, size, forget)
+        self.bytes += size
+        self._fit()
+
+    @contextmanager
+    def pinned(self, key: Key) -> Iterator[None]:
+        """A block in which the value is not dropped."""
+        self._pins[key] += 1
+        try:
+            yield
+        finally:
+            self._pins[key] -= 1
+            if not self._pins[key]:
+                del self._pins[key]
+                self._fit()
+
+    def _fit(self) -> None:
+        newest = next(reversed(self._values), None)
+        for key in list(self._values):
+            if self.bytes <= self.most:
+                return
+            if key == newest or key in self._pins:
+                continue
+            _, size, forget = self._values.pop(key)
+            self.bytes -= size
+            if forget is not None:
+                forget()
+
+
+def _cells(layer: PageLayer) -> int:
+    """How many weights a pass over one head computes, about."""
+    reach, item = layer.pattern.reach(layer.item), layer.item
+    across = 0 if reach.keys is None else len(reach.keys)
+    if reach.band:
+        across += item.S if reach.open else min(item.S, len(reach.offsets()))
+    return item.T * min(across, item.S)
+
+
+def _thumbnail(overview: Overview) -> Cells:
+    """The largest of the overview's cells in at most 64 x 64."""
+    rows, columns = (bin_edges(range(n), min(n, _THUMBNAIL))[:-1] for n in overview.max.shape)
+    small: Cells = np.fmax.reduceat(np.fmax.reduceat(overview.max, rows, axis=0), columns, axis=1)
+    return small
