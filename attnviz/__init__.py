@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from attnviz.attention import AttentionInputs as AttentionInputs
     from attnviz.captures import Run as Run
     from attnviz.captures import capture as capture
-    from attnviz.combinations import combined_map as combined_map
     from attnviz.closeness import assert_attention_close as assert_attention_close
+    from attnviz.combinations import combined_map as combined_map
     from attnviz.contexts import context as context
     from attnviz.errors import InputError as InputError
     from attnviz.explanations import Explanation as Explanation
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from attnviz.patterns import longformer as longformer
     from attnviz.plotting import plot as plot
     from attnviz.plotting import plot_heads as plot_heads
+    from attnviz.plotting import plot_overview as plot_overview
     from attnviz.pyramid import Pyramid as Pyramid
     from attnviz.scores import AttentionScores as AttentionScores
     from attnviz.scores import score as score
@@ -70,6 +71,7 @@ _HOMES = {
     "Pyramid": "attnviz.pyramid",
     "plot": "attnviz.plotting",
     "plot_heads": "attnviz.plotting",
+    "plot_overview": "attnviz.plotting",
     "save": "attnviz.sources.dumps",
     "score": "attnviz.scores",
     "Snapshot": "attnviz.snapshots",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import matplotlib as mpl
 import torch
 
 from attnviz.attention import AttentionInputs
+from attnviz.captures import Run
 from attnviz.figures.heatmap import heads_grid, heatmap, most_pixels
+from attnviz.figures.overview import overview_figure, panel_pixels, panel_room
 from attnviz.figures.scales import ScaleOptions
 from attnviz.maps import attention_map
+from attnviz.overviews import Layers, overview_rows
 from attnviz.patterns import Pattern
 from attnviz.reductions import Progress, Reduced
 
@@ -107,6 +111,49 @@ def plot_heads(
     chosen = range(inputs.H) if heads is None else heads
     what["pixels"] = min(what.get("pixels", 1024), most_pixels(len(chosen), mpl.rcParams["figure.dpi"]))
     return heads_grid([attention_map(inputs, head, pattern, **what) for head in chosen], **look)
+
+
+def plot_overview(
+    source: str | Path | Run | AttentionInputs | Sequence[AttentionInputs],
+    pattern: Pattern | None = None,
+    *,
+    layers: Sequence[int | str] | None = None,
+    heads: Sequence[int] | None = None,
+    ax: Axes | None = None,
+    each: bool = False,
+    **options: Unpack[PlotOptions],
+) -> Axes:
+    """Draws a whole model at a glance: layers down, heads across, a small map each.
+
+    Args:
+        source: a dump's path, what :func:`attnviz.capture` gave, or inputs: of one layer, or of several in order. One
+            layer is in memory at a time.
+        pattern: which query sees which key; None is each layer's own, else the global keys.
+        layers: the labels of layers, in the order wanted; None is all.
+        heads: the query heads of each layer; None is all.
+        ax: the Axes to draw into; None makes a figure.
+        each: whether each panel has a color scale of its own; otherwise all share one.
+        options: as in :func:`plot`, ``queries``, ``keys`` and ``annot`` apart; ``pixels`` is as many as a panel has.
+
+    Returns:
+        The Axes drawn into: panel (layer, head) is around x = head, y = layer.
+
+    Raises:
+        InputError: as :func:`plot`; a layer that is not there.
+
+    >>> import attnviz
+    >>> attnviz.plot_overview([attnviz.synthesize(seed=seed) for seed in range(3)]).get_title()
+    '3 layers, 24 heads'
+    """
+    what, look = _split(options)
+    chosen = Layers(source, layers)
+    across = len(heads) if heads is not None else next(iter(chosen))[1].H
+    if ax is None:
+        pixels = panel_pixels(len(chosen), across, mpl.rcParams["figure.dpi"], options.get("width"))
+    else:
+        pixels = panel_room(ax, len(chosen), across)
+    what["pixels"] = min(what.get("pixels", 1024), pixels)
+    return overview_figure(overview_rows(chosen, pattern, heads=heads, **what), ax, each=each, **look)
 
 
 def _split(options: PlotOptions) -> tuple[dict[str, Any], dict[str, Any]]:

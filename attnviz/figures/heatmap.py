@@ -208,10 +208,15 @@ def write_caption(ax: Axes, text: str) -> None:
     """A caption under the figure of ``ax``, in lines as wide as it."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    size = FontProperties(size=mpl.rcParams["figure.labelsize"]).get_size_in_points()
-    letters = int(figure.get_figwidth() * 72 / (size * 0.56))  # DejaVu Sans has some 1.8 letters to its height
-    lines = "\n".join(wrap(text.replace("$", r"\$"), max(20, letters)))
+    lines = "\n".join(caption_lines(text, figure.get_figwidth()))
     figure.supxlabel(lines, x=0.01, ha="left", multialignment="left")
+
+
+def caption_lines(text: str, inches: float) -> list[str]:
+    """A caption in lines that fit a figure ``inches`` across."""
+    size = FontProperties(size=mpl.rcParams["figure.labelsize"]).get_size_in_points()
+    letters = int(inches * 72 / (size * 0.56))  # DejaVu Sans has some 1.8 letters to its height
+    return wrap(text.replace("$", r"\$"), max(20, letters))
 
 
 def grid_columns(maps: Sequence[AttentionMap], across: float | None = None) -> int:
