@@ -170,7 +170,7 @@ function PassBar() {
     <span class="pass">
       <span>{name}</span>
       <progress aria-label={name} max={pass.rows} value={pass.done} />
-      <span>
+      <span class="muted">
         {countText(pass.done)} of {countText(pass.rows)} queries
       </span>
     </span>

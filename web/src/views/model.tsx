@@ -144,7 +144,7 @@ function Thumb(props: { layer: number; head: number; dark: boolean }) {
   return (
     <>
       <canvas ref={canvas} width={1} height={1} aria-hidden="true" />
-      {found === "none" && <span class="thumb-later">open</span>}
+      {found === "none" && <span class="thumb-later">click to read</span>}
     </>
   );
 }
