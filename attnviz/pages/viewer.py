@@ -118,6 +118,9 @@ class Viewer:
         if not (0 <= row < rows and 0 <= column < columns):
             raise OutOfRange(f"tile ({row}, {column}) is outside level {level}, which has {rows} x {columns} tiles")
         key = ("tile", layer, head, level, row, column, reduce)
+        if key in self._kept:
+            kept: Cells = self._kept.get(key)
+            return kept
         async with self._prepared(layer, head):
             return await self._kept_or(key, lambda: pyramid.tile(number, level, row, column, reduce=reduce))
 

@@ -100,7 +100,9 @@ def test_hostile_labels_and_names_are_text_and_no_elements(tmp_path):
 
 def test_a_page_that_would_be_too_large_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr("attnviz.pages.html.page", None)
-    with pytest.raises(InputError, match=r"page.html: would be at least \d+ bytes, above --most 500 bytes.*--head.*attnviz view"):
+    with pytest.raises(
+        InputError, match=r"page.html: would be at least \d+ bytes, above --most 500 bytes.*--head.*attnviz view"
+    ):
         write_page(tmp_path / "page.html", layers("0"), "x", most=500)
 
 
