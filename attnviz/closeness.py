@@ -41,7 +41,7 @@ def assert_attention_close(
     Args:
         actual: without ``v`` weights, (B, H, T, S), or (B, H, T, G) over the global keys; with ``v`` the context,
             (B, H, T, D_v), in ``layout``. A batch of one may leave B out. The exact side is streamed: where ``actual``
-            is a context nothing of the size T x S is made.
+            is a context nothing of the size T x S is made. Rows of padded queries are left out.
         q, k, v: what the kernel was given, (B, H, T, D), (B, H_kv, S, D) and (B, H_kv, S, D_v).
         mask: bool, True where there is something to see: (T, S) or (B, T, S) which query sees which key; (S,) or
             (B, S) the global keys.
@@ -123,6 +123,10 @@ def _exact_device(inputs: AttentionInputs) -> str:
 def _weights_apart(actual: Tensor, inputs: AttentionInputs, batch: int, allowed: Tolerance, values: str) -> list[str]:
     exact = Computed(inputs, batch=batch, values=values, device=_exact_device(inputs), dtype=torch.float64)
     shared = exact.reach.keys
+    padded = inputs.item(batch).query_padding
+    if padded is not None:
+        # What a kernel writes for a query that does not exist is nobody's concern.
+        actual = actual.masked_fill(~padded[:, None].to(actual.device), torch.nan)
     kernel = Given(actual.cpu(), None if shared is None else shared.tolist(), inputs.S, "actual", values=values)
     found = compare(kernel, exact, values=values, atol=allowed.atol, rtol=allowed.rtol, top_k=1)
     wrong = sorted((head for head in found.heads if head.beyond), key=lambda head: -head.max_abs)
@@ -149,12 +153,15 @@ def _of_pair(
 
 def _context_apart(actual: Tensor, inputs: AttentionInputs, batch: int, allowed: Tolerance, values: str) -> list[str]:
     exact = context(inputs, batch=batch, device=_exact_device(inputs), dtype=torch.float64)  # (H, T, D_v)
-    labels = inputs.item(batch).query_labels(range(inputs.T))
+    item = inputs.item(batch)
+    labels, exists = item.query_labels(range(inputs.T)), item.query_padding
     lines: list[tuple[float, str]] = []
     for head in range(inputs.H):
         a, b = actual[head].to(exact.device).double(), exact[head]
         # A query that sees nothing has no mean; kernels write NaN or 0 for it.
         blank = torch.isnan(b).all(1, keepdim=True) & (torch.isnan(a) | (a == 0))
+        if exists is not None:
+            blank = blank | ~exists[:, None].to(blank.device)
         apart = (a - b).abs()
         beyond = ~(apart <= allowed.atol + allowed.rtol * b.abs()) & ~blank
         count = int(beyond.sum())

@@ -583,7 +583,7 @@ def _worst(
 ) -> CellDifference | None:
     if stored.settings["values"] == "weights":
         # A tensor's 0 does not say whether the key was visible; the other side does.
-        a, b = np.where(np.isnan(a) & (b == 0), 0, a), np.where(np.isnan(b) & (a == 0), 0, b)
+        a, b = np.where(np.isnan(b) & (a == 0), np.nan, a), np.where(np.isnan(a) & (b == 0), np.nan, b)
     seen = ~(np.isnan(a) & np.isnan(b))
     allowed = tolerance.atol + tolerance.rtol * np.abs(np.nan_to_num(a))
     apart = np.abs(a - b)
