@@ -42,8 +42,6 @@ def register(app: typer.Typer) -> None:
         from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
         from attnviz.selections import parse_index, parse_indices
-        from attnviz.sources.dumps import layers_of
-        from attnviz.sources.files import open_tensors
         from attnviz.statistics import STATISTICS, HeadStatistics, head_statistics
         from attnviz.writing import check_output
 
@@ -59,17 +57,11 @@ def register(app: typer.Typer) -> None:
         if out is not None:
             check_output(out, (".png", ".pdf", ".svg", ".json", ".csv"), inputs=[*source.paths(), *choice.paths()])
 
-        layers: list[int | str | None] = [
-            int(source.layer) if source.layer is not None and source.layer.isdecimal() else source.layer
-        ]
-        if source.layer is None and source.source is not None and source.q is None:
-            contents = open_tensors(source.source).contents
-            layers = [*layers_of(contents)] if "q" not in contents else [None]
-            layers = layers or [None]
         found: list[HeadStatistics] = []
         patterns: list[str] = []
-        for layer in layers:
-            inputs = replace(source, layer=None if layer is None else str(layer)).load(compute.dtype)
+        for label in source.layers():
+            inputs = replace(source, layer=label).load(compute.dtype)
+            layer = int(label) if label is not None and label.isdecimal() else label
             item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
             heads = parse_indices(head, inputs.H, option="--head", noun="head")
             pattern = choice.choose(inputs.pattern)
