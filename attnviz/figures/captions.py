@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnviz.figures.scales import ColorScale, FittedScale
+from attnviz.figures.scales import DECADES, ColorScale, FittedScale
 from attnviz.maps import AttentionMap
 
 MOST = 0.5
@@ -97,7 +97,10 @@ def visibility_hint(maps: Sequence[AttentionMap], scale: ColorScale) -> str | No
     if not visible.size:
         return None
     top = float(visible.max())
-    options = "--norm log" + (" or --robust" if np.percentile(visible, 99) < top / 2 else "")
+    spread = float((visible < top / 10**DECADES).mean()) < MOST
+    options = ("--norm log" if spread else "--norm rank") + (
+        " or --robust" if np.percentile(visible, 99) < top / 2 else ""
+    )
     sink = sink_note(maps)
     if sink is not None:
         return f"{sink}; {options} shows more of the rest"

@@ -38,6 +38,13 @@ _BESIDE = 1.6
 _BESIDE_ON_PAPER = 1.15
 """And in letters of the size of print."""
 
+_GAP = 0.08
+
+_TINY_TITLE = 5.5  # points
+
+_LEAST_INCHES = 0.3
+"""A panel narrower than this shows nothing."""
+
 _MOST_THINNED = 20  # labels on an axis that cannot show them all: more say no more, and take longer to draw
 
 MOST_ANNOTATED = 400
@@ -110,20 +117,26 @@ def heads_grid(
     columns = grid_columns(maps, width)
     rows = math.ceil(len(maps) / columns)
     figure = Figure(figsize=figure_size(maps, width), layout="constrained")
-    narrow = panel_inches(maps[0], len(maps), width, columns)[0] < _NARROW
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    tiny = panel_inches(maps[0], len(maps), width, columns)[0] < _NARROW
     fitted = ColorScale(**colors).fit(maps)
     image = None
     for index, ax in enumerate(grid.flat):
         if index >= len(maps):
-            ax.set_visible(False)
+            ax.remove()
             continue
-        bottom = index // columns == rows - 1
-        image = draw(maps[index], ax, fitted, annot=annot, x_labels=bottom, y_labels=index % columns == 0)
-        ax.set_title(f"{maps[index].head}" if narrow else maps[index].name, pad=2 if narrow else 3)
+        shown = maps[index]
+        left, bottom = index % columns == 0, index + columns >= len(maps)
+        if tiny:  # one panel says where things are, for all
+            left = bottom = left and bottom
+        image = draw(shown, ax, fitted, annot=annot, x_labels=bottom, y_labels=left, cell_size=False)
+        if tiny:
+            ax.set_title(f"{shown.head}", pad=2, size=_TINY_TITLE)
+        else:
+            ax.set_title(shown.name, pad=3)
     assert image is not None
-    colorbar(image, list(grid.flat), fitted)
-    figure.suptitle(title if title is not None else f"{len(maps)} heads")
+    colorbar(image, [ax for ax in grid.flat if ax.figure is not None], fitted)
+    figure.suptitle((title if title is not None else f"{len(maps)} heads") + cell_note(maps[0]))
     if caption is not None:
         write_caption(grid[0, 0], caption)
     return figure
@@ -137,8 +150,18 @@ def draw(
     annot: bool = False,
     x_labels: bool = True,
     y_labels: bool = True,
+    cell_size: bool = True,
 ) -> AxesImage:
-    """The cells and the axes of a map on a scale that panels may share, without title or color bar."""
+    """The cells and the axes of a map on a scale that panels may share, without title or color bar.
+
+    Args:
+        shown: the map.
+        ax: the Axes to draw into.
+        scale: of colors, which panels may share.
+        annot: write each value into its cell.
+        x_labels, y_labels: whether to label the axis; without, it has no ticks either.
+        cell_size: whether the x axis says what a cell stands for.
+    """
     T, S = len(shown.queries), len(shown.keys)
     extent = (-0.5, S - 0.5, T - 0.5, -0.5)
     image = ax.imshow(
@@ -151,13 +174,17 @@ def draw(
     )
     if annot:
         _annotate(shown, ax, scale)
-    label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=x_labels)
-    label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=y_labels)
     if x_labels:
+        label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=True)
         noun = "key" if isinstance(shown.keys, range) else "global key"
-        ax.set_xlabel(noun + cell_note(shown))
+        ax.set_xlabel(noun + (cell_note(shown) if cell_size else ""))
+    else:
+        ax.xaxis.set_visible(False)  # not set_xticks([]): what is not there takes no time to lay out
     if y_labels:
+        label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=True)
         ax.set_ylabel("query")
+    else:
+        ax.yaxis.set_visible(False)
     return image
 
 
@@ -231,9 +258,10 @@ def grid_columns(maps: Sequence[AttentionMap], across: float | None = None) -> i
         width, height = panel_inches(maps[0], len(maps), across, columns)
         rows = math.ceil(len(maps) / columns)
         shape = math.log(columns * width / (rows * height) / 1.3)
-        return abs(shape) + 2 * (rows * columns - len(maps)) / len(maps)
+        return abs(shape) + (2 if len(maps) <= 16 else 4) * (rows * columns - len(maps)) / len(maps)
 
-    return min(range(1, len(maps) + 1), key=ugliness)
+    most = len(maps) if across is None else max(1, int((across - _BESIDE_ON_PAPER) / (_LEAST_INCHES + _GAP)))
+    return min(range(1, min(len(maps), most) + 1), key=ugliness)
 
 
 def figure_size(maps: Sequence[AttentionMap], across: float | None = None) -> tuple[float, float]:
@@ -273,7 +301,7 @@ def panel_inches(shown: AttentionMap, count: int, across: float | None = None, c
     height = min(max(T * cell, 0.9), most)
     width = min(max(S * cell * 1.6, 0.9), most)
     if across is not None:
-        room = max((across - _BESIDE_ON_PAPER) / columns - 0.08, 0.2)
+        room = max((across - _BESIDE_ON_PAPER) / columns - _GAP, 0.2)
         height, width = height * min(1.0, room / width), room
     return width, height
 

@@ -33,7 +33,8 @@ LABELS = {"weights": "weight (softmax)", "logits": "logit (before softmax)"}
 ROBUST = {"weights": (0.0, 99.0), "other": (2.0, 98.0)}
 """Percentiles of the visible cells at which a robust scale ends."""
 
-_DECADES = 6  # a log scale's most, below its top: beyond, weights are rounding
+DECADES = 6
+"""A log scale's most, below its top: beyond, weights are as good as 0."""
 
 _SYMMETRIC_DECADES = 4
 
@@ -272,7 +273,7 @@ class _Fitter:
         top = self._ends()[1] if self.asked.vmin is None else self.asked.vmax or self.extent[1] or 1.0
         positive = self.visible[self.visible > 0]
         floor = float(np.percentile(positive, 0.1, method="lower")) if positive.size else 0.0
-        floor = min(max(floor, top / 10**_DECADES), top / 10)  # a decade at the least
+        floor = min(max(floor, top / 10**DECADES), top / 10)  # a decade at the least
         bottom, top = self._checked(floor if self.asked.vmin is None else self.asked.vmin, top)
         return LogNorm(bottom, top)
 
