@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= .ci/constraints.txt
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addprefix -c ,$(CONSTRAINTS))
 
-.PHONY: demo test lint format bench docs snapshots clean
+.PHONY: demo test lint format bench docs snapshots web clean
 
 demo: .venv/package
 	.venv/bin/attnviz score --head 0
@@ -30,6 +30,13 @@ format: .venv/lint
 
 bench: .venv/tests  ## Prints the table of docs/benchmarks.md and writes benchmarks/results.json.
 	.venv/bin/python -m benchmarks
+
+web: web/node_modules/.package-lock.json  ## Builds the interactive page into attnviz/pages/assets; needs node.
+	cd web && npm run --silent check && npm run --silent test && npm run --silent build
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci --silent
+	touch $@
 
 # Each stamp says that this much is installed, and is as new as what decides it.
 .venv/python:

@@ -125,7 +125,7 @@ export function MapView(props: { dark: boolean }) {
     made.invalidateSize({ animate: false, pan: false });
     made.setMinZoom(-30);
     const whole = made.getBoundsZoom(boundsOf(layer), false, L.point(6, 6));
-    made.setMinZoom(Math.min(whole, MAX_ZOOM) - 0.5);
+    made.setMinZoom(Math.min(whole, MAX_ZOOM) - 1);
     made.setMaxBounds(boundsOf(layer).pad(0.6));
     if (store.state.zoom === null) fit(made, layer);
   }, [frameSize.width, frameSize.height, layer.queries, layer.keys]);

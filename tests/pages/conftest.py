@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium; Playwright's own is not downloaded."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium on the PATH: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Opened:
+    """A page in the browser, and what it did that no test asks for."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+Opener = Callable[..., Opened]
+
+
+@pytest.fixture
+def opened(chromium: Browser) -> Iterator[Opener]:
+    """Opens a file with the network cut; in the end, no page may have asked for anything or complained."""
+    pages: list[Opened] = []
+
+    def open_(
+        path: Path | str, fragment: str = "", *, width: int = 1280, height: int = 800, dark: bool = False, offline=True
+    ) -> Opened:
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", offline=offline
+        )
+        context.set_default_timeout(20_000)
+        it = Opened(context.new_page())
+        it.page.on("request", lambda request: it.requests.append(request.url))
+        it.page.on("pageerror", lambda error: it.complaints.append(str(error)))
+        it.page.on("dialog", lambda dialog: (it.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        it.page.on("console", lambda said: it.complaints.append(said.text) if said.type == "error" else None)
+        pages.append(it)
+        it.page.goto(f"{path.as_uri() if isinstance(path, Path) else path}#{fragment}")
+        return it
+
+    yield open_
+    for it in pages:
+        it.page.context.close()
+        assert it.complaints == []

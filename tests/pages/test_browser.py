@@ -1,0 +1,460 @@
+"""The page in a browser with the network cut: every view, its numbers against loops in float64, its manners."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import axe_playwright_python
+import numpy as np
+import pytest
+import torch
+from playwright.sync_api import Locator, Page, expect
+
+from attnviz import AttentionInputs
+from attnviz.pages.description import PageLayer
+from attnviz.pages.html import write_page
+from attnviz.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
+from tests.pages.conftest import Opener
+from tests.reference import Attention, attend
+
+VIEWS = ["heads", "model", "map", "text", "query-key"]
+
+HOSTILE = [
+    "<script>document.title='broken'</script>",
+    "<img src=x onerror=\"document.title='broken'\">",
+    "\"quotes' & &amp; `ticks`",
+    "</script><script>document.title='broken'</script>",
+    "\N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET}\N{PARTY POPPER}",
+    "שלום עולם",
+    "line\nbreak",
+    "\u202egnol",
+    "",
+    "   ",
+    "a token that is very much longer than any place there is for it",
+    "\x00\x1b[31m\u2028${1}{{7*7}}",
+]
+
+WEIGHT = 1e-3 + 6e-5  # the format's promise, and half of the last digit shown
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def write(path: Path, inputs: AttentionInputs, pattern: Pattern, *, layers: int = 1, source: str = "run.npz") -> Path:
+    heads = tuple(range(inputs.H))
+    write_page(path, [PageLayer(str(i), inputs.item(), pattern, heads) for i in range(layers)], source)
+    return path
+
+
+def reference(inputs: AttentionInputs, visible: np.ndarray) -> Attention:
+    def first(tensor: torch.Tensor | None) -> Any:
+        return None if tensor is None else tensor[0]
+
+    return attend(
+        first(inputs.q),
+        first(inputs.k),
+        visible,
+        softcap=inputs.softcap,
+        bias=first(inputs.bias),
+        alibi_slopes=inputs.alibi_slopes,
+        sinks=inputs.sinks,
+    )
+
+
+def grid(T: int, S: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.arange(T)[:, None], np.arange(S)[None, :]
+
+
+@pytest.fixture(scope="module")
+def sentence(tmp_path_factory) -> Path:
+    """Two layers of four heads over twelve labeled tokens."""
+    tokens = ["The", " animal", " did", " not", " cross", " the", " street", ":", " it", " was", " tired", "."]
+    inputs = AttentionInputs(3 * draw(4, 12, 8), draw(4, 12, 8, seed=1), tokens=[tokens])
+    return write(tmp_path_factory.mktemp("page") / "sentence.html", inputs, Causal(), layers=2)
+
+
+def go(page: Page, fragment: str) -> None:
+    page.evaluate("fragment => { location.hash = fragment; }", fragment)
+
+
+def number(text: str) -> float:
+    return {"hidden": math.nan}.get(text) if text == "hidden" else float(text.replace("\u2212", "-"))
+
+
+def read_pair(page: Page, query: int, key: int) -> tuple[float, float]:
+    """Weight and logit of the crosshair, once they are those of this query and key."""
+    readout = page.locator(".readout")
+    expect(readout).to_have_text(
+        re.compile(
+            rf"query {query}(?!\d).*key {key}(?!\d).*weight\s*(hidden|[\d.e-]+)\s*logit\s*(hidden|[\d.e\u2212-]+)"
+        )
+    )
+    weight, logit = (readout.locator(f"[data-value={name}]").inner_text() for name in ("weight", "logit"))
+    return number(weight), number(logit)
+
+
+def same(found: float, wanted: float, within: float) -> bool:
+    return math.isnan(found) if math.isnan(wanted) else abs(found - wanted) <= within
+
+
+# Numbers
+
+
+def cases() -> dict[str, tuple[AttentionInputs, Pattern, np.ndarray]]:
+    t, s = grid(20, 20)
+    square = np.ones((20, 20), dtype=bool)
+    padding = torch.arange(20) < 15
+    late = grid(8, 20)
+    return {
+        "full": (AttentionInputs(2 * draw(2, 20, 8), draw(2, 20, 8, seed=1)), Full(), square),
+        "causal, the last queries of more keys": (
+            AttentionInputs(draw(2, 8, 8), draw(2, 20, 8, seed=1)),
+            Causal(),
+            late[1] <= late[0] + 12,
+        ),
+        "window": (AttentionInputs(draw(2, 20, 8), draw(2, 20, 8, seed=1)), Local(3), abs(t - s) <= 3),
+        "two query heads to a key head": (AttentionInputs(draw(4, 20, 8), draw(2, 20, 8, seed=1)), Full(), square),
+        "padding": (
+            AttentionInputs(draw(2, 20, 8), draw(2, 20, 8, seed=1), key_padding_mask=padding),
+            Causal(),
+            (s <= t) & (s < 15) & (t < 15),
+        ),
+        "softcap, bias, ALiBi and sinks": (
+            AttentionInputs(
+                4 * draw(2, 20, 8),
+                draw(2, 20, 8, seed=1),
+                softcap=2.0,
+                bias=draw(2, 20, 20, seed=2),
+                alibi_slopes=torch.tensor([0.5, 0.1]),
+                sinks=torch.tensor([0.3, -1.0]),
+            ),
+            Causal(),
+            s <= t,
+        ),
+        "global keys": (
+            AttentionInputs(draw(2, 20, 8), draw(2, 20, 8, seed=1), global_mask=torch.arange(20) % 7 == 0),
+            GlobalKeys(),
+            (s % 7 == 0) & (t >= 0),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", cases())
+def test_weights_and_logits_are_those_of_the_formula(tmp_path, opened: Opener, name: str) -> None:
+    inputs, pattern, visible = cases()[name]
+    wanted = reference(inputs, visible)
+    page = opened(write(tmp_path / "page.html", inputs, pattern), "view=map").page
+    drawn = np.random.default_rng(0)
+    for head in range(inputs.H):
+        for _ in range(6):
+            query, key = int(drawn.integers(inputs.T)), int(drawn.integers(inputs.S))
+            go(page, f"view=map&head={head}&query={query}&key={key}")
+            weight, logit = read_pair(page, query, key)
+            hidden = not visible[query, key]
+            assert same(weight, math.nan if hidden else wanted.weights[head, query, key], WEIGHT), (head, query, key)
+            assert same(logit, math.nan if hidden else wanted.logits[head, query, key], 2e-2), (head, query, key)
+
+
+def test_rows_of_global_queries_have_their_own_projections(tmp_path, opened: Opener) -> None:
+    q, k, q_global, k_global = (draw(2, 20, 8, seed=seed) for seed in range(4))
+    inputs = AttentionInputs(q, k, q_global=q_global, k_global=k_global, global_mask=torch.arange(20) % 9 == 0)
+    t, s = grid(20, 20)
+    near = attend(q, k, (abs(t - s) <= 2) | (s % 9 == 0))
+    far = attend(q_global, k_global, np.ones((20, 20), dtype=bool))
+    page = opened(write(tmp_path / "page.html", inputs, longformer(2)), "view=map").page
+    for query, key, wanted in [(9, 4, far), (9, 9, far), (0, 19, far), (5, 9, near), (5, 6, near), (11, 18, near)]:
+        go(page, f"view=map&head=1&query={query}&key={key}")
+        assert same(read_pair(page, query, key)[0], wanted.weights[1, query, key], WEIGHT)
+        go(page, f"view=query-key&head=1&query={query}&key={key}")
+        shown = page.locator(".qk-view [data-value=logit]")
+        expect(page.locator(".qk-name").first).to_have_text(f"query {query}")
+        expect(shown).to_have_text(re.compile(f"{wanted.logits[1, query, key]:.2f}"[:-1].replace("-", "\u2212")))
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory) -> tuple[Path, np.ndarray]:
+    """A head of 300 tokens: its map is longer than one tile, so that cells hold 2 x 2 weights. And its weights."""
+    inputs = AttentionInputs(3 * draw(1, 300, 4), draw(1, 300, 4, seed=1))
+    t, s = grid(300, 300)
+    path = write(tmp_path_factory.mktemp("page") / "long.html", inputs, Causal())
+    return path, reference(inputs, s <= t).weights[0]
+
+
+def hover(page: Page, dx: float = 0, dy: float = 0) -> dict[str, str]:
+    """What the tooltip says of the middle of the map, or beside it, when it has its number."""
+    box = page.locator(".map-frame").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2 + dy)
+    tooltip = page.locator(".tooltip")
+    for value in tooltip.locator("[data-value]").all():
+        expect(value).not_to_have_text("\u2026")
+    names, values = (tooltip.locator(tag).all_inner_texts() for tag in ("dt", "dd"))
+    return dict(zip(names, values, strict=True))
+
+
+@pytest.mark.parametrize("reduce", ["max", "mass"])
+def test_a_cell_of_several_weights_is_reduced(long, opened: Opener, reduce: str) -> None:
+    path, weights = long
+    page = opened(path, f"view=map&reduce={reduce}&x=100&y=200&zoom=-1", width=360, height=640).page
+    expect(page.locator(".legend")).to_contain_text("2 \u00d7 2")
+    for dx, dy in [(0, 0), (-30, 10), (20, 33)]:
+        tip = hover(page, dx, dy)
+        t, s = (int(tip[axis].split("\u2013")[0]) for axis in ("queries", "keys"))
+        assert t % 2 == 0
+        assert tip["queries"] == f"{t}\u2013{t + 1}"
+        cell = weights[t : t + 2, s : s + 2]
+        wanted = cell.max() if reduce == "max" else cell.sum(axis=1).mean()
+        assert abs(number(tip["largest weight" if reduce == "max" else "mass"]) - wanted) <= 2 * WEIGHT
+
+
+def test_the_tooltip_of_a_single_weight_names_it(sentence, opened: Opener) -> None:
+    page = opened(sentence, "view=map&layer=1&head=2&x=3.5&y=8.5&zoom=6").page
+    tip = hover(page)
+    t, s = grid(12, 12)
+    wanted = attend(3 * draw(4, 12, 8), draw(4, 12, 8, seed=1), s <= t)
+    assert (tip["query"].split(), tip["key"].split()) == (["8", "it"], ["3", "not"])
+    assert abs(number(tip["weight"]) - wanted.weights[2, 8, 3]) <= WEIGHT
+    assert abs(number(tip["logit"]) - wanted.logits[2, 8, 3]) <= 2e-2
+    assert hover(page, dx=64 * 7)["weight"] == "hidden"  # key 10 comes after query 8
+
+
+def test_products_by_dimension_sum_to_the_logit(sentence, opened: Opener) -> None:
+    page = opened(sentence, "view=query-key&head=1&query=7&key=2").page
+    q, k = 3 * draw(4, 12, 8)[1, 7].double(), draw(4, 12, 8, seed=1)[1, 2].double()
+    page.locator("summary").click()
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("tbody tr").all()]
+    products = [number(row[2]) for row in rows]
+    assert products == pytest.approx((q * k / math.sqrt(8)).tolist(), abs=2e-3)
+    assert number(page.locator("[data-value=logit]").inner_text()) == pytest.approx(sum(products), abs=5e-3)
+    page.get_by_role("button", name="by size").click()
+    expect(page.locator("tbody th").first).to_have_text(str(int(np.argmax(np.abs(products)))))
+
+
+def test_text_is_shaded_by_the_weights_of_the_pinned_query(sentence, opened: Opener) -> None:
+    it = opened(sentence, "view=text&head=3")
+    page = it.page
+    t, s = grid(12, 12)
+    weights = attend(3 * draw(4, 12, 8), draw(4, 12, 8, seed=1), s <= t).weights[3]
+    page.locator("[data-position='10']").click()
+    for key in (0, 5, 9):
+        page.locator(f"[data-position='{key}']").hover()
+        said = page.locator("[data-role=text-readout]").inner_text()
+        assert said.startswith("query 10")
+        assert abs(number(said.split()[-1]) - weights[10, key]) <= WEIGHT
+    shades = page.locator(".text-token").evaluate_all(
+        "tokens => tokens.map(token => getComputedStyle(token).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number))"
+    )
+    darkest = int(np.argmin([sum(color) for color in shades[:11]]))
+    assert darkest == int(np.argmax(weights[10, :11]))
+    expect(page.locator("[data-position='11']")).to_have_class(re.compile("bare"))
+    page.get_by_role("button", name="what attends to it").click()
+    page.locator("[data-position='4']").click()
+    page.locator("[data-position='8']").hover()
+    said = page.locator("[data-role=text-readout]").inner_text()
+    assert said.startswith("query 8")
+    assert abs(number(said.split()[-1]) - weights[8, 4]) <= WEIGHT
+
+
+# Manners
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_view_opens_without_asking_anybody(sentence, opened: Opener, view: str, dark: bool) -> None:
+    it = opened(sentence, f"view={view}", dark=dark)
+    expect(it.page.get_by_role("tab", selected=True)).to_have_id(f"attnviz-tab-{view}")
+    expect(it.page.locator(".app")).to_have_attribute("data-theme", "dark" if dark else "light")
+    it.page.wait_for_load_state("networkidle")
+    assert [url for url in it.requests if not url.startswith(("blob:", "data:"))] == [sentence.as_uri()]
+
+
+def test_every_view_is_reached_by_clicks_and_back_leads_back(sentence, opened: Opener) -> None:
+    page = opened(sentence).page
+    expect(page.locator(".thumb canvas").last).to_have_attribute("width", "12")
+    page.get_by_role("button", name="Layer 1, head 2: open its map").click()
+    for name in ("Heads", "Text", "Query-key", "Model", "Map"):
+        page.get_by_role("tab", name=name).click()
+        expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+    assert "layer=1&head=2" in page.url
+    for name in ("Model", "Query-key", "Text"):
+        page.go_back()
+        expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+    page.go_forward()
+    expect(page.get_by_role("tab", name="Query-key")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_link_shows_what_its_sender_saw(sentence, opened: Opener) -> None:
+    page = opened(sentence, "view=map").page
+    page.get_by_role("button", name="log").click()
+    page.get_by_role("button", name="mass").click()
+    page.get_by_label("Next head").click()
+    page.get_by_role("button", name="Zoom in").click()
+    hover(page, dx=-40, dy=60)
+    page.mouse.down()
+    page.mouse.up()
+    said = page.locator(".readout").inner_text
+    expect(page.locator(".readout")).to_have_text(re.compile(r"weight\s*[\d.]"))
+    expect(page).to_have_url(re.compile("zoom="))
+    again = opened(sentence, page.url.split("#")[1]).page
+    expect(again.locator(".readout")).to_have_text(re.compile(r"weight\s*[\d.]"))
+    assert again.locator(".readout").inner_text() == said()
+    assert again.locator(".legend").inner_text() == page.locator(".legend").inner_text()
+    first, second = (p.locator(".leaflet-tile-container").last.get_attribute("style") for p in (page, again))
+    assert scale_of(first) == pytest.approx(scale_of(second), abs=1e-3)
+
+
+def scale_of(style: str | None) -> float:
+    found = re.search(r"scale\(([\d.]+)\)", style or "")
+    return float(found.group(1)) if found else 1.0
+
+
+def test_a_fragment_of_nonsense_does_no_harm(sentence, opened: Opener) -> None:
+    page = opened(
+        sentence, "view=../../etc&layer=99&head=-1&zoom=1e999&x=NaN&heads=<b>&query=99999&count=-4&%E0%A4"
+    ).page
+    expect(page.get_by_role("tab", selected=True)).to_have_text("Model")
+
+
+def test_the_map_is_used_with_the_keyboard_alone(sentence, opened: Opener) -> None:
+    page = opened(sentence, "view=map&head=1&query=6&key=3").page
+    page.get_by_role("application").focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press(key)
+    t, s = grid(12, 12)
+    wanted = attend(3 * draw(4, 12, 8), draw(4, 12, 8, seed=1), s <= t).weights[1, 8, 2]
+    assert abs(read_pair(page, 8, 2)[0] - wanted) <= WEIGHT
+    expect(page.locator("[aria-live=polite]")).to_contain_text("query 8 \u201cit\u201d, key 2 \u201cdid\u201d: weight")
+    page.keyboard.press("+")
+    expect(page).to_have_url(re.compile("zoom="))
+    page.keyboard.press("Escape")
+    expect(page.locator(".readout")).to_contain_text("Click a cell")
+
+
+def test_tabs_thumbnails_and_tokens_answer_to_arrows(sentence, opened: Opener) -> None:
+    page = opened(sentence, "view=model").page
+    focused = page.locator(":focus")
+    page.get_by_role("tab", name="Model").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(focused).to_have_text("Heads")
+    expect(focused).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="Layer 0, head 0: open its map").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(focused).to_have_attribute("aria-label", "Layer 1, head 1: open its map")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("tab", name="Map")).to_have_attribute("aria-selected", "true")
+    go(page, "view=heads")
+    page.locator(".heads-column.query button").first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(focused).to_have_attribute("aria-label", "query 1 \u201canimal\u201d")
+    expect(page.locator("[aria-live=polite]")).to_contain_text("Strongest: head")
+    page.keyboard.press("Enter")
+    expect(focused).to_have_attribute("aria-pressed", "true")
+
+
+def test_heads_are_picked_and_left_out(sentence, opened: Opener) -> None:
+    page = opened(sentence, "view=heads&query=9").page
+    chips = page.get_by_role("group", name="Heads shown")
+    canvas = page.locator(".heads-scroll canvas")
+
+    def ink() -> list[int]:
+        """How much of each head's color there is on the canvas, in opaque pixels."""
+        return canvas.evaluate(
+            """canvas => {
+                const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+                const colors = [[0, 0x80, 0xc8], [0xe0, 0x7b, 0], [0, 0x9e, 0x73], [0xd4, 0x51, 0x9f]];
+                const found = [0, 0, 0, 0];
+                for (let i = 0; i < data.length; i += 4) {
+                    if (data[i + 3] < 40) continue;
+                    colors.forEach(([r, g, b], c) => {
+                        if (Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 24) found[c]++;
+                    });
+                }
+                return found;
+            }"""
+        )
+
+    chips.get_by_role("button", name="none").click()
+    expect(page.locator(".heads-titles")).to_contain_text("Pick a head")
+    assert sum(ink()) == 0
+    chips.get_by_role("button", name="Head 2").click()
+    expect(page.locator(".heads-titles")).to_contain_text("weight, 0 to")
+    only = ink()
+    assert only[2] > 50
+    assert only[0] == only[1] == only[3] == 0
+    assert "heads=2" in page.url
+
+
+def test_hostile_labels_are_text_and_nothing_else(tmp_path, opened: Opener) -> None:
+    inputs = AttentionInputs(draw(2, 12, 8), draw(2, 12, 8, seed=1), tokens=[HOSTILE])
+    path = write(tmp_path / "page.html", inputs, Full(), source="<script>document.title='broken'</script>.npz")
+    it = opened(path)
+    page = it.page
+    title = page.title()
+    for view in VIEWS:
+        go(page, f"view={view}&query=3&key=0&head=1")
+        expect(page.get_by_role("tab", selected=True)).to_have_id(f"attnviz-tab-{view}")
+        assert page.locator("#attnviz script, #attnviz img, #attnviz style").count() == 0
+    go(page, "view=text")
+    shown = page.locator(".text-token bdi")
+    expect(shown).to_have_count(12)
+    texts = [text.strip() for text in shown.all_text_contents()]
+    assert texts[:6] == [token.strip() for token in HOSTILE[:6]]
+    assert texts[6] == "line\u21b5break"
+    assert texts[7] == "[U+202E]gnol"
+    assert texts[8] == "\u2423"
+    assert texts[9] == "\u2423\u2423\u2423"
+    assert "[U+2028]${1}{{7*7}}" in texts[11]
+    assert page.title() == title
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_serious(sentence, opened: Opener, view: str, width: int, dark: bool) -> None:
+    page = opened(sentence, f"view={view}&query=8&key=3", width=width, dark=dark).page
+    expect(page.locator("main")).not_to_be_empty()
+    expect(page.locator(".pass")).to_have_count(0)
+    page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text())
+    found = page.evaluate("axe.run()")
+    assert len(found["passes"]) > 15  # it did look
+    assert [(one["id"], one["nodes"]) for one in found["violations"] if one["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_sticks_out_of_a_phone(sentence, opened: Opener, view: str) -> None:
+    page = opened(sentence, f"view={view}&query=8&key=3", width=360, height=740).page
+    expect(page.locator("main")).not_to_be_empty()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate("document.documentElement.scrollHeight") == 740
+    outside = page.locator(".bar button, .controls button, .controls input, .controls select").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect()).filter(box => box.left < 0 || box.right > 360).length"
+    )
+    assert outside == 0
+    assert box_of(page.locator("main"))["height"] > 300
+
+
+def box_of(locator: Locator) -> Any:
+    return locator.bounding_box()
+
+
+def test_the_switch_turns_the_page_dark_and_the_link_keeps_it(sentence, opened: Opener) -> None:
+    page = opened(sentence, "view=map").page
+    page.get_by_role("button", name="Switch to dark colors").click()
+    expect(page.locator(".app")).to_have_attribute("data-theme", "dark")
+    expect(page).to_have_url(re.compile("theme=dark"))
+    again = opened(sentence, page.url.split("#")[1]).page
+    expect(again.locator(".app")).to_have_attribute("data-theme", "dark")
+
+
+def test_a_file_that_was_cut_short_says_so(sentence, tmp_path, opened: Opener) -> None:
+    cut = tmp_path / "cut.html"
+    cut.write_text(re.sub(r'(id="attnviz-chunk-1">)[^<]+', r"\1", sentence.read_text()))
+    page = opened(cut, "view=query-key").page
+    expect(page.get_by_role("alert")).to_have_text("the file has no chunk 1: it was cut short")
