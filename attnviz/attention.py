@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -141,6 +142,11 @@ class AttentionInputs:
                 f"{self.source}: batch item {batch} is out of range; there are {self.B} (0 to {self.B - 1})"
             )
         return AttentionItem(self, batch, device or self.q.device, dtype or self.q.dtype)
+
+    def _repr_html_(self) -> str:
+        from attnviz.notebooks import inputs_html  # tables are floors above, and only a notebook asks for one
+
+        return inputs_html(self)
 
     def _as_bhtd(self, name: str, tensor: Tensor, layout: str) -> Tensor:
         shape = tuple(tensor.shape)
@@ -372,7 +378,7 @@ class AttentionItem:
             self.inputs._largest[seen] = self.inputs._require_finite("bias", bias, place)
         return bias.to(self.device).expand(self.T, self.S)
 
-    @property
+    @cached_property
     def global_positions(self) -> Tensor:
         """Positions of the global keys, ascending, (G,).
 

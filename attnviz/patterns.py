@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,7 +137,7 @@ class GlobalKeys(Pattern):
     reason = "global key"
 
     def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
-        return _global_mask(item).to(s.device)[s].expand(torch.broadcast_shapes(t.shape, s.shape))
+        return torch.isin(s, item.global_positions.to(s.device)).expand(np.broadcast_shapes(t.shape, s.shape))
 
     def reach(self, item: AttentionItem) -> Reach:
         return Reach(band=False, keys=item.global_positions)
@@ -153,7 +154,7 @@ class GlobalQueries(Pattern):
     global_queries = True
 
     def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
-        return _global_mask(item).to(t.device)[t].expand(torch.broadcast_shapes(t.shape, s.shape))
+        return torch.isin(t, item.global_positions.to(t.device)).expand(np.broadcast_shapes(t.shape, s.shape))
 
     def reach(self, item: AttentionItem) -> Reach:
         if item.T != item.S:
@@ -171,7 +172,7 @@ class Full(Pattern):
     """Every query sees every key."""
 
     def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
-        return torch.ones(torch.broadcast_shapes(t.shape, s.shape), dtype=torch.bool, device=s.device)
+        return torch.ones(np.broadcast_shapes(t.shape, s.shape), dtype=torch.bool, device=s.device)
 
     def reach(self, item: AttentionItem) -> Reach:
         return Reach()
@@ -347,11 +348,6 @@ def named_pattern(
     else:
         pattern = plain[name]
     return pattern & Causal() if causal else pattern
-
-
-def _global_mask(item: AttentionItem) -> Tensor:
-    positions = item.global_positions  # raises where there are none
-    return torch.zeros(item.S, dtype=torch.bool, device=positions.device).index_fill_(0, positions, True)
 
 
 def _union(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,14 @@ from attnviz.attention import AttentionInputs, AttentionItem
 from attnviz.errors import InputError
 from attnviz.maps import attention_map, checked_range
 from attnviz.patterns import GlobalKeys, Pattern, Reach
-from attnviz.reductions import Cells, bin_edges
+from attnviz.reductions import Cells, Positions, bin_edges
+
+ReasonCells = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
 SEVERAL = "several"
 """What a pair or a cell with more than one reason is called."""
 
+_BLOCK_ROWS = 256  # a band's edge crosses blocks of this many rows and keys, whose pairs are asked one by one
 _BLOCK_PAIRS = 1 << 20
 
 
@@ -162,44 +166,116 @@ def reason_map(
 
 def _union_of_reasons(
     item: AttentionItem, pattern: Pattern, queries: range, keys: range, pixels: int
-) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.integer[Any]]], dict[int, int]]:
+) -> tuple[ReasonCells, dict[int, int]]:
     """The cells of a picture, (P, P'), and how many pairs have each set of reasons."""
-    parts = [part for _, part in pattern.reasons()]
-    row_edges = bin_edges(queries, min(len(queries), pixels))
-    column_starts = bin_edges(keys, min(len(keys), pixels))[:-1] - keys.start
-    cells = np.zeros((len(row_edges) - 1, len(column_starts)), dtype=np.int64)
-    pairs = np.zeros(1 << len(parts), dtype=np.int64)
-    size = max(1, _BLOCK_PAIRS // len(keys))
-    for start in range(queries.start, queries.stop, size):
-        rows = range(start, min(start + size, queries.stop))
-        bits = _reasons(item, parts, rows, keys).numpy()  # (b, S)
-        pairs += np.bincount(bits.ravel(), minlength=len(pairs))
-        row_bins = np.searchsorted(row_edges, rows, side="right") - 1
-        starts = np.flatnonzero(np.diff(row_bins, prepend=-1))
-        block = np.bitwise_or.reduceat(bits, starts, axis=0)
-        cells[row_bins[starts]] |= np.bitwise_or.reduceat(block, column_starts, axis=1)
-    return cells, {int(bits): int(pairs[bits]) for bits in np.flatnonzero(pairs)}
+    union = _Union(item, pattern, queries, keys, pixels)
+    for start in range(queries.start, queries.stop, _BLOCK_ROWS):
+        union.add(range(start, min(start + _BLOCK_ROWS, queries.stop)))
+    return union.cells, {int(bits): int(union.pairs[bits]) for bits in np.flatnonzero(union.pairs)}
 
 
-def _reasons(item: AttentionItem, parts: Sequence[Pattern], rows: range, keys: range) -> Tensor:
-    """The reasons of each pair of a block, as bits, (len(rows), len(keys)); asks only where a part reaches."""
+class _Union:
+    """Cells and counts while blocks of queries come in.
+
+    Rows of global queries and columns of shared keys are asked pair by pair. Of the rest the bands alone decide: where
+    the edge of none runs through a rectangle, all its pairs have the reasons of one of them, and only the rectangles
+    along the edges are asked pair by pair.
+    """
+
+    def __init__(self, item: AttentionItem, pattern: Pattern, queries: range, keys: range, pixels: int) -> None:
+        self.item, self.keys = item, keys
+        self.parts = [part for _, part in pattern.reasons()]
+        self.reaches = [part.reach(item) for part in self.parts]
+        self.row_edges = bin_edges(queries, min(len(queries), pixels))
+        self.column_edges = bin_edges(keys, min(len(keys), pixels))
+        self.cells = np.zeros((len(self.row_edges) - 1, len(self.column_edges) - 1), dtype=np.int64)
+        self.pairs = np.zeros(1 << len(self.parts), dtype=np.int64)
+        self.apart = item.global_positions.numpy() if pattern.global_queries else np.empty(0, dtype=np.int64)
+        shared = [reach.keys.numpy() for reach in self.reaches if reach.keys is not None]
+        self.shared = np.unique(np.concatenate([*shared, np.empty(0, dtype=np.int64)]))
+        self.shared = self.shared[(self.shared >= keys.start) & (self.shared < keys.stop)]
+        self.every = np.arange(keys.start, keys.stop)
+        alone = np.ones(len(keys), dtype=bool)
+        alone[self.shared - keys.start] = False
+        self.alone = self.every[alone]  # the keys that bands alone decide of
+        shown = alone if item.key_padding is None else alone & item.key_padding.numpy()[keys.start : keys.stop]
+        self.shown_before = np.concatenate([[0], np.cumsum(shown)])  # of the keys before each, how many are such
+
+    def add(self, rows: range) -> None:
+        """Takes in every pair of a block of queries."""
+        t = np.arange(rows.start, rows.stop)
+        by_itself = np.isin(t, self.apart)
+        self._ask(t[by_itself], self.every)
+        t = t[~by_itself]
+        if not len(t):
+            return
+        self._ask(t, self.shared)
+        cuts = {self.keys.start, self.keys.stop}
+        for reach in self.reaches:
+            cuts.update(_cuts(reach, rows))
+        inside = sorted(cut for cut in cuts if self.keys.start <= cut <= self.keys.stop)
+        for first, stop in pairwise(inside):
+            found = [_whole(reach, rows, range(first, stop)) for reach in self.reaches]
+            if None in found:
+                self._ask(t, self.alone[slice(*np.searchsorted(self.alone, (first, stop)))])
+            else:
+                self._fill(t, first, stop, sum(1 << index for index, sees in enumerate(found) if sees))
+
+    def _fill(self, rows: Positions, first: int, stop: int, bits: int) -> None:
+        """All pairs of some queries and the keys ``first`` to ``stop`` - 1 that bands alone decide of."""
+        here = len(rows) * int(np.diff(np.searchsorted(self.alone, (first, stop)))[0])
+        if self.item.query_padding is not None:
+            rows = rows[self.item.query_padding.numpy()[rows]]
+        before = self.shown_before[np.clip(self.column_edges, first, stop) - self.keys.start]
+        shown = len(rows) * int(before[-1] - before[0])
+        self.pairs[bits] += shown
+        self.pairs[0] += here - shown
+        down = np.unique(np.searchsorted(self.row_edges, rows, side="right") - 1)
+        self.cells[np.ix_(down, np.flatnonzero(np.diff(before)))] |= bits
+
+    def _ask(self, rows: Positions, keys: Positions) -> None:
+        """Every pair of some queries and keys by itself."""
+        if not len(rows) or not len(keys):
+            return
+        across = np.searchsorted(self.column_edges, keys, side="right") - 1
+        columns = np.flatnonzero(np.diff(across, prepend=-1))
+        size = max(1, _BLOCK_PAIRS // len(keys))
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            bits = _reasons(self.item, self.parts, torch.from_numpy(block), torch.from_numpy(keys)).numpy()
+            self.pairs += np.bincount(bits.ravel(), minlength=len(self.pairs))
+            down = np.searchsorted(self.row_edges, block, side="right") - 1
+            lines = np.flatnonzero(np.diff(down, prepend=-1))
+            union = np.bitwise_or.reduceat(np.bitwise_or.reduceat(bits, lines, axis=0), columns, axis=1)
+            self.cells[np.ix_(down[lines], across[columns])] |= union
+
+
+def _cuts(reach: Reach, rows: range) -> list[int]:
+    """The key positions where, for some of ``rows``, a band begins or has ended."""
+    if not reach.band:
+        return []
+    low = [] if reach.low is None else [rows[0] + reach.low, rows[-1] + reach.low]
+    high = [] if reach.high is None else [rows[0] + reach.high + 1, rows[-1] + reach.high + 1]
+    return low + high
+
+
+def _whole(reach: Reach, rows: range, keys: range) -> bool | None:
+    """Whether all pairs of a rectangle are in a band, or none is; None where neither can be told."""
+    low, high = keys[0] - rows[-1], keys[-1] - rows[0]
+    above, below = reach.high is not None and low > reach.high, reach.low is not None and high < reach.low
+    if not reach.band or above or below:
+        return False
+    exact = reach.band_exact and reach.step == 1
+    inside = (reach.low is None or low >= reach.low) and (reach.high is None or high <= reach.high)
+    return True if exact and inside else None
+
+
+def _reasons(item: AttentionItem, parts: Sequence[Pattern], rows: Tensor, keys: Tensor) -> Tensor:
+    """The reasons of each pair of a block, as bits, (len(rows), len(keys))."""
     bits = torch.zeros((len(rows), len(keys)), dtype=torch.uint8 if len(parts) <= 8 else torch.int32)
-    t = torch.arange(rows.start, rows.stop)[:, None]  # (b, 1)
-    s = torch.arange(keys.start, keys.stop)[None, :]  # (1, S)
-
-    def ask(index: int, at: slice | Tensor, columns: slice | Tensor) -> None:
-        bits[at, columns] |= parts[index].visible(t[at], s[:, columns], item).to(bits.dtype) << index
-
+    t, s = rows[:, None], keys[None, :]
     for index, part in enumerate(parts):
-        reach = part.reach(item)
-        if reach.band:
-            first = 0 if reach.low is None else rows[0] + reach.low - keys.start
-            stop = len(keys) if reach.high is None else rows[-1] + reach.high + 1 - keys.start
-            ask(index, slice(None), slice(max(first, 0), max(stop, 0)))
-        if reach.keys is not None:
-            ask(index, slice(None), reach.keys[(reach.keys >= keys.start) & (reach.keys < keys.stop)] - keys.start)
-        if part.global_queries:  # these see past the part's reach
-            ask(index, torch.isin(t[:, 0], item.global_positions), slice(None))
+        bits |= part.visible(t, s, item).to(bits.dtype) << index
     if item.key_padding is not None:
         bits *= item.key_padding[s]
     if item.query_padding is not None:

@@ -102,6 +102,13 @@ def cases(draw) -> Case:
 
 @given(cases(), st.data())
 def test_every_pair_has_the_reasons_that_loops_give(case, data):
+    rows = data.draw(st.sampled_from([1, 2, 3, 256]))  # the rows of a block: small ones have edges on all sides
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attnviz.reasons._BLOCK_ROWS", rows)
+        check_reasons(case, data)
+
+
+def check_reasons(case, data):
     first, top = sorted(data.draw(st.tuples(*[st.integers(0, case.T - 1)] * 2)))
     left, right = sorted(data.draw(st.tuples(*[st.integers(0, case.S - 1)] * 2)))
     queries, keys = range(first, top + 1), range(left, right + 1)
@@ -125,6 +132,7 @@ def test_a_long_map_goes_through_in_blocks_as_a_short_one_does(monkeypatch):
     inputs = attnviz.synthesize(heads=1, tokens=50, head_dim=2, global_positions=(0, 17, 49))
     whole = reason_map(inputs, longformer(3, 2) & Causal(), pixels=7)
     monkeypatch.setattr("attnviz.reasons._BLOCK_PAIRS", 150)  # 3 queries
+    monkeypatch.setattr("attnviz.reasons._BLOCK_ROWS", 8)
     blocks = reason_map(inputs, longformer(3, 2) & Causal(), pixels=7)
     assert blocks.cells.tolist() == whole.cells.tolist()
     assert blocks.pairs == whole.pairs
