@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -41,9 +42,15 @@ def drawing(*, theme: str = "light", paper: str | None = None, letters: Iterable
     from attnviz.figures.style import house_style
     from attnviz.tokens import missing_scripts
 
-    with house_style(theme=theme, paper=paper, letters=letters), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
+    finder = logging.getLogger("matplotlib.font_manager")  # says that a font has no such weight, a line each time
+    level = finder.level
+    finder.setLevel(logging.ERROR)
+    try:
+        with house_style(theme=theme, paper=paper, letters=letters), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        finder.setLevel(level)
     missing: set[str] = set()
     for warning in caught:
         glyph = re.match(r"Glyph (\d+) ", str(warning.message))
@@ -52,9 +59,7 @@ def drawing(*, theme: str = "light", paper: str | None = None, letters: Iterable
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if missing:
-        letters = "".join(sorted(missing)[:12]) + ("…" if len(missing) > 12 else "")
+        shown = "".join(sorted(missing)[:12]) + ("…" if len(missing) > 12 else "")
         scripts = missing_scripts(missing)
-        names = ", ".join(scripts)
-        note(
-            f"no font here has {letters} ({names}): drawn as boxes; install {' and '.join(dict.fromkeys(scripts.values()))}"
-        )
+        fonts = ", ".join(dict.fromkeys(scripts.values()))
+        note(f"no font here has {shown} ({', '.join(scripts)}): drawn as boxes; install {fonts}")

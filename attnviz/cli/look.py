@@ -13,6 +13,8 @@ from attnviz.cli.options import check_choice
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from matplotlib.figure import Figure
+
     from attnviz.figures.scales import ColorScale, ScaleOptions
     from attnviz.maps import AttentionMap
 
@@ -114,3 +116,14 @@ class Look:
         found = visibility_hint(maps, self.scale)
         if found is not None:
             note(found)
+
+    def check_height(self, figure: Figure) -> None:
+        """Says on stderr where a figure for print is higher than a sheet."""
+        from attnviz.cli.console import note
+        from attnviz.figures.style import SHEET
+
+        if self.width is not None and figure.get_figheight() > SHEET:
+            more = "--width page or fewer heads" if self.width == "column" else "fewer heads, or attnviz overview,"
+            note(
+                f"the figure is {figure.get_figheight():.1f} in high, more than a sheet of paper; {more} make it lower"
+            )

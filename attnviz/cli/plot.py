@@ -122,5 +122,6 @@ def register(app: typer.Typer) -> None:
                         else:
                             figure = heatmap(maps[0], annot=annot, **words, **look.colors).get_figure(root=True)
                         assert figure is not None
+                        look.check_height(figure)
                         save_figure(figure, path, dpi=look.dots, transparent=look.transparent)
                 note(f"wrote {path}")

@@ -50,6 +50,9 @@ _HOUSE: dict[Any, Any] = {
 PAPERS = {"column": 3.25, "page": 6.75}
 """Inches that a figure may take across a paper of two columns: one of them, or both."""
 
+SHEET = 9.5
+"""Inches from the first to the last line of a paper's page."""
+
 THEMES = ("light", "dark")
 
 _ON_PAPER: dict[Any, Any] = {
@@ -124,7 +127,7 @@ def _fonts_with(letters: set[str], known: Sequence[str]) -> list[str]:
         font.name: font
         for font in fontManager.ttflist
         if font.style == "normal"
-        and font.weight in (400, "normal")
+        and font.weight in (400, 500, "normal", "medium")
         and (font.name.startswith("DejaVu") or not font.fname.startswith(mpl.get_data_path()))
     }
     others = sorted(set(faces) - set(known), key=lambda name: ("Sans" not in name, len(name), name))
