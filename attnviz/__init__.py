@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from attnviz.maps import attention_map as attention_map
     from attnviz.margins import Marginals as Marginals
     from attnviz.margins import marginals as marginals
+    from attnviz.pages.widget import view as view
     from attnviz.patterns import Causal as Causal
     from attnviz.patterns import Full as Full
     from attnviz.patterns import GlobalKeys as GlobalKeys
@@ -77,6 +78,7 @@ _HOMES = {
     "Snapshot": "attnviz.snapshots",
     "take_snapshot": "attnviz.snapshots",
     "synthesize": "attnviz.sources.synthetic",
+    "view": "attnviz.pages.widget",
 }
 
 __all__ = [*_HOMES]

@@ -144,7 +144,7 @@ class AttentionInputs:
         return AttentionItem(self, batch, device or self.q.device, dtype or self.q.dtype)
 
     def _repr_html_(self) -> str:
-        from attnviz.notebooks import inputs_html  # tables are floors above, and only a notebook asks for one
+        from attnviz.html_reprs import inputs_html  # tables are floors above, and only a notebook asks for one
 
         return inputs_html(self)
 

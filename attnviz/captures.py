@@ -116,6 +116,11 @@ class Run:
         self._has_encoder = "encoder" in components
 
     @property
+    def name(self) -> str:
+        """The model's class."""
+        return type(self._model).__name__
+
+    @property
     def layers(self) -> list[Label]:
         """The layers captured: numbers, and labels like ``"decoder.0"`` and ``"cross.0"``."""
         if self._path is not None:
@@ -148,7 +153,7 @@ class Run:
             label = int(label)
         if label not in self.layers:
             raise InputError(
-                f"{self._name}: layer {label} was not captured; captured are {_listed(self.layers) or 'none'}"
+                f"{self.name}: layer {label} was not captured; captured are {_listed(self.layers) or 'none'}"
             )
         if self._path is not None:
             return load(self._path, layer=label)
@@ -188,9 +193,10 @@ class Run:
             finally:
                 writer.abandon()
 
-    @property
-    def _name(self) -> str:
-        return type(self._model).__name__
+    def _repr_html_(self) -> str:
+        from attnviz.html_reprs import run_html
+
+        return run_html(self)
 
     # While the model runs.
 
@@ -214,7 +220,7 @@ class Run:
         streaming = self._out is not None
         if streaming and not fresh:
             raise InputError(
-                f"{self._name}: layer {label} ran twice, and out= writes one forward pass; leave out= away and use "
+                f"{self.name}: layer {label} ran twice, and out= writes one forward pass; leave out= away and use "
                 f"run.save to keep the steps of a generate"
             )
         went_on = layer.add(call, self._pass, step=self._step, copy=not streaming)
@@ -266,7 +272,7 @@ class Run:
         if tokens is None and self._patches is not None:
             tokens = patch_labels(self._patches, S, B)
         return layer.inputs(
-            source=f"{self._name} layer {layer.label}", tokens=tokens, query_tokens=query_tokens, memo=self._memo
+            source=f"{self.name} layer {layer.label}", tokens=tokens, query_tokens=query_tokens, memo=self._memo
         )
 
     def _stacks(self, layer: Layer) -> tuple[str | None, str | None]:
@@ -302,14 +308,12 @@ class Run:
         if not self._layers:
             if self._skipped:
                 raise InputError(
-                    f"{self._name}: none of the layers {_listed(sorted(map(str, self._wanted or ())))} is there; "
+                    f"{self.name}: none of the layers {_listed(sorted(map(str, self._wanted or ())))} is there; "
                     f"the model ran layers {_listed(sorted(self._skipped, key=_order))}"
                 )
             if not self._pass:
-                raise InputError(f"{self._name}: the model did not run inside the block; call it there")
-            raise InputError(
-                f"{self._name}: its attention can't be captured; none went through what was tried: {TRIED}"
-            )
+                raise InputError(f"{self.name}: the model did not run inside the block; call it there")
+            raise InputError(f"{self.name}: its attention can't be captured; none went through what was tried: {TRIED}")
         if self._writer is not None:
             self._close(self._writer)
 

@@ -139,6 +139,11 @@ class Explanation:
         """Whether a logit is the scaled dot product and nothing more."""
         return len(self.steps) == 1
 
+    def _repr_markdown_(self) -> str:
+        from attnviz.lessons import lesson  # lessons are a floor above, and only a notebook asks for one
+
+        return lesson(self)
+
 
 def explain(
     inputs: AttentionInputs,

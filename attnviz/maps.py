@@ -64,6 +64,11 @@ class AttentionMap:
         """Whether a cell stands for several values."""
         return self.cell_size != (1, 1)
 
+    def _repr_html_(self) -> str:
+        from attnviz.html_reprs import map_html  # drawing is a floor above, and only a notebook asks for it
+
+        return map_html(self)
+
 
 def attention_map(
     inputs: AttentionInputs,

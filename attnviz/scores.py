@@ -66,6 +66,11 @@ class AttentionScores:
         band = [query + offset for offset in self.offsets]
         return [*self.positions.tolist(), *(s if 0 <= s < self.item.S else None for s in band)]
 
+    def _repr_html_(self) -> str:
+        from attnviz.html_reprs import scores_html  # tables are floors above, and only a notebook asks for one
+
+        return scores_html(self)
+
 
 def score(
     inputs: AttentionInputs,

@@ -7,7 +7,7 @@ weights as the page computes them are held against the engine's, all of them, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attnviz.errors import InputError
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
-from attnviz.pages.description import Labels, PageLayer, Visible, describe
+from attnviz.pages.description import Labels, PageLayer, Visible, describe, description
 from attnviz.pyramid import Pyramid, halve
 from attnviz.reductions import REDUCTIONS, Cells, Positions, Progress, bin_edges, reduce_block
 from attnviz.scores import Block, blocks
@@ -87,6 +87,39 @@ def encode_layer(
         described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
     described["thumbnails"] = thumbnails.cells(small, "u8map")
     return described
+
+
+class PageEncoder:
+    """Layers as an embedded page holds them, one in memory at a time.
+
+    >>> import attnviz
+    >>> encoder = PageEncoder([PageLayer("0", attnviz.synthesize(heads=1).item(), attnviz.Causal(), (0,))], "x")
+    >>> [chunk.index for chunk in encoder.chunks()], encoder.description["mode"]
+    ([1, 0], 'embedded')
+    """
+
+    def __init__(self, layers: Sequence[PageLayer], source: str, progress: Progress | None = None) -> None:
+        """Of some layers, which ``source`` names together; ``progress`` is called with the rows done."""
+        self.layers, self.source, self._progress = layers, source, progress
+        self._labels, self._described = Labels(), list[dict[str, Any]]()
+
+    def chunks(self) -> Iterator[Chunk]:
+        """A chunk for each layer, from 1, then chunk 0, which has the thumbnails of all.
+
+        Raises:
+            InputError: as :func:`encode_layer`.
+        """
+        thumbnails = Chunk(0)
+        for number, layer in enumerate(self.layers, start=1):
+            chunk = Chunk(number)
+            self._described.append(encode_layer(layer, chunk, thumbnails, self._labels, self._progress))
+            yield chunk
+        yield thumbnails
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the page shows, once all chunks were made."""
+        return description(self.source, "embedded", self._described, self._labels)
 
 
 def rows_of(layer: PageLayer) -> int:

@@ -12,8 +12,8 @@ from rich.filesize import decimal
 
 from attnviz.errors import InputError
 from attnviz.pages.blobs import Chunk
-from attnviz.pages.description import Labels, PageLayer, description, to_json
-from attnviz.pages.encoding import check_size, encode_layer, least_bytes
+from attnviz.pages.description import PageLayer, to_json
+from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
 from attnviz.pages.frontend import asset
 from attnviz.reductions import Progress
 from attnviz.writing import atomic
@@ -63,26 +63,22 @@ def write_page(
     """
     for layer in layers:
         check_size(layer)
-    _check_bytes(path, sum(map(least_bytes, layers)) * 4 // 3, most, "would be at least")
+    check_bytes(str(path), sum(map(least_bytes, layers)) * 4 // 3, most, "would be at least")
     written = 0
     with atomic(path) as temporary, temporary.open("wb") as file:
         for part in page(layers, source, progress):
             written += file.write(part)
-            _check_bytes(path, written, most, "would be more than")
+            check_bytes(str(path), written, most, "would be more than")
     return written
 
 
 def page(layers: Sequence[PageLayer], source: str, progress: Progress | None = None) -> Iterator[bytes]:
     """The parts of an embedded page's file, one after another: one layer is in memory at a time."""
     yield head(source, EMBEDDED_POLICY)
-    labels, thumbnails = Labels(), Chunk(0)
-    described: list[dict[str, Any]] = []
-    for number, layer in enumerate(layers, start=1):
-        chunk = Chunk(number)
-        described.append(encode_layer(layer, chunk, thumbnails, labels, progress))
-        yield _element(layer, chunk)
-    yield _element(layers[0], thumbnails)
-    yield tail(description(source, "embedded", described, labels))
+    encoder = PageEncoder(layers, source, progress)
+    for chunk in encoder.chunks():
+        yield _element(layers[max(0, chunk.index - 1)], chunk)
+    yield tail(encoder.description)
 
 
 def head(source: str, policy: str) -> bytes:
@@ -114,9 +110,10 @@ def _element(layer: PageLayer, chunk: Chunk) -> bytes:
     return b'<script type="text/plain" id="attnviz-chunk-%d">%b</script>\n' % (chunk.index, text)
 
 
-def _check_bytes(path: Path, size: int, most: int, found: str) -> None:
+def check_bytes(name: str, size: int, most: int, found: str) -> None:
+    """Raises InputError for a page of more bytes than it may have."""
     if size > most:
         raise InputError(
-            f"{path}: {found} {decimal(size)}, above --most {decimal(most)}; take fewer layers or heads "
+            f"{name}: {found} {decimal(size)}, above --most {decimal(most)}; take fewer layers or heads "
             f"(--layer, --head), raise --most, or look at it without a file: attnviz view"
         )

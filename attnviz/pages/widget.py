@@ -1,0 +1,125 @@
+"""The page in a cell of a notebook: Jupyter, VS Code, Colab, marimo, whatever runs anywidget."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attnviz.attention import AttentionInputs
+from attnviz.devices import parse_device, parse_dtype
+from attnviz.errors import InputError
+from attnviz.pages.description import PageLayer, to_json
+from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
+from attnviz.pages.frontend import asset
+from attnviz.patterns import GlobalKeys, Pattern
+from attnviz.scores import check_heads
+from attnviz.sources.dumps import Label, layers_of, load
+from attnviz.sources.files import open_tensors
+
+if TYPE_CHECKING:
+    from attnviz.captures import Run
+
+MOST_BYTES = 200_000_000
+"""The most that a cell holds: notebooks keep it in the browser, and some in the file."""
+
+
+def view(
+    shown: Run | AttentionInputs | str | Path,
+    pattern: Pattern | None = None,
+    *,
+    layers: Collection[Label] | None = None,
+    heads: Collection[int] | None = None,
+    batch: int = 0,
+    height: int = 640,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Any:
+    """The interactive page of every layer and head, as a widget for a notebook's cell.
+
+    Args:
+        shown: what :func:`attnviz.capture` gave, the inputs of one layer, or a dump.
+        pattern: which query sees which key; None is each layer's own, else the global keys.
+        layers: which layers of a run or a dump, as numbers or labels; None is all.
+        heads: the query heads; None is all.
+        batch: the batch item.
+        height: CSS pixels that the widget is tall.
+        device, dtype: as in :func:`attnviz.score`.
+
+    Returns:
+        An ``anywidget.AnyWidget``: show it as a cell's last value.
+
+    Raises:
+        InputError: anywidget is not installed; no such layer, head or item; more than a cell can hold.
+
+    >>> import attnviz
+    >>> attnviz.view(attnviz.synthesize(), attnviz.Causal()).height
+    640
+    """
+    widget = _widget_class()
+    source, named = _layers(shown, layers)
+    found = []
+    for label, inputs in named:
+        where = inputs.q.device if device is None else parse_device(device)
+        chosen = check_heads(inputs, None if heads is None else list(heads))
+        if not chosen:
+            raise InputError(f"{inputs.source}: heads is empty; name at least one, or None for all")
+        item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
+        found.append(PageLayer(label, item, pattern or inputs.pattern or GlobalKeys(), chosen))
+    for layer in found:
+        check_size(layer)
+    size = sum(map(least_bytes, found))
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{source}: takes {size:,} bytes of a notebook, and {MOST_BYTES:,} are the most; name some layers or heads "
+            f"(layers=, heads=), or save it and look at it with: attnviz view"
+        )
+    encoder = PageEncoder(found, source)
+    chunks = {chunk.index: bytes(chunk.data) for chunk in encoder.chunks()}
+    return widget(
+        run=to_json(encoder.description), chunks=[chunks[index] for index in range(len(chunks))], height=height
+    )
+
+
+def _layers(
+    shown: Run | AttentionInputs | str | Path, layers: Collection[Label] | None
+) -> tuple[str, list[tuple[str, AttentionInputs]]]:
+    """What a page of it is called, and its layers by label."""
+    if layers is not None and not layers:
+        raise InputError("layers is empty; name at least one, or None for all")
+    if isinstance(shown, AttentionInputs):
+        if layers is not None:
+            raise InputError(f"{shown.source}: layers= is of a run or a dump of several, and these are inputs of one")
+        return shown.source, [("0", shown)]
+    if isinstance(shown, str | Path):
+        contents = open_tensors(Path(shown)).contents
+        there = [] if "q" in contents else layers_of(contents)
+        wanted: list[Label | None] = [*(layers or there)] or [None]
+        return str(shown), [("0" if label is None else str(label), load(shown, layer=label)) for label in wanted]
+    wanted_labels = list(shown.layers if layers is None else layers)
+    return shown.name, [(str(label), shown.inputs(label)) for label in wanted_labels]
+
+
+@cache
+def _widget_class() -> type[Any]:
+    try:
+        import anywidget
+        import traitlets
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"attnviz.view needs {error.name}, which is not installed: pip install 'attnviz[notebook]'"
+        ) from error
+
+    class PageWidget(anywidget.AnyWidget):
+        """``web/FORMAT.md`` says what the front end reads of it."""
+
+        _esm = asset("widget.js")
+        _css = asset("attnviz.css")
+        run = traitlets.Unicode().tag(sync=True)
+        chunks = traitlets.List(traitlets.Bytes()).tag(sync=True)
+        height = traitlets.Int(640).tag(sync=True)
+
+    return PageWidget
