@@ -213,6 +213,12 @@ def colorbar(image: AxesImage | ScalarMappable, axes: Sequence[Axes], scale: Fit
         aspect=max(tall / inches, 5),
         extend=scale.extend,
     )
+    dress(bar, scale)
+    return bar
+
+
+def dress(bar: Colorbar, scale: FittedScale) -> None:
+    """The label, the ticks and no frame of a color bar."""
     if isinstance(scale.norm, LogNorm):
         plain_log_ticks(bar)
     if scale.ticks is not None:
@@ -220,7 +226,6 @@ def colorbar(image: AxesImage | ScalarMappable, axes: Sequence[Axes], scale: Fit
         bar.minorticks_off()
     bar.set_label(scale.label)
     bar.outline.set_visible(False)
-    return bar
 
 
 def plain_log_ticks(bar: Colorbar) -> None:

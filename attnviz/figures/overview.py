@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from attnviz.errors import InputError
-from attnviz.figures.heatmap import caption_lines, colorbar, plain_log_ticks, write_caption
+from attnviz.figures.heatmap import caption_lines, colorbar, dress, write_caption
 from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def overview_figure(
     dpi = mpl.rcParams["figure.dpi"] if dpi is None else dpi
     names = ["" if row.layer is None else f"{row.layer}" for row in rows]
     maps = [shown for row in rows for shown in row.maps]
-    finest = max(max(shown.cells.shape) if shown.reduced else 1 for shown in maps)
+    finest = max(max(shown.cells.shape) for shown in maps)
     given = ax is not None
     if ax is None:
         side = max(finest, panel_pixels(len(rows), len(heads), dpi, width))
@@ -161,12 +161,10 @@ def _bar(ax: Axes, fitted: FittedScale, *, each: bool, inside: bool) -> None:
         tall = min(max(box.height * height, 1.0), 4.0)
         place = (box.x1 * width + 0.12, box.y1 * height - tall, 0.13, tall)
         bar = figure.colorbar(shown, cax=figure.add_axes(_share(place, figure)), extend=fitted.extend)
-        if isinstance(norm, LogNorm):
-            plain_log_ticks(bar)
-        elif fitted.ticks is not None and not each:
-            bar.set_ticks(fitted.ticks, labels=[f"{tick:.3g}" for tick in fitted.ticks])
-        bar.outline.set_visible(False)
-        bar.set_label(fitted.label)
+        if each:
+            bar.outline.set_visible(False)
+        else:
+            dress(bar, fitted)
     if each:
         bar.set_ticks([0, 1], labels=["least", "most"])
         bar.set_label(f"{fitted.label},\neach panel by its own")
