@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnviz.figures.scales import DECADES, ColorScale, FittedScale
+from attnviz.figures.scales import ColorScale, FittedScale
 from attnviz.maps import AttentionMap
+from attnviz.scaling import DECADES
 
 MOST = 0.5
 """The share of the weight beyond which a key is a sink."""
