@@ -11,7 +11,7 @@ import axe_playwright_python
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from attnviz import AttentionInputs
 from attnviz.pages.description import PageLayer
@@ -296,20 +296,13 @@ def test_a_link_shows_what_its_sender_saw(sentence, opened: Opener) -> None:
     hover(page, dx=-40, dy=60)
     page.mouse.down()
     page.mouse.up()
-    said = page.locator(".readout").inner_text
     expect(page.locator(".readout")).to_have_text(re.compile(r"weight\s*[\d.]"))
-    expect(page).to_have_url(re.compile("zoom="))
+    expect(page).to_have_url(re.compile("query=.*zoom="))
     again = opened(sentence, page.url.split("#")[1]).page
-    expect(again.locator(".readout")).to_have_text(re.compile(r"weight\s*[\d.]"))
-    assert again.locator(".readout").inner_text() == said()
+    expect(again.locator(".readout")).to_have_text(page.locator(".readout").inner_text().replace("\n", ""))
     assert again.locator(".legend").inner_text() == page.locator(".legend").inner_text()
-    first, second = (p.locator(".leaflet-tile-container").last.get_attribute("style") for p in (page, again))
-    assert scale_of(first) == pytest.approx(scale_of(second), abs=1e-3)
-
-
-def scale_of(style: str | None) -> float:
-    found = re.search(r"scale\(([\d.]+)\)", style or "")
-    return float(found.group(1)) if found else 1.0
+    for dx, dy in [(-200, -100), (0, 0), (200, 100)]:
+        assert hover(again, dx, dy) == hover(page, dx, dy)
 
 
 def test_a_fragment_of_nonsense_does_no_harm(sentence, opened: Opener) -> None:
@@ -415,16 +408,15 @@ def test_hostile_labels_are_text_and_nothing_else(tmp_path, opened: Opener) -> N
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_axe_finds_nothing_serious(sentence, opened: Opener, view: str, width: int, dark: bool) -> None:
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (360, True)], ids=["desk", "dark phone"])
+def test_axe_finds_nothing(sentence, opened: Opener, view: str, width: int, dark: bool) -> None:
     page = opened(sentence, f"view={view}&query=8&key=3", width=width, dark=dark).page
     expect(page.locator("main")).not_to_be_empty()
     expect(page.locator(".pass")).to_have_count(0)
     page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text())
     found = page.evaluate("axe.run()")
     assert len(found["passes"]) > 15  # it did look
-    assert [(one["id"], one["nodes"]) for one in found["violations"] if one["impact"] in ("serious", "critical")] == []
+    assert [(one["id"], one["nodes"]) for one in found["violations"]] == []
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -437,11 +429,9 @@ def test_nothing_sticks_out_of_a_phone(sentence, opened: Opener, view: str) -> N
         "all => all.map(one => one.getBoundingClientRect()).filter(box => box.left < 0 || box.right > 360).length"
     )
     assert outside == 0
-    assert box_of(page.locator("main"))["height"] > 300
-
-
-def box_of(locator: Locator) -> Any:
-    return locator.bounding_box()
+    box = page.get_by_role("tabpanel").bounding_box()
+    assert box
+    assert box["height"] > 300
 
 
 def test_the_switch_turns_the_page_dark_and_the_link_keeps_it(sentence, opened: Opener) -> None:

@@ -56,13 +56,15 @@ function Frame(props: { failure: string | null; said: string }) {
         <Tabs />
         <ThemeSwitch dark={dark} />
       </header>
-      <div class="controls" role="toolbar" aria-label={`${PAGES[state.view].name} controls`}>
-        <Controls />
-      </div>
-      <main id="attnviz-view" role="tabpanel" aria-labelledby={`attnviz-tab-${state.view}`} class={`view view-${state.view}`}>
-        <Guard key={state.view}>
-          <Page dark={dark} />
-        </Guard>
+      <main>
+        <div class="controls" role="group" aria-label={`${PAGES[state.view].name} controls`}>
+          <Controls />
+        </div>
+        <div id="attnviz-view" role="tabpanel" aria-labelledby={`attnviz-tab-${state.view}`} class={`view view-${state.view}`}>
+          <Guard key={state.view}>
+            <Page dark={dark} />
+          </Guard>
+        </div>
       </main>
       <footer class="status">
         <PassBar />

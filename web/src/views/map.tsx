@@ -250,7 +250,7 @@ export function MapView(props: { dark: boolean }) {
           onPointerMove={(event) => setHover(event.buttons ? null : cellAt(event))}
           onPointerLeave={() => setHover(null)}
           onClick={(event) => {
-            const found = cellAt(event);
+            const found = hover ?? cellAt(event); // a click's coordinates are rounded: what the tooltip says is meant
             const moved = map.current as unknown as { dragging: { moved(): boolean } };
             if (found && !moved.dragging.moved()) {
               setHover(found);

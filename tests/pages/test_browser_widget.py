@@ -1,0 +1,51 @@
+"""The page in a notebook's cell: what anywidget does with the widget, done in a page of our own."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from playwright.sync_api import expect
+
+import attnviz
+from attnviz import Causal
+from tests.pages.conftest import Opener
+from tests.pages.test_browser import WEIGHT, draw, grid, read_pair
+from tests.reference import attend
+
+HOST = """<!doctype html><style>%s</style><div id="cell"></div><script type="module">
+const bytes = text => { const all = Uint8Array.from(atob(text), letter => letter.charCodeAt(0)); return new DataView(all.buffer); };
+const traits = { run: %s, chunks: %s.map(bytes), height: %d };
+const { default: widget } = await import(URL.createObjectURL(new Blob([%s], { type: "text/javascript" })));
+window.leave = widget.render({ model: { get: name => traits[name] }, el: document.getElementById("cell") });
+</script>"""
+
+
+def script_text(value: object) -> str:
+    return json.dumps(value).replace("</", "<\\/").replace("<!--", "<\\!--")
+
+
+def test_a_cell_holds_the_page_and_leaves_the_notebook_alone(tmp_path, opened: Opener) -> None:
+    inputs = attnviz.AttentionInputs(draw(2, 12, 8), draw(2, 12, 8, seed=1))
+    widget = attnviz.view(inputs, Causal(), height=500)
+    chunks = [base64.b64encode(chunk).decode() for chunk in widget.chunks]
+    parts = (widget._css, script_text(widget.run), script_text(chunks), widget.height, script_text(widget._esm))
+    host = tmp_path / "notebook.html"
+    host.write_text(HOST % parts)
+    it = opened(host, "the-notebooks-own")
+    page = it.page
+    expect(page.get_by_role("tab", name="Model")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("button", name="Layer 0, head 1: open its map").click()
+    page.get_by_label("query").last.fill("7")
+    page.get_by_label("query").last.press("Enter")
+    page.get_by_label("key", exact=True).last.fill("3")
+    page.get_by_label("key", exact=True).last.press("Enter")
+    t, s = grid(12, 12)
+    wanted = attend(draw(2, 12, 8), draw(2, 12, 8, seed=1), s <= t).weights[1, 7, 3]
+    assert abs(read_pair(page, 7, 3)[0] - wanted) <= WEIGHT
+    box = page.locator("#cell .app").bounding_box()
+    assert box
+    assert box["height"] == 500
+    assert page.url.endswith("#the-notebooks-own")
+    page.evaluate("leave()")
+    expect(page.locator("#cell .app")).to_have_count(0)
