@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attnviz.captures import capture as capture
     from attnviz.closeness import assert_attention_close as assert_attention_close
     from attnviz.combinations import combined_map as combined_map
+    from attnviz.comparisons import compare_maps as compare_maps
     from attnviz.contexts import context as context
     from attnviz.errors import InputError as InputError
     from attnviz.explanations import Explanation as Explanation
@@ -52,6 +53,7 @@ _HOMES = {
     "capture": "attnviz.captures",
     "Run": "attnviz.captures",
     "combined_map": "attnviz.combinations",
+    "compare_maps": "attnviz.comparisons",
     "context": "attnviz.contexts",
     "InputError": "attnviz.errors",
     "Explanation": "attnviz.explanations",

@@ -19,7 +19,7 @@ from attnviz.devices import dtype_name, parse_device, parse_dtype
 from attnviz.errors import InputError
 from attnviz.maps import AttentionMap
 from attnviz.patterns import GlobalKeys, Pattern, Reach
-from attnviz.reductions import bin_edges, reduce_block
+from attnviz.reductions import Cells, Positions, bin_edges, reduce_block
 from attnviz.scores import RowScorer, row_blocks, softmax_
 
 _BLOCK_CELLS = 1 << 20
@@ -286,13 +286,62 @@ def compare(
     return Difference(rows, a.name, b.name, values, atol, rtol, top_k, pictures)
 
 
-def _row_groups(a: Side, b: Side) -> Iterator[range | Tensor]:
+def signed_cells(
+    a: Side,
+    b: Side,
+    head: int,
+    row_edges: Positions,
+    column_edges: Positions,
+    *,
+    values: str = "weights",
+    progress: Callable[[int], None] | None = None,
+) -> Cells:
+    """A - B of one head in cells: of each cell's pairs, the difference that is furthest from 0.
+
+    Args:
+        a, b: the two sides, of the same size.
+        head: the query head.
+        row_edges, column_edges: the bins, as :func:`attnviz.reductions.bin_edges` cuts them.
+        values: what the sides hold. A weight on a key that a side does not see is 0; a logit of it is none.
+        progress: called with the number of rows done, as they are.
+
+    Returns:
+        (P, P'), NaN where there is no pair that has a difference.
+    """
+    shape = (len(row_edges) - 1, len(column_edges) - 1)
+    above, below = np.full(shape, -np.inf), np.full(shape, -np.inf)
+    block_of_a, block_of_b = a.head(head), b.head(head)
+    with torch.no_grad():
+        for rows in _row_groups(a, b, range(int(row_edges[0]), int(row_edges[-1]))):
+            keys, (x, seen_by_a), (y, seen_by_b) = _aligned(block_of_a(rows), block_of_b(rows), values)
+            positions = torch.arange(rows.start, rows.stop, rows.step) if isinstance(rows, range) else rows
+            shown = (keys >= int(column_edges[0])) & (keys < int(column_edges[-1]))
+            apart = (x - y)[:, shown]
+            both = (seen_by_a | seen_by_b)[:, shown] & torch.isfinite(apart)
+            if bool(shown.any()):
+                for cells, part in ((above, apart), (below, -apart)):
+                    picture = torch.where(both, part, -torch.inf).numpy()
+                    reduce_block(cells, picture, positions.numpy(), keys[shown].numpy(), row_edges, column_edges)
+            if progress is not None:
+                progress(len(positions))
+    return _furthest(above, below)
+
+
+def _furthest(above: Cells, below: Cells) -> Cells:
+    """The one furthest from 0 of the largest of A - B and the largest of B - A, -inf where there is none; NaN then."""
+    found: Cells = np.where(above >= below, above, -below)
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _row_groups(a: Side, b: Side, queries: range | None = None) -> Iterator[range | Tensor]:
     """Blocks of rows that suit both sides: ranges, and rows of global queries by themselves."""
+    queries = range(a.T) if queries is None else queries
     steps = {side.step for side in (a, b) if side.step is not None}
     step = steps.pop() if len(steps) == 1 else 1
     apart = torch.unique(torch.cat([a.apart(), b.apart()]))
     size = max(16, min(1024, _BLOCK_CELLS // a.S))
-    for rows in row_blocks(range(a.T), size, step):
+    apart = apart[(apart >= queries.start) & (apart < queries.stop)]
+    for rows in row_blocks(queries, size, step):
         positions = torch.arange(rows.start, rows.stop, rows.step)
         if len(apart) and bool(torch.isin(positions, apart).any()):
             # Whole runs between the rows that stand apart keep the blocks cheap.
@@ -408,8 +457,8 @@ class _Total:
 
     def pictures(self) -> tuple[AttentionMap, AttentionMap, AttentionMap]:
         """A, B and A - B; a cell of the difference holds the one that is furthest from 0."""
-        a, b, above, below = (np.where(cells > -np.inf, cells, np.nan) for cells in self.cells)
-        signed = np.where(np.nan_to_num(above, nan=-np.inf) >= np.nan_to_num(below, nan=-np.inf), above, -below)
+        a, b = (np.where(cells > -np.inf, cells, np.nan) for cells in self.cells[:2])
+        signed = _furthest(*self.cells[2:])
 
         def drawn(cells: np.ndarray[tuple[int, int], np.dtype[np.floating]], values: str, name: str) -> AttentionMap:
             return AttentionMap(cells, values, self.head, range(self.T), range(self.S), *self.labels, pattern=name)

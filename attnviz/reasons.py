@@ -146,7 +146,7 @@ def reason_map(
     cells, pairs = _union_of_reasons(item, pattern, queries, keys, pixels)
     weights = None
     if head is not None:
-        drawn = pattern if reach.band or pattern.global_queries else _EveryKey(pattern)
+        drawn = pattern if reach.band or pattern.global_queries else EveryKey(pattern)
         what: dict[str, Any] = {"batch": batch, "reduce": reduce, "device": device, "dtype": dtype}
         weights = attention_map(inputs, head, drawn, pixels=pixels, queries=queries, keys=keys, **what).cells
     return ReasonMap(
@@ -284,7 +284,7 @@ def _reasons(item: AttentionItem, parts: Sequence[Pattern], rows: Tensor, keys: 
 
 
 @dataclass(frozen=True)
-class _EveryKey(Pattern):
+class EveryKey(Pattern):
     """A pattern of shared keys alone, in a map with a column for each key position: its band has one diagonal."""
 
     pattern: Pattern

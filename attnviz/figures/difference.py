@@ -4,29 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
+from typing import Unpack
 
 from matplotlib.figure import Figure
 
-from attnviz.figures.heatmap import colorbar, draw, panel_inches
-from attnviz.figures.scales import ColorScale
+from attnviz.figures.heatmap import colorbar, draw, panel_inches, write_caption
+from attnviz.figures.scales import ColorScale, ScaleOptions
 from attnviz.maps import AttentionMap
+
+_OF_PANELS = ("rank", "row")
+"""Norms of A and B that say nothing of a difference, whose sign and size matter."""
 
 
 def difference_figure(
     pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]],
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    width: float | None = None,
+    **colors: Unpack[ScaleOptions],
 ) -> Figure:
-    """Draws A and B on one color scale and A - B on its own, a row a head.
+    """Draws A and B on one color scale and A - B on its own, balanced around 0, a row a head.
 
     Args:
-        pictures: A, B and A - B of each head.
+        pictures: A, B and A - B of each head, such as :func:`attnviz.compare_maps` gives them.
+        title: above them; None is none.
+        caption, width: as in :func:`attnviz.heatmap`.
+        colors: the scale of A and B, as in :func:`attnviz.heatmap`. A - B takes ``norm`` and ``robust`` too, where
+            they are not ``rank`` or ``row``.
+
+    Raises:
+        InputError: as :func:`attnviz.heatmap`.
     """
-    width, height = panel_inches(pictures[0][0], 4)
-    figure = Figure(figsize=(3 * (width + 0.3) + 2.4, len(pictures) * (height + 0.35) + 0.9), layout="constrained")
+    across, down = panel_inches(pictures[0][0], 4)
+    wide = 3 * (across + 0.3) + 2.4
+    if width is not None:
+        down *= min(1.0, width / wide)
+        across *= width / wide
+        wide = width
+    figure = Figure(figsize=(wide, len(pictures) * (down + 0.35) + 0.9), layout="constrained")
     grid = figure.subplots(len(pictures), 3, squeeze=False, sharex=True, sharey=True)
     both = [shown for row in pictures for shown in row[:2]]
     apart = [row[2] for row in pictures]
-    scale = ColorScale().fit(both)
-    between = ColorScale().fit(apart)
+    asked = ColorScale(**colors)
+    scale = asked.fit(both)
+    norm = "linear" if asked.norm in _OF_PANELS else asked.norm
+    between = ColorScale(norm=norm, robust=asked.robust).fit(apart, f"A − B, {both[0].values.removesuffix('s')}")
     image = last = None
     for n, row in enumerate(pictures):
         bottom = n == len(pictures) - 1
@@ -37,10 +60,14 @@ def difference_figure(
             else:
                 last = draw(shown, ax, between, x_labels=bottom, y_labels=False)
             if n == 0:
-                ax.set_title(("A\n", "B\n", "")[m] + fill(shown.pattern, max(16, round(width * 14))), pad=4)
-        grid[n, 0].set_ylabel(f"head {row[0].head}\nquery")
+                ax.set_title(("A\n", "B\n", "")[m] + fill(shown.pattern, max(16, round(across * 14))), pad=4)
+        grid[n, 0].set_ylabel(f"{row[0].name}\nquery")
     assert image is not None
     assert last is not None
     colorbar(image, list(grid[:, :2].flat), scale)
     colorbar(last, list(grid[:, 2]), between)
+    if title is not None:
+        figure.suptitle(title)
+    if caption is not None:
+        write_caption(grid[0, 0], caption)
     return figure
