@@ -72,7 +72,7 @@ function Frame(props: { failure: string | null; said: string }) {
           <span>
             {state.view === "model"
               ? `${description.layers.length} ${description.layers.length === 1 ? "layer" : "layers"}, ${countText(description.layers.reduce((sum, { heads }) => sum + heads, 0))} heads`
-              : `layer ${layer.label} \u00b7 head ${headName(layer, state.head)}`}
+              : `layer ${layer.label}${state.view === "heads" ? "" : ` \u00b7 head ${headName(layer, state.head)}`}`}
             {` \u00b7 ${layer.pattern} \u00b7 ${countText(layer.queries)} queries \u00d7 ${countText(layer.keys)} keys \u00b7 head_dim ${layer.head_dim}`}
           </span>
         ) : (

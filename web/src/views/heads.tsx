@@ -114,13 +114,15 @@ export function HeadsView(props: { dark: boolean }) {
     context.scale(sharp, sharp);
     const middle = (position: number, first: number): number => (position - first + 0.5) * ROW - top;
     const [left, right] = [width * gap, width * (1 - gap)];
+    const spread = shown ? ROW - 10 : 6; // heads side by side where their lines meet
     for (const { head, query, key, weight } of lines.lines) {
-      const from = middle(query, queries[0]);
-      const to = middle(key, keys[0]);
+      const lane = ((state.heads.indexOf(head) + 0.5) / state.heads.length - 0.5) * spread;
+      const from = middle(query, queries[0]) + (shown?.axis === "query" ? 0 : lane);
+      const to = middle(key, keys[0]) + (shown?.axis === "key" ? 0 : lane);
       if (Math.max(from, to) < -ROW || Math.min(from, to) > frame.height + ROW) continue;
       const share = weight / lines.top;
       context.strokeStyle = headColor(head);
-      context.globalAlpha = shown ? 0.12 + 0.88 * share : Math.max(0.02, 0.9 * share ** 1.6); // many lines make a fog
+      context.globalAlpha = shown ? 0.04 + 0.96 * share : Math.max(0.02, 0.9 * share ** 1.6); // many lines make a fog
       context.lineWidth = shown ? 1 + 2.5 * share : 1 + 1.2 * share;
       context.beginPath();
       context.moveTo(left, from);
@@ -147,7 +149,7 @@ export function HeadsView(props: { dark: boolean }) {
 
   const say = (place: Place): void => {
     if (!heads) return;
-    const one = strongest(heads.found, heads.queries, heads.keys, place).lines.slice(0, 3);
+    const one = strongest(heads.found, heads.queries, heads.keys, place).lines.slice(-3).reverse();
     const other: Axis = place.axis === "query" ? "key" : "query";
     const named = one.map(
       ({ head, query, key, weight }) =>
@@ -263,7 +265,7 @@ interface Line {
   weight: number;
 }
 
-/** The strongest lines, the strongest first; with a place, those that start or end there. */
+/** The strongest lines, the strongest last; with a place, those that start or end there. */
 export function strongest(
   heads: HeadWeights[],
   queries: [number, number],
@@ -304,7 +306,7 @@ export function strongest(
   each((head, query, key, weight) => {
     if (bin(weight) >= least && lines.length < 4 * MOST_LINES) lines.push({ head, query, key, weight });
   });
-  return { top, lines: lines.sort((a, b) => b.weight - a.weight) };
+  return { top, lines: lines.sort((a, b) => a.weight - b.weight) }; // the strongest are drawn last
 }
 
 function within(position: number, [first, end]: [number, number]): boolean {

@@ -250,7 +250,10 @@ export function MapView(props: { dark: boolean }) {
           onPointerMove={(event) => setHover(event.buttons ? null : cellAt(event))}
           onPointerLeave={() => setHover(null)}
           onClick={(event) => {
-            const found = hover ?? cellAt(event); // a click's coordinates are rounded: what the tooltip says is meant
+            // A click's coordinates are rounded: where it is at the pointer, what the tooltip says is meant.
+            const under = cellAt(event);
+            const near = hover && under && Math.hypot(hover.left - under.left, hover.top - under.top) < 2;
+            const found = near ? hover : under;
             const moved = map.current as unknown as { dragging: { moved(): boolean } };
             if (found && !moved.dragging.moved()) {
               setHover(found);
