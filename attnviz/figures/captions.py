@@ -78,10 +78,10 @@ def sink_note(maps: Sequence[AttentionMap]) -> str | None:
     token = f" ({worst.label})" if worst.label is not None else ""
     keys = f"key {first}{token} takes" if first == last else f"keys {first} to {last} take"
     if worst.exact:
-        what = f"{keys} {worst.share:.0%} of the weight shown"
+        what = f"{keys} {_percent(worst.share)} of the weight shown"
     else:
         where = f"key {first}{token}" if first == last else f"keys {first} to {last}"
-        what = f"the largest weight of {worst.share:.0%} of the rows is at {where}"
+        what = f"the largest weight of {_percent(worst.share)} of the rows is at {where}"
     if len(maps) == 1:
         return what
     return f"in {len(sinks)} of {len(maps)} heads one column stands out; in {worst.name}, {what}"
@@ -149,6 +149,11 @@ def caption(
     if sink is not None:
         sentences.append(sink[0].upper() + sink[1:])
     return " ".join(f"{sentence}." for sentence in sentences)
+
+
+def _percent(share: float) -> str:
+    """In whole percents; what is not all is not called 100%."""
+    return "over 99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from matplotlib.font_manager import get_font_names
 
 import attnviz
@@ -18,6 +19,19 @@ def test_letters_that_no_font_has_are_told_in_one_line(run, tmp_path):
     assert len(told) == 1
     assert "\ue0aa\ue0ab" in told[0]
     assert "Warning" not in result.err
+
+
+def test_the_script_and_a_font_for_it_are_named(run, tmp_path):
+    from matplotlib.font_manager import fontManager, get_font
+
+    if any(
+        ord("東") in get_font(font.fname).get_charmap() for font in fontManager.ttflist if "LastR" not in font.fname
+    ):
+        pytest.skip("a font here has Chinese letters")
+    inputs = replace(attnviz.synthesize(heads=1, tokens=2), tokens=[["東", "plain"]])
+    attnviz.save(tmp_path / "dump.safetensors", inputs)
+    result = run("plot", str(tmp_path / "dump.safetensors"), "-o", str(tmp_path / "map.png"))
+    assert "no font here has 東 (CJK): drawn as boxes; install Noto Sans CJK" in result.err
 
 
 def test_the_command_line_asks_only_for_fonts_that_are_there():

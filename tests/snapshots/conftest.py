@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.metrics import structural_similarity
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.image import PNGImageSnapshotExtension
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
@@ -53,6 +54,31 @@ class PixelExtension(PNGImageSnapshotExtension):
         return f"{count} pixels differ by more than {TOLERANCE} of 255; the most by {apart.max()}, at x={x} y={y}"
 
 
+LIKENESS = 0.99
+"""Structural similarity below which two pictures look different (1 is the same), over windows of 7 x 7 pixels.
+
+One cell of 24 x 24 that changes its color by a fifth of the palette is enough (``test_a_changed_cell_is_seen``).
+"""
+
+
+class LikenessExtension(PixelExtension):
+    """PNG snapshots, equal when a reader sees no difference: in no part of the picture is the structure another."""
+
+    def _differences(self, received: bytes, expected: bytes) -> str:
+        one, other = pixels(received), pixels(expected)
+        if one.shape != other.shape:
+            return super()._differences(received, expected)
+        _, windows = structural_similarity(one, other, channel_axis=-1, data_range=255, full=True)
+        tiles = windows.mean(-1)
+        height, width = (size // 16 * 16 for size in tiles.shape)
+        parts = tiles[:height, :width].reshape(height // 16, 16, width // 16, 16).mean((1, 3))
+        worst = float(parts.min())
+        if worst >= LIKENESS:
+            return ""
+        y, x = np.unravel_index(parts.argmin(), parts.shape)
+        return f"the likeness is {worst:.3f}, wanted {LIKENESS}, in the 16 x 16 pixels at x={16 * x} y={16 * y}"
+
+
 def pixels(png: bytes) -> np.ndarray:
     """The picture's pixels, (height, width, RGBA)."""
     with Image.open(io.BytesIO(png)) as image:
@@ -67,7 +93,9 @@ def text_extension(suffix: str) -> type[SingleFileSnapshotExtension]:
     )
 
 
-EXTENSIONS = {"png": PixelExtension} | {suffix: text_extension(suffix) for suffix in ("txt", "md", "csv", "json")}
+EXTENSIONS = {"png": PixelExtension, "look": LikenessExtension} | {
+    suffix: text_extension(suffix) for suffix in ("txt", "md", "csv", "json")
+}
 
 
 @pytest.fixture
@@ -106,6 +134,11 @@ def dump(tmp_path: Path) -> Callable[..., str]:
         return name
 
     return write
+
+
+@pytest.fixture
+def likeness_extension() -> LikenessExtension:
+    return LikenessExtension()
 
 
 @pytest.fixture
