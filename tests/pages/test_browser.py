@@ -222,6 +222,18 @@ def test_the_tooltip_of_a_single_weight_names_it(sentence, opened: Opener) -> No
     assert hover(page, dx=64 * 7)["weight"] == "hidden"  # key 10 comes after query 8
 
 
+def test_the_tooltip_keeps_up_with_a_map_that_moves_under_the_pointer(long, opened: Opener) -> None:
+    path, weights = long
+    page = opened(path, "view=map&x=100&y=200&zoom=-1", width=360, height=640).page
+    assert "queries" in hover(page)
+    page.mouse.wheel(0, -700)
+    names = page.locator(".tooltip dt")
+    expect(names.first).to_have_text("query")
+    expect(page.locator(".tooltip [data-value=weight]")).not_to_have_text("\u2026")
+    query, key = (int(text) for text in page.locator(".tooltip dd").all_inner_texts()[:2])
+    assert abs(number(page.locator(".tooltip [data-value=weight]").inner_text()) - weights[query, key]) <= WEIGHT
+
+
 def test_products_by_dimension_sum_to_the_logit(sentence, opened: Opener) -> None:
     page = opened(sentence, "view=query-key&head=1&query=7&key=2").page
     q, k = 3 * draw(4, 12, 8)[1, 7].double(), draw(4, 12, 8, seed=1)[1, 2].double()

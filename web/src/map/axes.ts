@@ -38,7 +38,8 @@ export function drawAxis(canvas: HTMLCanvasElement, description: Description, la
   const draw = (position: number, ink: string, bold: boolean): void => {
     const middle = at(position);
     if (middle < 0 || middle > length) return;
-    const place = upright ? middle : Math.max(7, Math.min(length - 7, middle));
+    const half = upright ? context.measureText(countText(position)).width / 2 + 3 : 7;
+    const place = Math.max(half, Math.min(length - half, middle)); // not cut at the ends
     context.save();
     context.font = `${bold ? "600 " : ""}11.5px ${style.fontFamily}`;
     if (down) context.translate(width - 6, place);

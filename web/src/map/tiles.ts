@@ -131,6 +131,10 @@ export class MapLayer extends L.GridLayer {
     });
     this.ramp = ramp;
     this.hidden = hidden;
+    // At a zoom between two levels tiles end between two pixels, and what is behind them would shine through.
+    this.on("tileloadstart", ({ tile }: L.TileEvent) => {
+      tile.style.width = tile.style.height = `${TILE + 1}px`;
+    });
     this.on("tileunload", ({ tile }: L.TileEvent) => {
       this.paintings.get(tile as HTMLElement as HTMLCanvasElement)?.stop.abort();
       this.paintings.delete(tile as HTMLElement as HTMLCanvasElement);

@@ -12,10 +12,14 @@ import { logitText, rangeText, weightText } from "../numbers";
 import { useAnswer, useSession, useSize, useStore } from "../session";
 import { type State, clamp } from "../state";
 
-interface Hover {
-  cell: Cell;
-  left: number; // CSS pixels within the map
+/** Where the pointer is, in CSS pixels within the map. */
+interface Pointer {
+  left: number;
   top: number;
+}
+
+interface Hover extends Pointer {
+  cell: Cell;
 }
 
 export function MapControls() {
@@ -58,7 +62,7 @@ export function MapView(props: { dark: boolean }) {
   const map = useRef<L.Map | null>(null);
   const tileLayer = useRef<MapLayer | null>(null);
   const [view, setView] = useState({ zoom: 0, moves: 0 });
-  const [hover, setHover] = useState<Hover | null>(null);
+  const [pointer, setPointer] = useState<Pointer | null>(null);
   const [tops, setTops] = useState<Record<number, number>>({});
 
   const tiles = useMemo(
@@ -72,6 +76,16 @@ export function MapView(props: { dark: boolean }) {
   const colors = ramp(state.scale, top ?? 1, layer.keys);
   const hidden = pixel(rgb(props.dark ? 0x33343c : 0xdfe0e4));
   useEffect(() => setTops({}), [tiles]);
+
+  // What is under the pointer changes as the map moves under it, too.
+  const cellAt = ({ left, top }: Pointer): Hover | null => {
+    if (!map.current) return null;
+    const { lat, lng } = map.current.containerPointToLatLng([left, top]);
+    const [query, key] = [Math.floor(-lat), Math.floor(lng)];
+    if (query < 0 || key < 0 || query >= layer.queries || key >= layer.keys) return null;
+    return { cell: tiles.cell(query, key, view.zoom), left, top };
+  };
+  const hover = pointer && cellAt(pointer);
 
   // The map itself, once a layer's size is known.
   useEffect(() => {
@@ -132,7 +146,7 @@ export function MapView(props: { dark: boolean }) {
 
   useEffect(() => {
     const made = new MapLayer(tiles, colors, hidden, {
-      value: (at, largest) => setTops((known) => (largest > (known[at] ?? 0) ? { ...known, [at]: largest } : known)),
+      value: (at, largest) => setTops((known) => ({ ...known, [at]: Math.max(largest, known[at] ?? 0) })),
       failed: (message) => session.fail(message),
     });
     tileLayer.current = made;
@@ -156,16 +170,12 @@ export function MapView(props: { dark: boolean }) {
     drawAxis(keyAxis.current!, description, layer, {
       axis: "key", first: corner.lng, pixels, marked: state.key, hovered: hover?.cell.keys ?? null,
     });
-  }, [view, hover, state.query, state.key, frameSize.width, frameSize.height, props.dark, layer]);
+  }, [view, pointer, state.query, state.key, frameSize.width, frameSize.height, props.dark, layer]);
 
   const size = 2 ** (tiles.finest - level);
-  const cellAt = (event: { clientX: number; clientY: number }): Hover | null => {
+  const pointerOf = (event: { clientX: number; clientY: number }): Pointer => {
     const box = frame.current!.getBoundingClientRect();
-    const [left, top] = [event.clientX - box.left, event.clientY - box.top];
-    const { lat, lng } = map.current!.containerPointToLatLng([left, top]);
-    const [query, key] = [Math.floor(-lat), Math.floor(lng)];
-    if (query < 0 || key < 0 || query >= layer.queries || key >= layer.keys) return null;
-    return { cell: tiles.cell(query, key, view.zoom), left, top };
+    return { left: event.clientX - box.left, top: event.clientY - box.top };
   };
 
   const choose = async (cell: Cell): Promise<void> => {
@@ -198,7 +208,7 @@ export function MapView(props: { dark: boolean }) {
       const query = none ? Math.floor(-center.lat) : state.query! + by * step[0];
       const key = none ? Math.floor(center.lng) : state.key! + by * step[1];
       set({ query: clamp(query, 0, layer.queries - 1), key: clamp(key, 0, layer.keys - 1) });
-      setHover(null);
+      setPointer(null);
     } else if (event.key === "+" || event.key === "=") zoomBy(1);
     else if (event.key === "-" || event.key === "_") zoomBy(-1);
     else if (event.key === "0") reset();
@@ -247,16 +257,16 @@ export function MapView(props: { dark: boolean }) {
           tabIndex={0}
           aria-label={`Attention map of layer ${layer.label}, head ${headName(layer, state.head)}: ${layer.queries} queries down, ${layer.keys} keys across. Arrow keys move the crosshair, plus and minus zoom, 0 shows the whole map.`}
           onKeyDown={onKeyDown}
-          onPointerMove={(event) => setHover(event.buttons ? null : cellAt(event))}
-          onPointerLeave={() => setHover(null)}
+          onPointerMove={(event) => setPointer(event.buttons ? null : pointerOf(event))}
+          onPointerLeave={() => setPointer(null)}
           onClick={(event) => {
             // A click's coordinates are rounded: where it is at the pointer, what the tooltip says is meant.
-            const under = cellAt(event);
-            const near = hover && under && Math.hypot(hover.left - under.left, hover.top - under.top) < 2;
-            const found = near ? hover : under;
+            const under = pointerOf(event);
+            const near = hover && Math.hypot(hover.left - under.left, hover.top - under.top) < 2;
+            const found = near ? hover : cellAt(under);
             const moved = map.current as unknown as { dragging: { moved(): boolean } };
             if (found && !moved.dragging.moved()) {
-              setHover(found);
+              setPointer(found);
               choose(found.cell).catch((error: Error) => session.fail(error.message));
             }
           }}
