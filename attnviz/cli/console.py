@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,14 +22,19 @@ def note(message: str) -> None:
     print(f"attnviz: {message}", file=sys.stderr)
 
 
-def output() -> Console:
-    """stdout, as wide as the terminal; $COLUMNS, else 100, where there is none."""
+def output(columns: int = 100, **options: Any) -> Console:
+    """stdout, as wide as the terminal; where there is none $COLUMNS, else ``columns``.
+
+    Args:
+        columns: characters across.
+        options: of rich's Console.
+    """
     from rich.console import Console
 
     if sys.stdout.isatty():
-        return Console()
-    columns = os.environ.get("COLUMNS", "")
-    return Console(width=int(columns) if columns.isdecimal() and int(columns) > 0 else 100)
+        return Console(**options)
+    given = os.environ.get("COLUMNS", "")
+    return Console(width=int(given) if given.isdecimal() and int(given) > 0 else columns, **options)
 
 
 @contextmanager

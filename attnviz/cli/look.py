@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
-    """Colors, size and words of a figure."""
+class ScaleChoice:
+    """From values to colors."""
 
     norm: Annotated[str, typer.Option(help="From value to color: linear, log, power, rank or row.")] = "linear"
     robust: Annotated[
@@ -29,6 +29,12 @@ class Look:
     ] = False
     vmin: Annotated[float | None, typer.Option(help="Low end of the color scale.")] = None
     vmax: Annotated[float | None, typer.Option(help="High end of the color scale.")] = None
+
+
+@dataclass(frozen=True)
+class Look(ScaleChoice):
+    """Colors, size and words of a figure."""
+
     cmap: Annotated[
         str | None, typer.Option(help="Palette of matplotlib or seaborn.  \\[default: magma; RdBu_r for logits]")
     ] = None

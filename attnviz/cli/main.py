@@ -21,6 +21,7 @@ from attnviz.cli import (
     pattern,
     plot,
     score,
+    show,
     snapshot,
     stats,
     synth,
@@ -48,6 +49,7 @@ app = typer.Typer(
 for module in (
     score,
     plot,
+    show,
     overview,
     tiles,
     html,
