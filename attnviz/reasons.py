@@ -294,3 +294,6 @@ class EveryKey(Pattern):
 
     def reach(self, item: AttentionItem) -> Reach:
         return self.pattern.reach(item) | Reach(low=0, high=0, band_exact=False)
+
+    def __str__(self) -> str:
+        return str(self.pattern)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from attnviz.cli.kinds import Kind, drawn
 from attnviz.cli.look import Look
 from attnviz.cli.options import Compute, Heads, PatternChoice, Region, Source, Values, check_choice, command
 from attnviz.cli.overlay import picture_query
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from attnviz.errors import InputError
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +36,7 @@ def register(app: typer.Typer) -> None:
         region: Region = Region(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         look: Look = Look(),  # noqa: B008 (frozen)
+        kind: Kind = Kind(),  # noqa: B008 (frozen)
         annot: Annotated[bool, typer.Option("--annot", help="Write the values into the cells of a small map.")] = False,
         overlay: Annotated[
             bool,
@@ -46,13 +46,16 @@ def register(app: typer.Typer) -> None:
             ),
         ] = False,
     ) -> None:
-        """Draw one head's heatmap, or a grid of heads with one color scale.
+        """Draw one head's heatmap, or a grid of heads with one color scale; or figures of other kinds.
 
         A map of any length: where it is larger than the picture, each cell holds the largest weight of its pairs
         (max), or their mass. Under torchrun, ranks share the rows.
         """
         check_choice("--values", values, ("weights", "logits"))
         look.check()
+        kind.check(out, overlay=overlay, annot=annot, queries=region.queries)
+        from dataclasses import replace
+
         from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
         from attnviz.exports import require_zarr, write_maps
@@ -61,67 +64,91 @@ def register(app: typer.Typer) -> None:
         from attnviz.writing import check_new_directory, check_output
 
         for path in out:
-            check_output(path, (*FIGURES, ".npz", ".zarr"), inputs=[*source.paths(), *choice.paths()])
+            check_output(path, (*FIGURES, ".npz", ".zarr"), inputs=[*source.paths(), *choice.paths(), *kind.paths()])
             if path.suffix.lower() == ".zarr":
                 check_new_directory(path)
                 require_zarr(path)
         memory = region.bound()
 
+        from attnviz.comparisons import compare_maps
         from attnviz.distributed import rank_device, ranks
-        from attnviz.figures.heatmap import heads_grid, heatmap, most_pixels
+        from attnviz.figures.heatmap import most_pixels
+        from attnviz.figures.strip import check_tokens
         from attnviz.figures.style import save_figure
-        from attnviz.maps import attention_map
+        from attnviz.maps import shown_keys
+        from attnviz.margins import marginals
+        from attnviz.reasons import EveryKey, reason_map
 
         with ranks(compute.device) as world:  # before anything is read: a rank that cannot read stops the others
             inputs = source.load(compute.dtype)
             item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
             heads = parse_indices(head, inputs.H, option="--head", noun="head")
+            kind.check_heads(heads)
+            if world.size > 1 and (kind.detail or kind.compare):
+                raise InputError("--detail and --compare run in one process; start attnviz without torchrun")
             pattern = choice.choose(inputs.pattern)
             pixels = region.pixels
             if any(path.suffix.lower() in FIGURES for path in out):
-                pixels = min(pixels, most_pixels(len(heads), look.dots, look.inches))
+                panels = 4 if kind.compare else 1 if kind.how else len(heads)
+                pixels = min(pixels, most_pixels(panels, look.dots, look.inches))
             seen = picture_query(source.source, inputs, region, values) if overlay else None
             positions = region.ranges(inputs)
             queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
             pixels = pixels if seen is None else len(seen.keys)
+            if kind.strip is not None:
+                queries, pixels = kind.query(inputs, item), inputs.S
+            columns = shown_keys(inputs.item(item), pattern, keys)
+            kind.check_outline(columns, pattern)
+            if kind.strip is not None:
+                if not isinstance(columns, range):  # a text has its other words too, which are not seen
+                    pattern, columns = EveryKey(pattern), keys or range(inputs.S)
+                check_tokens(len(columns), 1 if kind.how else len(heads))
+            what: dict[str, Any] = {
+                "batch": item,
+                "pixels": pixels,
+                "queries": queries,
+                "keys": keys,
+                "device": rank_device(compute.device),
+            }
+            streamed: dict[str, Any] = {"values": values, "memory": memory, "reduce_with": world.reduce_map}
             rows = len(queries or range(inputs.T)) * len(heads) // world.size
-            with rows_progress(rows, "plot", watched=world.rank == 0) as progress:
-                maps = [
-                    attention_map(
-                        inputs,
-                        each,
-                        pattern,
-                        batch=item,
-                        values=values,
-                        reduce=region.reduce,
-                        pixels=pixels,
-                        queries=queries,
-                        keys=keys,
-                        device=rank_device(compute.device),
-                        memory=memory,
-                        progress=progress,
-                        reduce_with=world.reduce_map,
-                    )
-                    for each in heads
-                ]
+            passes = 3 if kind.compare else 2 if kind.detail else 1
+            extra: dict[str, Any] = {"strip": kind.strip is not None}
+            with rows_progress(rows * passes, "plot", watched=world.rank == 0) as progress:
+                streamed["progress"] = progress
+                if kind.compare:
+                    other = kind.other(source, compute.dtype)
+                    b_pattern = choice.choose(other.pattern)
+                    extra["comparisons"] = [
+                        compare_maps(inputs, other, each, pattern, b_pattern, reduce=region.reduce, **what, **streamed)
+                        for each in heads
+                    ]
+                    maps = [side for shown in extra["comparisons"] for side in shown[:2]]
+                else:
+                    maps = kind.maps(inputs, heads, pattern, region.reduce, **what, **streamed)
+                if kind.detail:
+                    del what["pixels"]
+                    extra["sides"] = marginals(inputs, heads[0], pattern, progress=progress, **what)
+                if kind.pattern_outline:
+                    finest = max(maps[0].cells.shape)
+                    reasons = reason_map(inputs, pattern, pixels=finest, batch=item, queries=queries, keys=keys)
+                    extra["reasons"] = reasons
             world.wait()
             words: dict[str, Any] = {}
             if world.rank == 0 and any(path.suffix.lower() in FIGURES for path in out):
                 look.hint(maps)
-                words = {"title": look.title, "caption": look.words(maps, inputs.source), "width": look.inches}
+                of = f"A {maps[0].pattern}; B {maps[1].pattern}" if kind.compare else inputs.source
+                told = [replace(shown, pattern=str(pattern)) for shown in maps[::2]] if kind.compare else maps
+                words = {"title": look.title, "caption": look.words(told, of), "width": look.inches}
             for path in out if world.rank == 0 else ():
                 if path.suffix.lower() not in FIGURES:
                     write_maps(path, maps, inputs.source)
                 else:
                     with look.drawing(maps):
-                        figure: Figure | None
                         if seen is not None:
                             figure = seen.draw(maps, **words, **look.colors)
-                        elif len(maps) > 1:
-                            figure = heads_grid(maps, annot=annot, **words, **look.colors)
                         else:
-                            figure = heatmap(maps[0], annot=annot, **words, **look.colors).get_figure(root=True)
-                        assert figure is not None
+                            figure = drawn(maps, **extra, annot=annot, **words, **look.colors)
                         look.check_height(figure)
                         save_figure(figure, path, dpi=look.dots, transparent=look.transparent)
                 note(f"wrote {path}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from attnviz.margins import Marginals, Numbers
 
 _DEEP, _GAP = 0.55, 0.06  # inches of a side, and between it and the map
-_UNITS = {"received": "mean weight\nreceived", "entropy": "entropy\n(nats)"}
+_UNITS = {"received": "weight\nreceived", "entropy": "entropy\n(nats)"}
 
 
 def detail(

@@ -120,11 +120,7 @@ def strips(
     """
     for shown in maps:
         check_strip(shown)
-    if sum(len(shown.keys) for shown in maps) > MOST_TOKENS:
-        raise InputError(
-            f"a strip shows {MOST_TOKENS:,} tokens at most, and {len(maps)} heads of {len(maps[0].keys):,} are more; "
-            f"choose fewer with --head, or a part of the keys with --keys A:B"
-        )
+    check_tokens(len(maps[0].keys), len(maps))
     size = FontProperties(size=mpl.rcParams["font.size"]).get_size_in_points()
     across = _WIDE if width is None else width - _BESIDE
     lines = _wrapped(maps[0], size, across * 72)[-1].line + 1
@@ -147,9 +143,21 @@ def check_strip(shown: AttentionMap) -> None:
     """Raises InputError where a map is not one query's, with a cell for each token."""
     if len(shown.queries) != 1:
         raise InputError(f"a strip shows what one query sees; the map has {len(shown.queries)} queries")
-    if len(shown.keys) > MOST_TOKENS or shown.reduced:
+    if shown.reduced:
         raise InputError(
-            f"a strip writes every token, {MOST_TOKENS:,} at most, and there are {len(shown.keys):,}; choose a part of "
+            f"a strip writes every token, and cells of this map stand for {len(shown.keys) / shown.cells.shape[1]:.4g}; "
+            f"make it with pixels={len(shown.keys)}"
+        )
+    check_tokens(len(shown.keys))
+
+
+def check_tokens(tokens: int, heads: int = 1) -> None:
+    """Raises InputError where there are more tokens than anyone reads."""
+    if tokens * heads > MOST_TOKENS:
+        several = f" of {heads} heads" if heads > 1 else ""
+        fewer = "fewer heads with --head, or " if heads > 1 else ""
+        raise InputError(
+            f"a strip writes every token, {MOST_TOKENS:,} at most, and there are {tokens:,}{several}; choose {fewer}a part of "
             f"them with --keys A:B"
         )
 

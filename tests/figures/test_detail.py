@@ -36,7 +36,7 @@ def test_bars_are_what_keys_receive_and_the_entropy_of_queries(inputs):
         values, edges, _ = side.patches[0].get_data()
         np.testing.assert_allclose(values, expected, atol=1e-12)
         np.testing.assert_allclose(edges, np.arange(13) - 0.5)
-    assert (top.get_ylabel(), right.get_xlabel()) == ("mean weight\nreceived", "entropy\n(nats)")
+    assert (top.get_ylabel(), right.get_xlabel()) == ("weight\nreceived", "entropy\n(nats)")
 
 
 def test_of_several_keys_the_band_is_from_the_least_to_the_most(inputs):

@@ -126,7 +126,10 @@ def test_without_labels_positions_stand_for_tokens():
     ("shown", "says"),
     [
         (attnviz.attention_map(inputs(), 0, Full()), "the map has 8 queries"),
-        (attnviz.attention_map(inputs(), 0, Full(), queries=range(1), pixels=4), "4,096 at most, and there are 8"),
+        (
+            attnviz.attention_map(inputs(), 0, Full(), queries=range(1), pixels=4),
+            "cells of this map stand for 2; make it with pixels=8",
+        ),
     ],
 )
 def test_what_is_no_strip_is_refused(shown, says):
@@ -136,5 +139,5 @@ def test_what_is_no_strip_is_refused(shown, says):
 
 def test_too_many_tokens_in_all_are_refused():
     long = [row(tokens=["w"] * 2000, query=1)] * 3
-    with pytest.raises(InputError, match="3 heads of 2,000 are more"):
+    with pytest.raises(InputError, match="4,096 at most, and there are 2,000 of 3 heads"):
         strips(long)
