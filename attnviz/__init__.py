@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from attnviz.patterns import Masked as Masked
     from attnviz.patterns import longformer as longformer
     from attnviz.plotting import plot as plot
+    from attnviz.plotting import plot_comparison as plot_comparison
+    from attnviz.plotting import plot_detail as plot_detail
     from attnviz.plotting import plot_heads as plot_heads
     from attnviz.plotting import plot_overview as plot_overview
+    from attnviz.plotting import plot_strip as plot_strip
     from attnviz.pyramid import Pyramid as Pyramid
     from attnviz.scores import AttentionScores as AttentionScores
     from attnviz.scores import score as score
@@ -73,8 +76,11 @@ _HOMES = {
     "longformer": "attnviz.patterns",
     "Pyramid": "attnviz.pyramid",
     "plot": "attnviz.plotting",
+    "plot_comparison": "attnviz.plotting",
+    "plot_detail": "attnviz.plotting",
     "plot_heads": "attnviz.plotting",
     "plot_overview": "attnviz.plotting",
+    "plot_strip": "attnviz.plotting",
     "save": "attnviz.sources.dumps",
     "score": "attnviz.scores",
     "Snapshot": "attnviz.snapshots",

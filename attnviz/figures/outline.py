@@ -67,6 +67,7 @@ def outline(reasons: ReasonMap, ax: Axes, *, legend: bool = False) -> Axes:
         _mark(ax, (thin_rows + 0.5) * down - 0.5, color, top=False)
     if legend:
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), **_legend(reasons))
+        ax.set_title(ax.get_title(), pad=20)  # above it
     return ax
 
 

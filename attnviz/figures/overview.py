@@ -120,6 +120,7 @@ def overview_figure(
     _label(ax.xaxis, [f"{head}" for head in heads])
     _label(ax.yaxis, names)
     ax.tick_params(length=0)
+    ax.grid(False)  # whatever the style says: lines would lie over the panels
     ax.set_xlabel("head" + _cell_note(maps))
     ax.set_ylabel("layer" if any(names) else "")
     ax.set_title(f"{_count(len(rows), 'layer')}, {_count(len(maps), 'head')}" if title is None else title)
