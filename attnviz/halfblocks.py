@@ -59,7 +59,7 @@ def fitting_pixels(width: int, height: int | None, *, labels: bool = False, colo
         maps: how many maps stand in a grid.
 
     >>> fitting_pixels(80, 24), fitting_pixels(80, 24, color=False), fitting_pixels(200, 60, maps=12)
-    (32, 16, 48)
+    (32, 16, 34)
     """
     across, down = (1, 2) if color else (0.5, 1)
     if maps > 1:
@@ -97,7 +97,8 @@ class HeatmapPicture:
         self.fitted: FittedScaling = self.scaling.fit_values([shown.cells for shown in self.maps], self.maps[0].values)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        height = console.height if self.height is None and console.is_terminal else self.height
+        # Color that is asked for does not make a pipe a window.
+        height = console.height if self.height is None and console.file.isatty() else self.height
         brush = _brush(console, options, signed=self.fitted.signed and self.fitted.norm != "rank")
         draw = _alone if len(self.maps) == 1 else _side_by_side
         lines, drawn = draw(self, brush, options.max_width, height)
@@ -288,7 +289,8 @@ def _ticks(names: Sequence[tuple[str, ...]], width: int) -> list[str]:
     """Lines of labels over columns of ``width`` characters, thinned by round steps so that no two touch."""
 
     def fits(step: int) -> bool:
-        return all(max(map(cell_len, names[i])) < step * width for i in range(0, len(names), step))
+        gap = 2 if width == 1 else 1  # dense labels read as one
+        return all(max(map(cell_len, names[i])) + gap <= step * width for i in range(0, len(names), step))
 
     steps = (step * 10**power for power in range(10) for step in (1, 2, 5))
     stride = next(step for step in steps if fits(step) or step >= len(names))

@@ -64,7 +64,7 @@ def register(app: typer.Typer) -> None:
         elif color != "auto":
             forced = {"color_system": COLORS[color], "force_terminal": True, "no_color": False}
         console = output(80, **forced)
-        height = console.height if console.is_terminal and color in ("auto", "none") else None
+        height = console.height if console.file.isatty() else None
         painted = console.color_system is not None and not console.no_color
         shape: dict[str, Any] = {"color": painted and not console.options.ascii_only, "maps": len(heads)}
         pixels = fitting_pixels(console.width, height, **shape)
