@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
 from attnviz import AttentionInputs, InputError
 from attnviz.pages.blobs import Chunk, dequantize, pack12, quantize
@@ -35,6 +36,12 @@ def test_weights_of_the_page_are_those_of_the_formula(call: Call):
     np.testing.assert_array_equal(np.isnan(weights).any(-1), np.isnan(expected.weights).any(-1))
     np.testing.assert_allclose(weights, expected.weights, rtol=0, atol=WITHIN)
     np.testing.assert_array_equal(np.isneginf(decoded.logits(layer)), np.isneginf(expected.logits))
+
+
+@given(st.sampled_from([torch.float16, torch.bfloat16]).flatmap(lambda dtype: calls(dtype=dtype, values=False)))
+def test_half_types_are_taken_as_they_are_rounded(call: Call):
+    decoded = page_of(call.inputs, call.pattern, batch=call.batch)
+    np.testing.assert_allclose(decoded.weights(decoded.layers[0]), call.expected().weights, rtol=0, atol=WITHIN)
 
 
 @given(calls(dtype=torch.float32, values=False))
