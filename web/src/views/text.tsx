@@ -104,7 +104,7 @@ export function TextView(props: { dark: boolean }) {
 
   const sentence = (position: number): string => {
     const value = valueOf(position);
-    const weight = Number.isNaN(value) ? "hidden" : weightText(value);
+    const weight = values ? weightText(value) : "\u2026";
     const name = positionName(description, layer, shades, position);
     if (picked === null) return `${name}: ${weight} of an average query that sees it`;
     const own = positionName(description, layer, picks, picked);
