@@ -103,7 +103,7 @@ class HeatmapPicture:
         draw = _alone if len(self.maps) == 1 else _side_by_side
         lines, drawn = draw(self, brush, options.max_width, height)
         for line in [*lines, Text(), *_legend(self.fitted, drawn, brush, options.max_width)]:
-            line.no_wrap, line.overflow = True, "crop"
+            line.no_wrap, line.overflow = True, "ellipsis" if line.style == "bold" else "crop"
             if brush.color is None:  # where there is color, spaces are cells
                 line.rstrip()
             yield _plain(line) if options.ascii_only else line
@@ -337,6 +337,7 @@ def _side_by_side(
     whole = not brush.half or height is None or (rows + 1) * lines + 6 <= height
     wide = max(1, min(most // across, 2 if whole else 1)) if across > 3 else max(1, min(most // across, 4))
     panel = max(wide * across, min(most, max(cell_len(shown.name) for shown in maps)))
+    columns = max(columns, min(len(maps), (width + 1) // (panel + 1)))  # small maps leave room for more
     title = f"{len(maps)} heads · {first.values} · {first.pattern} · {_sizes(first)}"
     out = [Text(title, style="bold")]
     for start in range(0, len(maps), columns):
