@@ -37,6 +37,9 @@ const workerAsText = {
 /** A script within a page ends at the first `</script`; strings and templates may write it another way. */
 const safeInPage = (code) => code.replaceAll(/<\/(script|style)/gi, "<\\/$1").replaceAll("<!--", "<\\!--");
 
+/** Leaflet's rules for what we do not use (a switch of layers, Internet Explorer) name files that no page has. */
+const withoutFiles = (style) => style.replaceAll(/[^{}]*\{[^{}]*url\([^{}]*\}/g, "");
+
 async function page() {
   const plugins = [workerAsText];
   const license = await readFile(join(here, "src", "licenses.txt"), "utf8");
@@ -47,7 +50,7 @@ async function page() {
   const style = await build({ ...common, entryPoints: ["src/style.css"], write: false, loader: { ".png": "empty" } });
   await writeFile(join(assets, "attnviz.js"), await make("src/main.ts", "iife"));
   await writeFile(join(assets, "widget.js"), await make("src/widget.ts", "esm"));
-  await writeFile(join(assets, "attnviz.css"), style.outputFiles[0].text);
+  await writeFile(join(assets, "attnviz.css"), withoutFiles(style.outputFiles[0].text));
 }
 
 async function tests() {

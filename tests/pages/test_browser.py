@@ -463,3 +463,16 @@ def test_a_file_that_was_cut_short_says_so(sentence, tmp_path, opened: Opener) -
     cut.write_text(re.sub(r'(id="attnviz-chunk-1">)[^<]+', r"\1", sentence.read_text()))
     page = opened(cut, "view=query-key").page
     expect(page.get_by_role("alert")).to_have_text("the file has no chunk 1: it was cut short")
+
+
+def test_a_host_that_allows_no_worker_gets_its_numbers_too(sentence, tmp_path, opened: Opener) -> None:
+    strict = tmp_path / "strict.html"
+    text = sentence.read_text()
+    assert "worker-src blob:" in text
+    strict.write_text(text.replace("worker-src blob:", "worker-src 'none'"))
+    it = opened(strict, "view=map&head=1&query=8&key=2")
+    it.expected = "worker"
+    t, s = grid(12, 12)
+    wanted = attend(3 * draw(4, 12, 8), draw(4, 12, 8, seed=1), s <= t).weights[1, 8, 2]
+    assert abs(read_pair(it.page, 8, 2)[0] - wanted) <= WEIGHT
+    assert any("worker" in said for said in it.complaints)  # it was refused one

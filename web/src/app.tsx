@@ -2,11 +2,11 @@
 
 import { Component, type ComponentChildren, type ComponentType } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { headName } from "./description";
+import { type Description, type Layer, headName } from "./description";
 import { countText } from "./numbers";
 import { type Session, SessionContext, useSession, useStore } from "./session";
 import type { Pass, Source } from "./source/source";
-import { type Theme, VIEWS, type View } from "./state";
+import { type State, type Theme, VIEWS, type View, opening } from "./state";
 import type { Store } from "./store";
 import { HeadsControls, HeadsView } from "./views/heads";
 import { MapControls, MapView } from "./views/map";
@@ -70,10 +70,7 @@ function Frame(props: { failure: string | null; said: string }) {
         <PassBar />
         {props.failure === null ? (
           <span>
-            {state.view === "model"
-              ? `${description.layers.length} ${description.layers.length === 1 ? "layer" : "layers"}, ${countText(description.layers.reduce((sum, { heads }) => sum + heads, 0))} heads`
-              : `layer ${layer.label}${state.view === "heads" ? "" : ` \u00b7 head ${headName(layer, state.head)}`}`}
-            {` \u00b7 ${layer.pattern} \u00b7 ${countText(layer.queries)} queries \u00d7 ${countText(layer.keys)} keys \u00b7 head_dim ${layer.head_dim}`}
+            {facts(description, layer, state)}
           </span>
         ) : (
           <span class="failure" role="alert">
@@ -89,7 +86,26 @@ function Frame(props: { failure: string | null; said: string }) {
   );
 }
 
+/** What is shown, in a line. */
+function facts(description: Description, layer: Layer, state: State): string {
+  const { layers } = description;
+  const of = ({ pattern, queries, keys, head_dim: dim }: Layer): string =>
+    `${pattern} \u00b7 ${countText(queries)} queries \u00d7 ${countText(keys)} keys \u00b7 head_dim ${dim}`;
+  if (state.view === "model") {
+    const heads = layers.reduce((sum, { heads }) => sum + heads, 0);
+    const counted = `${plural(layers.length, "layer")}, ${plural(heads, "head")}`;
+    return layers.every((other) => of(other) === of(layers[0])) ? `${counted} \u00b7 ${of(layers[0])}` : counted;
+  }
+  const head = state.view === "heads" ? "" : ` \u00b7 head ${headName(layer, state.head)}`;
+  return `layer ${layer.label}${head} \u00b7 ${of(layer)}`;
+}
+
+function plural(count: number, name: string): string {
+  return `${countText(count)} ${name}${count === 1 ? "" : "s"}`;
+}
+
 function Tabs() {
+  const { description } = useSession();
   const { state, set } = useStore();
   const list = useRef<HTMLDivElement>(null);
   const onKeyDown = (event: KeyboardEvent): void => {
@@ -102,7 +118,7 @@ function Tabs() {
     };
     if (!(event.key in to)) return;
     event.preventDefault();
-    set({ view: VIEWS[to[event.key]] }, true);
+    set(opening(state, description, VIEWS[to[event.key]]), true);
     list.current!.querySelectorAll<HTMLElement>("[role=tab]")[to[event.key]].focus();
   };
   return (
@@ -117,7 +133,7 @@ function Tabs() {
           aria-controls="attnviz-view"
           tabIndex={view === state.view ? 0 : -1}
           title={PAGES[view].hint}
-          onClick={() => set({ view }, true)}
+          onClick={() => set(opening(state, description, view), true)}
         >
           {PAGES[view].name}
         </button>

@@ -12,6 +12,9 @@ export type Sort = "order" | "size";
 /** The most tokens that a window of a view shows. */
 export const WINDOW = 512;
 
+/** How many it shows where nothing else is said. */
+export const USUAL_WINDOW = { heads: 64, text: WINDOW };
+
 export interface State {
   view: View;
   layer: number; // index in layers
@@ -150,6 +153,15 @@ export function windowOf(
   const count = Math.min(state.count ?? usual, WINDOW, size);
   const first = clamp(state.first, 0, size - count);
   return [first, first + count];
+}
+
+/** What changes as a view is opened: its window comes to what is chosen. */
+export function opening(state: State, description: Description, view: View): Partial<State> {
+  const axis = state.query !== null ? "query" : "key";
+  const chosen = state[axis];
+  if ((view !== "heads" && view !== "text") || chosen === null) return { view };
+  const [first, end] = windowOf(state, description, axis, USUAL_WINDOW[view]);
+  return chosen >= first && chosen < end ? { view } : { view, first: Math.max(0, chosen - ((end - first) >> 1)) };
 }
 
 export function clamp(value: number, low: number, high: number): number {

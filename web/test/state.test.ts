@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Description, Layer } from "../src/description";
-import { changed, format, initial, parse, windowOf } from "../src/state";
+import { changed, format, initial, opening, parse, windowOf } from "../src/state";
 
 const layer = (fields: Partial<Layer>): Layer => ({
   label: "0", heads: 4, kv_heads: 4, queries: 100, keys: 120, head_dim: 8, query_labels: null, key_labels: null,
@@ -55,4 +55,11 @@ test("a window stays within its axis", () => {
   assert.deepEqual(windowOf(state, RUN, "query", 64), [36, 100]);
   assert.deepEqual(windowOf(state, RUN, "key", 64), [56, 120]);
   assert.deepEqual(windowOf({ ...state, count: 10 }, RUN, "query", 64), [90, 100]);
+});
+
+test("a view opens where the chosen token is", () => {
+  const state = { ...initial(RUN), query: 90, count: 20 };
+  assert.deepEqual(opening(state, RUN, "heads"), { view: "heads", first: 80 });
+  assert.deepEqual(opening({ ...state, query: 5 }, RUN, "heads"), { view: "heads" });
+  assert.deepEqual(opening(state, RUN, "map"), { view: "map" });
 });

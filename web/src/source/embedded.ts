@@ -11,6 +11,7 @@ import script from "worker:./worker-main.ts";
 export type Chunks = (index: number) => string | Uint8Array;
 
 interface Waiting {
+  request: Request;
   resolve(values: Float32Array): void;
   reject(error: Error): void;
 }
@@ -18,8 +19,8 @@ interface Waiting {
 export class EmbeddedSource implements Source {
   onPass: ((pass: Pass | null) => void) | null = null;
   private readonly waiting = new Map<number, Waiting>();
-  private readonly post: (message: ToWorker, transfer?: Transferable[]) => void;
-  private readonly stop: () => void;
+  private post: (message: ToWorker) => void = () => undefined;
+  private stop: () => void = () => undefined;
   private next = 0;
 
   constructor(
@@ -27,17 +28,31 @@ export class EmbeddedSource implements Source {
     private readonly chunks: Chunks,
   ) {
     const worker = makeWorker();
-    if (worker) {
-      worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.receive(data);
-      worker.onerror = ({ message }) => this.fail(message || "the page's worker stopped");
-      this.post = (message, transfer = []) => worker.postMessage(message, transfer);
-      this.stop = () => worker.terminate();
-    } else {
-      const receive = serve((message) => this.receive(message));
-      this.post = (message) => queueMicrotask(() => receive(message));
-      this.stop = () => undefined;
+    if (!worker) {
+      this.runHere();
+      return;
     }
+    let answered = false;
+    worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+      answered = true;
+      this.receive(data);
+    };
+    worker.onerror = ({ message }) => {
+      if (answered) this.fail(message || "the page's worker stopped");
+      else this.runHere(); // a host whose policy allows no worker says so only now
+    };
+    this.post = (message) => worker.postMessage(message);
+    this.stop = () => worker.terminate();
     this.post({ kind: "open", description });
+  }
+
+  /** The worker's work on the page's own thread, a slice at a time, where the host allows no worker. */
+  private runHere(): void {
+    const receive = serve((message) => this.receive(message));
+    this.post = (message) => queueMicrotask(() => receive(message));
+    this.stop = () => undefined;
+    this.post({ kind: "open", description: this.description });
+    for (const [id, { request }] of this.waiting) this.post({ kind: "ask", id, request });
   }
 
   tile(
@@ -81,7 +96,7 @@ export class EmbeddedSource implements Source {
         return;
       }
       const id = this.next++;
-      this.waiting.set(id, { resolve, reject });
+      this.waiting.set(id, { request, resolve, reject });
       signal?.addEventListener(
         "abort",
         () => {

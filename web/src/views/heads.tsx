@@ -6,10 +6,9 @@ import { LayerPicker, WindowControl } from "../controls";
 import { type Axis, headName, label, positionName, visibleText } from "../description";
 import { tickText, weightText } from "../numbers";
 import { useAnswer, useSession, useSize, useStore } from "../session";
-import { windowOf } from "../state";
+import { USUAL_WINDOW, windowOf } from "../state";
 
 const ROW = 24; // CSS pixels a token
-const USUAL = 64; // tokens
 const MOST_LINES = 5000; // of one picture
 
 interface Place {
@@ -31,7 +30,7 @@ export function HeadsControls() {
     <>
       <LayerPicker />
       <WindowControl
-        window={windowOf(state, description, layer.queries >= layer.keys ? "query" : "key", USUAL)}
+        window={windowOf(state, description, layer.queries >= layer.keys ? "query" : "key", USUAL_WINDOW.heads)}
         size={Math.max(layer.queries, layer.keys)}
       />
       <div class="chips" role="group" aria-label="Heads shown">
@@ -70,8 +69,8 @@ interface HeadWeights {
 export function HeadsView(props: { dark: boolean }) {
   const { source, description, announce } = useSession();
   const { state, layer, set } = useStore();
-  const queries = windowOf(state, description, "query", USUAL);
-  const keys = windowOf(state, description, "key", USUAL);
+  const queries = windowOf(state, description, "query", USUAL_WINDOW.heads);
+  const keys = windowOf(state, description, "key", USUAL_WINDOW.heads);
   const [hover, setHover] = useState<Place | null>(null);
   const [scroll, frame] = useSize<HTMLDivElement>();
   const canvas = useRef<HTMLCanvasElement>(null);
