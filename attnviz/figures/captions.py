@@ -55,13 +55,11 @@ def find_sink(shown: AttentionMap) -> Sink | None:
     exact = shown.combined != "max" and (not shown.reduced or shown.reduce == "mass")
     if shown.values != "weights" or not cells.any():
         return None
-    if exact:
-        shares = cells.sum(axis=0) / cells.sum()
-    else:
-        seen = finite.any(axis=1)
-        shares = np.bincount(cells[seen].argmax(axis=1), minlength=columns) / max(int(seen.sum()), 1)
+    seen = finite.any(axis=1)
+    leads = np.bincount(cells[seen].argmax(axis=1), minlength=columns) / int(seen.sum())  # share of rows, (P',)
+    shares = cells.sum(axis=0) / cells.sum() if exact else leads
     most = int(shares.argmax())
-    if shares[most] <= MOST or shares[most] < _TIMES_EVEN / columns:
+    if min(shares[most], leads[most]) <= MOST or shares[most] < _TIMES_EVEN / columns:  # one query makes no sink
         return None
     first, end = most * len(shown.keys) // columns, (most + 1) * len(shown.keys) // columns
     label = shown.key_labels[first] if shown.key_labels is not None and end == first + 1 else None

@@ -30,6 +30,12 @@ def test_half_of_it_is_not_most_nor_is_one_of_three(share, keys):
     assert find_sink(sink_map(share, keys, column=0)) is None
 
 
+def test_a_key_that_one_query_alone_looks_at_is_none():
+    cells = np.full((10, 20), 1e-6) + np.eye(10, 20) * 1e-5
+    cells[4, 3] = 0.9
+    assert find_sink(AttentionMap(cells, "weights", 0, range(10), range(20))) is None
+
+
 def test_logits_have_no_sinks():
     shown = sink_map()
     assert find_sink(AttentionMap(shown.cells, "logits", 0, shown.queries, shown.keys)) is None
