@@ -211,6 +211,32 @@ def test_a_cell_of_several_weights_is_reduced(long, opened: Opener, reduce: str)
         assert abs(number(tip["largest weight" if reduce == "max" else "mass"]) - wanted) <= 2 * WEIGHT
 
 
+@pytest.mark.parametrize("reduce", ["max", "mass"])
+def test_a_map_longer_than_its_overview(tmp_path, opened: Opener, reduce: str) -> None:
+    inputs = AttentionInputs(3 * draw(1, 2500, 4), draw(1, 2500, 4, seed=1))
+    page = opened(write(tmp_path / "page.html", inputs, Causal()), f"view=map&reduce={reduce}").page
+    t, s = grid(2500, 2500)
+    q, k = (tensor[0, 0].double().numpy() for tensor in (inputs.q, inputs.k))
+    shares = np.where(s <= t, np.exp(q @ k.T / 2), 0)
+    shares /= shares.sum(axis=1, keepdims=True)
+    sizes = set()
+    for zoom in (-3.3, -2, -1, 0.4):  # the overview halved, itself, and finer than it
+        go(page, f"view=map&reduce={reduce}&x=1000&y=1500&zoom={zoom}")
+        size = 2 ** -round(max(zoom, -3))
+        sizes.add(size)
+        expect(page.locator(".legend")).to_contain_text(
+            f"{size} \u00d7 {size}" if size > 1 else ("weight", "mass")[reduce == "mass"]
+        )
+        tip = hover(page, -20, 20)
+        first = (tip.get("queries") or tip["query"], tip.get("keys") or tip["key"])
+        t0, s0 = (int(text.replace(",", "").split("\u2013")[0]) for text in first)
+        cell = shares[t0 : t0 + size, s0 : s0 + size]
+        wanted = cell.max() if reduce == "max" else cell.sum(axis=1).mean()
+        found = number(list(tip.values())[2])
+        assert abs(found - wanted) <= WEIGHT * (1 if reduce == "max" else size), (zoom, t0, s0)
+    assert sizes == {8, 4, 2, 1}
+
+
 def test_the_tooltip_of_a_single_weight_names_it(sentence, opened: Opener) -> None:
     page = opened(sentence, "view=map&layer=1&head=2&x=3.5&y=8.5&zoom=6").page
     tip = hover(page)
