@@ -18,7 +18,7 @@ from torch import Tensor
 from attnviz.errors import InputError
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description
-from attnviz.pyramid import Pyramid, halve
+from attnviz.pyramid import Pyramid
 from attnviz.reductions import REDUCTIONS, Cells, Positions, Progress, bin_edges, reduce_block
 from attnviz.scores import Block, blocks
 
@@ -276,17 +276,14 @@ def _packed_rows(sees: Visible) -> Iterator[Array]:
 def _overview(layer: PageLayer, chunk: Chunk, progress: Progress | None) -> dict[str, Any]:
     """Both reductions of each head, from the engine's one pass."""
     pyramid = Pyramid(layer.item, layer.pattern)
-    # A level coarser where the next finer tile is still quick to compute in the page.
-    coarser = 1 if max(layer.item.T, layer.item.S) <= 8 * _LONG else 0
-    level = pyramid.overview_level - coarser
+    # As coarse as lets the page compute a tile of the next finer level, of 1,024 x 1,024 weights, at once.
+    level = min(pyramid.overview_level, pyramid.levels - 1 - 3)
+    coarser = pyramid.overview_level - level
     maps: dict[str, list[Cells]] = {name: [] for name in REDUCTIONS}
     for head in layer.heads:
         overview = pyramid.prepare(head, progress)
         for name in REDUCTIONS:
-            cells, counts = (overview.max if name == "max" else overview.mass), overview.counts
-            for _ in range(coarser):
-                cells, counts = halve(cells, counts, name)
-            maps[name].append(cells)
+            maps[name].append(overview.halved(coarser, name)[0])
         pyramid.forget(head)
     return {"level": level} | {name: chunk.cells(np.stack(cells), "u16map") for name, cells in maps.items()}
 

@@ -226,8 +226,10 @@ def _answering(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
             return _said(str(error), 422)
         except Stopped:
             return _said("attnviz view is ending", 503)
-        except MemoryError:
-            return _said("this needs more memory than there is", 503)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+                raise
+            return _said("this needs more memory than there is; bound it with --memory", 503)
         finally:
             for task in (answering, gone):
                 task.cancel()

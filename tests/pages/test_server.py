@@ -228,6 +228,22 @@ def test_a_defect_is_told_without_its_traceback(monkeypatch):
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 1")])
+def test_too_little_memory_is_told(monkeypatch, error):
+    async def fail(*at: int) -> None:
+        raise error
+
+    viewer = Viewer([layer()], "x")
+    monkeypatch.setattr(viewer, "vectors", fail)
+    app = application(viewer, token=TOKEN, port=PORT)
+    with TestClient(app, base_url=ORIGIN) as client:
+        answer = client.get(f"/{TOKEN}/vectors/0/0/0/0")
+    assert (answer.status_code, answer.json()["error"].partition(";")[0]) == (
+        503,
+        "this needs more memory than there is",
+    )
+
+
 def test_no_web_socket_is_opened(server):
     from starlette.websockets import WebSocketDisconnect
 
