@@ -502,3 +502,17 @@ def test_a_host_that_allows_no_worker_gets_its_numbers_too(sentence, tmp_path, o
     wanted = attend(3 * draw(4, 12, 8), draw(4, 12, 8, seed=1), s <= t).weights[1, 8, 2]
     assert abs(read_pair(it.page, 8, 2)[0] - wanted) <= WEIGHT
     assert any("worker" in said for said in it.complaints)  # it was refused one
+
+
+def test_picked_heads_keep_their_numbers(tmp_path, opened: Opener) -> None:
+    inputs = AttentionInputs(3 * draw(4, 12, 8), draw(4, 12, 8, seed=1))
+    path = tmp_path / "page.html"
+    write_page(path, [PageLayer(str(i), inputs.item(), Causal(), (1, 3)) for i in range(2)], "run.npz")
+    page = opened(path, "view=model").page
+    expect(page.get_by_role("columnheader")).to_have_text(["layer", "1", "3"])
+    page.get_by_role("button", name="Layer 1, head 3: open its map").click()
+    expect(page.locator(".status")).to_contain_text("layer 1 \u00b7 head 3")
+    go(page, "view=map&head=1&query=8&key=2")
+    t, s = grid(12, 12)
+    wanted = attend(3 * draw(4, 12, 8), draw(4, 12, 8, seed=1), s <= t).weights[3, 8, 2]
+    assert abs(read_pair(page, 8, 2)[0] - wanted) <= WEIGHT

@@ -90,7 +90,7 @@ function Frame(props: { failure: string | null; said: string }) {
 function facts(description: Description, layer: Layer, state: State): string {
   const { layers } = description;
   const of = ({ pattern, queries, keys, head_dim: dim }: Layer): string =>
-    `${pattern} \u00b7 ${countText(queries)} queries \u00d7 ${countText(keys)} keys \u00b7 head_dim ${dim}`;
+    `${pattern} \u00b7 ${countText(queries)} ${queries === 1 ? "query" : "queries"} \u00d7 ${plural(keys, "key")} \u00b7 head_dim ${dim}`;
   if (state.view === "model") {
     const heads = layers.reduce((sum, { heads }) => sum + heads, 0);
     const counted = `${plural(layers.length, "layer")}, ${plural(heads, "head")}`;

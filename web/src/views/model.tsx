@@ -3,7 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { Segmented } from "../controls";
 import { paint, pixel, ramp, rgb } from "../colors";
-import { headName } from "../description";
+import { type Layer, headName } from "../description";
 import { weightText } from "../numbers";
 import { largest } from "../map/tiles";
 import { type Thumbnail, isAbort } from "../source/source";
@@ -66,9 +66,7 @@ export function ModelView(props: { dark: boolean }) {
           </span>
           {Array.from({ length: heads }, (_, head) => (
             <span key={head} role="columnheader">
-              {description.layers.length === 1 || description.layers.every((layer) => !layer.head_labels)
-                ? headName(description.layers[0], head)
-                : head}
+              {columnName(description.layers, head)}
             </span>
           ))}
         </div>
@@ -99,6 +97,12 @@ export function ModelView(props: { dark: boolean }) {
       </div>
     </div>
   );
+}
+
+/** What a column's heads are called, where all layers agree; else each thumbnail says it alone. */
+function columnName(layers: Layer[], head: number): string {
+  const names = new Set(layers.filter(({ heads }) => head < heads).map((layer) => headName(layer, head)));
+  return names.size === 1 ? [...names][0] : "";
 }
 
 function Thumb(props: { layer: number; head: number; dark: boolean }) {
