@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from attnviz.snapshots import Snapshot, SnapshotDifference
+    from attnviz.snapshots import CellDifference, Snapshot, SnapshotDifference
 
 DIRECTORY = "__attention__"
 """The folder beside a test file that holds the snapshots of its tests."""
@@ -85,6 +85,7 @@ class AttentionSnapshot:
         keys: range | None = None,
         pattern: Any = None,
         tokens: Any = None,
+        picture: bool = False,
         **settings: Any,
     ) -> None:
         """Asserts that a snapshot of ``source`` is what was stored, within what its dtype allows.
@@ -99,6 +100,7 @@ class AttentionSnapshot:
             heads, batch, values, cells, queries, keys: as in :func:`attnviz.take_snapshot`.
             pattern: which query sees which key; by name too, where ``k`` is given.
             tokens: labels of the S keys, of a tensor or with ``k``.
+            picture: also keep the heatmaps as a PNG beside the numbers, and compare its pixels, give or take 8 of 255.
             settings: with ``k``, other fields of :class:`attnviz.AttentionInputs`: ``scale``, ``key_padding_mask``, ...
 
         Raises:
@@ -107,7 +109,7 @@ class AttentionSnapshot:
         """
         __tracebackhide__ = True
         from attnviz.errors import InputError
-        from attnviz.snapshots import CELLS, take_snapshot
+        from attnviz.snapshots import CELLS, locate, take_snapshot
 
         if k is not None:
             from attnviz.sources.arguments import inputs_of
@@ -121,7 +123,9 @@ class AttentionSnapshot:
         now = take_snapshot(
             source, pattern, cells=CELLS if cells is None else cells, tokens=None if k is not None else tokens, **how
         )
-        self._compare(path, now, atol, rtol)
+        self._compare(path, now, atol, rtol, lambda worst: locate(source, pattern, worst, now))
+        if picture:
+            self._compare_pictures(path.with_suffix(".png"), now)
 
     def _path(self, name: str | None, suffix: str) -> Path:
         """Where the snapshot of this call lies: ``__attention__/test_file/test_name.json``."""
@@ -139,7 +143,14 @@ class AttentionSnapshot:
         file: Path = item.path
         return file.parent / DIRECTORY / file.stem / f"{label}{suffix}"
 
-    def _compare(self, path: Path, now: Snapshot, atol: float | None, rtol: float | None) -> None:
+    def _compare(
+        self,
+        path: Path,
+        now: Snapshot,
+        atol: float | None,
+        rtol: float | None,
+        locate: Callable[[CellDifference], tuple[int, int, float] | None],
+    ) -> None:
         __tracebackhide__ = True
         from attnviz.differences import Tolerance
         from attnviz.snapshot_files import read_snapshot
@@ -172,11 +183,32 @@ class AttentionSnapshot:
         if update:
             self._write(path, now)
             return
-        lines = [f"attention snapshot {shown}: {found.report()}"]
+        where = locate(found.cells[0]) if found.cells else None
+        lines = [f"attention snapshot {shown}: {found.report(where=where)}"]
         picture = self._draw(path, found)
         if picture is not None:
             lines.append(f"  picture: {picture}")
         raise AssertionError("\n".join([*lines, f"if this is meant: {again}"]))
+
+    def _compare_pictures(self, path: Path, now: Snapshot) -> None:
+        __tracebackhide__ = True
+        from attnviz.figures.snapshot import draw_snapshot, pixels_apart
+
+        self._request.node.user_properties.append((_USED, str(path)))
+        drawn, again = draw_snapshot(now), f"pytest --attention-update '{self._request.node.nodeid}'"
+        shown = _relative(path, self._config)
+        wrong = "is not there yet" if not path.exists() else pixels_apart(path.read_bytes(), drawn)
+        if wrong is None:
+            return
+        if self._config.getoption("attention_update"):
+            path.write_bytes(drawn)
+            self._request.node.user_properties.append((_WROTE, str(path)))
+            return
+        if not path.exists():
+            raise AssertionError(f"the picture {shown} {wrong}; write it with\n  {again}")
+        later = self._pictures() / f"{path.parent.name}.{path.stem}.now.png"
+        later.write_bytes(drawn)
+        raise AssertionError(f"the picture {shown} {wrong}\n  now: {later}\nif this is meant: {again}")
 
     def _write(self, path: Path, now: Snapshot) -> None:
         from attnviz.snapshot_files import write_snapshot
@@ -189,14 +221,18 @@ class AttentionSnapshot:
         """Draws what differs; None where the two have no cells in common."""
         from attnviz.figures.snapshot import write_difference
 
+        picture = self._pictures() / f"{path.parent.name}.{path.stem}.png"
+        return picture if write_difference(picture, found) else None
+
+    def _pictures(self) -> Path:
+        """The folder that pictures of what differs go to."""
         wanted = self._config.getoption("attention_pictures")
         if wanted:
             folder = self._config.invocation_params.dir / wanted
         else:
             folder = self._request.getfixturevalue("tmp_path_factory").mktemp("attention")
         folder.mkdir(parents=True, exist_ok=True)
-        picture = folder / f"{path.parent.name}.{path.stem}.png"
-        return picture if write_difference(picture, found) else None
+        return Path(folder)
 
 
 class _Account:
@@ -233,7 +269,7 @@ class _Account:
             path
             for file, unsure in self.files.items()
             for path in (file.parent / DIRECTORY / file.stem).glob("*")
-            if path.suffix in (".json", ".npz") and path not in self.used and not _owned(path, unsure)
+            if path.suffix in (".json", ".npz", ".png") and path not in self.used and not _owned(path, unsure)
         )
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:

@@ -464,11 +464,12 @@ class SnapshotDifference:
         """Whether nothing is beyond the tolerance and every setting is as it was."""
         return not (self.settings or self.cells or self.statistics)
 
-    def report(self, most: int = 6) -> str:
+    def report(self, most: int = 6, *, where: tuple[int, int, float] | None = None) -> str:
         """What differs, a line each: settings, then heads with query, key, tokens and both values, then statistics.
 
         Args:
             most: how many heads and statistics to name; the rest is counted.
+            where: the pair with the largest value of the worst cell: :func:`locate`.
         """
         dtype = self.stored.settings.get("dtype", "float32")
         if self.within:
@@ -476,6 +477,8 @@ class SnapshotDifference:
         lines = [f"BEYOND tolerance ({self.tolerance}, for {dtype})", *(f"  {line}" for line in self.settings)]
         for found in self.cells[:most]:
             lines.append(f"  {self._cell(found)}")
+            if where is not None and found is self.cells[0]:
+                lines.append(f"    the largest there is now query {where[0]} → key {where[1]}, {where[2]:.6g}")
         lines += _more(len(self.cells) - most, "map", "maps")
         changed: dict[int, list[StatisticDifference]] = {}
         for one in self.statistics:
@@ -642,6 +645,46 @@ def _more(count: int, one: str, many: str) -> list[str]:
 
 def _text(value: float | None) -> str:
     return "none" if value is None else f"{value:.6g}"
+
+
+def locate(
+    source: Source, pattern: Pattern | None, found: CellDifference, snapshot: Snapshot
+) -> tuple[int, int, float] | None:
+    """The pair that holds the largest value of a reduced cell now: query, key and value.
+
+    Args:
+        source, pattern: what the later snapshot was taken of.
+        found: the cell.
+        snapshot: the later snapshot, which says the batch item and the values.
+
+    Returns:
+        None where the cell is one pair, where nothing in it is visible, or where the source has no more to say.
+    """
+    if found.reduction != "max" or math.isnan(found.b) or not isinstance(found.keys, range):
+        return None
+    if isinstance(source, AttentionInputs):
+        device = "cpu" if source.q.device.type == "mps" else source.q.device
+        shown = attention_map(
+            source,
+            found.head,
+            pattern,
+            batch=int(snapshot.settings["batch"]),
+            values=str(snapshot.settings["values"]),
+            pixels=max(len(found.queries), len(found.keys)),
+            queries=found.queries,
+            keys=found.keys,
+            device=device,
+            dtype=torch.float64,
+        ).cells
+    elif isinstance(source, Tensor):
+        whole = source[0] if source.ndim == 4 else source
+        rows, keys = found.queries, found.keys
+        shown = whole[found.head, rows.start : rows.stop, keys.start : keys.stop].detach().cpu().double().numpy()
+    else:
+        return None
+    largest = np.where(np.isnan(shown), -np.inf, shown)
+    row, column = (int(i) for i in np.unravel_index(int(largest.argmax()), largest.shape))
+    return found.queries[row], found.keys[column], float(largest[row, column])
 
 
 def difference_maps(found: SnapshotDifference, most: int = 4) -> list[tuple[AttentionMap, AttentionMap, AttentionMap]]:

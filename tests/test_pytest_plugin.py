@@ -15,7 +15,7 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 # pytester forgets what an inner run imports, and torch cannot be imported twice: all of it is here before.
 import attnviz.closeness
 import attnviz.figures.snapshot
-import attnviz.snapshot_files  # noqa: F401
+import attnviz.snapshot_files
 
 pytest_plugins = ["pytester"]
 
@@ -166,6 +166,31 @@ def test_a_tolerance_of_ones_own(project, monkeypatch):
     project(body, "--attention-update")
     monkeypatch.setenv("CHANGE", "0.5")
     project().assert_outcomes(passed=1)
+
+
+def test_a_reduced_map_names_the_pair_too(project, monkeypatch):
+    project(ONE.replace("layer()", "layer(tokens=40)").replace("Causal()", "Causal(), cells=8"), "--attention-update")
+    monkeypatch.setenv("CHANGE", "2")
+    said = errors(project())
+    assert re.search(r"queries \d+ to \d+ → keys 0 to 4, was .*\nthe largest there is now query \d+ → key 3, ", said)
+
+
+def test_pixels_are_compared_where_they_are_asked_for(project, pytester):
+    body = ONE.replace("pattern=Causal()", "pattern=Causal(), picture=True")
+    project(body, "--attention-update").assert_outcomes(passed=1)
+    project().assert_outcomes(passed=1)
+    picture = pytester.path / "__attention__/test_model/test_layer.png"
+    kept = picture.read_bytes()
+    picture.write_bytes(attnviz.figures.snapshot.draw_snapshot(attnviz.take_snapshot(attnviz.synthesize())))
+    said = errors(project())
+    assert re.search(
+        r"the picture __attention__/test_model/test_layer.png has \d+ x \d+ pixels, and is drawn with", said
+    )
+    assert "test_model.test_layer.now.png" in said
+    project(None, "--attention-update").assert_outcomes(passed=1)
+    assert picture.read_bytes() == kept
+    picture.unlink()
+    assert "test_layer.png is not there yet; write it with" in errors(project())
 
 
 # Names

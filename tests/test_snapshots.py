@@ -13,7 +13,7 @@ import attnviz
 from attnviz.differences import TOLERANCES, Tolerance
 from attnviz.errors import InputError
 from attnviz.patterns import Causal, Full, GlobalKeys, Local, longformer
-from attnviz.snapshots import DECIMALS, compare_snapshots, difference_maps, take_snapshot
+from attnviz.snapshots import DECIMALS, compare_snapshots, difference_maps, locate, take_snapshot
 from tests.cases import small
 from tests.reference import attend
 
@@ -238,6 +238,24 @@ def test_a_reduced_cell_is_named_by_its_positions():
         take_snapshot(given, Causal(), cells=5), take_snapshot(replace(given, k=k), Causal(), cells=5)
     )
     assert "queries 8 to 9 → keys 8 to 9" in found.report()
+
+
+def test_the_largest_pair_of_a_reduced_cell_is_found():
+    given = inputs()
+    k = given.k.clone()
+    k[0, 1, 8] *= 3
+    later = replace(given, k=k)
+    whole = reference(later, CAUSAL)
+    weights = torch.from_numpy(np.nan_to_num(whole))
+    for source, pattern in ((later, Causal()), (weights, None)):
+        before, now = take_snapshot(given, Causal(), cells=5), take_snapshot(source, pattern, cells=5)
+        found = compare_snapshots(before, now)
+        worst = next(cell for cell in found.cells if cell.reduction == "max")
+        query, key, value = locate(source, pattern, worst, now)
+        part = whole[worst.head, worst.queries.start : worst.queries.stop, worst.keys.start : worst.keys.stop]
+        assert whole[worst.head, query, key] == np.nanmax(part) == pytest.approx(value)
+        assert (query in worst.queries, key in worst.keys) == (True, True)
+    assert "    the largest there is now query 9 → key 8, 0.5" in found.report(where=(9, 8, 0.5))
 
 
 def test_other_positions_have_no_cells_in_common():

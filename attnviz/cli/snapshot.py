@@ -108,7 +108,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.cli.console import note, output
         from attnviz.differences import Tolerance
         from attnviz.snapshot_files import read_snapshot
-        from attnviz.snapshots import compare_snapshots
+        from attnviz.snapshots import compare_snapshots, locate
         from attnviz.writing import check_output
 
         if out is not None:
@@ -151,7 +151,8 @@ def register(app: typer.Typer) -> None:
                 drawn = write_difference(out, found)
             note(f"wrote {out}" if drawn else f"{out}: not drawn, as the two have no cells in common")
         console = output()
-        first, *rest = found.report().split("\n")
+        where = locate(inputs, pattern, found.cells[0], now) if found.cells else None
+        first, *rest = found.report(where=where).split("\n")
         console.print(f"{file}: {first}", style="green" if found.within else "bold red", highlight=False, markup=False)
         for line in rest:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
