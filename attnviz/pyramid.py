@@ -7,7 +7,9 @@ from the overview, finer tiles from q and k of the rows and keys they show, when
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -234,14 +236,21 @@ def halve(cells: Cells, counts: Positions, reduce: str) -> tuple[Cells, Position
         counts: (P,) how many queries of each row ``mass`` averages over.
         reduce: ``max`` or ``mass``.
     """
-    rows, columns = (range(0, size, 2) for size in cells.shape)
-    together = np.add.reduceat(counts, rows)
+    ends = [(0, size % 2) for size in cells.shape]
+    even = np.pad(counts, ends[0])
+    together = even[0::2] + even[1::2]
     if reduce == "max":
-        return np.fmax.reduceat(np.fmax.reduceat(cells, rows, axis=0), columns, axis=1), together
-    seen = np.logical_or.reduceat(np.logical_or.reduceat(~np.isnan(cells), rows, axis=0), columns, axis=1)
-    sums = np.nan_to_num(cells) * counts[:, None]
-    sums = np.add.reduceat(np.add.reduceat(sums, rows, axis=0), columns, axis=1)
-    return np.where(seen, sums / np.maximum(together, 1)[:, None], np.nan), together
+        return _fours(np.pad(cells, ends, constant_values=np.nan), np.fmax), together
+    blank = _fours(np.pad(np.isnan(cells), ends, constant_values=True), np.logical_and)
+    sums = _fours(np.pad(np.nan_to_num(cells) * counts[:, None], ends), np.add)
+    return np.where(blank, np.nan, sums / np.maximum(together, 1)[:, None]), together
+
+
+def _fours(values: Cells, combine: Callable[[Any, Any], Any]) -> Cells:
+    """Each square of four values, combined. Much faster than numpy's ``reduceat`` for so short runs."""
+    rows = combine(values[0::2], values[1::2])
+    combined: Cells = combine(rows[:, 0::2], rows[:, 1::2])
+    return combined
 
 
 def _edges(start: int, end: int, size: int, most: int | None = None) -> Positions:
