@@ -333,7 +333,9 @@ def test_a_link_shows_what_its_sender_saw(sentence, opened: Opener) -> None:
     page.get_by_role("button", name="log").click()
     page.get_by_role("button", name="mass").click()
     page.get_by_label("Next head").click()
+    assert "zoom=" not in page.url  # the whole map is the whole map on any screen
     page.get_by_role("button", name="Zoom in").click()
+    expect(page).to_have_url(re.compile("zoom="))
     hover(page, dx=-40, dy=60)
     page.mouse.down()
     page.mouse.up()
@@ -343,7 +345,16 @@ def test_a_link_shows_what_its_sender_saw(sentence, opened: Opener) -> None:
     expect(again.locator(".readout")).to_have_text(page.locator(".readout").inner_text().replace("\n", ""))
     assert again.locator(".legend").inner_text() == page.locator(".legend").inner_text()
     for dx, dy in [(-200, -100), (0, 0), (200, 100)]:
-        assert hover(again, dx, dy) == hover(page, dx, dy)
+        hover(again, dx, dy)
+        hover(page, dx, dy)
+        expect(page.locator(".tooltip")).to_have_text(again.locator(".tooltip").text_content() or "")
+    page.get_by_role("button", name="Show the whole map").click()
+    expect(page).not_to_have_url(re.compile("zoom="))
+    page.go_back()
+    for dx, dy in [(-200, -100), (200, 100)]:
+        hover(again, dx, dy)
+        hover(page, dx, dy)
+        expect(page.locator(".tooltip")).to_have_text(again.locator(".tooltip").text_content() or "")
 
 
 def test_a_fragment_of_nonsense_does_no_harm(sentence, opened: Opener) -> None:

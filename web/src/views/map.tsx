@@ -87,6 +87,14 @@ export function MapView(props: { dark: boolean }) {
   };
   const hover = pointer && cellAt(pointer);
 
+  // A map that shows the whole does so on any screen: only what its user does puts a place into the address.
+  const quiet = useRef(false);
+  const quietly = (move: () => void): void => {
+    quiet.current = true;
+    move();
+    quiet.current = false;
+  };
+
   // The map itself, once a layer's size is known.
   useEffect(() => {
     const made = L.map(frame.current!, {
@@ -112,6 +120,7 @@ export function MapView(props: { dark: boolean }) {
     const moved = (): void => setView(({ moves }) => ({ zoom: made.getZoom(), moves: moves + 1 }));
     made.on("move zoom viewreset resize", moved);
     made.on("moveend", () => {
+      if (quiet.current) return;
       const { lat, lng } = made.getCenter();
       store.set({ x: lng, y: -lat, zoom: made.getZoom() });
     });
@@ -126,22 +135,27 @@ export function MapView(props: { dark: boolean }) {
   useEffect(() => {
     const made = map.current!;
     const { x, y, zoom } = state;
-    if (zoom === null) return;
+    if (zoom === null) {
+      quietly(() => fit(made, layer));
+      return;
+    }
     const { lat, lng } = made.getCenter();
     const away = Math.hypot((x ?? lng) - lng, (y ?? -lat) + lat) * 2 ** zoom;
     if (away > 2 || Math.abs(zoom - made.getZoom()) > 0.01) {
-      made.setView([-(y ?? -lat), x ?? lng], zoom, { animate: false });
+      quietly(() => made.setView([-(y ?? -lat), x ?? lng], zoom, { animate: false }));
     }
   }, [state.x, state.y, state.zoom]);
 
   useEffect(() => {
     const made = map.current!;
-    made.invalidateSize({ animate: false, pan: false });
-    made.setMinZoom(-30);
-    const whole = made.getBoundsZoom(boundsOf(layer), false, L.point(6, 6));
-    made.setMinZoom(Math.min(whole, MAX_ZOOM) - 1);
-    made.setMaxBounds(boundsOf(layer).pad(0.6));
-    if (store.state.zoom === null) fit(made, layer);
+    quietly(() => {
+      made.invalidateSize({ animate: false, pan: false });
+      made.setMinZoom(-30);
+      const whole = made.getBoundsZoom(boundsOf(layer), false, L.point(6, 6));
+      made.setMinZoom(Math.min(whole, MAX_ZOOM) - 1);
+      made.setMaxBounds(boundsOf(layer).pad(0.6));
+      if (store.state.zoom === null) fit(made, layer);
+    });
   }, [frameSize.width, frameSize.height, layer.queries, layer.keys]);
 
   useEffect(() => {
@@ -232,7 +246,6 @@ export function MapView(props: { dark: boolean }) {
     else made.setZoom(made.getZoom() + by);
   };
   const reset = (): void => {
-    fit(map.current!, layer);
     set({ x: null, y: null, zoom: null }, true);
   };
 
