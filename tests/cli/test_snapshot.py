@@ -111,3 +111,10 @@ def test_bad_input_is_2(refused, run, dump, kept):
 def test_a_snapshot_of_another_dump_is_2(refused, run, dump, kept):
     attnviz.save("other.safetensors", small(heads=2, kv_heads=1))
     refused("snapshot", "check", "other.safetensors", kept, says="keeps head 3, and there are 2 .*another dump")
+
+
+@pytest.mark.parametrize("command", ["save", "check"])
+def test_the_help_has_an_example(run, command):
+    result = run("snapshot", command, "--help")
+    assert result.code == 0
+    assert f"attnviz snapshot {command} dump.safetensors attention.json" in " ".join(result.out.split())
