@@ -372,7 +372,8 @@ def _legend(fitted: FittedScaling, maps: Sequence[AttentionMap], brush: _Brush, 
     ends = [f"{fitted.value_at(share):.3g}" for share in (0, 0.5, 1)]
     ends[0] = ("≤ " if fitted.extend in ("min", "both") else "") + ends[0]
     ends[2] = ("≥ " if fitted.extend in ("max", "both") else "") + ends[2]
-    middle = ends[1].center(max(1, size - len(ends[0]) - len(ends[2])))
+    room = size - len(ends[0]) - len(ends[2])
+    middle = ends[1].center(room) if len(ends[1]) + 2 <= room else " " * max(1, room)
     values = Text(ends[0] + middle + ends[2])
     if any(np.isnan(shown.cells).any() for shown in maps):
         blank = Text("blank:") if brush.color is None else brush.cell(math.nan, math.nan, 2)

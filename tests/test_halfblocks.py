@@ -245,3 +245,12 @@ def test_the_legend_says_the_ends_and_what_lies_beyond():
     text = printed(HeatmapPicture(shown, Scaling(robust=True)), width=60, no_color=True)
     assert "weight (softmax)" in text
     assert "≥ 0.0993" in text  # the 99th percentile
+
+
+@pytest.mark.parametrize("width", range(24, 120, 7))
+def test_the_numbers_of_the_legend_stand_apart(width):
+    shown = map_of([[0.002786, 0.0279, 0.0123]])
+    below = printed(HeatmapPicture(shown, Scaling("log")), width=width, no_color=True).splitlines()[-1]
+    assert below.split()[0] == "0.00279"
+    assert below.split()[-1] == "0.0279"
+    assert len(below.split()) in (2, 3)
