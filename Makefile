@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= .ci/constraints.txt
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addprefix -c ,$(CONSTRAINTS))
 
-.PHONY: demo test lint format bench docs snapshots web clean
+.PHONY: demo test lint format bench docs snapshots gallery web clean
 
 demo: .venv/package
 	.venv/bin/attnviz score --head 0
@@ -15,6 +15,9 @@ test: .venv/tests
 
 snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read the difference before you commit it.
 	.venv/bin/python -m pytest -n 0 --snapshot-update tests/snapshots tests/test_pytest_plugin.py tests/test_docs.py
+
+gallery: .venv/tests  ## Rewrites docs/gallery.md and its pictures, all of real heads; look at them before you commit.
+	.venv/bin/python examples/gallery.py
 
 docs: .venv/tests  ## Runs what the docs show.
 	.venv/bin/python -m pytest -n auto tests/test_docs.py

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -112,8 +112,22 @@ def compare_maps(
     return Comparison(
         replace(one, pattern=f"{a.source}, {pattern_a}"),
         replace(other, pattern=f"{b.source}, {pattern_b}"),
-        replace(one, cells=cells, values="difference", pattern="A − B"),
+        replace(
+            one,
+            cells=cells,
+            values="difference",
+            pattern="A − B",
+            query_labels=_both(one.query_labels, other.query_labels),
+            key_labels=_both(one.key_labels, other.key_labels),
+        ),
     )
+
+
+def _both(a: Sequence[str] | None, b: Sequence[str] | None) -> Sequence[str] | None:
+    """The labels of both sides: ``tired / wide`` where they are not the same."""
+    if a is None or b is None:
+        return b if a is None else a
+    return [one if one == other else f"{one} / {other}" for one, other in zip(a, b, strict=True)]
 
 
 def _difference(a: Cells, b: Cells, values: str) -> Cells:

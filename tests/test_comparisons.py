@@ -96,3 +96,12 @@ def test_global_keys_of_both_sides_are_columns_where_they_differ():
 def test_what_cannot_be_compared_is_refused(b, head, says):
     with pytest.raises(InputError, match=says):
         attnviz.compare_maps(replace(small(), source="one"), b, head)
+
+
+def test_tokens_that_differ_are_both_told():
+    one, other = (replace(small(batch=1), tokens=[["it", "was", "so", word, ".", ""]]) for word in ("tired", "wide"))
+    found = attnviz.compare_maps(one, other, 0, Full())
+    assert found.difference.key_labels == ["it", "was", "so", "tired / wide", ".", ""]
+    assert (found.a.key_labels[3], found.b.key_labels[3]) == ("tired", "wide")
+    bare = attnviz.compare_maps(replace(one, tokens=None), other, 0, Full())
+    assert bare.difference.key_labels[3] == "wide"

@@ -67,3 +67,14 @@ def test_settings_of_matplotlib_and_seaborn_are_honored_and_left_alone(name):
     labels = [ax.yaxis.label for ax in figure.axes if ax.get_ylabel()]
     assert labels
     assert {mpl.colors.to_hex(label.get_color()) for label in labels} == {"#123456"}
+
+
+@pytest.mark.parametrize("name", sorted(set(DRAWN) - {"strip", "strips"}))
+def test_no_grid_of_a_style_lies_over_cells(name):
+    with mpl.rc_context():
+        seaborn.set_theme(style="whitegrid")
+        figure = DRAWN[name]()
+        figure.draw_without_rendering()
+    maps = [ax for ax in figure.axes if ax.images]
+    assert maps
+    assert not any(line.get_visible() for ax in maps for line in (*ax.get_xgridlines(), *ax.get_ygridlines()))

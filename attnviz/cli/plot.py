@@ -136,9 +136,10 @@ def register(app: typer.Typer) -> None:
             world.wait()
             words: dict[str, Any] = {}
             if world.rank == 0 and any(path.suffix.lower() in FIGURES for path in out):
-                look.hint(maps)
                 of = f"A {maps[0].pattern}; B {maps[1].pattern}" if kind.compare else inputs.source
                 told = [replace(shown, pattern=str(pattern)) for shown in maps[::2]] if kind.compare else maps
+                if kind.strip is None:  # one word that takes most is what a strip is for
+                    look.hint(told)
                 words = {"title": look.title, "caption": look.words(told, of), "width": look.inches}
             for path in out if world.rank == 0 else ():
                 if path.suffix.lower() not in FIGURES:

@@ -26,6 +26,8 @@ def difference_figure(
 ) -> Figure:
     """Draws A and B on one color scale and A - B on its own, balanced around 0, a row a head.
 
+    Panels share their axes, with the labels of A - B.
+
     Args:
         pictures: A, B and A - B of each head, such as :func:`attnviz.compare_maps` gives them.
         title: above them; None is none.

@@ -174,6 +174,7 @@ def draw(
     )
     if annot:
         _annotate(shown, ax, scale)
+    ax.grid(False)  # whatever the style says: lines would lie over the cells
     if x_labels:
         label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=True)
         noun = "key" if isinstance(shown.keys, range) else "global key"

