@@ -15,6 +15,7 @@ from attnviz.comparisons import compare_maps
 from attnviz.errors import InputError
 from attnviz.figures.detail import detail
 from attnviz.figures.difference import difference_figure
+from attnviz.figures.difference import panel_pixels as comparison_pixels
 from attnviz.figures.heatmap import heads_grid, heatmap, most_pixels
 from attnviz.figures.outline import outline
 from attnviz.figures.overview import overview_figure, panel_pixels, panel_room
@@ -198,8 +199,7 @@ def plot_comparison(
     """
     what, look = _split(options)
     chosen = range(a.H) if heads is None else heads
-    dpi = mpl.rcParams["figure.dpi"]
-    what["pixels"] = min(what.get("pixels", 1024), most_pixels(4, dpi, options.get("width")))
+    what["pixels"] = min(what.get("pixels", 1024), comparison_pixels(mpl.rcParams["figure.dpi"], options.get("width")))
     return difference_figure([compare_maps(a, b, head, pattern, b_pattern, **what) for head in chosen], **look)
 
 

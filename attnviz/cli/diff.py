@@ -81,6 +81,11 @@ def register(app: typer.Typer) -> None:
             other_file += _changed(choice, b).paths()
             check_output(out, (".png", ".pdf", ".svg"), inputs=[*source.paths(), *choice.paths(), *other_file])
         heads = parse_indices(head, side_a.H, option="--head", noun="head")
+        pixels = None
+        if out is not None:
+            from attnviz.figures.difference import panel_pixels
+
+            pixels = panel_pixels(150)
         with rows_progress(side_a.T * len(heads), "diff") as progress:
             found = compare(
                 side_a,
@@ -90,7 +95,7 @@ def register(app: typer.Typer) -> None:
                 atol=atol,
                 rtol=rtol,
                 top_k=top_k,
-                pixels=None if out is None else 512,
+                pixels=pixels,
                 progress=progress,
             )
         if out is not None:

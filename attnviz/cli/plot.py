@@ -55,6 +55,7 @@ def register(app: typer.Typer) -> None:
         look.check()
         kind.check(out, overlay=overlay, annot=annot, queries=region.queries)
         from dataclasses import replace
+        from functools import partial
 
         from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
@@ -72,6 +73,7 @@ def register(app: typer.Typer) -> None:
 
         from attnviz.comparisons import compare_maps
         from attnviz.distributed import rank_device, ranks
+        from attnviz.figures.difference import panel_pixels
         from attnviz.figures.heatmap import most_pixels
         from attnviz.figures.strip import check_tokens
         from attnviz.figures.style import save_figure
@@ -89,8 +91,9 @@ def register(app: typer.Typer) -> None:
             pattern = choice.choose(inputs.pattern)
             pixels = region.pixels
             if any(path.suffix.lower() in FIGURES for path in out):
-                panels = 4 if kind.compare else 1 if kind.how else len(heads)
-                pixels = min(pixels, most_pixels(panels, look.dots, look.inches))
+                panels = 1 if kind.how else len(heads)
+                room = panel_pixels if kind.compare else partial(most_pixels, panels)
+                pixels = min(pixels, room(look.dots, look.inches))
             seen = picture_query(source.source, inputs, region, values) if overlay else None
             positions = region.ranges(inputs)
             queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])

@@ -8,12 +8,24 @@ from typing import Unpack
 
 from matplotlib.figure import Figure
 
-from attnviz.figures.heatmap import colorbar, draw, panel_inches, write_caption
+from attnviz.figures.heatmap import colorbar, draw, most_pixels, panel_inches, write_caption
 from attnviz.figures.scales import ColorScale, ScaleOptions
 from attnviz.maps import AttentionMap
 
+_BESIDE = 2.9  # inches that labels and color bars take of a figure for print
+
 _OF_PANELS = ("rank", "row")
 """Norms of A and B that say nothing of a difference, whose sign and size matter."""
+
+
+def panel_pixels(dpi: float, width: float | None = None) -> int:
+    """The most cells a side that each of three panels shows in a pixel or more.
+
+    Args:
+        dpi: dots per inch.
+        width: inches across of the figure; None is what the panels need.
+    """
+    return most_pixels(4, dpi) if width is None else max(1, int((width - _BESIDE) / 3 * dpi))
 
 
 def difference_figure(
@@ -44,7 +56,7 @@ def difference_figure(
         down *= min(1.0, width / wide)
         across *= width / wide
         wide = width
-    figure = Figure(figsize=(wide, len(pictures) * (down + 0.35) + 0.9), layout="constrained")
+    figure = Figure(figsize=(wide, len(pictures) * (down + 0.35) + 1.35), layout="constrained")
     grid = figure.subplots(len(pictures), 3, squeeze=False, sharex=True, sharey=True)
     both = [shown for row in pictures for shown in row[:2]]
     apart = [row[2] for row in pictures]

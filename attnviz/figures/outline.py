@@ -25,6 +25,8 @@ _THICKEST, _THINNEST = 1.2, 0.3  # points
 _THIN = 4.0
 """Points across below which a key's column or a query's row is marked at the map's edge: lines would cover it."""
 
+_LEGEND_INCHES = 0.35
+
 _NARROW = 6.0
 """Inches across below which a title and a legend do not fit beside each other."""
 
@@ -73,6 +75,8 @@ def outline(reasons: ReasonMap, ax: Axes, *, legend: bool = False) -> Axes:
 
 def outline_legend(reasons: ReasonMap, figure: Figure) -> None:
     """Names the colors of outlines above a figure; below, where a title takes all of a narrow one."""
+    # Room of its own: taken from the map, it would leave fewer pixels than the map has cells.
+    figure.set_figheight(float(figure.get_figheight()) + _LEGEND_INCHES)
     titled = figure.get_suptitle() and float(figure.get_figwidth()) < _NARROW
     figure.legend(loc="outside lower center" if titled else "outside upper right", **_legend(reasons))
 
