@@ -16,13 +16,24 @@ const RDBU = [
   0xf5aa89, 0xee9677, 0xe48066, 0xdb6b55, 0xd05548, 0xc53e3d, 0xba2832, 0xab162a, 0x930e26, 0x7c0722, 0x67001f,
 ];
 
-/** Okabe and Ito's, which color-blind readers tell apart, and two more; a light page and a dark one both carry them. */
+/** Twelve, as many as most layers have heads: far apart in OKLab, and a light page and a dark one both carry them. */
 export const HEAD_COLORS = [
-  "#0080c8", "#e07b00", "#009e73", "#d4519f", "#7a5cd6", "#c9382b", "#5f9a0c", "#00a3a8", "#a0703c", "#8a8f98",
+  "#0080c8", "#e07b00", "#009e73", "#d4519f", "#7a5cd6", "#c9382b", "#5f9a0c", "#19b5cc", "#a0703c", "#8a8f98", "#b490fc",
+  "#903c78",
 ];
 
 export function headColor(head: number): string {
   return HEAD_COLORS[head % HEAD_COLORS.length];
+}
+
+/**
+ * How a line of a share of the largest weight is drawn, among those of one token or those of all. Hundreds of weights
+ * near 0 would add up to a gray fog: a line fades and thins all the way.
+ */
+export function stroke(share: number, ofOne: boolean): { alpha: number; width: number } {
+  return ofOne
+    ? { alpha: share, width: 0.4 + 3.1 * Math.sqrt(share) }
+    : { alpha: 0.9 * share ** 1.4, width: 0.4 + 1.8 * Math.sqrt(share) };
 }
 
 /** A color of the sequential palette, from 0 (dark) to 1. */
@@ -74,6 +85,15 @@ export function ramp(scale: Scale, top: number, keys: number): Ramp {
   const low = 10 ** Math.floor(Math.log10(Math.min(high / 100, 0.5 / keys)));
   const width = Math.log(high / low);
   return { scale, low, top: high, share: (value) => Math.max(0, Math.min(1, Math.log(value / low) / width)) };
+}
+
+/**
+ * About the largest mass of a level's cells, before they are seen, from what the largest cell of the whole map (level
+ * 0) and the largest weight (level `finest`) are: even attention halves it each level, a lone key or diagonal keeps it.
+ */
+export function massTop(whole: number, weight: number, level: number, finest: number): number {
+  if (!(whole > 0 && weight > 0)) return Math.max(whole, weight);
+  return finest === 0 ? whole : whole * (weight / whole) ** (level / finest);
 }
 
 /** Colors of a canvas: a table from share to a pixel, little endian RGBA. */

@@ -1,7 +1,7 @@
 /** The heads view: queries on the left, keys on the right, a line for each weight, in the color of its head. */
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { headColor } from "../colors";
+import { headColor, stroke } from "../colors";
 import { LayerPicker, WindowControl } from "../controls";
 import { type Axis, headName, label, positionName, visibleText } from "../description";
 import { tickText, weightText } from "../numbers";
@@ -121,8 +121,9 @@ export function HeadsView(props: { dark: boolean }) {
       if (Math.max(from, to) < -ROW || Math.min(from, to) > frame.height + ROW) continue;
       const share = weight / lines.top;
       context.strokeStyle = headColor(head);
-      context.globalAlpha = shown ? 0.04 + 0.96 * share : Math.max(0.02, 0.9 * share ** 1.6); // many lines make a fog
-      context.lineWidth = shown ? 1 + 2.5 * share : 1 + 1.2 * share;
+      const { alpha, width: thick } = stroke(share, shown !== null);
+      context.globalAlpha = alpha;
+      context.lineWidth = thick;
       context.beginPath();
       context.moveTo(left, from);
       context.bezierCurveTo(left + (right - left) * 0.35, from, right - (right - left) * 0.35, to, right, to);

@@ -3,7 +3,7 @@
 import L from "leaflet";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
-import { pixel, ramp, rgb } from "../colors";
+import { massTop, pixel, ramp, rgb } from "../colors";
 import { type Layer, headName, label, positionName, visibleText } from "../description";
 import { Legend } from "../legend";
 import { drawAxis } from "../map/axes";
@@ -69,10 +69,22 @@ export function MapView(props: { dark: boolean }) {
     () => new Tiles(source, { layerIndex: state.layer, layer, head: state.head, reduce: state.reduce }),
     [source, state.layer, state.head, state.reduce],
   );
-  // The largest weight of the whole map is in the one tile of level 0; masses grow with their cells: a top a level.
-  const whole = useAnswer(() => tiles.get(0, 0, 0).then(largest), [state.layer, state.head, state.reduce]);
+  // The largest weight of the whole map is in the one tile of level 0. Masses grow with their cells: a top a level, which
+  // is guessed from both ends, so that colors do not change whenever a brighter cell comes into view.
+  const whole = useAnswer(
+    (signal) =>
+      Promise.all([
+        tiles.get(0, 0, 0).then(largest),
+        state.reduce === "max" ? null : source.tile(state.layer, state.head, 0, 0, 0, "max", signal).then(largest),
+      ]),
+    [state.layer, state.head, state.reduce],
+  );
   const level = tiles.level(view.zoom);
-  const top = state.reduce === "max" ? (whole.fresh ? whole.value : null) : (tops[level] ?? null);
+  const [largestCell, largestWeight] = (whole.fresh && whole.value) || [null, null];
+  const top =
+    largestCell === null || largestWeight === null
+      ? largestCell
+      : Math.max(massTop(largestCell, largestWeight, level, tiles.finest), tops[level] ?? 0);
   const colors = ramp(state.scale, top ?? 1, layer.keys);
   const hidden = pixel(rgb(props.dark ? 0x33343c : 0xdfe0e4));
   useEffect(() => setTops({}), [tiles]);

@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { HEAD_COLORS, headColor, luminance, massTop, rgb, stroke } from "../src/colors";
+
+test("twelve heads have twelve colors, seen on white and on near black", () => {
+  assert.equal(new Set(Array.from({ length: 12 }, (_, head) => headColor(head))).size, 12);
+  for (const color of HEAD_COLORS) {
+    const light = luminance(rgb(parseInt(color.slice(1), 16)));
+    assert.ok(1.05 / (light + 0.05) > 2.2, color);
+    assert.ok((light + 0.05) / (luminance([28, 27, 32]) + 0.05) > 2.2, color);
+  }
+});
+
+test("a line fades and thins with its weight, all the way to nothing", () => {
+  for (const ofOne of [true, false]) {
+    const shares = [0, 0.001, 0.01, 0.1, 0.5, 1].map((share) => stroke(share, ofOne));
+    for (let i = 1; i < shares.length; i++) {
+      assert.ok(shares[i].alpha > shares[i - 1].alpha && shares[i].width > shares[i - 1].width);
+    }
+    // What twelve heads' weights of a hundredth add up to where they lie upon each other.
+    assert.ok(1 - (1 - shares[2].alpha * Math.min(1, shares[2].width)) ** 12 < 0.1);
+    assert.ok(shares[5].alpha >= 0.9);
+  }
+});
+
+test("the top of masses goes from that of the whole map to the largest weight", () => {
+  assert.equal(massTop(0.5, 0.25, 0, 9), 0.5);
+  assert.equal(massTop(0.5, 0.25, 9, 9), 0.25);
+  assert.ok(Math.abs(massTop(1 / 256, 1 / 65536, 3, 8) - 1 / 2048) < 1e-12); // even attention
+  assert.equal(massTop(0, 0, 2, 4), 0);
+  assert.equal(massTop(1, 1, 0, 0), 1);
+});
