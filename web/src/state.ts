@@ -12,6 +12,9 @@ export type Sort = "order" | "size";
 /** The most tokens that a window of a view shows. */
 export const WINDOW = 512;
 
+/** Keys beyond which colors are logarithmic where nothing else is said. */
+const LONG = 2048;
+
 /** How many it shows where nothing else is said. */
 export const USUAL_WINDOW = { heads: 64, text: WINDOW };
 
@@ -46,7 +49,8 @@ export function initial(description: Description): State {
     query: null,
     key: null,
     reduce: "max",
-    scale: "linear",
+    // Among thousands of keys most weights are too small to be seen beside the largest.
+    scale: layers.some(({ keys }) => keys > LONG) ? "log" : "linear",
     x: null,
     y: null,
     zoom: null,

@@ -29,6 +29,14 @@ test("the fragment of the contract", () => {
   assert.equal(state.count, 64);
 });
 
+test("a long map is logarithmic where nothing else is said", () => {
+  const long: Description = { ...RUN, layers: [layer({ queries: 3000, keys: 3000 })] };
+  assert.equal(parse("", RUN).scale, "linear");
+  assert.equal(parse("", long).scale, "log");
+  assert.equal(parse("scale=linear", long).scale, "linear");
+  assert.match(format({ ...initial(long), scale: "linear" }, long), /scale=linear/);
+});
+
 test("what is out of range or makes no sense does no harm", () => {
   const state = parse("view=<script>&layer=99&head=-5&query=1e9&key=99999&zoom=NaN&x=&heads=9,1,1,x,-1&count=0&first=1000000&theme=%F0", RUN);
   assert.equal(state.view, "model");
