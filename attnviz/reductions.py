@@ -287,7 +287,8 @@ class _Grid:
     ) -> tuple[list[_Part], Tensor, Tensor]:
         """Every tile of a block: what each gives, the exponent they are relative to, (b,), and the sum of exp, (b,).
 
-        ``fixed``, where given, is what to subtract from logits before exp; None keeps a running maximum.
+        ``fixed``, where given, is what to subtract from logits before exp; None keeps a running maximum. No sum is
+        made where the denominators are known.
         """
         b, device, dtype = len(rows), scorer.item.device, scorer.item.compute_dtype
         peak = torch.full((b,), -torch.inf, dtype=dtype, device=device) if fixed is None else fixed
@@ -305,7 +306,8 @@ class _Grid:
             if hidden and shown:
                 seen = scorer.band_sees(rows, keys, starts, np.append(starts[1:], stop) - 1)
             unknown = hidden and seen is None
-            early = shown and (unknown or self.values == "logits" or (self.wants_max and fixed is None))
+            lone_max = self.known is not None and not self.wants_mass  # nothing needs exp of each weight
+            early = shown and (unknown or lone_max or self.values == "logits" or (self.wants_max and fixed is None))
             highest = _segment(logits, starts, stop, "max") if early else None  # (m, b)
             if highest is not None and unknown:
                 seen = highest > -torch.inf
@@ -319,10 +321,15 @@ class _Grid:
                 total *= torch.exp(before - safe)
             else:
                 safe = peak
+            if lone_max and highest is not None:
+                _exp_(highest, safe)
+                parts.append(_Part(bins, highest, None, seen, safe))
+                continue
             _exp_(logits, safe)
             mass = _segment(logits, starts, stop, "sum") if shown and self.wants_mass else None
-            whole = mass is not None and starts[0] == 0 and stop == len(logits)
-            total += mass.sum(0) if whole and mass is not None else logits.sum(0)
+            if self.known is None:
+                whole = mass is not None and starts[0] == 0 and stop == len(logits)
+                total += mass.sum(0) if whole and mass is not None else logits.sum(0)
             if doubtful and not hidden:
                 if not bool((total > _LEAST_TOTAL).all()):
                     break  # all see this tile and some get nothing: the bound is too high, for the other tiles too
