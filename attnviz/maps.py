@@ -31,6 +31,7 @@ class AttentionMap:
         reduce: how a cell stands for its values, ``max`` or ``mass``.
         combined: ``mean`` or ``max`` where this is a map of several heads; None is one head.
         heads: the query heads that were combined.
+        layer: the layer, where maps of several are shown together.
     """
 
     cells: Cells
@@ -44,12 +45,13 @@ class AttentionMap:
     reduce: str = "max"
     combined: str | None = None
     heads: tuple[int, ...] = ()
+    layer: int | str | None = None
 
     @property
     def name(self) -> str:
-        """Which head this is, or of which heads: ``head 3``, ``mean of heads 0, 3``, ``max of 12 heads``."""
+        """Which head this is, or of which heads: ``head 3``, ``layer 2, head 3``, ``max of 12 heads``."""
         if self.combined is None:
-            return f"head {self.head}"
+            return f"head {self.head}" if self.layer is None else f"layer {self.layer}, head {self.head}"
         listed = ", ".join(map(str, self.heads))
         return f"{self.combined} of " + (f"heads {listed}" if len(self.heads) <= 4 else f"{len(self.heads)} heads")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,5 +140,5 @@ def overview_rows(
             for head in chosen
         ]
         del inputs  # before the next layer is read
-        rows.append(OverviewRow(label, tuple(maps)))
+        rows.append(OverviewRow(label, tuple(replace(shown, layer=label) for shown in maps)))
     return rows

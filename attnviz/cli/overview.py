@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
         from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
-        from attnviz.figures.captions import caption
+        from attnviz.figures.captions import caption, count
         from attnviz.figures.overview import overview_figure, panel_pixels
         from attnviz.figures.style import SUFFIXES, save_figure
         from attnviz.overviews import Label, OverviewRow, overview_rows
@@ -87,7 +87,7 @@ def register(app: typer.Typer) -> None:
                 fitted = look.scale.fit(maps)
                 if each:
                     fitted = replace(fitted, note=f"each panel has a {look.norm} color scale of its own")
-                words = caption(maps, fitted, source=f"{source.source or 'inputs'}, {len(rows)} layers")
+                words = caption(maps, fitted, source=f"{source.source or 'inputs'}, {count(len(rows), 'layer')}")
             ax = overview_figure(
                 rows, each=each, dpi=look.dots, title=look.title, caption=words, width=look.inches, **look.colors
             )

@@ -16,8 +16,11 @@ MOST = 0.5
 
 _TIMES_EVEN = 4  # and how many times an even share: one of two keys takes half of the weight by nature
 
+_CLEAR = 1.5  # times the mean of a row: its largest weight, where one column can be said to lead
+
 _DARK = 0.05  # of the scale's top: a sequential palette's first colors, which no eye tells apart
 _MOSTLY = 0.95
+_DIM = 0.25  # of the scale's top: the dark third of a palette, in which structure is hard to see
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,16 @@ def find_sink(shown: AttentionMap) -> Sink | None:
     >>> find_sink(attnviz.attention_map(attnviz.synthesize(), head=3)) is None
     True
     """
-    columns = shown.cells.shape[1]
+    rows, columns = shown.cells.shape
     finite = np.isfinite(shown.cells)
     cells = np.where(finite, shown.cells, 0)
     exact = shown.combined != "max" and (not shown.reduced or shown.reduce == "mass")
-    if shown.values != "weights" or not cells.any():
+    if shown.values != "weights" or rows == 1 or not cells.any():
         return None
     seen = finite.any(axis=1)
-    leads = np.bincount(cells[seen].argmax(axis=1), minlength=columns) / int(seen.sum())  # share of rows, (P',)
+    counts = finite.sum(axis=1)
+    clear = (cells.max(axis=1) > _CLEAR * cells.sum(axis=1) / np.maximum(counts, 1)) | (counts == 1)
+    leads = np.bincount(cells[clear].argmax(axis=1), minlength=columns) / int(seen.sum())  # share of rows, (P',)
     shares = cells.sum(axis=0) / cells.sum() if exact else leads
     most = int(shares.argmax())
     if min(shares[most], leads[most]) <= MOST or shares[most] < _TIMES_EVEN / columns:  # one query makes no sink
@@ -104,12 +109,14 @@ def visibility_hint(maps: Sequence[AttentionMap], scale: ColorScale) -> str | No
     if sink is not None:
         return f"{sink}; {options} shows more of the rest"
     dark = float((visible < _DARK * top).mean())
+    low = _DARK
     if dark < _MOSTLY:
-        return None
+        # A few bright cells among many are lost in a picture, though the others are not quite as dark.
+        dark, low = 0.99, np.ceil(100 * float(np.percentile(visible, 99)) / top) / 100
+        if low > _DIM:
+            return None
     share = "all but a few" if dark > 0.995 else f"{dark:.0%}"
-    return (
-        f"{share} of the cells are below {_DARK:.0%} of the largest, {top:.3g}, and nearly dark; {options} shows them"
-    )
+    return f"{share} of the cells are below {low:.0%} of the largest, {top:.3g}, and nearly dark; {options} shows them"
 
 
 def caption(
@@ -130,8 +137,8 @@ def caption(
     """
     first = maps[0]
     which = first.name if len(maps) == 1 else f"heads {_ranges(sorted({shown.head for shown in maps}))}"
-    noun = "keys" if isinstance(first.keys, range) else "global keys"
-    size = f"{len(first.queries):,} queries × {len(first.keys):,} {noun}"
+    noun = "key" if isinstance(first.keys, range) else "global key"
+    size = f"{count(len(first.queries), 'query', 'queries')} × {count(len(first.keys), noun)}"
     if first.reduced:
         rows, columns = (f"{size:.4g}" for size in first.cell_size)
         held = "their largest" if first.reduce == "max" else "their mass"
@@ -147,6 +154,11 @@ def caption(
     if sink is not None:
         sentences.append(sink[0].upper() + sink[1:])
     return " ".join(f"{sentence}." for sentence in sentences)
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 query``, ``1,024 queries``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _percent(share: float) -> str:

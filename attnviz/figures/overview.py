@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from attnviz.errors import InputError
+from attnviz.figures.captions import count
 from attnviz.figures.heatmap import caption_lines, colorbar, dress, write_caption
 from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
 
@@ -123,7 +124,7 @@ def overview_figure(
     ax.grid(False)  # whatever the style says: lines would lie over the panels
     ax.set_xlabel("head" + _cell_note(maps))
     ax.set_ylabel("layer" if any(names) else "")
-    ax.set_title(f"{_count(len(rows), 'layer')}, {_count(len(maps), 'head')}" if title is None else title)
+    ax.set_title(f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}" if title is None else title)
     _bar(ax, fitted, each=each, inside=not given)
     if given and caption is not None:
         write_caption(ax, caption)
@@ -216,7 +217,3 @@ def _share(box: tuple[float, float, float, float], figure: Figure) -> tuple[floa
     """A box in inches as shares of the figure."""
     width, height = figure.get_size_inches()
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("s" if number != 1 else "")

@@ -30,6 +30,18 @@ def test_it_draws_every_layer(run, model, folder):
     assert np.asarray(Image.open("model.png")).shape[0] > 4 * 150
 
 
+def test_a_sink_is_told_with_its_layer(run, folder):
+    k = torch.zeros(1, 1, 20, 4)
+    k[..., 2, 0] = 20  # key 2 takes all
+    q = torch.zeros(1, 1, 20, 4)
+    sink = q.clone()
+    sink[..., 0] = 1
+    tensors = {"layers.0.q": q, "layers.0.k": k, "layers.1.q": sink, "layers.1.k": k}
+    write_tensors(folder / "run.npz", tensors, {})
+    said = run("overview", "run.npz", "--pattern", "full", "-o", "model.svg", "--caption").err
+    assert "attnviz: in 1 of 2 heads one column stands out; in layer 1, head 0, key 2 takes over 99%" in said
+
+
 def test_some_layers_and_heads_make_a_smaller_figure(run, model):
     run("overview", model, "--pattern", "causal", "-o", "all.png")
     run("overview", model, "--pattern", "causal", "--layer", "1,3", "--head", "0", "-o", "some.png")

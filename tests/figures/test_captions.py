@@ -54,10 +54,29 @@ def test_cells_of_the_largest_weight_are_counted_not_summed():
     assert sink_note([coarse]) == "the largest weight of 70% of the rows is at keys 200 to 299"
 
 
+def test_no_column_leads_where_all_are_even():
+    uniform = AttentionMap(np.full((10, 20), 1e-3), "weights", 0, range(100), range(2000), reduce="max")
+    assert find_sink(uniform) is None
+    cells = np.where(np.tri(20, dtype=bool), 1e-3, np.nan)
+    assert find_sink(AttentionMap(cells, "weights", 0, range(2000), range(2000), reduce="max")) is None
+
+
 def test_heads_are_told_in_one_line():
     heads = [sink_map(0.3), sink_map(0.7, head=1), sink_map(0.9, head=2, column=0)]
     expected = "in 2 of 3 heads one column stands out; in head 2, key 0 (w0) takes 90% of the weight shown"
     assert sink_note(heads) == expected
+
+
+def test_heads_of_several_layers_are_told_by_their_layer():
+    heads = [sink_map(0.3, layer=0), sink_map(0.9, layer=4, head=2, column=0), sink_map(0.3, layer="cross.5")]
+    assert "; in layer 4, head 2, key 0 (w0) takes" in sink_note(heads)
+
+
+def test_what_one_query_sees_most_is_no_sink():
+    shown = sink_map()
+    one = AttentionMap(shown.cells[:1], "weights", 0, range(4, 5), shown.keys)
+    assert find_sink(one) is None
+    assert "Weights of 1 query × 20 keys." in caption([one], ColorScale().fit([one]))
 
 
 def test_the_hint_names_what_would_help():
@@ -80,6 +99,19 @@ def test_a_map_that_is_nearly_dark_is_told():
     )
     cells[:, :10] = 0.3
     assert visibility_hint([dark], ColorScale()) is None
+
+
+def test_a_few_bright_cells_among_many_are_told():
+    cells = np.full((100, 100), 0.002)
+    cells[::2, ::2] = 0.0072  # 24% of the largest: dark, but not as good as black
+    cells[3, 7] = 0.03
+    shown = AttentionMap(cells, "weights", 0, range(800), range(800))
+    hint = visibility_hint([shown], ColorScale())
+    assert hint == (
+        "99% of the cells are below 24% of the largest, 0.03, and nearly dark; --norm log or --robust shows them"
+    )
+    cells[::2, ::2] = 0.009
+    assert visibility_hint([shown], ColorScale()) is None
 
 
 def test_where_a_log_scale_would_be_dark_too_ranks_are_named():
