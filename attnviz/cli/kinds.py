@@ -116,11 +116,15 @@ class Kind:
         return range(found[0], found[0] + 1)
 
     def other(self, source: Source, dtype: str | None) -> AttentionInputs:
-        """What ``--compare`` names."""
-        changes: dict[str, Any] = {"source": self.compare}
-        if self.b_layer is not None:
-            changes["layer"] = self.b_layer
-        return replace(source, **changes).load(dtype)
+        """What ``--compare`` names: the layer of ``--b-layer``, else that of ``--layer`` where it has layers."""
+        whole = replace(source, source=self.compare, layer=None)
+        layer = source.layer if self.b_layer is None and whole.layers() != [None] else self.b_layer
+        try:
+            return replace(whole, layer=layer).load(dtype)
+        except InputError as error:
+            if source.layer is None or self.b_layer is not None:
+                raise InputError(str(error).replace("--layer", "--b-layer")) from error
+            raise
 
     def maps(
         self, inputs: AttentionInputs, heads: Sequence[int], pattern: Pattern, reduce: str, **what: Any

@@ -71,6 +71,8 @@ def register(app: typer.Typer) -> None:
                 require_zarr(path)
         memory = region.bound()
 
+        from numpy import nan_to_num
+
         from attnviz.comparisons import compare_maps
         from attnviz.distributed import rank_device, ranks
         from attnviz.figures.difference import panel_pixels
@@ -127,6 +129,7 @@ def register(app: typer.Typer) -> None:
                         for each in heads
                     ]
                     maps = [side for shown in extra["comparisons"] for side in shown[:2]]
+                    same = not any(nan_to_num(shown.difference.cells).any() for shown in extra["comparisons"])
                 else:
                     maps = kind.maps(inputs, heads, pattern, region.reduce, **what, **streamed)
                 if kind.detail:
@@ -137,6 +140,8 @@ def register(app: typer.Typer) -> None:
                     reasons = reason_map(inputs, pattern, pixels=finest, batch=item, queries=queries, keys=keys)
                     extra["reasons"] = reasons
             world.wait()
+            if kind.compare and same:
+                note("A and B are the same here: A − B is 0 everywhere")
             words: dict[str, Any] = {}
             if world.rank == 0 and any(path.suffix.lower() in FIGURES for path in out):
                 of = f"A {maps[0].pattern}; B {maps[1].pattern}" if kind.compare else inputs.source

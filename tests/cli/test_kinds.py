@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import attnviz
+from attnviz.sources.files import write_tensors
 from tests import reference
 from tests.cases import small
 
@@ -78,6 +79,35 @@ def test_sides_make_a_larger_figure(run, words):
     run("plot", "a.npz", "--head", "1", "--detail", "-o", "detail.png")
     plain, detail = (Image.open(name).size for name in ("plain.png", "detail.png"))
     assert detail > plain
+
+
+@pytest.fixture
+def layered(words):
+    """Two layers, the same as ``a.npz`` and ``b.npz``: ``run.npz``."""
+    tensors = {}
+    for n, inputs in enumerate([small(), small(seed=1)]):
+        tensors |= {f"layers.{n}.q": inputs.q, f"layers.{n}.k": inputs.k}
+    write_tensors(words / "run.npz", tensors, {})
+    return "run.npz"
+
+
+def test_a_layer_is_compared_with_a_dump_that_has_none(run, layered):
+    options = ("--layer", "0", "--pattern", "full", "--head", "0", "-o", "out.png")
+    same = run("plot", layered, "--compare", "a.npz", *options)
+    assert (same.code, same.err.count("A and B are the same here: A − B is 0 everywhere")) == (0, 1), same.err
+    other = run("plot", layered, "--compare", "b.npz", *options)
+    assert (other.code, "the same" in other.err) == (0, False), other.err
+
+
+@pytest.mark.parametrize(
+    ("a", "says"),
+    [
+        (("run.npz", "--layer", "0", "--b-layer", "7"), "run.npz: --b-layer 7 is out of range"),
+        (("a.npz",), r"run.npz: holds 2 layers \(0, 1\); choose one with --b-layer"),
+    ],
+)
+def test_a_wrong_layer_of_b_is_told_by_its_own_option(refused, layered, a, says):
+    refused("plot", *a, "--compare", layered, "--pattern", "full", "--head", "0", "-o", "out.png", says=says)
 
 
 @pytest.mark.parametrize(
