@@ -20,6 +20,7 @@ import pytest
 import attnviz
 from attnviz import Causal, Pyramid
 from tests.cases import small
+from tests.coroutines import run as run_coroutine
 
 PROGRAM = Path(sys.executable).with_name("attnviz")
 
@@ -74,7 +75,7 @@ def test_two_hundred_tiles_at_once_are_the_pyramids(server):
             wanted = [client.get(f"tile/0/{h}/{level}/{r}/{c}/max") for h, level, r, c in tiles]
             return await asyncio.gather(*wanted)
 
-    answers = asyncio.run(ask())
+    answers = run_coroutine(ask())
     assert len(answers) >= 200
     for (h, level, r, c), answer in zip(tiles, answers, strict=True):
         assert answer.status_code == 200

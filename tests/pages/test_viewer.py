@@ -19,6 +19,7 @@ from attnviz.pages.viewer import Kept, OutOfRange, Stopped, Viewer
 from attnviz.patterns import Causal, Full, Local, Pattern, longformer
 from tests import reference
 from tests.cases import small
+from tests.coroutines import run as run_coroutine
 from tests.strategies import normal
 
 Tile = tuple[int, int, int, int, int, str]
@@ -79,7 +80,7 @@ def test_tiles_are_those_of_the_pyramid(make, monkeypatch, pattern):
     async def ask(viewer: Viewer) -> list[np.ndarray]:
         return await asyncio.gather(*(viewer.tile(0, 2, *at, reduce) for at in wanted for reduce in ("max", "mass")))
 
-    found = iter(asyncio.run(ask(make(layer))))
+    found = iter(run_coroutine(ask(make(layer))))
     for at in wanted:
         for reduce in ("max", "mass"):
             np.testing.assert_array_equal(next(found), pyramid.tile(2, *at, reduce=reduce))
@@ -99,7 +100,7 @@ def test_a_head_has_one_pass_however_many_ask(make, passes):
         await asyncio.gather(*tiles, *(viewer.thumbnail(layer, head) for layer in (0, 1) for head in (0, 3)))
         await asyncio.gather(*(viewer.tile(0, 0, 2, 0, n, "max") for n in (0, 1, 2) for _ in range(60)))
 
-    asyncio.run(ask())
+    run_coroutine(ask())
     assert sorted(passes.begun) == ["layer 0, head 0", "layer 0, head 3", "layer 1, head 0", "layer 1, head 3"]
     assert sum(passes.rows) == 4 * 600
 
@@ -116,7 +117,7 @@ def test_equal_tiles_are_made_once(make, monkeypatch):
         for _ in range(2):  # at once, and again later
             await asyncio.gather(*(viewer.tile(0, 1, 2, 1, n % 3, "max") for n in range(200)))
 
-    asyncio.run(ask())
+    run_coroutine(ask())
     assert sorted(made) == [(1, 2, 1, 0, "max"), (1, 2, 1, 1, "max"), (1, 2, 1, 2, "max")]
 
 
@@ -139,7 +140,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun(make, passes):
         assert passes.begun == ["head 0", "head 1", "head 2"]
         assert not viewer._jobs
 
-    asyncio.run(ask())
+    run_coroutine(ask())
 
 
 def test_a_pass_that_runs_is_kept_though_its_asker_left(make, passes):
@@ -156,7 +157,7 @@ def test_a_pass_that_runs_is_kept_though_its_asker_left(make, passes):
         assert passes.begun == ["head 0"]
         assert viewer._kept.bytes > 0
 
-    asyncio.run(ask())
+    run_coroutine(ask())
 
 
 def test_progress_begins_a_pass_and_tells_its_rows(make, passes):
@@ -171,7 +172,7 @@ def test_progress_begins_a_pass_and_tells_its_rows(make, passes):
         await viewer.tile(0, 1, 0, 0, 0, "max")
         assert await viewer.progress(0, 1) == (600, 600)
 
-    asyncio.run(ask())
+    run_coroutine(ask())
     assert passes.begun == ["head 1"]
 
 
@@ -188,7 +189,7 @@ def test_what_the_engine_refuses_is_told_each_time_and_tried_once(make, passes):
             await viewer.progress(0, 1)
         await viewer.tile(0, 0, 0, 0, 0, "max")  # another head is none the worse
 
-    asyncio.run(ask())
+    run_coroutine(ask())
     assert passes.begun == ["head 1", "head 0"]
 
 
@@ -201,7 +202,7 @@ def test_what_the_engine_refuses_is_told_each_time_and_tried_once(make, passes):
 )
 def test_tiles_that_are_not_there_cost_no_pass(make, passes, at: Tile):
     with pytest.raises(OutOfRange):
-        asyncio.run(make(*layers(Causal())).tile(*at))
+        run_coroutine(make(*layers(Causal())).tile(*at))
     assert not passes.begun
 
 
@@ -214,9 +215,9 @@ def test_rectangles_are_the_weights_and_logits_of_the_formula(make):
         return await viewer.rectangle(0, 1, range(5, 20), range(3, 30), values)
 
     part = (2, slice(5, 20), slice(3, 30))
-    np.testing.assert_allclose(asyncio.run(ask("logits")), expected.logits[part], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(run_coroutine(ask("logits")), expected.logits[part], rtol=0, atol=1e-5)
     shown = np.where(np.isneginf(expected.logits), np.nan, expected.weights)[part]
-    np.testing.assert_allclose(asyncio.run(ask("weights")), shown, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(run_coroutine(ask("weights")), shown, rtol=0, atol=1e-6)
 
 
 def test_rectangles_are_the_same_before_and_after_the_pass(make, passes):
@@ -229,7 +230,7 @@ def test_rectangles_are_the_same_before_and_after_the_pass(make, passes):
         viewer._kept = Kept(1 << 30)
         return [before, await viewer.rectangle(0, 1, range(0, 9), range(90, 400), "weights")]
 
-    before, after = asyncio.run(ask())
+    before, after = run_coroutine(ask())
     np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-7)
 
 
@@ -238,12 +239,12 @@ def test_rectangles_are_the_same_before_and_after_the_pass(make, passes):
 )
 def test_positions_that_are_not_there(make, queries, keys):
     with pytest.raises(OutOfRange, match="are not a part of 0 to 600"):
-        asyncio.run(make(*layers(Causal())).rectangle(0, 0, range(*queries), range(*keys), "weights"))
+        run_coroutine(make(*layers(Causal())).rectangle(0, 0, range(*queries), range(*keys), "weights"))
 
 
 def test_a_rectangle_has_a_most(make):
     with pytest.raises(InputError, match="513 keys are asked for at once; the most is 512"):
-        asyncio.run(make(*layers(Causal())).rectangle(0, 0, range(512), range(513), "weights"))
+        run_coroutine(make(*layers(Causal())).rectangle(0, 0, range(512), range(513), "weights"))
 
 
 def test_vectors_are_those_that_the_score_uses(make):
@@ -252,11 +253,11 @@ def test_vectors_are_those_that_the_score_uses(make):
     inputs = AttentionInputs(**tensors, global_mask=torch.arange(6) == 2)
     viewer = make(PageLayer("0", inputs.item(), longformer(1), (1,)))
     for query, (q, k) in {2: ("q_global", "k_global"), 3: ("q", "k")}.items():
-        found = asyncio.run(viewer.vectors(0, 0, query, 4))
+        found = run_coroutine(viewer.vectors(0, 0, query, 4))
         np.testing.assert_allclose(found, np.stack([tensors[q][0, 1, query], tensors[k][0, 1, 4]]), rtol=1e-6)
     for at in ((6, 0), (0, 6), (-1, 0)):
         with pytest.raises(OutOfRange):
-            asyncio.run(viewer.vectors(0, 0, *at))
+            run_coroutine(viewer.vectors(0, 0, *at))
 
 
 def test_thumbnails_that_would_take_long_wait_for_the_pass(make, passes, monkeypatch):
@@ -275,7 +276,7 @@ def test_thumbnails_that_would_take_long_wait_for_the_pass(make, passes, monkeyp
         assert found is not None
         assert np.nanmax(found) == np.nanmax(tile) == np.nanmax(pyramid.prepare(0).max)
 
-    asyncio.run(ask())
+    run_coroutine(ask())
 
 
 def test_what_was_used_last_is_kept_and_the_rest_made_anew(make, passes):
@@ -289,7 +290,7 @@ def test_what_was_used_last_is_kept_and_the_rest_made_anew(make, passes):
         await viewer.tile(0, 1, 2, 1, 0, "max")  # a tile that is kept needs no pass
         assert passes.begun == ["head 0", "head 1", "head 0"]
 
-    asyncio.run(ask())
+    run_coroutine(ask())
 
 
 def test_kept_values_go_in_the_order_of_use_save_the_pinned():
@@ -324,7 +325,7 @@ def test_a_viewer_that_stops_ends_the_pass_and_begins_no_other(make, passes):
         with pytest.raises(Stopped):
             await viewer.tile(0, 1, 0, 0, 0, "max")
 
-    asyncio.run(ask())
+    run_coroutine(ask())
     assert passes.begun == ["head 0"]
     assert passes.rows == []
 
