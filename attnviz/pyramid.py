@@ -20,7 +20,7 @@ from attnviz.devices import parse_device, parse_dtype
 from attnviz.errors import InputError
 from attnviz.maps import checked_range
 from attnviz.patterns import GlobalKeys, Pattern
-from attnviz.reductions import REDUCTIONS, Cells, Positions, Progress, reduce_map
+from attnviz.reductions import REDUCTIONS, Cells, Positions, Progress, TileSize, reduce_map
 from attnviz.scores import check_heads
 
 TILE = 256
@@ -156,6 +156,12 @@ class Pyramid:
         tile = np.full((TILE, TILE), np.nan, dtype=np.float32)
         tile[: part.shape[0], : part.shape[1]] = part
         return tile
+
+    def check_memory(self) -> None:
+        """Raises InputError where ``memory`` is too small for a head's one pass."""
+        size = self.cell(self.overview_level)
+        cells = (-(-self.item.T // size), -(-self.item.S // size))
+        TileSize.fitting(self.item, cells, reductions=len(REDUCTIONS), memory=self.memory, otherwise="")
 
     def prepare(self, head: int, progress: Progress | None = None) -> Overview:
         """Makes the one pass over a head's map, once, and keeps what came of it.

@@ -56,6 +56,7 @@ class TileSize:
         *,
         reductions: int = 1,
         memory: int | None = None,
+        otherwise: str = ", or make the picture smaller (--pixels)",
     ) -> TileSize:
         """The tile that suits the device, smaller where ``memory`` asks for it.
 
@@ -64,6 +65,7 @@ class TileSize:
             cells: (P, P') of the picture, which is part of the working set.
             reductions: how many reductions are made at once.
             memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
+            otherwise: what else helps, for the error.
 
         Raises:
             InputError: not even one row fits; says the least that does.
@@ -86,7 +88,7 @@ class TileSize:
         if taken(rows, keys) > memory:
             raise InputError(
                 f"--memory {memory:,} bytes is too small for one row of a picture of {cells[0]} x {cells[1]} cells; "
-                f"the least that works is {taken(rows, keys):,}, or make the picture smaller (--pixels)"
+                f"the least that works is {taken(rows, keys):,}{otherwise}"
             )
         return cls(rows, keys)
 

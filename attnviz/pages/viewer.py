@@ -80,7 +80,7 @@ class Viewer:
             watch: shows the progress of a pass.
 
         Raises:
-            InputError: a pattern that does not fit its layer.
+            InputError: a pattern that does not fit its layer; too little memory for a head's one pass.
         """
         labels = Labels()
         described = []
@@ -90,6 +90,8 @@ class Viewer:
         self.layers = tuple(layers)
         self.description = description(source, "live", described, labels)
         self._pyramids = [Pyramid(layer.item, layer.pattern, memory) for layer in layers]
+        for pyramid in self._pyramids:
+            pyramid.check_memory()
         self._watch = watch
         self._passes = ThreadPoolExecutor(1, "pass")
         self._tiles = ThreadPoolExecutor(1, "tile")
