@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from attnviz.attention import AttentionInputs
+from attnviz.captures import Run
 from attnviz.devices import parse_device, parse_dtype
 from attnviz.errors import InputError
 from attnviz.pages.description import PageLayer, to_json
@@ -19,9 +20,6 @@ from attnviz.patterns import GlobalKeys, Pattern
 from attnviz.scores import check_heads
 from attnviz.sources.dumps import Label, layers_of, load
 from attnviz.sources.files import open_tensors
-
-if TYPE_CHECKING:
-    from attnviz.captures import Run
 
 MOST_BYTES = 200_000_000
 """The most that a cell holds: notebooks keep it in the browser, and some in the file."""
@@ -99,6 +97,8 @@ def _layers(
         there = [] if "q" in contents else layers_of(contents)
         wanted: list[Label | None] = [*(layers or there)] or [None]
         return str(shown), [("0" if label is None else str(label), load(shown, layer=label)) for label in wanted]
+    if not isinstance(shown, Run):
+        raise InputError(f"view takes a run, the inputs of a layer or a dump's name, not {type(shown).__name__}")
     wanted_labels = list(shown.layers if layers is None else layers)
     return shown.name, [(str(label), shown.inputs(label)) for label in wanted_labels]
 

@@ -88,6 +88,11 @@ def test_what_is_not_there_is_told(options, says):
         attnviz.view(small(), **options)
 
 
+def test_what_is_no_run_is_told():
+    with pytest.raises(InputError, match="view takes a run, the inputs of a layer or a dump's name, not int"):
+        attnviz.view(3)
+
+
 def test_what_is_too_large_for_a_cell_is_refused(monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 100)
     with pytest.raises(InputError, match=r"bytes of a notebook, and 100 are the most.*attnviz view"):

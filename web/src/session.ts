@@ -4,7 +4,7 @@ import { createContext } from "preact";
 import { type MutableRef, useContext, useEffect, useRef, useState } from "preact/hooks";
 import type { Description, Layer } from "./description";
 import { type Source, isAbort } from "./source/source";
-import type { State } from "./state";
+import { type Scale, type State, scaleOf } from "./state";
 import type { Store } from "./store";
 
 export interface Session {
@@ -23,12 +23,18 @@ export function useSession(): Session {
   return useContext(SessionContext)!;
 }
 
-/** The state, and the layer it names; what calls this is drawn again when it changes. */
-export function useStore(): { state: State; layer: Layer; set: Store["set"] } {
+/** The state, the layer it names and the color scale; what calls this is drawn again when it changes. */
+export function useStore(): { state: State; layer: Layer; scale: Scale; set: Store["set"] } {
   const { store, description } = useSession();
   const [, redraw] = useState(0);
   useEffect(() => store.subscribe(() => redraw((count) => count + 1)), [store]);
-  return { state: store.state, layer: description.layers[store.state.layer], set: (patch, push) => store.set(patch, push) };
+  const { state } = store;
+  return {
+    state,
+    layer: description.layers[state.layer],
+    scale: scaleOf(state, description),
+    set: (patch, push) => store.set(patch, push),
+  };
 }
 
 /**

@@ -12,7 +12,7 @@ export type Sort = "order" | "size";
 /** The most tokens that a window of a view shows. */
 export const WINDOW = 512;
 
-/** Keys beyond which colors are logarithmic where nothing else is said. */
+/** Keys beyond which colors of maps are logarithmic where nothing else is said. */
 const LONG = 2048;
 
 /** How many it shows where nothing else is said. */
@@ -26,7 +26,7 @@ export interface State {
   query: number | null; // null: none is chosen
   key: number | null;
   reduce: Reduce;
-  scale: Scale;
+  scale: Scale | null; // null: what suits the view
   x: number | null; // keys and queries at the middle of the map; null: the whole map
   y: number | null;
   zoom: number | null; // log2 of CSS pixels a weight
@@ -49,8 +49,7 @@ export function initial(description: Description): State {
     query: null,
     key: null,
     reduce: "max",
-    // Among thousands of keys most weights are too small to be seen beside the largest.
-    scale: layers.some(({ keys }) => keys > LONG) ? "log" : "linear",
+    scale: null,
     x: null,
     y: null,
     zoom: null,
@@ -83,7 +82,7 @@ export function parse(fragment: string, description: Description): State {
   const layer = whole("layer", description.layers.length - 1) ?? 0;
   const { heads, queries, keys } = description.layers[layer];
   const listed = fields.get("heads");
-  return {
+  const read: State = {
     view: one("view", VIEWS, state.view),
     layer,
     head: whole("head", heads - 1) ?? 0,
@@ -91,7 +90,7 @@ export function parse(fragment: string, description: Description): State {
     query: whole("query", queries - 1),
     key: whole("key", keys - 1),
     reduce: one("reduce", ["max", "mass"], state.reduce),
-    scale: one("scale", ["linear", "log"], state.scale),
+    scale: one<Scale | "">("scale", ["linear", "log"], "") || null,
     x: real("x"),
     y: real("y"),
     zoom: real("zoom"),
@@ -101,6 +100,7 @@ export function parse(fragment: string, description: Description): State {
     flow: one("flow", ["gives", "receives"], state.flow),
     sort: one("sort", ["order", "size"], state.sort),
   };
+  return fields.has("first") ? read : { ...read, ...opening(read, description, read.view) };
 }
 
 /** Writes a state as a fragment, without what is as usual. */
@@ -125,7 +125,8 @@ export function format(state: State, description: Description): string {
   }
   const all = usualHeads(description.layers[state.layer].heads);
   add("heads", state.heads.join() === all.join() ? null : state.heads.join(","));
-  add("first", state.first || null);
+  const usualFirst = opening({ ...state, first: 0 }, description, state.view).first ?? 0;
+  add("first", state.first === usualFirst ? null : state.first);
   add("count", state.count);
   return fields.join("&");
 }
@@ -144,6 +145,13 @@ export function changed(state: State, patch: Partial<State>, description: Descri
     if (before.queries !== layer.queries || before.keys !== layer.keys) next.x = next.y = next.zoom = null;
   }
   return next;
+}
+
+/** The color scale of a view: among thousands of keys most weights are too small to be seen beside a map's largest. */
+export function scaleOf(state: State, description: Description): Scale {
+  if (state.scale !== null) return state.scale;
+  const maps = state.view === "map" || state.view === "model";
+  return maps && description.layers.some(({ keys }) => keys > LONG) ? "log" : "linear";
 }
 
 /** The window of positions that a view shows along an axis. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Description, Layer } from "../src/description";
-import { changed, format, initial, opening, parse, windowOf } from "../src/state";
+import { changed, format, initial, opening, parse, scaleOf, windowOf } from "../src/state";
 
 const layer = (fields: Partial<Layer>): Layer => ({
   label: "0", heads: 4, kv_heads: 4, queries: 100, keys: 120, head_dim: 8, query_labels: null, key_labels: null,
@@ -31,9 +31,12 @@ test("the fragment of the contract", () => {
 
 test("a long map is logarithmic where nothing else is said", () => {
   const long: Description = { ...RUN, layers: [layer({ queries: 3000, keys: 3000 })] };
-  assert.equal(parse("", RUN).scale, "linear");
-  assert.equal(parse("", long).scale, "log");
-  assert.equal(parse("scale=linear", long).scale, "linear");
+  const scale = (fragment: string, run: Description): string => scaleOf(parse(fragment, run), run);
+  assert.equal(scale("view=map", RUN), "linear");
+  assert.equal(scale("view=map", long), "log");
+  assert.equal(scale("view=text", long), "linear"); // its top is the window's
+  assert.equal(scale("view=map&scale=linear", long), "linear");
+  assert.equal(scale("view=text&scale=log", RUN), "log");
   assert.match(format({ ...initial(long), scale: "linear" }, long), /scale=linear/);
 });
 
@@ -70,4 +73,15 @@ test("a view opens where the chosen token is", () => {
   assert.deepEqual(opening(state, RUN, "heads"), { view: "heads", first: 80 });
   assert.deepEqual(opening({ ...state, query: 5 }, RUN, "heads"), { view: "heads" });
   assert.deepEqual(opening(state, RUN, "map"), { view: "map" });
+});
+
+test("a link to a token opens the window it is in", () => {
+  const long: Description = { ...RUN, layers: [layer({ queries: 3000, keys: 3000 })] };
+  assert.equal(parse("view=text&query=2000", long).first, 2000 - 256);
+  assert.equal(parse("view=text&query=2000&first=10", long).first, 10);
+  assert.equal(parse("view=map&query=2000", long).first, 0);
+  for (const first of [0, 7, 1744]) {
+    const state = { ...initial(long), view: "text" as const, query: 2000, first };
+    assert.deepEqual(parse(format(state, long), long), state);
+  }
 });

@@ -23,7 +23,7 @@ interface Hover extends Pointer {
 }
 
 export function MapControls() {
-  const { state, set } = useStore();
+  const { state, scale, set } = useStore();
   return (
     <>
       <LayerPicker />
@@ -39,12 +39,12 @@ export function MapControls() {
       />
       <Segmented
         name="Color scale"
-        value={state.scale}
+        value={scale}
         choices={[
           ["linear", "linear"],
           ["log", "log", "Small weights apart from each other"],
         ]}
-        onChange={(scale) => set({ scale }, true)}
+        onChange={(chosen) => set({ scale: chosen }, true)}
       />
       <PositionField axis="query" />
       <PositionField axis="key" />
@@ -55,7 +55,7 @@ export function MapControls() {
 export function MapView(props: { dark: boolean }) {
   const session = useSession();
   const { source, description, store } = session;
-  const { state, layer, set } = useStore();
+  const { state, layer, scale, set } = useStore();
   const [frame, frameSize] = useSize<HTMLDivElement>();
   const queryAxis = useRef<HTMLCanvasElement>(null);
   const keyAxis = useRef<HTMLCanvasElement>(null);
@@ -85,7 +85,7 @@ export function MapView(props: { dark: boolean }) {
     largestCell === null || largestWeight === null
       ? largestCell
       : Math.max(massTop(largestCell, largestWeight, level, tiles.finest), tops[level] ?? 0);
-  const colors = ramp(state.scale, top ?? 1, layer.keys);
+  const colors = ramp(scale, top ?? 1, layer.keys);
   const hidden = pixel(rgb(props.dark ? 0x33343c : 0xdfe0e4));
   useEffect(() => setTops({}), [tiles]);
 

@@ -10,17 +10,17 @@ import { type Thumbnail, isAbort } from "../source/source";
 import { useSession, useStore } from "../session";
 
 export function ModelControls() {
-  const { state, set } = useStore();
+  const { scale, set } = useStore();
   return (
     <>
       <Segmented
         name="Color scale"
-        value={state.scale}
+        value={scale}
         choices={[
           ["linear", "linear"],
           ["log", "log", "Small weights apart from each other"],
         ]}
-        onChange={(scale) => set({ scale }, true)}
+        onChange={(chosen) => set({ scale: chosen }, true)}
       />
       <span class="muted note">
         Rows are layers, columns heads. Each map from 0 (dark) to its own largest weight (bright); queries down, keys
@@ -107,7 +107,7 @@ function columnName(layers: Layer[], head: number): string {
 
 function Thumb(props: { layer: number; head: number; dark: boolean }) {
   const session = useSession();
-  const { state } = useStore();
+  const { scale } = useStore();
   const canvas = useRef<HTMLCanvasElement>(null);
   const [found, setFound] = useState<Thumbnail | "none" | null>(null);
 
@@ -140,10 +140,10 @@ function Thumb(props: { layer: number; head: number; dark: boolean }) {
     const image = new ImageData(columns, rows);
     const { keys } = session.description.layers[props.layer];
     const hidden = pixel(rgb(props.dark ? 0x33343c : 0xdfe0e4));
-    paint(values, ramp(state.scale, largest(values), keys), new Uint32Array(image.data.buffer), hidden);
+    paint(values, ramp(scale, largest(values), keys), new Uint32Array(image.data.buffer), hidden);
     element.getContext("2d")!.putImageData(image, 0, 0);
     element.title = `largest weight ${weightText(largest(values))}`;
-  }, [found, state.scale, props.dark]);
+  }, [found, scale, props.dark]);
 
   return (
     <>

@@ -11,7 +11,7 @@ import { useAnswer, useSession, useStore } from "../session";
 import { type Flow, WINDOW, windowOf } from "../state";
 
 export function TextControls() {
-  const { state, layer, set } = useStore();
+  const { state, layer, scale, set } = useStore();
   const { description } = useSession();
   return (
     <>
@@ -28,12 +28,12 @@ export function TextControls() {
       />
       <Segmented
         name="Color scale"
-        value={state.scale}
+        value={scale}
         choices={[
           ["linear", "linear"],
           ["log", "log", "Small weights apart from each other"],
         ]}
-        onChange={(scale) => set({ scale }, true)}
+        onChange={(chosen) => set({ scale: chosen }, true)}
       />
       <WindowControl
         window={windowOf(state, description, layer.queries >= layer.keys ? "query" : "key", WINDOW)}
@@ -50,7 +50,7 @@ function isOneText(layer: Layer): boolean {
 
 export function TextView(props: { dark: boolean }) {
   const { source, description, announce } = useSession();
-  const { state, layer, set } = useStore();
+  const { state, layer, scale, set } = useStore();
   const [hover, setHover] = useState<number | null>(null);
   const [over, setOver] = useState<number | null>(null); // a token of the shaded text
   const queries = windowOf(state, description, "query", WINDOW);
@@ -70,7 +70,7 @@ export function TextView(props: { dark: boolean }) {
   const one = isOneText(layer);
   const values = useMemo(() => (found ? along(found, state.flow, picked) : null), [found, state.flow, picked]);
   const top = values ? values.reduce((most, value) => (value > most ? value : most), 0) : 1;
-  const colors = ramp(state.scale, top, layer.keys);
+  const colors = ramp(scale, top, layer.keys);
   const first = shades === "key" ? keys[0] : queries[0];
   const valueOf = (position: number): number => values?.[position - first] ?? Number.NaN;
 
