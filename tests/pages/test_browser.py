@@ -357,6 +357,14 @@ def test_a_link_shows_what_its_sender_saw(sentence, opened: Opener) -> None:
         expect(page.locator(".tooltip")).to_have_text(again.locator(".tooltip").text_content() or "")
 
 
+@pytest.mark.parametrize("view", ["heads", "text"])
+def test_a_link_to_a_token_shows_it(long, opened: Opener, view: str) -> None:
+    page = opened(long[0], f"view={view}&query=250", height=500).page
+    pinned = page.locator('[data-position="250"][aria-pressed="true"]')
+    expect(pinned).to_be_in_viewport()
+    expect(pinned).to_have_count(1)
+
+
 def test_a_fragment_of_nonsense_does_no_harm(sentence, opened: Opener) -> None:
     page = opened(
         sentence, "view=../../etc&layer=99&head=-1&zoom=1e999&x=NaN&heads=<b>&query=99999&count=-4&%E0%A4"

@@ -70,6 +70,22 @@ export function useAnswer<T>(
   return { value: answer.value, fresh: answer.name === name };
 }
 
+/** Brings the pinned token of a list into the middle of what scrolls around it, where it is out of sight. */
+export function usePinnedInSight(list: MutableRef<HTMLElement | null>, parts: readonly unknown[]): void {
+  useEffect(() => {
+    const pinned = list.current?.querySelector('[data-position][aria-pressed="true"]');
+    if (!pinned) return;
+    // Not scrollIntoView, which would scroll the notebook that the page is in as well.
+    const scrolls = (box: Element): boolean =>
+      box.scrollHeight > box.clientHeight && /auto|scroll/.test(getComputedStyle(box).overflowY);
+    let box = pinned.parentElement;
+    while (box && !scrolls(box)) box = box.classList.contains("attnviz") ? null : box.parentElement;
+    if (!box) return;
+    const [own, seen] = [pinned.getBoundingClientRect(), box.getBoundingClientRect()];
+    if (own.top < seen.top || own.bottom > seen.bottom) box.scrollTop += (own.top + own.bottom - seen.top - seen.bottom) / 2;
+  }, parts);
+}
+
 /** An element's size, as it changes. */
 export function useSize<T extends Element>(): [MutableRef<T | null>, { width: number; height: number }] {
   const element = useRef<T | null>(null);

@@ -5,7 +5,7 @@ import { headColor, stroke } from "../colors";
 import { LayerPicker, WindowControl } from "../controls";
 import { type Axis, headName, label, positionName, visibleText } from "../description";
 import { tickText, weightText } from "../numbers";
-import { useAnswer, useSession, useSize, useStore } from "../session";
+import { useAnswer, usePinnedInSight, useSession, useSize, useStore } from "../session";
 import { USUAL_WINDOW, windowOf } from "../state";
 
 const ROW = 24; // CSS pixels a token
@@ -207,6 +207,7 @@ function Column(props: {
   const [at, setAt] = useState(first);
   const list = useRef<HTMLDivElement>(null);
   const focusable = within(at, [first, end]) ? at : first;
+  usePinnedInSight(list, [props.pinned?.axis, props.pinned?.position, first, end]);
   const onKeyDown = (event: KeyboardEvent): void => {
     const to: Record<string, number> = {
       ArrowUp: focusable - 1, ArrowDown: focusable + 1, Home: first, End: end - 1, PageUp: focusable - 10, PageDown: focusable + 10,

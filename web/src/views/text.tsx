@@ -7,7 +7,7 @@ import { type Axis, type Layer, label, positionName, visibleText } from "../desc
 import { shade, shadeGradient } from "../heat";
 import { Legend } from "../legend";
 import { weightText } from "../numbers";
-import { useAnswer, useSession, useStore } from "../session";
+import { useAnswer, usePinnedInSight, useSession, useStore } from "../session";
 import { type Flow, WINDOW, windowOf } from "../state";
 
 export function TextControls() {
@@ -162,6 +162,7 @@ function Tokens(props: {
   const [at, setAt] = useState(first);
   const list = useRef<HTMLDivElement>(null);
   const focusable = at >= first && at < end ? at : first;
+  usePinnedInSight(list, [props.pinned, first, end]);
   const onKeyDown = (event: KeyboardEvent): void => {
     const to: Record<string, number> = { ArrowLeft: focusable - 1, ArrowRight: focusable + 1, Home: first, End: end - 1 };
     if (event.key === "ArrowUp" || event.key === "ArrowDown") to[event.key] = neighbor(list.current!, focusable, event.key === "ArrowDown");
