@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
 from attnviz.errors import InputError
 
@@ -293,36 +295,73 @@ def command(
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        groups: dict[str, type] = {}
-        parameters: list[inspect.Parameter] = []
-        hints = get_type_hints(function, include_extras=True)
-        for parameter in inspect.signature(function).parameters.values():
-            hint = hints[parameter.name]
-            if not is_dataclass(hint):
-                parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
-                continue
-            assert isinstance(hint, type)
-            groups[parameter.name] = hint
-            field_hints = _field_hints(hint)
-            for field in fields(hint):
-                default = inspect.Parameter.empty if field.default is MISSING else field.default
-                parameters.append(
-                    inspect.Parameter(
-                        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field_hints[field.name]
-                    )
-                )
+        def listed() -> None: ...
 
-        def run(**given: Any) -> Any:
-            whole = {
-                name: group(**{field.name: given.pop(field.name) for field in fields(group)})
-                for name, group in groups.items()
-            }
-            return function(**whole, **given)
-
-        run.__doc__ = function.__doc__
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name or function.__name__, epilog=f"Example:  {example}")(run)
+        listed.__doc__ = function.__doc__
+        unread = type("_Unread", (_Unread,), {"read": staticmethod(lambda: _whole(function, name, example))})
+        app.command(name or function.__name__, cls=unread, epilog=f"Example:  {example}")(listed)
         return function
 
     return register
+
+
+class _Unread(TyperCommand):
+    """A command whose options are read when somebody asks for them: the list of commands needs but their names."""
+
+    read: Callable[[], Any]
+
+    @cached_property
+    def _command(self) -> Any:
+        return self.read()
+
+    @property
+    def params(self) -> Any:
+        return self._command.params
+
+    @params.setter
+    def params(self, value: object) -> None:
+        pass
+
+    @property
+    def callback(self) -> Any:
+        return self._command.callback
+
+    @callback.setter
+    def callback(self, value: object) -> None:
+        pass
+
+
+def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
+    """The command that a function is, each field of its option groups an option of its own."""
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints[parameter.name]
+        if not is_dataclass(hint):
+            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        assert isinstance(hint, type)
+        groups[parameter.name] = hint
+        field_hints = _field_hints(hint)
+        for field in fields(hint):
+            default = inspect.Parameter.empty if field.default is MISSING else field.default
+            parameters.append(
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field_hints[field.name]
+                )
+            )
+
+    def run(**given: Any) -> Any:
+        whole = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        return function(**whole, **given)
+
+    run.__doc__ = function.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    alone.command(name or function.__name__, epilog=f"Example:  {example}")(run)
+    return get_command(alone)
