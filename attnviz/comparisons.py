@@ -16,6 +16,7 @@ from attnviz.maps import AttentionMap, attention_map
 from attnviz.patterns import GlobalKeys, Pattern
 from attnviz.reasons import EveryKey
 from attnviz.reductions import Cells, Progress, Reduced, bin_edges, reduce_map
+from attnviz.scores import check_heads
 
 
 class Comparison(NamedTuple):
@@ -76,10 +77,7 @@ def compare_maps(
                 f"{a.source} has {left} {name} but {b.source} has {right}; maps of one size can be compared"
             )
     for inputs in (a, b):
-        if not 0 <= head < inputs.H:
-            raise InputError(
-                f"{inputs.source}: head {head} is out of range; there are {inputs.H} (0 to {inputs.H - 1})"
-            )
+        check_heads(inputs, [head])
     pattern_a = pattern or a.pattern or GlobalKeys()
     pattern_b = b_pattern or pattern or b.pattern or GlobalKeys()
     what: dict[str, Any] = {"batch": batch, "device": device, "dtype": dtype}
