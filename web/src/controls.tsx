@@ -77,6 +77,22 @@ function Stepper(props: {
   );
 }
 
+/** Linear or log: the color scale of every view that has one. */
+export function ScaleSwitch() {
+  const { scale, set } = useStore();
+  return (
+    <Segmented
+      name="Color scale"
+      value={scale}
+      choices={[
+        ["linear", "linear"],
+        ["log", "log", "Small weights apart from each other"],
+      ]}
+      onChange={(chosen) => set({ scale: chosen }, true)}
+    />
+  );
+}
+
 export function LayerPicker() {
   const { state, set } = useStore();
   const { layers } = useSession().description;

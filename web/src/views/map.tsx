@@ -2,7 +2,7 @@
 
 import L from "leaflet";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
+import { HeadPicker, LayerPicker, PositionField, ScaleSwitch, Segmented } from "../controls";
 import { massTop, pixel, ramp, rgb } from "../colors";
 import { type Layer, headName, label, positionName, visibleText } from "../description";
 import { Legend } from "../legend";
@@ -23,7 +23,7 @@ interface Hover extends Pointer {
 }
 
 export function MapControls() {
-  const { state, scale, set } = useStore();
+  const { state, set } = useStore();
   return (
     <>
       <LayerPicker />
@@ -37,15 +37,7 @@ export function MapControls() {
         ]}
         onChange={(reduce) => set({ reduce }, true)}
       />
-      <Segmented
-        name="Color scale"
-        value={scale}
-        choices={[
-          ["linear", "linear"],
-          ["log", "log", "Small weights apart from each other"],
-        ]}
-        onChange={(chosen) => set({ scale: chosen }, true)}
-      />
+      <ScaleSwitch />
       <PositionField axis="query" />
       <PositionField axis="key" />
     </>

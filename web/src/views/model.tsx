@@ -1,7 +1,7 @@
 /** Every head of every layer at a glance; a click opens its map. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { Segmented } from "../controls";
+import { ScaleSwitch } from "../controls";
 import { paint, pixel, ramp, rgb } from "../colors";
 import { type Layer, headName } from "../description";
 import { weightText } from "../numbers";
@@ -10,18 +10,9 @@ import { type Thumbnail, isAbort } from "../source/source";
 import { useSession, useStore } from "../session";
 
 export function ModelControls() {
-  const { scale, set } = useStore();
   return (
     <>
-      <Segmented
-        name="Color scale"
-        value={scale}
-        choices={[
-          ["linear", "linear"],
-          ["log", "log", "Small weights apart from each other"],
-        ]}
-        onChange={(chosen) => set({ scale: chosen }, true)}
-      />
+      <ScaleSwitch />
       <span class="muted note">
         Rows are layers, columns heads. Each map from 0 (dark) to its own largest weight (bright); queries down, keys
         across.

@@ -2,7 +2,7 @@
 
 import { useMemo, useRef, useState } from "preact/hooks";
 import { ramp } from "../colors";
-import { HeadPicker, LayerPicker, Segmented, WindowControl } from "../controls";
+import { HeadPicker, LayerPicker, ScaleSwitch, Segmented, WindowControl } from "../controls";
 import { type Axis, type Layer, label, positionName, visibleText } from "../description";
 import { shade, shadeGradient } from "../heat";
 import { Legend } from "../legend";
@@ -11,7 +11,7 @@ import { useAnswer, usePinnedInSight, useSession, useStore } from "../session";
 import { type Flow, WINDOW, windowOf } from "../state";
 
 export function TextControls() {
-  const { state, layer, scale, set } = useStore();
+  const { state, layer, set } = useStore();
   const { description } = useSession();
   return (
     <>
@@ -26,15 +26,7 @@ export function TextControls() {
         ]}
         onChange={(flow) => set({ flow, query: null, key: null }, true)}
       />
-      <Segmented
-        name="Color scale"
-        value={scale}
-        choices={[
-          ["linear", "linear"],
-          ["log", "log", "Small weights apart from each other"],
-        ]}
-        onChange={(chosen) => set({ scale: chosen }, true)}
-      />
+      <ScaleSwitch />
       <WindowControl
         window={windowOf(state, description, layer.queries >= layer.keys ? "query" : "key", WINDOW)}
         size={Math.max(layer.queries, layer.keys)}
