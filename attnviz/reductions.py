@@ -28,10 +28,10 @@ from torch import Tensor
 from attnviz.attention import AttentionItem
 from attnviz.errors import InputError
 from attnviz.patterns import Pattern, Reach
+from attnviz.scores import Positions as Positions
 from attnviz.scores import RowScorer, row_blocks
 
 Cells = np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]
-Positions = np.ndarray[tuple[int], np.dtype[np.int64]]
 Progress = Callable[[int], None]
 """Called with the number of query rows just done."""
 

@@ -22,8 +22,9 @@ from attnviz.devices import parse_device, parse_dtype
 from attnviz.errors import InputError
 from attnviz.patterns import GlobalKeys, Pattern, Reach
 
+Positions = np.ndarray[tuple[int], np.dtype[np.int64]]
+
 _BLOCK_CELLS = 1 << 19  # cells of one row block: 2 MiB of float32, about a core's share of cache
-IndexArray = np.ndarray[tuple[int], np.dtype[np.int64]]
 _BLANK = float("nan")  # the weight of a query that sees nothing
 _HIDDEN = float("-inf")  # the logit of a key that is not visible
 
@@ -366,9 +367,7 @@ class RowScorer:
             self.reach.high is not None and high > self.reach.high
         )
 
-    def band_sees(
-        self, rows: range | Tensor, keys: range | Tensor, first: IndexArray, last: IndexArray
-    ) -> Tensor | None:
+    def band_sees(self, rows: range | Tensor, keys: range | Tensor, first: Positions, last: Positions) -> Tensor | None:
         """Which of ``rows`` see some key from ``keys[first]`` to ``keys[last]``, (m, len(rows)) bool for m such runs.
 
         None where it is not the band alone that decides.
