@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -99,8 +98,7 @@ class Ranks:
             """Fills ``whole`` on rank 0 with every rank's rows, those from bounds[r] to bounds[r + 1]."""
             if self.rank:
                 if own is not None:
-                    part = getattr(own, name)
-                    dist.send((torch.from_numpy(part) if isinstance(part, np.ndarray) else part).to(where), 0)
+                    dist.send(torch.as_tensor(getattr(own, name)).contiguous().to(where), 0)
                 return whole
             for rank in range(self.size):
                 if bounds[rank] == bounds[rank + 1]:
@@ -108,8 +106,7 @@ class Ranks:
                 target = whole[bounds[rank] : bounds[rank + 1]]
                 if rank == 0:
                     assert own is not None
-                    part = getattr(own, name)
-                    target.copy_(torch.from_numpy(part) if isinstance(part, np.ndarray) else part)
+                    target.copy_(torch.as_tensor(getattr(own, name)))
                 else:
                     incoming = torch.empty_like(target, device=where)
                     dist.recv(incoming, rank)

@@ -17,6 +17,7 @@ is done again with a running maximum (online softmax, arXiv:1805.02867).
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ from attnviz.attention import AttentionItem
 from attnviz.errors import InputError
 from attnviz.patterns import Pattern, Reach
 from attnviz.scores import Positions as Positions
-from attnviz.scores import RowScorer, row_blocks
+from attnviz.scores import RowScorer, row_blocks, to_positions
 
 Cells = np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]
 Progress = Callable[[int], None]
@@ -189,15 +190,16 @@ def row_groups(row_edges: Positions, size: int) -> Iterator[range]:
 
     They depend on the edges alone, so that a picture made in shares of whole bins has the same bits as one made at once.
     """
-    start = int(row_edges[0])
-    for edge, after in zip(row_edges[1:].tolist(), [*row_edges[2:].tolist(), None], strict=True):
-        large = edge - start > size
-        while edge - start > size:
-            yield range(start, start + size)
-            start += size
-        if large or after is None or after - start > size:
-            yield range(start, edge)
-            start = edge
+    start, last = int(row_edges[0]), int(row_edges[-1])
+    while start < last:
+        edge = int(row_edges[bisect_right(row_edges, start + size) - 1])
+        if edge <= start:  # a bin larger than that
+            edge = int(row_edges[bisect_right(row_edges, start)])
+            while edge - start > size:
+                yield range(start, start + size)
+                start += size
+        yield range(start, edge)
+        start = edge
 
 
 def _passes(
@@ -222,13 +224,14 @@ def _passes(
 
 @dataclass
 class _Part:
-    """What one tile gives to a block: values for some key bins, relative to ``exp(peak)``."""
+    """What one tile gives to a block of b queries, b' with those that fill it up: values relative to ``exp(peak)``."""
 
     bins: Positions  # (m,) ascending
-    top: Tensor | None  # (m, b) the largest
-    mass: Tensor | None  # (m, b) the sum
-    seen: Tensor | None  # (m, b) bool; None where all is visible
-    peak: Tensor  # (b,)
+    top: Tensor | None  # (m, b') the largest
+    mass: Tensor | None  # (m, b') the sum
+    seen: Tensor | None  # (m, b') bool; None where the band says it, or all is visible
+    band: tuple[Positions, Positions] | None  # (m,) first and last key of each bin, where the band alone hides
+    peak: Tensor  # (b',)
 
 
 class _Grid:
@@ -247,10 +250,11 @@ class _Grid:
         self.row_edges, self.column_edges, self.values, self.tile = row_edges, column_edges, values, tile
         self.wants_max, self.wants_mass = "max" in reductions, "mass" in reductions
         shape = (len(row_edges) - 1, len(column_edges) - 1)
-        self.max = np.full(shape, -np.inf)
-        self.sums = np.zeros(shape if self.wants_mass else (0, 0))
+        # Keys down in memory, like the tiles.
+        self.max = np.full(shape[::-1], -np.inf).T
+        self.sums = np.zeros(shape[::-1] if self.wants_mass else (0, 0)).T
         self.counts = np.zeros(shape[0], dtype=np.int64)
-        self.seen = np.zeros(shape, dtype=bool)
+        self.seen = np.zeros(shape[::-1], dtype=bool).T
         self.known = log_sum_exp
         size = int(row_edges[-1] - row_edges[0])
         self.log_sum_exp = torch.full((size,), torch.nan, dtype=item.compute_dtype, device=item.device)
@@ -262,120 +266,158 @@ class _Grid:
             local: slice | Tensor = slice(rows.start - first, rows.stop - first, rows.step)
         else:
             local = rows - first
+        b, q = len(rows), scorer.query(rows)
+        # An odd number of queries makes products and reductions up to twice as slow: rows of 0 fill it up.
+        extra = -b % 16 if b >= 64 else 0
+        q = torch.nn.functional.pad(q, (0, 0, 0, extra))  # (b', D), b' >= b
         if self.known is not None:
-            peak = self.known[local].to(scorer.item.device)
-            parts, _, _ = self._tiles(rows, scorer, peak)
-            total = torch.ones_like(peak).masked_fill_(torch.isnan(peak), 0)
-            self._take(rows, scorer, parts, peak, total)
+            peak = torch.nn.functional.pad(self.known[local].to(q.device), (0, extra))
+            parts, _, _, _ = self._tiles(q, rows, scorer, peak)
+            self._take(rows, scorer, parts, peak, torch.ones_like(peak), ~torch.isnan(peak[:b]))
             return
         # Each block decides for itself, so that ranks with a share of the blocks get the bits of one process.
-        bound = scorer.bound(rows) if self.values == "weights" else None
+        bound = scorer.bound(q) if self.values == "weights" else None
         if bound is not None:
-            parts, peak, total = self._tiles(rows, scorer, bound)
-        if bound is None or not bool(((total > _LEAST_TOTAL) | scorer.hidden(rows)).all()):
-            parts, peak, total = self._tiles(rows, scorer, None)
+            parts, peak, total, sure = self._tiles(q, rows, scorer, bound)
+        if bound is None or not (sure or bool(((total[:b] > _LEAST_TOTAL) | scorer.hidden(rows)).all())):
+            parts, peak, total, sure = self._tiles(q, rows, scorer, None)
+        sees = None if sure else total[:b] > 0
         if scorer.sink is not None:
             before, peak = peak, peak.clamp(min=scorer.sink)
-            sees = total > 0
-            total = (total * torch.exp(before - peak) + torch.exp(scorer.sink - peak)) * sees
-        lse = peak + torch.log(total)
-        counts = torch.from_numpy(scorer.counts(rows)).to(lse.device)
-        target = self.log_sum_exp[local]
-        self.log_sum_exp[local] = torch.where(counts, torch.where(total > 0, lse, torch.nan), target)
-        self._take(rows, scorer, parts, peak, total)
+            total = total * torch.exp(before - peak) + torch.exp(scorer.sink - peak)
+        lse = (peak + torch.log(total))[:b]
+        if sees is not None:
+            lse.masked_fill_(~sees, torch.nan)
+        counts = scorer.counts(rows)
+        self.log_sum_exp[local] = lse if counts is None else torch.where(counts, lse, self.log_sum_exp[local])
+        self._take(rows, scorer, parts, peak, total, sees)
 
     def _tiles(
-        self, rows: range | Tensor, scorer: RowScorer, fixed: Tensor | None
-    ) -> tuple[list[_Part], Tensor, Tensor]:
-        """Every tile of a block: what each gives, the exponent they are relative to, (b,), and the sum of exp, (b,).
+        self, q: Tensor, rows: range | Tensor, scorer: RowScorer, fixed: Tensor | None
+    ) -> tuple[list[_Part], Tensor, Tensor, bool]:
+        """Every tile of a block: what each gives, the exponent they are relative to, (b',), and the sum of exp, (b',).
 
-        ``fixed``, where given, is what to subtract from logits before exp; None keeps a running maximum. No sum is
-        made where the denominators are known.
+        ``q`` is (b', D), ``rows`` its first b. ``fixed``, where given, is what to subtract from logits before exp; None keeps a running maximum. No sum is
+        made where the denominators are known. Last, whether each query is sure to see something, by a sum that is
+        not too small.
         """
-        b, device, dtype = len(rows), scorer.item.device, scorer.item.compute_dtype
-        peak = torch.full((b,), -torch.inf, dtype=dtype, device=device) if fixed is None else fixed
-        total = torch.zeros(b, dtype=dtype, device=device)
+        peak = q.new_full((len(q),), -torch.inf) if fixed is None else fixed
+        total = q.new_zeros(len(q))
         parts: list[_Part] = []
-        doubtful = fixed is not None and self.known is None
-        for keys in scorer.tiles(rows, self.tile.keys):
-            bins, starts, stop = _segments(keys, self.column_edges)
-            shown = len(starts) > 0
+        sure = False
+        for keys in self._key_tiles(rows, scorer):
+            bins, cuts = _segments(keys, self.column_edges)
+            shown = len(bins) > 0
             if not shown and (self.known is not None or self.values == "logits"):
                 continue
-            logits = scorer.tile(rows, keys).T  # (n, b), contiguous
+            logits = scorer.tile(q, rows, keys).T  # (n, b'), contiguous
             hidden = scorer.hides(rows, keys)
-            seen = None
-            if hidden and shown:
-                seen = scorer.band_sees(rows, keys, starts, np.append(starts[1:], stop) - 1)
-            unknown = hidden and seen is None
+            seen, band = None, None
+            if hidden and scorer.band_alone and isinstance(keys, range):
+                band = cuts[:-1] + keys.start, cuts[1:] + (keys.start - 1)
+            unknown = hidden and band is None
             lone_max = self.known is not None and not self.wants_mass  # nothing needs exp of each weight
             early = shown and (unknown or lone_max or self.values == "logits" or (self.wants_max and fixed is None))
-            highest = _segment(logits, starts, stop, "max") if early else None  # (m, b)
+            highest = _segment(logits, cuts, "max") if early else None  # (m, b')
             if highest is not None and unknown:
                 seen = highest > -torch.inf
             if self.values == "logits":
                 total += torch.isfinite(logits).any(0)
-                parts.append(_Part(bins, highest, None, seen, peak))
+                parts.append(_Part(bins, highest, None, seen, band, peak))
                 continue
             if fixed is None:
                 before, peak = peak, torch.maximum(peak, logits.amax(0))
-                safe = peak.clamp(min=torch.finfo(dtype).min / 2)
+                safe = peak.clamp(min=torch.finfo(q.dtype).min / 2)
                 total *= torch.exp(before - safe)
             else:
                 safe = peak
             if lone_max and highest is not None:
                 _exp_(highest, safe)
-                parts.append(_Part(bins, highest, None, seen, safe))
+                parts.append(_Part(bins, highest, None, seen, band, safe))
                 continue
             _exp_(logits, safe)
-            mass = _segment(logits, starts, stop, "sum") if shown and self.wants_mass else None
+            mass = _segment(logits, cuts, "sum") if shown and self.wants_mass else None
             if self.known is None:
-                whole = mass is not None and starts[0] == 0 and stop == len(logits)
+                whole = mass is not None and cuts[0] == 0 and cuts[-1] == len(logits)
                 total += mass.sum(0) if whole and mass is not None else logits.sum(0)
-            if doubtful and not hidden:
-                if not bool((total > _LEAST_TOTAL).all()):
+            if fixed is not None and self.known is None and not hidden and not sure:
+                sure = bool((total > _LEAST_TOTAL).all())
+                if not sure:
                     break  # all see this tile and some get nothing: the bound is too high, for the other tiles too
-                doubtful = False
             if shown:
                 if not self.wants_max:
                     highest = None
                 elif highest is not None:
                     _exp_(highest, safe)
                 else:
-                    highest = _segment(logits, starts, stop, "max")
-                parts.append(_Part(bins, highest, mass, seen, safe))
-        return parts, peak, total
+                    highest = _segment(logits, cuts, "max")
+                parts.append(_Part(bins, highest, mass, seen, band, safe))
+        return parts, peak, total, sure
 
-    def _take(self, rows: range | Tensor, scorer: RowScorer, parts: list[_Part], peak: Tensor, total: Tensor) -> None:
-        """A block's parts, now that the denominators are known, into the cells."""
-        keep = (total > 0).cpu().numpy() & scorer.counts(rows)
-        if not keep.any():
+    def _key_tiles(self, rows: range | Tensor, scorer: RowScorer) -> Iterator[range | Tensor]:
+        """The keys that a block of rows can see, in even runs of about a tile's: shared keys first, then the band's.
+
+        A tile holds whole bins where bins are small, since a cut through one costs more than an odd tile.
+        """
+        size, edges = self.tile.keys, self.column_edges
+        if scorer.keys is not None:
+            yield from scorer.keys.split(size)
+        span = scorer.span(rows)
+        if self.known is not None or self.values == "logits":  # no denominator needs the keys that are not shown
+            span = span[bisect_left(span, edges[0]) : bisect_left(span, edges[-1])]
+        tiles, start = -(-len(span) // size), 0
+        for n in range(1, tiles):
+            even = len(span) * n // tiles
+            at = bisect_left(edges, span[even])
+            stop = bisect_left(span, edges[at]) if at < len(edges) else even
+            if not even <= stop <= even + size // 8:
+                stop = even
+            yield span[start:stop]
+            start = stop
+        if start < len(span):
+            yield span[start:]
+
+    def _take(
+        self,
+        rows: range | Tensor,
+        scorer: RowScorer,
+        parts: list[_Part],
+        peak: Tensor,
+        total: Tensor,
+        sees: Tensor | None,
+    ) -> None:
+        """A block's parts, now that the denominators are known, into the cells; ``sees``, (b,): which rows count."""
+        counts = scorer.counts(rows)
+        keep = counts if sees is None else sees if counts is None else sees & counts
+        kept: slice | Tensor = slice(len(rows))
+        if keep is not None and not bool(keep.all()):
+            kept = torch.nonzero(keep)[:, 0]
+            rows = to_positions(rows, total.device)[kept]
+        if not len(rows):
             return
-        positions = np.arange(rows.start, rows.stop, rows.step) if isinstance(rows, range) else rows.cpu().numpy()
-        down = np.searchsorted(self.row_edges, positions[keep], side="right") - 1
-        starts = np.flatnonzero(np.diff(down, prepend=-1))
-        at = down[starts]
-        kept = None if keep.all() else torch.from_numpy(np.flatnonzero(keep)).to(total.device)
+        at, cuts = _segments(rows, self.row_edges)
 
         def by_row(part: Tensor, how: str) -> Cells:
-            """(m, b) of a tile to (rows of cells, m)."""
-            used = part if kept is None else part[:, kept]
-            return _segment(used, starts, used.shape[1], how, dim=1).T.cpu().numpy()
+            """(m, b') of a tile to (rows of cells, m)."""
+            return _segment(part[:, kept], cuts, how, dim=1).T.cpu().numpy()
 
+        first = int(rows[0])  # a band without gaps has rows without gaps
+        inverse = 1 / total
         for part in parts:
             where = _where(at, part.bins)
-            if part.seen is None:
-                self.seen[where] = True
-            else:
+            if part.seen is not None:
                 self.seen[where] |= by_row(part.seen.to(total.dtype), "max") > 0
-            # Both factors in one: exp(part's peak - the block's) / total.
-            factor = 1 / total if part.peak is peak else torch.exp(part.peak - peak) / total
+            elif part.band is not None:
+                self.seen[where] |= scorer.band_meets(first + cuts[:-1], first + cuts[1:] - 1, *part.band)
+            else:
+                self.seen[where] = True
+            factor = inverse if part.peak is peak else torch.exp(part.peak - peak) * inverse
             if part.top is not None:
                 top = part.top if self.values == "logits" else part.top.mul_(factor)
                 self.max[where] = np.maximum(self.max[where], by_row(top, "max"))
             if part.mass is not None:
                 self.sums[where] += by_row(part.mass.mul_(factor), "sum")
-        self.counts[at] += np.diff(starts, append=int(keep.sum()))
+        self.counts[at] += cuts[1:] - cuts[:-1]
 
     def result(self) -> Reduced:
         """The cells of what came in."""
@@ -391,34 +433,46 @@ class _Grid:
         )
 
 
-def _segments(keys: range | Tensor, edges: Positions) -> tuple[Positions, Positions, int]:
-    """Which bins ascending keys fall into, the index of the first of each, and the index where the last bin ends."""
-    if isinstance(keys, range):
-        first = np.clip(-((keys.start - edges) // keys.step), 0, len(keys))
-    else:
-        first = np.searchsorted(keys.cpu().numpy(), edges)
-    bins = np.flatnonzero(first[:-1] < first[1:])
-    return bins, first[:-1][bins], int(first[-1])
+def _segments(keys: range | Tensor, edges: Positions) -> tuple[Positions, Positions]:
+    """Which m bins ascending keys fall into, and the m + 1 indices of ``keys`` that cut them into these bins."""
+    if not isinstance(keys, range):
+        return _runs(keys.cpu().numpy(), edges)
+    if keys.step != 1:
+        return _runs(np.arange(keys.start, keys.stop, keys.step), edges)
+    first, last = bisect_right(edges, keys[0]) - 1, bisect_left(edges, keys.stop)
+    first, last = max(first, 0), min(last, len(edges) - 1)
+    cuts = edges[first : last + 1] - keys.start
+    if len(cuts) > 1:
+        cuts[0], cuts[-1] = max(cuts[0], 0), min(cuts[-1], len(keys))
+    return np.arange(first, last), cuts
 
 
-def _segment(values: Tensor, starts: Positions, stop: int, how: str, *, dim: int = 0) -> Tensor:
-    """Reduces one dimension of (n, b) over the segments of it that begin at ``starts`` and end at ``stop``."""
-    lengths = np.diff(starts, append=stop)
-    width = int(lengths[0])
-    used = values.narrow(dim, int(starts[0]), int(stop - starts[0]))
-    if width == 1 and len(lengths) == stop - starts[0]:
+def _runs(positions: Positions, edges: Positions) -> tuple[Positions, Positions]:
+    """As :func:`_segments`, for positions in an array."""
+    cuts = np.searchsorted(positions, edges)
+    filled = np.flatnonzero(cuts[1:] > cuts[:-1])
+    return filled, np.append(cuts[filled], cuts[-1])
+
+
+def _segment(values: Tensor, cuts: Positions, how: str, *, dim: int = 0) -> Tensor:
+    """Reduces one dimension of (n, b) over the m segments of it between m + 1 ``cuts``."""
+    lengths = cuts[1:] - cuts[:-1]
+    m, width = len(lengths), int(lengths[0])
+    used = values.narrow(dim, int(cuts[0]), int(cuts[-1] - cuts[0]))
+    if used.shape[dim] == m:
         return used.clone()
     if (lengths == width).all():
-        grouped: Tensor = used.unflatten(dim, (len(starts), width))
+        if how == "max" and dim == 1:
+            return torch.nn.functional.max_pool1d(used, width)  # a quarter of the time of amax
+        grouped: Tensor = used.unflatten(dim, (m, width))
         return grouped.amax(dim + 1) if how == "max" else grouped.sum(dim + 1)
-    if values.device.type == "cpu":
-        reduce: Any = np.maximum if how == "max" else np.add
-        return torch.from_numpy(reduce.reduceat(used.numpy(), starts - starts[0], axis=dim))
-    index = torch.from_numpy(np.repeat(np.arange(len(starts)), lengths)).to(values.device)
     shape = list(values.shape)
-    shape[dim] = len(starts)
-    cells = values.new_full(shape, -torch.inf if how == "max" else 0.0)
-    return cells.index_reduce_(dim, index, used, "amax") if how == "max" else cells.index_add_(dim, index, used)
+    shape[dim] = m
+    # A row of the index for a whole row of values, which PyTorch adds up as fast as even segments.
+    segments = torch.from_numpy(np.repeat(np.arange(m), lengths)).to(values.device)
+    index = segments.unsqueeze(1 - dim).expand_as(used)
+    start, reduce = (-torch.inf, "amax") if how == "max" else (0.0, "sum")
+    return values.new_full(shape, start).scatter_reduce_(dim, index, used, reduce)
 
 
 def _exp_(logits: Tensor, peak: Tensor) -> None:

@@ -236,7 +236,7 @@ def blocks(
             visible = torch.full((b,), n, device=item.device)
         if weights:
             softmax_(values, scorer.sink)
-        return Block(_positions(rows, item.device), keys, values, visible, scorer.g, scorer.for_global)
+        return Block(to_positions(rows, item.device), keys, values, visible, scorer.g, scorer.for_global)
 
     scorer = RowScorer(item, pattern, reach, head)
     size = _rows_per_block(item.S if reach.open else len(reach.offsets()))
@@ -300,7 +300,7 @@ class RowScorer:
 
     def columns(self, rows: range | Tensor) -> Tensor:
         """The key position of each column that :meth:`logits` writes for ``rows``, (g + span,)."""
-        span = _positions(self.span(rows), self.item.device)
+        span = to_positions(self.span(rows), self.item.device)
         return span if self.keys is None else torch.cat([self.keys, span])
 
     def logits(self, rows: range | Tensor, out: Tensor) -> Tensor:
@@ -312,25 +312,33 @@ class RowScorer:
             rows: query positions: a range in the reach's own step or, where the reach is open, any.
             out: (len(rows), g + len(span)); written in full and returned.
         """
-        q = self._query(rows)  # (b, D)
+        q = self.query(rows)  # (b, D)
         if self.keys is not None:
             self._shared(q, rows, out[:, : self.g], self.keys)
         self._band(q, rows, self.span(rows), out[:, self.g :])
         return out
 
-    def tiles(self, rows: range | Tensor, size: int) -> list[range | Tensor]:
-        """The keys that a block of rows can see, in runs of about ``size``: shared keys first, then the span."""
-        span = self.span(rows)
-        shared = [] if self.keys is None else list(self.keys.split(size))
-        return [*shared, *(span[start : start + size] for start in range(0, len(span), size))]
+    def query(self, rows: range | Tensor) -> Tensor:
+        """Queries of a block, (b, D), in the dtype that products run in."""
+        first = self.queries.start
+        local = range(rows.start - first, rows.stop - first, rows.step) if isinstance(rows, range) else rows - first
+        return self._rows_of(self.q, local).to(self.item.compute_dtype)
 
-    def tile(self, rows: range | Tensor, keys: range | Tensor) -> Tensor:
-        """Logits of a block of rows over one of its :meth:`tiles`, (len(rows), len(keys)), in reused memory."""
-        cells = len(rows) * len(keys)
+    def tile(self, q: Tensor, rows: range | Tensor, keys: range | Tensor) -> Tensor:
+        """Logits of a block of rows, whose queries are ``q``, over a run of the keys, in memory that is used again.
+
+        Args:
+            q: (b', D), as :meth:`query` gives them; those beyond the rows are for nothing but the size of the block.
+            rows: b <= b' query positions.
+            keys: n key positions: a run of the span, or some of the shared keys.
+
+        Returns:
+            (b', n), the transpose of a contiguous tensor: reductions over keys run fast.
+        """
+        cells = len(q) * len(keys)
         if self._memory.numel() < cells:
-            self._memory = torch.empty(cells, dtype=self.item.compute_dtype, device=self.item.device)
-        out = self._memory[:cells].view(len(keys), len(rows)).T  # keys down in memory: reductions over keys run fast
-        q = self._query(rows)  # (b, D)
+            self._memory = q.new_empty(cells)
+        out = self._memory[:cells].view(len(keys), len(q)).T
         if isinstance(keys, range):
             self._band(q, rows, keys, out)
         else:
@@ -342,11 +350,10 @@ class RowScorer:
         k = self.item.key(self.head, for_global=self.for_global).to(self.item.compute_dtype)
         return float(torch.linalg.vector_norm(k, dim=1).amax())
 
-    def bound(self, rows: range | Tensor) -> Tensor | None:
-        """A number not below any logit of each row, (b,): ``|q| max |k|`` times scale; None where a bias may exceed it."""
+    def bound(self, q: Tensor) -> Tensor | None:
+        """A number not below any logit of each query of (b, D), (b,): ``|q| max |k|`` times scale; None where a bias may exceed it."""
         if self.bias is not None or (self.slope is not None and self.slope < 0):
             return None
-        q = self._query(rows)
         # A hair above, for the rounding of the products.
         bound: Tensor = torch.linalg.vector_norm(q, dim=1) * (self._longest_key * self.item.scale * (1 + 1e-4))
         cap = self.item.inputs.softcap
@@ -367,22 +374,23 @@ class RowScorer:
             self.reach.high is not None and high > self.reach.high
         )
 
-    def band_sees(self, rows: range | Tensor, keys: range | Tensor, first: Positions, last: Positions) -> Tensor | None:
-        """Which of ``rows`` see some key from ``keys[first]`` to ``keys[last]``, (m, len(rows)) bool for m such runs.
-
-        None where it is not the band alone that decides.
-        """
-        alone = self.reach.band_exact and self.reach.step == 1 and self.keys is None
+    @property
+    def band_alone(self) -> bool:
+        """Whether a query sees exactly the keys of one band without gaps: no shared keys, no padding, no other rules."""
+        alone = self.reach.band and self.reach.band_exact and self.reach.step == 1 and self.keys is None
         padded = self.hidden_keys is not None or self.hidden_queries is not None
-        if not alone or padded or not (isinstance(rows, range) and isinstance(keys, range)):
-            return None
-        t = _positions(rows, self.item.device)
-        sees = torch.ones(len(first), len(rows), dtype=torch.bool, device=t.device)
+        return alone and not padded and not self.pattern.global_queries
+
+    def band_meets(
+        self, first_rows: Positions, last_rows: Positions, first_keys: Positions, last_keys: Positions
+    ) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+        """Whether some query of each run of queries sees some key of each run of keys, (p, m); see :attr:`band_alone`."""
+        meets = np.ones((len(first_rows), len(first_keys)), dtype=bool)
         if self.reach.high is not None:
-            sees &= torch.from_numpy(first + keys.start).to(t.device)[:, None] <= t + self.reach.high
+            meets &= first_keys <= (last_rows + self.reach.high)[:, None]
         if self.reach.low is not None:
-            sees &= torch.from_numpy(last + keys.start).to(t.device)[:, None] >= t + self.reach.low
-        return sees
+            meets &= last_keys >= (first_rows + self.reach.low)[:, None]
+        return meets
 
     def hidden(self, rows: range | Tensor) -> Tensor:
         """Which of ``rows`` are padding, (len(rows),) bool."""
@@ -390,12 +398,11 @@ class RowScorer:
             return torch.zeros(len(rows), dtype=torch.bool, device=self.item.device)
         return self._rows_of(self.hidden_queries, rows)
 
-    def counts(self, rows: range | Tensor) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which of ``rows`` this scorer speaks for, (len(rows),): not those of global queries, which are scored apart."""
+    def counts(self, rows: range | Tensor) -> Tensor | None:
+        """Which of ``rows`` this scorer speaks for, (b,) bool: not those of global queries, scored apart. None is all."""
         if not self.pattern.global_queries or self.for_global:
-            return np.ones(len(rows), dtype=bool)
-        apart = torch.isin(_positions(rows, self.item.device), self.item.global_positions)
-        return ~apart.cpu().numpy()
+            return None
+        return ~torch.isin(to_positions(rows, self.item.device), self.item.global_positions)
 
     def fill(self, rows: range | Tensor, out: Tensor) -> None:
         """Logits of ``rows`` over all keys, or over the shared keys where there is no band.
@@ -421,7 +428,7 @@ class RowScorer:
             rows: query positions, in the step of the pattern.
             out: (len(rows), g + number of offsets); written in full.
         """
-        q = self._query(rows)  # (b, D)
+        q = self.query(rows)  # (b, D)
         if self.keys is not None:
             self._shared(q, rows, out[:, : self.g], self.keys)
         offsets, step, b = self.reach.offsets(), self.reach.step, len(rows)
@@ -435,11 +442,10 @@ class RowScorer:
         left = (span.start - first) // step
         inside = scratch[:, left : left + len(span)]
         if span:
-            keys = _positions(span, out.device)
             self._product(q, span, inside)
-            self._modify(inside, rows, keys)
-            self._hide(inside, rows, keys, exact=self.reach.band_exact)
-            self._hide_shared(inside, keys)
+            self._modify(inside, rows, span)
+            self._hide(inside, rows, span, exact=self.reach.band_exact)
+            self._hide_shared(inside, span)
         out[:, self.g :] = scratch.as_strided((b, len(offsets)), (width + 1, 1))
 
     def _shared(self, q: Tensor, rows: range | Tensor, out: Tensor, keys: Tensor) -> None:
@@ -447,6 +453,7 @@ class RowScorer:
         assert self.keys is not None
         k_keys = self.k_keys if len(keys) == self.g else self.k_keys[torch.isin(self.keys, keys)]
         torch.mm(q, k_keys.T, out=out)
+        out = out[: len(rows)]
         self._modify(out, rows, keys)
         self._hide(out, rows, keys, exact=self.reach.keys_exact)
 
@@ -454,50 +461,44 @@ class RowScorer:
         """Logits over a run of the band's span."""
         if not span:
             return
-        keys = _positions(span, out.device)
         self._product(q, span, out)
-        self._modify(out, rows, keys)
+        out = out[: len(rows)]
+        self._modify(out, rows, span)
         exact = self.reach.band_exact
         if exact and isinstance(rows, range):
             _hide_corners(out, rows, span, self.reach)
-        self._hide(out, rows, keys, exact=exact)
-        self._hide_shared(out, keys)
+        self._hide(out, rows, span, exact=exact)
+        self._hide_shared(out, span)
 
-    def _hide_shared(self, banded: Tensor, keys: Tensor) -> None:
+    def _hide_shared(self, banded: Tensor, span: range) -> None:
         if self.keys is not None:
-            banded[:, torch.isin(keys, self.keys)] = _HIDDEN
+            banded[:, torch.isin(to_positions(span, banded.device), self.keys)] = _HIDDEN
 
     def _product(self, q: Tensor, span: range, out: Tensor) -> None:
         k = self.k[span.start : span.stop : span.step]  # (n, D)
         # alpha carries the scale through the product; beta=0 ignores what out held.
         torch.addmm(out, q, k.T, beta=0, alpha=self.item.scale, out=out)
 
-    def _query(self, rows: range | Tensor) -> Tensor:
-        """Queries of a block, (b, D), in the dtype that products run in."""
-        first = self.queries.start
-        local = range(rows.start - first, rows.stop - first, rows.step) if isinstance(rows, range) else rows - first
-        return self._rows_of(self.q, local).to(self.item.compute_dtype)
-
     def _rows_of(self, tensor: Tensor, rows: range | Tensor) -> Tensor:
         return tensor[rows.start : rows.stop : rows.step] if isinstance(rows, range) else tensor[rows]
 
-    def _modify(self, logits: Tensor, rows: range | Tensor, keys: Tensor) -> None:
+    def _modify(self, logits: Tensor, rows: range | Tensor, keys: range | Tensor) -> None:
         """The score modifiers, in the order models apply them: softcap, then bias and ALiBi."""
         cap = self.item.inputs.softcap
         if cap is not None:
             logits.div_(cap).tanh_().mul_(cap)
         if self.bias is not None:
-            logits += self._rows_of(self.bias, rows)[:, keys]
+            logits += self._rows_of(self.bias, rows)[:, to_positions(keys, logits.device)]
         if self.slope is not None:
-            t = _positions(rows, logits.device)[:, None] + (self.item.S - self.item.T)
-            logits -= self.slope * (t - keys).abs().to(logits.dtype)
+            t = to_positions(rows, logits.device)[:, None] + (self.item.S - self.item.T)
+            logits -= self.slope * (t - to_positions(keys, logits.device)).abs().to(logits.dtype)
 
-    def _hide(self, logits: Tensor, rows: range | Tensor, keys: Tensor, *, exact: bool) -> None:
+    def _hide(self, logits: Tensor, rows: range | Tensor, keys: range | Tensor, *, exact: bool) -> None:
         if not exact:
-            t = _positions(rows, logits.device)[:, None]
-            logits.masked_fill_(~self.pattern.visible(t, keys[None, :], self.item), _HIDDEN)
+            t, s = to_positions(rows, logits.device)[:, None], to_positions(keys, logits.device)[None, :]
+            logits.masked_fill_(~self.pattern.visible(t, s, self.item), _HIDDEN)
         if self.hidden_keys is not None:
-            logits.masked_fill_(self.hidden_keys[keys], _HIDDEN)
+            logits.masked_fill_(self._rows_of(self.hidden_keys, keys), _HIDDEN)
         if self.hidden_queries is not None:
             logits.masked_fill_(self._rows_of(self.hidden_queries, rows)[:, None], _HIDDEN)
 
@@ -524,7 +525,8 @@ def softmax_(logits: Tensor, sink: float | None = None) -> Tensor:
     return logits.div_(total.masked_fill_(blank, _BLANK))
 
 
-def _positions(rows: range | Tensor, device: torch.device) -> Tensor:
+def to_positions(rows: range | Tensor, device: torch.device) -> Tensor:
+    """Positions as a tensor."""
     return torch.arange(rows.start, rows.stop, rows.step, device=device) if isinstance(rows, range) else rows
 
 

@@ -121,9 +121,9 @@ def softmaxes(monkeypatch) -> list[str]:
     passes: list[str] = []
     tiles = _Grid._tiles
 
-    def spied(self, rows, scorer, fixed):
+    def spied(self, q, rows, scorer, fixed):
         passes.append("running" if fixed is None else "bound")
-        return tiles(self, rows, scorer, fixed)
+        return tiles(self, q, rows, scorer, fixed)
 
     monkeypatch.setattr(_Grid, "_tiles", spied)
     return passes
@@ -167,7 +167,9 @@ def test_the_bound_serves_where_it_is_near(softmaxes):
 def test_a_block_whose_bound_is_too_high_is_given_up_after_one_tile(softmaxes, monkeypatch):
     tiles: list[int] = []
     tile = RowScorer.tile
-    monkeypatch.setattr(RowScorer, "tile", lambda self, rows, keys: tiles.append(len(keys)) or tile(self, rows, keys))
+    monkeypatch.setattr(
+        RowScorer, "tile", lambda self, q, rows, keys: tiles.append(len(keys)) or tile(self, q, rows, keys)
+    )
     checked(long_orthogonal_key(torch.float32, 1e6, at=11), ("full",), tile=TileSize(12, 3))
     assert softmaxes == ["bound", "running"]
     assert tiles == [3] + [3] * 4
@@ -196,7 +198,7 @@ def test_the_bound_is_not_below_any_logit(call, data):
     head = data.draw(st.integers(0, call.inputs.H - 1))
     item = call.inputs.item(call.batch)
     scorer = RowScorer(item, Full(), Full().reach(item), head)
-    bound = scorer.bound(range(item.T))
+    bound = scorer.bound(scorer.query(range(item.T)))
     logits = scorer.logits(range(item.T), torch.empty(item.T, item.S, dtype=torch.float64))
     assert bound is None or bool((logits.amax(1) <= bound).all())
     assert (bound is None) == (call.inputs.bias is not None)
@@ -208,7 +210,7 @@ def test_with_and_without_the_bound_a_map_is_the_same(call):
     options = {"reductions": REDUCTIONS, "tile": TileSize(3, 2)}
     usual = reduce_map(item, call.pattern, 0, *edges, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RowScorer, "bound", lambda self, rows: None)
+        patch.setattr(RowScorer, "bound", lambda self, q: None)
         other = reduce_map(item, call.pattern, 0, *edges, **options)
     for name in ("max", "mass", "log_sum_exp"):
         np.testing.assert_allclose(getattr(usual, name), getattr(other, name), rtol=1e-11, atol=1e-12)
@@ -240,6 +242,32 @@ def test_groups_of_a_share_of_whole_groups_are_those_of_the_whole(data):
     assert [group for part in parts if len(part) > 1 for group in row_groups(part, size)] == groups
 
 
+# Where keys are cut
+
+
+@given(data=st.data())
+def test_tiles_are_even_runs_of_keys_of_whole_bins_where_bins_are_small(data):
+    T, size = data.draw(st.integers(1, 400)), data.draw(st.integers(8, 64))
+    edges = bin_edges(range(T), data.draw(st.integers(1, T)))
+    made: list[range] = []
+    tile = RowScorer.tile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowScorer, "tile", lambda self, q, rows, keys: made.append(keys) or tile(self, q, rows, keys))
+        reduce_map(
+            small(batch=1, tokens=T, global_positions=(0,)).item(0),
+            Full(),
+            0,
+            edges[[0, -1]],
+            edges,
+            tile=TileSize(T, size),
+        )
+    assert [key for keys in made for key in keys] == list(range(T))
+    assert len(made) == -(-T // size)
+    assert max(map(len, made)) <= size + size // 8
+    if np.diff(edges).max() <= size // 8:
+        assert {keys.stop for keys in made} <= set(edges.tolist())
+
+
 # A bound on memory
 
 
@@ -258,7 +286,7 @@ def test_no_tile_made_is_larger_than_the_bound_allows(monkeypatch, memory):
     made: list[int] = []
     tile = RowScorer.tile
     monkeypatch.setattr(
-        RowScorer, "tile", lambda self, rows, keys: made.append(len(rows) * len(keys)) or tile(self, rows, keys)
+        RowScorer, "tile", lambda self, q, rows, keys: made.append(len(rows) * len(keys)) or tile(self, q, rows, keys)
     )
     whole = attnviz.attention_map(inputs, 0, Causal(), pixels=50)
     largest = max(made)
@@ -282,7 +310,7 @@ def test_the_least_bound_that_an_error_names_works_and_one_byte_less_does_not(da
 
 
 def test_a_device_that_runs_out_of_memory_says_which_bound_to_lower(monkeypatch):
-    def full(self, rows, keys):
+    def full(self, q, rows, keys):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(RowScorer, "tile", full)

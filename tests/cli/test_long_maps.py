@@ -64,7 +64,7 @@ def weights(head: int) -> np.ndarray:
 def test_several_outputs_come_from_one_pass(succeed, long, monkeypatch):
     rows: list[int] = []
     tile = RowScorer.tile
-    monkeypatch.setattr(RowScorer, "tile", lambda self, r, keys: rows.append(len(r)) or tile(self, r, keys))
+    monkeypatch.setattr(RowScorer, "tile", lambda self, q, r, keys: rows.append(len(r)) or tile(self, q, r, keys))
     result = succeed(
         "plot", long, "--head", 1, "--pattern", "causal", "-o", "map.png", "-o", "map.npz", "--out", "map.svg"
     )
@@ -167,7 +167,7 @@ def test_a_bound_on_memory_gives_the_same_map_in_smaller_tiles(succeed, long, mo
     made: list[int] = []
     tile = RowScorer.tile
     monkeypatch.setattr(
-        RowScorer, "tile", lambda self, r, keys: made.append(4 * len(r) * len(keys)) or tile(self, r, keys)
+        RowScorer, "tile", lambda self, q, r, keys: made.append(4 * len(r) * len(keys)) or tile(self, q, r, keys)
     )
     options = ["--pattern", "causal", "--pixels", 64]
     succeed("plot", long, *options, "-o", "free.npz")
@@ -195,7 +195,7 @@ def test_a_bound_that_is_no_amount(refused, long, command, text):
 
 
 def test_a_device_without_memory_left_says_which_bound_to_lower(refused, long, monkeypatch):
-    def full(self, rows, keys):
+    def full(self, q, rows, keys):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(RowScorer, "tile", full)
