@@ -267,7 +267,7 @@ class _Grid:
         else:
             local = rows - first
         b, q = len(rows), scorer.query(rows)
-        # An odd number of queries makes products and reductions up to twice as slow: rows of 0 fill it up.
+        # Products and reductions of a number of queries that 16 does not divide take up to twice as long: 0 fills it up.
         extra = -b % 16 if b >= 64 else 0
         q = torch.nn.functional.pad(q, (0, 0, 0, extra))  # (b', D), b' >= b
         if self.known is not None:
@@ -297,9 +297,9 @@ class _Grid:
     ) -> tuple[list[_Part], Tensor, Tensor, bool]:
         """Every tile of a block: what each gives, the exponent they are relative to, (b',), and the sum of exp, (b',).
 
-        ``q`` is (b', D), ``rows`` its first b. ``fixed``, where given, is what to subtract from logits before exp; None keeps a running maximum. No sum is
-        made where the denominators are known. Last, whether each query is sure to see something, by a sum that is
-        not too small.
+        ``q`` is (b', D), ``rows`` its first b. ``fixed``, where given, is what to subtract from logits before exp;
+        None keeps a running maximum. No sum is made where the denominators are known. Last, whether each query is
+        sure to see something, by a sum that is not too small.
         """
         peak = q.new_full((len(q),), -torch.inf) if fixed is None else fixed
         total = q.new_zeros(len(q))
