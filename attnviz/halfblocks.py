@@ -18,7 +18,7 @@ from rich.style import Style
 from rich.text import Text
 
 from attnviz.colors import diverging, sequential
-from attnviz.maps import AttentionMap
+from attnviz.maps import AttentionMap, grid_name
 from attnviz.reductions import Cells
 from attnviz.scaling import LABELS, FittedScaling, Scaling
 from attnviz.tables import short
@@ -336,15 +336,15 @@ def _side_by_side(
     lines = math.ceil(len(maps) / columns)
     whole = not brush.half or height is None or (rows + 1) * lines + 6 <= height
     wide = max(1, min(most // across, 2 if whole else 1)) if across > 3 else max(1, min(most // across, 4))
-    panel = max(wide * across, min(most, max(cell_len(shown.name) for shown in maps)))
+    panel = max(wide * across, min(most, max(cell_len(shown.heads_name) for shown in maps)))
     columns = max(columns, min(len(maps), (width + 1) // (panel + 1)))  # small maps leave room for more
-    title = f"{len(maps)} heads · {first.values} · {first.pattern} · {_sizes(first)}"
+    title = f"{grid_name(maps)} · {first.values} · {first.pattern} · {_sizes(first)}"
     out = [Text(title, style="bold")]
     for start in range(0, len(maps), columns):
         beside = maps[start : start + columns]
         names = Text(
             " ".join(
-                set_cell_size(shown.name if cell_len(shown.name) <= panel else f"{shown.head}", panel)
+                set_cell_size(shown.heads_name if cell_len(shown.heads_name) <= panel else f"{shown.head}", panel)
                 for shown in beside
             )
         )

@@ -31,7 +31,7 @@ class AttentionMap:
         reduce: how a cell stands for its values, ``max`` or ``mass``.
         combined: ``mean`` or ``max`` where this is a map of several heads; None is one head.
         heads: the query heads that were combined.
-        layer: the layer, where maps of several are shown together.
+        layer: the layer, of a dump that has several.
     """
 
     cells: Cells
@@ -49,9 +49,14 @@ class AttentionMap:
 
     @property
     def name(self) -> str:
-        """Which head this is, or of which heads: ``head 3``, ``layer 2, head 3``, ``max of 12 heads``."""
+        """:attr:`heads_name`, and of which layer: ``layer 2, head 3``, ``layer 2, max of 12 heads``."""
+        return self.heads_name if self.layer is None else f"layer {self.layer}, {self.heads_name}"
+
+    @property
+    def heads_name(self) -> str:
+        """Which head this is, or of which heads: ``head 3``, ``max of 12 heads``."""
         if self.combined is None:
-            return f"head {self.head}" if self.layer is None else f"layer {self.layer}, head {self.head}"
+            return f"head {self.head}"
         listed = ", ".join(map(str, self.heads))
         return f"{self.combined} of " + (f"heads {listed}" if len(self.heads) <= 4 else f"{len(self.heads)} heads")
 
@@ -181,3 +186,10 @@ def checked_range(positions: range | None, size: int, name: str, source: str) ->
             f"{source}: {name} {positions.start}:{positions.stop} is not a part of 0:{size}; write first:end with first < end"
         )
     return positions
+
+
+def grid_name(maps: Sequence[AttentionMap]) -> str:
+    """How many heads these are, and of which layer where it is one: ``12 heads``, ``layer 2, 12 heads``."""
+    layer = maps[0].layer
+    one = layer is not None and all(shown.layer == layer for shown in maps)
+    return (f"layer {layer}, " if one else "") + f"{len(maps)} heads"

@@ -12,6 +12,7 @@ import torch
 import attnviz
 from attnviz.differences import TOLERANCES, Tolerance
 from attnviz.errors import InputError
+from attnviz.figures.difference import difference_figure
 from attnviz.patterns import Causal, Full, GlobalKeys, Local, longformer
 from attnviz.snapshots import DECIMALS, compare_snapshots, difference_maps, locate, take_snapshot
 from tests.cases import small
@@ -271,6 +272,11 @@ def test_pictures_are_of_the_heads_that_differ():
     assert (a.head, a.pattern, b.pattern) == (2, "stored", "now")
     assert apart.cells[7, 4] == pytest.approx(-0.25)
     assert np.count_nonzero(np.nan_to_num(apart.cells)) == 1
+
+
+def test_the_color_bar_of_a_picture_says_what_is_taken_from_what():
+    figure = difference_figure(difference_maps(compare_snapshots(*moved(0.25))))
+    assert "stored − now, weight" in [ax.get_ylabel() for ax in figure.axes]
 
 
 # What can't be

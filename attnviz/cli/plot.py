@@ -132,6 +132,7 @@ def register(app: typer.Typer) -> None:
                     same = not any(nan_to_num(shown.difference.cells).any() for shown in extra["comparisons"])
                 else:
                     maps = kind.maps(inputs, heads, pattern, region.reduce, **what, **streamed)
+                    maps = [replace(shown, layer=source.layer) for shown in maps]
                 if kind.detail:
                     del what["pixels"]
                     extra["sides"] = marginals(inputs, heads[0], pattern, progress=progress, **what)
@@ -139,6 +140,8 @@ def register(app: typer.Typer) -> None:
                     finest = max(maps[0].cells.shape)
                     reasons = reason_map(inputs, pattern, pixels=finest, batch=item, queries=queries, keys=keys)
                     extra["reasons"] = reasons
+                    if (reasons.cells == reasons.cells[0, 0]).all():
+                        note(f"--pattern-outline: the {pattern} pattern has no edge in what is shown")
             world.wait()
             if kind.compare and same:
                 note("A and B are the same here: A − B is 0 everywhere")

@@ -43,6 +43,8 @@ def register(app: typer.Typer) -> None:
         if all_ and head != "0":
             raise InputError(f"--head {head}: --all shows every head; give one of the two")
         memory = region.bound()
+        from dataclasses import replace
+
         from attnviz.cli.console import output
         from attnviz.cli.progress import rows_progress
         from attnviz.scaling import Scaling
@@ -90,4 +92,5 @@ def register(app: typer.Typer) -> None:
                 )
                 for each in heads
             ]
+        maps = [replace(shown, layer=source.layer) for shown in maps]
         console.print(HeatmapPicture(maps, scaling, height=height))

@@ -136,7 +136,7 @@ def caption(
     'run.npz layer 2, head 3. Pattern: global. Weights of 10 queries × 3 global keys. Linear scale from 0 to 0.809.'
     """
     first = maps[0]
-    which = first.name if len(maps) == 1 else f"heads {_ranges(sorted({shown.head for shown in maps}))}"
+    which = first.heads_name if len(maps) == 1 else f"heads {_ranges(sorted({shown.head for shown in maps}))}"
     noun = "key" if isinstance(first.keys, range) else "global key"
     size = f"{count(len(first.queries), 'query', 'queries')} × {count(len(first.keys), noun)}"
     if first.reduced:

@@ -63,7 +63,8 @@ def difference_figure(
     asked = ColorScale(**colors)
     scale = asked.fit(both)
     norm = "linear" if asked.norm in _OF_PANELS else asked.norm
-    between = ColorScale(norm=norm, robust=asked.robust).fit(apart, f"A − B, {both[0].values.removesuffix('s')}")
+    values = both[0].values.removesuffix("s")
+    between = ColorScale(norm=norm, robust=asked.robust).fit(apart, f"{apart[0].pattern}, {values}")
     image = last = None
     for n, row in enumerate(pictures):
         bottom = n == len(pictures) - 1

@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from attnviz.colors import is_dark
 from attnviz.errors import InputError
 from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
+from attnviz.maps import AttentionMap, grid_name
 from attnviz.tokens import readable
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
     from matplotlib.image import AxesImage
-
-    from attnviz.maps import AttentionMap
 
 _NARROW = 0.55
 """Inches across of a panel that has no room for more than a number above it."""
@@ -133,10 +132,10 @@ def heads_grid(
         if tiny:
             ax.set_title(f"{shown.head}", pad=2, size=_TINY_TITLE)
         else:
-            ax.set_title(shown.name, pad=3)
+            ax.set_title(shown.heads_name, pad=3)
     assert image is not None
     colorbar(image, [ax for ax in grid.flat if ax.figure is not None], fitted)
-    figure.suptitle((title if title is not None else f"{len(maps)} heads") + cell_note(maps[0]))
+    figure.suptitle((title if title is not None else grid_name(maps)) + cell_note(maps[0]))
     if caption is not None:
         write_caption(grid[0, 0], caption)
     return figure

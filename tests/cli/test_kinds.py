@@ -91,6 +91,36 @@ def layered(words):
     return "run.npz"
 
 
+@pytest.mark.parametrize(
+    ("options", "shows"),
+    [
+        (("--head", "1"), ["layer 1, head 1"]),
+        ((), ["layer 1, 4 heads", "head 3"]),
+        (("--mean",), ["layer 1, mean of heads 0, 1, 2, 3"]),
+        (("--strip", "2"), ["layer 1, head 3"]),
+    ],
+)
+def test_a_figure_names_its_layer(run, words, layered, options, shows):
+    result = run("plot", layered, "--layer", "1", "--pattern", "full", *options, "-o", "out.svg")
+    assert result.code == 0, result.err
+    text = said(words / "out.svg")
+    for part in shows:
+        assert part in text
+
+
+def test_a_layer_in_the_terminal_is_named(run, layered):
+    options = ("--layer", "1", "--pattern", "full")
+    assert run("show", layered, *options).out.startswith("layer 1, head 0 · ")
+    assert run("show", layered, *options, "--all").out.startswith("layer 1, 4 heads · ")
+
+
+def test_an_outline_of_a_pattern_without_edges_says_so(run, words):
+    result = run("plot", "a.npz", "--pattern", "full", "--pattern-outline", "-o", "out.png")
+    assert "attnviz: --pattern-outline: the full pattern has no edge in what is shown" in result.err
+    result = run("plot", "a.npz", "--pattern", "causal", "--pattern-outline", "-o", "out.png")
+    assert "no edge" not in result.err
+
+
 def test_a_layer_is_compared_with_a_dump_that_has_none(run, layered):
     options = ("--layer", "0", "--pattern", "full", "--head", "0", "-o", "out.png")
     same = run("plot", layered, "--compare", "a.npz", *options)
