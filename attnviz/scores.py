@@ -488,10 +488,12 @@ class RowScorer:
         if cap is not None:
             logits.div_(cap).tanh_().mul_(cap)
         if self.bias is not None:
-            logits += self._rows_of(self.bias, rows)[:, to_positions(keys, logits.device)]
+            logits += self._rows_of(self._rows_of(self.bias, rows).T, keys).T
         if self.slope is not None:
+            # In the dtype of the logits: positions up to 2**24 are exact, and a tile of integers would be twice as large.
             t = to_positions(rows, logits.device)[:, None] + (self.item.S - self.item.T)
-            logits -= self.slope * (t - to_positions(keys, logits.device)).abs().to(logits.dtype)
+            distance = t.to(logits.dtype) - to_positions(keys, logits.device).to(logits.dtype)
+            logits.sub_(distance.abs_(), alpha=self.slope)
 
     def _hide(self, logits: Tensor, rows: range | Tensor, keys: range | Tensor, *, exact: bool) -> None:
         if not exact:

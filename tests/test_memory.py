@@ -21,17 +21,20 @@ BAND = T * (2 * WINDOW + 1 + GLOBALS)
 
 
 class Largest(TorchDispatchMode):
-    """The most cells that any tensor's memory holds, of all that operations give; a view counts as what it views."""
+    """The most cells that the memory of any tensor holds, a view counted as what it views; the most bytes of one that is none."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.cells = 0
+        self.cells = self.bytes = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
-                self.cells = max(self.cells, tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1))
+                held = tensor.untyped_storage().nbytes()
+                self.cells = max(self.cells, held // max(tensor.element_size(), 1))
+                if not (function.is_view or tensor._is_view()):
+                    self.bytes = max(self.bytes, held)
         return out
 
 
@@ -72,6 +75,22 @@ def test_a_local_pattern_makes_no_tensor_of_the_whole_map(inputs, name, asked):
     cells = largest(lambda: ASKED[asked](inputs, PATTERNS[name]))
     # A block of rows against its span may be wider than the band, but stays what a cache holds.
     assert cells <= max(BAND, 1 << 21) < WHOLE / 100
+
+
+def test_modifiers_take_no_more_than_a_tile_beside_a_tile():
+    tokens, memory = 1500, 2_000_000
+    q, k = (torch.randn(1, tokens, 2, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    extra = {"bias": torch.zeros(1, tokens, tokens), "alibi_slopes": torch.ones(1), "softcap": 5.0}
+    plain, modified = AttentionInputs(q, k), AttentionInputs(q, k, **extra)
+    for inputs in (plain, modified):
+        inputs.item().query(0)  # looks for NaN once
+
+    def largest_tensor(inputs: AttentionInputs) -> int:
+        with Largest() as mode:
+            attnviz.attention_map(inputs, 0, Full(), pixels=100, memory=memory)
+        return mode.bytes
+
+    assert largest_tensor(modified) == largest_tensor(plain) < memory / 2
 
 
 @pytest.mark.parametrize("other", [Local(WINDOW // 2), longformer(WINDOW), Local(WINDOW) & Causal()], ids=str)
