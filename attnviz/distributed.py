@@ -7,9 +7,11 @@ ranks make it. A rank reads the queries of its share only. Started by ``torchrun
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -177,4 +179,6 @@ def shares(item: AttentionItem, pattern: Pattern, row_edges: Positions, rows: in
 
 
 def _first(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """The first words of an error: gloo's begin with a file of PyTorch's own and end with advice that helps nobody."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return shorten(re.sub(r"^\[.*?\] *", "", line), 100, placeholder="…")

@@ -18,7 +18,7 @@ from rich.style import Style
 from rich.text import Text
 
 from attnviz.colors import diverging, sequential
-from attnviz.maps import AttentionMap, grid_name
+from attnviz.maps import AttentionMap, cell_words, grid_name
 from attnviz.reductions import Cells
 from attnviz.scaling import LABELS, FittedScaling, Scaling
 from attnviz.tables import short
@@ -44,7 +44,20 @@ _SHADES = "·░▒▓█"
 _LETTERS = ".:-=+*#%@"
 
 _ASCII = str.maketrans(
-    {"·": "-", "×": "x", "…": "~", "−": "-", "≤": "<", "≥": ">", "⏎": "/", "␣": "_", "⇥": "\\", "→": ">", "↓": "v"}
+    {
+        "·": "-",
+        "×": "x",
+        "≈": "~",
+        "…": "~",
+        "−": "-",
+        "≤": "<",
+        "≥": ">",
+        "⏎": "/",
+        "␣": "_",
+        "⇥": "\\",
+        "→": ">",
+        "↓": "v",
+    }
 )
 
 
@@ -380,9 +393,8 @@ def _legend(fitted: FittedScaling, maps: Sequence[AttentionMap], brush: _Brush, 
         values.append("  ").append_text(blank).append(" not visible")
     yield values
     if first.reduced:
-        down, across = (f"{size:.4g}" for size in first.cell_size)
         what = "the largest of its pairs" if first.reduce == "max" else "the mass of its pairs"
-        yield Text(f"1 cell = {down} × {across} pairs, {what}")
+        yield Text(f"{cell_words(first.cell_size)} pairs, {what}")
 
 
 def _plain(line: Text) -> Text:

@@ -62,7 +62,7 @@ class AttentionMap:
 
     @property
     def cell_size(self) -> tuple[float, float]:
-        """Queries and keys to a cell."""
+        """Queries and keys to a cell, on average where the bins are not all of one size."""
         rows, columns = self.cells.shape
         return len(self.queries) / rows, len(self.keys) / columns
 
@@ -193,3 +193,14 @@ def grid_name(maps: Sequence[AttentionMap]) -> str:
     layer = maps[0].layer
     one = layer is not None and all(shown.layer == layer for shown in maps)
     return (f"layer {layer}, " if one else "") + f"{len(maps)} heads"
+
+
+def cell_words(size: tuple[float, float]) -> str:
+    """How many queries and keys a cell stands for, ``1 cell = ...``; about how many where not all bins are of one size.
+
+    >>> cell_words((128, 4)), cell_words((8.0078, 9.765625))
+    ('1 cell = 128 × 4', '1 cell ≈ 8.01 × 9.77')
+    """
+    even = all(float(count).is_integer() for count in size)
+    counts = (f"{count:.0f}" if float(count).is_integer() or count >= 100 else f"{count:.3g}" for count in size)
+    return f"1 cell {'=' if even else '≈'} {' × '.join(counts)}"

@@ -159,9 +159,12 @@ class Pyramid:
 
     def check_memory(self) -> None:
         """Raises InputError where ``memory`` is too small for a head's one pass."""
+        self._tile_size()
+
+    def _tile_size(self) -> TileSize:
         size = self.cell(self.overview_level)
         cells = (-(-self.item.T // size), -(-self.item.S // size))
-        TileSize.fitting(self.item, cells, reductions=len(REDUCTIONS), memory=self.memory, otherwise="")
+        return TileSize.fitting(self.item, cells, reductions=len(REDUCTIONS), memory=self.memory, otherwise="")
 
     def prepare(self, head: int, progress: Progress | None = None) -> Overview:
         """Makes the one pass over a head's map, once, and keeps what came of it.
@@ -181,6 +184,7 @@ class Pyramid:
                 _edges(0, self.item.S, size),
                 reductions=REDUCTIONS,
                 memory=self.memory,
+                tile=self._tile_size(),
                 progress=progress,
             )
             assert found.max is not None

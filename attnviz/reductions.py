@@ -80,7 +80,8 @@ class TileSize:
         def taken(rows: int, keys: int) -> int:
             picture = cells[0] * cells[1] * (1 + 8 * (reductions + 1))
             block = rows * cells[1] * bytes_each * (2 * reductions + 1)
-            return picture + block + 2 * rows * keys * bytes_each
+            # A tile, an eighth larger to end between bins; what hides or modifies it; and a triangle that is kept.
+            return picture + block + 3 * rows * (keys + keys // 8) * bytes_each
 
         keys = min(keys, item.S)
         while taken(rows, keys) > memory and (rows > 1 or keys > 64):
@@ -157,10 +158,8 @@ def reduce_map(
                 if progress is not None and not scorer.for_global:
                     progress(len(block))
     except torch.OutOfMemoryError as error:
-        bound = "no --memory bound was given" if memory is None else f"--memory was {memory:,} bytes"
-        raise InputError(
-            f"{item.device}: out of memory with tiles of {tile.rows} x {tile.keys}; {bound}: lower it, or --pixels"
-        ) from error
+        bound = "no --memory was given: give one" if memory is None else f"--memory was {memory:,} bytes: lower it"
+        raise InputError(f"{item.device}: out of memory with tiles of {tile.rows} x {tile.keys}; {bound}") from error
     return grid.result()
 
 

@@ -67,7 +67,7 @@ def parse_range(text: str, size: int, *, option: str) -> range:
         raise InputError(f"{option} {text!r}: write A:B, positions A to B-1, like 0:{min(size, 128)}")
     first, stop = int(match[1] or 0), int(match[2] or size)
     if not first < stop <= size:
-        raise InputError(f"{option} {text!r}: is not a part of 0:{size}; write A:B with A < B <= {size}")
+        raise InputError(f"{option} {text!r} is not a part of 0:{size}; write A:B with A < B <= {size}")
     return range(first, stop)
 
 

@@ -13,6 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 from attnviz.colors import BLACK, WHITE, Rgb, is_dark, mix, reason_colors
+from attnviz.maps import cell_words
 from attnviz.reasons import SEVERAL, ReasonMap
 from attnviz.tables import short
 
@@ -103,9 +104,8 @@ class PatternPicture:
         if shown.weights is not None:
             yield Text(f"{_BARS[1]}{_BARS[-1]} weight, a full bar is {shown.most_weight:.4f}")
         if shown.reduced:
-            down, across = (f"{size:.4g}" for size in shown.cell_size)
             of_weights = "" if shown.weights is None else f" and the {shown.reduce} of its weights"
-            yield Text(f"1 cell = {down} × {across} pairs, with every reason of any of them{of_weights}")
+            yield Text(f"{cell_words(shown.cell_size)} pairs, with every reason of any of them{of_weights}")
 
 
 def reason_letters(reasons: Sequence[str]) -> dict[str, str]:

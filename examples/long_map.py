@@ -12,6 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import attnviz
+from attnviz.maps import cell_words
+from attnviz.reductions import bin_edges
 
 
 def main(tokens: int, picture: Path) -> None:
@@ -21,8 +23,12 @@ def main(tokens: int, picture: Path) -> None:
     )  # 256 x 256 cells: the largest weight of each
 
     cells = np.nan_to_num(shown.cells)
-    P, size = len(cells), tokens // len(cells)
-    row = np.arange(P)
+    edges = bin_edges(range(tokens), len(cells))
+    P, row = len(cells), np.arange(len(cells))
+
+    def of(position: int) -> int:
+        """The row of cells that holds a query, and the column that holds a key."""
+        return int(np.searchsorted(edges, position, side="right")) - 1
 
     def beside(column: np.ndarray) -> np.ndarray:
         """The brightest of each row's cells within one of ``column``."""
@@ -32,9 +38,9 @@ def main(tokens: int, picture: Path) -> None:
         "sink: every query, key 0": cells[:, 0],
         "local: every query, keys near it": beside(row),
         "induction: the second half, what followed half a map ago": beside(row - P // 2)[P // 2 :],
-        "needle: one query, one key": cells[[3 * tokens // 4 // size], [tokens // 3 // size]],
+        "needle: one query, one key": cells[[of(3 * tokens // 4)], [of(tokens // 3)]],
     }
-    print(f"{tokens} x {tokens} weights in {P} x {P} cells of {size} x {size}")
+    print(f"{tokens} x {tokens} weights in {P} x {P} cells, {cell_words(shown.cell_size)}")
     for name, bright in structures.items():
         print(f"{name}: seen in {np.mean(bright > 0.01):.0%} of its rows, brightest {bright.max():.2f}")
     print(f"median cell: {np.median(shown.cells[~np.isnan(shown.cells)]):.0e}")

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 import attnviz
 from attnviz import AttentionInputs
 from attnviz.differences import Computed, Given, compare
-from attnviz.patterns import Causal, Full, Local, longformer
+from attnviz.patterns import Causal, Full, Local, Pattern, longformer
 
 T, WINDOW, GLOBALS = 20_000, 32, 3
 WHOLE = T * T  # cells of the map that must not be made
@@ -77,20 +77,24 @@ def test_a_local_pattern_makes_no_tensor_of_the_whole_map(inputs, name, asked):
     assert cells <= max(BAND, 1 << 21) < WHOLE / 100
 
 
-def test_modifiers_take_no_more_than_a_tile_beside_a_tile():
+def test_modifiers_and_patterns_take_no_more_than_a_tile_beside_a_tile():
     tokens, memory = 1500, 2_000_000
     q, k = (torch.randn(1, tokens, 2, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    pattern = Local(700) | Local(100, 3)  # no band without gaps
     extra = {"bias": torch.zeros(1, tokens, tokens), "alibi_slopes": torch.ones(1), "softcap": 5.0}
     plain, modified = AttentionInputs(q, k), AttentionInputs(q, k, **extra)
     for inputs in (plain, modified):
         inputs.item().query(0)  # looks for NaN once
 
-    def largest_tensor(inputs: AttentionInputs) -> int:
+    def largest_tensor(inputs: AttentionInputs, pattern: Pattern) -> int:
         with Largest() as mode:
-            attnviz.attention_map(inputs, 0, Full(), pixels=100, memory=memory)
+            attnviz.attention_map(inputs, 0, pattern, pixels=100, memory=memory)
         return mode.bytes
 
-    assert largest_tensor(modified) == largest_tensor(plain) < memory / 2
+    least = largest_tensor(plain, Full())
+    assert least < memory / 3
+    assert largest_tensor(modified, Full()) == least
+    assert largest_tensor(plain, pattern) <= least
 
 
 @pytest.mark.parametrize("other", [Local(WINDOW // 2), longformer(WINDOW), Local(WINDOW) & Causal()], ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -32,6 +33,11 @@ from attnviz.errors import InputError
 
 READER_LEFT = 128 + 13
 """The exit code of a program whose output nobody reads any more: that of SIGPIPE, as shells write it."""
+
+TERMINATED = 128 + 15
+"""The exit code of a program that was asked to end: that of SIGTERM."""
+
+STOPPED = "stopped; no file is half-written"
 
 NO_MEMORY = "this needs more memory than there is; take fewer heads (--head 0) or a narrower pattern (--window)"
 
@@ -87,6 +93,7 @@ def main() -> None:
     # Importing torch and matplotlib makes 100,000s of objects that stay: looking for garbage among them again and
     # again is a tenth of a short command's time.
     gc.set_threshold(1_000_000)
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="attnviz", standalone_mode=False)
         sys.stdout.flush()  # here, where an output that is full or gone can still be told
@@ -104,7 +111,7 @@ def main() -> None:
         command = context.command_path if context else "attnviz"
         _fail(f"{' '.join(message.split())} (see {command} --help)", 2)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("stopped; nothing was written", 130)
+        _fail(STOPPED, 130)
     except MemoryError:
         _fail(NO_MEMORY, 2)
     except OSError as error:
@@ -118,9 +125,14 @@ def main() -> None:
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             _fail(NO_MEMORY, 2)
         raise
-    if code == 130:  # how newer typers end a KeyboardInterrupt
-        _fail("stopped; nothing was written", 130)
+    if code in (130, TERMINATED):  # 130 is how newer typers end a KeyboardInterrupt
+        _fail(STOPPED, code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(*_: object) -> None:
+    # As an exception, which removes temporary files on its way out.
+    raise SystemExit(TERMINATED)
 
 
 def _fail(message: str, code: int) -> None:

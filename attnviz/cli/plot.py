@@ -52,6 +52,7 @@ def register(app: typer.Typer) -> None:
         (max), or their mass. Under torchrun, ranks share the rows.
         """
         check_choice("--values", values, ("weights", "logits"))
+        check_choice("--reduce", region.reduce, ("max", "mass"))
         look.check()
         kind.check(out, overlay=overlay, annot=annot, queries=region.queries)
         from dataclasses import replace
@@ -71,7 +72,7 @@ def register(app: typer.Typer) -> None:
                 require_zarr(path)
         memory = region.bound()
 
-        from numpy import nan_to_num
+        from numpy import isnan, nan_to_num
 
         from attnviz.comparisons import compare_maps
         from attnviz.distributed import rank_device, ranks
@@ -99,6 +100,10 @@ def register(app: typer.Typer) -> None:
             seen = picture_query(source.source, inputs, region, values) if overlay else None
             positions = region.ranges(inputs)
             queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
+            asked = min(region.pixels, max(len(queries or range(inputs.T)), len(keys or range(inputs.S))))
+            data = [path for path in out if path.suffix.lower() not in FIGURES]
+            if data and pixels < asked and seen is None:
+                note(f"{data[0]}: {pixels} cells a side, which is what the figure has room for; alone it has {asked}")
             pixels = pixels if seen is None else len(seen.keys)
             if kind.strip is not None:
                 queries, pixels = kind.query(inputs, item), inputs.S
@@ -149,6 +154,8 @@ def register(app: typer.Typer) -> None:
             if world.rank == 0 and any(path.suffix.lower() in FIGURES for path in out):
                 of = f"A {maps[0].pattern}; B {maps[1].pattern}" if kind.compare else inputs.source
                 told = [replace(shown, pattern=str(pattern)) for shown in maps[::2]] if kind.compare else maps
+                if all(isnan(shown.cells).all() for shown in maps):
+                    note("nothing is visible in what is shown: no query of it sees a key of it")
                 if kind.strip is None:  # one word that takes most is what a strip is for
                     look.hint(told)
                 words = {"title": look.title, "caption": look.words(told, of), "width": look.inches}

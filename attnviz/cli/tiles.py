@@ -94,4 +94,7 @@ def register(app: typer.Typer) -> None:
                 ],
             }
             (temporary / "pyramid.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-        note(f"wrote {out}: {count:,} tiles of {len(heads)} heads, levels {', '.join(map(str, chosen))}")
+        heads_of = "1 head" if len(heads) == 1 else f"{len(heads)} heads"
+        note(
+            f"wrote {out}: {count:,} tiles of {heads_of}, level{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
+        )

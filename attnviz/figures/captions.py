@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnviz.figures.scales import ColorScale, FittedScale
-from attnviz.maps import AttentionMap
+from attnviz.maps import AttentionMap, cell_words
 from attnviz.scaling import DECADES
 
 MOST = 0.5
@@ -140,9 +140,8 @@ def caption(
     noun = "key" if isinstance(first.keys, range) else "global key"
     size = f"{count(len(first.queries), 'query', 'queries')} × {count(len(first.keys), noun)}"
     if first.reduced:
-        rows, columns = (f"{size:.4g}" for size in first.cell_size)
         held = "their largest" if first.reduce == "max" else "their mass"
-        size += f", 1 cell = {rows} × {columns} ({first.reduce}: {held})"
+        size += f", {cell_words(first.cell_size)} ({first.reduce}: {held})"
     sentences = [
         f"{source}, {which}" if source else which.capitalize(),
         f"Pattern: {first.pattern}",

@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from attnviz.colors import is_dark
 from attnviz.errors import InputError
 from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
-from attnviz.maps import AttentionMap, grid_name
+from attnviz.maps import AttentionMap, cell_words, grid_name
 from attnviz.tokens import readable
 
 if TYPE_CHECKING:
@@ -189,11 +189,10 @@ def draw(
 
 
 def cell_note(shown: AttentionMap) -> str:
-    """What a cell stands for, where it stands for several values: ``   (1 cell = 4 x 1, max)``."""
+    """What a cell stands for, where it stands for several values: ``   (1 cell = 4 × 1, max)``."""
     if not shown.reduced:
         return ""
-    rows, columns = (f"{size:.4g}" for size in shown.cell_size)
-    return f"   (1 cell = {rows} × {columns}, {shown.reduce})"
+    return f"   ({cell_words(shown.cell_size)}, {shown.reduce})"
 
 
 def colorbar(image: AxesImage | ScalarMappable, axes: Sequence[Axes], scale: FittedScale) -> Colorbar:

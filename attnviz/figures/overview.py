@@ -19,6 +19,7 @@ from attnviz.errors import InputError
 from attnviz.figures.captions import count
 from attnviz.figures.heatmap import caption_lines, colorbar, dress, write_caption
 from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
+from attnviz.maps import cell_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,11 +193,10 @@ def _cell_note(maps: Sequence[AttentionMap]) -> str:
     reduced = [shown for shown in maps if shown.reduced]
     if not reduced:
         return ""
-    sizes = {tuple(f"{size:.4g}" for size in shown.cell_size) for shown in reduced}
+    sizes = {cell_words(shown.cell_size) for shown in reduced}
     if len(sizes) > 1 or len(reduced) < len(maps):
         return f"   (cells: {reduced[0].reduce})"
-    down, across = sizes.pop()
-    return f"   (1 cell = {down} × {across}, {reduced[0].reduce})"
+    return f"   ({sizes.pop()}, {reduced[0].reduce})"
 
 
 def _gap(slot: int) -> int:

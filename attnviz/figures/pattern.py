@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from attnviz.colors import BLACK, HIDDEN, WHITE, Rgb, mix, reason_colors
 from attnviz.figures.heatmap import label_axis
+from attnviz.maps import cell_words
 from attnviz.reasons import SEVERAL, ReasonMap
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ def pattern_figure(
             _squares(shown, ax, full)
     label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=True)
     label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=True)
-    down, across = (f"{size:.4g}" for size in shown.cell_size)
-    ax.set_xlabel("key" + (f"   (1 cell = {down} × {across})" if shown.reduced else ""))
+    ax.set_xlabel("key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else ""))
     ax.set_ylabel("query")
     ax.set_title(_title(shown) if title is None else title)
     if legend:

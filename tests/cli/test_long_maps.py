@@ -157,7 +157,30 @@ def test_a_zoom_is_that_part_of_the_map_at_full_resolution(succeed, long, querie
     ],
 )
 def test_a_range_that_is_none(refused, long, option, text, says):
-    refused("plot", long, f"{option}={text}", "-o", "map.png", says=f"^attnviz: {option} '{text}': .*{says}")
+    refused("plot", long, f"{option}={text}", "-o", "map.png", says=f"^attnviz: {option} '{text}':? .*{says}")
+
+
+@pytest.mark.parametrize("option", ["--queries", "--keys"])
+def test_a_part_in_which_nothing_is_visible_is_told(succeed, long, option):
+    where = ("--queries", "0:50", "--keys", "100:200")
+    assert (
+        "nothing is visible in what is shown" in succeed("plot", long, "--pattern", "causal", *where, "-o", "m.png").err
+    )
+    one = where[:2] if option == "--queries" else where[2:]
+    assert "nothing is" not in succeed("plot", long, "--pattern", "causal", *one, "-o", "m.png").err
+
+
+def test_data_beside_a_figure_says_that_it_has_no_more_cells(succeed, long):
+    options = ("--head", "0", "--pattern", "full", "--pixels", "650")
+    both = succeed("plot", long, *options, "--dpi", "40", "-o", "m.png", "-o", "m.npz")
+    with np.load("m.npz") as arrays:
+        cells = arrays["cells"].shape[1]
+    assert cells < 650
+    assert f"m.npz: {cells} cells a side, which is what the figure has room for; alone it has 650" in both.err
+    alone = succeed("plot", long, *options, "-o", "m.npz")
+    with np.load("m.npz") as arrays:
+        assert arrays["cells"].shape[1] == 650
+    assert "cells a side" not in alone.err
 
 
 # Memory
@@ -194,12 +217,16 @@ def test_a_bound_that_is_no_amount(refused, long, command, text):
     )
 
 
+def test_the_least_of_tiles_names_no_option_that_tiles_has_not(refused, long):
+    refused("tiles", long, "-o", "tiles", "--memory", "1KB", says=r"the least that works is [\d,]+$")
+
+
 def test_a_device_without_memory_left_says_which_bound_to_lower(refused, long, monkeypatch):
     def full(self, q, rows, keys):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(RowScorer, "tile", full)
-    says = r"cpu: out of memory with tiles of 768 x 2048; no --memory bound was given: lower it, or --pixels"
+    says = r"cpu: out of memory with tiles of 768 x 2048; no --memory was given: give one"
     refused("plot", long, "-o", "map.npz", says=says)
     refused("tiles", long, "-o", "tiles", "--memory", "1GB", says="--memory was 1,000,000,000 bytes: lower it")
 
@@ -317,23 +344,24 @@ def read_until(screen: int, wanted: str) -> str:
     return seen
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", [["plot", "-o", "map.npz", "-o", "map.png"], ["tiles", "-o", "tiles"]])
-def test_ctrl_c_stops_with_one_line_and_leaves_nothing(heavy, command):
+def test_a_signal_stops_with_one_line_and_leaves_nothing(heavy, command, how):
     before = sorted(Path().iterdir())
     process, screen = on_a_terminal(*command, heavy, "--pattern", "full")
     try:
         shown = read_until(screen, r"tokens/s.*\d:\d\d:\d\d")
         title, rows = ("head 0", 16_384) if command[0] == "tiles" else ("plot", 1_638_400)
         assert re.search(rf"{title} .*\d+/{rows} [\d,]+ tokens/s \d:\d\d:\d\d", shown), shown
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         said = read_until(screen, "(?!)")  # all of it
         out, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
         os.close(screen)
-    assert process.returncode == 130
+    assert process.returncode == 128 + how
     assert out == ""
-    assert said.rstrip().splitlines()[-1].strip() == "attnviz: stopped; nothing was written"
+    assert said.rstrip().splitlines()[-1].strip() == "attnviz: stopped; no file is half-written"
     assert "Traceback" not in said
     assert sorted(Path().iterdir()) == before
 

@@ -94,7 +94,7 @@ def test_a_figure_says_where_it_is(run, folder):
         (["--title", "mine"], "--title mine: it is written above a figure; name one with -o"),
         (["-o", "picture.jpg"], "picture.jpg: unknown suffix '.jpg'; write one of .png, .pdf, .svg"),
         (["-o", "nowhere/picture.png"], "nowhere/picture.png: the directory nowhere does not exist"),
-        (["--queries", "3:99"], "--queries '3:99': is not a part of 0:16"),
+        (["--queries", "3:99"], "--queries '3:99' is not a part of 0:16"),
         (["--batch", "1"], "--batch '1': batch item 1 is out of range"),
         (["--reduce", "sum"], "--reduce 'sum' is not one of max, mass"),
         (["dump.safetensors", "--tokens", "6"], "--tokens 6: SOURCE says how many tokens there are"),

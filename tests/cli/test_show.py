@@ -28,7 +28,7 @@ def test_a_pipe_gets_80_columns_of_plain_text(run, dump):
     assert "\x1b" not in result.out
     assert lines[0] == "head 3 · weights · full · queries 500 ↓ × keys 500 →"
     assert 70 < max(map(len, lines)) <= 80
-    assert re.fullmatch(r"1 cell = 13.89 × 13.89 pairs, the largest of its pairs", lines[-1])
+    assert re.fullmatch(r"1 cell ≈ 13.9 × 13.9 pairs, the largest of its pairs", lines[-1])
 
 
 def test_the_darkest_cell_is_the_largest_weight(run, dump):
@@ -108,5 +108,5 @@ def test_bad_input(refused, run, dump):
     refused("show", dump, "--values", "scores", says="--values 'scores'")
     refused("show", dump, "--reduce", "mean", says="--reduce 'mean' is not one of max, mass")
     refused("show", dump, "--vmin", "2", "--vmax", "1", says="--vmin must be below --vmax")
-    refused("show", dump, "--keys", "9:12", says="--keys '9:12': is not a part of 0:6")
+    refused("show", dump, "--keys", "9:12", says="--keys '9:12' is not a part of 0:6")
     refused("show", "nothing.npz", says="nothing.npz: there is no such file")
