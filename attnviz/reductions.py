@@ -398,7 +398,7 @@ class _Grid:
 
         def by_row(part: Tensor, how: str) -> Cells:
             """(m, b') of a tile to (rows of cells, m)."""
-            return _segment(part[:, kept], cuts, how, dim=1).T.cpu().numpy()
+            return _segment(part if isinstance(kept, slice) else part[:, kept], cuts, how, dim=1).T.cpu().numpy()
 
         first = int(rows[0])  # a band without gaps has rows without gaps
         inverse = 1 / total
@@ -465,13 +465,16 @@ def _segment(values: Tensor, cuts: Positions, how: str, *, dim: int = 0) -> Tens
             return torch.nn.functional.max_pool1d(used, width)  # a quarter of the time of amax
         grouped: Tensor = used.unflatten(dim, (m, width))
         return grouped.amax(dim + 1) if how == "max" else grouped.sum(dim + 1)
-    shape = list(values.shape)
-    shape[dim] = m
-    # A row of the index for a whole row of values, which PyTorch adds up as fast as even segments.
-    segments = torch.from_numpy(np.repeat(np.arange(m), lengths)).to(values.device)
+    # PyTorch adds these up as fast as even segments, of whole rows or of all columns: columns beyond the cuts go into
+    # one more segment.
+    if dim == 1:
+        used, lengths = values, np.array([*lengths, values.shape[1] - cuts[-1]])
+    segments = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(values.device)
     index = segments.unsqueeze(1 - dim).expand_as(used)
+    shape = list(values.shape)
+    shape[dim] = len(lengths)
     start, reduce = (-torch.inf, "amax") if how == "max" else (0.0, "sum")
-    return values.new_full(shape, start).scatter_reduce_(dim, index, used, reduce)
+    return values.new_full(shape, start).scatter_reduce_(dim, index, used, reduce).narrow(dim, 0, m)
 
 
 def _exp_(logits: Tensor, peak: Tensor) -> None:
