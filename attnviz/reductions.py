@@ -265,14 +265,14 @@ class _Grid:
             local: slice | Tensor = slice(rows.start - first, rows.stop - first, rows.step)
         else:
             local = rows - first
-        b, q = len(rows), scorer.query(rows)
+        b, q, counts = len(rows), scorer.query(rows), scorer.counts(rows)
         # Products and reductions of a number of queries that 16 does not divide take up to twice as long: 0 fills it up.
         extra = -b % 16 if b >= 64 else 0
         q = torch.nn.functional.pad(q, (0, 0, 0, extra))  # (b', D), b' >= b
         if self.known is not None:
             peak = torch.nn.functional.pad(self.known[local].to(q.device), (0, extra))
             parts, _, _, _ = self._tiles(q, rows, scorer, peak)
-            self._take(rows, scorer, parts, peak, torch.ones_like(peak), ~torch.isnan(peak[:b]))
+            self._take(rows, scorer, parts, peak, torch.ones_like(peak), _both(~torch.isnan(peak[:b]), counts))
             return
         # Each block decides for itself, so that ranks with a share of the blocks get the bits of one process.
         bound = scorer.bound(q) if self.values == "weights" else None
@@ -287,9 +287,8 @@ class _Grid:
         lse = (peak + torch.log(total))[:b]
         if sees is not None:
             lse.masked_fill_(~sees, torch.nan)
-        counts = scorer.counts(rows)
         self.log_sum_exp[local] = lse if counts is None else torch.where(counts, lse, self.log_sum_exp[local])
-        self._take(rows, scorer, parts, peak, total, sees)
+        self._take(rows, scorer, parts, peak, total, _both(sees, counts))
 
     def _tiles(
         self, q: Tensor, rows: range | Tensor, scorer: RowScorer, fixed: Tensor | None
@@ -383,12 +382,10 @@ class _Grid:
         parts: list[_Part],
         peak: Tensor,
         total: Tensor,
-        sees: Tensor | None,
+        keep: Tensor | None,
     ) -> None:
-        """A block's parts, now that the denominators are known, into the cells; ``sees``, (b,): which rows count."""
-        counts = scorer.counts(rows)
-        keep = counts if sees is None else sees if counts is None else sees & counts
-        kept: slice | Tensor = slice(len(rows))
+        """A block's parts, now that the denominators are known, into the cells; ``keep``, (b,): which rows count."""
+        kept: Tensor | None = None
         if keep is not None and not bool(keep.all()):
             kept = torch.nonzero(keep)[:, 0]
             rows = to_positions(rows, total.device)[kept]
@@ -398,7 +395,7 @@ class _Grid:
 
         def by_row(part: Tensor, how: str) -> Cells:
             """(m, b') of a tile to (rows of cells, m)."""
-            return _segment(part if isinstance(kept, slice) else part[:, kept], cuts, how, dim=1).T.cpu().numpy()
+            return _segment(part if kept is None else part[:, kept], cuts, how, dim=1).T.cpu().numpy()
 
         first = int(rows[0])  # a band without gaps has rows without gaps
         inverse = 1 / total
@@ -430,6 +427,11 @@ class _Grid:
             self.counts,
             self.log_sum_exp if self.known is None else self.known,
         )
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Where both are true, None meaning everywhere."""
+    return b if a is None else a if b is None else a & b
 
 
 def _segments(keys: range | Tensor, edges: Positions) -> tuple[Positions, Positions]:

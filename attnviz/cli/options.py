@@ -305,6 +305,11 @@ def command(
     return register
 
 
+def _read_late(name: str) -> property:
+    """What the command that is read has by this name; what typer sets before is let go."""
+    return property(lambda self: getattr(self._command, name), lambda self, value: None)
+
+
 class _Unread(TyperCommand):
     """A command whose options are read when somebody asks for them: the list of commands needs but their names."""
 
@@ -314,21 +319,8 @@ class _Unread(TyperCommand):
     def _command(self) -> Any:
         return self.read()
 
-    @property
-    def params(self) -> Any:
-        return self._command.params
-
-    @params.setter
-    def params(self, value: object) -> None:
-        pass
-
-    @property
-    def callback(self) -> Any:
-        return self._command.callback
-
-    @callback.setter
-    def callback(self, value: object) -> None:
-        pass
+    params: Any = _read_late("params")
+    callback: Any = _read_late("callback")
 
 
 def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:

@@ -45,11 +45,12 @@ def register(app: typer.Typer) -> None:
 
         from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
-        from attnviz.figures.captions import caption, count
+        from attnviz.figures.captions import caption
         from attnviz.figures.overview import overview_figure, panel_pixels
         from attnviz.figures.style import SUFFIXES, save_figure
         from attnviz.overviews import Label, OverviewRow, overview_rows
         from attnviz.selections import parse_index, parse_indices
+        from attnviz.words import count
         from attnviz.writing import check_output
 
         check_output(out, SUFFIXES, inputs=[*source.paths(), *choice.paths()])

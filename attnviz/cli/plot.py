@@ -70,6 +70,8 @@ def register(app: typer.Typer) -> None:
             if path.suffix.lower() == ".zarr":
                 check_new_directory(path)
                 require_zarr(path)
+        figures = [path for path in out if path.suffix.lower() in FIGURES]
+        data = [path for path in out if path not in figures]
         memory = region.bound()
 
         from numpy import isnan, nan_to_num
@@ -93,7 +95,7 @@ def register(app: typer.Typer) -> None:
                 raise InputError("--detail and --compare run in one process; start attnviz without torchrun")
             pattern = choice.choose(inputs.pattern)
             pixels = region.pixels
-            if any(path.suffix.lower() in FIGURES for path in out):
+            if figures:
                 panels = 1 if kind.how else len(heads)
                 room = panel_pixels if kind.compare else partial(most_pixels, panels)
                 pixels = min(pixels, room(look.dots, look.inches))
@@ -101,7 +103,6 @@ def register(app: typer.Typer) -> None:
             positions = region.ranges(inputs)
             queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
             asked = min(region.pixels, max(len(queries or range(inputs.T)), len(keys or range(inputs.S))))
-            data = [path for path in out if path.suffix.lower() not in FIGURES]
             if data and pixels < asked and seen is None:
                 note(f"{data[0]}: {pixels} cells a side, which is what the figure has room for; alone it has {asked}")
             pixels = pixels if seen is None else len(seen.keys)
@@ -151,7 +152,7 @@ def register(app: typer.Typer) -> None:
             if kind.compare and same:
                 note("A and B are the same here: A − B is 0 everywhere")
             words: dict[str, Any] = {}
-            if world.rank == 0 and any(path.suffix.lower() in FIGURES for path in out):
+            if world.rank == 0 and figures:
                 of = f"A {maps[0].pattern}; B {maps[1].pattern}" if kind.compare else inputs.source
                 told = [replace(shown, pattern=str(pattern)) for shown in maps[::2]] if kind.compare else maps
                 if all(isnan(shown.cells).all() for shown in maps):
@@ -160,7 +161,7 @@ def register(app: typer.Typer) -> None:
                     look.hint(told)
                 words = {"title": look.title, "caption": look.words(told, of), "width": look.inches}
             for path in out if world.rank == 0 else ():
-                if path.suffix.lower() not in FIGURES:
+                if path in data:
                     write_maps(path, maps, inputs.source)
                 else:
                     with look.drawing(maps):

@@ -59,6 +59,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.cli.console import note
         from attnviz.selections import parse_index, parse_indices, parse_range
         from attnviz.snapshot_files import MOST_CELLS, SUFFIXES, write_snapshot
+        from attnviz.words import count
         from attnviz.writing import check_output
 
         check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
@@ -78,8 +79,7 @@ def register(app: typer.Typer) -> None:
         )
         write_snapshot(file, found)
         rows, columns = next(iter(found.heads[0].cells.values())).shape
-        heads = "1 head" if len(found.heads) == 1 else f"{len(found.heads)} heads"
-        note(f"wrote {file}: {heads}, {found.settings['pattern']}, {rows} × {columns} cells")
+        note(f"wrote {file}: {count(len(found.heads), 'head')}, {found.settings['pattern']}, {rows} × {columns} cells")
 
     @command(snapshot, example="attnviz snapshot check dump.safetensors attention.json -o difference.png")
     def check(

@@ -48,6 +48,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.pyramid import TILE, Pyramid
         from attnviz.reductions import REDUCTIONS
         from attnviz.selections import parse_bytes, parse_index, parse_indices
+        from attnviz.words import count
         from attnviz.writing import atomic_directory
 
         bound = None if memory is None else parse_bytes(memory)
@@ -61,10 +62,10 @@ def register(app: typer.Typer) -> None:
             else parse_indices(levels, pyramid.levels, option="--levels", noun="level")
         )
         grids = {level: pyramid.grid(level) for level in chosen}
-        count = len(heads) * len(REDUCTIONS) * sum(rows * columns for rows, columns in grids.values())
-        if count > 200_000:
+        files = len(heads) * len(REDUCTIONS) * sum(rows * columns for rows, columns in grids.values())
+        if files > 200_000:
             raise InputError(
-                f"--levels {levels}: {count:,} tiles of 256 KiB are too many files; write fewer levels, "
+                f"--levels {levels}: {files:,} tiles of 256 KiB are too many files; write fewer levels, "
                 f"and take single tiles from attnviz.Pyramid"
             )
         with atomic_directory(out) as temporary:
@@ -94,7 +95,6 @@ def register(app: typer.Typer) -> None:
                 ],
             }
             (temporary / "pyramid.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-        heads_of = "1 head" if len(heads) == 1 else f"{len(heads)} heads"
         note(
-            f"wrote {out}: {count:,} tiles of {heads_of}, level{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
+            f"wrote {out}: {files:,} tiles of {count(len(heads), 'head')}, level{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
         )

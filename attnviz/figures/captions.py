@@ -10,6 +10,7 @@ import numpy as np
 from attnviz.figures.scales import ColorScale, FittedScale
 from attnviz.maps import AttentionMap, cell_words
 from attnviz.scaling import DECADES
+from attnviz.words import count
 
 MOST = 0.5
 """The share of the weight beyond which a key is a sink."""
@@ -153,11 +154,6 @@ def caption(
     if sink is not None:
         sentences.append(sink[0].upper() + sink[1:])
     return " ".join(f"{sentence}." for sentence in sentences)
-
-
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """``1 query``, ``1,024 queries``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _percent(share: float) -> str:

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from attnviz.errors import InputError
-from attnviz.figures.captions import count
 from attnviz.figures.heatmap import caption_lines, colorbar, dress, write_caption
 from attnviz.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.maps import cell_words
+from attnviz.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
