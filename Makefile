@@ -14,7 +14,7 @@ test: .venv/tests
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto $(PYTEST)  # a worker a core: more threads would fight
 
 snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read the difference before you commit it.
-	.venv/bin/python -m pytest -n 0 --snapshot-update tests/snapshots tests/test_pytest_plugin.py tests/test_docs.py
+	.venv/bin/python -m pytest -n 0 --snapshot-update tests/snapshots tests/testing/test_plugin.py tests/test_docs.py
 
 gallery: .venv/tests  ## Rewrites docs/gallery.md and its pictures, all of real heads; look at them before you commit.
 	.venv/bin/python examples/gallery.py

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import attnviz
-from attnviz.figures.style import house_style, save_figure
+from attnviz.show.figures.style import house_style, save_figure
 from benchmarks.baselines import seaborn_heatmap
 from benchmarks.command_line import make_dump
 from benchmarks.measure import Comparison, baseline, benchmark, in_turns, processes_in_turns

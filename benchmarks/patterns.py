@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import attnviz
-from attnviz.patterns import Full, Local
+from attnviz.attention.patterns import Full, Local
 from benchmarks.measure import Comparison, benchmark, in_turns, peak_extra_bytes
 
 WINDOW = 256

@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import attnviz
-from attnviz.maps import cell_words
-from attnviz.reductions import bin_edges
+from attnviz.engine.reducer import bin_edges
+from attnviz.maps.map import cell_words
 
 
 def main(tokens: int, picture: Path) -> None:

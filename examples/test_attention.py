@@ -3,7 +3,7 @@
 import torch
 
 import attnviz
-from attnviz.patterns import Causal
+from attnviz.attention.patterns import Causal
 
 DUMP = __file__.replace("test_attention.py", "dump.safetensors")
 

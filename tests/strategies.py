@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnviz import AttentionInputs
-from attnviz.patterns import Causal, Full, GlobalKeys, GlobalQueries, Local, Masked, Pattern
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, GlobalQueries, Local, Masked, Pattern
 from tests import reference
 from tests.reference import Rule
 

@@ -217,7 +217,7 @@ def test_the_library_page_lists_the_public_names():
 
 
 def test_the_formats_page_lists_every_role_setting_and_suffix():
-    from attnviz.exports import SUFFIXES
+    from attnviz.show.exports import SUFFIXES
     from attnviz.sources.dumps import ROLES, SETTINGS
     from attnviz.sources.files import READABLE
 

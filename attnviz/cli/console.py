@@ -42,10 +42,10 @@ def drawing(*, theme: str = "light", paper: str | None = None, letters: Iterable
     """The house style for a figure; letters that no font here has are told in one line, not a warning each.
 
     Args:
-        theme, paper, letters: as in :func:`attnviz.figures.style.house_style`.
+        theme, paper, letters: as in :func:`attnviz.show.figures.style.house_style`.
     """
-    from attnviz.figures.style import house_style
-    from attnviz.tokens import missing_scripts
+    from attnviz.base.labels import missing_scripts
+    from attnviz.show.figures.style import house_style
 
     finder = logging.getLogger("matplotlib.font_manager")  # says that a font has no such weight, a line each time
     level = finder.level

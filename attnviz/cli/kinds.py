@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnviz.base.errors import InputError
 from attnviz.cli.options import Source
-from attnviz.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from attnviz.attention import AttentionInputs
-    from attnviz.comparisons import Comparison
-    from attnviz.maps import AttentionMap
-    from attnviz.margins import Marginals
-    from attnviz.patterns import Pattern
-    from attnviz.reasons import ReasonMap
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.patterns import Pattern
+    from attnviz.compare.maps import Comparison
+    from attnviz.maps.map import AttentionMap
+    from attnviz.maps.marginals import Marginals
+    from attnviz.maps.reasons import ReasonMap
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Kind:
 
     def query(self, inputs: AttentionInputs, batch: int) -> range:
         """The one query of ``--strip``."""
-        from attnviz.selections import parse_index
-        from attnviz.tokens import SPACE, readable
+        from attnviz.base.labels import SPACE, readable
+        from attnviz.base.selections import parse_index
 
         assert self.strip is not None
         if self.strip.isdecimal():
@@ -131,8 +131,8 @@ class Kind:
     ) -> list[AttentionMap]:
         """A map of each head, or one of all of them."""
         from attnviz.cli.console import note
-        from attnviz.combinations import combined_map
-        from attnviz.maps import attention_map
+        from attnviz.maps.combined import combined_map
+        from attnviz.maps.map import attention_map
 
         if self.how is None:
             return [attention_map(inputs, head, pattern, reduce=reduce, **what) for head in heads]
@@ -165,11 +165,11 @@ def drawn(
         annot: whether to write values into cells.
         look: title, caption, width and colors.
     """
-    from attnviz.figures import strip as texts
-    from attnviz.figures.detail import detail
-    from attnviz.figures.difference import difference_figure
-    from attnviz.figures.heatmap import heads_grid, heatmap
-    from attnviz.figures.outline import outline, outline_legend
+    from attnviz.show.figures import strip as texts
+    from attnviz.show.figures.detail import detail
+    from attnviz.show.figures.difference import difference_figure
+    from attnviz.show.figures.heatmap import heads_grid, heatmap
+    from attnviz.show.figures.outline import outline, outline_legend
 
     if comparisons:
         return difference_figure(comparisons, **look)

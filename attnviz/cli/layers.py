@@ -17,9 +17,9 @@ def page_layers(source: Source, head: str, batch: str, choice: PatternChoice, co
     Raises:
         InputError: what the source lacks; a head or batch item that is not there.
     """
-    from attnviz.devices import parse_device
+    from attnviz.base.devices import parse_device
+    from attnviz.base.selections import parse_index, parse_indices
     from attnviz.pages.description import PageLayer
-    from attnviz.selections import parse_index, parse_indices
 
     device, found = parse_device(compute.device), []
     for label in source.layers():

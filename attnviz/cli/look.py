@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from attnviz.figures.scales import ColorScale, ScaleOptions
-    from attnviz.maps import AttentionMap
+    from attnviz.maps.map import AttentionMap
+    from attnviz.show.figures.scales import ColorScale, ScaleOptions
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Look(ScaleChoice):
 
     def check(self) -> None:
         """Raises InputError for what can be told before anything is read."""
-        from attnviz.figures.style import PAPERS, THEMES
+        from attnviz.show.figures.style import PAPERS, THEMES
 
         check_choice("--theme", self.theme, THEMES)
         if self.width is not None:
@@ -64,7 +64,7 @@ class Look(ScaleChoice):
     @property
     def scale(self) -> ColorScale:
         """The color scale asked for."""
-        from attnviz.figures.scales import ColorScale
+        from attnviz.show.figures.scales import ColorScale
 
         return ColorScale(**self.colors)
 
@@ -82,7 +82,7 @@ class Look(ScaleChoice):
     @property
     def inches(self) -> float | None:
         """How wide the figure is; None is what it needs."""
-        from attnviz.figures.style import PAPERS
+        from attnviz.show.figures.style import PAPERS
 
         return None if self.width is None else PAPERS[self.width]
 
@@ -93,8 +93,8 @@ class Look(ScaleChoice):
 
     def drawing(self, maps: Sequence[AttentionMap]) -> AbstractContextManager[None]:
         """The style to draw ``maps`` in, with fonts for their labels."""
+        from attnviz.base.labels import readable
         from attnviz.cli.console import drawing
-        from attnviz.tokens import readable
 
         labels: set[str] = {self.title or ""}
         seen: set[int] = set()
@@ -110,14 +110,14 @@ class Look(ScaleChoice):
         """The caption, where one is asked for."""
         if not self.caption:
             return None
-        from attnviz.figures.captions import caption
+        from attnviz.show.figures.captions import caption
 
         return caption(maps, self.scale.fit(maps), source=source)
 
     def hint(self, maps: Sequence[AttentionMap]) -> None:
         """Says on stderr where this scale leaves most of ``maps`` dark, and which would not."""
         from attnviz.cli.console import note
-        from attnviz.figures.captions import visibility_hint
+        from attnviz.show.figures.captions import visibility_hint
 
         found = visibility_hint(maps, self.scale)
         if found is not None:
@@ -126,7 +126,7 @@ class Look(ScaleChoice):
     def check_height(self, figure: Figure) -> None:
         """Says on stderr where a figure for print is higher than a sheet."""
         from attnviz.cli.console import note
-        from attnviz.figures.style import SHEET
+        from attnviz.show.figures.style import SHEET
 
         if self.width is not None and figure.get_figheight() > SHEET:
             more = "--width page or fewer heads" if self.width == "column" else "fewer heads, or attnviz overview,"

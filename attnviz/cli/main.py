@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from attnviz import __version__
-from attnviz.cli import (
+from attnviz.base.errors import InputError
+from attnviz.cli.commands import (
     capture,
     context,
     diff,
@@ -29,7 +29,7 @@ from attnviz.cli import (
     tiles,
     view,
 )
-from attnviz.errors import InputError
+from attnviz.version import __version__
 
 READER_LEFT = 128 + 13
 """The exit code of a program whose output nobody reads any more: that of SIGPIPE, as shells write it."""

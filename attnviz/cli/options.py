@@ -17,11 +17,11 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from attnviz.errors import InputError
+from attnviz.base.errors import InputError
 
 if TYPE_CHECKING:
-    from attnviz.attention import AttentionInputs
-    from attnviz.patterns import Pattern
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.patterns import Pattern
 
 
 ROLE_OPTIONS = {
@@ -146,8 +146,8 @@ class Source:
     def _synthetic(self, dtype: str | None) -> AttentionInputs:
         from dataclasses import replace
 
+        from attnviz.base.selections import parse_positions
         from attnviz.cli.console import note
-        from attnviz.selections import parse_positions
         from attnviz.sources.synthetic import synthesize
 
         given: dict[str, object] = {ROLE_OPTIONS[role]: name for role, name in self._names().items()}
@@ -210,7 +210,7 @@ class PatternChoice:
         Raises:
             InputError: settings that the pattern has no use for, or an unfit mask.
         """
-        from attnviz.patterns import Causal, GlobalKeys, Masked, named_pattern
+        from attnviz.attention.patterns import Causal, GlobalKeys, Masked, named_pattern
 
         if self.mask_file is not None:
             for option, value in (
@@ -252,7 +252,7 @@ class Region:
 
     def ranges(self, inputs: AttentionInputs) -> dict[str, range | None]:
         """The positions to show, as :func:`attnviz.attention_map` takes them."""
-        from attnviz.selections import parse_range
+        from attnviz.base.selections import parse_range
 
         return {
             "queries": None if self.queries is None else parse_range(self.queries, inputs.T, option="--queries"),
@@ -261,7 +261,7 @@ class Region:
 
     def bound(self) -> int | None:
         """The bound on memory in bytes, where there is one."""
-        from attnviz.selections import parse_bytes
+        from attnviz.base.selections import parse_bytes
 
         return None if self.memory is None else parse_bytes(self.memory)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnviz.base.errors import InputError
 from attnviz.cli.options import Region
-from attnviz.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from attnviz.attention import AttentionInputs
-    from attnviz.maps import AttentionMap
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.maps.map import AttentionMap
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PictureQuery:
 
     def draw(self, maps: Sequence[AttentionMap], **look: Any) -> Figure:
         """The heads' weights over the picture."""
-        from attnviz.figures.overlay import overlays
+        from attnviz.show.figures.overlay import overlays
 
         return overlays(self.picture.numpy(), maps, self.patches, **look)
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz import __version__
-from attnviz.attention import AttentionItem
-from attnviz.patterns import Pattern
-from attnviz.pyramid import Pyramid
+from attnviz.attention.inputs import AttentionItem
+from attnviz.attention.patterns import Pattern
+from attnviz.maps.pyramid import Pyramid
+from attnviz.version import __version__
 
 FORMAT = 1
 """The version of the page's format."""

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.errors import InputError
+from attnviz.base.errors import InputError
+from attnviz.engine.reducer import REDUCTIONS, Cells, Positions, Progress, bin_edges, reduce_block
+from attnviz.engine.scores import Block, blocks
+from attnviz.maps.pyramid import Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description
-from attnviz.pyramid import Pyramid
-from attnviz.reductions import REDUCTIONS, Cells, Positions, Progress, bin_edges, reduce_block
-from attnviz.scores import Block, blocks
 
 WITHIN = 1e-3
 """How far a weight of the page may be from the engine's."""

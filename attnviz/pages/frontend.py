@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from attnviz.errors import InputError
+from attnviz.base.errors import InputError
 
 
 @cache

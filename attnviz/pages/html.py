@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from attnviz.errors import InputError
+from attnviz.base.errors import InputError
+from attnviz.base.writing import atomic
+from attnviz.engine.reducer import Progress
 from attnviz.pages.blobs import Chunk
 from attnviz.pages.description import PageLayer, to_json
 from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
 from attnviz.pages.frontend import asset
-from attnviz.reductions import Progress
-from attnviz.writing import atomic
 
 MOST_BYTES = 200_000_000
 """The largest file that is written where nobody asks for more."""

@@ -13,11 +13,11 @@ from types import FrameType
 
 import numpy as np
 
-from attnviz.errors import InputError
+from attnviz.base.errors import InputError
+from attnviz.engine.reducer import Cells
 from attnviz.pages.description import to_json
 from attnviz.pages.html import LIVE_POLICY, head, tail
 from attnviz.pages.viewer import OutOfRange, Stopped, Viewer
-from attnviz.reductions import Cells
 
 try:
     import uvicorn

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnviz.errors import InputError
+from attnviz.base.errors import InputError
+from attnviz.engine.reducer import Cells, Progress, bin_edges
+from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description
-from attnviz.pyramid import Overview, Pyramid
-from attnviz.reductions import Cells, Progress, bin_edges
 
 Key = tuple[Any, ...]
 Watch = Callable[[int, str], AbstractContextManager[Progress | None]]

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from attnviz.attention import AttentionInputs
-from attnviz.captures import Run
-from attnviz.devices import parse_device, parse_dtype
-from attnviz.errors import InputError
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.base.devices import parse_device, parse_dtype
+from attnviz.base.errors import InputError
+from attnviz.captures.run import Run
+from attnviz.engine.scores import check_heads
 from attnviz.pages.description import PageLayer, to_json
 from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
 from attnviz.pages.frontend import asset
-from attnviz.patterns import GlobalKeys, Pattern
-from attnviz.scores import check_heads
 from attnviz.sources.dumps import Label, layers_of, load
 from attnviz.sources.files import open_tensors
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention import AttentionInputs
-from attnviz.errors import InputError
-from attnviz.patterns import Full, Masked, Pattern, named_pattern
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import Full, Masked, Pattern, named_pattern
+from attnviz.base.errors import InputError
 
 
 def inputs_of(

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnviz.errors import InputError
-from attnviz.selections import parse_positions
+from attnviz.base.errors import InputError
+from attnviz.base.selections import parse_positions
 from attnviz.sources.files import READABLE, TensorFile, describe, open_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from attnviz.attention import AttentionInputs
-    from attnviz.patterns import Pattern
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.patterns import Pattern
 
 ROLES: dict[str, str] = {
     "q": "queries (B, H, T, D)",
@@ -151,8 +151,8 @@ def load(
     """
     import torch
 
-    from attnviz.attention import AttentionInputs
-    from attnviz.devices import parse_dtype
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.base.devices import parse_dtype
 
     names = dict(names or {})
     unknown = [role for role in names if role not in ROLES]
@@ -195,7 +195,7 @@ def load(
     own.pop("layout", None)
     roles: dict[str, Any] = {**tensors, **own}
     if "attention_mask" in roles:
-        from attnviz.patterns import Masked
+        from attnviz.attention.patterns import Masked
 
         roles["pattern"] = Masked(roles.pop("attention_mask"))
     inputs = AttentionInputs(**roles, source=where if layer is None else f"{where} layer {layer}", layout=layout)
@@ -240,7 +240,7 @@ def save(path: str | Path, inputs: AttentionInputs) -> None:
 
 def tensors_of(inputs: AttentionInputs) -> dict[str, Tensor]:
     """The tensors of a dump of these inputs, by role."""
-    from attnviz.patterns import Masked
+    from attnviz.attention.patterns import Masked
 
     found = {role: getattr(inputs, role, None) for role in ROLES}
     if isinstance(inputs.pattern, Masked):
@@ -273,7 +273,7 @@ def dump_metadata(
 
 def _description(pattern: Pattern) -> dict[str, Any] | None:
     """The metadata that :func:`_own_pattern` makes this pattern of; None where it has no name."""
-    from attnviz.patterns import NAMES, Local, named_pattern
+    from attnviz.attention.patterns import NAMES, Local, named_pattern
 
     parts, local = [pattern], None
     while parts:
@@ -350,7 +350,7 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
 
 def _own_pattern(path: Path, described: Any) -> Pattern:
     """The pattern that metadata describes: ``{"name": "local", "window": 256, "causal": true}``."""
-    from attnviz.patterns import named_pattern
+    from attnviz.attention.patterns import named_pattern
 
     known = {"name": str, "window": int, "dilation": int, "causal": bool}
     if (

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attnviz.errors import InputError
-from attnviz.writing import atomic
+from attnviz.base.errors import InputError
+from attnviz.base.writing import atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention import AttentionInputs
-from attnviz.devices import parse_dtype
-from attnviz.errors import InputError
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.base.devices import parse_dtype
+from attnviz.base.errors import InputError
 
 DEFAULT_SOURCE = "synthetic"
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.patterns import Causal, Full, Local, Masked, longformer
+from attnviz.attention.patterns import Causal, Full, Local, Masked, longformer
+from attnviz.measures.statistics import STATISTICS
 from attnviz.sources.files import open_tensors, write_tensors
-from attnviz.statistics import STATISTICS
 from tests.cases import arrays, small
 
 
@@ -33,7 +33,7 @@ def succeed(run):
 
 SEES = torch.eye(6).bool() | (torch.arange(6) == 2)
 PATTERNS = {
-    "global": ([], attnviz.patterns.GlobalKeys()),
+    "global": ([], attnviz.attention.patterns.GlobalKeys()),
     "full": (["--pattern", "full"], Full()),
     "causal": (["--pattern", "causal"], Causal()),
     "local": (["--pattern", "local", "--window", "1"], Local(1)),
@@ -41,7 +41,7 @@ PATTERNS = {
     "dilation": (["--pattern", "local", "--window", "1", "--dilation", "2"], Local(1, 2)),
     "causal local": (["--pattern", "local", "--window", "2", "--causal"], Local(2) & Causal()),
     "longformer": (["--pattern", "local+global", "--window", "1"], longformer(1)),
-    "causal global": (["--causal"], attnviz.patterns.GlobalKeys() & Causal()),
+    "causal global": (["--causal"], attnviz.attention.patterns.GlobalKeys() & Causal()),
     "mask": (["--mask-file", "sees.npy"], Masked(SEES)),
     "causal mask": (["--mask-file", "sees.npy", "--causal"], Masked(SEES) & Causal()),
 }
@@ -72,7 +72,7 @@ def weights_of(document: dict) -> list[np.ndarray]:
     return found
 
 
-def expected_weights(inputs: attnviz.AttentionInputs, chosen: attnviz.patterns.Pattern) -> list[np.ndarray]:
+def expected_weights(inputs: attnviz.AttentionInputs, chosen: attnviz.attention.patterns.Pattern) -> list[np.ndarray]:
     # A mask that shows nothing gives the map of global keys, too, a column a key.
     whole = chosen | Masked(torch.zeros(6, 6, dtype=torch.bool))
     maps = (attnviz.attention_map(inputs, head, whole).cells for head in range(inputs.H))

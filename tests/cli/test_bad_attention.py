@@ -260,7 +260,7 @@ def test_a_layer_that_cannot_be_read_stops_the_statistics(refused, folder):
 @pytest.fixture
 def kernel(folder) -> None:
     """A kernel's weights and scores of all six keys, and tensors that are none."""
-    result = attnviz.score(replace(small(), global_mask=None), attnviz.patterns.Full())
+    result = attnviz.score(replace(small(), global_mask=None), attnviz.attention.patterns.Full())
     np.savez(
         "kernel.npz",
         weights=result.weights,

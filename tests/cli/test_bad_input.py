@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnviz
-from attnviz.errors import InputError
+from attnviz.base.errors import InputError
 from attnviz.sources.files import open_tensors, write_tensors
 from tests.cases import arrays, small
 

@@ -11,7 +11,7 @@ import torch
 import attnviz
 from attnviz.sources.dumps import layers_of
 from attnviz.sources.files import open_tensors
-from tests.sources.families import FAMILIES, transformers
+from tests.captures.families import FAMILIES, transformers
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "animal", "was", "too", "tired", "street", "."]
 TEXT = "The animal was too tired."

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.patterns import Causal, Full, GlobalKeys, longformer
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, longformer
 from attnviz.sources.files import write_tensors
 from tests.cases import arrays, small
 

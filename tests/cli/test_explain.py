@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import attnviz
-from attnviz.lessons import lesson
+from attnviz.show.lessons import lesson
 from tests.cases import arrays, small
 
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.font_manager import get_font_names
 
 import attnviz
-from attnviz.figures.style import _FALLBACKS
+from attnviz.show.figures.style import _FALLBACKS
 
 
 def test_letters_that_no_font_has_are_told_in_one_line(run, tmp_path):
@@ -37,7 +37,7 @@ def test_the_script_and_a_font_for_it_are_named(run, tmp_path):
 def test_the_command_line_asks_only_for_fonts_that_are_there():
     import matplotlib as mpl
 
-    from attnviz.figures.style import house_style
+    from attnviz.show.figures.style import house_style
 
     with house_style():
         asked = mpl.rcParams["font.family"]

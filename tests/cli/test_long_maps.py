@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import attnviz
+from attnviz.attention.patterns import Causal
 from attnviz.cli.progress import rows_progress
-from attnviz.patterns import Causal
-from attnviz.pyramid import Pyramid
-from attnviz.scores import RowScorer
+from attnviz.engine.scores import RowScorer
+from attnviz.maps.pyramid import Pyramid
 from attnviz.sources.files import open_tensors
 
 T = 700

@@ -14,9 +14,9 @@ import torch
 from playwright.sync_api import Page, expect
 
 from attnviz import AttentionInputs
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
 from attnviz.pages.description import PageLayer
 from attnviz.pages.html import write_page
-from attnviz.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
 from tests.pages.conftest import Opener
 from tests.reference import Attention, attend
 

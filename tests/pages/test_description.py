@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import attnviz
+from attnviz.attention.patterns import Causal
 from attnviz.pages.description import Labels, PageLayer, describe, description, to_json
-from attnviz.patterns import Causal
 from tests.cases import small
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "]]>", "\"'&", "👩‍👩‍👧", "\u202eRTL", "a\nb\u2028c", "\ud800"]

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnviz import AttentionInputs, InputError
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Masked, Pattern, longformer
 from attnviz.pages.blobs import Chunk, dequantize, pack12, quantize
 from attnviz.pages.description import Labels, PageLayer
 from attnviz.pages.encoding import WITHIN, encode_layer, rows_of
 from attnviz.pages.html import page
-from attnviz.patterns import Causal, Full, GlobalKeys, Local, Masked, Pattern, longformer
 from tests import reference
 from tests.cases import small
 from tests.pages.decoding import Page

@@ -10,10 +10,10 @@ import pytest
 
 import attnviz
 from attnviz import InputError
+from attnviz.attention.patterns import Causal, Full
 from attnviz.pages import frontend
 from attnviz.pages.description import PageLayer
 from attnviz.pages.html import EMBEDDED_POLICY, write_page
-from attnviz.patterns import Causal, Full
 from tests.cases import small
 from tests.pages.decoding import Page
 from tests.pages.test_description import HOSTILE

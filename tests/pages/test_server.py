@@ -11,11 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from attnviz import InputError, Pyramid
+from attnviz.attention.patterns import Causal
 from attnviz.pages.description import PageLayer
 from attnviz.pages.html import LIVE_POLICY
 from attnviz.pages.server import HEADERS, HOST, application, listen
 from attnviz.pages.viewer import Viewer
-from attnviz.patterns import Causal
 from tests.cases import small
 from tests.pages.test_html import Elements
 

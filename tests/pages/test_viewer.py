@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from attnviz import AttentionInputs, InputError, Pyramid
+from attnviz.attention.patterns import Causal, Full, Local, Pattern, longformer
 from attnviz.pages import viewer as module
 from attnviz.pages.description import PageLayer
 from attnviz.pages.viewer import Kept, OutOfRange, Stopped, Viewer
-from attnviz.patterns import Causal, Full, Local, Pattern, longformer
 from tests import reference
 from tests.cases import small
 from tests.coroutines import run as run_coroutine
@@ -72,7 +72,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("pattern", [Causal(), longformer(9), Local(40)], ids=str)
 def test_tiles_are_those_of_the_pyramid(make, monkeypatch, pattern):
-    monkeypatch.setattr("attnviz.pyramid.OVERVIEW", 256)  # finer levels are made on demand
+    monkeypatch.setattr("attnviz.maps.pyramid.OVERVIEW", 256)  # finer levels are made on demand
     (layer,) = layers(pattern)
     pyramid = Pyramid(layer.item, pattern)
     wanted = [(level, r, c) for level in range(3) for r, c in np.ndindex(*pyramid.grid(level))]

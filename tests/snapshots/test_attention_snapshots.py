@@ -68,7 +68,7 @@ def test_stats_as_csv(attnviz_says, layers, snapshot_of):
 def pair(dump, tmp_path):
     """A dump, and what a kernel that is wrong in one cell gives for it."""
     name = dump(heads=3, tokens=10, head_dim=8)
-    weights = attnviz.score(attnviz.load(tmp_path / name), attnviz.patterns.Causal()).weights.clone()
+    weights = attnviz.score(attnviz.load(tmp_path / name), attnviz.attention.patterns.Causal()).weights.clone()
     weights[1, 7, 2] += 0.125
     torch.save({"weights": weights}, tmp_path / "kernel.pt")
     return name, "kernel.pt:weights"

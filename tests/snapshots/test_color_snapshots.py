@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import attnviz
-from attnviz.figures.heatmap import heatmap
-from attnviz.figures.style import house_style, save_figure
+from attnviz.show.figures.heatmap import heatmap
+from attnviz.show.figures.style import house_style, save_figure
 
 SENTENCE = ["The", "Ġcaf", "Ã©", "Ġis", "Ġopen", "Ċ"]
 

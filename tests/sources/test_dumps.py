@@ -11,7 +11,7 @@ import torch
 
 import attnviz
 from attnviz import AttentionInputs, InputError
-from attnviz.patterns import NAMES, Masked, named_pattern
+from attnviz.attention.patterns import NAMES, Masked, named_pattern
 from attnviz.sources.dumps import ROLES, TensorRef, layers_of, missing_roles, role_of, tensors_of
 from attnviz.sources.files import TensorFile, write_tensors
 from tests.cases import small

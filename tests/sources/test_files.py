@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnviz.errors import InputError
+from attnviz.base.errors import InputError
 from attnviz.sources.files import METADATA, TensorFile, TensorInfo, describe, open_tensors, write_tensors
 
 WRITTEN = [".safetensors", ".npz", ".pt", ".pth"]

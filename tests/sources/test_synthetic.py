@@ -11,7 +11,7 @@ import torch
 
 import attnviz
 from attnviz import InputError
-from attnviz.patterns import Causal
+from attnviz.attention.patterns import Causal
 from attnviz.sources.synthetic import normal
 
 # SHA-256 of the bytes of q, k and v, the first 16 digits. These must never change: dumps that people regenerate from

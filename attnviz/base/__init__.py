@@ -1,0 +1,1 @@
+"""What everything stands on: errors, devices, selections, writing, words, labels, bins. Imports nothing of attnviz."""

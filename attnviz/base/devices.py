@@ -1,0 +1,62 @@
+"""Where the arithmetic runs: the device and dtype a user names."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from attnviz.base.errors import InputError
+
+DTYPES: dict[str, torch.dtype] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+def parse_device(name: str | torch.device) -> torch.device:
+    """The torch device that ``name`` asks for.
+
+    Args:
+        name: ``auto`` (CUDA, then MPS, then CPU, the first there is), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        InputError: not a device, or one that this machine does not have.
+    """
+    if isinstance(name, torch.device):
+        return name
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise InputError(f"--device {name!r} is not a device; choose auto, cpu, cuda, cuda:N or mps")
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    if name == "mps" and not has_mps:
+        raise InputError("--device mps: this machine has no MPS device that torch can use; choose cpu or auto")
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(name.partition(":")[2] or 0)
+        if index >= count:
+            found = f"only {count}" if count else "none"
+            raise InputError(f"--device {name}: torch {torch.__version__} finds {found} here; choose cpu or auto")
+    return torch.device(name)
+
+
+def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype that ``name`` asks for; None stays None (the dtype of the inputs)."""
+    if name is None or isinstance(name, torch.dtype):
+        return name
+    if name not in DTYPES:
+        raise InputError(f"--dtype {name!r} is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that sums run in: float32 for half types, else the dtype itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -1,0 +1,120 @@
+"""Positions and indices as people write them: ``0,3,7``, ``0-3,17``, ``every:512``, ``random:16``, ``all``."""
+
+from __future__ import annotations
+
+import re
+
+from attnviz.base.errors import InputError
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def parse_indices(text: str, size: int, *, option: str, noun: str) -> tuple[int, ...]:
+    """Indices below ``size`` that ``text`` lists, in the order written.
+
+    Args:
+        text: ``"3"``, ``"0,2-4"`` (both ends belong to a range) or ``"all"``.
+        size: how many there are.
+        option: the option's name, for the error.
+        noun: what is counted ("head", "position"), for the error.
+
+    Raises:
+        InputError: malformed, repeated or out of range.
+
+    >>> parse_indices("0,2-4", 8, option="--head", noun="head")
+    (0, 2, 3, 4)
+    """
+    if text.strip().lower() == "all":
+        return tuple(range(size))
+    indices: list[int] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if not match:
+            raise InputError(f"{option} {text!r}: {part.strip()!r} is not a {noun}; write {noun}s like 0,2-4 or all")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise InputError(f"{option} {text!r}: the range {part.strip()} runs backwards; write {last}-{first}")
+        if last >= size:
+            raise InputError(f"{option} {text!r}: {noun} {last} is out of range; there are {size} (0 to {size - 1})")
+        indices.extend(range(first, last + 1))
+    repeated = (
+        sorted({index for index in indices if indices.count(index) > 1}) if len(set(indices)) < len(indices) else []
+    )
+    if repeated:
+        raise InputError(f"{option} {text!r}: {noun} {repeated[0]} is given more than once; name each {noun} once")
+    return tuple(indices)
+
+
+def parse_index(text: str, size: int, *, option: str, noun: str) -> int:
+    """The one index that ``text`` names. Raises InputError for more than one."""
+    indices = parse_indices(text, size, option=option, noun=noun)
+    if len(indices) != 1:
+        raise InputError(f"{option} {text!r}: one {noun} is wanted here, {len(indices)} are given")
+    return indices[0]
+
+
+def parse_range(text: str, size: int, *, option: str) -> range:
+    """The positions that ``A:B`` names: A to B - 1; either end may be left out.
+
+    Raises:
+        InputError: malformed, empty or beyond ``size``.
+
+    >>> parse_range("2:5", 10, option="--queries")
+    range(2, 5)
+    """
+    match = re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", text)
+    if not match:
+        raise InputError(f"{option} {text!r}: write A:B, positions A to B-1, like 0:{min(size, 128)}")
+    first, stop = int(match[1] or 0), int(match[2] or size)
+    if not first < stop <= size:
+        raise InputError(f"{option} {text!r} is not a part of 0:{size}; write A:B with A < B <= {size}")
+    return range(first, stop)
+
+
+def parse_bytes(text: str, *, option: str = "--memory") -> int:
+    """A number of bytes as people write it: ``2GiB``, ``512M``, ``1.5 GB``, ``1000000``.
+
+    Raises:
+        InputError: malformed, or nothing.
+
+    >>> parse_bytes("2GiB"), parse_bytes("1.5kB")
+    (2147483648, 1500)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?\s*", text)
+    amount = (
+        float(match[1]) * (1024 if match[3] else 1000) ** " kMGT".index(match[2].replace("K", "k") or " ")
+        if match
+        else 0
+    )
+    if amount < 1:
+        raise InputError(f"{option} {text!r}: write an amount of memory like 512MiB, 2GiB or 1.5GB")
+    return int(amount)
+
+
+def parse_positions(text: str, size: int, *, option: str = "--global", seed: int = 0) -> tuple[int, ...]:
+    """Key positions below ``size``, ascending: a list of positions and ranges, ``every:N`` or ``random:N``.
+
+    ``every:N`` takes positions 0, N, 2N, ...; ``random:N`` draws N positions without replacement from a
+    generator seeded with ``seed``, the same on every machine.
+
+    Raises:
+        InputError: malformed, repeated or out of range.
+
+    >>> parse_positions("every:4", 10)
+    (0, 4, 8)
+    """
+    rule, colon, count = text.strip().partition(":")
+    if not colon:
+        return tuple(sorted(parse_indices(text, size, option=option, noun="position")))
+    if rule not in ("every", "random") or not count.isdecimal() or int(count) == 0:
+        raise InputError(f"{option} {text!r}: write positions like 0,3,7 or 0-3,17, or every:512, or random:16")
+    number = int(count)
+    if rule == "every":
+        return tuple(range(0, size, number))
+    if number > size:
+        raise InputError(f"{option} {text!r}: {number} positions are asked for but there are only {size}")
+    import numpy as np
+
+    # The raw stream of PCG64 is fixed by numpy's promise; its higher-level draws are not.
+    raw = np.random.PCG64(np.random.SeedSequence([seed, 0x676C6F62])).random_raw(size)
+    return tuple(sorted(int(position) for position in np.argsort(raw, kind="stable")[:number]))

@@ -1,0 +1,205 @@
+"""Attention calls as a model makes them, and what a layer's calls amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import Local, Pattern, longformer
+from attnviz.captures.masks import Mask, Step, Visibility, read
+
+Memo = dict[tuple[object, ...], tuple[object, Visibility]]
+"""What masks were read as, by their identities; layers share masks, and the masks are kept alive beside it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What went into one call of an attention kernel.
+
+    Args:
+        q: queries as the kernel saw them, (B, H, T, D).
+        k, v: keys and values that the kernel saw, those of a cache among them, (B, H_kv, S, D); None where a cache
+            held them all and the last call's are meant.
+        mask: what it hid.
+        cross: whether keys are of another sequence.
+        past: keys that the kernel saw before the first of ``k``.
+        scale, softcap, sinks, bias: as in :class:`attnviz.AttentionInputs`; None is none.
+        window: the sliding window the model names, the query itself included.
+        local: keys to each side that Longformer's queries see; with it, ``mask`` holds the padding alone.
+        global_mask, q_global, k_global, v_global: as in :class:`attnviz.AttentionInputs`.
+    """
+
+    q: Tensor
+    k: Tensor | None
+    v: Tensor | None
+    mask: Mask
+    cross: bool = False
+    past: int = 0
+    scale: float | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None  # (H,)
+    bias: Tensor | None = None  # (B | 1, H | 1, T, S)
+    window: int | None = None
+    local: int | None = None
+    global_mask: Tensor | None = None  # (B, S)
+    q_global: Tensor | None = None
+    k_global: Tensor | None = None
+    v_global: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Layer:
+    """The calls of one attention layer that belong together: a forward pass, or the steps of a ``generate``."""
+
+    group: str  # "", "decoder", "cross", ...
+    number: int
+    stack: str  # the module whose token ids its queries are
+    calls: list[Call] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    passes: list[int] = field(default_factory=list)  # the forward pass of each call
+
+    @property
+    def label(self) -> int | str:
+        """``5``, or ``"cross.5"``."""
+        return f"{self.group}.{self.number}" if self.group else self.number
+
+    def add(self, call: Call, forward_pass: int, *, step: bool = False, copy: bool = True) -> bool:
+        """Takes in a call: as the next step where its keys go on from the last, else in place of what there was.
+
+        Args:
+            call: the call.
+            forward_pass: the forward pass it belongs to.
+            step: whether self-attention of this pass went on, which cross-attention can't see by itself.
+            copy: whether to keep copies of q, k and v; models may write into theirs again.
+
+        Returns:
+            Whether it went on.
+        """
+        T = call.q.shape[2]
+        goes_on = bool(self.calls) and self._goes_on(call, step)
+        if goes_on:
+            start = self.steps[-1].start + self.steps[-1].T
+            if call.cross:
+                end = S = self.steps[-1].end
+                call = _with(call, k=None, v=None)
+            else:
+                assert call.k is not None
+                S = call.past + call.k.shape[2]
+                end = self.steps[-1].end + T
+                call = _with(call, k=call.k[:, :, -T:], v=None if call.v is None else call.v[:, :, -T:])
+        else:
+            assert call.k is not None
+            self.calls, self.steps, self.passes = [], [], []
+            start, end = 0, call.past + call.k.shape[2]
+            S = end
+        self.calls.append(_owned(call) if copy else call)
+        self.steps.append(Step(call.mask, start, T, S, end))
+        self.passes.append(forward_pass)
+        return goes_on
+
+    def inputs(
+        self,
+        *,
+        source: str,
+        tokens: Sequence[Sequence[str]] | None = None,
+        query_tokens: Sequence[Sequence[str]] | None = None,
+        memo: Memo | None = None,
+    ) -> AttentionInputs:
+        """The layer's calls as the inputs of one."""
+        first = self.calls[0]
+        q = torch.cat([call.q for call in self.calls], dim=2)
+        k = torch.cat([call.k for call in self.calls if call.k is not None], dim=2)
+        v = (
+            None
+            if first.v is None
+            else torch.cat([call.v for call in self.calls if call.v is not None], dim=2).to(q.dtype)
+        )
+        S = k.shape[2]
+        visibility = self._visibility(S, {} if memo is None else memo)
+        padding = visibility.key_padding_mask
+        if padding is not None:
+            padding = padding.expand(len(q), S)
+        return AttentionInputs(
+            q,
+            k.to(q.dtype),
+            v,
+            global_mask=first.global_mask,
+            key_padding_mask=padding,
+            # Padding of the other sequence says nothing of the queries, whose own isn't known here.
+            query_padding_mask=q.new_ones((len(q), q.shape[2]), dtype=torch.bool)
+            if first.cross and padding is not None and q.shape[2] == S
+            else None,
+            q_global=first.q_global,
+            k_global=first.k_global,
+            v_global=first.v_global,
+            tokens=tokens,
+            query_tokens=query_tokens,
+            scale=first.scale,
+            softcap=first.softcap,
+            bias=self._bias(S),
+            sinks=first.sinks,
+            pattern=visibility.pattern,
+            source=source,
+        )
+
+    def _goes_on(self, call: Call, step: bool) -> bool:
+        """Whether a call's keys begin with those of the calls before."""
+        if call.local is not None or self.calls[-1].q.shape[:2] != call.q.shape[:2]:
+            return False
+        if call.cross:
+            return call.k is None or (step and call.k.shape[2] == self.steps[-1].end)
+        if call.past:
+            return call.past == self.steps[-1].end
+        before = next(earlier.k for earlier in reversed(self.calls) if earlier.k is not None)
+        assert call.k is not None
+        T, S = call.q.shape[2], call.k.shape[2]
+        return T < S and call.k[:, :, -T - 1].equal(before[:, :, -1])
+
+    def _visibility(self, S: int, memo: Memo) -> Visibility:
+        first = self.calls[0]
+        if first.local is not None:
+            pattern: Pattern = Local(first.local) if first.global_mask is None else longformer(first.local)
+            padding = first.mask.padding
+            return Visibility(pattern, None if padding is None or bool(padding.all()) else padding)
+        masks = [step.mask for step in self.steps]
+        key = (*map(id, masks), S, first.window, first.cross)
+        if key not in memo:
+            memo[key] = (masks, read(self.steps, S, cross=first.cross, window=first.window))
+        return memo[key][1]
+
+    def _bias(self, S: int) -> Tensor | None:
+        biases = [call.bias for call in self.calls]
+        if len(biases) == 1:
+            return biases[0]
+        given = next((bias for bias in biases if bias is not None), None)
+        if given is None:
+            return None
+        parts = []
+        for bias, step in zip(biases, self.steps, strict=True):
+            wide = given.new_zeros((*given.shape[:2], step.T, S))
+            if bias is not None:
+                wide[..., step.end - step.S : step.end] = bias
+            parts.append(wide)
+        return torch.cat(parts, dim=2)
+
+
+Hear = Callable[[str, Call], None]
+"""What is done with a call: (the name of the module that makes it, the call)."""
+
+
+def _owned(call: Call) -> Call:
+    """The call with tensors of its own: models write into theirs again."""
+    names = ("q", "k", "v", "q_global", "k_global", "v_global", "sinks")
+    return _with(call, **{name: _copy(getattr(call, name)) for name in names})
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _with(call: Call, **changes: Tensor | None) -> Call:
+    return replace(call, **changes)  # type: ignore[arg-type]

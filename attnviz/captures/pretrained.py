@@ -1,0 +1,260 @@
+"""Models in folders, as Hugging Face transformers saves them, and what they are fed: a text, or a picture."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnviz.base.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "tekken.json")
+_LENGTHS = ("max_position_embeddings", "max_encoder_position_embeddings")
+_LAYERS = ("num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model, ready to run.
+
+    Args:
+        name: the folder, or the name on the hub.
+        model: the model, in ``eval``, on its device.
+    """
+
+    name: str
+    model: nn.Module
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def layers(self) -> int:
+        """How many layers the model has, of the kind that it has most of."""
+        configs = [self.config, getattr(self.config, "text_config", None), getattr(self.config, "vision_config", None)]
+        counts = [getattr(config, name, None) for config in configs for name in _LAYERS]
+        return max((count for count in counts if isinstance(count, int)), default=0)
+
+    def takes(self, name: str) -> bool:
+        """Whether the model's ``forward`` has a parameter of this name."""
+        return name in inspect.signature(self.model.forward).parameters
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What a model is fed.
+
+    Args:
+        inputs: the keyword arguments of the model's ``forward``.
+        tokenizer: what labels the tokens, if any.
+        picture: the picture as the model sees it, (height, width, 3) uint8, if any.
+        patches: its rows and columns of patches.
+    """
+
+    inputs: dict[str, Any]
+    tokenizer: Any = None
+    picture: Tensor | None = None
+    patches: tuple[int, int] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def load_model(
+    name: str, *, dtype: torch.dtype | None = None, device: torch.device | None = None, attention: str | None = None
+) -> Pretrained:
+    """The model of a folder, or of the hub where the network allows it, without the head of its task.
+
+    Args:
+        name: a folder with ``config.json`` and weights, or a name on the hub.
+        dtype: of the weights; None is the folder's own.
+        device: where it runs; None is the CPU.
+        attention: the kernel: ``eager``, ``sdpa``, ``flash_attention_2``, ``flex_attention``; None is the model's choice.
+
+    Raises:
+        InputError: no transformers, no such folder, not a model, or a kernel that it doesn't have.
+    """
+    transformers = _transformers()
+    _check_folder(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        model = transformers.AutoModel.from_pretrained(
+            name, config=config, dtype="auto" if dtype is None else dtype, attn_implementation=attention
+        )
+    except Exception as error:  # transformers raises almost anything for what it can't load
+        if attention is not None and ("attention" in str(error).lower() or attention in str(error)):
+            raise InputError(f"{name}: --attn {attention}: {_first_sentence(error)}; try eager or sdpa") from error
+        raise InputError(f"{name}: is not a model that transformers can load: {_first_sentence(error)}") from error
+    return Pretrained(name, model.eval() if device is None else model.eval().to(device))
+
+
+def feed_text(
+    pretrained: Pretrained,
+    text: str,
+    *,
+    target: str | None = None,
+    global_positions: str | None = None,
+    max_tokens: int | None = None,
+) -> Fed:
+    """A text as the model's tokens.
+
+    Args:
+        pretrained: the model.
+        text: the text.
+        target: what the decoder of an encoder-decoder model reads; None is its start token alone.
+        global_positions: Longformer's and LED's global tokens, as positions (``0``, ``0-3,17``, ``every:512``).
+        max_tokens: cut the text to this many tokens; None cuts nothing.
+
+    Raises:
+        InputError: the model reads no text, there is no tokenizer, or the text is too long.
+    """
+    import torch
+
+    if pretrained.model.main_input_name != "input_ids":
+        raise InputError(
+            f"{pretrained.name}: {type(pretrained.model).__name__} takes {pretrained.model.main_input_name}, not text; "
+            + (
+                "give a picture with --image"
+                if pretrained.model.main_input_name == "pixel_values"
+                else "capture it in Python, with attnviz.capture"
+            )
+        )
+    if not text.strip():
+        raise InputError("the text is empty; give some with --text or --file")
+    tokenizer = _tokenizer(pretrained.name)
+    cut: dict[str, Any] = {} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
+    encoded = tokenizer(text, return_tensors="pt", verbose=False, **cut)
+    length = encoded["input_ids"].shape[1]
+    if not length:
+        raise InputError("the text has no tokens; give a longer one")
+    limit = _limit(pretrained, tokenizer)
+    if limit is not None and length > limit:
+        raise InputError(
+            f"{pretrained.name}: the text has {length} tokens and the model takes {limit}; cut it with --max-tokens {limit}"
+        )
+    inputs = {name: tensor for name, tensor in encoded.items() if pretrained.takes(name)}
+    if global_positions is not None:
+        from attnviz.base.selections import parse_positions
+
+        if not pretrained.takes("global_attention_mask"):
+            raise InputError(f"--global {global_positions}: {type(pretrained.model).__name__} has no global tokens")
+        inputs["global_attention_mask"] = mask = torch.zeros_like(inputs["input_ids"])
+        mask[:, list(parse_positions(global_positions, length))] = 1
+    notes = []
+    if getattr(pretrained.config, "is_encoder_decoder", False):
+        start = pretrained.config.decoder_start_token_id
+        start = pretrained.config.bos_token_id if start is None else start
+        decoded = [start or 0]
+        if target is not None:
+            decoded += tokenizer(text_target=target, add_special_tokens=False)["input_ids"]
+        else:
+            notes.append("no --target: the decoder reads its start token alone")
+        inputs["decoder_input_ids"] = torch.tensor([decoded])
+    elif target is not None:
+        raise InputError(f"--target: {type(pretrained.model).__name__} has no decoder of its own; leave it out")
+    if pretrained.takes("use_cache"):
+        inputs["use_cache"] = False
+    return Fed(_on_device(inputs, pretrained), tokenizer, notes=notes)
+
+
+def feed_picture(pretrained: Pretrained, path: Path) -> Fed:
+    """A picture as the model's pixels.
+
+    Raises:
+        InputError: the model takes no pictures, there is no processor for them, or the file is none.
+    """
+    import torch
+
+    transformers = _transformers()
+    if not pretrained.takes("pixel_values"):
+        raise InputError(
+            f"{pretrained.name}: {type(pretrained.model).__name__} takes {pretrained.model.main_input_name}, not pictures; "
+            f"give a text with --text or --file"
+        )
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise InputError("--image needs Pillow; install it with: pip install 'attnviz[hf]'") from error
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"--image {path}: is not a picture that Pillow reads: {_first_sentence(error)}") from error
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(pretrained.name, backend="pil")
+    except Exception as error:
+        raise InputError(
+            f"{pretrained.name}: there is no image processor (preprocessor_config.json), which says how the model "
+            f"wants its pictures: {_first_sentence(error)}"
+        ) from error
+    pixels = processor(images=picture, return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
+    mean, deviation = (torch.tensor(getattr(processor, name)).view(3, 1, 1) for name in ("image_mean", "image_std"))
+    shown = pixels[0] * deviation + mean if processor.do_normalize else pixels[0]
+    seen = (shown.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    patch = getattr(pretrained.config, "patch_size", None)
+    patches = None
+    if isinstance(patch, int):
+        patches = (pixels.shape[2] // patch, pixels.shape[3] // patch)
+    inputs = {"pixel_values": pixels.to(next(pretrained.model.parameters()).dtype)}
+    return Fed(_on_device(inputs, pretrained), picture=seen, patches=patches)
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError("capture needs transformers; install it with: pip install 'attnviz[hf]'") from error
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return transformers
+
+
+def _check_folder(name: str) -> None:
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            found = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
+            raise InputError(f"{name}: is not a model folder: there is no config.json, only {found or 'nothing'}")
+    elif folder.exists():
+        raise InputError(f"{name}: is a file; name the model's folder, which holds config.json and the weights")
+    elif name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise InputError(f"{name}: there is no such folder")
+
+
+def _tokenizer(name: str) -> Any:
+    folder = Path(name)
+    missing = f"{name}: there is no tokenizer; save it beside the model, with tokenizer.save_pretrained({name!r})"
+    if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise InputError(missing)
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        raise InputError(f"{missing} ({_first_sentence(error)})") from error
+
+
+def _limit(pretrained: Pretrained, tokenizer: Any) -> int | None:
+    """The most tokens that the model has positions for; None where it has no end."""
+    limits = [getattr(pretrained.config, name, None) for name in _LENGTHS]
+    known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    if not known:
+        return None
+    told = getattr(tokenizer, "model_max_length", None)
+    # Some models keep a few positions for themselves, which only the tokenizer knows.
+    return min(*known, told) if isinstance(told, int) and told + 8 >= min(known) else min(known)
+
+
+def _on_device(inputs: dict[str, Any], pretrained: Pretrained) -> dict[str, Any]:
+    device = next(pretrained.model.parameters()).device
+    return {name: value.to(device) if hasattr(value, "to") else value for name, value in inputs.items()}
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    head = text.split(". ")[0]
+    return head if len(head) <= 200 else head[:199] + "…"

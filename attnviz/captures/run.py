@@ -1,0 +1,420 @@
+"""From a running model to maps: ``with capture(model) as run: model(**inputs)``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.base.errors import InputError
+from attnviz.base.writing import atomic, check_output
+from attnviz.captures.calls import Call, Layer, Memo
+from attnviz.captures.listening import TRIED, is_cross, listening
+from attnviz.sources.dumps import dump_metadata, layer_metadata, load, tensors_of
+from attnviz.sources.streams import TensorStream
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from attnviz.plots.plotting import PlotOptions
+
+Label = int | str
+"""A layer: ``5``, or with what kind of attention it is, ``"cross.5"``."""
+
+Labeler = Callable[[Tensor], list[str]]
+"""From token ids, (S,), to their labels."""
+
+_SHARED = ("bias", "key_padding_mask", "query_padding_mask", "attention_mask", "global_mask")
+"""Roles that layers mostly have in common: written once for a group of layers where they do."""
+
+
+@contextmanager
+def capture(
+    model: nn.Module,
+    layers: Collection[Label] | None = None,
+    *,
+    tokenizer: Any = None,
+    out: str | Path | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Iterator[Run]:
+    """Captures q, k, v and the mask of every attention call that a model makes while the block runs.
+
+    The model runs as it would without: the same kernels, the same output to the last bit. Heard are the attention
+    functions of Hugging Face transformers, torch's ``scaled_dot_product_attention`` and ``nn.MultiheadAttention``,
+    and the projections of Longformer, LED and BigBird. q and k are what the kernel saw, after rotary embedding.
+
+    The steps of a ``generate`` with a key-value cache go on from each other and make one growing map a layer. A
+    forward pass that starts anew replaces what was captured before it.
+
+    Args:
+        model: a transformers model, or any ``nn.Module``.
+        layers: the layers to keep, as numbers (in every kind of attention) or labels (``"cross.3"``); None is all.
+        tokenizer: a tokenizer of transformers, which labels the tokens; None leaves them unlabeled.
+        out: a ``.safetensors`` file to write each layer to as soon as it has run, so that memory holds one layer; it
+            is there when the block ends. One forward pass only. None keeps all in memory.
+        metadata: what to note in ``out`` beside attnviz's own.
+
+    Raises:
+        InputError: no attention was heard, or some that can't be captured; no such layer; ``out`` can't be written.
+
+    >>> import attnviz, torch
+    >>> mha = torch.nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    >>> x = torch.randn(1, 5, 16)
+    >>> with attnviz.capture(mha) as run:
+    ...     _ = mha(x, x, x)
+    >>> run.layers, run.inputs(0).q.shape
+    ([0], torch.Size([1, 2, 5, 8]))
+    """
+    run = Run(model, None if layers is None else set(layers), _labeler(tokenizer), metadata or {})
+    with ExitStack() as stack:
+        if out is not None:
+            path = check_output(Path(out), (".safetensors",))
+            temporary = stack.enter_context(atomic(path))
+            run._out = temporary
+            stack.callback(run._close_stream)
+        with listening(model, run._hear, ids=run._note_ids, begin=run._begin):
+            yield run
+        run._finish()
+    if out is not None:
+        run._path = Path(out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ids:
+    forward_pass: int
+    ids: Tensor  # (B, T)
+
+
+class Run:
+    """What :func:`capture` heard; its layers can be had once the block has ended."""
+
+    def __init__(
+        self, model: nn.Module, wanted: set[Label] | None, label: Labeler | None, metadata: dict[str, Any]
+    ) -> None:
+        self._model, self._wanted, self._label, self._metadata = model, wanted, label, metadata
+        self._layers: dict[Label, Layer] = {}
+        self._skipped: set[Label] = set()
+        self._labels: dict[tuple[str, str, int], tuple[str, int]] = {}  # of a module's n-th call of a pass
+        self._heard_in_pass: dict[tuple[str, str], int] = {}
+        self._ids: dict[str, list[_Ids]] = {}
+        self._pass, self._step = 0, False
+        self._memo: Memo = {}
+        self._out: Path | None = None  # where layers go as soon as they have run
+        self._writer: _Writer | None = None
+        self._path: Path | None = None
+        self._picture: Tensor | None = None
+        self._patches: tuple[int, int] | None = None
+        components = {part for name, _ in model.named_modules() for part in name.split(".")}
+        self._has_encoder = "encoder" in components
+
+    @property
+    def name(self) -> str:
+        """The model's class."""
+        return type(self._model).__name__
+
+    @property
+    def layers(self) -> list[Label]:
+        """The layers captured: numbers, and labels like ``"decoder.0"`` and ``"cross.0"``."""
+        if self._path is not None:
+            assert self._writer is not None
+            return list(self._writer.labels)
+        return list(self._layers)
+
+    def show(self, picture: Tensor, patches: tuple[int, int] | None = None) -> None:
+        """Says that the model looks at a picture: its patches label the tokens, and the dump holds it.
+
+        Args:
+            picture: as the model sees it, (height, width, 3) uint8.
+            patches: its rows and columns of patches; None where tokens are no patches.
+        """
+        self._picture, self._patches = picture, patches
+
+    def inputs(self, layer: Label, kind: str | None = None) -> AttentionInputs:
+        """What went into a layer's attention.
+
+        Args:
+            layer: its number, or its label among :attr:`layers`.
+            kind: ``"decoder"``, ``"cross"``, ``"vision"`` or ``"audio"`` with a number; None is the model's plain
+                self-attention.
+
+        Raises:
+            InputError: it wasn't captured.
+        """
+        label: Label = f"{kind}.{layer}" if kind else layer
+        if isinstance(label, str) and label.isdecimal():
+            label = int(label)
+        if label not in self.layers:
+            raise InputError(
+                f"{self.name}: layer {label} was not captured; captured are {_listed(self.layers) or 'none'}"
+            )
+        if self._path is not None:
+            return load(self._path, layer=label)
+        return self._inputs(self._layers[label])
+
+    def plot(self, layer: Label = 0, head: int | None = None, **options: Unpack[PlotOptions]) -> Axes | Figure:
+        """Draws a layer's heads in a grid, or one of them.
+
+        Args:
+            layer: as in :meth:`inputs`.
+            head: the query head; None is all.
+            options: as in :func:`attnviz.plot`.
+
+        Returns:
+            The Axes of one head, or the figure.
+        """
+        from attnviz.plots.plotting import plot, plot_heads
+
+        inputs = self.inputs(layer)
+        return plot_heads(inputs, **options) if head is None else plot(inputs, head, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the layers as a dump, one after another: ``attnviz plot run.safetensors --layer 5``.
+
+        Raises:
+            InputError: not a ``.safetensors`` file, or one that can't be written.
+        """
+        target = check_output(Path(path), (".safetensors",))
+        if self._path is not None:
+            raise InputError(f"{self._path}: holds this run already; copy it to {target}")
+        with atomic(target) as temporary:
+            writer = self._new_writer(temporary)
+            try:
+                for layer in self._layers.values():
+                    writer.add(layer, self._inputs(layer))
+                self._close(writer)
+            finally:
+                writer.abandon()
+
+    def _repr_html_(self) -> str:
+        from attnviz.show.notebook import run_html
+
+        return run_html(self)
+
+    # While the model runs.
+
+    def _begin(self) -> None:
+        self._pass += 1
+        self._step = False
+        self._heard_in_pass.clear()
+
+    def _note_ids(self, module: str, ids: Tensor) -> None:
+        if self._label is not None:
+            self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
+
+    def _hear(self, module: str, call: Call) -> None:
+        group, number = self._place(module, call.cross)
+        label: Label = f"{group}.{number}" if group else number
+        if self._wanted is not None and label not in self._wanted and number not in self._wanted:
+            self._skipped.add(label)
+            return
+        fresh = label not in self._layers
+        layer = self._layers.setdefault(label, Layer(group, number, module))
+        streaming = self._out is not None
+        if streaming and not fresh:
+            raise InputError(
+                f"{self.name}: layer {label} ran twice, and out= writes one forward pass; leave out= away and use "
+                f"run.save to keep the steps of a generate"
+            )
+        went_on = layer.add(call, self._pass, step=self._step, copy=not streaming)
+        self._step = self._step or (went_on and not call.cross)
+        if self._out is not None:
+            self._writer = self._writer or self._new_writer(self._out)
+            self._writer.add(layer, self._inputs(layer))
+            layer.calls.clear()
+
+    def _place(self, module: str, cross: bool) -> tuple[str, int]:
+        """The group and number of a module's call; a module that runs again in the same pass is a further layer."""
+        group = self._group(module, cross)
+        nth = self._heard_in_pass.get((module, group), 0)
+        self._heard_in_pass[module, group] = nth + 1
+        place = (module, group, nth)
+        if place not in self._labels:
+            taken = {number for other, number in self._labels.values() if other == group}
+            named = re.search(r"(?:^|\.)(\d+)(?:\.|$)", module)
+            number = int(named[1]) if named else 0
+            self._labels[place] = (group, max(taken) + 1 if number in taken else number)
+        return self._labels[place]
+
+    def _group(self, module: str, cross: bool) -> str:
+        if cross:
+            return "cross"
+        parts = module.lower().split(".")
+        for group, words in (("vision", ("vision", "visual")), ("audio", ("audio",))):
+            if any(word in part for part in parts for word in words) and not is_cross(module):
+                return group if self._has_text() else ""
+        return "decoder" if self._has_encoder and "decoder" in parts else ""
+
+    def _has_text(self) -> bool:
+        """Whether the model has layers of text beside those of pictures or sound."""
+        return any(
+            not re.search("vision|visual|audio", name.lower()) and "layers.0" in name
+            for name, _ in self._model.named_modules()
+        )
+
+    # Afterwards.
+
+    def _inputs(self, layer: Layer) -> AttentionInputs:
+        first = layer.calls[0]
+        B = first.q.shape[0]
+        T = layer.steps[-1].start + layer.steps[-1].T
+        S = layer.steps[-1].end
+        own, other = self._stacks(layer)
+        tokens = self._tokens(other if first.cross else own, None if first.cross else layer.passes, B, S)
+        query_tokens = self._tokens(own, layer.passes, B, T) if first.cross or T != S else None
+        if tokens is None and self._patches is not None:
+            tokens = patch_labels(self._patches, S, B)
+        return layer.inputs(
+            source=f"{self.name} layer {layer.label}", tokens=tokens, query_tokens=query_tokens, memo=self._memo
+        )
+
+    def _stacks(self, layer: Layer) -> tuple[str | None, str | None]:
+        """The parts of the model whose token ids are a layer's queries, and its keys where it is cross-attention."""
+        module = layer.stack
+        around = [name for name in self._ids if not name or module == name or module.startswith(name + ".")]
+        own = max(around, key=len, default=None)
+        others = [name for name in self._ids if "encoder" in name.split(".") and name != own]
+        return own, others[0] if others else None
+
+    def _tokens(self, stack: str | None, passes: Sequence[int] | None, B: int, length: int) -> list[list[str]] | None:
+        noted = self._ids.get(stack, []) if stack is not None else []
+        parts = [part.ids for part in noted if passes is None or part.forward_pass in passes]
+        if passes is None:
+            parts = parts[-1:]
+        if not parts or self._label is None or any(len(part) != B for part in parts):
+            return None
+        ids = torch.cat(parts, dim=1)
+        if ids.shape[1] != length:
+            return None
+        return [self._label(row) for row in ids]
+
+    def _new_writer(self, path: Path) -> _Writer:
+        modules = sum("att" in type(module).__name__.lower() for module in self._model.modules())
+        tokens = sum(part.ids.numel() for parts in self._ids.values() for part in parts)
+        return _Writer(TensorStream(path, reserve=2048 + 768 * modules + 20 * tokens))
+
+    def _close_stream(self) -> None:
+        if self._writer is not None:
+            self._writer.abandon()
+
+    def _finish(self) -> None:
+        if not self._layers:
+            if self._skipped:
+                raise InputError(
+                    f"{self.name}: none of the layers {_listed(sorted(map(str, self._wanted or ())))} is there; "
+                    f"the model ran layers {_listed(sorted(self._skipped, key=_order))}"
+                )
+            if not self._pass:
+                raise InputError(f"{self.name}: the model did not run inside the block; call it there")
+            raise InputError(f"{self.name}: its attention can't be captured; none went through what was tried: {TRIED}")
+        if self._writer is not None:
+            self._close(self._writer)
+
+    def _close(self, writer: _Writer) -> None:
+        about = dict(self._metadata)
+        if self._picture is not None:
+            writer.add_picture(self._picture)
+        if self._patches is not None:
+            about["patches"] = list(self._patches)
+        writer.close(about)
+
+
+class _Writer:
+    """Layers going into a dump: what layers of a group have in common is written once."""
+
+    def __init__(self, stream: TensorStream) -> None:
+        self.labels: list[Label] = []
+        self._stream = stream
+        self._layers: dict[str, Any] = {}
+        self._groups: dict[str, dict[str, Any]] = {}
+        self._shared: dict[str, Tensor] = {}  # by name, what was written for a group
+
+    def add(self, layer: Layer, inputs: AttentionInputs) -> None:
+        """Writes a layer."""
+        prefix = f"{layer.group}." if layer.group else ""
+        own = f"{prefix}layers.{layer.number}."
+        self.labels.append(layer.label)
+        settings = layer_metadata(inputs)
+        for role, tensor in tensors_of(inputs).items():
+            if role not in _SHARED:
+                self._stream.add(own + role, tensor)
+                continue
+            shared = self._shared.get(prefix + role)
+            if shared is None and not any(label for label in self.labels[:-1] if _group_of(label) == layer.group):
+                self._stream.add(prefix + role, tensor)
+                self._shared[prefix + role] = tensor
+            elif shared is None or not _equal(shared, tensor):
+                self._stream.add(own + role, tensor)
+        # What an earlier layer gave the whole group holds for this one too, unless it says otherwise.
+        settings["without"] = [
+            role for role in _SHARED if prefix + role in self._shared and role not in tensors_of(inputs)
+        ]
+        if not settings["without"]:
+            del settings["without"]
+        common: dict[str, Any] = {name: settings.pop(name) for name in ("tokens", "query_tokens") if name in settings}
+        group = self._groups.setdefault(layer.group, common)
+        settings |= {name: value for name, value in common.items() if group.get(name) != value}
+        self._layers[str(layer.label)] = settings
+
+    def add_picture(self, picture: Tensor) -> None:
+        """Writes the picture the model looked at, (height, width, 3)."""
+        self._stream.add("picture", picture)
+
+    def close(self, metadata: dict[str, Any]) -> None:
+        """Writes the header."""
+        groups = dict(self._groups)
+        self._stream.close(dump_metadata(groups.pop("", {}), groups, self._layers) | metadata)
+
+    def abandon(self) -> None:
+        """Closes the file, finished or not."""
+        self._stream.abandon()
+
+
+def patch_labels(patches: tuple[int, int], S: int, B: int) -> list[list[str]] | None:
+    """Labels of the patches of a picture and of what comes before them; None where the numbers don't fit."""
+    rows, columns = patches
+    before = S - rows * columns
+    if not 0 <= before <= 16:
+        return None
+    extra = ["[CLS]", *(f"[{number}]" for number in range(1, before))][:before]
+    return [[*extra, *(f"{row},{column}" for row in range(rows) for column in range(columns))]] * B
+
+
+def _group_of(label: Label) -> str:
+    return str(label).rpartition(".")[0]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.device == b.device and a.equal(b))
+
+
+def _order(label: Label) -> tuple[str, int]:
+    group, _, number = str(label).rpartition(".")
+    return group, int(number)
+
+
+def _listed(labels: Sequence[Label]) -> str:
+    shown = [str(label) for label in labels]
+    return ", ".join(shown[:12]) + (", …" if len(shown) > 12 else "")
+
+
+def _labeler(tokenizer: Any) -> Labeler | None:
+    if tokenizer is None:
+        return None
+
+    def label(ids: Tensor) -> list[str]:
+        return [token_label(token) for token in tokenizer.convert_ids_to_tokens(ids.tolist())]
+
+    return label
+
+
+def token_label(token: str | None) -> str:
+    """A token as people read it: the marks that tokenizers write for a space and a line break made these again."""
+    return "" if token is None else token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n")

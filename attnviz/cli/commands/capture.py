@@ -1,0 +1,97 @@
+"""``attnviz capture``: what went into a model's attention, to a dump."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnviz.base.errors import InputError
+from attnviz.cli.console import note
+from attnviz.cli.options import command
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+
+    @command(app, example='attnviz capture ./my-model --text "The animal was tired." -o run.safetensors')
+    def capture(
+        model: Annotated[str, typer.Argument(help="Folder of a transformers model, or its name on the hub.")],
+        out: Annotated[Path, typer.Option("--out", "-o", help="Dump to write: .safetensors.", show_default=False)],
+        text: Annotated[str | None, typer.Option(help="Text to run the model on.")] = None,
+        file: Annotated[Path | None, typer.Option(help="File of text to run the model on.")] = None,
+        image: Annotated[Path | None, typer.Option(help="Picture to run the model on.")] = None,
+        target: Annotated[str | None, typer.Option(help="Text for the decoder of an encoder-decoder model.")] = None,
+        layers: Annotated[str, typer.Option(help="Layers to keep: 0,5-7 or all.")] = "all",
+        max_tokens: Annotated[int | None, typer.Option(help="Cut the text to this many tokens.", min=1)] = None,
+        global_: Annotated[
+            str | None,
+            typer.Option("--global", metavar="POSITIONS", help="Global tokens of Longformer and LED: 0  0-3,17."),
+        ] = None,
+        attn: Annotated[
+            str | None, typer.Option(help="Kernel: eager, sdpa, flash_attention_2, …  \\[default: the model's choice]")
+        ] = None,
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+        dtype: Annotated[
+            str | None, typer.Option(help="float16, bfloat16, float32 or float64.  \\[default: the model's own]")
+        ] = None,
+    ) -> None:
+        """Run a model and write what went into its attention: q, k, v, masks and tokens of each layer.
+
+        Each layer is written as soon as it has run, so that memory holds one layer.
+        """
+        from attnviz.base.writing import check_output
+
+        given = {"--text": text, "--file": file, "--image": image}
+        named = [option for option, value in given.items() if value is not None]
+        if len(named) != 1:
+            found = f"{' and '.join(named)} are given" if named else "none is given"
+            raise InputError(f"one of --text, --file and --image says what the model runs on; {found}")
+        check_output(out, (".safetensors",), inputs=[path for path in (file, image) if path is not None])
+        if not out.parent.is_dir():
+            raise InputError(f"{out}: the directory {out.parent} does not exist; make it first")
+        if file is not None:
+            text = _read(file)
+
+        import torch
+
+        from attnviz.base.devices import parse_device, parse_dtype
+        from attnviz.base.selections import parse_indices
+        from attnviz.captures.pretrained import feed_picture, feed_text, load_model
+        from attnviz.captures.run import capture as capture_run
+
+        where, kind = parse_device(device), parse_dtype(dtype)
+        pretrained = load_model(model, dtype=kind, device=where, attention=attn)
+        wanted = None
+        if layers.strip().lower() != "all":
+            wanted = parse_indices(layers, pretrained.layers, option="--layers", noun="layer")
+        if image is not None:
+            fed = feed_picture(pretrained, image)
+        else:
+            assert text is not None
+            fed = feed_text(pretrained, text, target=target, global_positions=global_, max_tokens=max_tokens)
+        for line in fed.notes:
+            note(line)
+        name = type(pretrained.model).__name__
+        about = {"model": name, "attention": pretrained.config._attn_implementation}
+        with (
+            torch.no_grad(),
+            capture_run(pretrained.model, wanted, tokenizer=fed.tokenizer, out=out, metadata=about) as run,
+        ):
+            if fed.picture is not None:
+                run.show(fed.picture, fed.patches)
+            pretrained.model(**fed.inputs)
+        positions = run.inputs(run.layers[0]).S
+        note(f"wrote {out}: {name}, {len(run.layers)} layers of {positions} tokens")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"--file {path}: there is no such file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--file {path}: is not text in UTF-8 (byte {error.start}); convert it") from error
+    except OSError as error:
+        raise InputError(f"--file {path}: cannot be read: {error.strerror}") from error

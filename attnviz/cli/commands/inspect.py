@@ -1,0 +1,59 @@
+"""``attnviz inspect``: what is in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnviz.cli.options import check_choice, command
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+
+    @command(app, example="attnviz inspect dump.safetensors")
+    def inspect(
+        source: Annotated[Path, typer.Argument(help="File to look into.", show_default=False)],
+        format: Annotated[str, typer.Option(help="table or json.")] = "table",
+    ) -> None:
+        """Show the tensors of a file, the role each would play, and what is missing.
+
+        Reads the table of contents, not the tensors, where the format allows it (.safetensors, .npz, .npy).
+        """
+        check_choice("--format", format, ("table", "json"))
+        import json
+
+        from attnviz.cli.console import output
+        from attnviz.show.terminal.tables import contents_table
+        from attnviz.sources.dumps import ROLES, layers_of, missing_roles, role_of
+        from attnviz.sources.files import open_tensors
+
+        file = open_tensors(source)
+        contents, layers = file.contents, layers_of(file.contents)
+        missing = missing_roles(file.contents, file.metadata)
+        if format == "json":
+            document = {
+                "schema": "attnviz.inspect/1",
+                "source": str(source),
+                "bytes": source.stat().st_size,
+                "tensors": [
+                    {"name": n, "shape": list(i.shape), "dtype": i.dtype, "bytes": i.bytes, "role": role_of(n)}
+                    for n, i in contents.items()
+                ],
+                "layers": layers,
+                "missing": missing,
+                "metadata": file.metadata,
+            }
+            print(json.dumps(document, ensure_ascii=False))
+            return
+        console = output()
+        console.print(contents_table(str(source), source.stat().st_size, contents, role_of))
+        lines = [f"layers: {len(layers)} ({layers[0]} to {layers[-1]}); choose one with --layer"] if layers else []
+        settings = {name: value for name, value in file.metadata.items() if not isinstance(value, list | dict)}
+        lines += [f"metadata: {', '.join(f'{name} {value}' for name, value in settings.items())}"] if settings else []
+        lines += [f"token labels: {'yes' if 'tokens' in file.metadata else 'no'}"]
+        lines += [f"missing: {name}, {ROLES[name]}" for name in missing]
+        for line in lines:
+            console.print(line, highlight=False, markup=False)

@@ -1,0 +1,85 @@
+"""``attnviz score``: scores and weights as tables and as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source, Values, check_choice, command
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+
+    @command(app, example="attnviz score dump.safetensors --head 0,2-4 --values logits")
+    def score(
+        source: Source,
+        batch: Batch = "0",
+        head: Heads = "all",
+        values: Values = "weights",
+        choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
+        format: Annotated[str, typer.Option(help="table, json, csv or markdown.")] = "table",
+        rows: Annotated[int, typer.Option(help="Most rows of a table; the middle is left out beyond.", min=2)] = 20,
+        out: Annotated[
+            Path | None,
+            typer.Option("--out", "-o", help="Write all scores and weights: .safetensors, .npz, .csv or .json."),
+        ] = None,
+    ) -> None:
+        """Print the scores of each head, or their softmax, and write them to a file."""
+        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--format", format, ("table", "json", "csv", "markdown"))
+        from attnviz.attention.patterns import GlobalKeys
+        from attnviz.base.selections import parse_indices
+        from attnviz.base.writing import check_output
+        from attnviz.cli.console import note
+        from attnviz.engine.scores import score as compute_scores
+        from attnviz.show import exports
+
+        if out is not None:
+            check_output(out, exports.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
+        inputs = source.load(compute.dtype)
+        items = parse_indices(batch, inputs.B, option="--batch", noun="batch item")
+        heads = parse_indices(head, inputs.H, option="--head", noun="head")
+        pattern = choice.choose(inputs.pattern)
+        # Logits also tell which keys a query does not see; of the global keys it sees all.
+        everything = out is not None or format in ("json", "csv") or not isinstance(pattern, GlobalKeys)
+        results = [
+            compute_scores(
+                inputs,
+                pattern,
+                batch=item,
+                heads=heads,
+                logits=everything or values == "logits",
+                weights=everything or values == "weights",
+                device=compute.device,
+            )
+            for item in items
+        ]
+        if out is not None:
+            exports.write_results(out, results)
+            note(f"wrote {out}")
+        if format == "json":
+            typer.echo(exports.to_json(results), nl=False)
+        elif format == "csv":
+            typer.echo(exports.to_csv(results), nl=False)
+        elif format == "markdown":
+            texts = [exports.to_markdown(result, h, values=values) for result in results for h in heads]
+            typer.echo("\n".join(texts), nl=False)
+        else:
+            from attnviz.cli.console import output
+            from attnviz.show.terminal.tables import score_table
+
+            console = output()
+            for result in results:
+                if len(results) > 1:
+                    console.print(f"batch item {result.item.batch}", style="bold")
+                for h in heads:
+                    for of_global in (False, True) if len(result.global_queries) else (False,):
+                        table = score_table(
+                            result, h, values=values, rows=rows, width=console.width, of_global=of_global
+                        )
+                        console.print(table)
+                        console.print()

@@ -1,0 +1,194 @@
+"""``attnviz snapshot``: keeps what attention was, and says whether it still is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attnviz.base.errors import InputError
+from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice, command
+
+if TYPE_CHECKING:
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.patterns import Pattern
+    from attnviz.compare.snapshots.snapshot import Snapshot
+
+PICTURES = (".png", ".pdf", ".svg")
+
+
+@dataclass(frozen=True)
+class Kept(Source):
+    """A source that is always named: the file of the snapshot comes after it."""
+
+    source: Annotated[
+        Path, typer.Argument(help="Dump to read: .safetensors, .npz, .npy, .pt or .pth.", show_default=False)
+    ] = field()
+
+
+File = Annotated[Path, typer.Argument(help="Snapshot: .json, or .npz for many cells.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the program."""
+    snapshot = typer.Typer(
+        name="snapshot",
+        help="Keep reduced maps and statistics in a small text file, and check a later run against it: for CI.",
+        epilog="Example:  attnviz snapshot save dump.safetensors attention.json --pattern causal",
+    )
+    app.add_typer(snapshot)
+
+    @command(snapshot, example="attnviz snapshot save dump.safetensors attention.json --pattern causal")
+    def save(
+        source: Kept,
+        file: File,
+        head: Heads = "all",
+        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+        values: Values = "weights",
+        choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        queries: Annotated[str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only.")] = None,
+        keys: Annotated[str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only.")] = None,
+        cells: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 32,
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Write a snapshot: the maps of heads in few cells, their statistics and the settings, for review and for CI."""
+        check_choice("--values", values, ("weights", "logits"))
+        from attnviz.base.selections import parse_index, parse_indices, parse_range
+        from attnviz.base.words import count
+        from attnviz.base.writing import check_output
+        from attnviz.cli.console import note
+        from attnviz.compare.snapshots.files import MOST_CELLS, SUFFIXES, write_snapshot
+
+        check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
+        if file.suffix.lower() == ".json" and cells > MOST_CELLS:
+            raise InputError(f"--cells {cells}: text that is reviewed has {MOST_CELLS} at most; name a .npz")
+        inputs = source.load(compute.dtype)
+        found = _taken(
+            inputs,
+            choice.choose(inputs.pattern),
+            compute.device,
+            heads=parse_indices(head, inputs.H, option="--head", noun="head"),
+            batch=parse_index(batch, inputs.B, option="--batch", noun="batch item"),
+            values=values,
+            cells=cells,
+            queries=None if queries is None else parse_range(queries, inputs.T, option="--queries"),
+            keys=None if keys is None else parse_range(keys, inputs.S, option="--keys"),
+        )
+        write_snapshot(file, found)
+        rows, columns = next(iter(found.heads[0].cells.values())).shape
+        note(f"wrote {file}: {count(len(found.heads), 'head')}, {found.settings['pattern']}, {rows} × {columns} cells")
+
+    @command(snapshot, example="attnviz snapshot check dump.safetensors attention.json -o difference.png")
+    def check(
+        source: Kept,
+        file: File,
+        choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
+        atol: Annotated[
+            float | None, typer.Option(help="Absolute tolerance.  \\[default: by the snapshot's dtype]", min=0)
+        ] = None,
+        rtol: Annotated[
+            float | None, typer.Option(help="Tolerance relative to the snapshot.  \\[default: by its dtype]", min=0)
+        ] = None,
+        out: Annotated[
+            Path | None,
+            typer.Option(
+                "--out", "-o", help="Draw stored, now and the difference where they differ: .png, .pdf or .svg."
+            ),
+        ] = None,
+    ) -> None:
+        """Check SOURCE against a snapshot, with the heads, values and cells that it keeps.
+
+        Ends with 0 where it holds, with 1 where a value, a token or a setting is not what was stored, with 2 on bad
+        input. Without --pattern the snapshot's own is taken, where it has a name, else the dump's.
+        """
+        from attnviz.base.writing import check_output
+        from attnviz.cli.console import note, output
+        from attnviz.compare.heads import Tolerance
+        from attnviz.compare.snapshots.files import read_snapshot
+        from attnviz.compare.snapshots.snapshot import compare_snapshots, locate
+
+        if out is not None:
+            check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
+        stored = read_snapshot(file)
+        inputs = source.load(compute.dtype)
+        pattern = _pattern(choice, inputs, stored)
+        heads = [one.head for one in stored.heads]
+        batch = stored.settings.get("batch", 0)
+        for name, wanted, size in (
+            ("head", max(heads, default=0), inputs.H),
+            ("batch item", batch, inputs.B),
+            ("query", stored.queries.stop - 1, inputs.T),
+            ("key", stored.keys[-1], inputs.S),
+        ):
+            if not isinstance(wanted, int) or not 0 <= wanted < size:
+                raise InputError(
+                    f"{inputs.source}: {file} keeps {name} {wanted}, and there are {size} (0 to {size - 1}); "
+                    f"is it a snapshot of another dump?"
+                )
+        now = _taken(
+            inputs,
+            pattern,
+            compute.device,
+            heads=heads,
+            batch=batch,
+            values=str(stored.settings["values"]),
+            cells=max((max(cells.shape) for one in stored.heads for cells in one.cells.values()), default=1),
+            queries=_part(stored.queries, inputs.T),
+            keys=_part(stored.keys, inputs.S) if isinstance(stored.keys, range) else None,
+        )
+        allowed = stored.tolerance
+        allowed = Tolerance(allowed.atol if atol is None else atol, allowed.rtol if rtol is None else rtol)
+        found = compare_snapshots(stored, now, allowed)
+        if out is not None and not found.within:
+            from attnviz.cli.console import drawing
+            from attnviz.show.figures.snapshot import write_difference
+
+            with drawing():
+                drawn = write_difference(out, found)
+            note(f"wrote {out}" if drawn else f"{out}: not drawn, as the two have no cells in common")
+        console = output()
+        where = locate(inputs, pattern, found.cells[0], now) if found.cells else None
+        first, *rest = found.report(where=where).split("\n")
+        console.print(f"{file}: {first}", style="green" if found.within else "bold red", highlight=False, markup=False)
+        for line in rest:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(0 if found.within else 1)
+
+
+def _taken(inputs: AttentionInputs, pattern: Pattern, device: str, **how: Any) -> Snapshot:
+    """The snapshot, with a bar: each head's rows go by twice, for statistics and for cells."""
+    from attnviz.cli.progress import rows_progress
+    from attnviz.compare.snapshots.snapshot import take_snapshot
+
+    rows = inputs.T + len(how["queries"] or range(inputs.T))
+    with rows_progress(rows * len(how["heads"]), "snapshot") as progress:
+        return take_snapshot(inputs, pattern, device=device, progress=progress, **how)
+
+
+def _part(positions: range, size: int) -> range | None:
+    return None if positions == range(size) else positions
+
+
+def _pattern(choice: PatternChoice, inputs: AttentionInputs, stored: Snapshot) -> Pattern:
+    """The pattern asked for; else the snapshot's, where a name of the command line makes it; else the dump's."""
+    chosen = choice.choose(inputs.pattern)
+    kept = str(stored.settings.get("pattern"))
+    if choice.given() or str(chosen) == kept:
+        return chosen
+    from attnviz.attention.patterns import NAMES, named_pattern
+
+    settings = {name: re.search(rf"{name} (\d+)", kept) for name in ("window", "dilation")}
+    of_local = {name: int(found[1]) for name, found in settings.items() if found}
+    for name in NAMES:
+        for causal in (False, True):
+            try:
+                named = named_pattern(name, causal=causal, **(of_local if "local" in name else {}))
+            except InputError:
+                continue
+            if str(named) == kept:
+                return named
+    return chosen

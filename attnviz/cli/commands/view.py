@@ -1,0 +1,63 @@
+"""``attnviz view``: the interactive page with deep zoom, from a server on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from attnviz.cli.options import Compute, Heads, PatternChoice, Source, command
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the program."""
+
+    @command(app, example="attnviz view dump.safetensors --pattern causal")
+    def view(
+        source: Source,
+        head: Heads = "all",
+        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+        choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
+        memory: Annotated[
+            str | None,
+            typer.Option(
+                metavar="SIZE", help="Bound on the maps that are kept, and on each computation.  \\[default: 1GiB kept]"
+            ),
+        ] = None,
+        port: Annotated[
+            int,
+            typer.Option(help="Port to serve at.  \\[default: one that is free]", min=0, max=65535, show_default=False),
+        ] = 0,
+        browser: Annotated[
+            bool, typer.Option("--browser/--no-browser", help="Whether to open the page in a browser.")
+        ] = True,
+    ) -> None:
+        """Look at every layer and head in a browser, from the whole map down to single weights, at any length.
+
+        Serves the page to this machine alone, at an address with a secret in it, until Ctrl-C. The first look at a
+        head makes one pass over its map; tiles are then made as you zoom. --layer takes several, too: 0,2-4.
+        """
+        import secrets
+        import webbrowser
+        from threading import Thread
+
+        from attnviz.base.selections import parse_bytes
+        from attnviz.cli.console import note
+        from attnviz.cli.layers import page_layers, title
+        from attnviz.cli.progress import rows_progress
+        from attnviz.pages.server import HOST, listen, serve
+        from attnviz.pages.viewer import Viewer
+
+        bound = None if memory is None else parse_bytes(memory)
+        layers = page_layers(source, head, batch, choice, compute)
+        viewer = Viewer(layers, title(source), memory=bound, watch=rows_progress)
+        with listen(port) as listening:
+            token = secrets.token_urlsafe(24)
+            address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
+            print(address, flush=True)
+            note("Ctrl-C ends it")
+            if browser:
+                # Beside the server: some browsers return only when they are closed.
+                Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+            serve(viewer, listening, token)

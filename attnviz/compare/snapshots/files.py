@@ -1,0 +1,184 @@
+"""Snapshots as files that a reviewer reads: JSON with a row of cells a line, or .npz where they are large."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from attnviz.base.errors import InputError
+from attnviz.base.writing import atomic
+from attnviz.compare.snapshots.snapshot import HeadSnapshot, Snapshot
+from attnviz.engine.reducer import Cells
+from attnviz.sources.files import METADATA, open_tensors, write_tensors
+
+SCHEMA = "attnviz.snapshot/1"
+SUFFIXES = (".json", ".npz")
+MOST_CELLS = 64
+"""Cells a side beyond which nobody reviews text."""
+
+_MOST_BYTES = 64 << 20  # of a JSON file: it is read whole
+
+
+def write_snapshot(path: Path, snapshot: Snapshot) -> None:
+    """Writes a snapshot, whole or not at all; the format is the suffix's.
+
+    Raises:
+        InputError: an unknown suffix, too many cells for text, or a path that cannot be written.
+    """
+    if path.suffix.lower() == ".npz":
+        tensors = {
+            f"head.{one.head}.{name}": torch.from_numpy(np.ascontiguousarray(cells))
+            for one in snapshot.heads
+            for name, cells in one.cells.items()
+        }
+        # JSON text, so that the key order and the numbers of the two formats are one.
+        write_tensors(path, tensors, _described(snapshot, cells=False))
+        return
+    text = snapshot_text(snapshot)
+    if path.suffix.lower() != ".json":
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(SUFFIXES)}")
+    largest = max((max(cells.shape) for one in snapshot.heads for cells in one.cells.values()), default=0)
+    if largest > MOST_CELLS:
+        raise InputError(
+            f"{path}: {largest} cells a side are too many to review as text, the most is {MOST_CELLS}; "
+            f"write .npz, or keep fewer cells"
+        )
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def snapshot_text(snapshot: Snapshot) -> str:
+    """The JSON of a snapshot: a setting, a statistic or a row of cells a line, numbers rounded to its decimals."""
+    return _lines(_described(snapshot, cells=True)) + "\n"
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """The snapshot in a file.
+
+    Raises:
+        InputError: there is no such file, or it is no snapshot.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; a snapshot is {' or '.join(SUFFIXES)}")
+    arrays: dict[str, Cells] | None = None
+    if path.suffix.lower() == ".npz":
+        file = open_tensors(path)
+        arrays = {name: file.read(name).double().numpy() for name in file.contents if name != METADATA}
+        document: Any = dict(file.metadata)
+    else:
+        try:
+            size = path.stat().st_size
+            if size > _MOST_BYTES:
+                raise InputError(f"{path}: has {size:,} bytes, which is no snapshot's size; large ones are .npz")
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: there is no such file; make it with attnviz snapshot save") from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: is not JSON: {error}; write it again (attnviz snapshot save)") from error
+    try:
+        return _snapshot(document, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        schema = document.get("schema") if isinstance(document, dict) else None
+        found = f"its schema is {schema!r}" if schema != SCHEMA else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{path}: is not a snapshot ({found}), wanted schema {SCHEMA!r}; write it again (attnviz snapshot save)"
+        ) from error
+
+
+def _described(snapshot: Snapshot, *, cells: bool) -> dict[str, Any]:
+    def number(value: float | None) -> float | None:
+        if value is None or not math.isfinite(value):
+            return None
+        rounded = round(float(value), snapshot.decimals) + 0.0  # never -0.0
+        return int(rounded) if rounded == int(rounded) else rounded
+
+    document: dict[str, Any] = {"schema": SCHEMA, "settings": snapshot.settings, "decimals": snapshot.decimals}
+    document["queries"] = [snapshot.queries.start, snapshot.queries.stop]
+    keys = snapshot.keys
+    document |= {"keys": [keys.start, keys.stop]} if isinstance(keys, range) else {"global_keys": list(keys)}
+    for name, tokens in (("query_tokens", snapshot.query_tokens), ("key_tokens", snapshot.key_tokens)):
+        if tokens is not None:
+            document[name] = list(tokens)
+    document["heads"] = [
+        {
+            "head": one.head,
+            "statistics": {name: number(value) for name, value in one.statistics.items()},
+            **(
+                {name: [[number(value) for value in row] for row in grid.tolist()] for name, grid in one.cells.items()}
+                if cells
+                else {"cells": list(one.cells)}
+            ),
+        }
+        for one in snapshot.heads
+    ]
+    return document
+
+
+def _snapshot(document: Any, arrays: dict[str, Cells] | None) -> Snapshot:
+    if document["schema"] != SCHEMA:
+        raise ValueError(document["schema"])
+    queries = range(*map(_whole, document["queries"]))
+    keys: Sequence[int] = (
+        range(*map(_whole, document["keys"])) if "keys" in document else tuple(map(_whole, document["global_keys"]))
+    )
+    if not queries or not keys:
+        raise ValueError("it covers no positions")
+    heads = []
+    for one in document["heads"]:
+        head = _whole(one["head"])
+        if arrays is None:
+            grids = {name: _grid(value) for name, value in one.items() if name not in ("head", "statistics")}
+        else:
+            grids = {name: arrays[f"head.{head}.{name}"] for name in one["cells"]}
+        for name, grid in grids.items():
+            if grid.ndim != 2 or not 0 < grid.shape[0] <= len(queries) or not 0 < grid.shape[1] <= len(keys):
+                raise ValueError(f"{name} of head {head} has shape {grid.shape}")
+        numbers = {name: None if value is None else float(value) for name, value in one["statistics"].items()}
+        heads.append(HeadSnapshot(head, numbers, grids))
+    settings = dict(document["settings"])
+    if settings["values"] not in ("weights", "logits"):
+        raise ValueError(f"values {settings['values']!r}")
+    tokens = [_texts(document.get(name), len(at)) for name, at in (("query_tokens", queries), ("key_tokens", keys))]
+    return Snapshot(settings, queries, keys, tokens[0], tokens[1], heads)
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int):
+        raise ValueError(f"{value!r} is no position")
+    return value
+
+
+def _grid(rows: Any) -> Cells:
+    return np.array([[math.nan if value is None else float(value) for value in row] for row in rows], dtype=np.float64)
+
+
+def _texts(value: Any, count: int) -> list[str] | None:
+    if value is None:
+        return None
+    if len(value) != count or not all(isinstance(one, str) for one in value):
+        raise ValueError(f"{len(value)} tokens for {count} positions")
+    return list(value)
+
+
+def _lines(value: Any, depth: int = 0) -> str:
+    """JSON with an entry a line, down to lists of plain values, which stay on one."""
+    plain = not isinstance(value, (dict, list)) or (
+        isinstance(value, list) and not any(isinstance(one, (dict, list)) for one in value)
+    )
+    if plain or not value:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    inside, outside = "  " * (depth + 1), "  " * depth
+    if isinstance(value, dict):
+        entries = [f"{json.dumps(key, ensure_ascii=False)}: {_lines(one, depth + 1)}" for key, one in value.items()]
+    else:
+        entries = [_lines(one, depth + 1) for one in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return opening + "\n" + ",\n".join(inside + entry for entry in entries) + f"\n{outside}{closing}"

@@ -1,0 +1,184 @@
+"""One map over several processes: each rank reduces a share of the query rows, rank 0 puts the picture together.
+
+Shares are cut where blocks of rows end in a single process too, so that the picture has the same bits however many
+ranks make it. A rank reads the queries of its share only. Started by ``torchrun --nproc-per-node N -m attnviz ...``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from attnviz.attention.inputs import AttentionItem
+from attnviz.attention.patterns import Pattern
+from attnviz.base.errors import InputError
+from attnviz.engine.reducer import Positions, Progress, Reduced, TileSize, reduce_map, row_groups
+
+
+class RankError(RuntimeError):
+    """Another rank stopped before the work was done."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that make one picture."""
+
+    rank: int
+    size: int
+
+    def reduce_map(
+        self,
+        item: AttentionItem,
+        pattern: Pattern,
+        head: int,
+        row_edges: Positions,
+        column_edges: Positions,
+        *,
+        reductions: Sequence[str] = ("max",),
+        values: str = "weights",
+        memory: int | None = None,
+        progress: Progress | None = None,
+    ) -> Reduced:
+        """As :func:`attnviz.engine.reducer.reduce_map`, over all ranks; the whole of it on rank 0, a share on others.
+
+        Raises:
+            RankError: another rank stopped.
+        """
+        options: dict[str, Any] = {"reductions": reductions, "values": values, "memory": memory}
+        if self.size == 1:
+            return reduce_map(item, pattern, head, row_edges, column_edges, **options, progress=progress)
+        cells = (len(row_edges) - 1, len(column_edges) - 1)
+        tile = TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
+        cuts = shares(item, pattern, row_edges, tile.rows, self.size)
+        first, last = cuts[self.rank], cuts[self.rank + 1]
+        own = None
+        if first < last:
+            edges = row_edges[first : last + 1]
+            # The tile is that of the whole picture: a smaller share must not get larger tiles.
+            own = reduce_map(item, pattern, head, edges, column_edges, **options, tile=tile, progress=progress)
+        shape = (cells[0], cells[1])
+        try:
+            return self._gathered(item, own, cuts, row_edges, shape, tuple(reductions))
+        except RuntimeError as error:
+            raise RankError(
+                f"another rank stopped before the map was done; nothing was written ({_first(error)})"
+            ) from error
+
+    def wait(self) -> None:
+        """Returns when every rank has come here: those without a share too, before rank 0 writes.
+
+        Raises:
+            RankError: another rank stopped.
+        """
+        if self.size == 1:
+            return
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise RankError(f"another rank stopped before the work was done ({_first(error)})") from error
+
+    def _gathered(
+        self,
+        item: AttentionItem,
+        own: Reduced | None,
+        cuts: list[int],
+        row_edges: Positions,
+        shape: tuple[int, int],
+        reductions: tuple[str, ...],
+    ) -> Reduced:
+        where = item.device if dist.get_backend() == "nccl" else torch.device("cpu")
+
+        def gather(name: str, whole: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
+            """Fills ``whole`` on rank 0 with every rank's rows, those from bounds[r] to bounds[r + 1]."""
+            if self.rank:
+                if own is not None:
+                    dist.send(torch.as_tensor(getattr(own, name)).contiguous().to(where), 0)
+                return whole
+            for rank in range(self.size):
+                if bounds[rank] == bounds[rank + 1]:
+                    continue
+                target = whole[bounds[rank] : bounds[rank + 1]]
+                if rank == 0:
+                    assert own is not None
+                    target.copy_(torch.as_tensor(getattr(own, name)))
+                else:
+                    incoming = torch.empty_like(target, device=where)
+                    dist.recv(incoming, rank)
+                    target.copy_(incoming)
+            return whole
+
+        cells = {name: gather(name, torch.empty(shape, dtype=torch.float64), cuts).numpy() for name in reductions}
+        counts = gather("counts", torch.empty(shape[0], dtype=torch.int64), cuts).numpy()
+        rows = [int(row_edges[cut]) - int(row_edges[0]) for cut in cuts]
+        lse = gather("log_sum_exp", torch.empty(rows[-1], dtype=item.compute_dtype), rows)
+        return Reduced(cells.get("max"), cells.get("mass"), counts, lse)
+
+
+@contextmanager
+def ranks(device: str) -> Iterator[Ranks]:
+    """This process among those that ``torchrun`` started; one alone where it did not.
+
+    Args:
+        device: the device asked for; ranks on CUDA talk by nccl, others by gloo.
+
+    Raises:
+        InputError: the processes do not find each other.
+        RankError: another rank stopped.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Ranks(0, 1)
+        return
+    on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    try:
+        dist.init_process_group("nccl" if on_cuda else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{size} ranks were to work together and do not find each other: {_first(error)}") from error
+    try:
+        world = Ranks(dist.get_rank(), size)
+        yield world
+        world.wait()  # nobody leaves before rank 0 has written
+    finally:
+        dist.destroy_process_group()
+
+
+def rank_device(device: str) -> str:
+    """The device of this rank: with ``auto`` or ``cuda``, each rank of a machine has a GPU of its own."""
+    local = os.environ.get("LOCAL_RANK")
+    if local is None or device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
+
+
+def shares(item: AttentionItem, pattern: Pattern, row_edges: Positions, rows: int, size: int) -> list[int]:
+    """Where to cut rows of cells into ``size`` shares of about the same work: ``size + 1`` indices of ``row_edges``.
+
+    Cuts lie between groups of rows, as :func:`attnviz.engine.reducer.row_groups` makes them.
+    """
+    reach = pattern.reach(item)
+    shared = 0 if reach.keys is None else len(reach.keys)
+    work, ends = [0], [0]
+    for group in row_groups(row_edges, rows * reach.step):
+        work.append(work[-1] + len(group) * (len(reach.span(group, item.S)) + shared))
+        ends.append(group.stop)
+    index = {int(edge): n for n, edge in enumerate(row_edges)}
+    places = [(done, index[end]) for done, end in zip(work[1:], ends[1:], strict=True) if end in index]
+    cuts = [0]
+    for rank in range(1, size):
+        wanted = work[-1] * rank / size
+        cuts.append(max(cuts[-1], min(places, key=lambda place: abs(place[0] - wanted))[1]))
+    return [*cuts, len(row_edges) - 1]
+
+
+def _first(error: Exception) -> str:
+    """The first words of an error: gloo's begin with a file of PyTorch's own and end with advice that helps nobody."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return shorten(re.sub(r"^\[.*?\] *", "", line), 100, placeholder="…")

@@ -1,0 +1,144 @@
+"""A whole model in small maps: a row a layer, a map a head, one layer in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.base.errors import InputError
+from attnviz.captures.run import Run
+from attnviz.engine.reducer import Progress
+from attnviz.maps.map import AttentionMap, attention_map
+from attnviz.sources.dumps import layers_of, load
+from attnviz.sources.files import open_tensors
+
+if TYPE_CHECKING:
+    from attnviz.attention.patterns import Pattern
+
+Label = int | str
+
+
+@dataclass(frozen=True)
+class OverviewRow:
+    """One layer of an overview: its label, None where there is one without, and the maps of its heads."""
+
+    layer: Label | None
+    maps: tuple[AttentionMap, ...]
+
+
+class Layers:
+    """The layers of a model, each read when it is wanted and forgotten after.
+
+    Args:
+        source: a dump's path, what :func:`attnviz.capture` gave, or inputs: of one layer, or of several in order.
+        chosen: the labels wanted, in the order wanted; None is all.
+
+    Raises:
+        InputError: a label that is not there.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Run | AttentionInputs | Sequence[AttentionInputs],
+        chosen: Sequence[Label] | None = None,
+    ) -> None:
+        name, self._read, there = _opened(source)
+        for label in chosen or ():
+            if label not in there:
+                listed = ", ".join(map(str, there[:12])) + (", …" if len(there) > 12 else "")
+                raise InputError(
+                    f"{name}: there is no layer {label!r}; there are {'none' if there == [None] else listed}"
+                )
+        self.labels: list[Label | None] = list(there if chosen is None else chosen)
+
+    def __iter__(self) -> Iterator[tuple[Label | None, AttentionInputs]]:
+        for label in self.labels:
+            yield label, self._read(label)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def _opened(
+    source: str | Path | Run | AttentionInputs | Sequence[AttentionInputs],
+) -> tuple[str, Callable[[Label | None], AttentionInputs], Sequence[Label | None]]:
+    """A source's name, what reads a layer of it, and the labels of its layers."""
+    if isinstance(source, AttentionInputs):
+        alone = source
+        return alone.source, lambda label: alone, [None]
+    if isinstance(source, Run):
+        run = source
+
+        def of_run(label: Label | None) -> AttentionInputs:
+            assert label is not None
+            return run.inputs(label)
+
+        return "the captured run", of_run, run.layers
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        contents = open_tensors(path).contents
+        there: Sequence[Label | None] = layers_of(contents) if "q" not in contents else []
+        return f"{path}", lambda label: load(path, layer=label), there or [None]
+    several = list(source)
+    if not several:
+        raise InputError("an overview of no layers; give the inputs of one or more")
+
+    def of_list(label: Label | None) -> AttentionInputs:
+        assert isinstance(label, int)
+        return several[label]
+
+    return several[0].source, of_list, range(len(several))
+
+
+def overview_rows(
+    layers: Iterable[tuple[Label | None, AttentionInputs]],
+    pattern: Pattern | None = None,
+    *,
+    heads: Sequence[int] | None = None,
+    batch: int = 0,
+    values: str = "weights",
+    reduce: str = "max",
+    pixels: int = 64,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> list[OverviewRow]:
+    """Small maps of every head of every layer, exact, in one pass over each layer.
+
+    Args:
+        layers: labels and inputs, such as :class:`Layers`; each is let go before the next is read.
+        pattern: which query sees which key; None is each layer's own, else the global keys.
+        heads: the query heads of each layer; None is all.
+        batch, values, reduce, pixels, device, dtype, memory, progress: as in :func:`attnviz.attention_map`.
+
+    Raises:
+        InputError: as :func:`attnviz.attention_map`.
+    """
+    rows = []
+    for label, inputs in layers:
+        chosen = range(inputs.H) if heads is None else heads
+        maps = [
+            attention_map(
+                inputs,
+                head,
+                pattern,
+                batch=batch,
+                values=values,
+                reduce=reduce,
+                pixels=pixels,
+                device=device,
+                dtype=dtype,
+                memory=memory,
+                progress=progress,
+            )
+            for head in chosen
+        ]
+        del inputs  # before the next layer is read
+        rows.append(OverviewRow(label, tuple(replace(shown, layer=label) for shown in maps)))
+    return rows

@@ -1,0 +1,132 @@
+"""What stands at the sides of a map: the attention each key receives, and the entropy of each query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import GlobalKeys
+from attnviz.base.devices import parse_device, parse_dtype
+from attnviz.engine.scores import Block, blocks, check_heads
+from attnviz.maps.map import checked_range, shown_keys
+
+if TYPE_CHECKING:
+    from attnviz.attention.patterns import Pattern
+
+_FAR = -1e4
+"""A logit this far below the peak has weight 0 in any dtype."""
+
+Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Marginals:
+    """A number for each key and each query of a map, exact whatever its length.
+
+    Args:
+        received: (len(keys),) the mean weight on a key, over the queries shown that see it; NaN where none does.
+        entropy: (len(queries),) the entropy in nats of a query's weights on all the keys it sees, also those that are
+            not shown; NaN where it sees nothing.
+        queries, keys: the positions they are of.
+    """
+
+    received: Numbers
+    entropy: Numbers
+    queries: range
+    keys: Sequence[int]
+
+
+def marginals(
+    inputs: AttentionInputs,
+    head: int,
+    pattern: Pattern | None = None,
+    *,
+    batch: int = 0,
+    queries: range | None = None,
+    keys: range | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Marginals:
+    """The attention that each key receives and the entropy of each query, in one pass over blocks of rows.
+
+    Args:
+        inputs, head, pattern, batch, queries, keys, device, dtype: as in :func:`attnviz.attention_map`.
+        progress: called with the number of rows done, as they are.
+
+    Raises:
+        InputError: as :func:`attnviz.attention_map`.
+
+    >>> import attnviz
+    >>> from attnviz.attention.patterns import Local
+    >>> sides = attnviz.marginals(attnviz.synthesize(), 0, Local(0))
+    >>> sides.received.tolist() == [1.0] * 10, sides.entropy.tolist() == [0.0] * 10
+    (True, True)
+    """
+    check_heads(inputs, [head])
+    pattern = pattern or inputs.pattern or GlobalKeys()
+    where = inputs.q.device if device is None else parse_device(device)
+    item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
+    queries = checked_range(queries, item.T, "queries", inputs.source)
+    shown = shown_keys(item, pattern, keys)
+    sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
+    seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
+    entropy = torch.full((item.T,), torch.nan, dtype=torch.float64, device=item.device)
+    sink = None if inputs.sinks is None else float(inputs.sinks[head])
+    with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
+        for block in blocks(item, pattern, head, queries=queries, weights=False):
+            sums.index_add_(0, block.keys, _add(block, sink, seen, entropy).double())
+            if progress is not None:
+                progress(len(block.rows))
+    received = torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy()
+    return Marginals(received[np.asarray(shown)], entropy.cpu().numpy()[queries.start : queries.stop], queries, shown)
+
+
+def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Tensor:
+    """The sum of the weights on each key of a block of logits, (n,); counts who sees it and notes the entropies.
+
+    With ``z`` the logits below the row's peak and ``Z`` the sum of their exp, a row's entropy is
+    ``log Z - sum(exp(z) z) / Z``: no logarithm a pair, and nothing large that cancels.
+    """
+    logits = block.values
+    n = len(block.keys)
+    if bool((block.visible == n).all()):
+        seen[block.keys] += len(block.rows)
+    else:
+        seen.index_add_(0, block.keys, (logits > -torch.inf).sum(0))
+    if not n:
+        return logits.new_zeros(0)
+    sees = block.visible > 0
+    peak = torch.where(sees, logits.amax(1), 0)
+    if sink is not None:
+        peak = peak.clamp(min=sink)
+    z = logits.sub_(peak[:, None]).clamp_(min=_FAR)  # exp of that is 0, and 0 times it too, unlike -inf
+    exp = z.exp()  # (b, n)
+    mass = exp.sum(1)
+    total = mass
+    if sink is not None:
+        total = mass + torch.exp(sink - peak)
+    share = torch.where(sees, 1 / total, 0)
+    received = share @ exp
+    each = total.log() * (mass * share) - z.mul_(exp).sum(1) * share
+    entropy[block.rows] = torch.where(sees, each.clamp_(min=0), torch.nan).double()
+    return received
+
+
+def of_cells(numbers: Numbers, cells: int) -> np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]:
+    """Least, mean and largest of the numbers that each of ``cells`` cells stands for, (3, cells); NaN where all are."""
+    edges = np.arange(cells + 1) * len(numbers) // cells
+    there = np.isfinite(numbers)
+    counts = np.add.reduceat(there.astype(np.float64), edges[:-1])
+    blank = counts == 0
+    least = np.minimum.reduceat(np.where(there, numbers, np.inf), edges[:-1])
+    most = np.maximum.reduceat(np.where(there, numbers, -np.inf), edges[:-1])
+    mean = np.add.reduceat(np.where(there, numbers, 0.0), edges[:-1]) / np.maximum(counts, 1)
+    found: np.ndarray[Any, Any] = np.where(blank, np.nan, [least, mean, most])
+    return found

@@ -1,0 +1,299 @@
+"""Why a query may see a key: the parts of a pattern that make each pair visible, in as many cells as a picture shows.
+
+Query bin i covers the queries ``floor(i*T/P) .. floor((i+1)*T/P) - 1``, key bins likewise, as in
+:mod:`attnviz.maps.map`. A cell has every reason that any of its pairs has. Blocks of queries stream through; nothing of
+the size of the map is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnviz.attention.inputs import AttentionInputs, AttentionItem
+from attnviz.attention.patterns import GlobalKeys, Pattern, Reach
+from attnviz.base.errors import InputError
+from attnviz.engine.reducer import Cells, Positions, bin_edges
+from attnviz.maps.map import attention_map, checked_range
+
+ReasonCells = np.ndarray[tuple[int, int], np.dtype[np.int64]]
+
+SEVERAL = "several"
+"""What a pair or a cell with more than one reason is called."""
+
+_BLOCK_ROWS = 256  # a band's edge crosses blocks of this many rows and keys, whose pairs are asked one by one
+_BLOCK_PAIRS = 1 << 20
+
+
+@dataclass(frozen=True)
+class ReasonMap:
+    """Who may see whom and why, ready to draw.
+
+    Args:
+        reasons: n names, one a part of the pattern.
+        cells: (P, P') sets of reasons as bits: bit i is set where a pair of the cell is visible by ``reasons[i]``.
+        pairs: how many of the pairs shown have exactly this set of reasons, by the set's bits; 0 is not visible.
+        queries, keys: the positions that the rows and the columns cover.
+        query_labels, key_labels: a label for each of them, where there are labels.
+        pattern: the pattern's name.
+        weights: (P, P') softmax weights of ``head``, NaN where nothing is visible; None is the pattern alone.
+        head: the query head of the weights.
+        reduce: how a cell stands for its weights, ``max`` or ``mass``.
+    """
+
+    reasons: tuple[str, ...]
+    cells: np.ndarray[tuple[int, int], np.dtype[np.integer[Any]]]
+    pairs: dict[int, int]
+    queries: range
+    keys: range
+    query_labels: Sequence[str] | None = None
+    key_labels: Sequence[str] | None = None
+    pattern: str = ""
+    weights: Cells | None = None
+    head: int | None = None
+    reduce: str = "max"
+
+    @property
+    def kinds(self) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+        """(P, P') the index of a cell's only reason, n where it has several, -1 where nothing is visible."""
+        kinds = np.full(self.cells.shape, -1)
+        for index in range(len(self.reasons)):
+            kinds[self.cells == 1 << index] = index
+        kinds[(self.cells & (self.cells - 1)) != 0] = len(self.reasons)
+        return kinds
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many pairs are visible by each reason alone, and by several where there is such a pair or cell."""
+        counts = {reason: self.pairs.get(1 << index, 0) for index, reason in enumerate(self.reasons)}
+        if (self.kinds == len(self.reasons)).any():
+            counts[SEVERAL] = self.visible - sum(counts.values())
+        return counts
+
+    @property
+    def visible(self) -> int:
+        """How many pairs are visible."""
+        return self.total - self.pairs.get(0, 0)
+
+    @property
+    def total(self) -> int:
+        """How many pairs there are."""
+        return len(self.queries) * len(self.keys)
+
+    @property
+    def cell_size(self) -> tuple[float, float]:
+        """Queries and keys to a cell."""
+        rows, columns = self.cells.shape
+        return len(self.queries) / rows, len(self.keys) / columns
+
+    @property
+    def reduced(self) -> bool:
+        """Whether a cell stands for several pairs."""
+        return self.cell_size != (1, 1)
+
+    @property
+    def most_weight(self) -> float:
+        """The largest weight shown; 0 where there is none."""
+        return 0.0 if self.weights is None else float(np.nan_to_num(self.weights).max())
+
+
+def reason_map(
+    inputs: AttentionInputs,
+    pattern: Pattern | None = None,
+    *,
+    head: int | None = None,
+    batch: int = 0,
+    reduce: str = "max",
+    pixels: int = 1024,
+    queries: range | None = None,
+    keys: range | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> ReasonMap:
+    """Which query may see which key and why, exact, in at most ``pixels`` x ``pixels`` cells.
+
+    Args:
+        inputs: sizes, global mask, padding and labels; q and k only where ``head`` is given.
+        pattern: which query sees which key; None is the inputs' own, else the global keys.
+        head: the query head whose weights to give along; None is the pattern alone.
+        batch: the batch item.
+        reduce: what a cell holds of several weights: ``max`` or ``mass``.
+        pixels: the most cells along each side.
+        queries, keys: the positions to show; None is all.
+        device, dtype: of the weights, as in :func:`attnviz.score`.
+
+    Raises:
+        InputError: as :func:`attnviz.attention_map`.
+
+    >>> import attnviz
+    >>> from attnviz.attention.patterns import longformer
+    >>> reason_map(attnviz.synthesize(), longformer(1)).counts
+    {'window': 15, 'global key': 16, 'global query': 16, 'several': 19}
+    """
+    if pixels < 1:
+        raise InputError(f"a picture has at least 1 cell a side; pixels is {pixels}")
+    pattern = pattern or inputs.pattern or GlobalKeys()
+    item = inputs.item(batch, device=torch.device("cpu"))
+    queries = checked_range(queries, item.T, "queries", inputs.source)
+    keys = checked_range(keys, item.S, "keys", inputs.source)
+    reach = pattern.reach(item)
+    cells, pairs = _union_of_reasons(item, pattern, queries, keys, pixels)
+    weights = None
+    if head is not None:
+        drawn = pattern if reach.band or pattern.global_queries else EveryKey(pattern)
+        what: dict[str, Any] = {"batch": batch, "reduce": reduce, "device": device, "dtype": dtype}
+        weights = attention_map(inputs, head, drawn, pixels=pixels, queries=queries, keys=keys, **what).cells
+    return ReasonMap(
+        tuple(reason for reason, _ in pattern.reasons()),
+        cells,
+        pairs,
+        queries,
+        keys,
+        item.query_labels(queries),
+        item.key_labels(keys),
+        str(pattern),
+        weights,
+        head,
+        reduce,
+    )
+
+
+def _union_of_reasons(
+    item: AttentionItem, pattern: Pattern, queries: range, keys: range, pixels: int
+) -> tuple[ReasonCells, dict[int, int]]:
+    """The cells of a picture, (P, P'), and how many pairs have each set of reasons."""
+    union = _Union(item, pattern, queries, keys, pixels)
+    for start in range(queries.start, queries.stop, _BLOCK_ROWS):
+        union.add(range(start, min(start + _BLOCK_ROWS, queries.stop)))
+    return union.cells, {int(bits): int(union.pairs[bits]) for bits in np.flatnonzero(union.pairs)}
+
+
+class _Union:
+    """Cells and counts while blocks of queries come in.
+
+    Rows of global queries and columns of shared keys are asked pair by pair. Of the rest the bands alone decide: where
+    the edge of none runs through a rectangle, all its pairs have the reasons of one of them, and only the rectangles
+    along the edges are asked pair by pair.
+    """
+
+    def __init__(self, item: AttentionItem, pattern: Pattern, queries: range, keys: range, pixels: int) -> None:
+        self.item, self.keys = item, keys
+        self.parts = [part for _, part in pattern.reasons()]
+        self.reaches = [part.reach(item) for part in self.parts]
+        self.row_edges = bin_edges(queries, min(len(queries), pixels))
+        self.column_edges = bin_edges(keys, min(len(keys), pixels))
+        self.cells = np.zeros((len(self.row_edges) - 1, len(self.column_edges) - 1), dtype=np.int64)
+        self.pairs = np.zeros(1 << len(self.parts), dtype=np.int64)
+        self.apart = item.global_positions.numpy() if pattern.global_queries else np.empty(0, dtype=np.int64)
+        shared = [reach.keys.numpy() for reach in self.reaches if reach.keys is not None]
+        self.shared = np.unique(np.concatenate([*shared, np.empty(0, dtype=np.int64)]))
+        self.shared = self.shared[(self.shared >= keys.start) & (self.shared < keys.stop)]
+        self.every = np.arange(keys.start, keys.stop)
+        alone = np.ones(len(keys), dtype=bool)
+        alone[self.shared - keys.start] = False
+        self.alone = self.every[alone]  # the keys that bands alone decide of
+        shown = alone if item.key_padding is None else alone & item.key_padding.numpy()[keys.start : keys.stop]
+        self.shown_before = np.concatenate([[0], np.cumsum(shown)])  # of the keys before each, how many are such
+
+    def add(self, rows: range) -> None:
+        """Takes in every pair of a block of queries."""
+        t = np.arange(rows.start, rows.stop)
+        by_itself = np.isin(t, self.apart)
+        self._ask(t[by_itself], self.every)
+        t = t[~by_itself]
+        if not len(t):
+            return
+        self._ask(t, self.shared)
+        cuts = {self.keys.start, self.keys.stop}
+        for reach in self.reaches:
+            cuts.update(_cuts(reach, rows))
+        inside = sorted(cut for cut in cuts if self.keys.start <= cut <= self.keys.stop)
+        for first, stop in pairwise(inside):
+            found = [_whole(reach, rows, range(first, stop)) for reach in self.reaches]
+            if None in found:
+                self._ask(t, self.alone[slice(*np.searchsorted(self.alone, (first, stop)))])
+            else:
+                self._fill(t, first, stop, sum(1 << index for index, sees in enumerate(found) if sees))
+
+    def _fill(self, rows: Positions, first: int, stop: int, bits: int) -> None:
+        """All pairs of some queries and the keys ``first`` to ``stop`` - 1 that bands alone decide of."""
+        here = len(rows) * int(np.diff(np.searchsorted(self.alone, (first, stop)))[0])
+        if self.item.query_padding is not None:
+            rows = rows[self.item.query_padding.numpy()[rows]]
+        before = self.shown_before[np.clip(self.column_edges, first, stop) - self.keys.start]
+        shown = len(rows) * int(before[-1] - before[0])
+        self.pairs[bits] += shown
+        self.pairs[0] += here - shown
+        down = np.unique(np.searchsorted(self.row_edges, rows, side="right") - 1)
+        self.cells[np.ix_(down, np.flatnonzero(np.diff(before)))] |= bits
+
+    def _ask(self, rows: Positions, keys: Positions) -> None:
+        """Every pair of some queries and keys by itself."""
+        if not len(rows) or not len(keys):
+            return
+        across = np.searchsorted(self.column_edges, keys, side="right") - 1
+        columns = np.flatnonzero(np.diff(across, prepend=-1))
+        size = max(1, _BLOCK_PAIRS // len(keys))
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            bits = _reasons(self.item, self.parts, torch.from_numpy(block), torch.from_numpy(keys)).numpy()
+            self.pairs += np.bincount(bits.ravel(), minlength=len(self.pairs))
+            down = np.searchsorted(self.row_edges, block, side="right") - 1
+            lines = np.flatnonzero(np.diff(down, prepend=-1))
+            union = np.bitwise_or.reduceat(np.bitwise_or.reduceat(bits, lines, axis=0), columns, axis=1)
+            self.cells[np.ix_(down[lines], across[columns])] |= union
+
+
+def _cuts(reach: Reach, rows: range) -> list[int]:
+    """The key positions where, for some of ``rows``, a band begins or has ended."""
+    if not reach.band:
+        return []
+    low = [] if reach.low is None else [rows[0] + reach.low, rows[-1] + reach.low]
+    high = [] if reach.high is None else [rows[0] + reach.high + 1, rows[-1] + reach.high + 1]
+    return low + high
+
+
+def _whole(reach: Reach, rows: range, keys: range) -> bool | None:
+    """Whether all pairs of a rectangle are in a band, or none is; None where neither can be told."""
+    low, high = keys[0] - rows[-1], keys[-1] - rows[0]
+    above, below = reach.high is not None and low > reach.high, reach.low is not None and high < reach.low
+    if not reach.band or above or below:
+        return False
+    exact = reach.band_exact and reach.step == 1
+    inside = (reach.low is None or low >= reach.low) and (reach.high is None or high <= reach.high)
+    return True if exact and inside else None
+
+
+def _reasons(item: AttentionItem, parts: Sequence[Pattern], rows: Tensor, keys: Tensor) -> Tensor:
+    """The reasons of each pair of a block, as bits, (len(rows), len(keys))."""
+    bits = torch.zeros((len(rows), len(keys)), dtype=torch.uint8 if len(parts) <= 8 else torch.int32)
+    t, s = rows[:, None], keys[None, :]
+    for index, part in enumerate(parts):
+        bits |= part.visible(t, s, item).to(bits.dtype) << index
+    if item.key_padding is not None:
+        bits *= item.key_padding[s]
+    if item.query_padding is not None:
+        bits *= item.query_padding[t]
+    return bits
+
+
+@dataclass(frozen=True)
+class EveryKey(Pattern):
+    """A pattern of shared keys alone, in a map with a column for each key position: its band has one diagonal."""
+
+    pattern: Pattern
+
+    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+        return self.pattern.visible(t, s, item)
+
+    def reach(self, item: AttentionItem) -> Reach:
+        return self.pattern.reach(item) | Reach(low=0, high=0, band_exact=False)
+
+    def __str__(self) -> str:
+        return str(self.pattern)

@@ -1,0 +1,398 @@
+"""The formula on one query and one key: every number on the way from q and k to the context, as values.
+
+What the numbers mean is told in :mod:`attnviz.show.lessons`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.inputs import AttentionInputs, AttentionItem
+from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.base.devices import dtype_name, parse_device, parse_dtype
+from attnviz.base.errors import InputError
+from attnviz.engine.scores import blocks, check_heads, softmax_
+
+COMPONENTS = 4
+"""How many of the D_v numbers of each value an explanation keeps."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One dimension's part in the dot product."""
+
+    dimension: int
+    q: float
+    k: float
+    product: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step from the dot product to the logit: the number it brings in, and what comes out."""
+
+    kind: Literal["scale", "softcap", "bias", "alibi"]
+    by: float
+    result: float
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key that the query sees, and its way through the softmax."""
+
+    position: int
+    number: int | None
+    """n of ``Global #n``, where keys are counted."""
+    token: str | None
+    logit: float
+    shifted: float
+    """``logit - max``."""
+    exp: float
+    """``exp(logit - max)``."""
+    weight: float
+    value: tuple[float, ...] = ()
+    """The first :data:`COMPONENTS` numbers of its v."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a factor on the dot products does to a whole head: over every query and each key it sees."""
+
+    scale: float
+    pairs: int
+    """How many (query, key) there are."""
+    variance: float
+    """Of the logits, over the pairs."""
+    entropy: float
+    """Of a query's weights, in nats; the mean over queries, as the next two."""
+    entropy_share: float | None
+    """Entropy / log(visible keys), over the queries that see several; None where there are none."""
+    gradient: float
+    """Frobenius norm of the softmax's Jacobian, ``diag(w) - w w^T``."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Every number on the way from one query and one key to the context. Letters are those of the formula."""
+
+    source: str
+    pattern: str
+    dtype: str
+    """What the arithmetic ran in."""
+    batch: int
+    head: int
+    kv_head: int
+    query: int
+    query_token: str | None
+    key: Key
+    B: int
+    H: int
+    H_kv: int
+    T: int
+    S: int
+    D: int
+    D_v: int | None
+    """None where the inputs have no v."""
+    positions: tuple[int, ...] | None
+    """Of the G global keys, where the pattern is made of them alone and keys are counted; else None."""
+    for_global: bool
+    """Whether the query is a global token that sees by a rule of its own."""
+    own_projections: bool
+    """Whether q, k and v of this row are ``q_global``, ``k_global`` and ``v_global``."""
+    terms: tuple[Term, ...]
+    """D of them, the largest ``|product|`` first."""
+    dot: float
+    scale: float
+    steps: tuple[Step, ...]
+    """From the dot product to the logit: the scale, then the modifiers that there are."""
+    keys: tuple[Key, ...]
+    """Every key that the query sees, by position."""
+    peak: float
+    """The largest logit of the row, the sink's among them."""
+    total: float
+    """The sum of ``exp(logit - peak)``, the sink's among them."""
+    sink: float | None
+    """The logit of the head's attention sink."""
+    measures: tuple[Measure, ...]
+    """By the scale in use, by 1 (no scale) and, where it is another, by 1 / sqrt(D)."""
+    context: tuple[float, ...] | None
+    """(D_v,), the sum of weight times v; None where the inputs have no v."""
+
+    @property
+    def G(self) -> int | None:
+        """Global keys, where keys are counted."""
+        return None if self.positions is None else len(self.positions)
+
+    @property
+    def textbook(self) -> bool:
+        """Whether the scale is ``1 / sqrt(D)``."""
+        return _same(self.scale, 1 / math.sqrt(self.D))
+
+    @property
+    def plain(self) -> bool:
+        """Whether a logit is the scaled dot product and nothing more."""
+        return len(self.steps) == 1
+
+    def _repr_markdown_(self) -> str:
+        from attnviz.show.lessons import lesson  # lessons are a floor above, and only a notebook asks for one
+
+        return lesson(self)
+
+
+def explain(
+    inputs: AttentionInputs,
+    *,
+    head: int = 0,
+    query: int | None = None,
+    key: int | None = None,
+    pattern: Pattern | None = None,
+    batch: int = 0,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Explanation:
+    """The formula, followed from one query and one key to the context.
+
+    Args:
+        inputs: queries, keys, masks and, for the context, values.
+        head: the query head.
+        query: the query position; None is the middle one.
+        key: where the pattern is made of global keys alone, n of ``Global #n``, counted from 1 as in the tables;
+            with any other pattern, a key position. None is the first that the query sees.
+        pattern: which query sees which key; None is the inputs' own, else the global keys.
+        batch: the batch item.
+        device, dtype: as in :func:`attnviz.score`.
+
+    Raises:
+        InputError: a batch item, head, query or key that is not there; a key that the query does not see; a query
+            that sees none; NaN or Inf.
+
+    >>> import attnviz
+    >>> found = explain(attnviz.synthesize(), head=2, query=5, key=1)
+    >>> found.key.position, round(found.dot / 8, 4) == round(found.key.logit, 4)
+    (0, True)
+    """
+    check_heads(inputs, [head])
+    pattern = pattern or inputs.pattern or GlobalKeys()
+    where = inputs.q.device if device is None else parse_device(device)
+    item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
+    with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
+        reach = pattern.reach(item)
+        query = _checked_query(item, query)
+        for_global = pattern.global_queries and query in item.global_positions.tolist()
+        counted = None if reach.band or reach.keys is None or pattern.global_queries else tuple(reach.keys.tolist())
+        row = _Row.of(item, pattern, head, query)
+        position = _key_position(item, pattern, query, key, row.positions, counted)
+        terms = _terms(item, head, query, position, for_global)
+        dot = math.fsum(term.product for term in terms)
+        v = None if inputs.v is None else item.value(head, for_global=for_global).cpu()
+        keys = row.keys(item, counted, v)
+        return Explanation(
+            source=inputs.source,
+            pattern=str(pattern),
+            dtype=dtype_name(item.compute_dtype),
+            batch=batch,
+            head=head,
+            kv_head=item.kv_head(head),
+            query=query,
+            query_token=(item.query_labels([query]) or [None])[0],  # type: ignore[list-item]
+            key=keys[row.positions.index(position)],
+            B=inputs.B,
+            H=inputs.H,
+            H_kv=inputs.H_kv,
+            T=inputs.T,
+            S=inputs.S,
+            D=inputs.D,
+            D_v=None if v is None else v.shape[1],
+            positions=counted,
+            for_global=for_global,
+            own_projections=for_global and inputs.q_global is not None,
+            terms=terms,
+            dot=dot,
+            scale=item.scale,
+            steps=_steps(item, head, query, position, dot),
+            keys=keys,
+            peak=row.peak,
+            total=row.total,
+            sink=row.sink,
+            measures=tuple(_measure(item, pattern, head, scale) for scale in _scales(item)),
+            context=None if v is None else tuple((row.weights @ v[row.positions].double()).tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One query's softmax, over the n keys that it sees."""
+
+    positions: list[int]
+    logits: Tensor  # (n,) float64, on the CPU
+    weights: Tensor  # (n,) likewise
+    sink: float | None
+
+    @classmethod
+    def of(cls, item: AttentionItem, pattern: Pattern, head: int, query: int) -> _Row:
+        found = blocks(item, pattern, head, queries=range(query, query + 1), weights=False)
+        block = next(block for block in found if len(block.rows))
+        seen = (block.values[0] > -torch.inf).nonzero().flatten()
+        seen = seen[block.keys[seen].argsort()]
+        if not len(seen):
+            padded = item.query_padding is not None and not bool(item.query_padding[query])
+            why = "it is padding" if padded else f"the pattern {pattern} shows it none"
+            raise InputError(f"{item.inputs.source}: query {query} sees no key: {why}; choose another query (--token)")
+        logits, sink = block.values[0, seen], _sink(item, head)
+        weights = softmax_(logits.clone(), sink)
+        return cls(block.keys[seen].tolist(), logits.cpu().double(), weights.cpu().double(), sink)
+
+    @property
+    def peak(self) -> float:
+        return max(float(self.logits.max()), -math.inf if self.sink is None else self.sink)
+
+    @property
+    def total(self) -> float:
+        own = 0.0 if self.sink is None else math.exp(self.sink - self.peak)
+        return float((self.logits - self.peak).exp().sum()) + own
+
+    def keys(self, item: AttentionItem, counted: Sequence[int] | None, v: Tensor | None) -> tuple[Key, ...]:
+        n = len(self.positions)
+        shifted = self.logits - self.peak
+        tokens: Sequence[str | None] = item.key_labels(self.positions) or [None] * n
+        numbers = {} if counted is None else {position: number for number, position in enumerate(counted, 1)}
+        values = [[]] * n if v is None else v[self.positions, :COMPONENTS].double().tolist()
+        columns = (self.logits.tolist(), shifted.tolist(), shifted.exp().tolist(), self.weights.tolist(), values)
+        return tuple(
+            Key(position, numbers.get(position), token, logit, low, exp, weight, tuple(value))
+            for position, token, logit, low, exp, weight, value in zip(self.positions, tokens, *columns, strict=True)
+        )
+
+
+def _checked_query(item: AttentionItem, query: int | None) -> int:
+    if query is None:
+        exists = range(item.T) if item.query_padding is None else item.query_padding.nonzero().flatten().tolist()
+        return int(exists[len(exists) // 2]) if exists else 0
+    if not 0 <= query < item.T:
+        raise InputError(
+            f"{item.inputs.source}: query {query} is out of range; there are {item.T} (0 to {item.T - 1}; --token)"
+        )
+    return query
+
+
+def _key_position(
+    item: AttentionItem,
+    pattern: Pattern,
+    query: int,
+    key: int | None,
+    visible: Sequence[int],
+    counted: Sequence[int] | None,
+) -> int:
+    """The position of the key asked for, which the query must see."""
+    if key is None:
+        return visible[0]
+    source = item.inputs.source
+    if counted is None:
+        if not 0 <= key < item.S:
+            raise InputError(
+                f"{source}: key {key} is out of range; under the pattern {pattern} a key is a position, 0 to "
+                f"{item.S - 1} (--key)"
+            )
+        position, name, names = key, f"key position {key}", list(visible)
+    else:
+        if not 1 <= key <= len(counted):
+            raise InputError(
+                f"{source}: key {key} is out of range; global keys are counted from 1, and there are {len(counted)}: "
+                f"Global #1 to #{len(counted)} (--key)"
+            )
+        position, name = counted[key - 1], f"Global #{key} (position {counted[key - 1]})"
+        names = [counted.index(seen) + 1 for seen in visible]
+    if position not in visible:
+        shown = ", ".join(map(str, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise InputError(
+            f"{source}: query {query} does not see {name} under the pattern {pattern}; it sees {shown} (--key)"
+        )
+    return position
+
+
+def _terms(item: AttentionItem, head: int, query: int, position: int, for_global: bool) -> tuple[Term, ...]:
+    q = item.query(head, for_global=for_global)[query].cpu().double()  # (D,)
+    k = item.key(head, for_global=for_global)[position].cpu().double()  # (D,)
+    products = q * k  # (D,)
+    order = products.abs().argsort(descending=True, stable=True).tolist()
+    return tuple(Term(d, float(q[d]), float(k[d]), float(products[d])) for d in order)
+
+
+def _steps(item: AttentionItem, head: int, query: int, position: int, dot: float) -> tuple[Step, ...]:
+    """The engine's own order: scale, softcap, bias, ALiBi."""
+    inputs = item.inputs
+    steps = [Step("scale", item.scale, dot * item.scale)]
+    if inputs.softcap is not None:
+        steps.append(Step("softcap", inputs.softcap, inputs.softcap * math.tanh(steps[-1].result / inputs.softcap)))
+    if inputs.bias is not None:
+        bias = float(inputs.bias.expand(inputs.B, inputs.H, item.T, item.S)[item.batch, head, query, position])
+        steps.append(Step("bias", bias, steps[-1].result + bias))
+    if inputs.alibi_slopes is not None:
+        slope = float(inputs.alibi_slopes[head])
+        steps.append(Step("alibi", slope, steps[-1].result - slope * abs(query + item.S - item.T - position)))
+    return tuple(steps)
+
+
+def _sink(item: AttentionItem, head: int) -> float | None:
+    return None if item.inputs.sinks is None else float(item.inputs.sinks[head])
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-6)  # files keep a scale as float32
+
+
+def _scales(item: AttentionItem) -> list[float]:
+    scales = [item.scale]
+    for scale in (1.0, 1 / math.sqrt(item.inputs.D)):
+        if not any(_same(scale, other) for other in scales):
+            scales.append(scale)
+    return scales
+
+
+def _measure(item: AttentionItem, pattern: Pattern, head: int, scale: float) -> Measure:
+    """One pass over the head's rows, block by block, with ``scale`` in place of the item's."""
+    item = replace(item, inputs=replace(item.inputs, scale=scale))
+    pairs, mean, squares = 0, 0.0, 0.0  # squares: the sum of squared distances from the mean
+    queries = choosers = 0  # queries that see a key; those that see several
+    entropy = share = gradient = 0.0  # sums over queries
+    for block in blocks(item, pattern, head, weights=False):
+        logits = block.values.cpu()  # (b, n)
+        hidden = logits == -torch.inf
+        visible = logits.shape[1] - hidden.sum(1)  # (b,)
+        n = int(visible.sum())
+        if not n:
+            continue
+        # Joins the mean and variance of two sets (Chan, Golub and LeVeque 1979).
+        middle = float(logits.masked_fill(hidden, 0).sum(dtype=torch.float64)) / n
+        own = float((logits - middle).masked_fill_(hidden, 0).square_().sum(dtype=torch.float64))
+        squares += own + (middle - mean) ** 2 * pairs * n / (pairs + n)
+        mean, pairs = mean + (middle - mean) * n / (pairs + n), pairs + n
+
+        w = softmax_(block.values, _sink(item, head)).cpu()
+        if not bool(visible.all()):
+            w, visible = w[visible > 0], visible[visible > 0]
+        entropies = torch.special.entr(w).sum(1).double()  # (b,)
+        several = visible > 1
+        entropy += float(entropies.sum())
+        share += float((entropies[several] / visible[several].double().log()).sum())
+        # The square of the norm of diag(w) - w w^T, w_i (1 - w_i) on the diagonal and -w_i w_j beside it, comes to
+        # this. It is small for weights near 0 and 1, hence the float64.
+        w = w.double()
+        w2 = w.square()
+        s2, s3 = w2.sum(1), torch.linalg.vecdot(w2, w)  # (b,)
+        gradient += float((s2 - 2 * s3 + s2.square()).clamp(min=0).sqrt().sum())
+        queries, choosers = queries + len(visible), choosers + int(several.sum())
+    return Measure(
+        scale=scale,
+        pairs=pairs,
+        variance=squares / pairs,
+        entropy=entropy / queries,
+        entropy_share=share / choosers if choosers else None,
+        gradient=gradient / queries,
+    )

@@ -1,0 +1,293 @@
+"""From inputs to a picture in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+import matplotlib as mpl
+import torch
+
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.base.errors import InputError
+from attnviz.captures.run import Run
+from attnviz.compare.maps import compare_maps
+from attnviz.engine.reducer import Progress, Reduced
+from attnviz.maps.layers import Layers, overview_rows
+from attnviz.maps.map import AttentionMap, attention_map, shown_keys
+from attnviz.maps.marginals import marginals
+from attnviz.maps.reasons import EveryKey, reason_map
+from attnviz.show.figures.detail import detail
+from attnviz.show.figures.difference import difference_figure
+from attnviz.show.figures.difference import panel_pixels as comparison_pixels
+from attnviz.show.figures.heatmap import heads_grid, heatmap, most_pixels
+from attnviz.show.figures.outline import outline
+from attnviz.show.figures.overview import overview_figure, panel_pixels, panel_room
+from attnviz.show.figures.scales import ScaleOptions
+from attnviz.show.figures.strip import strip, strips
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class MapOptions(TypedDict, total=False):
+    """What to compute: the keyword arguments of :func:`attnviz.attention_map`."""
+
+    batch: int
+    values: str
+    reduce: str
+    pixels: int
+    queries: range | None
+    keys: range | None
+    device: str | torch.device | None
+    dtype: str | torch.dtype | None
+    memory: int | None
+    progress: Progress | None
+    reduce_with: Callable[..., Reduced]
+
+
+class Look(ScaleOptions, total=False):
+    """How to draw: the keyword arguments of :func:`attnviz.heatmap`."""
+
+    annot: bool
+    title: str | None
+    caption: str | None
+    width: float | None
+
+
+class PlotOptions(MapOptions, Look):
+    """What to compute and how to draw it."""
+
+
+def plot(
+    inputs: AttentionInputs,
+    head: int = 0,
+    pattern: Pattern | None = None,
+    *,
+    ax: Axes | None = None,
+    pattern_outline: bool = False,
+    **options: Unpack[PlotOptions],
+) -> Axes:
+    """Draws one head's heatmap.
+
+    Args:
+        inputs, head, pattern: as in :func:`attnviz.attention_map`.
+        ax: the Axes to draw into; None makes a figure.
+        pattern_outline: whether to draw the edges of the pattern over the map, in the colors of its parts.
+        options: keyword arguments of :func:`attnviz.attention_map` (``batch``, ``values``, ``reduce``, ``pixels``,
+            ``queries``, ``keys``, ``device``, ``dtype``) and of :func:`attnviz.heatmap` (``norm``,
+            ``robust``, ``vmin``, ``vmax``, ``cmap``, ``annot``, ``title``,
+            ``caption``, ``width``).
+
+    Returns:
+        The Axes drawn into.
+
+    Raises:
+        InputError: as those two.
+
+    >>> import attnviz
+    >>> attnviz.plot(attnviz.synthesize(), head=3, cmap="viridis").get_title()
+    'head 3'
+    """
+    what, look = _split(options)
+    what["pixels"] = _cells_in(ax, what.get("pixels", 1024))
+    shown = attention_map(inputs, head, pattern, **what)
+    ax = heatmap(shown, ax, **look)
+    if pattern_outline:
+        same = {name: what[name] for name in ("batch", "queries") if name in what}
+        finest = max(shown.cells.shape)
+        outline(reason_map(inputs, pattern, pixels=finest, keys=_columns(shown), **same), ax, legend=True)
+    return ax
+
+
+def plot_detail(
+    inputs: AttentionInputs,
+    head: int = 0,
+    pattern: Pattern | None = None,
+    *,
+    ax: Axes | None = None,
+    **options: Unpack[PlotOptions],
+) -> Axes:
+    """Draws one head's heatmap with the attention each key receives above it and each query's entropy beside it.
+
+    Args:
+        inputs, head, pattern, ax, options: as in :func:`plot`.
+
+    Returns:
+        The Axes of the map; those of its sides are its ``child_axes``.
+
+    Raises:
+        InputError: as :func:`plot`.
+
+    >>> import attnviz
+    >>> ax = attnviz.plot_detail(attnviz.synthesize(), head=3)
+    >>> [side.get_xlabel() or side.get_ylabel() for side in ax.child_axes]
+    ['weight\\nreceived', 'entropy\\n(nats)']
+    """
+    what, look = _split(options)
+    what["pixels"] = _cells_in(ax, what.get("pixels", 1024))
+    sides = {name: what[name] for name in ("batch", "queries", "keys", "device", "dtype", "progress") if name in what}
+    shown = attention_map(inputs, head, pattern, **what)
+    return detail(shown, marginals(inputs, head, pattern, **sides), ax, **look)
+
+
+def plot_strip(
+    inputs: AttentionInputs,
+    query: int,
+    heads: int | Sequence[int] = 0,
+    pattern: Pattern | None = None,
+    *,
+    ax: Axes | None = None,
+    **options: Unpack[PlotOptions],
+) -> Axes | Figure:
+    """Draws the tokens of a text in reading order, each shaded by the weight that one query gives it.
+
+    Args:
+        inputs, pattern, ax: as in :func:`plot`.
+        query: the query's position.
+        heads: a query head, or several for a strip each, one above the other with one color scale.
+        options: as in :func:`plot`, ``queries``, ``pixels``, ``reduce`` and ``annot`` apart.
+
+    Returns:
+        The Axes drawn into, or the figure of several heads.
+
+    Raises:
+        InputError: as :func:`plot`; a query that is not there; more tokens than anyone reads.
+
+    >>> import attnviz
+    >>> attnviz.plot_strip(attnviz.synthesize(), query=4, heads=3).get_title(loc="left")
+    'head 3 · what query 4 (t4) sees'
+    """
+    what, look = _split(options)
+    what |= {"queries": range(query, query + 1), "pixels": inputs.S}
+    pattern = pattern or inputs.pattern or GlobalKeys()
+    if not isinstance(shown_keys(inputs.item(what.get("batch", 0)), pattern, what.get("keys")), range):
+        pattern = EveryKey(pattern)
+    if isinstance(heads, int):
+        return strip(attention_map(inputs, heads, pattern, **what), ax, **look)
+    return strips([attention_map(inputs, head, pattern, **what) for head in heads], **look)
+
+
+def plot_comparison(
+    a: AttentionInputs,
+    b: AttentionInputs,
+    heads: Sequence[int] | None = None,
+    pattern: Pattern | None = None,
+    b_pattern: Pattern | None = None,
+    **options: Unpack[PlotOptions],
+) -> Figure:
+    """Draws two maps of each head on one color scale, and their difference: A, B and A - B side by side.
+
+    Args:
+        a, b, pattern, b_pattern: as in :func:`attnviz.compare_maps`.
+        heads: the query heads, a row each; None is all.
+        options: as in :func:`plot`, ``annot`` apart.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: as :func:`plot`; inputs of different sizes.
+
+    >>> import attnviz
+    >>> figure = attnviz.plot_comparison(attnviz.synthesize(), attnviz.synthesize(seed=1), heads=[3])
+    >>> figure.axes[2].get_title()
+    'A − B'
+    """
+    what, look = _split(options)
+    chosen = range(a.H) if heads is None else heads
+    what["pixels"] = min(what.get("pixels", 1024), comparison_pixels(mpl.rcParams["figure.dpi"], options.get("width")))
+    return difference_figure([compare_maps(a, b, head, pattern, b_pattern, **what) for head in chosen], **look)
+
+
+def plot_heads(
+    inputs: AttentionInputs,
+    heads: Sequence[int] | None = None,
+    pattern: Pattern | None = None,
+    **options: Unpack[PlotOptions],
+) -> Figure:
+    """Draws a grid of heads with one color scale.
+
+    Args:
+        inputs, pattern: as in :func:`attnviz.attention_map`.
+        heads: the query heads; None is all.
+        options: as in :func:`plot`; ``pixels`` is as many as a panel has.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: as :func:`plot`.
+    """
+    what, look = _split(options)
+    chosen = range(inputs.H) if heads is None else heads
+    what["pixels"] = min(what.get("pixels", 1024), most_pixels(len(chosen), mpl.rcParams["figure.dpi"]))
+    return heads_grid([attention_map(inputs, head, pattern, **what) for head in chosen], **look)
+
+
+def plot_overview(
+    source: str | Path | Run | AttentionInputs | Sequence[AttentionInputs],
+    pattern: Pattern | None = None,
+    *,
+    layers: Sequence[int | str] | None = None,
+    heads: Sequence[int] | None = None,
+    ax: Axes | None = None,
+    each: bool = False,
+    **options: Unpack[PlotOptions],
+) -> Axes:
+    """Draws a whole model at a glance: layers down, heads across, a small map each.
+
+    Args:
+        source: a dump's path, what :func:`attnviz.capture` gave, or inputs: of one layer, or of several in order. One
+            layer is in memory at a time.
+        pattern: which query sees which key; None is each layer's own, else the global keys.
+        layers: the labels of layers, in the order wanted; None is all.
+        heads: the query heads of each layer; None is all.
+        ax: the Axes to draw into; None makes a figure.
+        each: whether each panel has a color scale of its own; otherwise all share one.
+        options: as in :func:`plot`, ``queries``, ``keys`` and ``annot`` apart; ``pixels`` is as many as a panel has.
+
+    Returns:
+        The Axes drawn into: panel (layer, head) is around x = head, y = layer.
+
+    Raises:
+        InputError: as :func:`plot`; a layer that is not there.
+
+    >>> import attnviz
+    >>> attnviz.plot_overview([attnviz.synthesize(seed=seed) for seed in range(3)]).get_title()
+    '3 layers, 24 heads'
+    """
+    what, look = _split(options)
+    chosen = Layers(source, layers)
+    across = len(heads) if heads is not None else next(iter(chosen))[1].H
+    if ax is None:
+        pixels = panel_pixels(len(chosen), across, mpl.rcParams["figure.dpi"], options.get("width"))
+    else:
+        pixels = panel_room(ax, len(chosen), across)
+    what["pixels"] = min(what.get("pixels", 1024), pixels)
+    return overview_figure(overview_rows(chosen, pattern, heads=heads, **what), ax, each=each, **look)
+
+
+def _columns(shown: AttentionMap) -> range:
+    """The keys of a map that has a column for each. Raises InputError for one of global keys alone."""
+    if not isinstance(shown.keys, range):
+        raise InputError(
+            f"the columns of this map are the keys of the {shown.pattern} pattern alone, all visible: there is no edge to "
+            f"draw; choose another pattern"
+        )
+    return shown.keys
+
+
+def _cells_in(ax: Axes | None, most: int) -> int:
+    """How many cells a side Axes can show: more than they have pixels would fall between them."""
+    # The color scale takes its part too.
+    room = most_pixels(1, mpl.rcParams["figure.dpi"]) if ax is None else int(0.8 * min(ax.get_window_extent().size))
+    return max(1, min(most, room))
+
+
+def _split(options: PlotOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+    given = dict(options)
+    return {name: given.pop(name) for name in MapOptions.__annotations__ if name in given}, given

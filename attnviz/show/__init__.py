@@ -1,0 +1,1 @@
+"""To eyes: color scales, figures, the terminal, lessons, exports, notebooks. Computes no attention."""

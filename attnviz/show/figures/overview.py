@@ -1,0 +1,219 @@
+"""A whole model at a glance: layers down, heads across, a small map each.
+
+All panels are one image, so that thousands of heads are drawn as quickly as one, pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter
+
+from attnviz.base.errors import InputError
+from attnviz.base.words import count
+from attnviz.maps.map import cell_words
+from attnviz.show.figures.heatmap import caption_lines, colorbar, dress, write_caption
+from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+    from attnviz.maps.layers import OverviewRow
+    from attnviz.maps.map import AttentionMap
+
+_MOST_WIDE, _MOST_TALL = 12.0, 10.0  # inches of all panels together, while each can keep its least
+_LARGEST, _LEAST = 1.1, 0.16  # inches of one panel
+_MOST = 40.0  # inches of all panels, whatever becomes of each
+_GAP = 1 / 12  # of a panel
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.35, 0.95, 0.4, 0.45  # inches around the panels
+_LINE = 0.14  # of a caption, in inches
+
+
+def panel_pixels(layers: int, heads: int, dpi: float, width: float | None = None) -> int:
+    """Pixels along a side of each panel, which is as many cells as it can show.
+
+    Args:
+        layers, heads: panels down and across.
+        dpi: dots per inch.
+        width: inches across of the figure; None is what the panels need.
+    """
+    inches = max(min(_LEAST, _MOST / max(heads, layers)), min(_LARGEST, _MOST_WIDE / heads, _MOST_TALL / layers))
+    if width is not None:
+        inches = (width - _LEFT - _RIGHT - 0.13) / heads
+    slot = max(4, int(inches * dpi))
+    return slot - _gap(slot)
+
+
+def panel_room(ax: Axes, layers: int, heads: int) -> int:
+    """Pixels along a side of each panel in Axes that are there."""
+    extent = ax.get_window_extent()
+    slot = int(min(extent.width / heads, extent.height / layers))
+    return max(1, slot - _gap(slot))
+
+
+def overview_figure(
+    rows: Sequence[OverviewRow],
+    ax: Axes | None = None,
+    *,
+    each: bool = False,
+    dpi: float | None = None,
+    title: str | None = None,
+    caption: str | None = None,
+    width: float | None = None,
+    **colors: Unpack[ScaleOptions],
+) -> Axes:
+    """Draws the maps of every head of every layer, layers down and heads across.
+
+    Args:
+        rows: a row a layer; layers may have different heads, and maps different sizes.
+        ax: the Axes to draw into; None makes a figure where, at ``dpi``, each panel is a whole number of pixels.
+        each: whether each panel has a color scale of its own; otherwise all share one.
+        dpi: dots per inch that the figure will be saved at; None is matplotlib's ``figure.dpi``.
+        title: above the panels; None says how many heads there are.
+        caption, width: as in :func:`attnviz.heatmap`.
+        colors: the fields of :class:`~attnviz.show.figures.scales.ColorScale`.
+
+    Returns:
+        The Axes drawn into: panel ``(layer, head)`` is around ``x = head's column``, ``y = layer's row``.
+
+    Raises:
+        InputError: as :meth:`~attnviz.show.figures.scales.ColorScale.fit`; Axes whose panels are too small for the maps.
+    """
+    heads = sorted({shown.head for row in rows for shown in row.maps})
+    dpi = mpl.rcParams["figure.dpi"] if dpi is None else dpi
+    names = ["" if row.layer is None else f"{row.layer}" for row in rows]
+    maps = [shown for row in rows for shown in row.maps]
+    finest = max(max(shown.cells.shape) for shown in maps)
+    given = ax is not None
+    if ax is None:
+        side = max(finest, panel_pixels(len(rows), len(heads), dpi, width))
+        slot = (side + _gap_of(side)) / dpi
+        wide, tall = slot * len(heads), slot * len(rows)
+        left = _LEFT + 0.065 * max(map(len, names))
+        across = left + max(wide, 1.0) + _RIGHT if width is None else width
+        lines = [] if caption is None else caption_lines(caption, across)
+        bottom = _BOTTOM + _LINE * len(lines)
+        size = (_whole(across, dpi), _whole(bottom + max(tall, 1.0) + _TOP, dpi))
+        figure = Figure(figsize=size, dpi=dpi)
+        ax = figure.add_axes(_share((_whole(left, dpi), _whole(size[1] - _TOP - tall, dpi), wide, tall), figure))
+        if lines:
+            figure.text(
+                0.1 / across, 0.08 / size[1], "\n".join(lines), fontsize=mpl.rcParams["figure.labelsize"], va="bottom"
+            )
+    else:
+        side = panel_room(ax, len(rows), len(heads))
+        if side < finest:
+            raise InputError(
+                f"panels of {side} pixels cannot show maps of {finest} cells a side; make the Axes larger, or the maps "
+                f"with pixels={max(side, 1)}"
+            )
+    scale = ColorScale(**colors)
+    fitted = scale.fit(maps)
+    mosaic = _mosaic(rows, heads, side, (lambda shown: scale.fit([shown])) if each else (lambda shown: fitted))
+    ax.imshow(mosaic, extent=(-0.5, len(heads) - 0.5, len(rows) - 0.5, -0.5), aspect="auto", interpolation="nearest")
+    _label(ax.xaxis, [f"{head}" for head in heads])
+    _label(ax.yaxis, names)
+    ax.tick_params(length=0)
+    ax.grid(False)  # whatever the style says: lines would lie over the panels
+    ax.set_xlabel("head" + _cell_note(maps))
+    ax.set_ylabel("layer" if any(names) else "")
+    ax.set_title(f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}" if title is None else title)
+    _bar(ax, fitted, each=each, inside=not given)
+    if given and caption is not None:
+        write_caption(ax, caption)
+    return ax
+
+
+def _mosaic(
+    rows: Sequence[OverviewRow], heads: Sequence[int], side: int, scale_of: Any
+) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
+    """The panels side by side, RGBA, with gaps between them through which the page shows."""
+    gap = _gap_of(side)
+    slot = side + gap
+    column = {head: n for n, head in enumerate(heads)}
+    image = np.zeros((slot * len(rows), slot * len(heads), 4), dtype=np.uint8)
+    for n, row in enumerate(rows):
+        for shown in row.maps:
+            fitted = scale_of(shown)
+            colors = fitted.cmap(fitted.norm(fitted.cells(shown.cells)), bytes=True)  # (P, P', 4)
+            down, across = (np.arange(side) * size // side for size in shown.cells.shape)
+            y, x = n * slot + gap // 2, column[shown.head] * slot + gap // 2
+            image[y : y + side, x : x + side] = colors[down][:, across]
+    return image
+
+
+def _bar(ax: Axes, fitted: FittedScale, *, each: bool, inside: bool) -> None:
+    """The color bar: in the room that the figure keeps for it, or beside Axes that were given."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    norm = Normalize(0, 1) if each else fitted.norm
+    shown = ScalarMappable(norm, fitted.cmap)
+    if not inside:
+        bar = colorbar(shown, [ax], fitted)
+    else:
+        width, height = figure.get_size_inches()
+        box = ax.get_position()
+        tall = min(max(box.height * height, 1.0), 4.0)
+        place = (box.x1 * width + 0.12, box.y1 * height - tall, 0.13, tall)
+        bar = figure.colorbar(shown, cax=figure.add_axes(_share(place, figure)), extend=fitted.extend)
+        if each:
+            bar.outline.set_visible(False)
+        else:
+            dress(bar, fitted)
+    if each:
+        bar.set_ticks([0, 1], labels=["least", "most"])
+        bar.set_label(f"{fitted.label},\neach panel by its own")
+
+
+def _label(axis: Axis, names: Sequence[str]) -> None:
+    """Labels at panels, as many as have room: all, or each 2nd, 4th, 5th, 8th, 10th ..."""
+    figure = axis.axes.get_figure(root=True)
+    assert figure is not None
+    horizontal = axis is axis.axes.xaxis
+    box = axis.axes.get_position()
+    inches = box.width * figure.get_figwidth() if horizontal else box.height * figure.get_figheight()
+    size = float(axis.get_ticklabels()[0].get_fontsize()) if axis.get_ticklabels() else 7.0
+    each = size / 72 * (0.75 * max(map(len, names)) + 0.6 if horizontal else 1.3)
+    steps = (step * 10**power for power in range(6) for step in (1, 2, 4, 5, 8))
+    stride = next(step for step in steps if step * inches / len(names) >= each)
+    axis.set_major_locator(FixedLocator(list(range(0, len(names), stride))))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: names[round(x)] if 0 <= round(x) < len(names) else ""))
+
+
+def _cell_note(maps: Sequence[AttentionMap]) -> str:
+    """What a cell holds, where panels are smaller than their maps."""
+    reduced = [shown for shown in maps if shown.reduced]
+    if not reduced:
+        return ""
+    sizes = {cell_words(shown.cell_size) for shown in reduced}
+    if len(sizes) > 1 or len(reduced) < len(maps):
+        return f"   (cells: {reduced[0].reduce})"
+    return f"   ({sizes.pop()}, {reduced[0].reduce})"
+
+
+def _gap(slot: int) -> int:
+    return max(1, round(slot * _GAP))
+
+
+def _gap_of(side: int) -> int:
+    """The gap of the slot that has ``side`` pixels for the panel."""
+    return next(gap for gap in range(1, side + 2) if _gap(side + gap) == gap)
+
+
+def _whole(inches: float, dpi: float) -> float:
+    """Inches that are a whole number of pixels."""
+    return round(inches * dpi) / dpi
+
+
+def _share(box: tuple[float, float, float, float], figure: Figure) -> tuple[float, float, float, float]:
+    """A box in inches as shares of the figure."""
+    width, height = figure.get_size_inches()
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height

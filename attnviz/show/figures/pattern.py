@@ -1,0 +1,233 @@
+"""Figures of patterns: who may see whom, each cell colored by why, with the weights drawn over it where given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+
+from attnviz.maps.map import cell_words
+from attnviz.maps.reasons import SEVERAL, ReasonMap
+from attnviz.show.figures.heatmap import label_axis
+from attnviz.show.scale.colors import BLACK, HIDDEN, WHITE, Rgb, mix, reason_colors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_SQUARES = 64
+"""Cells along a side up to which each is outlined and a weight is a square in it; beyond, a weight is a shade."""
+
+_GAP_INCHES, _PAD_INCHES = 0.2, 0.08
+_GRAY: Rgb = (0.45, 0.45, 0.45)
+
+
+def pattern_figure(
+    shown: ReasonMap,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    full: float | None = None,
+    legend: bool = True,
+) -> Axes:
+    """Draws which query may see which key, each cell in the color of its reason.
+
+    Weights, where ``shown`` has them, are squares in a lighter cell whose area is the weight; on maps too fine for
+    squares the cell is the darker for it, by the square root of the weight (the side of that square).
+
+    Args:
+        shown: the reasons.
+        ax: the Axes to draw into; None makes a figure of a fitting size.
+        title: None says the pattern and, of weights, the head.
+        full: the weight that fills a cell; None is the largest shown.
+        legend: whether to name the colors, to the right of the Axes.
+
+    Returns:
+        The Axes drawn into.
+    """
+    if ax is None:
+        figure, axes = _panels(shown, 1)
+        pattern_figure(shown, axes[0], title=title, full=full, legend=legend)
+        _fit(figure)
+        return axes[0]
+    full = full or shown.most_weight or 1.0
+    T, S = len(shown.queries), len(shown.keys)
+    extent = (-0.5, S - 0.5, T - 0.5, -0.5)
+    aspect: Any = "auto" if _is_strip(shown) else "equal"
+    ax.imshow(_background(shown, full), extent=extent, interpolation="nearest", aspect=aspect)
+    if _outlined(shown):
+        _outline(shown, ax)
+        if shown.weights is not None:
+            _squares(shown, ax, full)
+    label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=True)
+    label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=True)
+    ax.set_xlabel("key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else ""))
+    ax.set_ylabel("query")
+    ax.set_title(_title(shown) if title is None else title)
+    if legend:
+        names, handles = _legend([shown], full)
+        counts = shown.counts
+        names = [f"{name}\n{_pairs(counts[name], shown.total)}" if name in counts else name for name in names]
+        ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1.0), **_LEGEND)
+    return ax
+
+
+def story_figure(maps: Sequence[ReasonMap], titles: Sequence[str], *, title: str | None = None) -> Figure:
+    """A row of patterns with one legend, each cell in the same color for the same reason in all.
+
+    Args:
+        maps: of the same queries and keys.
+        titles: one above each.
+        title: above the row.
+    """
+    figure, row = _panels(maps[0], len(maps))
+    full = max(shown.most_weight for shown in maps) or 1.0
+    for ax, shown, own in zip(row, maps, titles, strict=True):
+        pattern_figure(shown, ax, title=f"{own}\n{_pairs(shown.visible, shown.total)}", full=full, legend=False)
+        if ax is not row[0]:
+            ax.set_ylabel("")
+            ax.tick_params(left=False, labelleft=False)
+    names, handles = _legend(maps, full)
+    row[-1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.04, 1.0), **_LEGEND)
+    if title is not None:
+        middle = row[len(row) // 2]
+        middle.annotate(title, (0.5, 1), (0, 36), ha="center", xycoords="axes fraction", textcoords="offset points")
+    _fit(figure)
+    return figure
+
+
+def most_pixels(panels: int, dpi: float) -> int:
+    """The most cells along a side that a panel can show, a pixel or more each."""
+    return int(_most_inches(panels) * dpi)
+
+
+_LEGEND: dict[str, Any] = {
+    "handler_map": {tuple: HandlerTuple(ndivide=1)},
+    "frameon": False,
+    "borderaxespad": 0,
+    "handlelength": 1,
+    "labelspacing": 0.8,
+}
+
+
+def _most_inches(panels: int) -> float:
+    return 6.0 if panels == 1 else 3.0
+
+
+def _is_strip(shown: ReasonMap) -> bool:
+    """Whether a map is so long one way that its pairs can't be drawn as squares."""
+    return not 1 / 3 <= len(shown.queries) / len(shown.keys) <= 3
+
+
+def _panels(shown: ReasonMap, count: int) -> tuple[Figure, list[Axes]]:
+    """A row of Axes of the size that ``shown`` wants, with no room for labels yet."""
+    T, S, most = len(shown.queries), len(shown.keys), _most_inches(count)
+    if _is_strip(shown):
+        width, height = (min(max(0.3 * positions, 1.0), most) for positions in (S, T))
+    else:
+        cell = max(min(0.3 * max(T, S), most), 1.5) / max(T, S)
+        width, height = cell * S, cell * T
+    each = width + _GAP_INCHES
+    figure = Figure(figsize=(count * each, height))
+    return figure, [figure.add_axes((n / count, 0, width / each / count, 1)) for n in range(count)]
+
+
+def _fit(figure: Figure) -> None:
+    """Makes just the room that labels and legend take around Axes, which keep their size in inches."""
+    # A layout of matplotlib's would not: with square pairs, it gives room where there is some and cuts elsewhere.
+    size = figure.get_size_inches()
+    taken = figure.get_tightbbox()
+    low, high = np.array(taken.min) - _PAD_INCHES, np.array(taken.max) + _PAD_INCHES
+    places = [(ax, ax.get_position(original=True)) for ax in figure.axes]
+    figure.set_size_inches(*(high - low))
+    for ax, box in places:
+        x, y = (box.min * size - low) / (high - low)
+        width, height = box.size * size / (high - low)
+        ax.set_position((x, y, width, height))
+
+
+def _outlined(shown: ReasonMap) -> bool:
+    return max(shown.cells.shape) <= MOST_SQUARES
+
+
+def _background(shown: ReasonMap, full: float) -> np.ndarray[Any, Any]:
+    """(P, P', 3) the color of each cell, without squares."""
+    colors = [*reason_colors([*shown.reasons, SEVERAL]).values()]
+    if shown.weights is None:
+        plain: np.ndarray[Any, Any] = np.array([*colors, HIDDEN])[shown.kinds]  # -1 is the last
+        return plain
+    image: np.ndarray[Any, Any] = np.array([*map(_tint, colors), HIDDEN])[shown.kinds]
+    if _outlined(shown):
+        return image
+    inks = np.array([*map(_ink, colors), HIDDEN])[shown.kinds]
+    share: np.ndarray[Any, Any] = np.sqrt(np.clip(np.nan_to_num(shown.weights) / full, 0, 1))[..., None]
+    shaded: np.ndarray[Any, Any] = image + (inks - image) * share
+    return shaded
+
+
+def _outline(shown: ReasonMap, ax: Axes) -> None:
+    """White lines between cells."""
+    rows, columns = shown.cells.shape
+    ax.set_xticks(np.linspace(-0.5, len(shown.keys) - 0.5, columns + 1), minor=True)
+    ax.set_yticks(np.linspace(-0.5, len(shown.queries) - 0.5, rows + 1), minor=True)
+    ax.grid(which="minor", color="white", linewidth=1.0 if max(rows, columns) <= 32 else 0.5)
+    ax.tick_params(which="minor", length=0)
+
+
+def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:
+    assert shown.weights is not None
+    colors = [*reason_colors([*shown.reasons, SEVERAL]).values()]
+    (down, across), kinds = shown.cell_size, shown.kinds
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    squares, inks = [], []
+    for (row, column), weight in np.ndenumerate(shown.weights):
+        if weight > 0:
+            center = ((column + 0.5) * across - 0.5, (row + 0.5) * down - 0.5)
+            squares.append(center + corners * (across, down) * 0.92 * min(float(weight) / full, 1.0) ** 0.5)
+            inks.append(_ink(colors[kinds[row, column]]))
+    ax.add_collection(PolyCollection(squares, facecolors=inks, edgecolors="none"), autolim=False)
+
+
+def _legend(maps: Sequence[ReasonMap], full: float) -> tuple[list[str], list[Any]]:
+    """A swatch for each reason in any of the maps, for what is hidden, and for some weights."""
+    weighed = maps[0].weights is not None
+    reasons = list(dict.fromkeys(reason for shown in maps for reason in shown.counts if reason != SEVERAL))
+    if any(SEVERAL in shown.counts for shown in maps):
+        reasons.append(SEVERAL)
+    colors = reason_colors(reasons)
+    names = [*reasons, "not visible"]
+    handles: list[Any] = [_swatch(_tint(color) if weighed else color) for color in colors.values()]
+    handles.append(_swatch(HIDDEN))
+    if weighed:
+        for share in (1.0, 0.25, 0.0625):
+            names.append(f"weight {full * share:.2g}")
+            small, ink = _outlined(maps[0]), _ink(_GRAY)
+            if small:
+                handles.append((_swatch(_tint(_GRAY)), _swatch(ink, 0.92 * share**0.5)))
+            else:
+                handles.append(_swatch(mix(_tint(_GRAY), ink, share**0.5)))
+    return names, handles
+
+
+def _swatch(color: Rgb, side: float = 1.0) -> Line2D:
+    return Line2D([], [], linestyle="", marker="s", markersize=9 * side, color=color, markeredgewidth=0)
+
+
+def _tint(color: Rgb) -> Rgb:
+    return mix(color, WHITE, 0.7)
+
+
+def _ink(color: Rgb) -> Rgb:
+    return mix(color, BLACK, 0.25)
+
+
+def _pairs(count: int, total: int) -> str:
+    return f"{count:,} of {total:,} pairs ({count / total:.1%})"
+
+
+def _title(shown: ReasonMap) -> str:
+    return shown.pattern if shown.head is None else f"head {shown.head} · {shown.pattern}"

@@ -1,0 +1,351 @@
+"""The formula taught on a user's own numbers: an :class:`~attnviz.measures.explanation.Explanation` as Markdown.
+
+The Markdown is the one rendering: terminals show it as rich draws it, GitHub as GitHub does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from attnviz.measures.explanation import Explanation, Key
+from attnviz.show.lessons.english import ENGLISH
+from attnviz.show.lessons.japanese import JAPANESE
+from attnviz.show.lessons.words import Words
+from attnviz.show.terminal.tables import short
+
+LANGUAGES: dict[str, Words] = {"en": ENGLISH, "ja": JAPANESE}
+
+_TERMS = 6  # products of the dot product
+_KEYS = 12  # rows of the softmax, beyond which the largest weights stand for it
+
+
+def lesson(explanation: Explanation, language: str = "en") -> str:
+    """A lesson on one query and one key, in Markdown.
+
+    Args:
+        explanation: the numbers, of :func:`attnviz.explain`.
+        language: one of :data:`LANGUAGES`: ``en`` or ``ja``.
+
+    >>> import attnviz
+    >>> print(lesson(attnviz.explain(attnviz.synthesize(), head=2, query=5)).splitlines()[0])
+    # Attention, step by step: head 2, query 5 `t5`, Global #1 (position 0 `t0`)
+    """
+    return _Lesson(explanation, LANGUAGES[language]).markdown()
+
+
+class _Lesson:
+    def __init__(self, explanation: Explanation, words: Words) -> None:
+        self.e, self.words = explanation, words
+        e = explanation
+        self.query = _with_token(f"{e.query}", e.query_token)
+        self.key = self._name(e.key)
+        self.k, self.v = ("k", "v") if e.G is None else ("k_g", "v_g")
+        self.s = "s" if e.G is None else "g"  # what runs over them
+        self.index = e.key.position if e.key.number is None else e.key.number - 1
+
+    def markdown(self) -> str:
+        sections = (self._opening, self._shapes, self._einsum, self._dot, self._scale, self._softmax, self._context)
+        return "\n\n".join(block for section in sections for block in section()) + "\n"
+
+    def _name(self, key: Key) -> str:
+        position = _with_token(f"{key.position}", key.token)
+        text = self.words.position_key if key.number is None else self.words.global_key
+        return text.format(number=key.number, position=position)
+
+    def _opening(self) -> list[str]:
+        e, words = self.e, self.words
+        opening = [
+            "# " + words.title.format(head=e.head, query=self.query, key=self.key),
+            words.settings.format(source=_code(e.source, cells=60), pattern=e.pattern, dtype=e.dtype),
+        ]
+        if e.for_global:
+            opening.append(words.global_query.format(query=self.query))
+        if e.own_projections:
+            opening.append(words.own_projections)
+        return opening
+
+    def _shapes(self) -> list[str]:
+        e, words = self.e, self.words
+        H, keys = "H" if e.H_kv == e.H else "H_kv", "S" if e.G is None else "G"
+        n = e.S if e.G is None else e.G
+        rows = [
+            ("`q[b]`", f"(H, T, D) = {(e.H, e.T, e.D)}", words.queries),
+            ("`k[b]`", f"({H}, S, D) = {(e.H_kv, e.S, e.D)}", words.keys),
+        ]
+        if e.positions is not None:
+            listed = _listed(e.positions)
+            rows += [
+                ("`mask[b]`", f"(S,) = ({e.S},)", words.mask.format(positions=listed)),
+                ("`k_g = k[b][:, mask[b]]`", f"({H}, G, D) = {(e.H_kv, e.G, e.D)}", words.global_keys),
+            ]
+        rows += [
+            ("`score`", f"(H, T, {keys}) = {(e.H, e.T, n)}", words.scores),
+            ("`weight`", f"(H, T, {keys}) = {(e.H, e.T, n)}", words.weights if e.sink is None else words.weights_sink),
+        ]
+        if e.D_v is not None:
+            D_v = "D" if e.D_v == e.D else "D_v"
+            rows.append(("`v[b]`", f"({H}, S, {D_v}) = {(e.H_kv, e.S, e.D_v)}", words.values))
+            if e.G is not None:
+                rows.append(
+                    ("`v_g = v[b][:, mask[b]]`", f"({H}, G, {D_v}) = {(e.H_kv, e.G, e.D_v)}", words.global_values)
+                )
+            rows.append(("`context`", f"(H, T, {D_v}) = {(e.H, e.T, e.D_v)}", words.contexts))
+        blocks = [f"## {words.shapes_title}", _table(words.shapes_head, rows, "lll")]
+        if e.B > 1:
+            blocks.append(words.batch_of.format(batch=e.batch, B=e.B))
+        if e.H_kv != e.H:
+            blocks.append(words.grouped.format(group=e.H // e.H_kv, head=e.head, kv_head=e.kv_head))
+        return blocks
+
+    def _einsum(self) -> list[str]:
+        e, words, s = self.e, self.words, self.s
+        kv = "h" if e.H_kv == e.H else f"h // {e.H // e.H_kv}"
+        met = "visible(t)" if e.G is None else f"range({e.G})"
+        product = f"dot[h, t, {s}] += q[h, t, d] * {self.k}[{kv}, {s}, d]"
+        loops = [
+            (f"for h in range({e.H}):", words.loop_heads),
+            (f"    for t in range({e.T}):", words.loop_queries),
+            (f"        for {s} in {met}:", words.loop_visible if e.G is None else words.loop_global),
+            (f"            for d in range({e.D}):", words.loop_dimensions),
+        ]
+        width = max(len(code) for code, _ in loops)
+        code = [f"{code:{width}}  # {comment}" for code, comment in loops] + [" " * 16 + product]
+        pairs = e.measures[0].pairs if e.G is None else e.T * e.G
+        sizes = {"heads": e.H, "queries": e.T, "keys": e.G, "pairs": pairs, "D": e.D}
+        sizes |= {"dots": e.H * pairs, "products": e.H * pairs * e.D}
+        count = words.einsum_counted if e.G is None else words.einsum_count
+        return [
+            "## " + words.einsum_title.format(einsum=f"htd,h{s}d->ht{s}"),
+            _fence("python", code),
+            words.einsum_letters.format(kept=f"h, t, {s}"),
+            count.format(**{name: f"{size:,}" for name, size in sizes.items() if size is not None}),
+        ]
+
+    def _dot(self) -> list[str]:
+        e, words = self.e, self.words
+        q, k = f"q[{e.head}, {e.query}]", f"{self.k}[{e.kv_head}, {self.index}]"
+        all_sizes = math.fsum(abs(term.product) for term in e.terms)
+        rows, total, size = [], 0.0, 0.0
+        for term in e.terms[:_TERMS]:
+            total, size = total + term.product, size + abs(term.product)
+            share = _percent(size / all_sizes if all_sizes else None)
+            rows.append(
+                (f"{term.dimension}", *map(number, (term.q, term.k, term.product, total)), share),
+            )
+        rest = e.terms[_TERMS:]
+        if rest:
+            others = number(math.fsum(term.product for term in rest))
+            share = _percent(1.0 if all_sizes else None)
+            rows.append((words.others.format(n=len(rest)), "", "", others, number(e.dot), share))
+        rows.append((words.sum, "", "", f"**{number(e.dot)}**", "", ""))
+        return [
+            f"## {words.dot_title}",
+            words.dot_which.format(query=self.query, key=self.key, head=e.head),
+            _fence("text", [f"{q} · {k} = {number(e.dot)}"]),
+            _table([head.format(q="q", k=self.k) for head in words.dot_head], rows, "rrrrrr"),
+            words.dot_note,
+        ]
+
+    def _scale(self) -> list[str]:
+        e, words = self.e, self.words
+        root = number_short(math.sqrt(e.D))
+        first = f"{number(e.dot)} / {root}" if e.textbook else f"{number(e.dot)} * {number_short(e.scale)}"
+        if not e.plain:
+            title = words.steps_title
+        elif e.textbook:
+            title = words.scale_title.format(D=e.D, root=root)
+        else:
+            title = words.scale_given_title.format(scale=number_short(e.scale))
+        blocks = [f"## {title}"]
+        if not e.textbook:
+            blocks.append(words.scale_given.format(textbook=number_short(1 / math.sqrt(e.D))))
+        if e.plain:
+            blocks.append(_fence("text", [f"logit = {first} = {number(e.key.logit)}"]))
+        else:
+            blocks.append(_table(words.steps_head, self._steps(first), "llr"))
+        return [*blocks, *self._why(root)]
+
+    def _steps(self, first: str) -> list[tuple[str, ...]]:
+        e, words = self.e, self.words
+        rows: list[tuple[str, ...]] = [(words.step_dot, "", number(e.dot))]
+        before = e.dot
+        for step in e.steps:
+            x, by = number(before), number_short(step.by)
+            if step.kind == "scale":
+                name, how = words.step_scale, first
+            elif step.kind == "softcap":
+                name, how = words.step_softcap.format(by=by), f"{by} * tanh({x} / {by})"
+            elif step.kind == "bias":
+                name, how = words.step_bias, f"{x} + ({by})"
+            else:
+                distance = abs(e.query + e.S - e.T - e.key.position)
+                name, how = words.step_alibi, f"{x} - {by} * {distance}"
+            rows.append((name, f"`{how}`", number(step.result)))
+            before = step.result
+        rows[-1] = (*rows[-1][:2], f"**{rows[-1][2]}**")
+        return rows
+
+    def _why(self, root: str) -> list[str]:
+        e, words = self.e, self.words
+        divided = e.textbook and len(e.measures) == 2
+        heads = [
+            words.why_divided.format(root=root) if divided and n == 0
+            else words.why_plain if divided
+            else words.why_scale.format(scale=number_short(measure.scale))
+            for n, measure in enumerate(e.measures)
+        ]  # fmt: skip
+        rows = [
+            (words.why_variance, *(number(measure.variance) for measure in e.measures)),
+            (words.why_entropy, *(number(measure.entropy) for measure in e.measures)),
+            (words.why_share, *(_percent(measure.entropy_share) for measure in e.measures)),
+            (words.why_gradient, *(number(measure.gradient) for measure in e.measures)),
+        ]
+        blocks = [
+            f"### {words.why_title}",
+            words.why_intro.format(pairs=f"{e.measures[0].pairs:,}", head=e.head),
+            _table(["", *heads], rows, "l" + "r" * len(heads)),
+        ]
+        if len(e.measures) == 1:
+            return [*blocks, words.nothing_to_compare]
+        if divided and e.plain:
+            plain, small = number(e.measures[1].variance), number(e.measures[0].variance)
+            blocks.append(words.explain_variance.format(root=root, D=e.D, plain=plain, divided=small))
+        blocks += [words.explain_entropy, words.explain_gradient]
+        if divided and e.measures[1].gradient > 0:
+            ratio = e.measures[0].gradient / e.measures[1].gradient
+            text = (
+                words.gradient_larger
+                if ratio > 1.05
+                else words.gradient_smaller
+                if ratio < 0.95
+                else words.gradient_alike
+            )
+            blocks.append(text.format(ratio=number_short(ratio, 3)))
+        return blocks
+
+    def _softmax(self) -> list[str]:
+        e, words = self.e, self.words
+        shown = self._shown()
+        labeled = any(key.token is not None for key in shown)
+        blank = [""] * labeled
+        rows: list[list[str]] = []
+        for key in shown:
+            row = [f"{key.position}" if key.number is None else f"#{key.number}"]
+            if labeled:
+                row.append("" if key.token is None else _code(key.token, table=True))
+            row += map(number, (key.logit, key.shifted, key.exp, key.weight))
+            rows.append([f"**{cell}**" for cell in row] if key == e.key else row)
+        if rest := self._rest(shown):
+            exp, weight = math.fsum(key.exp for key in rest), math.fsum(key.weight for key in rest)
+            rows.append([words.others.format(n=f"{len(rest):,}"), *blank, "", "", number(exp), number(weight)])
+        mass = math.fsum(key.weight for key in e.keys)
+        if e.sink is not None:
+            exp = math.exp(e.sink - e.peak)
+            rows.append([words.softmax_sink, *blank, *map(number, (e.sink, e.sink - e.peak, exp)), ""])
+        rows.append([words.sum, *blank, "", "", f"**{number(e.total)}**", f"**{number(mass)}**"])
+        key_head, token_head, *heads = words.softmax_head
+        heads = [key_head, *[token_head] * labeled, *heads]
+        sees = words.softmax_sees if e.G is None else words.softmax_sees_global
+        peak = words.softmax_max if e.sink is None else words.softmax_max_sink
+        blocks = [
+            "## " + words.softmax_title.format(query=self.query),
+            sees.format(query=self.query, n=f"{len(e.keys):,}", G=f"{e.G or 0:,}", S=f"{e.S:,}"),
+            _fence(
+                "text", [f"max    = {number(e.peak)}    {peak}", "weight = exp(logit - max) / sum of exp(logit - max)"]
+            ),
+            _table(heads, rows, "r" + "l" * labeled + "rrrr"),
+            words.softmax_note,
+            words.softmax_this.format(
+                key=self.key, exp=number(e.key.exp), total=number(e.total), weight=number(e.key.weight)
+            ),
+        ]
+        if e.sink is not None:
+            blocks.append(words.sink_note.format(mass=number(mass)))
+        return blocks
+
+    def _context(self) -> list[str]:
+        e, words = self.e, self.words
+        if e.context is None:
+            return [f"## {words.context_title}", words.no_values]
+        shown, components = self._shown(), len(e.key.value)
+        rows: list[tuple[str, ...]] = []
+        for key in shown:
+            name = f"{key.position}" if key.number is None else f"#{key.number}"
+            row = (name, number(key.weight), *map(number, key.value))
+            rows.append(tuple(f"**{cell}**" for cell in row) if key == e.key else row)
+        if rest := self._rest(shown):
+            name = words.others.format(n=f"{len(rest):,}")
+            rows.append((name, number(math.fsum(key.weight for key in rest)), *[""] * components))
+        rows.append(("**context**", "", *(f"**{number(value)}**" for value in e.context[:components])))
+        heads = [words.softmax_head[0], words.softmax_head[5], *(f"d = {d}" for d in range(components))]
+        at, s = f"{e.head}, {e.query}", self.s
+        value = f"{self.v}[{e.kv_head}, {s}, d]"
+        return [
+            f"## {words.context_title}",
+            _fence("text", [f"context[{at}, d] = sum over {s} of weight[{at}, {s}] * {value}"]),
+            words.context_note.format(shown=components, D_v=e.D_v),
+            _table(heads, rows, "r" * len(heads)),
+            words.context_norm.format(query=self.query, D_v=e.D_v, norm=number(math.hypot(*e.context))),
+        ]
+
+    def _shown(self) -> list[Key]:
+        """The keys that get a row: all, or the largest weights and the one explained."""
+        keys = self.e.keys
+        if len(keys) <= _KEYS:
+            return list(keys)
+        largest = sorted(keys, key=lambda key: -key.weight)[: _KEYS - 1]
+        chosen = {self.e.key.position, *(key.position for key in largest)}
+        return [key for key in keys if key.position in chosen]
+
+    def _rest(self, shown: Sequence[Key]) -> list[Key]:
+        """The keys that get no row."""
+        positions = {key.position for key in shown}
+        return [key for key in self.e.keys if key.position not in positions]
+
+
+def number(value: float) -> str:
+    """Four decimals where they say something, else three digits and an exponent."""
+    if value == 0 or 5e-5 <= abs(value) < 1e6:
+        return f"{value + 0.0:.4f}"
+    return f"{value:.3g}"
+
+
+def number_short(value: float, digits: int = 5) -> str:
+    """``8``, ``0.125``, ``5.6569``: at most ``digits`` digits that count."""
+    return f"{value:.{digits}g}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}%"
+
+
+def _listed(positions: Sequence[int], most: int = 6) -> str:
+    if len(positions) <= most:
+        return ", ".join(map(str, positions))
+    return f"{', '.join(map(str, positions[: most - 1]))}, …, {positions[-1]}"
+
+
+def _with_token(name: str, token: str | None) -> str:
+    return name if token is None else f"{name} {_code(token)}"
+
+
+def _code(text: str, *, table: bool = False, cells: int = 14) -> str:
+    """Text as a Markdown code span, whatever is in it; in a table cell, ``|`` is escaped as GitHub wants it."""
+    text = short(text, cells)
+    text = text if text.strip() else "␣" * len(text) or "∅"
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    span = f"{fence}{space}{text}{space}{fence}"
+    return span.replace("|", r"\|") if table else span
+
+
+def _fence(language: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"```{language}", *lines, "```"])
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    marks = {"l": ":--", "r": "--:"}
+    lines = [heads, [marks[side] for side in align], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,101 @@
+"""What a notebook shows of a result by itself: small, static HTML that holds all it needs."""
+
+from __future__ import annotations
+
+import base64
+import warnings
+from collections.abc import Iterable, Sequence
+from html import escape
+from io import BytesIO, StringIO
+from typing import TYPE_CHECKING
+
+from attnviz.base.devices import dtype_name
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.captures.run import Run
+    from attnviz.engine.scores import AttentionScores
+    from attnviz.maps.map import AttentionMap
+
+_COLUMNS = 100
+
+
+def map_html(shown: AttentionMap) -> str:
+    """A map's heatmap, as a picture in the text."""
+    from attnviz.show.figures.heatmap import heatmap
+
+    figure = heatmap(shown).get_figure(root=True)
+    assert figure is not None
+    picture = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that no font has: they are boxes
+        figure.savefig(picture, format="png", dpi=100)
+    rows, columns = shown.cells.shape
+    said = f"{shown.name}: {shown.values}, {shown.pattern}, {rows} x {columns} cells"
+    content = base64.b64encode(picture.getvalue()).decode()
+    return f'<img alt="{escape(said)}" src="data:image/png;base64,{content}" style="max-width:100%">'
+
+
+def scores_html(result: AttentionScores) -> str:
+    """The tables of the first head, and how many there are."""
+    from attnviz.show.terminal.tables import score_table
+
+    values = "logits" if result.weights is None else "weights"
+    parts = (False, True) if len(result.global_queries) else (False,)
+    tables = [
+        score_table(result, result.heads[0], values=values, rows=12, width=_COLUMNS, of_global=part) for part in parts
+    ]
+    more = len(result.heads) - 1
+    return "".join(map(_rich_html, tables)) + (_note(f"and {more} more {_plural('head', more)}") if more else "")
+
+
+def inputs_html(inputs: AttentionInputs) -> str:
+    """A table of the tensors, and what else there is."""
+    from attnviz.sources.dumps import SETTINGS, tensors_of
+
+    rows = [
+        (role, " x ".join(map(str, tensor.shape)), dtype_name(tensor.dtype), str(tensor.device))
+        for role, tensor in tensors_of(inputs).items()
+    ]
+    settings = [f"{name} {getattr(inputs, name)}" for name in SETTINGS if getattr(inputs, name) is not None]
+    pattern = "" if inputs.pattern is None else f"pattern {inputs.pattern}"
+    return _table(inputs.source, ("tensor", "shape", "dtype", "device"), rows) + _note(
+        " · ".join(part for part in (pattern, *settings) if part)
+    )
+
+
+def run_html(run: Run) -> str:
+    """A table of the layers captured."""
+    rows = []
+    for label in run.layers:
+        inputs = run.inputs(label)
+        heads = f"{inputs.H}" if inputs.H_kv == inputs.H else f"{inputs.H} of {inputs.H_kv} keys"
+        rows.append((f"{label}", heads, f"{inputs.T:,} x {inputs.S:,}", f"{inputs.D}", f"{inputs.pattern or 'global'}"))
+    headings = ("layer", "heads", "queries x keys", "head_dim", "pattern")
+    return _table(run.name, headings, rows) + _note("attnviz.view(run) shows them")
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    caption = f'<caption style="text-align:left;font-weight:bold">{escape(title)}</caption>'
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _rich_html(shown: RenderableType) -> str:
+    from rich.console import Console
+
+    console = Console(width=_COLUMNS, file=StringIO(), record=True, force_terminal=True, color_system="truecolor")
+    console.print(shown)
+    lines = console.export_html(inline_styles=True, code_format="{code}")
+    return f'<pre style="line-height:1.2;overflow-x:auto">{lines.rstrip()}</pre>'
+
+
+def _note(text: str) -> str:
+    return f"<p><small>{escape(text)}</small></p>" if text else ""
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"

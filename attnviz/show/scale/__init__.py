@@ -1,0 +1,1 @@
+"""From values to shares of a scale, and from shares to colors."""

@@ -1,0 +1,302 @@
+"""rich tables of scores: the formula's own picture, a row a query and a column a key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.color import Color
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from attnviz.compare.heads import Difference
+from attnviz.engine.scores import AttentionScores
+from attnviz.measures.statistics import HeadStatistics
+from attnviz.sources.files import TensorInfo
+
+_Ramp = tuple[tuple[int, int, int], ...]
+_MAGMA: _Ramp = ((0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
+_RDBU: _Ramp = ((5, 48, 97), (107, 172, 209), (247, 246, 246), (228, 128, 102), (103, 0, 31))
+_LABEL_CELLS = 14
+
+
+def score_table(
+    scores: AttentionScores,
+    head: int,
+    *,
+    values: str = "weights",
+    rows: int = 20,
+    width: int = 80,
+    of_global: bool = False,
+) -> Table:
+    """One head's table: query tokens down, keys across, cells colored by value; ``·`` is a key that is not visible.
+
+    Args:
+        scores: logits and weights.
+        head: a query head among ``scores.heads``.
+        values: ``weights`` or ``logits``.
+        rows: the most rows to show; the middle is left out beyond that, and a line says so.
+        width: the most terminal cells across; middle columns are left out beyond that.
+        of_global: show the rows of global queries, over every key, rather than the rest.
+    """
+    queries: Sequence[int]
+    tokens: Sequence[int]
+    n = scores.heads.index(head)
+    if of_global:
+        tensor, logits = scores.global_values(values)[n], scores.global_scores
+        queries, names, tokens = scores.global_queries.tolist(), None, range(scores.item.S)
+        what = f"global queries {len(queries)} × keys {tensor.shape[1]}"
+    else:
+        tensor, logits = scores.values(values)[n], scores.scores
+        queries, names, tokens = range(scores.item.T), column_names(scores), scores.positions.tolist()
+        what = f"queries {tensor.shape[0]} × keys {tensor.shape[1]}"
+    R, C = tensor.shape
+    names = [f"pos {position}" for position in range(C)] if names is None else names
+    table = Table(
+        title=f"head {head} · {values} · {scores.pattern} · {what}",
+        title_justify="left",
+        header_style="bold",
+        box=box.ROUNDED,
+    )
+    shown_rows = _ends(R, rows)
+    kept_rows = [row for row in shown_rows if row is not None]
+    labels = query_labels(scores, [queries[row] for row in kept_rows])
+    label_width = max((cell_len(label) for label in labels), default=5)
+
+    headers, cell_width = _headers(names, scores.item.key_labels(tokens), width - label_width - 4)
+    fitting = max(2, (width - label_width - 4) // (cell_width + 3))
+    shown_columns = _ends(C, fitting if fitting >= C else fitting - 1)
+
+    table.add_column("query", no_wrap=True)
+    for column in shown_columns:
+        if column is None:
+            table.add_column("…", justify="center", no_wrap=True)
+        else:
+            table.add_column(Text(headers[column]), justify="right", no_wrap=True, min_width=cell_width)
+    kept = tensor[kept_rows].detach().cpu().double()
+    color = cell_style(values, _extent(kept))
+    if logits is not None:
+        kept = kept.masked_fill(logits[n][kept_rows].cpu() == -math.inf, -math.inf)
+    lines = iter(zip(labels, kept.tolist(), strict=True))
+    for row in shown_rows:
+        if row is None:
+            table.add_row(Text("⋮", style="dim"), *(Text("⋮", style="dim") for _ in shown_columns))
+            continue
+        label, numbers = next(lines)
+        cells = [Text("…", style="dim") if c is None else number_cell(numbers[c], color) for c in shown_columns]
+        table.add_row(Text(label), *cells)
+    notes = [
+        f"{total - len([i for i in shown if i is not None]):,} of {total:,} {noun} left out in the middle ({more})"
+        for shown, total, noun, more in (
+            (shown_rows, R, "rows", "--rows shows more"),
+            (shown_columns, C, "columns", "a wider terminal shows more"),
+        )
+        if None in shown
+    ]
+    if len(scores.global_queries) and not of_global:
+        notes.append("rows of global queries are in the table below")
+    if notes:
+        table.caption, table.caption_justify = "; ".join(notes), "left"
+    return table
+
+
+def contents_table(
+    title: str, size: int, contents: Mapping[str, TensorInfo], role_of: Callable[[str], str | None]
+) -> Table:
+    """The tensors of a file: name, shape, dtype, size and role."""
+    table = Table(
+        title=f"{escape(title)} · {decimal(size)}", title_justify="left", header_style="bold", box=box.ROUNDED
+    )
+    for name, justify in (
+        ("tensor", "left"),
+        ("shape", "left"),
+        ("dtype", "left"),
+        ("size", "right"),
+        ("role", "left"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for name, info in contents.items():
+        table.add_row(Text(name), str(info.shape), Text(info.dtype), decimal(info.bytes), role_of(name) or "–")
+    return table
+
+
+def query_labels(scores: AttentionScores, queries: Sequence[int]) -> list[str]:
+    """``5 the``: a position and its token, where there is one."""
+    tokens = scores.item.query_labels(queries)
+    if tokens is None:
+        return [f"{query}" for query in queries]
+    return [f"{query} {short(token)}" for query, token in zip(queries, tokens, strict=True)]
+
+
+def column_names(scores: AttentionScores) -> list[str]:
+    """A name for each column: ``Global #1 (pos 3)`` for shared keys, ``t-2`` for the band."""
+    if len(scores.positions) == scores.item.S:
+        shared = [f"pos {position}" for position in scores.positions.tolist()]
+    else:
+        shared = [f"Global #{n} (pos {position})" for n, position in enumerate(scores.positions.tolist(), 1)]
+    return shared + [f"t{offset:+d}" if offset else "t" for offset in scores.offsets]
+
+
+def number_cell(value: float, style: _CellStyle) -> Text:
+    """A number on its color; blank where there is none."""
+    if math.isnan(value):
+        return Text("")
+    if math.isinf(value):
+        return Text("·", style="dim")
+    return Text(f"{value:.4f}", style=style(value))
+
+
+def short(token: str, cells: int = _LABEL_CELLS) -> str:
+    """A token on one line, cut to ``cells`` terminal cells."""
+    plain = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+    plain = "".join(letter if letter.isprintable() else "�" for letter in plain)
+    return plain if cell_len(plain) <= cells else set_cell_size(plain, cells - 1).rstrip() + "…"
+
+
+class _CellStyle:
+    """The style of a cell for a value: a color ramp behind it, black or white on top."""
+
+    def __init__(self, values: str, low: float, high: float) -> None:
+        if values == "logits":
+            reach = max(abs(low), abs(high)) or 1.0
+            self.low, self.high, self.ramp = -reach, reach, _RDBU
+        else:
+            self.low, self.high, self.ramp = 0.0, high or 1.0, _MAGMA
+
+    def __call__(self, value: float) -> Style:
+        share = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+        place = share * (len(self.ramp) - 1)
+        left = min(int(place), len(self.ramp) - 2)
+        mixed = [a + (b - a) * (place - left) for a, b in zip(self.ramp[left], self.ramp[left + 1], strict=True)]
+        red, green, blue = (round(channel) for channel in mixed)
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 128
+        return Style(bgcolor=Color.from_rgb(red, green, blue), color="white" if dark else "black")
+
+
+def cell_style(values: str, extent: tuple[float, float]) -> _CellStyle:
+    """The color scale of a table whose values run over ``extent``."""
+    return _CellStyle(values, *extent)
+
+
+def _extent(tensor: object) -> tuple[float, float]:
+    import torch
+
+    assert isinstance(tensor, torch.Tensor)
+    finite = tensor[torch.isfinite(tensor)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+
+
+def _headers(names: list[str], tokens: list[str] | None, room: int) -> tuple[list[str], int]:
+    """Column headers and the width of a column: on one line where they all fit, else name over position."""
+    lines = [] if tokens is None else [short(token) for token in tokens]
+
+    def with_tokens(heads: list[str]) -> list[str]:
+        return [f"{head}\n{lines[n]}" if n < len(lines) else head for n, head in enumerate(heads)]
+
+    def width(heads: list[str]) -> int:
+        return max(8, *(cell_len(line) for head in heads for line in head.split("\n"))) if heads else 8
+
+    wide = with_tokens(names)
+    if len(names) * (width(wide) + 3) <= room:
+        return wide, width(wide)
+    narrow = with_tokens([name.replace(" (", "\n(") for name in names])
+    return narrow, width(narrow)
+
+
+def _ends(count: int, most: int) -> list[int | None]:
+    """The indices of a list cut to its two ends, with None where the middle was."""
+    if count <= most:
+        return list(range(count))
+    first = (most + 1) // 2
+    return [*range(first), None, *range(count - (most - first), count)]
+
+
+def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 100) -> Table:
+    """A row a head: each statistic as a number and, where there is room, a bar of its share of the column's most."""
+    table = Table(title=escape(title), title_justify="left", header_style="bold", box=box.ROUNDED)
+    table.padding = (0, int(width >= 90))
+    with_layers = any(row.layer is not None for row in rows)
+    if with_layers:
+        table.add_column("layer", justify="right")
+    table.add_column("head", justify="right")
+    names = {
+        "entropy": "entropy\n(nats)",
+        "entropy_share": "entropy\n(share)",
+        "max_weight": "max\nweight",
+        "global_mass": "global\nmass",
+        "sink_mass": "sink\nmass",
+        "distance": "distance\n(tokens)",
+        "diagonal_mass": "diagonal\nmass",
+        "previous_mass": "previous\nmass",
+    }
+    # Columns that do not fit are left out: squeezed ones would cut numbers, and the names of heads first.
+    labels = (max(5, *(len(f"{row.layer}") for row in rows)) + 1 if with_layers else 0) + 6
+    every = len(names)
+    while len(names) > 1 and labels + sum(max(map(len, header.split("\n"))) + 1 for header in names.values()) > width:
+        names.popitem()
+    if len(names) < every:
+        table.caption = f"{every - len(names)} of {every} statistics left out (a wider terminal shows more)"
+        table.caption_justify = "left"
+    for header in names.values():
+        table.add_column(header, justify="right", no_wrap=True)
+    room = width - (8 if with_layers else 0) - 8 - len(names) * 11
+    bar = max(0, min(8, room // len(names)))
+    if bar < 3:  # too short to tell lengths apart: one cell, filled from below
+        bar = 1 if room >= -2 * len(names) + 6 else 0
+    most = {name: max((getattr(row, name) or 0.0 for row in rows), default=0.0) for name in names}
+    for row in rows:
+        cells = [_with_bar(getattr(row, name), most[name], bar) for name in names]
+        table.add_row(*([f"{row.layer}"] if with_layers else []), f"{row.head}", *cells)
+    return table
+
+
+def _with_bar(value: float | None, most: float, cells: int) -> Text:
+    if value is None:
+        return Text("–", style="dim")
+    digits = 4 if most < 10 else 2 if most < 1000 else 1
+    number = f"{value:.{digits}f}"
+    if not cells:
+        return Text(number)
+    eighths = round(value / most * cells * 8) if most else 0
+    if cells == 1:
+        return Text.assemble((" ▁▂▃▄▅▆▇█"[eighths], "magenta"), number)
+    whole, part = divmod(eighths, 8)
+    drawn = "█" * whole + (" ▏▎▍▌▋▊▉"[part] if part else "")
+    return Text.assemble((drawn.ljust(cells), "magenta"), " ", number)
+
+
+def difference_table(
+    found: Difference,
+    width: int = 100,
+    query_tokens: Sequence[str] | None = None,
+    key_tokens: Sequence[str] | None = None,
+) -> Table:
+    """A row a head: how far A and B are apart, and where most."""
+    title = escape(f"A: {found.a}\nB: {found.b}\n{found.values}")
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.box, table.padding = box.ROUNDED, (0, int(width >= 100))
+    weights = found.values == "weights"
+    table.add_column("head", justify="right", min_width=4)
+    headers = ["max\n|A−B|", "mean\n|A−B|", *(["total\nvariation", "JS div.\n(nats)"] if weights else [])]
+    for header in [*headers, f"top-{found.top_k}\nagrees", "beyond\ntolerance"]:
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("worst: query → key, A, B")
+
+    def place(position: int, tokens: Sequence[str] | None) -> str:
+        return f"{position}" if tokens is None else f"{position} {short(tokens[position])}"
+
+    for row in found.heads:
+        divergences = [row.total_variation, row.js_divergence] if weights else []
+        worst = "–"
+        if row.worst is not None:
+            where = f"{place(row.worst.query, query_tokens)} → {place(row.worst.key, key_tokens)}"
+            worst = f"{where}, {row.worst.a:.6g}, {row.worst.b:.6g}"
+        beyond = Text(f"{row.beyond:,}", style="bold red" if row.beyond else "green")
+        numbers = [f"{value:.2e}" for value in (row.max_abs, row.mean_abs, *divergences) if value is not None]
+        table.add_row(f"{row.head}", *numbers, f"{row.top_k_agreement:.1%}", beyond, Text(worst))
+    return table

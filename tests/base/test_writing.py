@@ -1,0 +1,111 @@
+"""Output files are whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from attnviz.base.errors import InputError
+from attnviz.base.writing import atomic, check_output
+
+
+def write_half(path: Path, error: type[BaseException]) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+def test_a_block_that_ends_well_leaves_the_file_alone_in_its_folder(tmp_path):
+    with atomic(tmp_path / "out.csv") as temporary:
+        temporary.write_text("whole")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"out.csv": "whole"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_fails_leaves_nothing(tmp_path, error):
+    with pytest.raises(error):
+        write_half(tmp_path / "out.csv", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_fails_leaves_an_older_file_as_it_was(tmp_path):
+    out = tmp_path / "out.csv"
+    out.write_text("old")
+    with pytest.raises(ValueError):  # noqa: PT011 (it is ours)
+        write_half(out, ValueError)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"out.csv": "old"}
+
+
+def test_nothing_is_seen_under_the_name_before_the_end(tmp_path):
+    out = tmp_path / "out.csv"
+    with atomic(out) as temporary:
+        temporary.write_text("whole")
+        assert not out.exists()
+
+
+def test_an_older_file_is_replaced(tmp_path):
+    out = tmp_path / "out.csv"
+    out.write_text("old and longer")
+    with atomic(out) as temporary:
+        temporary.write_text("new")
+    assert out.read_text() == "new"
+
+
+def test_the_temporary_path_has_the_suffix_and_the_folder_of_the_output(tmp_path):
+    with atomic(tmp_path / "out.safetensors") as temporary:
+        assert (temporary.suffix, temporary.parent) == (".safetensors", tmp_path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_those_of_any_new_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with atomic(tmp_path / "out.csv") as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out.csv").stat().st_mode & 0o777 == mode
+
+
+def test_a_full_disk_is_a_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"out.csv: cannot be written: No space left"), atomic(tmp_path / "out.csv"):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_path_without_a_folder_is_in_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with atomic(Path("out.csv")) as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "out.csv").exists()
+
+
+def test_an_output_may_replace_a_file_that_is_no_input(tmp_path):
+    out, read = tmp_path / "out.npz", tmp_path / "in.npz"
+    out.touch()
+    read.touch()
+    assert check_output(out, (".npz",), inputs=[read]) == out
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path):
+    assert check_output(tmp_path / "OUT.NPZ", (".npz",))
+
+
+def test_an_input_that_is_missing_does_not_matter_here(tmp_path):
+    out = tmp_path / "out.npz"
+    assert check_output(out, (".npz",), inputs=[tmp_path / "gone.npz", out]) == out
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path):
+    read, folder = tmp_path / "in.npz", tmp_path / "folder"
+    read.touch()
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"in\.npz: is an input of this command"):
+        check_output(folder / ".." / "in.npz", (".npz",), inputs=[read])
+
+
+def test_a_directory_that_is_not_there_is_told_before_the_work(tmp_path):
+    with pytest.raises(InputError, match=r"the directory .*gone does not exist; make it first"):
+        check_output(tmp_path / "gone" / "out.png", [".png"])

@@ -1,0 +1,143 @@
+"""Local patterns cost O(T x window): no tensor has anything like T x S cells, whatever is asked of them."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import attnviz
+from attnviz import AttentionInputs
+from attnviz.attention.patterns import Causal, Full, Local, Pattern, longformer
+from attnviz.compare.heads import Computed, Given, compare
+
+T, WINDOW, GLOBALS = 20_000, 32, 3
+WHOLE = T * T  # cells of the map that must not be made
+BAND = T * (2 * WINDOW + 1 + GLOBALS)
+
+
+class Largest(TorchDispatchMode):
+    """The most cells that the memory of any tensor holds, a view counted as what it views; the most bytes of one that is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                held = tensor.untyped_storage().nbytes()
+                self.cells = max(self.cells, held // max(tensor.element_size(), 1))
+                if not (function.is_view or tensor._is_view()):
+                    self.bytes = max(self.bytes, held)
+        return out
+
+
+def largest(call: Callable[[], object]) -> int:
+    with Largest() as mode:
+        call()
+    return mode.cells
+
+
+@pytest.fixture(scope="module")
+def inputs() -> AttentionInputs:
+    q, k, v = (torch.randn(1, T, 2, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    mask = torch.zeros(T, dtype=torch.bool)
+    mask[[0, 9_999, T - 1]] = True
+    return AttentionInputs(q, k, v, global_mask=mask)
+
+
+PATTERNS = {
+    "local": Local(WINDOW),
+    "causal local": Local(WINDOW) & Causal(),
+    "dilation": Local(WINDOW, 3),
+    "longformer": longformer(WINDOW),
+    "causal longformer": longformer(WINDOW) & Causal(),
+    "two windows": Local(WINDOW) | Local(2),
+}
+ASKED = {
+    "score": lambda inputs, pattern: attnviz.score(inputs, pattern),
+    "context": lambda inputs, pattern: attnviz.context(inputs, pattern),
+    "statistics": lambda inputs, pattern: attnviz.head_statistics(inputs, pattern),
+    "map": lambda inputs, pattern: attnviz.attention_map(inputs, 0, pattern, pixels=200),
+    "mass": lambda inputs, pattern: attnviz.attention_map(inputs, 0, pattern, reduce="mass", pixels=200),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_local_pattern_makes_no_tensor_of_the_whole_map(inputs, name, asked):
+    cells = largest(lambda: ASKED[asked](inputs, PATTERNS[name]))
+    # A block of rows against its span may be wider than the band, but stays what a cache holds.
+    assert cells <= max(BAND, 1 << 21) < WHOLE / 100
+
+
+def test_modifiers_and_patterns_take_no_more_than_a_tile_beside_a_tile():
+    tokens, memory = 1500, 2_000_000
+    q, k = (torch.randn(1, tokens, 2, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    pattern = Local(700) | Local(100, 3)  # no band without gaps
+    extra = {"bias": torch.zeros(1, tokens, tokens), "alibi_slopes": torch.ones(1), "softcap": 5.0}
+    plain, modified = AttentionInputs(q, k), AttentionInputs(q, k, **extra)
+    for inputs in (plain, modified):
+        inputs.item().query(0)  # looks for NaN once
+
+    def largest_tensor(inputs: AttentionInputs, pattern: Pattern) -> int:
+        with Largest() as mode:
+            attnviz.attention_map(inputs, 0, pattern, pixels=100, memory=memory)
+        return mode.bytes
+
+    least = largest_tensor(plain, Full())
+    assert least < memory / 3
+    assert largest_tensor(modified, Full()) == least
+    assert largest_tensor(plain, pattern) <= least
+
+
+@pytest.mark.parametrize("other", [Local(WINDOW // 2), longformer(WINDOW), Local(WINDOW) & Causal()], ids=str)
+def test_a_comparison_of_local_patterns_makes_no_tensor_of_the_whole_map(inputs, other):
+    cells = largest(lambda: compare(Computed(inputs, Local(WINDOW)), Computed(inputs, other)))
+    assert cells <= 1 << 21 < WHOLE / 100
+
+
+def test_full_attention_streams_all_the_same(inputs):
+    short = AttentionInputs(inputs.q[:, :, :4096], inputs.k[:, :, :4096], inputs.v[:, :, :4096])
+    for asked in ("context", "statistics", "map", "mass"):
+        assert largest(lambda asked=asked: ASKED[asked](short, Causal())) <= 1 << 21 < 4096 * 4096 / 4
+
+
+@pytest.mark.parametrize("reduce", ["max", "mass"])
+def test_a_full_map_of_16384_tokens_takes_a_picture_and_a_tile(reduce):
+    size, pixels = 16_384, 256
+    q, k = (torch.randn(1, size, 4, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    full = AttentionInputs(q, k)
+
+    def draw() -> None:
+        attnviz.attention_map(full, 0, Full(), reduce=reduce, pixels=pixels)
+
+    assert largest(draw) <= 2 << 20 < size * size / 100
+    tracemalloc.start()  # numpy's arrays, which torch does not see
+    try:
+        draw()
+        assert tracemalloc.get_traced_memory()[1] <= 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_kernels_tensor_is_read_a_block_at_a_time():
+    small = AttentionInputs(torch.zeros(1, 4096, 2), torch.zeros(1, 4096, 2))
+    kernel = Given(torch.full((1, 1, 1), 1 / 4096).expand(1, 4096, 4096), None, None, "kernel")
+    side = Computed(small, Full())
+    cells = []
+    assert compare(side, kernel, progress=cells.append).within
+    assert largest(lambda: compare(side, kernel)) <= 1 << 21
+    assert sum(cells) == 4096
+
+
+def test_the_measure_sees_a_whole_map():
+    q = torch.zeros(1, 3000, 2)
+    assert largest(lambda: attnviz.score(AttentionInputs(q, q), Full())) >= 3000 * 3000
+    assert largest(lambda: q[0] @ q[0].T) == 3000 * 3000

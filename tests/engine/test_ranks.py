@@ -1,0 +1,303 @@
+"""One map over several ranks: the bits of one process, a share of the queries each, and no rank left waiting."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pty
+import select
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import attnviz
+from attnviz import AttentionInputs
+from attnviz.attention.inputs import AttentionItem
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
+from attnviz.cli.main import main
+from attnviz.engine.ranks import Ranks, rank_device, shares
+from attnviz.engine.reducer import REDUCTIONS, TileSize, bin_edges, reduce_map
+from tests.cases import small
+from tests.strategies import normal
+
+PATIENCE = 240  # seconds; a rank that hangs is a failure, not a stuck build
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    root = str(Path(attnviz.__file__).parents[1])
+    return {**kept, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **more}
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Runs ``attnviz`` in one process: this one."""
+
+    def alone(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["attnviz", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+
+    return alone
+
+
+@pytest.fixture
+def start():
+    """Starts one rank by hand, and ends those that a failed test leaves behind."""
+    started: list[subprocess.Popen[str]] = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def start(rank: int, size: int, *arguments: object, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "attnviz", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def ends(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    """The exit code of a rank, and what it said on stderr."""
+    out, err = process.communicate(timeout=PATIENCE)
+    assert out == ""
+    return process.returncode, err.splitlines()
+
+
+# The bits of one process
+
+
+def test_a_picture_and_its_data_have_the_same_bits_from_torchrun(tmp_path, alone):
+    dump = tmp_path / "dump.safetensors"
+    attnviz.save(dump, small(batch=1, heads=2, kv_heads=1, tokens=1237, global_positions=(0, 700, 1236)))
+    options = ["--pattern", "local+global", "--window", 30, "--pixels", 91, "--reduce", "mass"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "attnviz"]
+    one, two = outputs(tmp_path, "one"), outputs(tmp_path, "two")
+    alone("plot", dump, *options, *one)
+    arguments = [*command, "plot", dump, *options, *two]
+    subprocess.run([str(a) for a in arguments], check=True, timeout=PATIENCE, env=environment())
+    assert_same_files(tmp_path)
+
+
+def test_three_ranks_of_a_ragged_causal_map_give_the_bits_of_one(tmp_path, alone, start):
+    dump = tmp_path / "dump.safetensors"
+    attnviz.save(dump, small(batch=1, tokens=1237))
+    one, three = outputs(tmp_path, "one"), outputs(tmp_path, "three")
+    options = ["--head", 1, "--pattern", "causal", "--memory", "100MB"]  # 1,024 cells of one or two rows each
+    alone("plot", dump, *options, *one)
+    for code, said in [ends(process) for process in [start(r, 3, "plot", dump, *options, *three) for r in range(3)]]:
+        assert code == 0, said
+    assert_same_files(tmp_path)
+
+
+def outputs(folder: Path, name: str) -> list[object]:
+    (folder / name).mkdir()
+    return ["-o", folder / name / "map.png", "-o", folder / name / "map.npz"]
+
+
+def assert_same_files(folder: Path) -> None:
+    one, other = (sorted(path.iterdir()) for path in sorted(folder.iterdir()) if path.is_dir())
+    assert [path.name for path in one] == [path.name for path in other] == ["map.npz", "map.png"]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
+PATTERNS: dict[str, Pattern] = {
+    "full": Full(),
+    "causal": Causal(),
+    "local": Local(30),
+    "dilation": Local(7, 3),
+    "global": GlobalKeys(),
+    "longformer": longformer(9),
+    "causal longformer": longformer(9) & Causal(),
+}
+
+
+def hard(T: int, seed: int) -> AttentionInputs:
+    """Inputs whose softmax takes the bound in some blocks and the running maximum in others, in no order."""
+    q, k = normal((1, T, 4), seed).float(), normal((1, T, 4), seed + 1).float()
+    q[..., 3], k[..., 3] = 0, 0
+    k[0, T // 3, 3] = 15
+    strong = torch.from_numpy(np.random.default_rng(seed).random(-(-T // 16)) < 0.5).repeat_interleave(16)[:T]
+    q[0, strong] *= 30
+    return AttentionInputs(q, k, global_mask=torch.arange(T) % 29 == 0)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_shares_put_together_have_the_bits_of_the_whole(name, data):
+    T, pattern = data.draw(st.integers(1, 200)), PATTERNS[name]
+    item = hard(T, data.draw(st.integers(0, 99))).item(0)
+    rows = bin_edges(range(T), min(T, data.draw(st.integers(1, 90))))
+    columns = bin_edges(range(T), min(T, data.draw(st.integers(1, 90))))
+    tile = TileSize(data.draw(st.sampled_from([4, 16, 64])), data.draw(st.sampled_from([16, 64])))
+    size = data.draw(st.integers(2, 4))
+    cuts = shares(item, pattern, rows, tile.rows, size)
+    assert (cuts[0], cuts[-1], len(cuts)) == (0, len(rows) - 1, size + 1)
+    assert cuts == sorted(cuts)
+    whole = reduce_map(item, pattern, 0, rows, columns, reductions=REDUCTIONS, tile=tile)
+    parts = [
+        reduce_map(item, pattern, 0, rows[first : last + 1], columns, reductions=REDUCTIONS, tile=tile)
+        for first, last in itertools.pairwise(cuts)
+        if first < last
+    ]
+    for field in ("max", "mass", "counts"):
+        np.testing.assert_array_equal(np.concatenate([getattr(part, field) for part in parts]), getattr(whole, field))
+    np.testing.assert_array_equal(torch.cat([part.log_sum_exp for part in parts]), whole.log_sum_exp)
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Ranks one after another in this process: rank 0 last, which takes what the others sent."""
+
+    def world(size: int):
+        sent: dict[int, list[torch.Tensor]] = {}
+        monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
+
+        def run(item: AttentionItem, *arguments, **options):
+            for rank in (*range(1, size), 0):
+                monkeypatch.setattr("torch.distributed.send", lambda t, to, r=rank: sent.setdefault(r, []).append(t))
+                monkeypatch.setattr("torch.distributed.recv", lambda t, source: t.copy_(sent[source].pop(0)))
+                found = Ranks(rank, size).reduce_map(item, *arguments, **options)
+            assert not any(sent.values())
+            return found
+
+        return run
+
+    return world
+
+
+@pytest.mark.parametrize("memory", [None, 180_000])
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_rank_0_gets_the_whole_whatever_the_bound_on_memory(world, memory, size):
+    item = hard(2500, 1).item(0)
+    edges = bin_edges(range(2500), 70)
+    options = {"reductions": ("max",), "memory": memory}
+    whole = reduce_map(item, Causal(), 0, edges, edges, **options)
+    found = world(size)(item, Causal(), 0, edges, edges, **options)
+    np.testing.assert_array_equal(found.max, whole.max)
+    np.testing.assert_array_equal(found.counts, whole.counts)
+    np.testing.assert_array_equal(found.log_sum_exp, whole.log_sum_exp)
+
+
+def test_more_ranks_than_queries(world):
+    item, edges = hard(2, 0).item(0), bin_edges(range(2), 2)
+    found, whole = (reduce(item, Full(), 0, edges, edges) for reduce in (world(5), reduce_map))
+    np.testing.assert_array_equal(found.max, whole.max)
+
+
+@pytest.mark.parametrize("pattern", [Full(), Causal(), longformer(9)], ids=str)
+def test_no_rank_reads_all_queries(world, monkeypatch, pattern):
+    read: list[range] = []
+    query = AttentionItem.query
+
+    def spied(self, head, rows=None, **options):
+        read.append(range(self.T) if rows is None else rows)
+        return query(self, head, rows, **options)
+
+    monkeypatch.setattr(AttentionItem, "query", spied)
+    edges = bin_edges(range(3000), 300)
+    world(3)(hard(3000, 2).item(0), pattern, 0, edges, edges)
+    parts = sorted({(rows.start, rows.stop) for rows in read})
+    assert len(parts) == 3
+    assert [stop for _, stop in parts] == [start for start, _ in parts[1:]] + [3000]
+    assert max(stop - start for start, stop in parts) < 2000
+
+
+def test_shares_are_of_about_the_same_work():
+    q = torch.zeros(1, 20_000, 1)
+    item = AttentionInputs(q, q).item(0)
+    edges = bin_edges(range(20_000), 1000)
+    even = edges[shares(item, Full(), edges, 256, 4)]
+    np.testing.assert_allclose(even, [0, 5000, 10_000, 15_000, 20_000], atol=256)
+    causal = edges[shares(item, Causal(), edges, 256, 4)]  # work grows with the square of the row
+    np.testing.assert_allclose(causal, [0, 10_000, 14_142, 17_321, 20_000], atol=256)
+
+
+def test_each_rank_of_a_machine_has_a_device_of_its_own(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert rank_device("cuda") == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [rank_device(name) for name in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
+
+
+# A rank that stops
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_rank_that_cannot_read_its_file_stops_the_others(tmp_path, start, bad):
+    dump = tmp_path / "dump.safetensors"
+    attnviz.save(dump, small(batch=1, tokens=600))
+    before = sorted(tmp_path.iterdir())
+    processes = [
+        start(rank, 2, "plot", tmp_path / "missing.safetensors" if rank == bad else dump, "-o", tmp_path / "map.png")
+        for rank in range(2)
+    ]
+    found = [ends(process) for process in processes]
+    assert found[bad] == (2, [f"attnviz: {tmp_path}/missing.safetensors: there is no such file"])
+    code, said = found[1 - bad]
+    assert len(said) == 1, said
+    # The other has gone while this one waits for its part or, sooner, while they still shake hands.
+    late, soon = "another rank stopped before the", "2 ranks were to work together and do not find each other"
+    assert said[0].startswith(f"attnviz: {late if code == 1 else soon}")
+    assert code in (1, 2)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_rank_that_is_killed_stops_the_others(tmp_path, start):
+    dump = tmp_path / "dump.safetensors"
+    attnviz.save(dump, attnviz.synthesize(heads=100, kv_heads=1, tokens=8192, head_dim=8))  # much work, if it were let
+    before = sorted(tmp_path.iterdir())
+    screen, terminal = pty.openpty()  # rank 0 believes that a person watches, and shows when the ranks are at work
+    arguments = ("plot", dump, "--pattern", "full", "-o", tmp_path / "map.npz")
+    ranks = [start(rank, 3, *arguments, stderr=terminal if rank == 0 else subprocess.PIPE) for rank in range(3)]
+    os.close(terminal)
+    seen = b""
+    while b"tokens/s" not in seen:
+        assert select.select([screen], [], [], PATIENCE)[0], f"rank 0 did not start: {seen!r}"
+        seen += os.read(screen, 1 << 16)
+    ranks[1].kill()
+    code, said = ends(ranks[2])
+    assert code == 1, said
+    assert len(said) == 1, said
+    assert said[0].startswith("attnviz: another rank stopped before the")
+    assert len(said[0]) < 200, said  # gloo's own words are long, and begin with a file of its own
+    assert ".cc" not in said[0]
+    assert b"attnviz: another rank stopped before the" in rest_of(screen)
+    assert ranks[0].wait(PATIENCE) == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def rest_of(screen: int) -> bytes:
+    """What comes on a terminal until the program on it has ended."""
+    shown = b""
+    while select.select([screen], [], [], PATIENCE)[0]:
+        try:
+            part = os.read(screen, 1 << 16)
+        except OSError:  # how Linux tells that nobody holds the other end any more
+            break
+        if not part:
+            break
+        shown += part
+    os.close(screen)
+    return shown

@@ -1,0 +1,208 @@
+"""Lessons: the same numbers in both languages, whole Markdown whatever the tokens, the text that fits the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import string
+from dataclasses import replace
+
+import pytest
+import torch
+from markdown_it import MarkdownIt
+from rich.cells import cell_len
+from rich.text import Text
+
+import attnviz
+from attnviz.attention.patterns import Full, longformer
+from attnviz.show.lessons import LANGUAGES, lesson, number, number_short
+from attnviz.show.lessons.terminal import broken
+
+TOKENS = ["[CLS]", "注意", "a|b", "`x`", "``", " Ġthe", "", "  ", "*b*", "<i>", "\x1b[31m", "a\\|", "line\nbreak"]
+
+
+def explanations() -> dict[str, attnviz.Explanation]:
+    """One of each kind, so that every text is used."""
+    plain = attnviz.synthesize(dtype="float64")
+    wide = attnviz.synthesize(heads=4, kv_heads=2, tokens=20, head_dim=8, batch=2, dtype="float64")
+    wide = replace(
+        wide,
+        q_global=wide.q.flip(2),
+        k_global=wide.k.flip(2),
+        softcap=3.0,
+        bias=torch.ones(1, 1, 1),
+        alibi_slopes=torch.ones(4),
+        sinks=torch.ones(4),
+    )
+    # Weights spread over many keys by logits that are small even where they are not divided.
+    even = attnviz.synthesize(tokens=64, head_dim=2, dtype="float64")
+    return {
+        "plain": attnviz.explain(plain, head=2, query=5),
+        "modified": attnviz.explain(wide, query=3, pattern=longformer(1), batch=1),
+        "scaled": attnviz.explain(replace(plain, scale=0.5, v=None)),
+        "sink": attnviz.explain(replace(plain, sinks=torch.ones(8))),
+        "one": attnviz.explain(attnviz.synthesize(head_dim=1)),
+        "many": attnviz.explain(attnviz.synthesize(tokens=30), pattern=Full()),
+        "faint": attnviz.explain(replace(plain, q=plain.q / 1e4)),
+        "even": attnviz.explain(replace(even, q=even.q / 2), pattern=Full()),
+    }
+
+
+@pytest.fixture(scope="module")
+def every() -> dict[str, attnviz.Explanation]:
+    return explanations()
+
+
+def names(text: str | tuple[str, ...]) -> list[set[str]]:
+    """The ``{names}`` of each text."""
+    texts = [text] if isinstance(text, str) else text
+    return [{name for _, name, _, _ in string.Formatter().parse(part) if name} for part in texts]
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LANGUAGES["en"])])
+def test_both_languages_tell_the_same_numbers(field):
+    english, japanese = (getattr(LANGUAGES[language], field) for language in ("en", "ja"))
+    assert names(english) == names(japanese)
+
+
+def test_every_text_is_used(every):
+    from collections.abc import Callable
+
+    class Watched:
+        def __init__(self, words: object, seen: set[str]) -> None:
+            self.words, self.seen = words, seen
+
+        def __getattr__(self, name: str) -> object:
+            self.seen.add(name)
+            return getattr(self.words, name)
+
+    from attnviz.show import lessons
+
+    seen: set[str] = set()
+    write: Callable[..., object] = lessons._Lesson
+    for explanation in every.values():
+        write(explanation, Watched(LANGUAGES["en"], seen)).markdown()
+    assert seen == {field.name for field in dataclasses.fields(LANGUAGES["en"])}
+
+
+@pytest.mark.parametrize("kind", ["plain", "modified", "scaled", "sink", "one", "many", "faint", "even"])
+def test_both_languages_have_the_same_tables_and_code(every, kind):
+    def bones(language: str) -> list[object]:
+        found: list[object] = []
+        for token in MarkdownIt().enable("table").parse(lesson(every[kind], language)):
+            if token.type in ("heading_open", "tr_open", "td_open", "paragraph_open"):
+                found.append((token.type, token.tag))
+            elif token.type == "fence" and token.info == "python":
+                found.append([line.partition("#")[0].rstrip() for line in token.content.splitlines()])
+            elif token.type == "inline":
+                found.append(sorted(re.findall(r"-?\d+\.\d{4}|\d+\.\d%", token.content)))
+        return found
+
+    assert bones("en") == bones("ja")
+
+
+def test_the_loops_run_and_give_the_dot_product(every):
+    explanation = every["plain"]
+    (code,) = re.findall(r"```python\n(.*?)```", lesson(explanation), flags=re.DOTALL)
+    inputs = attnviz.synthesize(dtype="float64")
+    k_g = inputs.k[0][:, inputs.global_mask[0]]
+    values = {"q": inputs.q[0].numpy(), "k_g": k_g.numpy(), "dot": torch.zeros(8, 10, 3, dtype=torch.float64).numpy()}
+    exec(code, values)
+    assert values["dot"][2, 5, 0] == pytest.approx(explanation.dot)
+    assert values["dot"] == pytest.approx(torch.einsum("htd,hgd->htg", inputs.q[0], k_g).numpy())
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_any_token_leaves_the_tables_whole(language):
+    n = len(TOKENS)
+    inputs = attnviz.synthesize(tokens=n, head_dim=4, global_positions=range(1, n))
+    text = lesson(attnviz.explain(replace(inputs, tokens=[TOKENS])), language)
+    cells = 0
+    for token in MarkdownIt().enable("table").parse(text):
+        if token.type in ("tr_open", "tr_close"):
+            assert cells in (0, 3, 6)
+            cells = 0
+        cells += token.type in ("td_open", "th_open")
+        for child in token.children or []:
+            assert child.type in ("text", "code_inline", "strong_open", "strong_close", "softbreak")
+    shown = [
+        child.content
+        for token in MarkdownIt().enable("table").parse(text)
+        for child in token.children or []
+        if child.type == "code_inline"
+    ]
+    for token in ("注意", "a|b", "`x`", "``", "∅", "␣␣", "*b*", "<i>", "�[31m", "a\\|", "line⏎break"):
+        assert token in shown
+
+
+def test_the_verdict_on_the_gradient_is_what_was_measured(every):
+    plain = every["plain"]
+
+    def verdict(divided: float, not_divided: float) -> str:
+        one, other = plain.measures
+        measures = (replace(one, gradient=divided), replace(other, gradient=not_divided))
+        return lesson(replace(plain, measures=measures))
+
+    assert "makes the gradient 3 times as large" in verdict(0.3, 0.1)
+    assert "makes the gradient smaller, 0.5 times the size" in verdict(0.1, 0.2)
+    assert "hardly changes the gradient" in verdict(0.2, 0.2)
+    assert "Here the division" not in verdict(0.0, 0.0)
+
+
+def test_the_variance_of_independent_numbers_is_spoken_of_only_where_a_logit_is_the_scaled_dot_product(every):
+    said = {kind: "If the numbers in q and k were independent" in lesson(found) for kind, found in every.items()}
+    assert said == {
+        "plain": True,
+        "modified": False,
+        "scaled": False,
+        "sink": True,
+        "one": False,
+        "many": True,
+        "faint": True,
+        "even": True,
+    }
+
+
+def test_many_keys_are_the_largest_weights_and_the_rest_in_one_row(every):
+    found = attnviz.explain(attnviz.synthesize(tokens=200, dtype="float64"), pattern=Full(), key=7)
+    text = lesson(found)
+    rows = re.findall(
+        r"^\| \**(\d+|other \d+|sum)\** \|.*\| \**([\d.e-]+)\** \|$", text.split("## 5.")[1].split("## 6.")[0], re.M
+    )
+    assert [name for name, _ in rows][-2:] == ["other 188", "sum"]
+    assert "7" in [name for name, _ in rows]
+    assert sum(float(weight) for _, weight in rows[:-1]) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.0000"),
+        (-0.0, "0.0000"),
+        (1.23456, "1.2346"),
+        (0.00005, "0.0001"),
+        (0.000012345, "1.23e-05"),
+        (-123456.0, "-123456.0000"),
+        (1234567.0, "1.23e+06"),
+    ],
+)
+def test_numbers_keep_what_they_say(value, text):
+    assert number(value) == text
+
+
+def test_short_numbers():
+    assert [number_short(value) for value in (8.0, 0.125, 5.656854, 11.3137085)] == ["8", "0.125", "5.6569", "11.314"]
+
+
+@pytest.mark.parametrize("width", [20, 37, 80])
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_paragraphs_break_within_the_width_and_lose_nothing(every, width, language):
+    for paragraph in lesson(every["modified"], language).split("\n\n"):
+        if paragraph.startswith(("#", "|", "```")):
+            continue
+        lines = broken(Text(paragraph), width).plain.split("\n")
+        assert re.sub(r"\s", "", "".join(lines)) == re.sub(r"\s", "", paragraph)
+        for line in lines:
+            assert cell_len(line) <= width or " " not in line.strip()
+            assert not line.startswith(tuple("、。）」"))
+            assert not line.endswith(tuple("（「"))

@@ -1,0 +1,197 @@
+"""Results for programs: what a JSON, CSV, Markdown or tensor file says is what the engine computed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import attnviz
+from attnviz import AttentionInputs, InputError
+from attnviz.engine.scores import AttentionScores
+from attnviz.show.exports import DECIMALS, to_csv, to_json, to_markdown, write_results
+from attnviz.sources.files import open_tensors
+from tests.cases import small
+
+HALF = 0.5 * 10**-DECIMALS + 1e-12
+"""Half a unit of the last decimal: as near as a rounded number can be."""
+
+
+@pytest.fixture
+def results() -> list[AttentionScores]:
+    """Both items, heads 3 and 1, of inputs with unequal G and a padded query."""
+    inputs = small()
+    globals_ = torch.tensor([[True, False, False, True, False, False], [False, True, False, False, False, False]])
+    exists = torch.tensor([[True] * 5 + [False], [True] * 6])
+    inputs = replace(inputs, global_mask=globals_, key_padding_mask=exists)
+    return [attnviz.score(inputs, batch=b, heads=[3, 1]) for b in range(2)]
+
+
+def test_json_is_one_line_of_a_versioned_schema(results):
+    text = to_json(results)
+    document = json.loads(text)
+    assert text.endswith("}\n")
+    assert text.count("\n") == 1
+    assert list(document) == ["schema", "source", "pattern", "scale", "dtype", "decimals", "items"]
+    assert (document["schema"], document["decimals"]) == ("attnviz.scores/1", 6)
+    assert (document["source"], document["pattern"], document["dtype"]) == ("synthetic", "global", "float32")
+    assert document["scale"] == pytest.approx(1 / math.sqrt(8), abs=1e-12)
+
+
+def test_json_describes_each_item(results):
+    first, second = json.loads(to_json(results))["items"]
+    assert list(first) == ["batch", "queries", "positions", "query_tokens", "position_tokens", "heads"]
+    assert (first["batch"], first["queries"], first["positions"]) == (0, 6, [0, 3])
+    assert (second["batch"], second["queries"], second["positions"]) == (1, 6, [1])
+    assert (first["query_tokens"][2], first["position_tokens"]) == ("t2", ["t0", "t3"])
+    assert [head["head"] for head in first["heads"]] == [3, 1]
+
+
+@pytest.mark.parametrize("name", ["scores", "weights"])
+def test_json_holds_the_engines_numbers_to_six_decimals(results, name):
+    for item, result in zip(json.loads(to_json(results))["items"], results, strict=True):
+        for head, tensor in zip(item["heads"], getattr(result, name), strict=True):
+            found = np.array(head[name], dtype=float)  # None becomes NaN
+            exact = torch.where(torch.isfinite(tensor), tensor, torch.nan).double().numpy()
+            np.testing.assert_allclose(found, exact, rtol=0, atol=HALF, equal_nan=True)
+
+
+def test_json_says_null_where_a_query_sees_nothing(results):
+    item = json.loads(to_json(results))["items"][0]
+    assert [item["heads"][0][name][5] for name in ("scores", "weights")] == [[None, None]] * 2
+
+
+def test_json_never_says_minus_zero():
+    q = torch.full((1, 2, 1), -1e-9)
+    inputs = AttentionInputs(q, torch.ones(1, 2, 1), global_mask=torch.tensor([True, True]))
+    text = to_json([attnviz.score(inputs)])
+    assert '"scores":[[0.0,0.0],[0.0,0.0]]' in text
+
+
+def test_json_leaves_labels_out_where_there_are_none():
+    inputs = replace(small(), tokens=None)
+    item = json.loads(to_json([attnviz.score(inputs)]))["items"][0]
+    assert not {"query_tokens", "position_tokens"} & set(item)
+
+
+def test_json_keeps_the_letters_of_every_script():
+    inputs = replace(small(batch=1, tokens=4), tokens=[["日本", "naïve", '"', "\n"]])
+    text = to_json([attnviz.score(inputs)])
+    assert "日本" in text
+    assert json.loads(text)["items"][0]["query_tokens"] == ["日本", "naïve", '"', "\n"]
+
+
+@given(seed=st.integers(0, 1000))
+def test_json_of_the_same_inputs_is_the_same_text(seed):
+    inputs = small(seed=seed)
+    assert to_json([attnviz.score(inputs)]) == to_json([attnviz.score(inputs)])
+
+
+def rows_of(results: list[AttentionScores]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(results))))
+
+
+def test_csv_has_a_row_a_visible_pair(results):
+    rows = rows_of(results)
+    assert list(rows[0]) == ["batch", "head", "query", "query_token", "key", "key_token", "score", "weight"]
+    seen = [(int(row["batch"]), int(row["head"]), int(row["query"]), int(row["key"])) for row in rows]
+    assert seen == [
+        (b, head, t, s)
+        for b, keys, queries in ((0, (0, 3), range(5)), (1, (1,), range(6)))
+        for head in (3, 1)
+        for t in queries
+        for s in keys
+    ]
+
+
+def test_csv_holds_the_engines_numbers_and_labels(results):
+    for row in rows_of(results):
+        result = results[int(row["batch"])]
+        column = result.positions.tolist().index(int(row["key"]))
+        place = result.heads.index(int(row["head"])), int(row["query"]), column
+        assert float(row["score"]) == pytest.approx(float(result.scores[place]), abs=HALF)
+        assert float(row["weight"]) == pytest.approx(float(result.weights[place]), abs=HALF)
+        assert (row["query_token"], row["key_token"]) == (f"t{row['query']}", f"t{row['key']}")
+
+
+def test_csv_quotes_what_needs_it():
+    labels = ["a,b", 'say "x"', "two\nlines", "="]
+    inputs = replace(small(batch=1, tokens=4), tokens=[labels])
+    rows = rows_of([attnviz.score(inputs, heads=[0])])
+    assert [row["query_token"] for row in rows[::2]] == labels
+
+
+def test_markdown_is_a_table_of_one_head_in_full(results):
+    lines = to_markdown(results[1], 1, values="logits").splitlines()
+    assert lines[:4] == ["**head 1 · logits**", "", "| query | Global #1 (pos 1) |", "|:--|--:|"]
+    numbers = [float(line.split("|")[2]) for line in lines[4:]]
+    np.testing.assert_allclose(numbers, results[1].scores[1, :, 0].numpy(), rtol=0, atol=0.5e-4 + 1e-9)
+
+
+def test_markdown_leaves_a_query_that_sees_nothing_blank(results):
+    assert to_markdown(results[0], 3).splitlines()[-1] == "| 5 t5 |  |  |"
+
+
+def test_markdown_escapes_bars_in_tokens():
+    inputs = replace(small(batch=1, tokens=4), tokens=[["|", "a|b", "c", "d"]])
+    lines = to_markdown(attnviz.score(inputs), 0).splitlines()
+    assert lines[5].startswith(r"| 1 a\|b |")
+
+
+TENSORS = [".safetensors", ".npz"]
+
+
+@pytest.mark.parametrize("suffix", TENSORS)
+def test_tensors_of_one_item_have_bare_names(tmp_path, results, suffix):
+    write_results(tmp_path / f"out{suffix}", results[:1])
+    file = open_tensors(tmp_path / f"out{suffix}")
+    assert set(file.contents) == {"scores", "weights", "positions"}
+    assert file.read("positions").tolist() == [0, 3]
+    assert file.read("scores").shape == (2, 6, 2)
+    for name in ("scores", "weights"):
+        assert torch.equal(file.read(name).nan_to_num(), getattr(results[0], name).nan_to_num())
+
+
+@pytest.mark.parametrize("suffix", TENSORS)
+def test_tensors_of_several_items_carry_their_numbers(tmp_path, results, suffix):
+    write_results(tmp_path / f"out{suffix}", results)
+    file = open_tensors(tmp_path / f"out{suffix}")
+    assert set(file.contents) == {f"{name}.{b}" for name in ("scores", "weights", "positions") for b in (0, 1)}
+    assert file.read("scores.1").shape == (2, 6, 1)
+    assert file.read("positions.1").tolist() == [1]
+    assert torch.equal(file.read("weights.1"), results[1].weights)
+
+
+@pytest.mark.parametrize("suffix", TENSORS)
+def test_tensors_say_what_they_are(tmp_path, results, suffix):
+    write_results(tmp_path / f"out{suffix}", results)
+    assert open_tensors(tmp_path / f"out{suffix}").metadata == {
+        "kind": "attnviz.scores/1",
+        "source": "synthetic",
+        "pattern": "global",
+        "scale": 1 / math.sqrt(8),
+        "heads": [3, 1],
+        "batch": [0, 1],
+    }
+
+
+@pytest.mark.parametrize(("suffix", "text"), [(".json", to_json), (".csv", to_csv)])
+def test_a_text_file_is_what_would_be_printed(tmp_path, results, suffix, text):
+    write_results(tmp_path / f"out{suffix}", results)
+    assert (tmp_path / f"out{suffix}").read_bytes() == text(results).encode()
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".npy", ".md"])
+def test_another_suffix_is_refused(tmp_path, results, suffix):
+    with pytest.raises(InputError, match="unknown suffix"):
+        write_results(tmp_path / f"out{suffix}", results)
+    assert list(Path(tmp_path).iterdir()) == []
