@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import attnviz
-from attnviz.attention.inputs import AttentionItem
+from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Causal, Full, Pattern
-from attnviz.engine.reducer import bin_edges, reduce_map
+from attnviz.base.bins import bin_edges
+from attnviz.engine.reducer import reduce_map
 from benchmarks.measure import Comparison, baseline, benchmark, in_turns, peak_extra_bytes, processes_in_turns
 from benchmarks.measure import attnviz as program
 

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import attnviz
-from attnviz.engine.reducer import bin_edges
+from attnviz.base.bins import bin_edges
 from attnviz.maps.map import cell_words
 
 

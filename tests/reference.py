@@ -23,6 +23,30 @@ class Attention:
     context: np.ndarray | None  # (H, T, D_v), NaN likewise
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where each query and key stands in its sequence."""
+
+    queries: Sequence[int]  # (T,)
+    keys: Sequence[int]  # (S,)
+
+    @classmethod
+    def of(cls, T: int, S: int, queries: Sequence[int] | None = None, keys: Sequence[int] | None = None) -> Places:
+        """What is given or, by default, keys in order and queries at the last T of them."""
+        keys = list(range(S)) if keys is None else list(keys)
+        if queries is None:
+            queries = [keys[t + S - T] if t + S - T >= 0 else t + S - T for t in range(T)]
+        return cls(list(queries), keys)
+
+    def key_at(self, position: int) -> int | None:
+        """The key that stands at a position."""
+        return next((s for s, own in enumerate(self.keys) if own == position), None)
+
+    def own_key(self, t: int) -> int | None:
+        """The key that stands where a query does."""
+        return self.key_at(self.queries[t])
+
+
 def attend(
     q: Any,  # (H, T, D)
     k: Any,  # (H_kv, S, D)
@@ -34,13 +58,15 @@ def attend(
     bias: Any = None,  # (H, T, S)
     alibi_slopes: Sequence[float] | None = None,  # (H,)
     sinks: Sequence[float] | None = None,  # (H,)
+    places: Places | None = None,
 ) -> Attention:
-    """Logits, weights and context of every head over the keys that ``visible`` lets each query see."""
+    """Logits, weights and context of every head over the keys that ``visible`` lets each query see; a bias of -inf hides."""
     q, k, visible = _float64(q), _float64(k), np.asarray(visible, dtype=bool)
     v = None if v is None else _float64(v)
     bias = None if bias is None else _float64(bias)
     (H, T, D), (H_kv, S, _) = q.shape, k.shape
     scale = 1 / math.sqrt(D) if scale is None else scale
+    places = Places.of(T, S) if places is None else places
 
     logits = np.full((H, T, S), -math.inf)
     weights = np.zeros((H, T, S))
@@ -48,7 +74,7 @@ def attend(
     for h in range(H):
         kv = h // (H // H_kv)
         for t in range(T):
-            seen = [s for s in range(S) if visible[t, s]]
+            seen = [s for s in range(S) if visible[t, s] and (bias is None or bias[h, t, s] > -math.inf)]
             for s in seen:
                 logit = math.fsum(float(q[h, t, d]) * float(k[kv, s, d]) for d in range(D)) * scale
                 if softcap is not None:
@@ -56,7 +82,7 @@ def attend(
                 if bias is not None:
                     logit += float(bias[h, t, s])
                 if alibi_slopes is not None:
-                    logit -= float(alibi_slopes[h]) * abs(t + S - T - s)
+                    logit -= float(alibi_slopes[h]) * abs(places.queries[t] - places.keys[s])
                 logits[h, t, s] = logit
             if not seen:
                 weights[h, t] = math.nan
@@ -80,13 +106,13 @@ def sees_globals(
     T: int,
     padding: Any = None,  # (S,) bool, True where the key exists
 ) -> np.ndarray:
-    """(T, S): which query sees which key in the ``global`` pattern; a padded query of self-attention sees nothing."""
+    """(T, S): which query sees which key in the ``global`` pattern; a query whose own key is padding sees nothing."""
     global_mask = np.asarray(global_mask, dtype=bool)
     S = len(global_mask)
     exists = np.ones(S, dtype=bool) if padding is None else np.asarray(padding, dtype=bool)
     visible = np.zeros((T, S), dtype=bool)
     for t in range(T):
-        if T == S and not exists[t]:
+        if t + S - T >= 0 and not exists[t + S - T]:
             continue
         for s in range(S):
             visible[t, s] = bool(global_mask[s]) and bool(exists[s])
@@ -98,7 +124,7 @@ def sees_globals(
 Rule = tuple[Any, ...]
 
 
-def sees(rule: Rule, t: int, s: int, T: int, S: int, globals_: set[int]) -> bool:
+def sees(rule: Rule, t: int, s: int, places: Places, globals_: set[int]) -> bool:
     """Whether query ``t`` sees key ``s``, by the words of the specification."""
     match rule:
         case ("global",):
@@ -106,40 +132,50 @@ def sees(rule: Rule, t: int, s: int, T: int, S: int, globals_: set[int]) -> bool
         case ("full",):
             return True
         case ("causal",):
-            return s <= t + S - T
+            return places.keys[s] <= places.queries[t]
         case ("local", window, dilation):
-            return abs(s - t) <= window * dilation and abs(s - t) % dilation == 0
+            apart = abs(places.keys[s] - places.queries[t])
+            return apart <= window * dilation and apart % dilation == 0
         case ("global queries",):
-            return t in globals_
+            return places.own_key(t) in globals_
         case ("mask", mask):
             return bool(mask[t][s])
         case ("or", left, right):
-            return sees(left, t, s, T, S, globals_) or sees(right, t, s, T, S, globals_)
+            return sees(left, t, s, places, globals_) or sees(right, t, s, places, globals_)
         case ("and", left, right):
-            return sees(left, t, s, T, S, globals_) and sees(right, t, s, T, S, globals_)
+            return sees(left, t, s, places, globals_) and sees(right, t, s, places, globals_)
     raise ValueError(rule)
 
 
-def visible_to_all(rule: Rule, T: int, S: int, globals_: set[int], padding: Any = None) -> np.ndarray:
-    """(T, S): which query sees which key; padding hides keys and, in self-attention, queries."""
+def visible_to_all(
+    rule: Rule,
+    T: int,
+    S: int,
+    globals_: set[int],
+    padding: Any = None,  # (S,) bool, True where the key exists
+    query_padding: Any = None,  # (T,) bool, likewise
+    places: Places | None = None,
+) -> np.ndarray:
+    """(T, S): which query sees which key; padding hides keys, and queries: their own or, without, that of their keys."""
     exists = [True] * S if padding is None else [bool(flag) for flag in padding]
+    places = Places.of(T, S) if places is None else places
     visible = np.zeros((T, S), dtype=bool)
     for t in range(T):
+        own = places.own_key(t)
+        there = (own is None or exists[own]) if query_padding is None else bool(query_padding[t])
         for s in range(S):
-            there = exists[s] and (T != S or exists[t])
-            visible[t, s] = there and sees(rule, t, s, T, S, globals_)
+            visible[t, s] = there and exists[s] and sees(rule, t, s, places, globals_)
     return visible
 
 
-def splice(attention: Attention, of_global: Attention, globals_: set[int]) -> Attention:
+def splice(attention: Attention, of_global: Attention, rows: Sequence[int]) -> Attention:
     """The rows of global queries from ``of_global``, the rest from ``attention``."""
-    rows = sorted(globals_)
 
     def spliced(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
         if ours is None or theirs is None:
             return None
         whole = ours.copy()
-        whole[:, rows] = theirs[:, rows]
+        whole[:, list(rows)] = theirs[:, list(rows)]
         return whole
 
     logits, weights = spliced(attention.logits, of_global.logits), spliced(attention.weights, of_global.weights)
@@ -152,10 +188,12 @@ def statistics(
     weights: np.ndarray,  # (T, S) of one head
     visible: np.ndarray,  # (T, S) bool
     globals_: set[int] | None,
-    first: int,  # the first key position that is not padding
+    first: int,  # the first key that is not padding
+    places: Places | None = None,
 ) -> dict[str, float | None]:
-    """Means over the queries that see a key; None where there is no such query."""
+    """Means over the queries that see a key, or the key a number is of; None where there is no such query."""
     T, S = weights.shape
+    places = Places.of(T, S) if places is None else places
     rows: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -174,9 +212,11 @@ def statistics(
         if globals_ is not None:
             note("global_mass", math.fsum(w for s, w in row.items() if s in globals_))
         note("sink_mass", row.get(first, 0.0))
-        note("distance", math.fsum(w * abs(t - s) for s, w in row.items()))
-        note("diagonal_mass", row.get(t, 0.0))
-        note("previous_mass", row.get(t - 1, 0.0))
+        note("distance", math.fsum(w * abs(places.queries[t] - places.keys[s]) for s, w in row.items()))
+        for name, before in (("diagonal_mass", 0), ("previous_mass", 1)):
+            key = places.key_at(places.queries[t] - before)
+            if key in row:
+                note(name, row[key])
     names = ("entropy", "entropy_share", "max_weight", "global_mass", "sink_mass", "distance")
     return {
         name: math.fsum(rows[name]) / len(rows[name]) if name in rows else None

@@ -13,7 +13,7 @@ from torch import Tensor
 from attnviz import AttentionInputs
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, GlobalQueries, Local, Masked, Pattern
 from tests import reference
-from tests.reference import Rule
+from tests.reference import Places, Rule
 
 DTYPES = {
     "float16": torch.float16,
@@ -51,26 +51,58 @@ class Call:
     def tolerance(self) -> float:
         return TOLERANCE[self.inputs.q.dtype]
 
-    def visible(self) -> np.ndarray:
-        """(T, S) bool."""
+    @property
+    def places(self) -> Places:
+        """Where the item's queries and keys stand."""
+        queries, keys = (
+            None if positions is None else positions[self.batch].tolist()
+            for positions in (self.inputs.query_positions, self.inputs.key_positions)
+        )
+        return Places.of(self.inputs.T, self.inputs.S, queries, keys)
+
+    @property
+    def global_queries(self) -> list[int]:
+        """The queries whose own key is global."""
+        return [t for t in range(self.inputs.T) if self.places.own_key(t) in self.globals_]
+
+    @property
+    def first_key(self) -> int:
+        """The key that exists and stands first."""
         mask = self.inputs.key_padding_mask
-        padding = None if mask is None else mask[self.batch].tolist()
-        return reference.visible_to_all(self.rule, self.inputs.T, self.inputs.S, self.globals_, padding)
+        exists = [s for s in range(self.inputs.S) if mask is None or bool(mask[self.batch, s])]
+        return min(exists, key=lambda s: self.places.keys[s], default=0)
+
+    def visible(self, head: int = 0) -> np.ndarray:
+        """(T, S) bool: what a head sees; heads differ in what their bias hides."""
+        inputs = self.inputs
+        padding, queries = (
+            None if mask is None else mask[self.batch].tolist()
+            for mask in (inputs.key_padding_mask, inputs.query_padding_mask)
+        )
+        seen = reference.visible_to_all(self.rule, inputs.T, inputs.S, self.globals_, padding, queries, self.places)
+        bias = self.bias()
+        return seen if bias is None else seen & (bias[head] > -torch.inf).numpy()
+
+    def bias(self) -> Tensor | None:
+        """(H, T, S)."""
+        inputs, bias = self.inputs, self.inputs.bias
+        return None if bias is None else bias[min(self.batch, len(bias) - 1)].expand(inputs.H, inputs.T, inputs.S)
 
     def expected(self) -> reference.Attention:
         """What the reference computes, with global queries by their own projections where there are such."""
         inputs, b = self.inputs, self.batch
-        bias = inputs.bias
-        if bias is not None:
-            bias = bias[min(b, bias.shape[0] - 1)].expand(inputs.H, inputs.T, inputs.S)
         modifiers: dict[str, Any] = {
             "scale": inputs.scale,
             "softcap": inputs.softcap,
-            "bias": bias,
+            "bias": self.bias(),
             "alibi_slopes": None if inputs.alibi_slopes is None else inputs.alibi_slopes.tolist(),
             "sinks": None if inputs.sinks is None else inputs.sinks.tolist(),
+            "places": self.places,
         }
-        visible = self.visible()
+        padding, queries = (
+            None if mask is None else mask[b].tolist() for mask in (inputs.key_padding_mask, inputs.query_padding_mask)
+        )
+        visible = reference.visible_to_all(self.rule, inputs.T, inputs.S, self.globals_, padding, queries, self.places)
 
         def attend(names: tuple[str, str, str]) -> reference.Attention:
             q, k, v = (None if tensor is None else tensor[b] for tensor in (getattr(inputs, n) for n in names))
@@ -82,7 +114,7 @@ class Call:
         has = inputs.q_global is not None
         names = ("q_global", "k_global") if has else ("q", "k")
         return reference.splice(
-            plain, attend((*names, "v_global" if inputs.v_global is not None else "v")), self.globals_
+            plain, attend((*names, "v_global" if inputs.v_global is not None else "v")), self.global_queries
         )
 
 
@@ -123,9 +155,8 @@ def rules(draw: st.DrawFn, T: int, S: int) -> Rule:
     plain = st.sampled_from([("global",), ("full",), ("causal",)]) | windows()
     named: st.SearchStrategy[Rule] = plain
     leaves = plain | st.tuples(st.just("mask"), mask)
-    if T == S:
-        named |= st.builds(longformer_rule, st.integers(0, 3), st.integers(1, 3))
-        leaves |= st.just(("global queries",))
+    named |= st.builds(longformer_rule, st.integers(0, 3), st.integers(1, 3))
+    leaves |= st.just(("global queries",))
     named |= st.tuples(st.just("and"), named, st.just(("causal",)))
     composed = st.recursive(
         leaves, lambda rule: st.tuples(st.sampled_from(["or", "or", "and"]), rule, rule), max_leaves=4
@@ -155,6 +186,7 @@ def calls(draw: st.DrawFn, dtype: torch.dtype = torch.float64, *, values: bool =
         of_global = {"q_global": tensor(H, T, 3), "k_global": tensor(H_kv, S, 4)}
     if values and draw(st.booleans()):
         of_global["v_global"] = tensor(H_kv, S, 5)
+    query_padding = draw(st.none() | st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=B, max_size=B))
     inputs = AttentionInputs(
         tensor(H, T, 0),
         tensor(H_kv, S, 1),
@@ -162,10 +194,34 @@ def calls(draw: st.DrawFn, dtype: torch.dtype = torch.float64, *, values: bool =
         global_mask=global_mask,
         # Global keys exist; whether others do is free.
         key_padding_mask=None if padding is None else torch.tensor(padding) | global_mask,
+        query_padding_mask=None if query_padding is None else torch.tensor(query_padding),
         **of_global,
+        **draw(positions(B, T, S)),
         **draw(modifiers(B, H, T, S, seed)),
     )
     return Call(inputs, draw(rules(T, S)), draw(st.integers(0, B - 1)))
+
+
+@st.composite
+def positions(draw: st.DrawFn, B: int, T: int, S: int) -> dict[str, Tensor]:
+    """Where queries and keys stand: by default, shifted, with gaps, in any order; one row for all items or one each."""
+    kind = draw(st.sampled_from(["default", "default", "default", "shifted", "anywhere"]))
+    if kind == "default":
+        return {}
+    rows = draw(st.sampled_from([1, B]))
+    if kind == "shifted":
+        shift = [draw(st.integers(-3, 12)) for _ in range(2)]
+        return {
+            "query_positions": torch.arange(T) + shift[0],
+            "key_positions": torch.arange(S) + shift[1],
+        }
+    place = st.integers(-4, 12)
+    keys = st.lists(place, min_size=S, max_size=S, unique=True)
+    found = {"key_positions": torch.tensor([draw(keys) for _ in range(rows)])}
+    if T > S or draw(st.booleans()):
+        queries = st.lists(place, min_size=T, max_size=T)
+        found["query_positions"] = torch.tensor([draw(queries) for _ in range(rows)])
+    return found
 
 
 @st.composite
@@ -180,6 +236,8 @@ def modifiers(draw: st.DrawFn, B: int, H: int, T: int, S: int, seed: int) -> dic
         whole = (B, H, T, S)[draw(st.integers(0, 1)) :]
         shape = tuple(draw(st.sampled_from([size, 1])) for size in whole)
         given["bias"] = normal(shape, seed + 6)
+        if draw(st.booleans()):  # what hides keys, a head's own among them
+            given["bias"] = given["bias"].masked_fill(given["bias"] > 0.7, -torch.inf)
     if draw(st.booleans()):
         given["alibi_slopes"] = normal((H,), seed + 7).abs()
     if draw(st.booleans()):

@@ -1,8 +1,9 @@
 """Which query sees which key: patterns as values that compose with ``|`` and ``&``.
 
 A pattern says two things. ``visible(t, s, item)`` is its definition, elementwise. ``reach(item)`` bounds where
-that can be True (a band of offsets and a set of key positions), so that the engine touches only those keys. The
-engine, figures and tables know nothing else of a pattern: a new one is one small class here.
+that can be True (a band of offsets and a set of keys), so that the engine touches only those keys. The engine, figures
+and tables know nothing else of a pattern: a new one is one small class, here or anywhere. With a ``name`` it is known to
+the command line, to every function that takes a pattern, and to dumps; its fields are its settings.
 
     Local(256) | GlobalKeys() | GlobalQueries()      Longformer, arXiv:2004.05150
     Local(256) & Causal()                            a causal sliding window, as in Mistral
@@ -11,96 +12,78 @@ engine, figures and tables know nothing else of a pattern: a new one is one smal
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from attnviz.attention.reach import Reach
 from attnviz.base.errors import InputError
 
-if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionItem
 
-
-@dataclass(frozen=True)
-class Reach:
-    """A bound on what a pattern makes visible: a band of offsets ``s - t``, and key positions every query may see.
-
-    The band is ``low <= s - t <= high`` where ``step`` divides ``s - t``; None leaves a side open, and
-    ``band=False`` is no band. ``band_exact`` and ``keys_exact`` promise that all of that part is visible, which
-    saves the engine a mask.
-    """
-
-    low: int | None = None
-    high: int | None = None
-    step: int = 1
-    band: bool = True
-    band_exact: bool = True
-    keys: Tensor | None = None  # (g,) ascending
-    keys_exact: bool = True
+class Item(Protocol):
+    """What a pattern asks of a batch item; indices are those of its queries and keys."""
 
     @property
-    def open(self) -> bool:
-        """Whether the band has an open side, so that it can hold any number of keys."""
-        return self.band and (self.low is None or self.high is None)
+    def source(self) -> str:
+        """What errors call the inputs."""
 
-    def offsets(self) -> range:
-        """The band's offsets ``s - t``, ascending; the band must be closed."""
-        if not self.band:
-            return range(0)
-        assert self.low is not None
-        assert self.high is not None
-        return range(-(-self.low // self.step) * self.step, self.high + 1, self.step)
+    @property
+    def batch(self) -> int:
+        """The batch item's index."""
 
-    def span(self, rows: range, S: int) -> range:
-        """The band's key positions for the query positions ``rows``, whose step is the band's, within 0 to S - 1."""
-        if not self.band:
-            return range(0, 0, self.step)
-        start = rows[0] % self.step if self.low is None else rows[0] - (-self.low // self.step) * self.step
-        stop = S if self.high is None else min(S, rows[-1] + self.high + 1)
-        start = max(start, start % self.step)
-        return range(start, max(start, stop), self.step)
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(B, H, T, S)."""
 
-    def hull(self) -> Reach:
-        """A band in steps of 1 that holds this reach, its shared keys among the rest."""
-        return self if self.step == 1 and self.keys is None else Reach(band_exact=False)
+    @property
+    def offset(self) -> int | None:
+        """The key at a query's position is ``t + offset``, for every query; None where no one number says it.
 
-    def __or__(self, other: Reach) -> Reach:
-        keys, keys_exact = _union(self.keys, other.keys), self.keys_exact and other.keys_exact
-        if not (self.band and other.band):
-            one = self if self.band else other
-            return Reach(one.low, one.high, one.step, one.band, one.band_exact, keys, keys_exact)
-        low = None if self.low is None or other.low is None else min(self.low, other.low)
-        high = None if self.high is None or other.high is None else max(self.high, other.high)
-        # The hull of two bands is all visible only where they touch, in the same steps.
-        apart = any(
-            a.high is not None and b.low is not None and b.low > a.high + 1 for a, b in ((self, other), (other, self))
-        )
-        same = self.step == other.step
-        exact = self.band_exact and other.band_exact and same and not apart
-        return Reach(low, high, self.step if same else 1, True, exact, keys, keys_exact)
+        Raises:
+            InputError: keys are of another sequence.
+        """
 
-    def __and__(self, other: Reach) -> Reach:
-        keys = _union(self.keys, other.keys)
-        if not (self.band and other.band):
-            return Reach(band=False, keys=keys, keys_exact=False)
-        low = max((bound for bound in (self.low, other.low) if bound is not None), default=None)
-        high = min((bound for bound in (self.high, other.high) if bound is not None), default=None)
-        step = max(self.step, other.step)
-        exact = self.band_exact and other.band_exact and step % min(self.step, other.step) == 0
-        return Reach(low, high, step, True, exact, keys, keys is None)
+    @property
+    def global_positions(self) -> Tensor:
+        """Indices of the global keys, ascending, (G,)."""
+
+    @property
+    def global_queries(self) -> Tensor:
+        """Indices of the queries whose key is global, ascending, (R,)."""
+
+    def query_position(self, t: Tensor) -> Tensor:
+        """Where queries stand in their sequence."""
+
+    def key_position(self, s: Tensor) -> Tensor:
+        """Where keys stand in their sequence."""
+
+
+PATTERNS: dict[str, type[Pattern]] = {}
+"""The patterns that have a name, by it."""
 
 
 class Pattern(ABC):
     """A set of visible (query, key) pairs. Softmax of a query runs over exactly the keys it sees."""
+
+    name: ClassVar[str | None] = None
+    """What the command line and dumps call it; its fields, of plain types, are its settings there."""
 
     global_queries: bool = False
     """Whether global tokens, as queries, see by their own rule and with their own projections."""
 
     limits: bool = False
     """Whether it says what is hidden more than what is seen: in ``a & b`` the other side gives the reasons."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.name is not None:
+            PATTERNS[cls.name] = cls
+
+    def of_head(self, head: int) -> Pattern:
+        """The pattern as one head sees it; heads differ in a mask of one's own alone."""
+        return self
 
     @property
     def reason(self) -> str:
@@ -116,11 +99,11 @@ class Pattern(ABC):
         return [(self.reason, self)]
 
     @abstractmethod
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
         """Whether query ``t`` sees key ``s``: bool, the broadcast shape of the two position tensors."""
 
     @abstractmethod
-    def reach(self, item: AttentionItem) -> Reach:
+    def reach(self, item: Item) -> Reach:
         """Where :meth:`visible` can be True, rows of global queries apart. Raises InputError for unfit inputs."""
 
     def __or__(self, other: Pattern) -> Pattern:
@@ -134,12 +117,13 @@ class Pattern(ABC):
 class GlobalKeys(Pattern):
     """Every query sees the global keys."""
 
+    name = "global"
     reason = "global key"
 
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
         return torch.isin(s, item.global_positions.to(s.device)).expand(np.broadcast_shapes(t.shape, s.shape))
 
-    def reach(self, item: AttentionItem) -> Reach:
+    def reach(self, item: Item) -> Reach:
         return Reach(band=False, keys=item.global_positions)
 
     def __str__(self) -> str:
@@ -148,19 +132,20 @@ class GlobalKeys(Pattern):
 
 @dataclass(frozen=True)
 class GlobalQueries(Pattern):
-    """Global tokens, as queries, see every key, by ``q_global`` and ``k_global`` where there are such."""
+    """Global tokens, as queries, see every key, by ``q_global`` and ``k_global`` where there are such.
 
+    A query is global where the key at its position is.
+    """
+
+    name = "global-queries"
     reason = "global query"
     global_queries = True
 
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
-        return torch.isin(t, item.global_positions.to(t.device)).expand(np.broadcast_shapes(t.shape, s.shape))
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
+        return torch.isin(t, item.global_queries.to(t.device)).expand(np.broadcast_shapes(t.shape, s.shape))
 
-    def reach(self, item: AttentionItem) -> Reach:
-        if item.T != item.S:
-            raise InputError(
-                f"{item.inputs.source}: global queries need self-attention (T = S), but T is {item.T} and S is {item.S}"
-            )
+    def reach(self, item: Item) -> Reach:
+        _ = item.global_queries  # raises where there can be none
         return Reach(band=False)
 
     def __str__(self) -> str:
@@ -171,10 +156,12 @@ class GlobalQueries(Pattern):
 class Full(Pattern):
     """Every query sees every key."""
 
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+    name = "full"
+
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
         return torch.ones(np.broadcast_shapes(t.shape, s.shape), dtype=torch.bool, device=s.device)
 
-    def reach(self, item: AttentionItem) -> Reach:
+    def reach(self, item: Item) -> Reach:
         return Reach()
 
     def __str__(self) -> str:
@@ -183,15 +170,17 @@ class Full(Pattern):
 
 @dataclass(frozen=True)
 class Causal(Pattern):
-    """A query sees itself and what came before: ``s <= t + S - T`` (the queries are the last T positions)."""
+    """A query sees itself and what came before: ``p(s) <= p(t)``, by default ``s <= t + S - T``."""
 
+    name = "causal"
     limits = True
 
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
-        return s <= t + (item.S - item.T)
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
+        return item.key_position(s) <= item.query_position(t)
 
-    def reach(self, item: AttentionItem) -> Reach:
-        return Reach(high=item.S - item.T)
+    def reach(self, item: Item) -> Reach:
+        offset = item.offset
+        return Reach(band_exact=False) if offset is None else Reach(high=offset)
 
     def __str__(self) -> str:
         return "causal"
@@ -199,8 +188,9 @@ class Causal(Pattern):
 
 @dataclass(frozen=True)
 class Local(Pattern):
-    """A query sees ``window`` keys to each side: ``|s - t| <= window * dilation`` in steps of ``dilation``."""
+    """A query sees ``window`` keys to each side of its position, ``|p(s) - p(t)| <= window * dilation``, in steps of ``dilation``."""
 
+    name = "local"
     window: int
     dilation: int = 1
     reason = "window"
@@ -213,13 +203,15 @@ class Local(Pattern):
                 f"a window of {self.window} keys in steps of {self.dilation} is too wide; all is --pattern full"
             )
 
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
-        offset = s - t
-        return (offset.abs() <= self.window * self.dilation) & (offset % self.dilation == 0)
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
+        distance = item.key_position(s) - item.query_position(t)
+        return (distance.abs() <= self.window * self.dilation) & (distance % self.dilation == 0)
 
-    def reach(self, item: AttentionItem) -> Reach:
-        width = self.window * self.dilation
-        return Reach(-width, width, self.dilation)
+    def reach(self, item: Item) -> Reach:
+        width, offset = self.window * self.dilation, item.offset
+        if offset is None:
+            return Reach(band_exact=False)
+        return Reach(offset - width, offset + width, self.dilation, offset)
 
     def __str__(self) -> str:
         return f"local, window {self.window}" + (f", dilation {self.dilation}" if self.dilation > 1 else "")
@@ -227,28 +219,47 @@ class Local(Pattern):
 
 @dataclass(frozen=True, eq=False)
 class Masked(Pattern):
-    """A query sees what a boolean mask of the user's own says: (T, S), or (B, T, S) where batch items differ."""
+    """A query sees what a boolean mask of the user's own says.
+
+    Args:
+        mask: bool, (T, S), (B, T, S) where batch items differ, or (B, H, T, S) where heads do; a size of 1 broadcasts.
+    """
 
     mask: Tensor
+    head: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mask.dtype != torch.bool or self.mask.ndim not in (2, 3):
+        if self.mask.dtype != torch.bool or self.mask.ndim not in (2, 3, 4):
             raise InputError(
-                f"an attention mask has dtype bool and shape (T, S) or (B, T, S); found {self.mask.dtype}, {tuple(self.mask.shape)}"
+                f"an attention mask has dtype bool and shape (T, S), (B, T, S) or (B, H, T, S); found "
+                f"{str(self.mask.dtype).removeprefix('torch.')}, {tuple(self.mask.shape)}"
             )
 
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
-        mask = self.mask if self.mask.ndim == 2 else self.mask[item.batch]
-        return mask.to(s.device)[t, s]
+    def of_head(self, head: int) -> Pattern:
+        return replace(self, head=head) if self.mask.ndim == 4 and self.mask.shape[1] > 1 else self
 
-    def reach(self, item: AttentionItem) -> Reach:
-        wanted = (item.inputs.B, item.T, item.S)[-self.mask.ndim :]
-        if tuple(self.mask.shape) != wanted:
-            letters = "(T, S)" if self.mask.ndim == 2 else "(B, T, S)"
-            raise InputError(
-                f"the attention mask has shape {tuple(self.mask.shape)}, wanted {letters} = {wanted} of {item.inputs.source}"
-            )
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
+        mask = self.mask
+        if mask.ndim > 2:
+            mask = mask[min(item.batch, len(mask) - 1)]
+        if mask.ndim > 2:  # of heads that are asked together: what any of them sees
+            mask = mask.any(0) if self.head is None else mask[min(self.head, len(mask) - 1)]
+        return mask.to(s.device)[t.clamp(max=mask.shape[0] - 1), s.clamp(max=mask.shape[1] - 1)]
+
+    def reach(self, item: Item) -> Reach:
+        shape, ndim = tuple(self.mask.shape), self.mask.ndim
+        B, H, T, S = item.sizes
+        wanted = {2: (T, S), 3: (B, T, S), 4: (B, H, T, S)}[ndim]
+        if not all(size in (1, full) for size, full in zip(shape, wanted, strict=True)):
+            letters = {2: "(T, S)", 3: "(B, T, S)", 4: "(B, H, T, S)"}[ndim]
+            raise InputError(f"the attention mask has shape {shape}, wanted {letters} = {wanted} of {item.source}")
         return Reach(band_exact=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Masked) and self.head == other.head and torch.equal(self.mask, other.mask)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.mask.shape), self.head))
 
     def __str__(self) -> str:
         return "own mask"
@@ -263,15 +274,18 @@ class _Pair(Pattern):
     def global_queries(self) -> bool:  # type: ignore[override]
         return self.left.global_queries or self.right.global_queries
 
+    def of_head(self, head: int) -> Pattern:
+        return type(self)(self.left.of_head(head), self.right.of_head(head))
+
 
 @dataclass(frozen=True)
 class Either(_Pair):
     """What either pattern makes visible, each key once; written ``left | right``."""
 
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
         return self.left.visible(t, s, item) | self.right.visible(t, s, item)
 
-    def reach(self, item: AttentionItem) -> Reach:
+    def reach(self, item: Item) -> Reach:
         return self.left.reach(item) | self.right.reach(item)
 
     def reasons(self) -> list[tuple[str, Pattern]]:
@@ -288,10 +302,10 @@ class Either(_Pair):
 class Both(_Pair):
     """What both patterns make visible; written ``left & right``."""
 
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
         return self.left.visible(t, s, item) & self.right.visible(t, s, item)
 
-    def reach(self, item: AttentionItem) -> Reach:
+    def reach(self, item: Item) -> Reach:
         return self.left.reach(item) & self.right.reach(item)
 
     def reasons(self) -> list[tuple[str, Pattern]]:
@@ -305,53 +319,3 @@ class Both(_Pair):
 def longformer(window: int, dilation: int = 1) -> Pattern:
     """Longformer's attention: a window, global keys and global queries in one joint softmax."""
     return Local(window, dilation) | GlobalKeys() | GlobalQueries()
-
-
-NAMES = ("global", "full", "causal", "local", "local+global")
-"""The patterns that have a name on the command line and in a dump's metadata."""
-
-
-def named_pattern(
-    name: str, *, window: int | None = None, dilation: int | None = None, causal: bool = False
-) -> Pattern:
-    """The pattern called ``name``.
-
-    Args:
-        name: one of :data:`NAMES`.
-        window: keys to each side, for the local patterns, which need it.
-        dilation: steps of the window, for the local patterns; None is 1.
-        causal: whether to hide what comes after the query.
-
-    Raises:
-        InputError: no such name, or a setting that the pattern has no use for.
-
-    >>> str(named_pattern("local+global", window=4, causal=True))
-    'local, window 4 + global + global queries, causal'
-    """
-    if name not in NAMES:
-        raise InputError(f"--pattern {name!r} is not one of {', '.join(NAMES)}")
-    local = name.startswith("local")
-    if local and window is None:
-        raise InputError(f"--pattern {name} needs --window: how many keys a query sees to each side")
-    for option, value in (("--window", window), ("--dilation", dilation)):
-        if value is not None and not local:
-            raise InputError(
-                f"{option} {value}: the {name} pattern has no window; choose --pattern local or local+global"
-            )
-    if name == "causal" and causal:
-        raise InputError("--causal: the causal pattern is causal already; leave --causal out")
-    plain: dict[str, Pattern] = {"global": GlobalKeys(), "full": Full(), "causal": Causal()}
-    if local:
-        assert window is not None
-        step = 1 if dilation is None else dilation
-        pattern = Local(window, step) if name == "local" else longformer(window, step)
-    else:
-        pattern = plain[name]
-    return pattern & Causal() if causal else pattern
-
-
-def _union(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    union: Tensor = torch.unique(torch.cat([a, b]))
-    return union

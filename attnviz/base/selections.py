@@ -71,6 +71,17 @@ def parse_range(text: str, size: int, *, option: str) -> range:
     return range(first, stop)
 
 
+def checked_range(positions: range | None, size: int, name: str, source: str) -> range:
+    """``positions``, None meaning all. Raises InputError for what is not a part of 0 to ``size`` - 1."""
+    if positions is None:
+        return range(size)
+    if positions.step != 1 or not 0 <= positions.start < positions.stop <= size:
+        raise InputError(
+            f"{source}: {name} {positions.start}:{positions.stop} is not a part of 0:{size}; write first:end with first < end"
+        )
+    return positions
+
+
 def parse_bytes(text: str, *, option: str = "--memory") -> int:
     """A number of bytes as people write it: ``2GiB``, ``512M``, ``1.5 GB``, ``1000000``.
 

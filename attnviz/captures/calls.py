@@ -129,10 +129,7 @@ class Layer:
             v,
             global_mask=first.global_mask,
             key_padding_mask=padding,
-            # Padding of the other sequence says nothing of the queries, whose own isn't known here.
-            query_padding_mask=q.new_ones((len(q), q.shape[2]), dtype=torch.bool)
-            if first.cross and padding is not None and q.shape[2] == S
-            else None,
+            cross=first.cross,
             q_global=first.q_global,
             k_global=first.k_global,
             v_global=first.v_global,

@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.errors import InputError
+from attnviz.base.registry import called, shown
 from attnviz.base.writing import atomic, check_output
 from attnviz.captures.calls import Call, Layer, Memo
 from attnviz.captures.listening import TRIED, is_cross, listening
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from attnviz.plots.plotting import PlotOptions
 
 Label = int | str
 """A layer: ``5``, or with what kind of attention it is, ``"cross.5"``."""
@@ -159,7 +159,7 @@ class Run:
             return load(self._path, layer=label)
         return self._inputs(self._layers[label])
 
-    def plot(self, layer: Label = 0, head: int | None = None, **options: Unpack[PlotOptions]) -> Axes | Figure:
+    def plot(self, layer: Label = 0, head: int | None = None, **options: Any) -> Axes | Figure:
         """Draws a layer's heads in a grid, or one of them.
 
         Args:
@@ -170,10 +170,13 @@ class Run:
         Returns:
             The Axes of one head, or the figure.
         """
-        from attnviz.plots.plotting import plot, plot_heads
 
         inputs = self.inputs(layer)
-        return plot_heads(inputs, **options) if head is None else plot(inputs, head, **options)
+        if head is None:
+            figure: Figure = called("attnviz.plots.plotting:plot_heads", inputs, **options)
+            return figure
+        ax: Axes = called("attnviz.plots.plotting:plot", inputs, head, **options)
+        return ax
 
     def save(self, path: str | Path) -> None:
         """Writes the layers as a dump, one after another: ``attnviz plot run.safetensors --layer 5``.
@@ -194,9 +197,7 @@ class Run:
                 writer.abandon()
 
     def _repr_html_(self) -> str:
-        from attnviz.show.notebook import run_html
-
-        return run_html(self)
+        return shown(self)
 
     # While the model runs.
 

@@ -210,7 +210,8 @@ class PatternChoice:
         Raises:
             InputError: settings that the pattern has no use for, or an unfit mask.
         """
-        from attnviz.attention.patterns import Causal, GlobalKeys, Masked, named_pattern
+        from attnviz.attention.names import named_pattern
+        from attnviz.attention.patterns import Causal, GlobalKeys, Masked
 
         if self.mask_file is not None:
             for option, value in (

@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs, AttentionItem
-from attnviz.attention.patterns import GlobalKeys, Pattern, Reach
-from attnviz.base.devices import dtype_name, parse_device, parse_dtype
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import Pattern
+from attnviz.base.bins import bin_edges
+from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
-from attnviz.engine.reducer import Cells, Positions, bin_edges, reduce_block
-from attnviz.engine.scores import RowScorer, row_blocks, softmax_
+from attnviz.base.types import Cells, Positions
+from attnviz.engine.blocks import stepped
+from attnviz.engine.reducer import reduce_block
+from attnviz.engine.request import Request
 from attnviz.maps.map import AttentionMap
 
 _BLOCK_CELLS = 1 << 20
@@ -128,57 +131,26 @@ class Computed:
         settings: Sequence[str] = (),
     ) -> None:
         """``settings``: what else to say of this side in its name."""
-        self.pattern = pattern or inputs.pattern or GlobalKeys()
-        where = inputs.q.device if device is None else parse_device(device)
-        self.item: AttentionItem = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
+        request = Request(inputs, pattern, batch=batch, values=values, device=device, dtype=dtype)
+        self.attention, self.values = request.attention, values
+        self.pattern, self.item = self.attention.pattern, self.attention.item
         self.reach = self.pattern.reach(self.item)
-        self.values = values
-        said = (str(self.pattern), dtype_name(self.item.dtype), where.type, *settings)
+        said = (str(self.pattern), dtype_name(self.item.dtype), self.item.device.type, *settings)
         self.name = f"{inputs.source} ({', '.join(said)})"
         self.H, self.T, self.S = inputs.H, inputs.T, inputs.S
         self.step: int | None = self.reach.step if self.reach.band else None
 
     def apart(self) -> Tensor:
         """Rows of global queries."""
-        return self.item.global_positions.cpu() if self.pattern.global_queries else torch.empty(0, dtype=torch.int64)
+        return self.item.global_queries.cpu() if self.pattern.global_queries else torch.empty(0, dtype=torch.int64)
 
     def head(self, head: int) -> Callable[[range | Tensor], tuple[Tensor, Tensor, Tensor]]:
         """Blocks of one head."""
-        own = RowScorer(self.item, self.pattern, self.reach, head)
-        anywhere = RowScorer(self.item, self.pattern, Reach(band_exact=False), head)
-        of_global = (
-            RowScorer(self.item, self.pattern, Reach(band_exact=False), head, for_global=True)
-            if self.pattern.global_queries
-            else anywhere
-        )
-
-        def compute(scorer: RowScorer, rows: range | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            keys = scorer.columns(rows)
-            logits = scorer.logits(
-                rows, torch.empty(len(rows), len(keys), dtype=self.item.compute_dtype, device=self.item.device)
-            )
-            seen = logits > -torch.inf
-            values = softmax_(logits, scorer.sink) if self.values == "weights" else logits
-            if scorer.g:  # a shared key comes again, hidden, in the span of the band
-                once = torch.cat(
-                    [
-                        torch.ones_like(keys[: scorer.g], dtype=torch.bool),
-                        ~torch.isin(keys[scorer.g :], keys[: scorer.g]),
-                    ]
-                )
-                keys, values, seen = keys[once], values[:, once], seen[:, once]
-            return keys.cpu(), values.cpu().double(), seen.cpu()
+        rows_of_head = self.attention.rows(head)
 
         def block(rows: range | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            if isinstance(rows, range):
-                return compute(own if rows.step == self.step or self.step is None else anywhere, rows)
-            rows = rows.to(self.item.device)
-            is_global = torch.isin(rows, self.apart().to(rows.device))
-            keys, values, seen = compute(anywhere, rows)
-            if bool(is_global.any()):
-                picked = is_global.cpu()
-                _, values[picked], seen[picked] = compute(of_global, rows[is_global])
-            return keys, values, seen
+            found = rows_of_head.read(rows, weights=self.values == "weights")
+            return found.keys, found.values, found.seen
 
         return block
 
@@ -341,7 +313,7 @@ def _row_groups(a: Side, b: Side, queries: range | None = None) -> Iterator[rang
     apart = torch.unique(torch.cat([a.apart(), b.apart()]))
     size = max(16, min(1024, _BLOCK_CELLS // a.S))
     apart = apart[(apart >= queries.start) & (apart < queries.stop)]
-    for rows in row_blocks(queries, size, step):
+    for rows in stepped(queries, size, step):
         positions = torch.arange(rows.start, rows.stop, rows.step)
         if len(apart) and bool(torch.isin(positions, apart).any()):
             # Whole runs between the rows that stand apart keep the blocks cheap.

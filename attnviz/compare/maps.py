@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
+from attnviz.base.types import Cells, Progress
 from attnviz.compare.heads import Computed, signed_cells
-from attnviz.engine.reducer import Cells, Progress, Reduced, bin_edges, reduce_map
-from attnviz.engine.scores import check_heads
-from attnviz.maps.map import AttentionMap, attention_map
-from attnviz.maps.reasons import EveryKey
+from attnviz.engine.request import Request, asks
+from attnviz.maps.map import AttentionMap, map_of
 
 
 class Comparison(NamedTuple):
@@ -27,24 +25,16 @@ class Comparison(NamedTuple):
     difference: AttentionMap
 
 
+@asks("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
 def compare_maps(
     a: AttentionInputs,
     b: AttentionInputs,
     head: int,
-    pattern: Pattern | None = None,
-    b_pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
+    b_pattern: Pattern | str | None = None,
     *,
-    batch: int = 0,
-    values: str = "weights",
-    reduce: str = "max",
-    pixels: int = 1024,
-    queries: range | None = None,
-    keys: range | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    memory: int | None = None,
     progress: Progress | None = None,
-    reduce_with: Callable[..., Reduced] = reduce_map,
+    **what: Any,
 ) -> Comparison:
     """The maps of one head of two inputs, and their difference, exact, in at most ``pixels`` cells a side.
 
@@ -57,8 +47,7 @@ def compare_maps(
         head: the query head, of both.
         pattern: which query sees which key; None is each side's own, else the global keys.
         b_pattern: the pattern of ``b``; None is ``pattern``.
-        batch, values, reduce, pixels, queries, keys, device, dtype, memory, reduce_with: as in
-            :func:`attnviz.attention_map`.
+        what: as in :func:`attnviz.attention_map`.
         progress: called with the number of rows done, as they are: those of ``a``, of ``b`` and, where cells stand
             for several pairs, of both again.
 
@@ -76,40 +65,25 @@ def compare_maps(
             raise InputError(
                 f"{a.source} has {left} {name} but {b.source} has {right}; maps of one size can be compared"
             )
-    for inputs in (a, b):
-        check_heads(inputs, [head])
-    pattern_a = pattern or a.pattern or GlobalKeys()
-    pattern_b = b_pattern or pattern or b.pattern or GlobalKeys()
-    what: dict[str, Any] = {"batch": batch, "device": device, "dtype": dtype}
-    drawn: dict[str, Any] = {
-        **what,
-        "values": values,
-        "reduce": reduce,
-        "pixels": pixels,
-        "queries": queries,
-        "keys": keys,
-        "memory": memory,
-        "progress": progress,
-        "reduce_with": reduce_with,
-    }
-    one = attention_map(a, head, pattern_a, **drawn)
-    other = attention_map(b, head, pattern_b, **drawn)
-    if list(one.keys) != list(other.keys):  # columns of global keys alone, and not of the same ones
-        one = attention_map(a, head, EveryKey(pattern_a), **drawn)
-        other = attention_map(b, head, EveryKey(pattern_b), **drawn)
-    if one.reduced and reduce == "max":
-        sides = (
-            Computed(a, pattern_a, values=values, **what),
-            Computed(b, pattern_b, values=values, **what),
-        )
-        rows, columns = one.cells.shape
-        edges = bin_edges(one.queries, rows), bin_edges(one.keys, columns)
-        cells = signed_cells(*sides, head, *edges, values=values, progress=progress)
+    one = Request(a, pattern, head, **what)
+    other = Request(b, b_pattern or pattern, head, **what)
+    if list(one.columns) != list(other.columns):  # columns of global keys alone, and not of the same ones
+        one, other = one.but(every_key=True), other.but(every_key=True)
+    return compared(one, other, progress=progress)
+
+
+def compared(a: Request, b: Request, *, progress: Progress | None = None) -> Comparison:
+    """The first head of two requests of the same region and columns."""
+    one, other = map_of(a, progress=progress), map_of(b, progress=progress)
+    if one.reduced and a.reduce == "max":
+        what: dict[str, Any] = {"batch": a.batch, "values": a.values, "device": a.device, "dtype": a.dtype}
+        sides = Computed(a.inputs, a.attention.pattern, **what), Computed(b.inputs, b.attention.pattern, **what)
+        cells = signed_cells(*sides, one.head, *a.edges(), values=a.values, progress=progress)
     else:
-        cells = _difference(one.cells, other.cells, values)
+        cells = _difference(one.cells, other.cells, a.values)
     return Comparison(
-        replace(one, pattern=f"{a.source}, {pattern_a}"),
-        replace(other, pattern=f"{b.source}, {pattern_b}"),
+        replace(one, pattern=f"{a.inputs.source}, {a.pattern}"),
+        replace(other, pattern=f"{b.inputs.source}, {b.pattern}"),
         replace(
             one,
             cells=cells,

@@ -17,10 +17,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from attnviz.attention.inputs import AttentionItem
+from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
-from attnviz.engine.reducer import Positions, Progress, Reduced, TileSize, reduce_map, row_groups
+from attnviz.base.types import Positions
+from attnviz.engine.attention import Attention, Computed
+from attnviz.engine.blocks import Block, HeadRows
+from attnviz.engine.reducer import Reduced, row_groups
+from attnviz.engine.tiles import TileSize
 
 
 class RankError(RuntimeError):
@@ -35,38 +39,26 @@ class Ranks:
     size: int
 
     def reduce_map(
-        self,
-        item: AttentionItem,
-        pattern: Pattern,
-        head: int,
-        row_edges: Positions,
-        column_edges: Positions,
-        *,
-        reductions: Sequence[str] = ("max",),
-        values: str = "weights",
-        memory: int | None = None,
-        progress: Progress | None = None,
+        self, attention: Computed, head: int, row_edges: Positions, column_edges: Positions, **options: Any
     ) -> Reduced:
-        """As :func:`attnviz.engine.reducer.reduce_map`, over all ranks; the whole of it on rank 0, a share on others.
+        """As :meth:`attnviz.engine.attention.Attention.cells`, over all ranks; the whole of it on rank 0, a share on others.
 
         Raises:
             RankError: another rank stopped.
         """
-        options: dict[str, Any] = {"reductions": reductions, "values": values, "memory": memory}
-        if self.size == 1:
-            return reduce_map(item, pattern, head, row_edges, column_edges, **options, progress=progress)
-        cells = (len(row_edges) - 1, len(column_edges) - 1)
-        tile = TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
+        reductions = tuple(options.get("reductions", ("max",)))
+        item, pattern = attention.item, attention.pattern
+        shape = (len(row_edges) - 1, len(column_edges) - 1)
+        tile = TileSize.fitting(item, shape, reductions=len(reductions), memory=options.get("memory"))
         cuts = shares(item, pattern, row_edges, tile.rows, self.size)
         first, last = cuts[self.rank], cuts[self.rank + 1]
         own = None
         if first < last:
             edges = row_edges[first : last + 1]
             # The tile is that of the whole picture: a smaller share must not get larger tiles.
-            own = reduce_map(item, pattern, head, edges, column_edges, **options, tile=tile, progress=progress)
-        shape = (cells[0], cells[1])
+            own = attention.cells(head, edges, column_edges, **{**options, "tile": tile})
         try:
-            return self._gathered(item, own, cuts, row_edges, shape, tuple(reductions))
+            return self._gathered(item, own, cuts, row_edges, shape, reductions)
         except RuntimeError as error:
             raise RankError(
                 f"another rank stopped before the map was done; nothing was written ({_first(error)})"
@@ -118,8 +110,28 @@ class Ranks:
         cells = {name: gather(name, torch.empty(shape, dtype=torch.float64), cuts).numpy() for name in reductions}
         counts = gather("counts", torch.empty(shape[0], dtype=torch.int64), cuts).numpy()
         rows = [int(row_edges[cut]) - int(row_edges[0]) for cut in cuts]
-        lse = gather("log_sum_exp", torch.empty(rows[-1], dtype=item.compute_dtype), rows)
+        lse = gather("log_sum_exp", torch.empty(rows[-1], dtype=torch.float64), rows)
         return Reduced(cells.get("max"), cells.get("mass"), counts, lse)
+
+
+class Shared(Attention):
+    """An attention whose cells several ranks make together, each a share of the rows."""
+
+    def __init__(self, alone: Computed, ranks: Ranks) -> None:
+        self.item, self.pattern, self._alone, self._ranks = alone.item, alone.pattern, alone, ranks
+
+    @property
+    def name(self) -> str:
+        return self._alone.name
+
+    def rows(self, head: int, queries: range | None = None) -> HeadRows:
+        return self._alone.rows(head, queries)
+
+    def blocks(self, head: int, *, queries: range | None = None, weights: bool = True) -> Iterator[Block]:
+        return self._alone.blocks(head, queries=queries, weights=weights)
+
+    def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
+        return self._ranks.reduce_map(self._alone, head, row_edges, column_edges, **options)
 
 
 @contextmanager

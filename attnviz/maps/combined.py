@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-import torch
 
 from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
-from attnviz.engine.reducer import Progress, Reduced, reduce_map
-from attnviz.maps.map import AttentionMap, attention_map
-
-if TYPE_CHECKING:
-    from attnviz.attention.patterns import Pattern
+from attnviz.base.types import Progress
+from attnviz.engine.request import Request, asks
+from attnviz.maps.map import AttentionMap, map_of
 
 HOWS: dict[str, str] = {"mean": "mass", "max": "max"}
 """How heads are combined, and the only reduction that it is exact with: a mean of sums is the sum of the mean, and
 the largest of the largest is the largest, but the mean of the largest is not the largest mean."""
 
 
+@asks("batch", "values", "pixels", "queries", "keys", "device", "dtype", "memory")
 def combined_map(
     inputs: AttentionInputs,
     how: str = "mean",
-    heads: Sequence[int] | None = None,
-    pattern: Pattern | None = None,
+    heads: Iterable[int] | None = None,
+    pattern: Pattern | str | None = None,
     *,
-    batch: int = 0,
-    values: str = "weights",
     reduce: str | None = None,
-    pixels: int = 1024,
-    queries: range | None = None,
-    keys: range | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    memory: int | None = None,
     progress: Progress | None = None,
-    reduce_with: Callable[..., Reduced] = reduce_map,
+    **what: Any,
 ) -> AttentionMap:
     """The mean of several heads' maps, or the largest value of any of them, exact, in at most ``pixels`` cells a side.
 
     One head is in memory at a time.
 
     Args:
-        inputs, pattern, batch, values, pixels, queries, keys, device, dtype, memory, progress, reduce_with: as in
-            :func:`attnviz.attention_map`.
+        inputs, pattern, progress, what: as in :func:`attnviz.attention_map`.
         how: ``mean`` or ``max``.
         heads: the query heads; None is all.
         reduce: what a cell of a larger map holds. None is the one that ``how`` is exact with: ``mass`` of a mean
@@ -63,40 +53,29 @@ def combined_map(
     """
     if how not in HOWS:
         raise InputError(f"heads are combined as {how!r}; write one of {', '.join(HOWS)}")
-    chosen = tuple(range(inputs.H)) if heads is None else tuple(heads)
-    if not chosen:
-        raise InputError(f"{inputs.source}: the {how} of no heads; name one or more of {inputs.H}")
     # Logits have no mass; where nothing is reduced, max of one value is that value.
-    exact = "max" if values == "logits" else HOWS[how]
-    combined: AttentionMap | None = None
-    for head in chosen:
-        shown = attention_map(
-            inputs,
-            head,
-            pattern,
-            batch=batch,
-            values=values,
-            reduce=reduce or exact,
-            pixels=pixels,
-            queries=queries,
-            keys=keys,
-            device=device,
-            dtype=dtype,
-            memory=memory,
-            progress=progress,
-            reduce_with=reduce_with,
-        )
-        if combined is None:
+    exact = "max" if what.get("values") == "logits" else HOWS[how]
+    return combined(Request(inputs, pattern, heads, reduce=reduce or exact, **what), how, progress=progress)
+
+
+def combined(request: Request, how: str, *, progress: Progress | None = None) -> AttentionMap:
+    """The heads of a request as one map."""
+    if not request.chosen:
+        raise InputError(f"{request.inputs.source}: the {how} of no heads; name one or more of {request.inputs.H}")
+    whole: AttentionMap | None = None
+    for head in request.chosen:
+        shown = map_of(request, head, progress=progress)
+        if whole is None:
             _check_exact(shown, how)
-            combined = replace(shown, combined=how, heads=chosen)
+            whole = replace(shown, combined=how, heads=request.chosen)
         elif how == "mean":
-            np.add(combined.cells, shown.cells, out=combined.cells)
+            np.add(whole.cells, shown.cells, out=whole.cells)
         else:
-            np.fmax(combined.cells, shown.cells, out=combined.cells)
-    assert combined is not None
+            np.fmax(whole.cells, shown.cells, out=whole.cells)
+    assert whole is not None
     if how == "mean":
-        np.divide(combined.cells, len(chosen), out=combined.cells)
-    return combined
+        np.divide(whole.cells, len(request.chosen), out=whole.cells)
+    return whole
 
 
 def _check_exact(shown: AttentionMap, how: str) -> None:

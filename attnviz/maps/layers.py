@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
+from typing import Any, Protocol, runtime_checkable
 
 from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
-from attnviz.captures.run import Run
-from attnviz.engine.reducer import Progress
-from attnviz.maps.map import AttentionMap, attention_map
+from attnviz.base.types import Label, Progress
+from attnviz.engine.request import Request, asks
+from attnviz.maps.map import AttentionMap, map_of
 from attnviz.sources.dumps import layers_of, load
 from attnviz.sources.files import open_tensors
 
-if TYPE_CHECKING:
-    from attnviz.attention.patterns import Pattern
 
-Label = int | str
+@runtime_checkable
+class Captured(Protocol):
+    """What :func:`attnviz.capture` gives, as far as its layers go."""
+
+    @property
+    def layers(self) -> Sequence[Label]:
+        """The layers captured."""
+
+    def inputs(self, layer: Label) -> AttentionInputs:
+        """What went into a layer's attention."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Layers:
 
     def __init__(
         self,
-        source: str | Path | Run | AttentionInputs | Sequence[AttentionInputs],
+        source: str | Path | Captured | AttentionInputs | Sequence[AttentionInputs],
         chosen: Sequence[Label] | None = None,
     ) -> None:
         name, self._read, there = _opened(source)
@@ -65,13 +71,13 @@ class Layers:
 
 
 def _opened(
-    source: str | Path | Run | AttentionInputs | Sequence[AttentionInputs],
+    source: str | Path | Captured | AttentionInputs | Sequence[AttentionInputs],
 ) -> tuple[str, Callable[[Label | None], AttentionInputs], Sequence[Label | None]]:
     """A source's name, what reads a layer of it, and the labels of its layers."""
     if isinstance(source, AttentionInputs):
         alone = source
         return alone.source, lambda label: alone, [None]
-    if isinstance(source, Run):
+    if isinstance(source, Captured):
         run = source
 
         def of_run(label: Label | None) -> AttentionInputs:
@@ -95,19 +101,15 @@ def _opened(
     return several[0].source, of_list, range(len(several))
 
 
+@asks("batch", "values", "reduce", "device", "dtype", "memory")
 def overview_rows(
     layers: Iterable[tuple[Label | None, AttentionInputs]],
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
     *,
-    heads: Sequence[int] | None = None,
-    batch: int = 0,
-    values: str = "weights",
-    reduce: str = "max",
+    heads: Iterable[int] | None = None,
     pixels: int = 64,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    memory: int | None = None,
     progress: Progress | None = None,
+    **what: Any,
 ) -> list[OverviewRow]:
     """Small maps of every head of every layer, exact, in one pass over each layer.
 
@@ -115,30 +117,16 @@ def overview_rows(
         layers: labels and inputs, such as :class:`Layers`; each is let go before the next is read.
         pattern: which query sees which key; None is each layer's own, else the global keys.
         heads: the query heads of each layer; None is all.
-        batch, values, reduce, pixels, device, dtype, memory, progress: as in :func:`attnviz.attention_map`.
+        pixels: the most cells along each side of a map.
+        progress, what: as in :func:`attnviz.attention_map`.
 
     Raises:
         InputError: as :func:`attnviz.attention_map`.
     """
-    rows = []
+    rows, chosen = [], None if heads is None else tuple(heads)
     for label, inputs in layers:
-        chosen = range(inputs.H) if heads is None else heads
-        maps = [
-            attention_map(
-                inputs,
-                head,
-                pattern,
-                batch=batch,
-                values=values,
-                reduce=reduce,
-                pixels=pixels,
-                device=device,
-                dtype=dtype,
-                memory=memory,
-                progress=progress,
-            )
-            for head in chosen
-        ]
-        del inputs  # before the next layer is read
+        request = Request(inputs, pattern, chosen, pixels=pixels, **what)
+        maps = [map_of(request, head, progress=progress) for head in request.chosen]
+        del inputs, request  # before the next layer is read
         rows.append(OverviewRow(label, tuple(replace(shown, layer=label) for shown in maps)))
     return rows

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from attnviz.attention.inputs import AttentionInputs, AttentionItem
-from attnviz.attention.patterns import GlobalKeys, Pattern
-from attnviz.base.devices import parse_device, parse_dtype
-from attnviz.base.errors import InputError
-from attnviz.engine.reducer import REDUCTIONS, Cells, Progress, Reduced, bin_edges, reduce_map
-from attnviz.engine.scores import check_heads
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import Pattern
+from attnviz.base.registry import shown
+from attnviz.base.types import Cells, Progress
+from attnviz.engine.request import Request, asks
 
 
 @dataclass(frozen=True)
@@ -72,27 +72,17 @@ class AttentionMap:
         return self.cell_size != (1, 1)
 
     def _repr_html_(self) -> str:
-        from attnviz.show.notebook import map_html  # drawing is a floor above, and only a notebook asks for it
-
-        return map_html(self)
+        return shown(self)
 
 
+@asks()
 def attention_map(
     inputs: AttentionInputs,
     head: int,
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
     *,
-    batch: int = 0,
-    values: str = "weights",
-    reduce: str = "max",
-    pixels: int = 1024,
-    queries: range | None = None,
-    keys: range | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    memory: int | None = None,
     progress: Progress | None = None,
-    reduce_with: Callable[..., Reduced] = reduce_map,
+    **what: Any,
 ) -> AttentionMap:
     """The map of one head, exact, in at most ``pixels`` x ``pixels`` cells.
 
@@ -101,15 +91,9 @@ def attention_map(
         head: the query head.
         pattern: which query sees which key; None is the inputs' own, else the global keys. A pattern of shared
             keys alone has a column for each of them, other patterns a column for each key position.
-        batch: the batch item.
-        values: ``weights`` or ``logits``.
-        reduce: what a cell holds where the map is larger than the picture: ``max`` or ``mass``.
-        pixels: the most cells along each side.
-        queries, keys: the positions to show; softmax still runs over every visible key. None is all.
-        device, dtype: as in :func:`attnviz.score`.
-        memory: bytes that the picture and the tiles of the map in work may take, beside the inputs; None is no bound.
         progress: called with the number of rows done, as they are.
-        reduce_with: what reduces the map, in place of :func:`attnviz.engine.reducer.reduce_map`: several ranks together.
+        what: fields of :class:`attnviz.engine.request.Request`: ``batch``, ``values``, ``reduce``, ``pixels``,
+            ``queries``, ``keys``, ``every_key``, ``device``, ``dtype``, ``memory``, ``ranks``.
 
     Raises:
         InputError: as :func:`attnviz.score`; positions out of range; ``mass`` of logits; too little memory.
@@ -118,74 +102,35 @@ def attention_map(
     >>> attnviz.attention_map(attnviz.synthesize(), head=3).cells.shape
     (10, 3)
     """
-    check_heads(inputs, [head])
-    if reduce not in REDUCTIONS:
-        raise InputError(f"reduce {reduce!r} is not one of {', '.join(REDUCTIONS)}")
-    if reduce == "mass" and values == "logits":
-        raise InputError("mass sums weights, and logits are not weights; choose max, or values weights")
-    if pixels < 1:
-        raise InputError(f"a picture has at least 1 cell a side; pixels is {pixels}")
-    pattern = pattern or inputs.pattern or GlobalKeys()
-    where = inputs.q.device if device is None else parse_device(device)
-    item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
-    queries = checked_range(queries, item.T, "queries", inputs.source)
+    return map_of(Request(inputs, pattern, head, **what), progress=progress)
+
+
+def map_of(request: Request, head: int | None = None, *, progress: Progress | None = None) -> AttentionMap:
+    """The map of a head of a request; None is its first."""
+    head = request.chosen[0] if head is None else head
+    asked, item = request, request.item
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        shown = shown_keys(item, pattern, keys)
-        reduced = reduce_with(
-            item,
-            pattern,
+        reduced = asked.attention.cells(
             head,
-            bin_edges(queries, min(len(queries), pixels)),
-            bin_edges(shown, min(len(shown), pixels)),
-            reductions=(reduce,),
-            values=values,
-            memory=memory,
+            *asked.edges(),
+            reductions=(asked.reduce,),
+            values=asked.values,
+            memory=asked.memory,
             progress=progress,
         )
-    cells = reduced.max if reduce == "max" else reduced.mass
+    cells = reduced.max if asked.reduce == "max" else reduced.mass
     assert cells is not None
     return AttentionMap(
         cells,
-        values,
+        asked.values,
         head,
-        queries,
-        shown,
-        item.query_labels(queries),
-        item.key_labels(shown),
-        str(pattern),
-        reduce,
+        asked.rows,
+        asked.columns,
+        item.query_labels(asked.rows),
+        item.key_labels(asked.columns),
+        str(asked.pattern),
+        asked.reduce,
     )
-
-
-def shown_keys(item: AttentionItem, pattern: Pattern, keys: range | None) -> Sequence[int]:
-    """The key positions that are columns of a map: of a pattern of shared keys alone those among them, else all.
-
-    Args:
-        item, pattern: whose map it is.
-        keys: the positions to show; None is all.
-
-    Raises:
-        InputError: positions out of range, or none that the pattern shares.
-    """
-    inside, source = checked_range(keys, item.S, "keys", item.inputs.source), item.inputs.source
-    reach = pattern.reach(item)
-    if reach.band or reach.keys is None or pattern.global_queries:
-        return inside
-    shown = tuple(position for position in reach.keys.tolist() if position in inside)
-    if not shown:
-        raise InputError(f"{source}: no global key lies in keys {inside.start}:{inside.stop}; widen it")
-    return shown
-
-
-def checked_range(positions: range | None, size: int, name: str, source: str) -> range:
-    """``positions``, None meaning all. Raises InputError for what is not a part of 0 to ``size`` - 1."""
-    if positions is None:
-        return range(size)
-    if positions.step != 1 or not 0 <= positions.start < positions.stop <= size:
-        raise InputError(
-            f"{source}: {name} {positions.start}:{positions.stop} is not a part of 0:{size}; write first:end with first < end"
-        )
-    return positions
 
 
 def grid_name(maps: Sequence[AttentionMap]) -> str:

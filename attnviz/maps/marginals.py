@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.attention.patterns import GlobalKeys
-from attnviz.base.devices import parse_device, parse_dtype
-from attnviz.engine.scores import Block, blocks, check_heads
-from attnviz.maps.map import checked_range, shown_keys
-
-if TYPE_CHECKING:
-    from attnviz.attention.patterns import Pattern
+from attnviz.attention.patterns import Pattern
+from attnviz.base.bins import bin_cuts
+from attnviz.base.types import Progress
+from attnviz.engine.blocks import Block
+from attnviz.engine.request import Request, asks
 
 _FAR = -1e4
 """A logit this far below the peak has weight 0 in any dtype."""
@@ -42,49 +40,47 @@ class Marginals:
     keys: Sequence[int]
 
 
+@asks("batch", "queries", "keys", "device", "dtype")
 def marginals(
     inputs: AttentionInputs,
     head: int,
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
     *,
-    batch: int = 0,
-    queries: range | None = None,
-    keys: range | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    **what: Any,
 ) -> Marginals:
     """The attention that each key receives and the entropy of each query, in one pass over blocks of rows.
 
     Args:
-        inputs, head, pattern, batch, queries, keys, device, dtype: as in :func:`attnviz.attention_map`.
+        inputs, head, pattern, what: as in :func:`attnviz.attention_map`.
         progress: called with the number of rows done, as they are.
 
     Raises:
         InputError: as :func:`attnviz.attention_map`.
 
     >>> import attnviz
-    >>> from attnviz.attention.patterns import Local
-    >>> sides = attnviz.marginals(attnviz.synthesize(), 0, Local(0))
+    >>> sides = attnviz.marginals(attnviz.synthesize(), 0, attnviz.Local(0))
     >>> sides.received.tolist() == [1.0] * 10, sides.entropy.tolist() == [0.0] * 10
     (True, True)
     """
-    check_heads(inputs, [head])
-    pattern = pattern or inputs.pattern or GlobalKeys()
-    where = inputs.q.device if device is None else parse_device(device)
-    item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
-    queries = checked_range(queries, item.T, "queries", inputs.source)
-    shown = shown_keys(item, pattern, keys)
+    return marginals_of(Request(inputs, pattern, head, **what), progress=progress)
+
+
+def marginals_of(request: Request, head: int | None = None, *, progress: Progress | None = None) -> Marginals:
+    """The sides of the map of a head of a request; None is its first."""
+    head = request.chosen[0] if head is None else head
+    attention, queries, item = request.attention, request.rows, request.item
     sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
     seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
     entropy = torch.full((item.T,), torch.nan, dtype=torch.float64, device=item.device)
-    sink = None if inputs.sinks is None else float(inputs.sinks[head])
+    sink = item.sink(head)
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        for block in blocks(item, pattern, head, queries=queries, weights=False):
+        for block in attention.blocks(head, queries=queries, weights=False):
             sums.index_add_(0, block.keys, _add(block, sink, seen, entropy).double())
             if progress is not None:
                 progress(len(block.rows))
     received = torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy()
+    shown = request.columns
     return Marginals(received[np.asarray(shown)], entropy.cpu().numpy()[queries.start : queries.stop], queries, shown)
 
 
@@ -96,10 +92,10 @@ def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Ten
     """
     logits = block.values
     n = len(block.keys)
-    if bool((block.visible == n).all()):
+    if block.seen is None:
         seen[block.keys] += len(block.rows)
     else:
-        seen.index_add_(0, block.keys, (logits > -torch.inf).sum(0))
+        seen.index_add_(0, block.keys, block.seen.sum(0))
     if not n:
         return logits.new_zeros(0)
     sees = block.visible > 0
@@ -121,7 +117,7 @@ def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Ten
 
 def of_cells(numbers: Numbers, cells: int) -> np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]:
     """Least, mean and largest of the numbers that each of ``cells`` cells stands for, (3, cells); NaN where all are."""
-    edges = np.arange(cells + 1) * len(numbers) // cells
+    edges = bin_cuts(len(numbers), cells)
     there = np.isfinite(numbers)
     counts = np.add.reduceat(there.astype(np.float64), edges[:-1])
     blank = counts == 0

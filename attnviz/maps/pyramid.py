@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs, AttentionItem
-from attnviz.attention.patterns import GlobalKeys, Pattern
-from attnviz.base.devices import parse_device, parse_dtype
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
-from attnviz.engine.reducer import REDUCTIONS, Cells, Positions, Progress, TileSize, reduce_map
-from attnviz.engine.scores import check_heads
-from attnviz.maps.map import checked_range
+from attnviz.base.selections import checked_range
+from attnviz.base.types import Cells, Positions, Progress
+from attnviz.engine.attention import Attention
+from attnviz.engine.reducer import REDUCTIONS
+from attnviz.engine.request import Request, asks, check_heads
+from attnviz.engine.tiles import TileSize
 
 TILE = 256
 """Cells along each side of a tile."""
@@ -65,32 +67,27 @@ class Pyramid:
     (3, (3, 3), (256, 256))
     """
 
-    item: AttentionItem
-    pattern: Pattern
+    attention: Attention
     memory: int | None = None
     _overviews: dict[int, Overview] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(
-        cls,
-        inputs: AttentionInputs,
-        pattern: Pattern | None = None,
-        *,
-        batch: int = 0,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        memory: int | None = None,
-    ) -> Pyramid:
+    @asks("batch", "device", "dtype", "memory")
+    def of(cls, inputs: AttentionInputs, pattern: Pattern | str | None = None, **what: Any) -> Pyramid:
         """The pyramid of a batch item; nothing is computed yet.
 
         Args:
-            inputs, batch, device, dtype: as in :func:`attnviz.score`.
+            inputs: queries, keys and masks.
             pattern: which query sees which key; None is the inputs' own, else the global keys.
-            memory: bytes that a pass may take beside the inputs; None is no bound.
+            what: ``batch``, ``device``, ``dtype``, ``memory``, as in :func:`attnviz.attention_map`.
         """
-        where = inputs.q.device if device is None else parse_device(device)
-        item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
-        return cls(item, pattern or inputs.pattern or GlobalKeys(), memory)
+        request = Request(inputs, pattern, **what)
+        return cls(request.attention, request.memory)
+
+    @property
+    def item(self) -> AttentionItem:
+        """Whose maps these are."""
+        return self.attention.item
 
     @property
     def levels(self) -> int:
@@ -140,9 +137,7 @@ class Pyramid:
             first = _edges(row * TILE * size, self.item.T, size, TILE)
             across = _edges(column * TILE * size, self.item.S, size, TILE)
             known = overview.log_sum_exp[int(first[0]) : int(first[-1])]
-            found = reduce_map(
-                self.item,
-                self.pattern,
+            found = self.attention.cells(
                 head,
                 first,
                 across,
@@ -176,9 +171,7 @@ class Pyramid:
         check_heads(self.item.inputs, [head])
         if head not in self._overviews:
             size = self.cell(self.overview_level)
-            found = reduce_map(
-                self.item,
-                self.pattern,
+            found = self.attention.cells(
                 head,
                 _edges(0, self.item.T, size),
                 _edges(0, self.item.S, size),
@@ -217,9 +210,7 @@ class Pyramid:
         for name, positions, size in (("queries", queries, self.item.T), ("keys", keys, self.item.S)):
             checked_range(positions, size, name, self.item.inputs.source)
         overview = self.prepared(head) if values == "weights" else None
-        found = reduce_map(
-            self.item,
-            self.pattern,
+        found = self.attention.cells(
             head,
             _edges(queries.start, queries.stop, 1),
             _edges(keys.start, keys.stop, 1),

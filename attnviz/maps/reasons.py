@@ -16,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs, AttentionItem
-from attnviz.attention.patterns import GlobalKeys, Pattern, Reach
-from attnviz.base.errors import InputError
-from attnviz.engine.reducer import Cells, Positions, bin_edges
-from attnviz.maps.map import attention_map, checked_range
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
+from attnviz.attention.reach import Reach
+from attnviz.base.bins import bin_edges
+from attnviz.base.types import Cells, Positions
+from attnviz.engine.request import Request, asks
+from attnviz.maps.map import map_of
 
 ReasonCells = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
@@ -103,18 +106,9 @@ class ReasonMap:
         return 0.0 if self.weights is None else float(np.nan_to_num(self.weights).max())
 
 
+@asks("batch", "reduce", "pixels", "queries", "keys", "device", "dtype")
 def reason_map(
-    inputs: AttentionInputs,
-    pattern: Pattern | None = None,
-    *,
-    head: int | None = None,
-    batch: int = 0,
-    reduce: str = "max",
-    pixels: int = 1024,
-    queries: range | None = None,
-    keys: range | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
+    inputs: AttentionInputs, pattern: Pattern | str | None = None, *, head: int | None = None, **what: Any
 ) -> ReasonMap:
     """Which query may see which key and why, exact, in at most ``pixels`` x ``pixels`` cells.
 
@@ -122,33 +116,28 @@ def reason_map(
         inputs: sizes, global mask, padding and labels; q and k only where ``head`` is given.
         pattern: which query sees which key; None is the inputs' own, else the global keys.
         head: the query head whose weights to give along; None is the pattern alone.
-        batch: the batch item.
-        reduce: what a cell holds of several weights: ``max`` or ``mass``.
-        pixels: the most cells along each side.
-        queries, keys: the positions to show; None is all.
-        device, dtype: of the weights, as in :func:`attnviz.score`.
+        what: as in :func:`attnviz.attention_map`.
 
     Raises:
         InputError: as :func:`attnviz.attention_map`.
 
     >>> import attnviz
-    >>> from attnviz.attention.patterns import longformer
-    >>> reason_map(attnviz.synthesize(), longformer(1)).counts
+    >>> reason_map(attnviz.synthesize(), attnviz.longformer(1)).counts
     {'window': 15, 'global key': 16, 'global query': 16, 'several': 19}
     """
-    if pixels < 1:
-        raise InputError(f"a picture has at least 1 cell a side; pixels is {pixels}")
-    pattern = pattern or inputs.pattern or GlobalKeys()
-    item = inputs.item(batch, device=torch.device("cpu"))
-    queries = checked_range(queries, item.T, "queries", inputs.source)
-    keys = checked_range(keys, item.S, "keys", inputs.source)
-    reach = pattern.reach(item)
-    cells, pairs = _union_of_reasons(item, pattern, queries, keys, pixels)
-    weights = None
-    if head is not None:
-        drawn = pattern if reach.band or pattern.global_queries else EveryKey(pattern)
-        what: dict[str, Any] = {"batch": batch, "reduce": reduce, "device": device, "dtype": dtype}
-        weights = attention_map(inputs, head, drawn, pixels=pixels, queries=queries, keys=keys, **what).cells
+    return reasons_of(Request(inputs, pattern, head, every_key=True, **what), weights=head is not None)
+
+
+def reasons_of(request: Request, *, weights: bool = False) -> ReasonMap:
+    """The reasons of a request's pattern in the region it shows; ``weights``: with those of its first head."""
+    item = request.inputs.item(request.batch, device=torch.device("cpu"))
+    pattern = request.attention.pattern
+    queries, keys = request.rows, request.columns
+    assert isinstance(keys, range)
+    head = request.chosen[0] if weights else None
+    cells, pairs = _union_of_reasons(
+        item, pattern if head is None else pattern.of_head(head), queries, keys, request.pixels
+    )
     return ReasonMap(
         tuple(reason for reason, _ in pattern.reasons()),
         cells,
@@ -158,9 +147,9 @@ def reason_map(
         item.query_labels(queries),
         item.key_labels(keys),
         str(pattern),
-        weights,
+        map_of(request).cells if weights else None,
         head,
-        reduce,
+        request.reduce,
     )
 
 
@@ -190,7 +179,7 @@ class _Union:
         self.column_edges = bin_edges(keys, min(len(keys), pixels))
         self.cells = np.zeros((len(self.row_edges) - 1, len(self.column_edges) - 1), dtype=np.int64)
         self.pairs = np.zeros(1 << len(self.parts), dtype=np.int64)
-        self.apart = item.global_positions.numpy() if pattern.global_queries else np.empty(0, dtype=np.int64)
+        self.apart = item.global_queries.numpy() if pattern.global_queries else np.empty(0, dtype=np.int64)
         shared = [reach.keys.numpy() for reach in self.reaches if reach.keys is not None]
         self.shared = np.unique(np.concatenate([*shared, np.empty(0, dtype=np.int64)]))
         self.shared = self.shared[(self.shared >= keys.start) & (self.shared < keys.stop)]
@@ -281,19 +270,3 @@ def _reasons(item: AttentionItem, parts: Sequence[Pattern], rows: Tensor, keys: 
     if item.query_padding is not None:
         bits *= item.query_padding[t]
     return bits
-
-
-@dataclass(frozen=True)
-class EveryKey(Pattern):
-    """A pattern of shared keys alone, in a map with a column for each key position: its band has one diagonal."""
-
-    pattern: Pattern
-
-    def visible(self, t: Tensor, s: Tensor, item: AttentionItem) -> Tensor:
-        return self.pattern.visible(t, s, item)
-
-    def reach(self, item: AttentionItem) -> Reach:
-        return self.pattern.reach(item) | Reach(low=0, high=0, band_exact=False)
-
-    def __str__(self) -> str:
-        return str(self.pattern)

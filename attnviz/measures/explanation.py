@@ -13,11 +13,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs, AttentionItem
-from attnviz.attention.patterns import GlobalKeys, Pattern
-from attnviz.base.devices import dtype_name, parse_device, parse_dtype
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
+from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
-from attnviz.engine.scores import blocks, check_heads, softmax_
+from attnviz.base.registry import shown
+from attnviz.engine.blocks import blocks
+from attnviz.engine.request import Request
+from attnviz.engine.softmax import softmax_
 
 COMPONENTS = 4
 """How many of the D_v numbers of each value an explanation keeps."""
@@ -140,9 +144,7 @@ class Explanation:
         return len(self.steps) == 1
 
     def _repr_markdown_(self) -> str:
-        from attnviz.show.lessons import lesson  # lessons are a floor above, and only a notebook asks for one
-
-        return lesson(self)
+        return shown(self)
 
 
 def explain(
@@ -151,7 +153,7 @@ def explain(
     head: int = 0,
     query: int | None = None,
     key: int | None = None,
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
     batch: int = 0,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -177,14 +179,12 @@ def explain(
     >>> found.key.position, round(found.dot / 8, 4) == round(found.key.logit, 4)
     (0, True)
     """
-    check_heads(inputs, [head])
-    pattern = pattern or inputs.pattern or GlobalKeys()
-    where = inputs.q.device if device is None else parse_device(device)
-    item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
+    request = Request(inputs, pattern, head, batch=batch, device=device, dtype=dtype)
+    item, pattern = request.item, request.attention.pattern
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         reach = pattern.reach(item)
         query = _checked_query(item, query)
-        for_global = pattern.global_queries and query in item.global_positions.tolist()
+        for_global = pattern.global_queries and query in item.global_queries.tolist()
         counted = None if reach.band or reach.keys is None or pattern.global_queries else tuple(reach.keys.tolist())
         row = _Row.of(item, pattern, head, query)
         position = _key_position(item, pattern, query, key, row.positions, counted)
@@ -335,12 +335,17 @@ def _steps(item: AttentionItem, head: int, query: int, position: int, dot: float
         steps.append(Step("bias", bias, steps[-1].result + bias))
     if inputs.alibi_slopes is not None:
         slope = float(inputs.alibi_slopes[head])
-        steps.append(Step("alibi", slope, steps[-1].result - slope * abs(query + item.S - item.T - position)))
+        steps.append(Step("alibi", slope, steps[-1].result - slope * _apart(item, query, position)))
     return tuple(steps)
 
 
+def _apart(item: AttentionItem, query: int, key: int) -> int:
+    """How far a query and a key are apart."""
+    return abs(int(item.query_position(torch.tensor(query)) - item.key_position(torch.tensor(key))))
+
+
 def _sink(item: AttentionItem, head: int) -> float | None:
-    return None if item.inputs.sinks is None else float(item.inputs.sinks[head])
+    return item.sink(head)
 
 
 def _same(one: float, other: float) -> bool:

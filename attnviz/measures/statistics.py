@@ -1,163 +1,195 @@
-"""What a head does, in numbers: entropy, where its weight goes, how far it looks."""
+"""What a head does, in numbers: entropy, where its weight goes, how far it looks.
+
+A statistic is one function, and :func:`statistic` makes it known: to the command line, its help, tables, exports, snapshots and figures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs, AttentionItem
-from attnviz.attention.patterns import GlobalKeys, Pattern
-from attnviz.base.devices import parse_device, parse_dtype
-from attnviz.engine.scores import Block, blocks, check_heads
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
+from attnviz.base.types import Label, Progress
+from attnviz.engine.blocks import Block
+from attnviz.engine.request import Request, asks
 
-STATISTICS: dict[str, str] = {
-    "entropy": "entropy of the weights, in nats",
-    "entropy_share": "entropy as a share of log |visible keys|, its most; queries that see one key are left out",
-    "max_weight": "the largest weight",
-    "global_mass": "weight on global keys",
-    "sink_mass": "weight on the item's first key position that is not padding",
-    "distance": "mean |t - s| by weight, in tokens",
-    "diagonal_mass": "weight on the query's own position",
-    "previous_mass": "weight on the position before the query's",
-}
-"""Each statistic and what it is, a mean over the queries that see a key."""
+Values = tuple[Tensor, Tensor] | None
+"""Each query's value, (b,), and whether it has one, (b,) bool; None where the inputs say nothing of it."""
 
 
 @dataclass(frozen=True)
-class HeadStatistics:
-    """One head's statistics: means over the queries that see a key; None where there is no such query, or no mask."""
+class Statistic:
+    """A number of each query, averaged over the queries that have one."""
 
-    head: int
-    queries: int
-    """How many queries see a key."""
-    entropy: float | None
-    entropy_share: float | None
-    max_weight: float | None
-    global_mass: float | None
-    sink_mass: float | None
-    distance: float | None
-    diagonal_mass: float | None
-    previous_mass: float | None
-    layer: int | str | None = None
+    name: str
+    about: str
+    """What it is, for tables, help and docs."""
+    of_queries: Callable[[QueryBlock], Values]
+    in_tokens: bool = False
+    """Whether it counts tokens, so that it is as large as the sequence and not a share."""
 
 
-def head_statistics(
-    inputs: AttentionInputs,
-    pattern: Pattern | None = None,
-    *,
-    batch: int = 0,
-    heads: Sequence[int] | None = None,
-    layer: int | str | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> list[HeadStatistics]:
-    """The statistics of each head of a batch item, in one pass over blocks of rows.
+STATISTICS: dict[str, Statistic] = {}
+"""Each statistic by its name, in the order of tables; a mean over the queries that have one."""
+
+
+OfQueries = Callable[["QueryBlock"], Values]
+_AnyStatistic = TypeVar("_AnyStatistic", bound=OfQueries)
+
+
+def statistic(*, in_tokens: bool = False) -> Callable[[_AnyStatistic], _AnyStatistic]:
+    """Makes a function of a block of queries a statistic: its name is the function's, what it is its docstring's.
 
     Args:
-        inputs: queries, keys and masks.
-        pattern: which query sees which key; None is the inputs' own, else the global keys.
-        batch: the batch item.
-        heads: the query heads, in the order wanted; None is all of them.
-        layer: what to call the layer in the results.
-        device, dtype: as in :func:`attnviz.score`.
-        progress: called with the number of rows done, as they are.
-
-    Raises:
-        InputError: as :func:`attnviz.score`.
-
-    >>> import attnviz
-    >>> from attnviz.attention.patterns import Local
-    >>> attnviz.head_statistics(attnviz.synthesize(heads=1), Local(0))[0].diagonal_mass
-    1.0
+        in_tokens: whether it counts tokens.
     """
-    pattern = pattern or inputs.pattern or GlobalKeys()
-    where = inputs.q.device if device is None else parse_device(device)
-    item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
-    with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        return [_of_head(item, pattern, head, layer, progress) for head in check_heads(inputs, heads)]
+
+    def known(function: _AnyStatistic) -> _AnyStatistic:
+        name, about = function.__name__, " ".join((function.__doc__ or "").split()).removesuffix(".")
+        STATISTICS[name] = Statistic(name, about, function, in_tokens)
+        return function
+
+    return known
 
 
-def _of_head(
-    item: AttentionItem, pattern: Pattern, head: int, layer: int | str | None, progress: Callable[[int], None] | None
-) -> HeadStatistics:
-    return statistics_of(blocks(item, pattern, head), head, item, layer=layer, progress=progress)
+class QueryBlock:
+    """The queries of a block that see a key, b of them, and what statistics ask of them."""
+
+    def __init__(self, block: Block, item: AttentionItem | None) -> None:
+        """``item`` says where queries and keys stand, and what is global and padding; None: the last T of S keys."""
+        sees = block.visible > 0
+        every = bool(sees.all())
+        self.weights = block.values if every else block.values[sees]  # (b, n)
+        self.rows = block.rows if every else block.rows[sees]  # (b,) query indices
+        self.visible = block.visible if every else block.visible[sees]  # (b,) keys that each sees
+        self.keys, self.item, self._block = block.keys, item, block  # (n,) key indices
+        self._sees = sees
+
+    @cached_property
+    def zero(self) -> Tensor:
+        """(b,) zeros."""
+        return self.weights.new_zeros(len(self.rows))
+
+    @cached_property
+    def all(self) -> Tensor:
+        """(b,) True."""
+        return torch.ones(len(self.rows), dtype=torch.bool, device=self.rows.device)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """The entropy of each query's weights in nats, (b,)."""
+        found: Tensor = torch.special.entr(self.weights).sum(1)
+        return found
+
+    @property
+    def ordered(self) -> bool:
+        """Whether queries and keys stand in one sequence."""
+        return self.item is None or not self.item.cross
+
+    def mass(self, where: Tensor) -> Tensor:
+        """Each query's weight on the keys where ``where``, (n,) bool, is True, (b,)."""
+        return self.weights[:, where].sum(1) if self.weights.numel() else self.zero
+
+    def at(self, keys: Tensor) -> Tensor:
+        """Each query's weight on one key of its own, by index, (b,); 0 where it does not see it, or it is -1."""
+        if not self.weights.numel():
+            return self.zero
+        return self._gathered(self.weights, keys, self.zero)
+
+    def sees_key(self, keys: Tensor) -> Tensor:
+        """Whether each query sees one key of its own, by index, (b,) bool."""
+        if not self.weights.numel():
+            return ~self.all
+        if self._block.seen is None:
+            return torch.isin(keys, self.keys)
+        return self._gathered(self._block.seen[self._sees], keys, ~self.all)
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        """The column of each key, (most + 1,); -1 for a key that is none."""
+        keys, shared = self.keys, self._block.shared
+        column = keys.new_full((int(keys.amax()) + 1,), -1)
+        column[keys[shared:]] = torch.arange(shared, len(keys), device=keys.device)
+        column[keys[:shared]] = torch.arange(shared, device=keys.device)  # hidden where it comes again
+        return column
+
+    def _gathered(self, values: Tensor, keys: Tensor, otherwise: Tensor) -> Tensor:
+        inside = (keys >= 0) & (keys < len(self._columns))
+        found = torch.where(inside, self._columns[keys.clamp(0, len(self._columns) - 1)], -1)
+        return torch.where(found >= 0, values.gather(1, found.clamp(min=0)[:, None])[:, 0], otherwise)
 
 
-def statistics_of(
-    weights: Iterable[Block],
-    head: int,
-    item: AttentionItem | None = None,
-    *,
-    layer: int | str | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> HeadStatistics:
-    """The statistics of one head whose weights come block by block, every query once.
-
-    Args:
-        weights: blocks of weights.
-        head: the head's index.
-        item: says which keys are global and which are padding; None: neither.
-        layer, progress: as in :func:`head_statistics`.
-    """
-    mask = None if item is None else item.inputs.global_mask
-    is_global = None if item is None or mask is None else mask[item.batch].to(item.device)
-    padding = None if item is None else item.key_padding
-    first = 0 if padding is None else int(padding.int().argmax())
-    sums = dict.fromkeys(STATISTICS, 0.0)
-    queries = choosers = 0  # queries that see a key; those that see several
-    for block in weights:
-        for name, values in _of_queries(block, is_global, first).items():
-            sums[name] += float(values.sum(dtype=torch.float64))
-        queries += int((block.visible > 0).sum())
-        choosers += int((block.visible > 1).sum())
-        if progress is not None:
-            progress(len(block.rows))
-
-    def mean(name: str) -> float | None:
-        count = choosers if name == "entropy_share" else queries
-        return sums[name] / count if count and not (name == "global_mass" and is_global is None) else None
-
-    return HeadStatistics(head, queries, **{name: mean(name) for name in STATISTICS}, layer=layer)
+@statistic()
+def entropy(block: QueryBlock) -> Values:
+    """Entropy of the weights, in nats."""
+    return block.entropy, block.all
 
 
-def _of_queries(block: Block, is_global: Tensor | None, first: int) -> dict[str, Tensor]:
-    """Each statistic of each query of a block that sees a key, (b,) each."""
-    weights, rows, keys, visible = block.values, block.rows, block.keys, block.visible
-    sees = visible > 0
-    if not bool(sees.all()):
-        weights, rows, visible = weights[sees], rows[sees], visible[sees]
-    zero = weights.new_zeros(len(rows))
-    if not weights.numel():
-        return dict.fromkeys(STATISTICS, zero)
+@statistic()
+def entropy_share(block: QueryBlock) -> Values:
+    """Entropy as a share of log |visible keys|, its most; queries that see one key are left out."""
+    several = block.visible > 1
+    most = block.visible.to(block.entropy.dtype).log()
+    return torch.where(several, block.entropy / most, block.zero), several
 
-    def mass(where: Tensor) -> Tensor:
-        return weights[:, where].sum(1)
 
-    column = keys.new_full((int(max(keys.amax(), rows.amax())) + 1,), -1)  # of each key position
-    column[keys[block.shared :]] = torch.arange(block.shared, len(keys), device=keys.device)
-    column[keys[: block.shared]] = torch.arange(block.shared, device=keys.device)  # hidden where it comes again
+@statistic()
+def max_weight(block: QueryBlock) -> Values:
+    """The largest weight."""
+    return block.weights.amax(1) if block.weights.numel() else block.zero, block.all
 
-    def at(positions: Tensor) -> Tensor:
-        """Each query's weight on one key position of its own."""
-        found = torch.where(positions >= 0, column[positions.clamp(min=0)], -1)
-        return torch.where(found >= 0, weights.gather(1, found.clamp(min=0)[:, None])[:, 0], zero)
 
-    entropy = torch.special.entr(weights).sum(1)
-    share = torch.where(visible > 1, entropy / visible.to(entropy.dtype).log(), zero)
-    return {
-        "entropy": entropy,
-        "entropy_share": share,
-        "max_weight": weights.amax(1),
-        "global_mass": zero if is_global is None else mass(is_global[keys]),
-        "sink_mass": mass(keys == first),
-        "distance": _distance(weights, rows, keys),
-        "diagonal_mass": at(rows),
-        "previous_mass": at(rows - 1),
-    }
+@statistic()
+def global_mass(block: QueryBlock) -> Values:
+    """Weight on global keys."""
+    mask = None if block.item is None else block.item.inputs.global_mask
+    if mask is None or block.item is None:
+        return None
+    return block.mass(mask[block.item.batch].to(block.keys.device)[block.keys]), block.all
+
+
+@statistic()
+def sink_mass(block: QueryBlock) -> Values:
+    """Weight on the first key that is not padding."""
+    first = 0 if block.item is None else block.item.first_key
+    return block.mass(block.keys == first), block.all
+
+
+@statistic(in_tokens=True)
+def distance(block: QueryBlock) -> Values:
+    """Mean |p(t) - p(s)| by weight, in tokens."""
+    if not block.ordered:
+        return None
+    item = block.item
+    rows = block.rows if item is None else item.query_position(block.rows)
+    keys = block.keys if item is None else item.key_position(block.keys)
+    return _distance(block.weights, rows, keys) if block.weights.numel() else block.zero, block.all
+
+
+@statistic()
+def diagonal_mass(block: QueryBlock) -> Values:
+    """Weight on the query's own position, over the queries that see it."""
+    return _at_distance(block, 0)
+
+
+@statistic()
+def previous_mass(block: QueryBlock) -> Values:
+    """Weight on the position before the query's, over the queries that see it."""
+    return _at_distance(block, 1)
+
+
+def _at_distance(block: QueryBlock, before: int) -> Values:
+    if not block.ordered:
+        return None
+    own = block.rows - before if block.item is None else block.item.key_at(block.rows, before)
+    return block.at(own), block.sees_key(own)
 
 
 def _distance(weights: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
@@ -177,3 +209,104 @@ def _distance(weights: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
     if bool(among.any()):
         total += (weights[:, among] * (rows[:, None] - keys[among]).abs()).sum(1)
     return total
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """One head's statistics: means over the queries that have one; None where no query does, or the inputs say nothing."""
+
+    head: int
+    queries: int
+    """How many queries see a key."""
+    values: Mapping[str, float | None] = field(default_factory=dict)
+    """Each statistic by its name."""
+    layer: Label | None = None
+
+    def __getattr__(self, name: str) -> float | None:
+        """A statistic, by its name."""
+        values = self.__dict__.get("values", {})
+        if name not in values:
+            raise AttributeError(f"{type(self).__name__} has no statistic {name!r}")
+        number: float | None = values[name]
+        return number
+
+
+@asks("batch", "device", "dtype")
+def head_statistics(
+    inputs: AttentionInputs,
+    pattern: Pattern | str | None = None,
+    *,
+    heads: Iterable[int] | None = None,
+    layer: Label | None = None,
+    progress: Progress | None = None,
+    **what: Any,
+) -> list[HeadStatistics]:
+    """The statistics of each head of a batch item, in one pass over blocks of rows.
+
+    Args:
+        inputs: queries, keys and masks.
+        pattern: which query sees which key; None is the inputs' own, else the global keys.
+        heads: the query heads, in the order wanted; None is all of them.
+        layer: what to call the layer in the results.
+        progress: called with the number of rows done, as they are.
+        what: ``batch``, ``device``, ``dtype``, as in :func:`attnviz.score`.
+
+    Raises:
+        InputError: as :func:`attnviz.score`.
+
+    >>> import attnviz
+    >>> attnviz.head_statistics(attnviz.synthesize(heads=1), attnviz.Local(0))[0].diagonal_mass
+    1.0
+    """
+    return statistics_of_request(Request(inputs, pattern, heads, **what), layer=layer, progress=progress)
+
+
+def statistics_of_request(
+    request: Request, *, layer: Label | None = None, progress: Progress | None = None
+) -> list[HeadStatistics]:
+    """The statistics of each head of a request, over all of its queries."""
+    attention = request.attention
+    with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
+        return [
+            statistics_of(attention.blocks(head), head, attention.item, layer=layer, progress=progress)
+            for head in request.chosen
+        ]
+
+
+def statistics_of(
+    weights: Iterable[Block],
+    head: int,
+    item: AttentionItem | None = None,
+    *,
+    layer: Label | None = None,
+    progress: Progress | None = None,
+) -> HeadStatistics:
+    """The statistics of one head whose weights come block by block, every query once.
+
+    Args:
+        weights: blocks of weights.
+        head: the head's index.
+        item: says where queries and keys stand, which keys are global and which are padding; None: nothing of it.
+        layer, progress: as in :func:`head_statistics`.
+    """
+    sums, counts = dict.fromkeys(STATISTICS, 0.0), dict.fromkeys(STATISTICS, 0)
+    queries = 0
+    for block in weights:
+        seeing = QueryBlock(block, item)
+        queries += len(seeing.rows)
+        for name, total, count in _totals(seeing) if len(seeing.rows) else ():
+            sums[name] += total
+            counts[name] += count
+        if progress is not None:
+            progress(len(block.rows))
+    values = {name: sums[name] / counts[name] if counts[name] else None for name in STATISTICS}
+    return HeadStatistics(head, queries, values, layer)
+
+
+def _totals(block: QueryBlock) -> Iterator[tuple[str, float, int]]:
+    """The sum of each statistic over the queries of a block that have it, and how many these are."""
+    for name, one in STATISTICS.items():
+        found = one.of_queries(block)
+        if found is not None:
+            values, there = found
+            yield name, float(torch.where(there, values, 0).sum(dtype=torch.float64)), int(there.sum())

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionItem
+from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
+from attnviz.engine.attention import Computed
 from attnviz.maps.pyramid import Pyramid
 from attnviz.version import __version__
 
@@ -95,7 +96,7 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "softcap": inputs.softcap,
         "sinks": layer.of_heads(inputs.sinks),
         "alibi": layer.of_heads(inputs.alibi_slopes),
-        "levels": Pyramid(item, layer.pattern).levels,
+        "levels": Pyramid(Computed(item, layer.pattern)).levels,
     }
 
 

@@ -15,9 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
-from attnviz.engine.reducer import REDUCTIONS, Cells, Positions, Progress, bin_edges, reduce_block
-from attnviz.engine.scores import Block, blocks
+from attnviz.base.types import Cells, Positions, Progress
+from attnviz.engine.attention import Computed
+from attnviz.engine.blocks import Block, blocks
+from attnviz.engine.reducer import REDUCTIONS, reduce_block
 from attnviz.maps.pyramid import Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description
@@ -164,7 +167,7 @@ def _vectors(layer: PageLayer, codes: str, chunk: Chunk) -> _Vectors:
     own_q = own_k = bias = None
     own: dict[str, Any] | None = None
     if layer.own_projections:
-        rows = item.global_positions
+        rows = item.global_queries
         own_q = put("own_q", torch.stack([item.query(head, for_global=True)[rows] for head in heads]))
         own_k = put("own_k", torch.stack([item.key(of_kv[kv], for_global=True) for kv in layer.kv_heads]))
         own = {"rows": rows.tolist(), "q": written.pop("own_q"), "k": written.pop("own_k")}
@@ -192,7 +195,7 @@ def _checked(
     sinks = layer.of_heads(item.inputs.sinks)
     own_place = torch.full((item.T,), -1, device=item.device)
     if layer.own_projections:
-        own_place[item.global_positions] = torch.arange(len(item.global_positions), device=item.device)
+        own_place[item.global_queries] = torch.arange(len(item.global_queries), device=item.device)
     done = 0
     for n, head in enumerate(layer.heads):
         for block in blocks(item, layer.pattern, head):
@@ -275,7 +278,7 @@ def _packed_rows(sees: Visible) -> Iterator[Array]:
 
 def _overview(layer: PageLayer, chunk: Chunk, progress: Progress | None) -> dict[str, Any]:
     """Both reductions of each head, from the engine's one pass."""
-    pyramid = Pyramid(layer.item, layer.pattern)
+    pyramid = Pyramid(Computed(layer.item, layer.pattern))
     # As coarse as lets the page compute a tile of the next finer level, of 1,024 x 1,024 weights, at once.
     level = min(pyramid.overview_level, pyramid.levels - 1 - 3)
     coarser = pyramid.overview_level - level

@@ -11,8 +11,8 @@ from typing import Any
 from rich.filesize import decimal
 
 from attnviz.base.errors import InputError
+from attnviz.base.types import Progress
 from attnviz.base.writing import atomic
-from attnviz.engine.reducer import Progress
 from attnviz.pages.blobs import Chunk
 from attnviz.pages.description import PageLayer, to_json
 from attnviz.pages.encoding import PageEncoder, check_size, least_bytes

@@ -14,7 +14,7 @@ from types import FrameType
 import numpy as np
 
 from attnviz.base.errors import InputError
-from attnviz.engine.reducer import Cells
+from attnviz.base.types import Cells
 from attnviz.pages.description import to_json
 from attnviz.pages.html import LIVE_POLICY, head, tail
 from attnviz.pages.viewer import OutOfRange, Stopped, Viewer

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
-from attnviz.engine.reducer import Cells, Progress, bin_edges
+from attnviz.base.types import Cells, Progress
+from attnviz.engine.attention import Computed
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description
 
@@ -89,7 +91,7 @@ class Viewer:
             described.append(describe(layer, labels))
         self.layers = tuple(layers)
         self.description = description(source, "live", described, labels)
-        self._pyramids = [Pyramid(layer.item, layer.pattern, memory) for layer in layers]
+        self._pyramids = [Pyramid(Computed(layer.item, layer.pattern), memory) for layer in layers]
         for pyramid in self._pyramids:
             pyramid.check_memory()
         self._watch = watch
@@ -166,7 +168,7 @@ class Viewer:
             raise OutOfRange(f"query {query} or key {key} is out of range; there are {item.T} and {item.S}")
 
         def read() -> Cells:
-            own = self.layers[layer].own_projections and query in item.global_positions.tolist()
+            own = self.layers[layer].own_projections and query in item.global_queries.tolist()
             q = item.query(number, range(query, query + 1), for_global=own)[0]
             k = item.key(number, for_global=own)[key]
             return torch.stack([q, k]).float().cpu().numpy()

@@ -14,7 +14,7 @@ from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError
 from attnviz.captures.run import Run
-from attnviz.engine.scores import check_heads
+from attnviz.engine.request import check_heads
 from attnviz.pages.description import PageLayer, to_json
 from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
 from attnviz.pages.frontend import asset

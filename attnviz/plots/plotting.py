@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -10,15 +10,16 @@ import matplotlib as mpl
 import torch
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
+from attnviz.base.types import Progress
 from attnviz.captures.run import Run
 from attnviz.compare.maps import compare_maps
-from attnviz.engine.reducer import Progress, Reduced
+from attnviz.engine.ranks import Ranks
 from attnviz.maps.layers import Layers, overview_rows
-from attnviz.maps.map import AttentionMap, attention_map, shown_keys
+from attnviz.maps.map import AttentionMap, attention_map
 from attnviz.maps.marginals import marginals
-from attnviz.maps.reasons import EveryKey, reason_map
+from attnviz.maps.reasons import reason_map
 from attnviz.show.figures.detail import detail
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.difference import panel_pixels as comparison_pixels
@@ -46,7 +47,7 @@ class MapOptions(TypedDict, total=False):
     dtype: str | torch.dtype | None
     memory: int | None
     progress: Progress | None
-    reduce_with: Callable[..., Reduced]
+    ranks: Ranks | None
 
 
 class Look(ScaleOptions, total=False):
@@ -162,10 +163,7 @@ def plot_strip(
     'head 3 · what query 4 (t4) sees'
     """
     what, look = _split(options)
-    what |= {"queries": range(query, query + 1), "pixels": inputs.S}
-    pattern = pattern or inputs.pattern or GlobalKeys()
-    if not isinstance(shown_keys(inputs.item(what.get("batch", 0)), pattern, what.get("keys")), range):
-        pattern = EveryKey(pattern)
+    what |= {"queries": range(query, query + 1), "pixels": inputs.S, "every_key": True}
     if isinstance(heads, int):
         return strip(attention_map(inputs, heads, pattern, **what), ax, **look)
     return strips([attention_map(inputs, head, pattern, **what) for head in heads], **look)

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.writing import atomic, atomic_directory
 from attnviz.compare.heads import Difference
-from attnviz.engine.reducer import bin_edges
 from attnviz.engine.scores import AttentionScores
 from attnviz.maps.map import AttentionMap
 from attnviz.measures.statistics import STATISTICS, HeadStatistics

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.attention.patterns import Full, Masked, Pattern, named_pattern
+from attnviz.attention.names import named_pattern
+from attnviz.attention.patterns import Full, Masked, Pattern
 from attnviz.base.errors import InputError
 
 

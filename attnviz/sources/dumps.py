@@ -37,13 +37,20 @@ ROLES: dict[str, str] = {
     "bias": "added to the scores (H, T, S)",
     "alibi_slopes": "ALiBi slopes (H,)",
     "sinks": "attention sinks (H,)",
+    "query_positions": "where queries stand (B, T)",
+    "key_positions": "where keys stand (B, S)",
 }
 """Every role a tensor can play, and what it is."""
 
 SETTINGS = ("scale", "softcap")
 """Numbers that a dump's metadata can hold beside the tensors."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest format; a dump that uses nothing format 1 lacks says 1, so that older programs read it."""
+
+_NEW_ROLES = ("query_positions", "key_positions")
+
+_MASK = "attention_mask"
 
 _LAYER = re.compile(r"(?:(\w+)\.)?layers\.(\d+)\.(.+)")
 _GROUPED = re.compile(r"(?:\w+\.)?(\w+)")
@@ -190,14 +197,16 @@ def load(
         for role in ("q", "k", "v", "q_global", "k_global", "v_global"):
             if role in tensors and tensors[role].is_floating_point():
                 tensors[role] = _rounded(where, role, tensors[role], wanted)
+    if "pattern" in own:
+        own["pattern"] = _own_pattern(main, prefix, own["pattern"])
     own |= settings or {}
     layout = layout or own.pop("layout", None) or "bhtd"
     own.pop("layout", None)
     roles: dict[str, Any] = {**tensors, **own}
-    if "attention_mask" in roles:
+    if _MASK in roles:
         from attnviz.attention.patterns import Masked
 
-        roles["pattern"] = Masked(roles.pop("attention_mask"))
+        roles["pattern"] = Masked(roles.pop(_MASK))
     inputs = AttentionInputs(**roles, source=where if layer is None else f"{where} layer {layer}", layout=layout)
     if global_positions is None:
         return inputs
@@ -235,30 +244,56 @@ def save(path: str | Path, inputs: AttentionInputs) -> None:
     Raises:
         InputError: an unknown suffix, a dtype the format cannot hold, or a path that cannot be written.
     """
-    write_tensors(Path(path), tensors_of(inputs), dump_metadata(layer_metadata(inputs)))
+    tensors = tensors_of(inputs)
+    write_tensors(Path(path), tensors, dump_metadata(layer_metadata(inputs), roles=tensors))
 
 
 def tensors_of(inputs: AttentionInputs) -> dict[str, Tensor]:
-    """The tensors of a dump of these inputs, by role."""
+    """The tensors of a dump of these inputs, by role.
+
+    Raises:
+        InputError: a pattern that can't be saved.
+    """
     from attnviz.attention.patterns import Masked
 
     found = {role: getattr(inputs, role, None) for role in ROLES}
+    _, masks = _saved_pattern(inputs)
     if isinstance(inputs.pattern, Masked):
-        found["attention_mask"] = inputs.pattern.mask
+        found[_MASK] = masks[0]
+    else:
+        found |= {f"{_MASK}.{n}": mask for n, mask in enumerate(masks)}
     return {role: tensor for role, tensor in found.items() if tensor is not None}
 
 
 def layer_metadata(inputs: AttentionInputs) -> dict[str, Any]:
-    """What a dump's metadata says of these inputs: numbers, labels and the pattern, where it has a name."""
-    described = {name: getattr(inputs, name) for name in (*SETTINGS, "tokens", "query_tokens")}
-    described["pattern"] = None if inputs.pattern is None else _description(inputs.pattern)
-    return {name: value for name, value in described.items() if value is not None}
+    """What a dump's metadata says of these inputs: numbers, labels and the pattern."""
+    from attnviz.attention.patterns import Masked
+
+    said = {name: getattr(inputs, name) for name in (*SETTINGS, "tokens", "query_tokens")}
+    said["cross"] = True if inputs.cross else None
+    said["pattern"] = None if isinstance(inputs.pattern, Masked) else _saved_pattern(inputs)[0]
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _saved_pattern(inputs: AttentionInputs) -> tuple[dict[str, Any] | None, list[Tensor]]:
+    """What metadata says of the inputs' own pattern, and the masks that it holds."""
+    from attnviz.attention.names import description
+
+    masks: list[Tensor] = []
+    if inputs.pattern is None:
+        return None, masks
+    try:
+        return description(inputs.pattern, masks), masks
+    except InputError as error:
+        raise InputError(f"{inputs.source}: {error}") from error
 
 
 def dump_metadata(
     whole: Mapping[str, Any],
     groups: Mapping[str, Mapping[str, Any]] | None = None,
     layers: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    roles: Iterable[str] = (),
 ) -> dict[str, Any]:
     """A dump's metadata.
 
@@ -266,31 +301,23 @@ def dump_metadata(
         whole: what holds for the whole file, as :func:`layer_metadata` gives it.
         groups: what holds for the layers of a kind (``"cross"``).
         layers: what holds for a layer, by its label (``"5"``, ``"cross.5"``).
+        roles: the tensors that the dump holds, by name.
     """
-    metadata: dict[str, Any] = {"format": FORMAT_VERSION, "layout": "bhtd", **whole, **(groups or {})}
+    said = [whole, *(groups or {}).values(), *(layers or {}).values()]
+    version = FORMAT_VERSION if any(map(_is_new, said)) or any(map(_is_new_role, roles)) else 1
+    metadata: dict[str, Any] = {"format": version, "layout": "bhtd", **whole, **(groups or {})}
     return metadata | ({"layers": dict(layers)} if layers else {})
 
 
-def _description(pattern: Pattern) -> dict[str, Any] | None:
-    """The metadata that :func:`_own_pattern` makes this pattern of; None where it has no name."""
-    from attnviz.attention.patterns import NAMES, Local, named_pattern
+def _is_new(said: Mapping[str, Any]) -> bool:
+    """Whether format 1 has no word for what metadata says."""
+    plain = {"name", "window", "dilation", "causal"}
+    return said.get("cross") is True or not set(said.get("pattern", ())) <= plain
 
-    parts, local = [pattern], None
-    while parts:
-        part = parts.pop()
-        local = part if isinstance(part, Local) else local
-        parts += [side for side in (getattr(part, "left", None), getattr(part, "right", None)) if side is not None]
-    for name in NAMES:
-        for causal in (False, True):
-            described: dict[str, Any] = {"name": name} | ({"causal": True} if causal else {})
-            if local is not None and name.startswith("local"):
-                described["window"] = local.window
-                described |= {"dilation": local.dilation} if local.dilation != 1 else {}
-            elif name.startswith("local") or (name == "causal" and causal):
-                continue
-            if named_pattern(**described) == pattern:
-                return described
-    return None
+
+def _is_new_role(name: str) -> bool:
+    """Whether format 1 has no such tensor."""
+    return name.rpartition(".")[2] in _NEW_ROLES
 
 
 def _layer_prefix(main: TensorFile | None, layer: Label | None, names: Mapping[str, str]) -> str:
@@ -337,7 +364,12 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
         raise InputError(f"{main.path}: its metadata gives without as {without!r}, wanted a list of roles")
     settings["without"] = without
     if "pattern" in merged:
-        settings["pattern"] = _own_pattern(main.path, merged["pattern"])
+        settings["pattern"] = merged["pattern"]
+    # Layers of a kind called cross are so; what their kind has in common stands under the same word.
+    said = merged.get("cross", False)
+    if not isinstance(said, bool | dict):
+        raise InputError(f"{main.path}: its metadata gives cross as {said!r}, wanted true or false")
+    settings["cross"] = group == "cross" or said is True
     for name in SETTINGS:
         if name in settings and not isinstance(settings[name], int | float):
             raise InputError(f"{main.path}: its metadata gives {name} as {settings[name]!r}, wanted a number")
@@ -348,23 +380,26 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
     return settings
 
 
-def _own_pattern(path: Path, described: Any) -> Pattern:
-    """The pattern that metadata describes: ``{"name": "local", "window": 256, "causal": true}``."""
-    from attnviz.attention.patterns import named_pattern
+def _own_pattern(main: TensorFile | None, prefix: str, said: Any) -> Pattern:
+    """The pattern that metadata describes: ``{"name": "local", "window": 256, "causal": true}``, or a composition."""
+    from attnviz.attention.names import described
 
+    assert main is not None
+    masks: list[Tensor] = []
+    while (name := f"{prefix}{_MASK}.{len(masks)}") in main.contents:
+        masks.append(main.read(name))
     known = {"name": str, "window": int, "dilation": int, "causal": bool}
-    if (
-        not isinstance(described, dict)
-        or "name" not in described
-        or any(name not in known or not isinstance(value, known[name]) for name, value in described.items())
+    plain = isinstance(said, dict) and not {"any", "all", "mask"} & set(said)
+    if not isinstance(said, dict) or (
+        plain and ("name" not in said or any(not isinstance(said[key], known[key]) for key in known if key in said))
     ):
         raise InputError(
-            f'{path}: its metadata gives the pattern as {described!r}, wanted {{"name": ..., "window": ..., "dilation": ..., "causal": ...}}'
+            f'{main.path}: its metadata gives the pattern as {said!r}, wanted {{"name": ..., "window": ..., "dilation": ..., "causal": ...}}'
         )
     try:
-        return named_pattern(**described)
+        return described(said, masks)
     except InputError as error:
-        raise InputError(f"{path}: its metadata's pattern: {error}") from error
+        raise InputError(f"{main.path}: its metadata's pattern: {error}") from error
 
 
 def _rounded(where: str, role: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

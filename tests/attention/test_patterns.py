@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz import AttentionInputs, AttentionScores, InputError
-from attnviz.attention.patterns import Causal, Full, GlobalKeys, GlobalQueries, Local, Masked, longformer, named_pattern
-from attnviz.engine.scores import blocks
+from attnviz.attention.names import named_pattern
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, GlobalQueries, Local, Masked, longformer
+from attnviz.engine.blocks import blocks
 from tests import reference
 from tests.cases import small
 from tests.strategies import DTYPES, Call, calls, longformer_rule, normal
@@ -41,11 +42,11 @@ def whole(result: AttentionScores, n: int, name: str) -> np.ndarray:
 
 
 def assert_scores_are_the_references(call: Call) -> None:
-    expected, visible = call.expected(), call.visible()
+    expected = call.expected()
     result = attnviz.score(call.inputs, call.pattern, batch=call.batch)
     logit_close = 1e-12 if call.inputs.q.dtype == torch.float64 else 1e-5
     for h in range(call.inputs.H):
-        weights, logits = whole(result, h, "weights"), whole(result, h, "logits")
+        visible, weights, logits = call.visible(h), whole(result, h, "weights"), whole(result, h, "logits")
         seen = logits > -np.inf
         np.testing.assert_array_equal(seen, visible)
         np.testing.assert_allclose(logits[seen], expected.logits[h][seen], rtol=logit_close, atol=logit_close)
@@ -78,9 +79,8 @@ def test_weights_alone_and_logits_alone_are_the_same_as_both(call):
 def test_blocks_give_every_query_once_and_the_references_numbers(call, data):
     first = data.draw(st.integers(0, call.inputs.T - 1))
     queries = range(first, data.draw(st.integers(first + 1, call.inputs.T)))
-    expected, visible = call.expected(), call.visible()
-    item = call.inputs.item(call.batch)
-    head = data.draw(st.integers(0, call.inputs.H - 1))
+    item, head = call.inputs.item(call.batch), data.draw(st.integers(0, call.inputs.H - 1))
+    expected, visible = call.expected(), call.visible(head)
     for name, values in (("weights", expected.weights[head]), ("logits", expected.logits[head])):
         rows: list[int] = []
         for block in blocks(item, call.pattern, head, queries=queries, weights=name == "weights"):
@@ -101,9 +101,9 @@ def test_blocks_give_every_query_once_and_the_references_numbers(call, data):
 def test_the_reach_of_a_pattern_bounds_what_it_makes_visible(call):
     item = call.inputs.item(call.batch)
     reach = call.pattern.reach(item)
-    visible = reference.visible_to_all(call.rule, item.T, item.S, call.globals_)
+    visible = reference.visible_to_all(call.rule, item.T, item.S, call.globals_, places=call.places)
     for t in range(item.T):
-        if call.has_global_queries and t in call.globals_:
+        if call.has_global_queries and t in call.global_queries:
             continue
         inside = {
             s
@@ -111,7 +111,7 @@ def test_the_reach_of_a_pattern_bounds_what_it_makes_visible(call):
             if reach.band
             and (reach.low is None or s - t >= reach.low)
             and (reach.high is None or s - t <= reach.high)
-            and (s - t) % reach.step == 0
+            and (s - t - reach.phase) % reach.step == 0
         }
         keys = set() if reach.keys is None else set(reach.keys.tolist())
         seen = {s for s in range(item.S) if visible[t, s]}
@@ -128,7 +128,7 @@ def test_visible_is_the_definition_elementwise(call):
     t, s = torch.arange(item.T)[:, None], torch.arange(item.S)[None, :]
     found = call.pattern.visible(t, s, item)
     assert found.dtype == torch.bool
-    expected = reference.visible_to_all(call.rule, item.T, item.S, call.globals_)
+    expected = reference.visible_to_all(call.rule, item.T, item.S, call.globals_, places=call.places)
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
@@ -143,7 +143,9 @@ SETS = {
     "local": (Local(1), 6, 6, {0: {0, 1}, 3: {2, 3, 4}, 5: {4, 5}}),
     "local 0": (Local(0), 4, 4, {0: {0}, 3: {3}}),
     "dilation": (Local(2, 2), 9, 9, {0: {0, 2, 4}, 4: {0, 2, 4, 6, 8}, 7: {3, 5, 7}}),
-    "local, S < T": (Local(1), 6, 3, {2: {1, 2}, 3: {2}, 4: set(), 5: set()}),
+    "local, S < T": (Local(1), 6, 3, {1: set(), 2: {0}, 3: {0, 1}, 4: {0, 1, 2}, 5: {1, 2}}),
+    "local, S > T": (Local(1), 2, 5, {0: {2, 3, 4}, 1: {3, 4}}),
+    "a decode step": (Local(3) & Causal(), 1, 64, {0: {60, 61, 62, 63}}),
     "causal local": (Local(2) & Causal(), 6, 6, {0: {0}, 4: {2, 3, 4}}),
     "longformer": (longformer(1), 6, 6, {0: {0, 1, 4}, 2: {1, 2, 3, 4}, 4: {0, 1, 2, 3, 4, 5}}),
     "longformer & causal": (longformer(1) & Causal(), 6, 6, {0: {0}, 3: {1, 2, 3}, 4: {0, 1, 2, 3, 4}}),
@@ -165,7 +167,7 @@ def test_a_query_sees_just_these_keys(name):
 
 
 def test_a_sequence_of_many_blocks_has_no_seams(monkeypatch):
-    monkeypatch.setattr("attnviz.engine.scores._BLOCK_CELLS", 1)  # the smallest blocks there are, 64 rows
+    monkeypatch.setattr("attnviz.engine.blocks.BLOCK_CELLS", 1)  # the smallest blocks there are, 64 rows
     T = 200
     mask = torch.zeros(T, dtype=torch.bool)
     mask[[0, 63, 64, 130, 199]] = True
@@ -205,10 +207,36 @@ def test_without_projections_of_their_own_global_queries_use_the_plain_ones():
     torch.testing.assert_close(result.global_weights, attnviz.score(inputs, Full()).weights[:, [0, 3]])
 
 
-def test_global_queries_need_self_attention():
-    inputs = AttentionInputs(torch.ones(1, 2, 3), torch.ones(1, 4, 3), global_mask=torch.arange(4) == 1)
-    with pytest.raises(InputError, match=r"global queries need self-attention \(T = S\), but T is 2 and S is 4"):
-        attnviz.score(inputs, longformer(1))
+def test_a_query_is_global_where_the_key_at_its_position_is():
+    q, k = torch.ones(1, 2, 3), torch.ones(1, 4, 3)
+    last = AttentionInputs(q, k, global_mask=torch.arange(4) == 3)
+    assert attnviz.score(last, longformer(1)).global_queries.tolist() == [1]
+    before = AttentionInputs(q, k, global_mask=torch.arange(4) == 1)
+    assert attnviz.score(before, longformer(1)).global_queries.tolist() == []
+
+
+@pytest.mark.parametrize("pattern", [Causal(), Local(1), GlobalQueries(), Full() & Causal(), GlobalKeys() | Local(2)])
+def test_keys_of_another_sequence_have_no_order(pattern):
+    inputs = AttentionInputs(torch.ones(1, 4, 3), torch.ones(1, 4, 3), global_mask=torch.arange(4) == 1, cross=True)
+    with pytest.raises(InputError, match=r"inputs: keys are of another sequence \(cross\), which has no order"):
+        attnviz.score(inputs, pattern)
+    for fits in (Full(), GlobalKeys(), Masked(torch.ones(4, 4, dtype=torch.bool))):
+        attnviz.score(inputs, fits)
+
+
+def test_a_ring_buffer_is_the_sequence_that_it_holds():
+    """A cache of five keys that has turned round: keys stand in any order, and what is seen is what stands near."""
+    q, k = normal((1, 2, 4), 0), normal((1, 5, 4), 1)
+    order = torch.tensor([3, 4, 0, 1, 2])  # the key in each place of the ring
+    whole = AttentionInputs(q, k, query_positions=torch.tensor([13, 14]), key_positions=torch.arange(10, 15))
+    ring = AttentionInputs(q, k[:, order], query_positions=torch.tensor([13, 14]), key_positions=10 + order)
+    plain = AttentionInputs(q, k)
+    for pattern in (Causal(), Local(2), Local(1, 2), Local(1) & Causal()):
+        expected = attnviz.attention_map(plain, 0, pattern).cells
+        np.testing.assert_allclose(attnviz.attention_map(whole, 0, pattern).cells, expected, atol=1e-12)
+        np.testing.assert_allclose(attnviz.attention_map(ring, 0, pattern).cells, expected[:, order], atol=1e-12)
+        one, other = (attnviz.head_statistics(inputs, pattern)[0].values for inputs in (plain, ring))
+        assert all(other[name] == (value if value is None else pytest.approx(value)) for name, value in one.items())
 
 
 # Columns
@@ -352,7 +380,7 @@ def test_a_mask_of_another_size_is_named():
         attnviz.score(small(), Masked(torch.ones(6, 5, dtype=torch.bool)))
 
 
-@pytest.mark.parametrize("mask", [torch.ones(6, 6), torch.ones(6, dtype=torch.bool), torch.ones(1, 1, 6, 6).bool()])
+@pytest.mark.parametrize("mask", [torch.ones(6, 6), torch.ones(6, dtype=torch.bool), torch.ones(1, 1, 1, 6, 6).bool()])
 def test_a_mask_of_another_kind_is_named(mask):
     with pytest.raises(InputError, match=r"an attention mask has dtype bool and shape \(T, S\).*; found"):
         Masked(mask)

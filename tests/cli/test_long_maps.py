@@ -19,7 +19,7 @@ import torch
 import attnviz
 from attnviz.attention.patterns import Causal
 from attnviz.cli.progress import rows_progress
-from attnviz.engine.scores import RowScorer
+from attnviz.engine.head import RowScorer
 from attnviz.maps.pyramid import Pyramid
 from attnviz.sources.files import open_tensors
 

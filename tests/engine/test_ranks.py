@@ -19,11 +19,14 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz import AttentionInputs
-from attnviz.attention.inputs import AttentionItem
+from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
+from attnviz.base.bins import bin_edges
 from attnviz.cli.main import main
+from attnviz.engine.attention import Computed
 from attnviz.engine.ranks import Ranks, rank_device, shares
-from attnviz.engine.reducer import REDUCTIONS, TileSize, bin_edges, reduce_map
+from attnviz.engine.reducer import REDUCTIONS, reduce_map
+from attnviz.engine.tiles import TileSize
 from tests.cases import small
 from tests.strategies import normal
 
@@ -173,11 +176,11 @@ def world(monkeypatch):
         sent: dict[int, list[torch.Tensor]] = {}
         monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
 
-        def run(item: AttentionItem, *arguments, **options):
+        def run(item: AttentionItem, pattern: Pattern, *arguments, **options):
             for rank in (*range(1, size), 0):
                 monkeypatch.setattr("torch.distributed.send", lambda t, to, r=rank: sent.setdefault(r, []).append(t))
                 monkeypatch.setattr("torch.distributed.recv", lambda t, source: t.copy_(sent[source].pop(0)))
-                found = Ranks(rank, size).reduce_map(item, *arguments, **options)
+                found = Ranks(rank, size).reduce_map(Computed(item, pattern), *arguments, **options)
             assert not any(sent.values())
             return found
 

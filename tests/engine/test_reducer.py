@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 import attnviz
 from attnviz import AttentionInputs, InputError
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, longformer
-from attnviz.engine.reducer import REDUCTIONS, TileSize, bin_edges, reduce_block, reduce_map, row_groups
-from attnviz.engine.scores import RowScorer
+from attnviz.base.bins import bin_edges
+from attnviz.engine.head import RowScorer
+from attnviz.engine.reducer import REDUCTIONS, reduce_block, reduce_map, row_groups
+from attnviz.engine.tiles import TileSize
 from tests import reference
 from tests.cases import small
 from tests.strategies import DTYPES, Call, calls, normal
@@ -52,7 +54,7 @@ def test_both_reductions_of_tiny_tiles_are_those_of_the_whole_map(dtype, data):
     T, S = call.inputs.T, call.inputs.S
     item = call.inputs.item(call.batch)
     found = reduce_map(item, call.pattern, head, *edges_of(T, S, pixels), reductions=REDUCTIONS, tile=tile)
-    weights, visible = call.expected().weights[head], call.visible()
+    weights, visible = call.expected().weights[head], call.visible(head)
     for reduce, cells in (("max", found.max), ("mass", found.mass)):
         expected = reference.picture(weights, visible, range(T), range(S), pixels, reduce)
         np.testing.assert_allclose(cells, expected, rtol=0, atol=4 * call.tolerance)
@@ -116,16 +118,16 @@ def test_a_sink_takes_its_share_of_the_mass():
 @pytest.fixture
 def softmaxes(monkeypatch) -> list[str]:
     """What each pass over a block's tiles subtracts from logits: ``bound`` or ``running``."""
-    from attnviz.engine.reducer import _Grid
+    from attnviz.engine.tiles import BlockTiles
 
     passes: list[str] = []
-    tiles = _Grid._tiles
+    run = BlockTiles.run
 
-    def spied(self, q, rows, scorer, fixed):
-        passes.append("running" if fixed is None else "bound")
-        return tiles(self, q, rows, scorer, fixed)
+    def spied(self):
+        passes.append("running" if self.running else "bound")
+        return run(self)
 
-    monkeypatch.setattr(_Grid, "_tiles", spied)
+    monkeypatch.setattr(BlockTiles, "run", spied)
     return passes
 
 

@@ -180,7 +180,7 @@ def test_a_padded_query_has_no_weights():
 
 
 def test_a_sequence_of_several_row_blocks_has_no_seams(monkeypatch):
-    monkeypatch.setattr("attnviz.engine.scores._BLOCK_CELLS", 1)  # the smallest blocks there are, 64 rows
+    monkeypatch.setattr("attnviz.engine.blocks.BLOCK_CELLS", 1)  # the smallest blocks there are, 64 rows
     q, k = normal((1, 1003, 2), 0), normal((1, 5, 2), 1)
     mask = torch.tensor([False, True, False, True, False])
     result = attnviz.score(AttentionInputs(q, k, global_mask=mask))

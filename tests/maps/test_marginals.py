@@ -38,7 +38,7 @@ def test_they_are_what_the_whole_map_gives(dtype, data):
     queries = range(first, data.draw(st.integers(first + 1, call.inputs.T)))
     head = data.draw(st.integers(0, call.inputs.H - 1))
     found = attnviz.marginals(call.inputs, head, call.pattern, batch=call.batch, queries=queries)
-    received, entropy = expected(call.expected().weights[head], call.visible(), queries, list(found.keys))
+    received, entropy = expected(call.expected().weights[head], call.visible(head), queries, list(found.keys))
     np.testing.assert_allclose(found.received, received, rtol=0, atol=4 * call.tolerance)
     np.testing.assert_allclose(found.entropy, entropy, rtol=0, atol=40 * call.tolerance)
 

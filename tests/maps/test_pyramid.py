@@ -9,8 +9,8 @@ import torch
 import attnviz
 from attnviz import AttentionInputs, InputError, Pyramid
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
+from attnviz.engine.head import RowScorer
 from attnviz.engine.reducer import REDUCTIONS
-from attnviz.engine.scores import RowScorer
 from attnviz.maps.pyramid import TILE, halve
 from tests.cases import small
 from tests.strategies import normal

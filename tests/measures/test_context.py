@@ -28,7 +28,7 @@ def test_the_context_of_any_pattern_is_the_references(dtype, data):
 
 
 def test_a_context_of_many_blocks_has_no_seams(monkeypatch):
-    monkeypatch.setattr("attnviz.engine.scores._BLOCK_CELLS", 1)
+    monkeypatch.setattr("attnviz.engine.blocks.BLOCK_CELLS", 1)
     T = 150
     mask = torch.zeros(T, dtype=torch.bool)
     mask[[0, 64, 149]] = True
@@ -39,11 +39,11 @@ def test_a_context_of_many_blocks_has_no_seams(monkeypatch):
 
 
 def test_a_query_far_from_every_key_has_no_context(monkeypatch):
-    monkeypatch.setattr("attnviz.engine.scores._BLOCK_CELLS", 1)  # whole blocks see nothing
+    monkeypatch.setattr("attnviz.engine.blocks.BLOCK_CELLS", 1)  # whole blocks see nothing
     q, k = normal((1, 200, 4), 0), normal((1, 5, 4), 1)
     found = attnviz.context(AttentionInputs(q, k, k), Local(1))
     blank = found.isnan().all(-1)[0].tolist()
-    assert blank == [t > 5 for t in range(200)]
+    assert blank == [t < 194 for t in range(200)]  # the last five queries stand at the five keys
 
 
 # scaled_dot_product_attention

@@ -22,10 +22,12 @@ from tests.strategies import DTYPES, Call, calls, longformer_rule, normal
 
 
 def expected(call: Call) -> list[dict[str, float | None]]:
-    whole, visible, mask = call.expected(), call.visible(), call.inputs.key_padding_mask
-    first = 0 if mask is None else mask[call.batch].tolist().index(True)
+    whole = call.expected()
     globals_ = None if call.inputs.global_mask is None else call.globals_
-    return [reference.statistics(weights, visible, globals_, first) for weights in whole.weights]
+    return [
+        reference.statistics(weights, call.visible(head), globals_, call.first_key, call.places)
+        for head, weights in enumerate(whole.weights)
+    ]
 
 
 def assert_alike(found: list[HeadStatistics], wanted: list[dict[str, float | None]], atol: float) -> None:
@@ -43,12 +45,12 @@ def assert_alike(found: list[HeadStatistics], wanted: list[dict[str, float | Non
 def test_statistics_of_any_pattern_are_the_references(dtype, data):
     call = data.draw(calls(DTYPES[dtype], values=False))
     found = attnviz.head_statistics(call.inputs, call.pattern, batch=call.batch)
-    assert {row.queries for row in found} == {int(call.visible().any(1).sum())}
+    assert [row.queries for row in found] == [int(call.visible(row.head).any(1).sum()) for row in found]
     assert_alike(found, expected(call), 20 * call.tolerance)
 
 
 def test_a_sequence_of_many_blocks_has_no_seams(monkeypatch):
-    monkeypatch.setattr("attnviz.engine.scores._BLOCK_CELLS", 1)  # the smallest blocks there are, 64 rows
+    monkeypatch.setattr("attnviz.engine.blocks.BLOCK_CELLS", 1)  # the smallest blocks there are, 64 rows
     T = 150
     mask = torch.zeros(T, dtype=torch.bool)
     mask[[1, 64, 149]] = True
@@ -86,8 +88,8 @@ def test_uniform_attention_has_the_entropy_log_n(n):
     assert row.max_weight == pytest.approx(1 / n, rel=1e-12)
     assert row.sink_mass == pytest.approx(1 / n, rel=1e-12)
     assert row.diagonal_mass == pytest.approx(1 / n, rel=1e-12)
-    # Each of n - 1 queries gives 1/n to the one before, the first has none before it.
-    assert row.previous_mass == pytest.approx((n - 1) / n**2, rel=1e-12)
+    # Each of n - 1 queries gives 1/n to the one before; the first has none before it, and is not counted.
+    assert row.previous_mass == pytest.approx(1 / n, rel=1e-12)
     # The mean of |t - s| over a square of n by n.
     assert row.distance == pytest.approx((n * n - 1) / (3 * n), rel=1e-12)
 
@@ -109,7 +111,7 @@ def test_an_identity_map_has_distance_0():
 
 def test_a_head_that_looks_at_the_previous_token():
     row = only(attnviz.head_statistics(looking_at([0, *range(8)], 9), Causal()))
-    assert row.previous_mass == pytest.approx(8 / 9)
+    assert row.previous_mass == 1  # of the eight queries that have a key before them
     assert row.distance == pytest.approx(8 / 9)
     assert row.diagonal_mass == pytest.approx(1 / 9)
 
@@ -148,7 +150,7 @@ def test_where_every_query_sees_one_key_there_is_no_share_of_entropy():
 def test_a_head_whose_queries_see_nothing_has_no_statistics():
     inputs = uniform(3, key_padding_mask=torch.zeros(1, 3, dtype=torch.bool))
     row = only(attnviz.head_statistics(inputs, Full()))
-    assert row == HeadStatistics(0, 0, *[None] * 8)
+    assert row == HeadStatistics(0, 0, dict.fromkeys(STATISTICS))
 
 
 def test_padded_queries_are_left_out():
@@ -157,7 +159,7 @@ def test_padded_queries_are_left_out():
     cut = AttentionInputs(*(tensor[:, :6] for tensor in inputs))
     assert_alike(
         attnviz.head_statistics(padded, Full()),
-        [vars(row) for row in attnviz.head_statistics(cut, Full())],
+        [row.values for row in attnviz.head_statistics(cut, Full())],
         1e-12,
     )
 

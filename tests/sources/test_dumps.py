@@ -11,7 +11,8 @@ import torch
 
 import attnviz
 from attnviz import AttentionInputs, InputError
-from attnviz.attention.patterns import NAMES, Masked, named_pattern
+from attnviz.attention.names import NAMES, named_pattern
+from attnviz.attention.patterns import Masked
 from attnviz.sources.dumps import ROLES, TensorRef, layers_of, missing_roles, role_of, tensors_of
 from attnviz.sources.files import TensorFile, write_tensors
 from tests.cases import small
@@ -38,6 +39,8 @@ def everything() -> AttentionInputs:
         softcap=30.0,
         tokens=[WORDS, WORDS[::-1]],
         query_tokens=[WORDS[::-1], WORDS],
+        query_positions=torch.arange(12).view(2, 6) + 3,
+        key_positions=torch.arange(12).view(2, 6),
     )
 
 
@@ -242,7 +245,7 @@ def test_only_what_is_wanted_is_read(tmp_path, monkeypatch, suffix):
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
-        ({"format": 99}, "was written in dump format 99; this attnviz reads up to 1; update attnviz"),
+        ({"format": 99}, "was written in dump format 99; this attnviz reads up to 2; update attnviz"),
         ({"format": "x"}, "was written in dump format x"),
         ({"scale": "big"}, "its metadata gives scale as 'big', wanted a number"),
         ({"softcap": [1]}, r"its metadata gives softcap as \[1\]"),

@@ -44,11 +44,12 @@ def register(app: typer.Typer) -> None:
         from dataclasses import replace
 
         from attnviz.base.selections import parse_index, parse_indices
+        from attnviz.base.types import Label
         from attnviz.base.words import count
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
-        from attnviz.maps.layers import Label, OverviewRow, overview_rows
+        from attnviz.maps.layers import OverviewRow, overview_rows
         from attnviz.show.figures.captions import caption
         from attnviz.show.figures.overview import overview_figure, panel_pixels
         from attnviz.show.figures.style import SUFFIXES, save_figure

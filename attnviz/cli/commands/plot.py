@@ -78,9 +78,9 @@ def register(app: typer.Typer) -> None:
 
         from attnviz.compare.maps import compare_maps
         from attnviz.engine.ranks import rank_device, ranks
-        from attnviz.maps.map import shown_keys
+        from attnviz.engine.request import Request
         from attnviz.maps.marginals import marginals
-        from attnviz.maps.reasons import EveryKey, reason_map
+        from attnviz.maps.reasons import reason_map
         from attnviz.show.figures.difference import panel_pixels
         from attnviz.show.figures.heatmap import most_pixels
         from attnviz.show.figures.strip import check_tokens
@@ -108,20 +108,22 @@ def register(app: typer.Typer) -> None:
             pixels = pixels if seen is None else len(seen.keys)
             if kind.strip is not None:
                 queries, pixels = kind.query(inputs, item), inputs.S
-            columns = shown_keys(inputs.item(item), pattern, keys)
+            columns = Request(inputs, pattern, batch=item, keys=keys).columns
             kind.check_outline(columns, pattern)
+            every = False
             if kind.strip is not None:
                 if not isinstance(columns, range):  # a text has its other words too, which are not seen
-                    pattern, columns = EveryKey(pattern), keys or range(inputs.S)
+                    every, columns = True, keys or range(inputs.S)
                 check_tokens(len(columns), 1 if kind.how else len(heads))
             what: dict[str, Any] = {
                 "batch": item,
                 "pixels": pixels,
                 "queries": queries,
                 "keys": keys,
+                "every_key": every,
                 "device": rank_device(compute.device),
             }
-            streamed: dict[str, Any] = {"values": values, "memory": memory, "reduce_with": world.reduce_map}
+            streamed: dict[str, Any] = {"values": values, "memory": memory, "ranks": world}
             rows = len(queries or range(inputs.T)) * len(heads) // world.size
             passes = 3 if kind.compare else 2 if kind.detail else 1
             extra: dict[str, Any] = {"strip": kind.strip is not None}

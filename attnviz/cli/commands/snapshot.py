@@ -179,7 +179,7 @@ def _pattern(choice: PatternChoice, inputs: AttentionInputs, stored: Snapshot) -
     kept = str(stored.settings.get("pattern"))
     if choice.given() or str(chosen) == kept:
         return chosen
-    from attnviz.attention.patterns import NAMES, named_pattern
+    from attnviz.attention.names import NAMES, named_pattern
 
     settings = {name: re.search(rf"{name} (\d+)", kept) for name in ("window", "dilation")}
     of_local = {name: int(found[1]) for name, found in settings.items() if found}

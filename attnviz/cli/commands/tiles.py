@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
             described = {
                 "schema": "attnviz.tiles/1",
                 "source": inputs.source,
-                "pattern": str(pyramid.pattern),
+                "pattern": str(pyramid.attention.pattern),
                 "batch": item,
                 "heads": list(heads),
                 "reductions": list(REDUCTIONS),

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from attnviz.base.errors import InputError
+from attnviz.base.types import Cells
 from attnviz.base.writing import atomic
 from attnviz.compare.snapshots.snapshot import HeadSnapshot, Snapshot
-from attnviz.engine.reducer import Cells
 from attnviz.sources.files import METADATA, open_tensors, write_tensors
 
 SCHEMA = "attnviz.snapshot/1"

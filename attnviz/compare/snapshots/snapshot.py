@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,19 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
+from attnviz.base.bins import bin_edges, of_bin
 from attnviz.base.devices import dtype_name, parse_device
 from attnviz.base.errors import InputError
+from attnviz.base.types import Cells
 from attnviz.compare.heads import TOLERANCES, Tolerance
-from attnviz.engine.reducer import Cells, bin_edges, reduce_block, reduce_map
-from attnviz.engine.scores import AttentionScores, Block, check_heads
+from attnviz.engine.blocks import Block
+from attnviz.engine.reducer import reduce_block
+from attnviz.engine.request import Request
+from attnviz.engine.scores import AttentionScores
 from attnviz.maps.map import AttentionMap, attention_map
-from attnviz.measures.statistics import STATISTICS, HeadStatistics, head_statistics, statistics_of
+from attnviz.measures.statistics import HeadStatistics, statistics_of, statistics_of_request
 
 Source = AttentionInputs | AttentionMap | AttentionScores | Tensor
 
@@ -170,47 +175,38 @@ def _of_inputs(
     device: str | torch.device | None,
     progress: Callable[[int], None] | None,
 ) -> Snapshot:
-    pattern = pattern or inputs.pattern or GlobalKeys()
     where = inputs.q.device if device is None else parse_device(device)
     if where.type == "mps":  # has no float64
         where = torch.device("cpu")
-    chosen = check_heads(inputs, heads)
-    wanted = ("max", "mass") if values == "weights" else ("max",)
     how: dict[str, Any] = {"batch": batch, "values": values, "device": where, "dtype": torch.float64}
-    of_weights = head_statistics(
-        inputs, pattern, batch=batch, heads=chosen, device=where, dtype=torch.float64, progress=progress
-    )
+    request = Request(inputs, pattern, heads, pixels=cells, queries=queries, keys=keys, **how)
+    attention, edges = request.attention, request.edges()
+    wanted = ("max", "mass") if values == "weights" else ("max",)
+    of_weights = statistics_of_request(request, progress=progress)
     taken = []
-    shown = None
-    for head, described in zip(chosen, of_weights, strict=True):
-        mass: list[Cells | None] = []
-
-        def both(*arguments: Any, mass: list[Cells | None] = mass, **options: Any) -> Any:
-            reduced = reduce_map(*arguments, **{**options, "reductions": wanted})
-            mass.append(reduced.mass)
-            return reduced
-
-        shown = attention_map(
-            inputs, head, pattern, pixels=cells, queries=queries, keys=keys, progress=progress, reduce_with=both, **how
-        )
-        kept = {"max": shown.cells} if shown.reduced else {values: shown.cells}
-        if shown.reduced and mass[0] is not None:
-            kept["mass"] = mass[0]
+    for head, described in zip(request.chosen, of_weights, strict=True):
+        with torch.no_grad(), torch.autocast(where.type, enabled=False):
+            found = attention.cells(head, *edges, reductions=wanted, values=values, progress=progress)
+        assert found.max is not None
+        whole = found.max.shape == (len(request.rows), len(request.columns))
+        kept = {values: found.max} if whole else {"max": found.max}
+        if not whole and found.mass is not None:
+            kept["mass"] = found.mass
         taken.append(HeadSnapshot(head, _numbers(described), kept))
-    assert shown is not None, "inputs have a head"
-    few = len(shown.queries) <= MOST_TOKENS and len(shown.keys) <= MOST_TOKENS
-    settings = _settings(inputs, pattern, batch, values)
+    few = len(request.rows) <= MOST_TOKENS and len(request.columns) <= MOST_TOKENS
+    settings = _settings(attention.item, attention.pattern, values)
     return Snapshot(
         settings,
-        shown.queries,
-        shown.keys,
-        shown.query_labels if few else None,
-        shown.key_labels if few else None,
+        request.rows,
+        request.columns,
+        attention.item.query_labels(request.rows) if few else None,
+        attention.item.key_labels(request.columns) if few else None,
         taken,
     )
 
 
-def _settings(inputs: AttentionInputs, pattern: Pattern, batch: int, values: str) -> dict[str, Any]:
+def _settings(item: AttentionItem, pattern: Pattern, values: str) -> dict[str, Any]:
+    inputs, batch = item.inputs, item.batch
     settings: dict[str, Any] = {
         "source": "inputs",
         "values": values,
@@ -222,7 +218,7 @@ def _settings(inputs: AttentionInputs, pattern: Pattern, batch: int, values: str
         "queries": inputs.T,
         "keys": inputs.S,
         "head_dim": inputs.D,
-        "scale": round(inputs.item(batch).scale, 12),
+        "scale": round(item.scale, 12),
     }
     if inputs.softcap is not None:
         settings["softcap"] = inputs.softcap
@@ -281,7 +277,7 @@ def _of_scores(result: AttentionScores, heads: Sequence[int] | None, values: str
     if tuple(keys) == tuple(range(item.S)):
         keys = range(item.S)
     few = max(item.T, len(keys)) <= MOST_TOKENS
-    settings = _settings(item.inputs, result.pattern, item.batch, values)
+    settings = _settings(item, result.pattern, values)
     taken = []
     for head in chosen:
         n = result.heads.index(head)
@@ -380,7 +376,7 @@ def _blocks(rows: Rows, keys: Sequence[int]) -> Iterator[Block]:
         visible = (numbers > 0).sum(1)
         blank = torch.isnan(numbers).all(1)
         weights = torch.where(blank[:, None], numbers, numbers.nan_to_num(nan=0.0))
-        yield Block(positions, columns, weights, visible, 0, False)
+        yield Block(positions, columns, weights, visible, 0, seen=~torch.isnan(numbers))
 
 
 def _reduced(rows: Rows, T: int, keys: Sequence[int], cells: int, values: str) -> dict[str, Cells]:
@@ -411,8 +407,7 @@ def _reduced(rows: Rows, T: int, keys: Sequence[int], cells: int, values: str) -
 
 
 def _numbers(described: HeadStatistics) -> dict[str, float | None]:
-    found = asdict(described)
-    return {"queries": found["queries"], **{name: found[name] for name in STATISTICS}}
+    return {"queries": described.queries, **described.values}
 
 
 @dataclass(frozen=True)
@@ -599,8 +594,8 @@ def _worst(
     return CellDifference(
         head,
         reduction,
-        _of_bin(stored.queries, a.shape[0], row),  # type: ignore[arg-type]
-        _of_bin(stored.keys, a.shape[1], column),
+        of_bin(stored.queries, a.shape[0], row),
+        of_bin(stored.keys, a.shape[1], column),
         float(a[row, column]),
         float(b[row, column]),
         float(allowed[row, column]),
@@ -615,11 +610,6 @@ def _near(name: str, a: float | None, b: float | None, tolerance: Tolerance, sto
     # Sums over many keys: ten times what a cell may be apart, and a distance adds up tokens.
     atol = tolerance.atol * (len(stored.keys) if name == "distance" else 10)
     return abs(a - b) <= atol + 10 * tolerance.rtol * abs(a)
-
-
-def _of_bin(positions: Sequence[int], bins: int, index: int) -> Sequence[int]:
-    """The positions that fall into a bin, as :func:`attnviz.engine.reducer.bin_edges` cuts them."""
-    return positions[index * len(positions) // bins : (index + 1) * len(positions) // bins]
 
 
 def _position(one: str, many: str, here: Sequence[int], whole: Sequence[int], tokens: Sequence[str] | None) -> str:

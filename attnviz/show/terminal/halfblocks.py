@@ -18,7 +18,7 @@ from rich.style import Style
 from rich.text import Text
 
 from attnviz.base.labels import readable
-from attnviz.engine.reducer import Cells
+from attnviz.base.types import Cells
 from attnviz.maps.map import AttentionMap, cell_words, grid_name
 from attnviz.show.scale.colors import diverging, sequential
 from attnviz.show.scale.scaling import LABELS, FittedScaling, Scaling

@@ -1,0 +1,77 @@
+"""What goes into one attention call: its tensors, settings and labels, and their sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+
+from torch import Tensor
+
+from attnviz.attention.patterns import Pattern
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """The fields of :class:`attnviz.AttentionInputs`, whose docstring says what each is; nothing is checked here."""
+
+    q: Tensor  # (B, H, T, D)
+    k: Tensor  # (B, H_kv, S, D)
+    v: Tensor | None = None  # (B, H_kv, S, D_v)
+    _: KW_ONLY
+    global_mask: Tensor | None = None  # (B, S) bool
+    key_padding_mask: Tensor | None = None  # (B, S) bool
+    query_padding_mask: Tensor | None = None  # (B, T) bool
+    q_global: Tensor | None = None  # (B, H, T, D)
+    k_global: Tensor | None = None  # (B, H_kv, S, D)
+    v_global: Tensor | None = None  # (B, H_kv, S, D_v)
+    tokens: Sequence[Sequence[str]] | None = None
+    query_tokens: Sequence[Sequence[str]] | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    bias: Tensor | None = None  # (B | 1, H | 1, T | 1, S | 1)
+    alibi_slopes: Tensor | None = None  # (H,)
+    sinks: Tensor | None = None  # (H,)
+    cross: bool = False
+    query_positions: Tensor | None = None  # (B | 1, T) int64
+    key_positions: Tensor | None = None  # (B | 1, S) int64
+    pattern: Pattern | None = None
+    source: str = "inputs"
+    # The largest magnitude in each head that was checked for NaN and Inf.
+    _largest: dict[tuple[str, int, int, range | None], float] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    # Which of them hold NaN or Inf in padding, and are read with 0 there.
+    _blanked: set[tuple[str, int, int, range | None]] = field(
+        default_factory=set, init=False, repr=False, compare=False
+    )
+
+    # Sizes, by the letters of the spec.
+    @property
+    def B(self) -> int:
+        """Batch items."""
+        return self.q.shape[0]
+
+    @property
+    def H(self) -> int:
+        """Query heads."""
+        return self.q.shape[1]
+
+    @property
+    def T(self) -> int:
+        """Query positions."""
+        return self.q.shape[2]
+
+    @property
+    def S(self) -> int:
+        """Key positions."""
+        return self.k.shape[2]
+
+    @property
+    def D(self) -> int:
+        """head_dim."""
+        return self.q.shape[3]
+
+    @property
+    def H_kv(self) -> int:
+        """Key heads."""
+        return self.k.shape[1]

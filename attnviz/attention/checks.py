@@ -1,0 +1,272 @@
+"""What the tensors of an attention call must be: shapes, dtypes, masks, numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.base.devices import DTYPES, dtype_name
+from attnviz.base.errors import InputError
+
+LAYOUTS = ("bhtd", "bthd", "htd", "thd")
+
+_PROJECTIONS = ("q", "k", "v", "q_global", "k_global", "v_global")
+_MASKS = ("global_mask", "key_padding_mask", "query_padding_mask")
+_POSITIONS = ("query_positions", "key_positions")
+
+
+def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
+    """The fields of a call as the engine takes them: q, k and v as (B, H, T, D), masks as (B, S), a bias of rank 4.
+
+    Args:
+        call: as a user gave it.
+        layout: the order of the dimensions given: ``bhtd``, ``bthd``, ``htd`` or ``thd``.
+
+    Raises:
+        InputError: a shape, dtype, mask, position, label or number that is not as it must be.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"{call.source}: layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    found: dict[str, Any] = {}
+    for name in _PROJECTIONS:
+        tensor = getattr(call, name)
+        found[name] = None if tensor is None else _as_bhtd(call.source, name, tensor, layout)
+    _check_projections(call.source, **found)
+    (B, H, T, _), S = found["q"].shape, found["k"].shape[2]
+    for name in _MASKS:
+        mask = getattr(call, name)
+        found[name] = None if mask is None else _mask(call.source, name, mask, (B, T, S))
+    _check_globals_exist(call.source, found["global_mask"], found["key_padding_mask"])
+    for name in _POSITIONS:
+        positions = getattr(call, name)
+        found[name] = None if positions is None else _positions(call.source, name, positions, (B, T, S))
+    _check_places(call, found, (B, T, S))
+    _check_labels(call.source, "tokens", call.tokens, B, S)
+    _check_labels(call.source, "query_tokens", call.query_tokens, B, T)
+    _check_numbers(call, H)
+    if call.bias is not None:
+        found["bias"] = _bias(call.source, call.bias, (B, H, T, S))
+    return found
+
+
+def require_finite(source: str, name: str, tensor: Tensor, prefix: tuple[int, ...] = (), first_row: int = 0) -> float:
+    """The largest magnitude in ``tensor``, read in one pass without a temporary.
+
+    Args:
+        source, name: what errors call the inputs and the tensor.
+        tensor: a part of it.
+        prefix: the index of that part.
+        first_row: where its rows begin in the whole.
+
+    Raises:
+        InputError: NaN or Inf in it; says how many, and the first index.
+    """
+    largest = magnitude(tensor)
+    if not math.isfinite(largest):
+        wrong = ~torch.isfinite(tensor)
+        count = int(wrong.sum())
+        inside = wrong.nonzero()[0].tolist()
+        if inside:
+            inside[0] += first_row
+        where = f" in {name}{list(prefix)}" if prefix else ""
+        plural = "value that is" if count == 1 else "values that are"
+        raise InputError(
+            f"{source}: {name} has {count} {plural} NaN or Inf{where}, first at index {(*prefix, *inside)}; "
+            f"fix what wrote the tensor"
+        )
+    return largest
+
+
+def magnitude(tensor: Tensor) -> float:
+    """The largest magnitude in ``tensor``, NaN where it holds one."""
+    low, high = (float(end) for end in torch.aminmax(tensor))
+    return math.nan if math.isnan(low) or math.isnan(high) else max(abs(low), abs(high))
+
+
+def _as_bhtd(source: str, name: str, tensor: Tensor, layout: str) -> Tensor:
+    shape = tuple(tensor.shape)
+    if not tensor.is_floating_point() or tensor.dtype not in DTYPES.values():
+        raise InputError(
+            f"{source}: {name} has dtype {dtype_name(tensor.dtype)}, wanted one of {', '.join(DTYPES)}; "
+            f"convert it before saving"
+        )
+    if tensor.ndim not in (3, 4) or (len(layout) == 3 and tensor.ndim != 3):
+        wanted = "3" if len(layout) == 3 else "4, or 3 for one batch item"
+        raise InputError(f"{source}: {name} has rank {tensor.ndim}, shape {shape}; layout {layout} wants rank {wanted}")
+    if 0 in shape:
+        raise InputError(f"{source}: {name} is empty, shape {shape}; every size must be at least 1")
+    if tensor.ndim == 3:
+        tensor = tensor.unsqueeze(0)
+    return tensor.transpose(1, 2) if layout in ("bthd", "thd") else tensor
+
+
+def _check_projections(
+    source: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    q_global: Tensor | None,
+    k_global: Tensor | None,
+    v_global: Tensor | None,
+) -> None:
+    shapes = f"shapes as (B, H, T, D): q {tuple(q.shape)}, k {tuple(k.shape)}"
+    if k.shape[3] != q.shape[3]:
+        raise InputError(
+            f"{source}: k has head_dim {k.shape[3]} but q has {q.shape[3]}; both come from the same layer? {shapes}"
+        )
+    if k.shape[0] != q.shape[0]:
+        raise InputError(f"{source}: k has {k.shape[0]} batch items but q has {q.shape[0]}; {shapes}")
+    if q.shape[1] % k.shape[1]:
+        raise InputError(
+            f"{source}: q has {q.shape[1]} heads, which is not a multiple of the {k.shape[1]} heads of k; "
+            f"is the layout right (--layout)? {shapes}"
+        )
+    if v is not None and v.shape[:3] != k.shape[:3]:
+        raise InputError(
+            f"{source}: v has shape {tuple(v.shape)}, wanted (B, H_kv, S, ...) = {tuple(k.shape[:3])} as k has"
+        )
+    for name, tensor, like in (("q_global", q_global, q), ("k_global", k_global, k), ("v_global", v_global, v)):
+        if tensor is None:
+            continue
+        if like is None:
+            raise InputError(f"{source}: {name} is given without v; give both")
+        if tensor.shape != like.shape:
+            raise InputError(
+                f"{source}: {name} has shape {tuple(tensor.shape)}, wanted {tuple(like.shape)} as "
+                f"{name.removesuffix('_global')} has"
+            )
+    others = {"k": k, "v": v, "q_global": q_global, "k_global": k_global, "v_global": v_global}
+    for name, tensor in others.items():
+        if tensor is not None and tensor.dtype != q.dtype:
+            raise InputError(
+                f"{source}: {name} is {dtype_name(tensor.dtype)} but q is {dtype_name(q.dtype)}; "
+                f"convert both to one dtype (--dtype does)"
+            )
+        if tensor is not None and tensor.device != q.device:
+            raise InputError(f"{source}: {name} is on {tensor.device} but q is on {q.device}; move both to one")
+    if (q_global is None) != (k_global is None):
+        there, missing = ("q_global", "k_global") if k_global is None else ("k_global", "q_global")
+        raise InputError(f"{source}: {there} is given without {missing}; global queries use both or neither")
+
+
+def _side(name: str, sizes: tuple[int, int, int]) -> tuple[str, str, tuple[int, int]]:
+    """Whether a field is of queries or of keys, its letters and its shape."""
+    B, T, S = sizes
+    return ("query", "(B, T)", (B, T)) if name.startswith("query") else ("key", "(B, S)", (B, S))
+
+
+def _mask(source: str, name: str, mask: Tensor, sizes: tuple[int, int, int]) -> Tensor:
+    if mask.dtype != torch.bool:
+        raise InputError(
+            f"{source}: {name} has dtype {dtype_name(mask.dtype)}, wanted bool; save it as `{name}.bool()`"
+        )
+    if mask.ndim == 1:
+        mask = mask.unsqueeze(0)
+    side, letters, wanted = _side(name, sizes)
+    if tuple(mask.shape) != wanted:
+        raise InputError(
+            f"{source}: {name} has shape {tuple(mask.shape)}, wanted {letters} = {wanted}, one flag a {side} position"
+        )
+    return mask
+
+
+def _check_globals_exist(source: str, global_mask: Tensor | None, key_padding_mask: Tensor | None) -> None:
+    if global_mask is None or key_padding_mask is None:
+        return
+    wrong = (global_mask & ~key_padding_mask.to(global_mask.device)).nonzero()
+    if len(wrong):
+        batch, position = wrong[0].tolist()
+        raise InputError(
+            f"{source}: position {position} of batch item {batch} is padding (key_padding_mask) but "
+            f"global_mask makes it a global token; a padded position can't be global"
+        )
+
+
+def _positions(source: str, name: str, positions: Tensor, sizes: tuple[int, int, int]) -> Tensor:
+    """Positions as (B, T) or (B, S) int64."""
+    if positions.dtype.is_floating_point or positions.dtype.is_complex or positions.dtype == torch.bool:
+        raise InputError(f"{source}: {name} has dtype {dtype_name(positions.dtype)}, wanted whole numbers (int64)")
+    shape = tuple(positions.shape)
+    if positions.ndim == 1:
+        positions = positions.unsqueeze(0)
+    side, letters, wanted = _side(name, sizes)
+    if tuple(positions.shape) not in (wanted, (1, wanted[1])):
+        raise InputError(f"{source}: {name} has shape {shape}, wanted {letters} = {wanted}, one number a {side}")
+    positions = positions.to(torch.int64)
+    if magnitude(positions) >= 2**53:
+        raise InputError(f"{source}: {name} reaches {magnitude(positions):.3g}; positions stay below 2^53")
+    return positions.expand(wanted)
+
+
+def _check_places(call: AttentionCall, found: dict[str, Any], sizes: tuple[int, int, int]) -> None:
+    """What positions, and keys of another sequence, ask of each other."""
+    source, (B, T, S) = call.source, sizes
+    if call.cross:
+        for name in (*_POSITIONS, "alibi_slopes"):
+            if getattr(call, name) is not None:
+                raise InputError(f"{source}: {name} is given with cross, and keys of another sequence have no order")
+        return
+    keys: Tensor | None = found["key_positions"]
+    if keys is not None and found["query_positions"] is None and T > S:
+        raise InputError(
+            f"{source}: key_positions are given and query_positions are not, and of {T} queries only {S} can be the last "
+            f"keys; give query_positions too"
+        )
+    if keys is None:
+        return
+    for batch in range(B):
+        exists = found["key_padding_mask"]
+        index = torch.arange(S) if exists is None else exists[batch].cpu().nonzero().flatten()
+        own = keys[batch].cpu()[index]
+        order = own.argsort(stable=True)
+        again = (own[order][1:] == own[order][:-1]).nonzero().flatten()
+        if len(again):
+            one, other = sorted(int(index[order[again[0] + n]]) for n in (0, 1))
+            raise InputError(
+                f"{source}: key_positions of batch item {batch} has {int(keys[batch, one])} twice, at keys {one} and "
+                f"{other}; a position belongs to one key"
+            )
+
+
+def _check_labels(source: str, name: str, labels: Sequence[Sequence[str]] | None, B: int, length: int) -> None:
+    if labels is None:
+        return
+    if len(labels) != B or any(isinstance(item, str) for item in labels):
+        raise InputError(f"{source}: {name} must be {B} lists of strings, one a batch item")
+    for batch, item in enumerate(labels):
+        if len(item) != length:
+            raise InputError(f"{source}: {name} of batch item {batch} has {len(item)} labels, wanted {length}")
+
+
+def _check_numbers(call: AttentionCall, H: int) -> None:
+    for name in ("scale", "softcap"):
+        number = getattr(call, name)
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise InputError(f"{call.source}: {name} is {number}, wanted a finite number above 0")
+    for name in ("alibi_slopes", "sinks"):
+        vector = getattr(call, name)
+        if vector is None:
+            continue
+        if tuple(vector.shape) != (H,) or not vector.is_floating_point():
+            raise InputError(
+                f"{call.source}: {name} has shape {tuple(vector.shape)} and dtype {dtype_name(vector.dtype)}, "
+                f"wanted (H,) = ({H},) of a floating dtype, one number a query head"
+            )
+        require_finite(call.source, name, vector)
+
+
+def _bias(source: str, bias: Tensor, wanted: tuple[int, int, int, int]) -> Tensor:
+    shape = tuple(bias.shape)
+    whole = bias.unsqueeze(0) if bias.ndim == 3 else bias
+    fits = whole.ndim == 4 and all(size in (1, full) for size, full in zip(whole.shape, wanted, strict=True))
+    if not fits or not bias.is_floating_point():
+        raise InputError(
+            f"{source}: bias has shape {shape} and dtype {dtype_name(bias.dtype)}, "
+            f"wanted (H, T, S) = {wanted[1:]} or (B, H, T, S) of a floating dtype, where 1 broadcasts"
+        )
+    return whole

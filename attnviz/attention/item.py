@@ -1,0 +1,363 @@
+"""One batch item of an attention call: where its queries and keys stand, and its heads, read one at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attention.checks import magnitude, require_finite
+from attnviz.base.devices import accumulation_dtype, dtype_name
+from attnviz.base.errors import InputError
+
+_SUSPECT = 1e15
+"""A number this large in a tensor with padding may be the padding's, where anything may stand."""
+
+
+@dataclass(frozen=True)
+class AttentionItem:
+    """One batch item of :class:`attnviz.AttentionInputs`, read a head at a time onto ``device`` as ``dtype``."""
+
+    inputs: AttentionCall
+    batch: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def source(self) -> str:
+        """What errors and titles call the inputs."""
+        return self.inputs.source
+
+    @property
+    def T(self) -> int:
+        """Query positions."""
+        return self.inputs.T
+
+    @property
+    def S(self) -> int:
+        """Key positions."""
+        return self.inputs.S
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(B, H, T, S)."""
+        return self.inputs.B, self.inputs.H, self.T, self.S
+
+    @property
+    def scale(self) -> float:
+        """The factor on the dot products."""
+        return 1 / math.sqrt(self.inputs.D) if self.inputs.scale is None else self.inputs.scale
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What products, sums and softmax run in: float32 for half types, else the dtype of the inputs."""
+        return accumulation_dtype(self.dtype)
+
+    # Where a query stands: every rule about order or distance asks here.
+
+    @property
+    def cross(self) -> bool:
+        """Whether keys are of another sequence, so that there is no order between queries and keys."""
+        return self.inputs.cross
+
+    @cached_property
+    def offset(self) -> int | None:
+        """The key at the position of query ``t`` has index ``t + offset``; None where no one number says it of all.
+
+        An index below 0, or from S on, says that no key stands there.
+
+        Raises:
+            InputError: keys are of another sequence.
+        """
+        if self.cross:
+            raise InputError(
+                f"{self.source}: keys are of another sequence (cross), which has no order; choose a pattern without one "
+                f"(--pattern full or global)"
+            )
+        queries, keys = self._query_positions, self._key_positions
+        if queries is None and keys is None:
+            return self.S - self.T
+        queries, keys = (
+            self.query_position(torch.arange(self.T)),
+            torch.arange(self.S) if keys is None else keys,
+        )
+        steady = bool((queries.diff() == 1).all()) and bool((keys.diff() == 1).all())
+        return int(queries[0] - keys[0]) if steady else None
+
+    def query_position(self, t: Tensor) -> Tensor:
+        """``p(t)``: where queries stand in their sequence, for any shape of indices."""
+        if self._query_positions is not None:
+            return self._query_positions.to(t.device)[t]
+        if self._key_positions is not None:  # the last T keys
+            return self._key_positions.to(t.device)[t + (self.S - self.T)]
+        return t + (self.S - self.T)
+
+    def key_position(self, s: Tensor) -> Tensor:
+        """``p(s)``: where keys stand in their sequence, for any shape of indices."""
+        return s if self._key_positions is None else self._key_positions.to(s.device)[s]
+
+    def key_at(self, t: Tensor, before: int = 0) -> Tensor:
+        """The index of the key that stands ``before`` positions before each query; -1 where none does."""
+        offset = self.offset
+        if offset is not None:
+            found = t + (offset - before)
+            return found.masked_fill((found < 0) | (found >= self.S), -1)
+        positions, index = self._sorted_keys
+        wanted = self.query_position(t).to(positions.device) - before
+        place = torch.searchsorted(positions, wanted).clamp(max=len(positions) - 1)
+        return torch.where(positions[place] == wanted, index[place], -1).to(t.device)
+
+    @cached_property
+    def first_key(self) -> int:
+        """The index of the existing key that stands first."""
+        exists = torch.arange(self.S) if self.key_padding is None else self.key_padding.cpu().nonzero().flatten()
+        if not len(exists):
+            return 0
+        return int(exists[self.key_position(exists).argmin()])
+
+    @cached_property
+    def _query_positions(self) -> Tensor | None:
+        positions = self.inputs.query_positions
+        return None if positions is None else positions[self.batch].cpu()
+
+    @cached_property
+    def _key_positions(self) -> Tensor | None:
+        positions = self.inputs.key_positions
+        return None if positions is None else positions[self.batch].cpu()
+
+    @cached_property
+    def _sorted_keys(self) -> tuple[Tensor, Tensor]:
+        """Positions of the existing keys, ascending, and their indices."""
+        exists = torch.arange(self.S) if self.key_padding is None else self.key_padding.cpu().nonzero().flatten()
+        positions, order = self.key_position(exists).sort()
+        return positions, exists[order]
+
+    # What exists, what is global, and what it is called.
+
+    @cached_property
+    def global_positions(self) -> Tensor:
+        """Indices of the global keys, ascending, (G,).
+
+        Raises:
+            InputError: there is no global mask, or it selects nothing for this item.
+        """
+        if self.inputs.global_mask is None:
+            raise InputError(
+                f"{self.source}: there is no global_mask; name one (--mask NAME) or give positions (--global 0,3,7)"
+            )
+        positions = self.inputs.global_mask[self.batch].nonzero().flatten()
+        if not len(positions):
+            raise InputError(
+                f"{self.source}: global_mask of batch item {self.batch} selects nothing (no True among {self.S} "
+                f"positions); give positions (--global 0,3,7)"
+            )
+        return positions.to(self.device)
+
+    @cached_property
+    def global_queries(self) -> Tensor:
+        """Indices of the queries whose key, the one at their position, is global, ascending, (R,).
+
+        Raises:
+            InputError: as :attr:`global_positions`; keys are of another sequence.
+        """
+        at = self.key_at(torch.arange(self.T))
+        return torch.isin(at, self.global_positions.cpu()).nonzero().flatten().to(self.device)
+
+    @cached_property
+    def key_padding(self) -> Tensor | None:
+        """(S,) bool, True where the key exists; None where every key does."""
+        mask = self.inputs.key_padding_mask
+        if mask is None or bool(mask[self.batch].all()):
+            return None
+        return mask[self.batch].to(self.device)
+
+    @cached_property
+    def query_padding(self) -> Tensor | None:
+        """(T,) bool, True where the query exists: by default where the key at its position does; None where all do."""
+        mask = self.inputs.query_padding_mask
+        if mask is not None:
+            return None if bool(mask[self.batch].all()) else mask[self.batch].to(self.device)
+        keys = self.inputs.key_padding_mask
+        if keys is None or self.cross:
+            return None
+        at = self._any_key_at()
+        exists = torch.where(at >= 0, keys[self.batch].cpu()[at.clamp(min=0)], True)
+        return None if bool(exists.all()) else exists.to(self.device)
+
+    def key_labels(self, positions: Sequence[int]) -> list[str] | None:
+        """The tokens of keys, by index, where there are labels."""
+        tokens = self.inputs.tokens
+        return None if tokens is None else [tokens[self.batch][position] for position in positions]
+
+    def query_labels(self, positions: Sequence[int]) -> list[str] | None:
+        """The tokens of queries, by index: their own or, without such, those of the keys at their positions."""
+        tokens = self.inputs.query_tokens
+        if tokens is not None:
+            return [tokens[self.batch][position] for position in positions]
+        if self.inputs.tokens is None or self.cross:
+            return None
+        at = self._any_key_at()[list(positions)].tolist()
+        return None if min(at, default=0) < 0 else self.key_labels(at)
+
+    def _any_key_at(self) -> Tensor:
+        """The index of the key at each query's position, be it padding, (T,); -1 where there is none."""
+        t = torch.arange(self.T)
+        offset = self.offset
+        if offset is not None:
+            return self.key_at(t)
+        same = self.query_position(t)[:, None] == self.key_position(torch.arange(self.S))[None, :]
+        return torch.where(same.any(1), same.int().argmax(1), -1)
+
+    # Its heads.
+
+    def kv_head(self, head: int) -> int:
+        """The key head that query head ``head`` reads: ``h // (H / H_kv)``."""
+        return head // (self.inputs.H // self.inputs.H_kv)
+
+    def query(self, head: int, rows: range | None = None, *, for_global: bool = False) -> Tensor:
+        """Queries of ``head``, (T, D); ``rows``: those positions alone; ``for_global``: as global queries project them."""
+        name = "q_global" if for_global and self.inputs.q_global is not None else "q"
+        return self._head(name, head, range(self.T) if rows is None else rows)
+
+    def key(self, head: int, *, for_global: bool = False) -> Tensor:
+        """Keys that query head ``head`` reads, (S, D)."""
+        name = "k_global" if for_global and self.inputs.k_global is not None else "k"
+        return self._head(name, self.kv_head(head))
+
+    def value(self, head: int, *, for_global: bool = False) -> Tensor:
+        """Values that query head ``head`` reads, (S, D_v).
+
+        Raises:
+            InputError: the inputs have no v.
+        """
+        if self.inputs.v is None:
+            raise InputError(f"{self.source}: there is no v, which the context needs; give one (--v NAME)")
+        name = "v_global" if for_global and self.inputs.v_global is not None else "v"
+        return self._head(name, self.kv_head(head))
+
+    def check_products(self, head: int, rows: range, *, for_global: bool = False) -> None:
+        """Raises InputError where the logits of a head's queries and keys could overflow on their way to weights."""
+        q, k = (
+            f"{name}_global" if for_global and getattr(self.inputs, f"{name}_global") is not None else name
+            for name in ("q", "k")
+        )
+        largest = self.inputs._largest
+        most_q = largest[q, self.batch, head, rows]
+        most_k = largest[k, self.batch, self.kv_head(head), None]
+        # A quarter: the difference of two logits, times log2(e), must fit too.
+        most = torch.finfo(self.compute_dtype).max / 4
+        if self.inputs.D * most_q * most_k * max(self.scale, 1.0) > most:
+            raise InputError(
+                f"{self.source}: scores of head {head} overflow {dtype_name(self.compute_dtype)}: "
+                f"{q} reaches {most_q:.3g}, {k} {most_k:.3g}, and the scale is {self.scale:.3g}; "
+                f"use --dtype float64 or a smaller --scale"
+            )
+
+    def softcap(self) -> float | None:
+        """c, where scores become ``c * tanh(score / c)``. Raises InputError for one that the arithmetic can't hold."""
+        cap = self.inputs.softcap
+        return None if cap is None else self._held("softcap", cap, least=torch.finfo(self.compute_dtype).tiny)
+
+    def slope(self, head: int) -> float | None:
+        """The ALiBi slope of a head. Raises InputError for one that the arithmetic can't hold."""
+        slopes = self.inputs.alibi_slopes
+        if slopes is None:
+            return None
+        return self._held(f"alibi_slopes[{head}]", float(slopes[head]), times=self._farthest)
+
+    def sink(self, head: int) -> float | None:
+        """The logit of a head's attention sink. Raises InputError for one that the arithmetic can't hold."""
+        sinks = self.inputs.sinks
+        return None if sinks is None else self._held(f"sinks[{head}]", float(sinks[head]))
+
+    def bias(self, head: int) -> Tensor | None:
+        """What is added to the scores of query head ``head``, (T, S), -inf where it hides a key; None where nothing is.
+
+        Raises:
+            InputError: NaN or +Inf in it, or a number that the arithmetic can't hold.
+        """
+        whole = self.inputs.bias
+        if whole is None:
+            return None
+        place = self._bias_place(head)
+        bias: Tensor = whole[place]
+        seen = ("bias", *place, None)
+        if seen not in self.inputs._largest:
+            finite, hidden = bias, bias == -torch.inf
+            if bool(hidden.any()):
+                finite = bias.masked_fill(hidden, 0)
+                self.inputs._blanked.add(seen)
+            self.inputs._largest[seen] = require_finite(self.source, "bias", finite, place)
+        self._held(f"bias{list(place)}", self.inputs._largest[seen])
+        return bias.to(self.device).expand(self.T, self.S)
+
+    def bias_hides(self, head: int) -> bool:
+        """Whether the bias of query head ``head`` hides a key."""
+        whole = self.inputs.bias
+        if whole is None:
+            return False
+        self.bias(head)
+        return ("bias", *self._bias_place(head), None) in self.inputs._blanked
+
+    def _bias_place(self, head: int) -> tuple[int, int]:
+        """Where the bias of a head stands: sizes of 1 broadcast."""
+        assert self.inputs.bias is not None
+        B, H = self.inputs.bias.shape[:2]
+        return min(self.batch, B - 1), min(head, H - 1)
+
+    @cached_property
+    def _farthest(self) -> float:
+        """The largest distance between a query and a key."""
+        queries, keys = self.query_position(torch.arange(self.T)), self.key_position(torch.arange(self.S))
+        return float(max(queries.max() - keys.min(), keys.max() - queries.min()))
+
+    def _held(self, name: str, number: float, *, times: float = 1.0, least: float = 0.0) -> float:
+        """``number``, where the arithmetic holds it and what it makes of logits."""
+        info = torch.finfo(self.compute_dtype)
+        if abs(number) * max(times, 1.0) > info.max / 4 or 0 < abs(number) < least:
+            raise InputError(
+                f"{self.source}: {name} is {number:.3g}, beyond what {dtype_name(self.compute_dtype)} can hold; "
+                f"use --dtype float64 or another number"
+            )
+        return number
+
+    def _head(self, name: str, head: int, rows: range | None = None) -> Tensor:
+        """One head of a tensor; rows of padding, which take part in no result, are 0 where they hold no number."""
+        tensor: Tensor = getattr(self.inputs, name)[self.batch, head]
+        if rows is not None:
+            tensor = tensor[rows.start : rows.stop]
+        seen = (name, self.batch, head, rows)
+        tensor, largest = self._existing(name, tensor, head, rows, seen)
+        rounded = tensor.to(device=self.device, dtype=self.dtype)
+        if rounded.dtype != tensor.dtype and torch.finfo(rounded.dtype).max < largest:
+            require_finite(
+                self.source, f"{name} as {dtype_name(self.dtype)}", rounded, (self.batch, head), _start(rows)
+            )
+        return rounded
+
+    def _existing(
+        self, name: str, tensor: Tensor, head: int, rows: range | None, seen: tuple[str, int, int, range | None]
+    ) -> tuple[Tensor, float]:
+        """A head's tensor with a number everywhere, and its largest magnitude."""
+        known, exists = self.inputs._largest, self.query_padding if name.startswith("q") else self.key_padding
+        if seen not in known:
+            largest = magnitude(tensor)
+            if largest < _SUSPECT:
+                known[seen] = largest
+            elif exists is not None:
+                self.inputs._blanked.add(seen)
+        if seen in self.inputs._blanked and exists is not None:
+            here = exists if rows is None else exists[rows.start : rows.stop]
+            tensor = tensor.masked_fill(~here.to(tensor.device)[:, None], 0)
+        if seen not in known:
+            known[seen] = require_finite(self.source, name, tensor, (self.batch, head), _start(rows))
+        return tensor, known[seen]
+
+
+def _start(rows: range | None) -> int:
+    return 0 if rows is None else rows.start

@@ -1,0 +1,140 @@
+"""What every view asks: rows, blocks and cells of a head of *an attention*, however it is made.
+
+A view (a map, tiles, statistics, a comparison, a page) asks here and never looks at q and k. A maker is one class: today
+:class:`Computed`, the formula over q and k under a pattern.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
+from attnviz.base.devices import dtype_name
+from attnviz.base.errors import InputError
+from attnviz.base.selections import checked_range
+from attnviz.base.types import Positions, Progress
+from attnviz.engine.blocks import Block, HeadRows, SeenRows, blocks
+from attnviz.engine.reducer import Reduced, reduce_map
+from attnviz.engine.tiles import TileSize
+
+
+class Rows(Protocol):
+    """One head's rows, for whoever reads several heads or sides along each other."""
+
+    @property
+    def step(self) -> int | None:
+        """The step that a range of rows must have to be read fast; None takes any."""
+
+    @property
+    def apart(self) -> Tensor:
+        """Queries that are read by themselves, ascending, (R,)."""
+
+    def read(self, rows: range | Tensor, *, weights: bool = True) -> SeenRows:
+        """Any queries over every key that they may see, each key once."""
+
+
+class Attention(ABC):
+    """One batch item's attention."""
+
+    item: AttentionItem
+    """Sizes, positions, labels and padding."""
+
+    pattern: Pattern
+    """Which query sees which key."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is, for titles of comparisons: source, pattern, dtype and device."""
+
+    @abstractmethod
+    def rows(self, head: int, queries: range | None = None) -> Rows:
+        """One head's rows; ``queries``: those that will be asked for, None meaning all."""
+
+    @abstractmethod
+    def blocks(self, head: int, *, queries: range | None = None, weights: bool = True) -> Iterator[Block]:
+        """One head block by block, every query once: weights, or logits."""
+
+    @abstractmethod
+    def cells(
+        self,
+        head: int,
+        row_edges: Positions,
+        column_edges: Positions,
+        *,
+        reductions: Sequence[str] = ("max",),
+        values: str = "weights",
+        log_sum_exp: Tensor | None = None,
+        memory: int | None = None,
+        tile: TileSize | None = None,
+        progress: Progress | None = None,
+    ) -> Reduced:
+        """One head reduced to cells, as :func:`attnviz.engine.reducer.reduce_map` has it."""
+
+    def columns(self, keys: range | None = None) -> Sequence[int]:
+        """The keys that are columns of a map: of a pattern of shared keys alone those among them, else all.
+
+        Args:
+            keys: the indices to show; None is all.
+
+        Raises:
+            InputError: indices out of range, or none that the pattern shares.
+        """
+        inside, source = checked_range(keys, self.item.S, "keys", self.item.source), self.item.source
+        reach = self.pattern.reach(self.item)
+        if reach.band or reach.keys is None or self.pattern.global_queries:
+            return inside
+        shown = tuple(position for position in reach.keys.tolist() if position in inside)
+        if not shown:
+            raise InputError(f"{source}: no global key lies in keys {inside.start}:{inside.stop}; widen it")
+        return shown
+
+
+class Computed(Attention):
+    """The formula over q and k, under a pattern."""
+
+    def __init__(self, item: AttentionItem, pattern: Pattern) -> None:
+        self.item, self.pattern = item, pattern
+
+    @property
+    def name(self) -> str:
+        said = (str(self.pattern), dtype_name(self.item.dtype), self.item.device.type)
+        return f"{self.item.source} ({', '.join(said)})"
+
+    def rows(self, head: int, queries: range | None = None) -> HeadRows:
+        return HeadRows(self.item, self.pattern, head, queries=queries)
+
+    def blocks(self, head: int, *, queries: range | None = None, weights: bool = True) -> Iterator[Block]:
+        return blocks(self.item, self.pattern, head, queries=queries, weights=weights)
+
+    def cells(
+        self,
+        head: int,
+        row_edges: Positions,
+        column_edges: Positions,
+        *,
+        reductions: Sequence[str] = ("max",),
+        values: str = "weights",
+        log_sum_exp: Tensor | None = None,
+        memory: int | None = None,
+        tile: TileSize | None = None,
+        progress: Progress | None = None,
+    ) -> Reduced:
+        return reduce_map(
+            self.item,
+            self.pattern,
+            head,
+            row_edges,
+            column_edges,
+            reductions=reductions,
+            values=values,
+            log_sum_exp=log_sum_exp,
+            memory=memory,
+            tile=tile,
+            progress=progress,
+        )

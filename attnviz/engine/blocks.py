@@ -1,0 +1,217 @@
+"""One way through a head's rows: blocks of queries, rows of global queries by their own rule.
+
+Whatever needs rows of a head (scores, cells, statistics, comparisons) goes through :func:`row_blocks`; what is summed up and never
+kept whole takes :func:`blocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
+from attnviz.attention.reach import Reach
+from attnviz.engine.head import RowScorer
+from attnviz.engine.softmax import softmax_
+from attnviz.engine.visibility import HIDDEN, to_positions
+
+BLOCK_CELLS = 1 << 19
+"""Cells of one row block: 2 MiB of float32, about a core's share of cache."""
+
+
+@dataclass(frozen=True)
+class SeenRows:
+    """Some queries over the keys that any of them may see: what is compared pair by pair, on the CPU."""
+
+    keys: Tensor  # (n,) key indices, each once
+    values: Tensor  # (b, n) float64: weights, a NaN row where a query sees nothing, or logits
+    seen: Tensor  # (b, n) bool
+
+    def over(self, keys: Tensor, weights: bool) -> SeenRows:
+        """The same over ascending keys that hold these: what isn't seen has weight 0, or a logit of -inf."""
+        if torch.equal(self.keys, keys):
+            return self
+        column = torch.searchsorted(keys, self.keys)
+        empty = 0.0 if weights else HIDDEN
+        values = self.values.new_full((len(self.values), len(keys)), empty)
+        seen = self.seen.new_zeros(values.shape)
+        values[:, column] = torch.where(self.seen, self.values, empty)
+        seen[:, column] = self.seen
+        values[torch.isnan(self.values).all(1)] = torch.nan
+        return SeenRows(keys, values, seen)
+
+
+def _read(scorer: RowScorer, rows: range | Tensor, weights: bool) -> SeenRows:
+    item, keys, g = scorer.item, scorer.sees.columns(rows), scorer.sees.g
+    logits = scorer.logits(rows, torch.empty(len(rows), len(keys), dtype=item.compute_dtype, device=item.device))
+    seen = logits > HIDDEN
+    values = softmax_(logits, scorer.sink) if weights else logits
+    if g:  # a shared key comes again, hidden, in the span of the band
+        once = torch.ones_like(keys, dtype=torch.bool)
+        once[g:] = ~torch.isin(keys[g:], keys[:g])
+        keys, values, seen = keys[once], values[:, once], seen[:, once]
+    return SeenRows(keys.cpu(), values.cpu().double(), seen.cpu())
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Some queries, and what scores them.
+
+    ``keep`` says which of the rows ``scorer`` speaks for, (b,) bool: rows of global queries come again, in a block of
+    their own; None is all.
+    """
+
+    rows: range | Tensor
+    scorer: RowScorer
+    keep: Tensor | None = None
+
+
+class HeadRows:
+    """The rows of one head: plain queries by the pattern, global queries by their own rule and projections."""
+
+    def __init__(
+        self,
+        item: AttentionItem,
+        pattern: Pattern,
+        head: int,
+        *,
+        queries: range | None = None,
+        reach: Reach | None = None,
+    ) -> None:
+        """``reach``: what the pattern reaches, where the caller wants a wider one; ``queries``: those that are wanted."""
+        self.item, self.pattern, self.head = item, pattern, head
+        self.queries = range(item.T) if queries is None else queries
+        self.reach = pattern.reach(item) if reach is None else reach
+
+    @cached_property
+    def scorer(self) -> RowScorer:
+        """What scores plain queries, in blocks of the reach's own step."""
+        return RowScorer(self.item, self.pattern, self.reach, self.head, queries=self.queries)
+
+    @cached_property
+    def anywhere(self) -> RowScorer:
+        """What scores any plain queries, each over every key."""
+        return RowScorer(self.item, self.pattern, Reach(band_exact=False), self.head, queries=self.queries)
+
+    @cached_property
+    def of_global(self) -> RowScorer:
+        """What scores global queries, each over every key."""
+        every = Reach(band_exact=False)
+        return RowScorer(self.item, self.pattern, every, self.head, queries=self.queries, for_global=True)
+
+    @cached_property
+    def apart(self) -> Tensor:
+        """The global queries among those wanted, ascending, (R,)."""
+        if not self.pattern.global_queries:
+            return torch.empty(0, dtype=torch.int64, device=self.item.device)
+        rows = self.item.global_queries
+        return rows[(rows >= self.queries.start) & (rows < self.queries.stop)]
+
+    @property
+    def step(self) -> int | None:
+        """The step that blocks of rows must have to be read in one go; None takes any."""
+        return self.reach.step if self.reach.band else None
+
+    def read(self, rows: range | Tensor, *, weights: bool = True) -> SeenRows:
+        """Any queries over every key that they may see, each key once, on the CPU in float64.
+
+        Args:
+            rows: query indices, be they global or not.
+            weights: whether to give weights; otherwise logits.
+        """
+        if not isinstance(rows, range):
+            rows = rows.to(self.item.device)
+        elif self.step not in (None, rows.step):
+            rows = to_positions(rows, self.item.device)
+        plain = self.scorer if isinstance(rows, range) else self.anywhere
+        found = _read(plain, rows, weights)
+        if len(self.apart):
+            at = to_positions(rows, self.item.device)
+            own = torch.isin(at, self.apart)
+            if bool(own.any()):
+                found = found.over(torch.arange(self.item.S), weights)
+                of_global = _read(self.of_global, at[own], weights)
+                found.values[own.cpu()], found.seen[own.cpu()] = of_global.values, of_global.seen
+        return found
+
+    def blocks(self, groups: Iterable[range], size: int, size_apart: int | None = None) -> Iterator[RowBlock]:
+        """Every query of ``groups`` in blocks.
+
+        Args:
+            groups: runs of queries to be done together, one after another.
+            size: rows of a block.
+            size_apart: rows of a block of global queries; None: those of a group are one block.
+        """
+        for group in groups:
+            for rows in stepped(group, size, self.reach.step):
+                yield RowBlock(rows, self.scorer, self._keep(rows))
+            own = self.apart[(self.apart >= group.start) & (self.apart < group.stop)]
+            for part in own.split(size_apart or len(own)) if len(own) else ():
+                yield RowBlock(part, self.of_global)
+
+    def _keep(self, rows: range) -> Tensor | None:
+        if not len(self.apart):
+            return None
+        keep = ~torch.isin(to_positions(rows, self.item.device), self.apart)
+        return None if bool(keep.all()) else keep
+
+
+def stepped(queries: range, size: int, step: int = 1) -> Iterator[range]:
+    """Blocks of ``size`` queries out of ``queries``, each in one residue class of ``step``."""
+    for first in queries[:step]:
+        for start in range(first, queries.stop, size * step):
+            yield range(start, min(start + size * step, queries.stop), step)
+
+
+def rows_per_block(columns: int, *, band: bool = True) -> int:
+    """How many rows of ``columns`` columns go through together."""
+    # Without a band there is no scratch memory to keep in cache, and each block costs two rounds of all threads,
+    # which wait for the last one: where other programs keep a core busy, few large blocks are several times faster.
+    larger = 1 if band else 4
+    # A block of a band is computed over every key that any of its rows sees, rows + columns: few rows waste little.
+    most = max(128, 2 * columns) if band and columns else larger * 8192
+    return max(64, min(most, larger * BLOCK_CELLS // max(columns, 1)))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some query rows of one head over every key that any of them may see; memory that the next block reuses."""
+
+    rows: Tensor  # (b,) query indices
+    keys: Tensor  # (n,) key indices
+    values: Tensor  # (b, n) weights, NaN rows where a query sees nothing; or logits, -inf where not visible
+    visible: Tensor  # (b,) how many keys each query sees
+    shared: int  # how many of the first columns are keys that all rows share; one may come again, hidden, in the rest
+    for_global: bool = False  # whether these are rows of global queries
+    seen: Tensor | None = None  # (b, n) bool, whether the query sees the key; None where all do
+
+
+def blocks(
+    item: AttentionItem, pattern: Pattern, head: int, *, queries: range | None = None, weights: bool = True
+) -> Iterator[Block]:
+    """One head's rows, block by block, every query once: for what is summed up and never kept whole."""
+    own = HeadRows(item, pattern, head, queries=queries)
+    memory = torch.empty(0, dtype=item.compute_dtype, device=item.device)
+    size = rows_per_block(item.S if own.reach.open else len(own.reach.offsets()))
+    for block in own.blocks([own.queries], size, rows_per_block(item.S)):
+        sees, rows = block.scorer.sees, block.rows
+        keys = sees.columns(rows)
+        b, n = len(rows), len(keys)
+        if memory.numel() < b * n:
+            memory = memory.new_empty(b * n)
+        values = block.scorer.logits(rows, memory[: b * n].view(b, n))
+        hides = block.scorer.bias_hides or sees.hides(rows, sees.span(rows)) or sees.hides(rows, keys[: sees.g])
+        seen = values > HIDDEN if hides else None
+        visible = torch.full((b,), n, device=item.device) if seen is None else torch.count_nonzero(seen, dim=1)
+        if weights:
+            softmax_(values, block.scorer.sink)
+        at, keep = to_positions(rows, item.device), block.keep
+        if keep is not None:
+            at, values, visible = at[keep], values[keep], visible[keep]
+            seen = None if seen is None else seen[keep]
+        yield Block(at, keys, values, visible, sees.g, sees.for_global, seen)

@@ -1,0 +1,186 @@
+"""One head's logits, a block of rows at a time: products of its queries and keys, modified, and hidden where not visible."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
+from attnviz.attention.reach import Reach
+from attnviz.engine.visibility import HIDDEN, Visibility, rows_of, to_positions
+
+
+class RowScorer:
+    """Logits of one head, a block of query rows at a time, written into memory that the caller gives."""
+
+    def __init__(
+        self,
+        item: AttentionItem,
+        pattern: Pattern,
+        reach: Reach,
+        head: int,
+        *,
+        queries: range | None = None,
+        for_global: bool = False,
+    ) -> None:
+        """Reads one head: its keys and, of its queries, those of ``queries``; None is all."""
+        self.item, self.head, self.for_global = item, head, for_global
+        self.sees = Visibility(item, pattern.of_head(head), reach, for_global=for_global)
+        self._memory = torch.empty(0)
+        self.queries = range(item.T) if queries is None else queries
+        self.q = item.query(head, self.queries, for_global=for_global)  # (T', D)
+        k = item.key(head, for_global=for_global)  # (S, D)
+        item.check_products(head, self.queries, for_global=for_global)
+        if reach.keys is not None:
+            self.k_keys = k[reach.keys.to(k.device)].to(item.compute_dtype) * item.scale  # (g, D)
+        if reach.band:
+            self.k = k.to(item.compute_dtype)  # (S, D), a view unless the inputs are of a half type
+        self.sink, self.slope, self.softcap = item.sink(head), item.slope(head), item.softcap()
+        self.bias, self.bias_hides = item.bias(head), item.bias_hides(head)  # (T, S)
+
+    def query(self, rows: range | Tensor) -> Tensor:
+        """Queries of a block, (b, D), in the dtype that products run in."""
+        first = self.queries.start
+        local = range(rows.start - first, rows.stop - first, rows.step) if isinstance(rows, range) else rows - first
+        return rows_of(self.q, local).to(self.item.compute_dtype)
+
+    def bound(self, q: Tensor) -> Tensor | None:
+        """A number not below any logit of each query of (b, D), (b,): ``|q| max |k|`` times scale; None where a bias may exceed it."""
+        if self.bias is not None or (self.slope is not None and self.slope < 0):
+            return None
+        # A hair above, for the rounding of the products.
+        bound: Tensor = torch.linalg.vector_norm(q, dim=1) * (self._longest_key * self.item.scale * (1 + 1e-4))
+        return bound if self.softcap is None else bound.clamp(max=self.softcap)
+
+    @cached_property
+    def _longest_key(self) -> float:
+        k = self.item.key(self.head, for_global=self.for_global).to(self.item.compute_dtype)
+        return float(torch.linalg.vector_norm(k, dim=1).amax())
+
+    def hides(self, rows: range | Tensor, keys: range | Tensor) -> bool:
+        """Whether some cell of a tile may be hidden."""
+        return self.bias_hides or self.sees.hides(rows, keys)
+
+    @property
+    def band_alone(self) -> bool:
+        """Whether a query sees exactly the keys of one band without gaps."""
+        return self.sees.band_alone and not self.bias_hides
+
+    def logits(self, rows: range | Tensor, out: Tensor) -> Tensor:
+        """Logits of ``rows`` over the shared keys, then over the span of their band.
+
+        A shared key that lies in the span is hidden there, so that it counts once.
+
+        Args:
+            rows: query indices: a range in the reach's own step or, where the reach is open, any.
+            out: (len(rows), g + len(span)); written in full and returned.
+        """
+        q, g = self.query(rows), self.sees.g  # (b, D)
+        if self.sees.keys is not None:
+            self._shared(q, rows, out[:, :g], self.sees.keys)
+        self._band(q, rows, self.sees.span(rows), out[:, g:])
+        return out
+
+    def tile(self, q: Tensor, rows: range | Tensor, keys: range | Tensor) -> Tensor:
+        """Logits of a block of rows, whose queries are ``q``, over a run of the keys, in memory that is used again.
+
+        Args:
+            q: (b', D), as :meth:`query` gives them; those beyond the rows are for nothing but the size of the block.
+            rows: b <= b' query indices.
+            keys: n key indices: a run of the span, or some of the shared keys.
+
+        Returns:
+            (b', n), the transpose of a contiguous tensor: reductions over keys run fast.
+        """
+        cells = len(q) * len(keys)
+        if self._memory.numel() < cells:
+            self._memory = q.new_empty(cells)
+        out = self._memory[:cells].view(len(keys), len(q)).T
+        if isinstance(keys, range):
+            self._band(q, rows, keys, out)
+        else:
+            self._shared(q, rows, out, keys)
+        return out
+
+    def fill(self, rows: range | Tensor, out: Tensor) -> None:
+        """Logits of ``rows`` over all keys, or over the shared keys where there is no band.
+
+        Args:
+            rows: query indices.
+            out: (len(rows), S) or, without a band, (len(rows), g); written in full.
+        """
+        if not self.sees.reach.band:
+            self.logits(rows, out)
+            return
+        span = self.sees.span(rows)
+        out[:, : span.start] = HIDDEN
+        out[:, span.stop :] = HIDDEN
+        self.logits(rows, out[:, span.start : span.stop])
+
+    def banded(self, rows: range, out: Tensor) -> None:
+        """Logits of ``rows`` over the shared keys, then over the band, a column an offset.
+
+        A shared key that lies in the band is hidden there, so that it counts once.
+
+        Args:
+            rows: query indices, in the step of the pattern.
+            out: (len(rows), g + number of offsets); written in full.
+        """
+        q, sees = self.query(rows), self.sees  # (b, D)
+        if sees.keys is not None:
+            self._shared(q, rows, out[:, : sees.g], sees.keys)
+        offsets, step, b = sees.reach.offsets(), sees.reach.step, len(rows)
+        # One product of the block against every key that any of its rows reaches, (b, b + offsets - 1); the band
+        # is its skewed view, where a column follows the query.
+        first, width = rows[0] + offsets[0], b + len(offsets) - 1
+        span = sees.span(rows)
+        scratch = out.new_empty((b, width))
+        if len(span) < width:
+            scratch.fill_(HIDDEN)
+        left = (span.start - first) // step
+        inside = scratch[:, left : left + len(span)]
+        if span:
+            self._product(q, span, inside)
+            self._modify(inside, rows, span)
+            sees.hide_(inside, rows, span, exact=sees.reach.band_exact)
+            sees.hide_shared_(inside, span)
+        out[:, sees.g :] = scratch.as_strided((b, len(offsets)), (width + 1, 1))
+
+    def _shared(self, q: Tensor, rows: range | Tensor, out: Tensor, keys: Tensor) -> None:
+        """Logits over shared keys: all of them, or a run of them."""
+        assert self.sees.keys is not None
+        k_keys = self.k_keys if len(keys) == self.sees.g else self.k_keys[torch.isin(self.sees.keys, keys)]
+        torch.mm(q, k_keys.T, out=out)
+        out = out[: len(rows)]
+        self._modify(out, rows, keys)
+        self.sees.hide_(out, rows, keys, exact=self.sees.reach.keys_exact)
+
+    def _band(self, q: Tensor, rows: range | Tensor, span: range, out: Tensor) -> None:
+        """Logits over a run of the band's span."""
+        if not span:
+            return
+        self._product(q, span, out)
+        out = out[: len(rows)]
+        self._modify(out, rows, span)
+        self.sees.hide_band_(out, rows, span)
+
+    def _product(self, q: Tensor, span: range, out: Tensor) -> None:
+        k = self.k[span.start : span.stop : span.step]  # (n, D)
+        # alpha carries the scale through the product; beta=0 ignores what out held.
+        torch.addmm(out, q, k.T, beta=0, alpha=self.item.scale, out=out)
+
+    def _modify(self, logits: Tensor, rows: range | Tensor, keys: range | Tensor) -> None:
+        """The score modifiers, in the order models apply them: softcap, then bias and ALiBi."""
+        if self.softcap is not None:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        if self.bias is not None:
+            logits += rows_of(rows_of(self.bias, rows).T, keys).T
+        if self.slope is not None:
+            # In the dtype of the logits: distances up to 2**24 are exact, and a tile of integers would be twice as large.
+            t = self.item.query_position(to_positions(rows, logits.device))[:, None]
+            s = self.item.key_position(to_positions(keys, logits.device))
+            t, s = (positions.sub(s[:1]).to(logits.dtype) for positions in (t, s))
+            logits.sub_((t - s).abs_(), alpha=self.slope)

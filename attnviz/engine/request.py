@@ -1,0 +1,168 @@
+"""What is asked of an attention, said once and resolved once: inputs, pattern, heads, values, region, device, memory."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+
+from attnviz.attention.call import AttentionCall
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.item import AttentionItem
+from attnviz.attention.names import pattern_of
+from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.base.bins import bin_edges
+from attnviz.base.devices import parse_device, parse_dtype
+from attnviz.base.errors import InputError
+from attnviz.base.selections import checked_range
+from attnviz.base.types import Positions
+from attnviz.engine.attention import Attention, Computed
+from attnviz.engine.ranks import Ranks, Shared
+from attnviz.engine.reducer import REDUCTIONS
+
+VALUES = ("weights", "logits")
+"""What a map, a table or a comparison can hold: after softmax, or before."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an attention, ready for any view.
+
+    Args:
+        inputs: queries, keys and masks.
+        pattern: which query sees which key, as a pattern or by name (``"causal"``, ``"local:window=2"``); None is the
+            inputs' own, else the global keys.
+        heads: a query head, or several in the order wanted; None is all.
+        batch: the batch item.
+        values: ``weights`` or ``logits``.
+        reduce: what a cell holds where the map is larger than the picture: ``max`` or ``mass``.
+        pixels: the most cells along each side.
+        queries, keys: the indices to show; softmax still runs over every visible key. None is all.
+        every_key: whether a pattern of shared keys alone has a column for each key all the same.
+        device: where to compute (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``); None is where the inputs are.
+        dtype: round the inputs to this dtype first; None keeps theirs. Half types compute in float32.
+        memory: bytes that the picture and the tiles of the map in work may take, beside the inputs; None is no bound.
+        ranks: the processes that share the rows; None is this one alone.
+
+    Raises:
+        InputError: a pattern, head, batch item, region, device, dtype or choice that is not there.
+    """
+
+    inputs: AttentionInputs
+    pattern: Pattern | str | None = None
+    heads: int | Iterable[int] | None = None
+    _: KW_ONLY
+    batch: int = 0
+    values: str = "weights"
+    reduce: str = "max"
+    pixels: int = 1024
+    queries: range | None = None
+    keys: range | None = None
+    every_key: bool = False
+    device: str | torch.device | None = None
+    dtype: str | torch.dtype | None = None
+    memory: int | None = None
+    ranks: Ranks | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("values", self.values, VALUES), ("reduce", self.reduce, REDUCTIONS)):
+            if value not in choices:
+                raise InputError(f"{name} {value!r} is not one of {', '.join(choices)}")
+        if self.reduce == "mass" and self.values == "logits":
+            raise InputError("mass sums weights, and logits are not weights; choose max, or values weights")
+        if self.pixels < 1:
+            raise InputError(f"a picture has at least 1 cell a side; pixels is {self.pixels}")
+        one = [self.heads] if isinstance(self.heads, int) else self.heads
+        resolved: dict[str, Any] = {
+            "heads": check_heads(self.inputs, None if one is None else tuple(one)),
+            "pattern": pattern_of(self.pattern) or self.inputs.pattern or GlobalKeys(),
+            "device": self.inputs.q.device if self.device is None else parse_device(self.device),
+            "dtype": parse_dtype(self.dtype),
+            "queries": checked_range(self.queries, self.inputs.T, "queries", self.inputs.source),
+            "keys": checked_range(self.keys, self.inputs.S, "keys", self.inputs.source),
+        }
+        for name, value in resolved.items():
+            object.__setattr__(self, name, value)
+
+    def but(self, **changes: Any) -> Request:
+        """The same with some of it changed."""
+        return replace(self, **changes)
+
+    @cached_property
+    def attention(self) -> Attention:
+        """The attention that is asked about."""
+        item = self.inputs.item(self.batch, device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
+        made = Computed(item, self.pattern)  # type: ignore[arg-type]
+        return made if self.ranks is None or self.ranks.size == 1 else Shared(made, self.ranks)
+
+    @property
+    def item(self) -> AttentionItem:
+        """The batch item, on its device."""
+        return self.attention.item
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The query heads, in the order wanted."""
+        assert isinstance(self.heads, tuple)
+        return self.heads
+
+    @property
+    def rows(self) -> range:
+        """The queries to show."""
+        assert self.queries is not None
+        return self.queries
+
+    @cached_property
+    def columns(self) -> Sequence[int]:
+        """The keys that are columns of a map."""
+        keys = self.keys
+        assert keys is not None
+        return keys if self.every_key else self.attention.columns(keys)
+
+    def edges(self) -> tuple[Positions, Positions]:
+        """The bins of queries and of keys that a picture has."""
+        columns = self.columns
+        return (
+            bin_edges(self.rows, min(len(self.rows), self.pixels)),
+            bin_edges(columns, min(len(columns), self.pixels)),
+        )
+
+
+def check_heads(inputs: AttentionCall, heads: Sequence[int] | None) -> tuple[int, ...]:
+    """The query heads asked for, None meaning all. Raises InputError for one that is not there."""
+    if heads is None:
+        return tuple(range(inputs.H))
+    for head in heads:
+        if not 0 <= head < inputs.H:
+            raise InputError(
+                f"{inputs.source}: head {head} is out of range; there are {inputs.H} (0 to {inputs.H - 1})"
+            )
+    return tuple(heads)
+
+
+def asks(*names: str) -> Callable[[_Function], _Function]:
+    """Gives a function that takes ``**what``, fields of a request, a signature that lists them.
+
+    Args:
+        names: the fields that it takes; none is all that a map has.
+    """
+    listed = names or ("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
+
+    def said(function: _Function) -> _Function:
+        own = inspect.signature(function)
+        asked = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in fields(Request)
+            if field.name in listed
+        ]
+        kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        function.__signature__ = own.replace(parameters=[*kept, *asked])  # type: ignore[attr-defined]
+        return function
+
+    return said
