@@ -110,8 +110,8 @@ class Ranks:
         cells = {name: gather(name, torch.empty(shape, dtype=torch.float64), cuts).numpy() for name in reductions}
         counts = gather("counts", torch.empty(shape[0], dtype=torch.int64), cuts).numpy()
         rows = [int(row_edges[cut]) - int(row_edges[0]) for cut in cuts]
-        lse = gather("log_sum_exp", torch.empty(rows[-1], dtype=torch.float64), rows)
-        return Reduced(cells.get("max"), cells.get("mass"), counts, lse)
+        softmaxes = gather("denominators", torch.empty(rows[-1], 2, dtype=torch.float64), rows)
+        return Reduced(cells.get("max"), cells.get("mass"), counts, softmaxes)
 
 
 class Shared(Attention):

@@ -40,9 +40,15 @@ class Reduced:
     mass: Cells | None
     counts: Positions
     """(P,) how many queries of each row of cells see anything: what ``mass`` is an average over."""
-    log_sum_exp: Tensor
-    """(T',) float64, on the CPU: log of the softmax denominator of each query between the first and last edge; NaN
-    where it sees nothing."""
+    denominators: Tensor
+    """(T', 2) float64, on the CPU: the softmax denominator of each query between the first and last edge, as ``peak`` and
+    ``sum``: it is ``exp(peak) * sum``; NaN where the query sees nothing. Two numbers, as their logarithm alone would lose
+    the sum beside a large peak."""
+
+    @property
+    def log_sum_exp(self) -> Tensor:
+        """(T',) float64: the logarithm of each denominator."""
+        return self.denominators[:, 0] + self.denominators[:, 1].log()
 
 
 def reduce_map(
@@ -54,7 +60,7 @@ def reduce_map(
     *,
     reductions: Sequence[str] = ("max",),
     values: str = "weights",
-    log_sum_exp: Tensor | None = None,
+    denominators: Tensor | None = None,
     memory: int | None = None,
     tile: TileSize | None = None,
     progress: Progress | None = None,
@@ -69,8 +75,8 @@ def reduce_map(
         column_edges: (P' + 1,) ascending key positions; softmax runs over all visible keys all the same.
         reductions: which of ``max`` and ``mass`` to make.
         values: ``weights``, or ``logits`` for ``max`` alone.
-        log_sum_exp: the log of each query's softmax denominator where it is known, (T',) float64; keys outside the
-            edges are then left alone.
+        denominators: each query's softmax denominator where it is known, (T', 2) as :class:`Reduced` has it; keys
+            outside the edges are then left alone.
         memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
         tile: how much of the map is in work at once, where that is settled already.
         progress: called with the number of rows done, as they are.
@@ -80,7 +86,7 @@ def reduce_map(
     """
     cells = (len(row_edges) - 1, len(column_edges) - 1)
     tile = tile or TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
-    grid = _Grid(item, row_edges, column_edges, tuple(reductions), values, log_sum_exp, tile)
+    grid = _Grid(item, row_edges, column_edges, tuple(reductions), values, denominators, tile)
     try:
         with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
             queries = range(int(row_edges[0]), int(row_edges[-1]))
@@ -143,10 +149,10 @@ class _Grid:
         column_edges: Positions,
         reductions: tuple[str, ...],
         values: str,
-        log_sum_exp: Tensor | None,
+        denominators: Tensor | None,
         tile: TileSize,
     ) -> None:
-        logits, known = values == "logits", log_sum_exp is not None
+        logits, known = values == "logits", denominators is not None
         self.asked = Asked(column_edges, "max" in reductions, "mass" in reductions, logits, known, tile.keys)
         self.row_edges = row_edges
         shape = (len(row_edges) - 1, len(column_edges) - 1)
@@ -155,9 +161,9 @@ class _Grid:
         self.sums = np.zeros(shape[::-1] if self.asked.mass else (0, 0)).T
         self.counts = np.zeros(shape[0], dtype=np.int64)
         self.seen = np.zeros(shape[::-1], dtype=bool).T
-        self.known = log_sum_exp
+        self.known = denominators
         size = int(row_edges[-1] - row_edges[0])
-        self.log_sum_exp = torch.full((size,), torch.nan, dtype=torch.float64)
+        self.denominators = torch.full((size, 2), torch.nan, dtype=torch.float64)
 
     def add(self, block: RowBlock) -> None:
         """Takes in every visible key of a block of rows."""
@@ -178,11 +184,13 @@ class _Grid:
         if scorer.sink is not None:
             before, peak = peak, peak.clamp(min=scorer.sink)
             total = total * torch.exp(before - peak) + torch.exp(scorer.sink - peak)
-        lse = peak[:b].cpu().double() + total[:b].cpu().double().log()
+        made = torch.stack([peak[:b], total[:b]], dim=1).cpu().double()
         if sees is not None:
-            lse.masked_fill_(~sees.cpu(), torch.nan)
+            made.masked_fill_(~sees.cpu()[:, None], torch.nan)
         keep = block.keep
-        self.log_sum_exp[local] = lse if keep is None else torch.where(keep.cpu(), lse, self.log_sum_exp[local])
+        self.denominators[local] = (
+            made if keep is None else torch.where(keep.cpu()[:, None], made, self.denominators[local])
+        )
         self._take(rows, scorer, tiles.parts, peak, total, _both(sees, keep))
 
     def _weighed(self, block: RowBlock, q: Tensor) -> BlockTiles:
@@ -196,12 +204,13 @@ class _Grid:
         return BlockTiles(self.asked, block.scorer, block.rows, q, None).run()
 
     def _add_known(self, block: RowBlock, q: Tensor, known: Tensor) -> None:
-        """Takes in a block whose denominators are known, (b,) float64: their logarithm is rounded, and the rest divides."""
+        """Takes in a block whose denominators are known, (b, 2)."""
         extra = len(q) - len(known)
-        rounded = known.to(q.dtype)
-        rest = torch.exp(known - rounded.double()).to(q.dtype)
+        rounded = known[:, 0].to(q.dtype)
+        # What the peak loses in this dtype, the sum takes.
+        total = (known[:, 1] * torch.exp(known[:, 0] - rounded.double())).to(q.dtype)
         peak = torch.nn.functional.pad(rounded, (0, extra)).to(q.device)
-        total = torch.nn.functional.pad(rest, (0, extra), value=1.0).to(q.device)
+        total = torch.nn.functional.pad(total, (0, extra), value=1.0).to(q.device)
         tiles = BlockTiles(self.asked, block.scorer, block.rows, q, peak).run()
         self._take(
             block.rows, block.scorer, tiles.parts, peak, total, _both(~torch.isnan(peak[: len(known)]), block.keep)
@@ -242,6 +251,8 @@ class _Grid:
             factor = inverse if part.peak is peak else torch.exp(part.peak - peak) * inverse
             if part.top is not None:
                 top = part.top if self.asked.logits else part.top.mul_(factor)
+                if self.known is not None and not self.asked.logits:
+                    top.clamp_(max=1)  # a denominator that other products made may be a rounding too small
                 self.max[where] = np.maximum(self.max[where], by_row(top, "max"))
             if part.mass is not None:
                 self.sums[where] += by_row(part.mass.mul_(factor), "sum")
@@ -257,7 +268,7 @@ class _Grid:
             self.max if self.asked.max else None,
             self.sums if self.asked.mass else None,
             self.counts,
-            self.log_sum_exp if self.known is None else self.known,
+            self.denominators if self.known is None else self.known,
         )
 
 

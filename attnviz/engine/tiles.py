@@ -125,7 +125,8 @@ class BlockTiles:
         """``q`` is (b', D), ``rows`` its first b; ``fixed``, (b',), what to subtract before exp: None keeps a running maximum."""
         self.asked, self.scorer, self.rows, self.q, self.running = asked, scorer, rows, q, fixed is None
         self.peak = q.new_full((len(q),), -torch.inf) if fixed is None else fixed
-        self.fused = fixed is not None and float(fixed.nan_to_num(nan=0.0).abs().amax()) <= _FUSED
+        # Known denominators are another tile's: what they are subtracted from was not rounded along with them.
+        self.fused = fixed is not None and not asked.known and float(fixed.abs().amax()) <= _FUSED
         self.total = q.new_zeros(len(q))
         self.parts: list[Part] = []
         self.sure = False

@@ -39,7 +39,7 @@ class Overview:
     max: Cells  # (P, P') float32, NaN where nothing is visible
     mass: Cells  # (P, P') float32
     counts: Positions  # (P,) queries that see anything
-    log_sum_exp: Tensor  # (T,)
+    denominators: Tensor  # (T, 2), as attnviz.engine.reducer.Reduced has them
     _coarser: dict[tuple[int, str], tuple[Cells, Positions]] = field(default_factory=dict, repr=False)
 
     def halved(self, times: int, reduce: str) -> tuple[Cells, Positions]:
@@ -54,7 +54,7 @@ class Overview:
     def nbytes(self) -> int:
         """Memory that this holds, about; the coarser levels are a third of the finest."""
         finest = self.max.nbytes + self.mass.nbytes
-        return finest * 5 // 3 + self.counts.nbytes + self.log_sum_exp.nbytes
+        return finest * 5 // 3 + self.counts.nbytes + self.denominators.nbytes
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,13 @@ class Pyramid:
         else:
             first = _edges(row * TILE * size, self.item.T, size, TILE)
             across = _edges(column * TILE * size, self.item.S, size, TILE)
-            known = overview.log_sum_exp[int(first[0]) : int(first[-1])]
+            known = overview.denominators[int(first[0]) : int(first[-1])]
             found = self.attention.cells(
                 head,
                 first,
                 across,
                 reductions=(reduce,),
-                log_sum_exp=known,
+                denominators=known,
                 memory=self.memory,
             )
             made = found.max if reduce == "max" else found.mass
@@ -183,7 +183,7 @@ class Pyramid:
             assert found.max is not None
             assert found.mass is not None
             self._overviews[head] = Overview(
-                found.max.astype(np.float32), found.mass.astype(np.float32), found.counts, found.log_sum_exp
+                found.max.astype(np.float32), found.mass.astype(np.float32), found.counts, found.denominators
             )
         return self._overviews[head]
 
@@ -215,7 +215,7 @@ class Pyramid:
             _edges(queries.start, queries.stop, 1),
             _edges(keys.start, keys.stop, 1),
             values=values,
-            log_sum_exp=None if overview is None else overview.log_sum_exp[queries.start : queries.stop],
+            denominators=None if overview is None else overview.denominators[queries.start : queries.stop],
             memory=self.memory,
         )
         assert found.max is not None
