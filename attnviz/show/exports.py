@@ -30,7 +30,7 @@ from attnviz.measures.statistics import STATISTICS, HeadStatistics
 from attnviz.show.terminal.tables import column_names, query_labels
 from attnviz.sources.files import write_tensors
 
-SCHEMA = "attnviz.scores/1"
+SCHEMA = "attnviz.scores/2"
 DECIMALS = 6
 SUFFIXES = (".safetensors", ".npz", ".csv", ".json")
 
@@ -191,7 +191,7 @@ def write_results(path: Path, results: Sequence[AttentionScores]) -> None:
 def statistics_json(rows: Sequence[HeadStatistics], source: str, pattern: str) -> str:
     """Statistics of heads as one line of JSON, rounded to DECIMALS; ``docs/statistics.md`` gives the schema."""
     document = {
-        "schema": "attnviz.stats/1",
+        "schema": "attnviz.stats/2",
         "source": source,
         "pattern": pattern,
         "decimals": DECIMALS,

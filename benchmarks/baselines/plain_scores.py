@@ -19,7 +19,7 @@ def document(path: str) -> dict[str, Any]:
     weights = scores.softmax(-1)
     pairs = zip(rounded(scores), rounded(weights), strict=True)
     return {
-        "schema": "attnviz.scores/1",
+        "schema": "attnviz.scores/2",
         "source": path,
         "pattern": "global",
         "scale": scale,

@@ -218,7 +218,7 @@ def test_a_query_that_sees_nothing_is_null_and_has_no_row(succeed, folder):
 
 def rows_of(result) -> list[dict]:
     document = json.loads(result.out)
-    assert document["schema"] == "attnviz.stats/1"
+    assert document["schema"] == "attnviz.stats/2"
     return document["heads"]
 
 

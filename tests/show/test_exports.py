@@ -42,7 +42,7 @@ def test_json_is_one_line_of_a_versioned_schema(results):
     assert text.endswith("}\n")
     assert text.count("\n") == 1
     assert list(document) == ["schema", "source", "pattern", "scale", "dtype", "decimals", "items"]
-    assert (document["schema"], document["decimals"]) == ("attnviz.scores/1", 6)
+    assert (document["schema"], document["decimals"]) == ("attnviz.scores/2", 6)
     assert (document["source"], document["pattern"], document["dtype"]) == ("synthetic", "global", "float32")
     assert document["scale"] == pytest.approx(1 / math.sqrt(8), abs=1e-12)
 
@@ -175,7 +175,7 @@ def test_tensors_of_several_items_carry_their_numbers(tmp_path, results, suffix)
 def test_tensors_say_what_they_are(tmp_path, results, suffix):
     write_results(tmp_path / f"out{suffix}", results)
     assert open_tensors(tmp_path / f"out{suffix}").metadata == {
-        "kind": "attnviz.scores/1",
+        "kind": "attnviz.scores/2",
         "source": "synthetic",
         "pattern": "global",
         "scale": 1 / math.sqrt(8),
