@@ -11,7 +11,7 @@ demo: .venv/package
 	.venv/bin/attnviz plot --head all -o demo.png
 
 test: .venv/tests
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto $(PYTEST)  # a worker a core: more threads would fight
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist worksteal $(PYTEST)  # a worker a core: more threads would fight
 
 snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read the difference before you commit it.
 	.venv/bin/python -m pytest -n 0 --snapshot-update tests/snapshots tests/testing/test_plugin.py tests/test_docs.py
@@ -20,7 +20,7 @@ gallery: .venv/tests  ## Rewrites docs/gallery.md and its pictures, all of real 
 	.venv/bin/python examples/gallery.py
 
 docs: .venv/tests  ## Runs what the docs show.
-	.venv/bin/python -m pytest -n auto tests/test_docs.py
+	.venv/bin/python -m pytest -n auto --dist worksteal tests/test_docs.py
 
 lint: .venv/lint
 	.venv/bin/ruff check .

@@ -40,6 +40,12 @@ const safeInPage = (code) => code.replaceAll(/<\/(script|style)/gi, "<\\/$1").re
 /** Leaflet's rules for what we do not use (a switch of layers, Internet Explorer) name files that no page has. */
 const withoutFiles = (style) => style.replaceAll(/[^{}]*\{[^{}]*url\([^{}]*\}/g, "");
 
+/** Writes a file unless it is right already: tests may be reading it. */
+async function put(name, text) {
+  const path = join(assets, name);
+  if ((await readFile(path, "utf8").catch(() => "")) !== text) await writeFile(path, text);
+}
+
 async function page() {
   const plugins = [workerAsText];
   const license = await readFile(join(here, "src", "licenses.txt"), "utf8");
@@ -48,9 +54,9 @@ async function page() {
     return `/*! ${license.trim()} */\n${safeInPage(made.outputFiles[0].text)}`;
   };
   const style = await build({ ...common, entryPoints: ["src/style.css"], write: false, loader: { ".png": "empty" } });
-  await writeFile(join(assets, "attnviz.js"), await make("src/main.ts", "iife"));
-  await writeFile(join(assets, "widget.js"), await make("src/widget.ts", "esm"));
-  await writeFile(join(assets, "attnviz.css"), withoutFiles(style.outputFiles[0].text));
+  await put("attnviz.js", await make("src/main.ts", "iife"));
+  await put("widget.js", await make("src/widget.ts", "esm"));
+  await put("attnviz.css", withoutFiles(style.outputFiles[0].text));
 }
 
 async function tests() {

@@ -22,6 +22,7 @@ from attnviz.cli.progress import rows_progress
 from attnviz.engine.head import RowScorer
 from attnviz.maps.pyramid import Pyramid
 from attnviz.sources.files import open_tensors
+from tests import warm
 
 T = 700
 PATIENCE = 120  # seconds
@@ -321,7 +322,7 @@ def on_a_terminal(*arguments: object) -> tuple[subprocess.Popen[str], int]:
     screen, terminal = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(Path(attnviz.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "attnviz", *map(str, arguments)],
+        [warm.python(), "-m", "attnviz", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=terminal,
         text=True,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-PROGRAM = [sys.executable, "-m", "attnviz"]
+from tests import warm
+
+PROGRAM = [warm.python(), "-m", "attnviz"]
 
 
 def ends(*arguments: str, **options) -> tuple[int, list[str]]:
@@ -28,13 +30,11 @@ def test_a_full_disk_behind_stdout(arguments):
 
 @pytest.mark.parametrize("arguments", [["score"], ["score", "--format", "csv"], ["diff", "--b-pattern", "full"]])
 def test_a_reader_that_left_is_no_error_and_no_difference(arguments):
-    process = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.close()  # before it has written anything, as torch is yet to be imported
-    assert process.stderr is not None
-    lines = [line for line in process.stderr.read().splitlines() if "no SOURCE" not in line]
-    assert (process.wait(120), lines) == (141, [])
-    process.stderr.close()
+    reader, writer = os.pipe()
+    os.close(reader)
+    code, lines = ends(*arguments, stdout=writer)
+    os.close(writer)
+    assert (code, lines) == (141, [])
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])

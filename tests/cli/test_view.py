@@ -19,10 +19,11 @@ import pytest
 
 import attnviz
 from attnviz import Causal, Pyramid
+from tests import warm
 from tests.cases import small
 from tests.coroutines import run as run_coroutine
 
-PROGRAM = Path(sys.executable).with_name("attnviz")
+PROGRAM = warm.program("attnviz")
 
 
 @dataclass

@@ -27,6 +27,7 @@ from attnviz.engine.attention import Computed
 from attnviz.engine.ranks import Ranks, rank_device, shares
 from attnviz.engine.reducer import REDUCTIONS, reduce_map
 from attnviz.engine.tiles import TileSize
+from tests import warm
 from tests.cases import small
 from tests.strategies import normal
 
@@ -63,7 +64,7 @@ def start():
     def start(rank: int, size: int, *arguments: object, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "attnviz", *map(str, arguments)],
+            [warm.python(), "-m", "attnviz", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

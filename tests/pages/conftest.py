@@ -9,9 +9,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium; Playwright's own is not downloaded."""
+    """Debian's Chromium; Playwright's own is not downloaded. No longer than a module: its loop is in others' way."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("no chromium on the PATH: apt-get install chromium")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +12,7 @@ from playwright.sync_api import expect
 
 from attnviz import synthesize
 from attnviz.sources.dumps import save
+from tests import warm
 from tests.pages.conftest import Opener
 from tests.pages.test_browser import go, grid, hover, number, read_pair
 
@@ -33,7 +33,7 @@ def dump(inputs, tmp_path_factory):
 @pytest.fixture
 def served(dump) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address of a server of the dump, and its process."""
-    command = [sys.executable, "-m", "attnviz", "view", str(dump), "--pattern", "causal", "--no-browser"]
+    command = [warm.python(), "-m", "attnviz", "view", str(dump), "--pattern", "causal", "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout
         address = server.stdout.readline().strip()

@@ -1,0 +1,43 @@
+"""Stands in for a program: hands what it was started with to the server, and ends as the program does."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+
+FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+LIMITS = (getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+
+
+def main(address: str, executable: str, *arguments: str) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    request = {
+        "arguments": arguments,
+        "folder": os.getcwd(),  # noqa: PTH109 (pathlib takes longer to import than all of this)
+        "environment": dict(os.environ),
+        "umask": umask,
+        "limits": [(limit, resource.getrlimit(limit)) for limit in LIMITS],
+    }
+    message = json.dumps(request).encode()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        for number in FORWARDED:
+            signal.signal(number, lambda number, _: server.send(bytes([number])))
+        socket.send_fds(server, [len(message).to_bytes(8, "big") + message], [0, 1, 2])
+        answer = server.recv(64).decode()
+    if answer == "real":
+        os.execv(executable, [executable, *arguments])
+    if not answer:
+        sys.exit("the warm server has ended")
+    code = int(answer)
+    if code < 0:  # so that whoever waits sees the signal
+        if -code in FORWARDED:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+main(*sys.argv[1:])
