@@ -26,6 +26,8 @@ lint: .venv/lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/vulture
 
 format: .venv/lint
 	.venv/bin/ruff check --fix .
