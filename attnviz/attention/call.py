@@ -26,6 +26,11 @@ class AttentionCall:
     v_global: Tensor | None = None  # (B, H_kv, S, D_v)
     tokens: Sequence[Sequence[str]] | None = None
     query_tokens: Sequence[Sequence[str]] | None = None
+    token_form: str = "plain"
+    word_ids: Sequence[Sequence[int | None]] | None = None
+    query_word_ids: Sequence[Sequence[int | None]] | None = None
+    special_tokens: Sequence[Sequence[int]] | None = None
+    query_special_tokens: Sequence[Sequence[int]] | None = None
     scale: float | None = None
     softcap: float | None = None
     bias: Tensor | None = None  # (B | 1, H | 1, T | 1, S | 1)
@@ -36,6 +41,7 @@ class AttentionCall:
     key_positions: Tensor | None = None  # (B | 1, S) int64
     pattern: Pattern | None = None
     source: str = "inputs"
+    layer: int | str | None = None
     # The largest magnitude in each head that was checked for NaN and Inf.
     _largest: dict[tuple[str, int, int, range | None], float] = field(
         default_factory=dict, init=False, repr=False, compare=False

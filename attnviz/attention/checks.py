@@ -12,6 +12,7 @@ from torch import Tensor
 from attnviz.attention.call import AttentionCall
 from attnviz.base.devices import DTYPES, dtype_name
 from attnviz.base.errors import InputError
+from attnviz.base.labels import FORMS
 
 LAYOUTS = ("bhtd", "bthd", "htd", "thd")
 
@@ -48,6 +49,10 @@ def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
     _check_places(call, found, (B, T, S))
     _check_labels(call.source, "tokens", call.tokens, B, S)
     _check_labels(call.source, "query_tokens", call.query_tokens, B, T)
+    if call.token_form not in FORMS:
+        raise InputError(f"{call.source}: token_form {call.token_form!r} is not one of {', '.join(FORMS)}")
+    _check_words(call.source, "", call.tokens, call.word_ids, call.special_tokens)
+    _check_words(call.source, "query_", call.query_tokens, call.query_word_ids, call.query_special_tokens)
     _check_numbers(call, H)
     if call.bias is not None:
         found["bias"] = _bias(call.source, call.bias, (B, H, T, S))
@@ -241,6 +246,44 @@ def _check_labels(source: str, name: str, labels: Sequence[Sequence[str]] | None
     for batch, item in enumerate(labels):
         if len(item) != length:
             raise InputError(f"{source}: {name} of batch item {batch} has {len(item)} labels, wanted {length}")
+
+
+def _check_words(
+    source: str,
+    prefix: str,
+    tokens: Sequence[Sequence[str]] | None,
+    words: Sequence[Sequence[int | None]] | None,
+    special: Sequence[Sequence[int]] | None,
+) -> None:
+    """What is said of tokens: of those of queries where ``prefix`` is ``query_``."""
+    for name, given in ((f"{prefix}word_ids", words), (f"{prefix}special_tokens", special)):
+        if given is not None and tokens is None:
+            raise InputError(f"{source}: {name} is given without {prefix}tokens, of which it speaks")
+        if given is not None and tokens is not None and not _are_lists(given, len(tokens)):
+            raise InputError(f"{source}: {name} must be {len(tokens)} lists of integers, one a batch item")
+    for batch, own in enumerate(tokens or ()):
+        if words is not None and not (
+            len(words[batch]) == len(own) and all(word is None or _is_index(word) for word in words[batch])
+        ):
+            raise InputError(
+                f"{source}: {prefix}word_ids of batch item {batch} are not {len(own)} integers or None, one a token"
+            )
+        if special is not None and not all(_is_index(n) and n < len(own) for n in special[batch]):
+            raise InputError(
+                f"{source}: {prefix}special_tokens of batch item {batch} are not positions, 0 to {len(own) - 1}"
+            )
+
+
+def _are_lists(value: object, count: int) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == count
+        and all(isinstance(item, Sequence) and not isinstance(item, str) for item in value)
+    )
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _check_numbers(call: AttentionCall, H: int) -> None:

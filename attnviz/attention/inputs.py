@@ -31,8 +31,12 @@ class AttentionInputs(AttentionCall):
         query_padding_mask: (B, T) bool, True where the query exists; None: as the key at the query's position, and
             True where there is none.
         q_global, k_global, v_global: Longformer's separate projections for global queries, as q, k, v.
-        tokens: B sequences of S labels, one a key position.
-        query_tokens: B sequences of T labels, where they are not those of the keys at the queries' positions.
+        tokens: B sequences of S tokens as their tokenizer has them, one a key position.
+        query_tokens: B sequences of T tokens, where they are not those of the keys at the queries' positions.
+        token_form: how the tokenizer writes tokens, which says how they are read: ``plain``, ``byte-level``,
+            ``sentencepiece`` or ``wordpiece``.
+        word_ids, query_word_ids: B sequences, the number of each token's word, None where it is of none.
+        special_tokens, query_special_tokens: B sequences of the positions of special tokens.
         scale: factor on the dot products; None is 1 / sqrt(D).
         softcap: c, where scores become ``c * tanh(score / c)`` before masks and softmax (Gemma 2).
         bias: added to the scores before softmax; (H, T, S) or (B, H, T, S), sizes of 1 broadcast; -inf hides a key.
@@ -43,6 +47,7 @@ class AttentionInputs(AttentionCall):
             numbers. None: keys stand at 0 to S - 1, and queries at the last T of them, ``p(t) = t + S - T``.
         pattern: which query sees which key where a call names no other; None is the global keys.
         source: what errors and titles call these inputs.
+        layer: which layer of a model this is, where it is one of several: ``5``, ``"cross.5"``.
         layout: the order of the dimensions given: ``bhtd``, ``bthd``, ``htd`` or ``thd``.
 
     Raises:

@@ -14,6 +14,7 @@ from attnviz.attention.call import AttentionCall
 from attnviz.attention.checks import magnitude, require_finite
 from attnviz.base.devices import accumulation_dtype, dtype_name
 from attnviz.base.errors import InputError
+from attnviz.base.labels import SPACE, Tokens
 
 _SUSPECT = 1e15
 """A number this large in a tensor with padding may be the padding's, where anything may stand."""
@@ -189,20 +190,61 @@ class AttentionItem:
         exists = torch.where(at >= 0, keys[self.batch].cpu()[at.clamp(min=0)], True)
         return None if bool(exists.all()) else exists.to(self.device)
 
-    def key_labels(self, positions: Sequence[int]) -> list[str] | None:
-        """The tokens of keys, by index, where there are labels."""
-        tokens = self.inputs.tokens
-        return None if tokens is None else [tokens[self.batch][position] for position in positions]
+    @property
+    def batch_shown(self) -> int | None:
+        """The item's index, for titles; None where it is the only one."""
+        return self.batch if self.inputs.B > 1 else None
 
-    def query_labels(self, positions: Sequence[int]) -> list[str] | None:
-        """The tokens of queries, by index: their own or, without such, those of the keys at their positions."""
-        tokens = self.inputs.query_tokens
-        if tokens is not None:
-            return [tokens[self.batch][position] for position in positions]
-        if self.inputs.tokens is None or self.cross:
+    @cached_property
+    def key_tokens(self) -> Tokens | None:
+        """The tokens of the keys, where there are any."""
+        inputs = self.inputs
+        return self._tokens(inputs.tokens, inputs.word_ids, inputs.special_tokens)
+
+    @cached_property
+    def query_tokens(self) -> Tokens | None:
+        """The tokens of the queries, where there are any: their own or, without such, those of the keys at their positions.
+
+        Where no key is at a query's position, its token is empty.
+        """
+        inputs = self.inputs
+        if inputs.query_tokens is not None:
+            return self._tokens(inputs.query_tokens, inputs.query_word_ids, inputs.query_special_tokens)
+        if self.key_tokens is None or self.cross:
             return None
-        at = self._any_key_at()[list(positions)].tolist()
-        return None if min(at, default=0) < 0 else self.key_labels(at)
+        at = self._keys_of_queries
+        return self.key_tokens if at == list(range(self.S)) else self.key_tokens.at(at)
+
+    def key_labels(self, positions: Sequence[int], *, space: str = SPACE) -> list[str] | None:
+        """The tokens of keys, by index, as a reader expects them, where there are any; ``space`` stands for a space."""
+        return None if self.key_tokens is None else self.key_tokens.labels(positions, space=space)
+
+    def query_labels(self, positions: Sequence[int], *, space: str = SPACE) -> list[str] | None:
+        """The tokens of queries, by index, likewise; None where one of them has none."""
+        if self.query_tokens is None:
+            return None
+        if self.inputs.query_tokens is None and min((self._keys_of_queries[t] for t in positions), default=0) < 0:
+            return None
+        return self.query_tokens.labels(positions, space=space)
+
+    @cached_property
+    def _keys_of_queries(self) -> list[int]:
+        return [int(s) for s in self._any_key_at().tolist()]
+
+    def _tokens(
+        self,
+        tokens: Sequence[Sequence[str]] | None,
+        words: Sequence[Sequence[int | None]] | None,
+        special: Sequence[Sequence[int]] | None,
+    ) -> Tokens | None:
+        if tokens is None:
+            return None
+        return Tokens(
+            tokens[self.batch],
+            self.inputs.token_form,
+            None if words is None else words[self.batch],
+            () if special is None else frozenset(special[self.batch]),
+        )
 
     def _any_key_at(self) -> Tensor:
         """The index of the key at each query's position, be it padding, (T,); -1 where there is none."""

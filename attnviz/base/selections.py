@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from attnviz.base.errors import InputError
+from attnviz.base.labels import Tokens
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -53,18 +54,56 @@ def parse_index(text: str, size: int, *, option: str, noun: str) -> int:
     return indices[0]
 
 
-def parse_range(text: str, size: int, *, option: str) -> range:
-    """The positions that ``A:B`` names: A to B - 1; either end may be left out.
+def parse_token(text: str, size: int, tokens: Tokens | None, *, option: str, noun: str, source: str) -> range:
+    """The positions of one token, or of a word of several, that ``text`` names: by a number its position, else its text.
+
+    Args:
+        text: ``"5"``, or the token as a reader writes it (:meth:`attnviz.base.labels.Tokens.find`).
+        size: how many positions there are.
+        tokens: what they are, where that is known.
+        option: the option's name, for the error.
+        noun: what the positions are, ``query`` or ``key``, for the error.
+        source: what the inputs are called, for the error.
 
     Raises:
-        InputError: malformed, empty or beyond ``size``.
+        InputError: no such position; no token or word of this text, or several; there are no tokens.
+
+    >>> parse_token("cat", 3, Tokens(["the", "cat", "sat"]), option="--strip", noun="query", source="x.npz")
+    range(1, 2)
+    """
+    if text.strip().isdecimal():
+        position = parse_index(text, size, option=option, noun=noun)
+        return range(position, position + 1)
+    if tokens is None:
+        raise InputError(f"{option} {text!r}: {source} has no tokens; name the {noun} by its position")
+    return tokens.find(text, option=option, noun=noun, source=source)
+
+
+def parse_range(
+    text: str, size: int, tokens: Tokens | None = None, *, option: str, source: str = "the sequence"
+) -> range:
+    """The positions that ``A:B`` names, A to B - 1, either end may be left out; or those of a word.
+
+    Args:
+        text: ``"2:5"``, or a token or word as in :func:`parse_token`, where there are tokens.
+        size: how many positions there are.
+        tokens: what they are, where that is known.
+        option: ``--queries`` or ``--keys``, for the error.
+        source: what the inputs are called, for the error.
+
+    Raises:
+        InputError: malformed, empty or beyond ``size``; no token or word of this text, or several.
 
     >>> parse_range("2:5", 10, option="--queries")
     range(2, 5)
     """
     match = re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", text)
+    instead = f"write A:B, positions A to B-1, like 0:{min(size, 128)}"
+    if not match and tokens is not None and not re.fullmatch(r"[\d\s:-]*", text):
+        noun = {"--queries": "query", "--keys": "key"}[option]
+        return tokens.find(text, option=option, noun=noun, source=source, instead=instead)
     if not match:
-        raise InputError(f"{option} {text!r}: write A:B, positions A to B-1, like 0:{min(size, 128)}")
+        raise InputError(f"{option} {text!r}: {instead}")
     first, stop = int(match[1] or 0), int(match[2] or size)
     if not first < stop <= size:
         raise InputError(f"{option} {text!r} is not a part of 0:{size}; write A:B with A < B <= {size}")

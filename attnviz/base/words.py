@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Numbers and names in sentences."""
 
 from __future__ import annotations
 
@@ -6,3 +6,13 @@ from __future__ import annotations
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """``1 query``, ``1,024 queries``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def in_place(what: str | None, layer: int | str | None = None, batch: int | None = None) -> str:
+    """What, where anything is, and of which layer and batch item, where they are said.
+
+    >>> in_place("head 3"), in_place("head 3", 2), in_place("head 3", "cross.0", 1), in_place(None, 2)
+    ('head 3', 'layer 2, head 3', 'layer cross.0, batch item 1, head 3', 'layer 2')
+    """
+    places = [f"{noun} {value}" for noun, value in (("layer", layer), ("batch item", batch)) if value is not None]
+    return ", ".join([*places, *([] if what is None else [what])])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,11 +106,16 @@ class Layer:
         self,
         *,
         source: str,
-        tokens: Sequence[Sequence[str]] | None = None,
-        query_tokens: Sequence[Sequence[str]] | None = None,
+        tokens: Mapping[str, Any] | None = None,
         memo: Memo | None = None,
     ) -> AttentionInputs:
-        """The layer's calls as the inputs of one."""
+        """The layer's calls as the inputs of one.
+
+        Args:
+            source: what errors call them.
+            tokens: the fields that say which tokens the positions are.
+            memo: what masks were read as.
+        """
         first = self.calls[0]
         q = torch.cat([call.q for call in self.calls], dim=2)
         k = torch.cat([call.k for call in self.calls if call.k is not None], dim=2)
@@ -133,14 +139,14 @@ class Layer:
             q_global=first.q_global,
             k_global=first.k_global,
             v_global=first.v_global,
-            tokens=tokens,
-            query_tokens=query_tokens,
             scale=first.scale,
             softcap=first.softcap,
             bias=self._bias(S),
             sinks=first.sinks,
             pattern=visibility.pattern,
             source=source,
+            layer=self.label,
+            **(tokens or {}),
         )
 
     def _goes_on(self, call: Call, step: bool) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.errors import InputError
+from attnviz.base.labels import Tokens
 from attnviz.base.registry import called, shown
 from attnviz.base.writing import atomic, check_output
 from attnviz.captures.calls import Call, Layer, Memo
 from attnviz.captures.listening import TRIED, is_cross, listening
-from attnviz.sources.dumps import dump_metadata, layer_metadata, load, tensors_of
+from attnviz.captures.tokens import TokenReader, token_fields
+from attnviz.sources.dumps import LABELS, dump_metadata, layer_metadata, load, tensors_of
 from attnviz.sources.streams import TensorStream
 
 if TYPE_CHECKING:
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
 
 Label = int | str
 """A layer: ``5``, or with what kind of attention it is, ``"cross.5"``."""
-
-Labeler = Callable[[Tensor], list[str]]
-"""From token ids, (S,), to their labels."""
 
 _SHARED = ("bias", "key_padding_mask", "query_padding_mask", "attention_mask", "global_mask")
 """Roles that layers mostly have in common: written once for a group of layers where they do."""
@@ -57,7 +56,7 @@ def capture(
     Args:
         model: a transformers model, or any ``nn.Module``.
         layers: the layers to keep, as numbers (in every kind of attention) or labels (``"cross.3"``); None is all.
-        tokenizer: a tokenizer of transformers, which labels the tokens; None leaves them unlabeled.
+        tokenizer: a tokenizer of transformers, which says what the tokens are; None leaves positions without.
         out: a ``.safetensors`` file to write each layer to as soon as it has run, so that memory holds one layer; it
             is there when the block ends. One forward pass only. None keeps all in memory.
         metadata: what to note in ``out`` beside attnviz's own.
@@ -73,7 +72,12 @@ def capture(
     >>> run.layers, run.inputs(0).q.shape
     ([0], torch.Size([1, 2, 5, 8]))
     """
-    run = Run(model, None if layers is None else set(layers), _labeler(tokenizer), metadata or {})
+    run = Run(
+        model,
+        None if layers is None else set(layers),
+        None if tokenizer is None else TokenReader(tokenizer),
+        metadata or {},
+    )
     with ExitStack() as stack:
         if out is not None:
             path = check_output(Path(out), (".safetensors",))
@@ -97,9 +101,9 @@ class Run:
     """What :func:`capture` heard; its layers can be had once the block has ended."""
 
     def __init__(
-        self, model: nn.Module, wanted: set[Label] | None, label: Labeler | None, metadata: dict[str, Any]
+        self, model: nn.Module, wanted: set[Label] | None, reader: TokenReader | None, metadata: dict[str, Any]
     ) -> None:
-        self._model, self._wanted, self._label, self._metadata = model, wanted, label, metadata
+        self._model, self._wanted, self._reader, self._metadata = model, wanted, reader, metadata
         self._layers: dict[Label, Layer] = {}
         self._skipped: set[Label] = set()
         self._labels: dict[tuple[str, str, int], tuple[str, int]] = {}  # of a module's n-th call of a pass
@@ -207,7 +211,7 @@ class Run:
         self._heard_in_pass.clear()
 
     def _note_ids(self, module: str, ids: Tensor) -> None:
-        if self._label is not None:
+        if self._reader is not None:
             self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
 
     def _hear(self, module: str, call: Call) -> None:
@@ -271,9 +275,9 @@ class Run:
         tokens = self._tokens(other if first.cross else own, None if first.cross else layer.passes, B, S)
         query_tokens = self._tokens(own, layer.passes, B, T) if first.cross or T != S else None
         if tokens is None and self._patches is not None:
-            tokens = patch_labels(self._patches, S, B)
+            tokens = patch_tokens(self._patches, S, B)
         return layer.inputs(
-            source=f"{self.name} layer {layer.label}", tokens=tokens, query_tokens=query_tokens, memo=self._memo
+            source=f"{self.name} layer {layer.label}", tokens=token_fields(tokens, query_tokens), memo=self._memo
         )
 
     def _stacks(self, layer: Layer) -> tuple[str | None, str | None]:
@@ -284,22 +288,20 @@ class Run:
         others = [name for name in self._ids if "encoder" in name.split(".") and name != own]
         return own, others[0] if others else None
 
-    def _tokens(self, stack: str | None, passes: Sequence[int] | None, B: int, length: int) -> list[list[str]] | None:
+    def _tokens(self, stack: str | None, passes: Sequence[int] | None, B: int, length: int) -> list[Tokens] | None:
         noted = self._ids.get(stack, []) if stack is not None else []
         parts = [part.ids for part in noted if passes is None or part.forward_pass in passes]
         if passes is None:
             parts = parts[-1:]
-        if not parts or self._label is None or any(len(part) != B for part in parts):
+        if not parts or self._reader is None or any(len(part) != B for part in parts):
             return None
         ids = torch.cat(parts, dim=1)
-        if ids.shape[1] != length:
-            return None
-        return [self._label(row) for row in ids]
+        return self._reader.read(ids) if ids.shape[1] == length else None
 
     def _new_writer(self, path: Path) -> _Writer:
         modules = sum("att" in type(module).__name__.lower() for module in self._model.modules())
         tokens = sum(part.ids.numel() for parts in self._ids.values() for part in parts)
-        return _Writer(TensorStream(path, reserve=2048 + 768 * modules + 20 * tokens))
+        return _Writer(TensorStream(path, reserve=2048 + 768 * modules + 32 * tokens))
 
     def _close_stream(self) -> None:
         if self._writer is not None:
@@ -359,7 +361,7 @@ class _Writer:
         ]
         if not settings["without"]:
             del settings["without"]
-        common: dict[str, Any] = {name: settings.pop(name) for name in ("tokens", "query_tokens") if name in settings}
+        common: dict[str, Any] = {name: settings.pop(name) for name in LABELS if name in settings}
         group = self._groups.setdefault(layer.group, common)
         settings |= {name: value for name, value in common.items() if group.get(name) != value}
         self._layers[str(layer.label)] = settings
@@ -378,14 +380,14 @@ class _Writer:
         self._stream.abandon()
 
 
-def patch_labels(patches: tuple[int, int], S: int, B: int) -> list[list[str]] | None:
-    """Labels of the patches of a picture and of what comes before them; None where the numbers don't fit."""
+def patch_tokens(patches: tuple[int, int], S: int, B: int) -> list[Tokens] | None:
+    """Names for the patches of a picture and for what comes before them; None where the numbers don't fit."""
     rows, columns = patches
     before = S - rows * columns
     if not 0 <= before <= 16:
         return None
     extra = ["[CLS]", *(f"[{number}]" for number in range(1, before))][:before]
-    return [[*extra, *(f"{row},{column}" for row in range(rows) for column in range(columns))]] * B
+    return [Tokens([*extra, *(f"{row},{column}" for row in range(rows) for column in range(columns))])] * B
 
 
 def _group_of(label: Label) -> str:
@@ -404,18 +406,3 @@ def _order(label: Label) -> tuple[str, int]:
 def _listed(labels: Sequence[Label]) -> str:
     shown = [str(label) for label in labels]
     return ", ".join(shown[:12]) + (", …" if len(shown) > 12 else "")
-
-
-def _labeler(tokenizer: Any) -> Labeler | None:
-    if tokenizer is None:
-        return None
-
-    def label(ids: Tensor) -> list[str]:
-        return [token_label(token) for token in tokenizer.convert_ids_to_tokens(ids.tolist())]
-
-    return label
-
-
-def token_label(token: str | None) -> str:
-    """A token as people read it: the marks that tokenizers write for a space and a line break made these again."""
-    return "" if token is None else token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n")

@@ -42,7 +42,7 @@ class Kind:
     b_layer: Annotated[str | None, typer.Option(metavar="N", help="B: another layer.")] = None
     strip: Annotated[
         str | None,
-        typer.Option(metavar="QUERY", help="The text, shaded by what one query sees: a position, or its token."),
+        typer.Option(metavar="QUERY", help="The text, shaded by what one query sees: a position, or its word."),
     ] = None
 
     def paths(self) -> list[Path]:
@@ -98,22 +98,12 @@ class Kind:
 
     def query(self, inputs: AttentionInputs, batch: int) -> range:
         """The one query of ``--strip``."""
-        from attnviz.base.labels import SPACE, readable
-        from attnviz.base.selections import parse_index
+        from attnviz.base.selections import parse_token
 
         assert self.strip is not None
-        if self.strip.isdecimal():
-            position = parse_index(self.strip, inputs.T, option="--strip", noun="query")
-            return range(position, position + 1)
-        labels = inputs.item(batch).query_labels(range(inputs.T))
-        if labels is None:
-            raise InputError(f"--strip {self.strip!r}: {inputs.source} has no tokens; name the query by its position")
-        found = [n for n, label in enumerate(readable(labels)) if label.strip(SPACE) == self.strip.strip()]
-        if len(found) != 1:
-            places = ", ".join(map(str, found[:12])) + (", …" if len(found) > 12 else "")
-            what = f"is the token of queries {places}" if found else f"is no query's token in {inputs.source}"
-            raise InputError(f"--strip {self.strip!r} {what}; name one by its position, 0 to {inputs.T - 1}")
-        return range(found[0], found[0] + 1)
+        tokens, source = inputs.item(batch).query_tokens, inputs.source
+        found = parse_token(self.strip, inputs.T, tokens, option="--strip", noun="query", source=source)
+        return found[-1:]  # the token with which the word has been read
 
     def other(self, source: Source, dtype: str | None) -> AttentionInputs:
         """What ``--compare`` names: the layer of ``--b-layer``, else that of ``--layer`` where it has layers."""

@@ -93,7 +93,6 @@ class Look(ScaleChoice):
 
     def drawing(self, maps: Sequence[AttentionMap]) -> AbstractContextManager[None]:
         """The style to draw ``maps`` in, with fonts for their labels."""
-        from attnviz.base.labels import readable
         from attnviz.cli.console import drawing
 
         labels: set[str] = {self.title or ""}
@@ -102,7 +101,7 @@ class Look(ScaleChoice):
             for own in (shown.query_labels, shown.key_labels):
                 if own is not None and id(own) not in seen:
                     seen.add(id(own))
-                    labels.update(readable(own))
+                    labels.update(own)
         letters: Iterable[str] = set().union(*labels)
         return drawing(theme=self.theme, paper=self.width, letters=letters)
 

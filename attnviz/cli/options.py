@@ -243,21 +243,30 @@ class PatternChoice:
 class Region:
     """Which part of a map to show, and how finely."""
 
-    queries: Annotated[str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only.")] = None
-    keys: Annotated[str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only.")] = None
+    queries: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only, or those of a word.")
+    ] = None
+    keys: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only, or those of a word.")
+    ] = None
     reduce: Annotated[str, typer.Option(help="What a cell of a larger map holds: max or mass.")] = "max"
     pixels: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 1024
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Bound on memory beside the inputs: 512MiB, 2GiB.")
     ] = None
 
-    def ranges(self, inputs: AttentionInputs) -> dict[str, range | None]:
-        """The positions to show, as :func:`attnviz.attention_map` takes them."""
+    def ranges(self, inputs: AttentionInputs, batch: int = 0) -> dict[str, range | None]:
+        """The positions to show of a batch item, as :func:`attnviz.attention_map` takes them."""
         from attnviz.base.selections import parse_range
 
+        item = inputs.item(batch)
+        asked = {
+            "queries": (self.queries, inputs.T, item.query_tokens),
+            "keys": (self.keys, inputs.S, item.key_tokens),
+        }
         return {
-            "queries": None if self.queries is None else parse_range(self.queries, inputs.T, option="--queries"),
-            "keys": None if self.keys is None else parse_range(self.keys, inputs.S, option="--keys"),
+            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=inputs.source)
+            for name, (text, size, tokens) in asked.items()
         }
 
     def bound(self) -> int | None:

@@ -34,7 +34,9 @@ class PictureQuery:
         return overlays(self.picture.numpy(), maps, self.patches, **look)
 
 
-def picture_query(source: Path | None, inputs: AttentionInputs, region: Region, values: str) -> PictureQuery:
+def picture_query(
+    source: Path | None, inputs: AttentionInputs, region: Region, values: str, batch: int = 0
+) -> PictureQuery:
     """What ``--overlay`` shows.
 
     Raises:
@@ -50,7 +52,7 @@ def picture_query(source: Path | None, inputs: AttentionInputs, region: Region, 
     first = inputs.S - rows * columns
     if first < 0:
         raise InputError(f"{inputs.source}: has {inputs.S} keys, fewer than the picture's {rows} x {columns} patches")
-    queries = region.ranges(inputs)["queries"]
+    queries = region.ranges(inputs, batch)["queries"]
     if queries is None and not first:
         raise InputError(f"{inputs.source}: has no class token; choose a patch as the query with --queries A:B")
     queries = queries or range(1)

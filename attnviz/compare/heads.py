@@ -19,6 +19,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
+from attnviz.base.labels import labels_of_both
 from attnviz.base.types import Cells, Positions
 from attnviz.engine.blocks import stepped
 from attnviz.engine.reducer import reduce_block
@@ -135,7 +136,8 @@ class Computed:
         self.attention, self.values = request.attention, values
         self.pattern, self.item = self.attention.pattern, self.attention.item
         self.reach = self.pattern.reach(self.item)
-        said = (str(self.pattern), dtype_name(self.item.dtype), self.item.device.type, *settings)
+        which = [] if self.item.batch_shown is None else [f"batch item {self.item.batch}"]
+        said = (str(self.pattern), dtype_name(self.item.dtype), self.item.device.type, *which, *settings)
         self.name = f"{inputs.source} ({', '.join(said)})"
         self.H, self.T, self.S = inputs.H, inputs.T, inputs.S
         self.step: int | None = self.reach.step if self.reach.band else None
@@ -347,7 +349,7 @@ class _Total:
         self.max_abs = self.sum_abs = self.sum_tv = self.sum_js = 0.0
         self.queries = self.agreeing = self.divergent = self.pairs = self.lost = self.beyond = 0
         self.worst: WorstCell | None = None
-        self.names, self.labels = (a.name, b.name), labels_of(a, b)
+        self.sides = (a, b)
         self.T, self.S = a.T, a.S
         self.edges = (
             None
@@ -432,22 +434,33 @@ class _Total:
         a, b = (np.where(cells > -np.inf, cells, np.nan) for cells in self.cells[:2])
         signed = _furthest(*self.cells[2:])
 
-        def drawn(cells: np.ndarray[tuple[int, int], np.dtype[np.floating]], values: str, name: str) -> AttentionMap:
-            return AttentionMap(cells, values, self.head, range(self.T), range(self.S), *self.labels, pattern=name)
+        def drawn(cells: Cells, values: str, name: str, labels: Labels) -> AttentionMap:
+            return AttentionMap(cells, values, self.head, range(self.T), range(self.S), *labels, pattern=name)
 
+        of_a, of_b = map(side_labels, self.sides)
+        both = labels_of_sides(of_a, of_b)
+        # A tensor's positions are those of the other side, and its tokens.
         return (
-            drawn(a, self.values, self.names[0]),
-            drawn(b, self.values, self.names[1]),
-            drawn(signed, "difference", "A − B"),
+            drawn(a, self.values, self.sides[0].name, both if of_a == (None, None) else of_a),
+            drawn(b, self.values, self.sides[1].name, both if of_b == (None, None) else of_b),
+            drawn(signed, "difference", "A − B", both),
         )
 
 
-def labels_of(a: Side, b: Side) -> tuple[list[str] | None, list[str] | None]:
-    """The tokens of queries and of keys, from the side that has them."""
-    for side in (a, b):
-        if isinstance(side, Computed):
-            return side.item.query_labels(range(side.T)), side.item.key_labels(range(side.S))
-    return None, None
+Labels = tuple[Sequence[str] | None, Sequence[str] | None]
+"""Of queries and of keys, as a reader expects them; None where there are none."""
+
+
+def side_labels(side: Side) -> Labels:
+    """The tokens of a side's queries and keys."""
+    if not isinstance(side, Computed):
+        return None, None
+    return side.item.query_labels(range(side.T)), side.item.key_labels(range(side.S))
+
+
+def labels_of_sides(a: Labels, b: Labels) -> Labels:
+    """The tokens of both sides: ``tired / wide`` where they are not the same."""
+    return labels_of_both(a[0], b[0]), labels_of_both(a[1], b[1])
 
 
 def _aligned(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
+from attnviz.base.labels import labels_of_both
 from attnviz.base.types import Cells, Progress
 from attnviz.compare.heads import Computed, signed_cells
 from attnviz.engine.request import Request, asks
@@ -89,17 +89,11 @@ def compared(a: Request, b: Request, *, progress: Progress | None = None) -> Com
             cells=cells,
             values="difference",
             pattern="A − B",
-            query_labels=_both(one.query_labels, other.query_labels),
-            key_labels=_both(one.key_labels, other.key_labels),
+            layer=one.layer if one.layer == other.layer else None,
+            query_labels=labels_of_both(one.query_labels, other.query_labels),
+            key_labels=labels_of_both(one.key_labels, other.key_labels),
         ),
     )
-
-
-def _both(a: Sequence[str] | None, b: Sequence[str] | None) -> Sequence[str] | None:
-    """The labels of both sides: ``tired / wide`` where they are not the same."""
-    if a is None or b is None:
-        return b if a is None else a
-    return [one if one == other else f"{one} / {other}" for one, other in zip(a, b, strict=True)]
 
 
 def _difference(a: Cells, b: Cells, values: str) -> Cells:

@@ -125,8 +125,10 @@ def overview_rows(
     """
     rows, chosen = [], None if heads is None else tuple(heads)
     for label, inputs in layers:
+        if inputs.layer is None and label is not None:  # of a list, whose order says it
+            inputs = replace(inputs, layer=label)
         request = Request(inputs, pattern, chosen, pixels=pixels, **what)
         maps = [map_of(request, head, progress=progress) for head in request.chosen]
         del inputs, request  # before the next layer is read
-        rows.append(OverviewRow(label, tuple(replace(shown, layer=label) for shown in maps)))
+        rows.append(OverviewRow(label, tuple(maps)))
     return rows

@@ -12,6 +12,7 @@ from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.registry import shown
 from attnviz.base.types import Cells, Progress
+from attnviz.base.words import in_place
 from attnviz.engine.request import Request, asks
 
 
@@ -25,13 +26,15 @@ class AttentionMap:
         head: the query head.
         queries: the query positions that the rows cover.
         keys: the key positions that the columns cover: a range, or the positions of the global keys.
-        query_labels: a label for each query of ``queries``, where there are labels.
-        key_labels: a label for each key of ``keys``, where there are labels.
+        query_labels: a label for each query of ``queries``, as a reader expects it, where there are labels.
+        key_labels: a label for each key of ``keys``, likewise.
         pattern: the pattern's name.
         reduce: how a cell stands for its values, ``max`` or ``mass``.
         combined: ``mean`` or ``max`` where this is a map of several heads; None is one head.
         heads: the query heads that were combined.
-        layer: the layer, of a dump that has several.
+        layer: the layer, of a model of several.
+        batch: the batch item, of several.
+        token_form: how the tokenizer writes the tokens that the labels are of: it says where a word begins.
     """
 
     cells: Cells
@@ -46,11 +49,13 @@ class AttentionMap:
     combined: str | None = None
     heads: tuple[int, ...] = ()
     layer: int | str | None = None
+    batch: int | None = None
+    token_form: str = "plain"
 
     @property
     def name(self) -> str:
-        """:attr:`heads_name`, and of which layer: ``layer 2, head 3``, ``layer 2, max of 12 heads``."""
-        return self.heads_name if self.layer is None else f"layer {self.layer}, {self.heads_name}"
+        """:attr:`heads_name`, of which layer and batch item: ``layer 2, head 3``, ``layer 2, max of 12 heads``."""
+        return in_place(self.heads_name, self.layer, self.batch)
 
     @property
     def heads_name(self) -> str:
@@ -130,14 +135,21 @@ def map_of(request: Request, head: int | None = None, *, progress: Progress | No
         item.key_labels(asked.columns),
         str(asked.pattern),
         asked.reduce,
+        layer=item.inputs.layer,
+        batch=item.batch_shown,
+        token_form=item.inputs.token_form,
     )
 
 
 def grid_name(maps: Sequence[AttentionMap]) -> str:
-    """How many heads these are, and of which layer where it is one: ``12 heads``, ``layer 2, 12 heads``."""
-    layer = maps[0].layer
-    one = layer is not None and all(shown.layer == layer for shown in maps)
-    return (f"layer {layer}, " if one else "") + f"{len(maps)} heads"
+    """How many heads these are, and of which layer and batch item where it is one: ``layer 2, 12 heads``."""
+    return in_place(f"{len(maps)} heads", *place_of(maps))
+
+
+def place_of(maps: Sequence[AttentionMap]) -> tuple[int | str | None, int | None]:
+    """The layer and the batch item of maps, None where there is none to say or they have not the same."""
+    layers, items = {shown.layer for shown in maps}, {shown.batch for shown in maps}
+    return layers.pop() if len(layers) == 1 else None, items.pop() if len(items) == 1 else None
 
 
 def cell_words(size: tuple[float, float]) -> str:

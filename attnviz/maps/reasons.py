@@ -22,6 +22,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
 from attnviz.base.bins import bin_edges
 from attnviz.base.types import Cells, Positions
+from attnviz.base.words import in_place
 from attnviz.engine.request import Request, asks
 from attnviz.maps.map import map_of
 
@@ -61,6 +62,14 @@ class ReasonMap:
     weights: Cells | None = None
     head: int | None = None
     reduce: str = "max"
+    layer: int | str | None = None
+    batch: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Which pattern this is, and of which layer, batch item and head: ``layer 2, head 3 · causal``."""
+        whose = in_place(None if self.head is None else f"head {self.head}", self.layer, self.batch)
+        return f"{whose} · {self.pattern}" if whose else self.pattern
 
     @property
     def kinds(self) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
@@ -150,6 +159,8 @@ def reasons_of(request: Request, *, weights: bool = False) -> ReasonMap:
         map_of(request).cells if weights else None,
         head,
         request.reduce,
+        item.inputs.layer,
+        item.batch_shown,
     )
 
 

@@ -19,6 +19,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.registry import shown
+from attnviz.base.selections import parse_token
 from attnviz.engine.blocks import blocks
 from attnviz.engine.request import Request
 from attnviz.engine.softmax import softmax_
@@ -151,8 +152,8 @@ def explain(
     inputs: AttentionInputs,
     *,
     head: int = 0,
-    query: int | None = None,
-    key: int | None = None,
+    query: int | str | None = None,
+    key: int | str | None = None,
     pattern: Pattern | str | None = None,
     batch: int = 0,
     device: str | torch.device | None = None,
@@ -163,9 +164,9 @@ def explain(
     Args:
         inputs: queries, keys, masks and, for the context, values.
         head: the query head.
-        query: the query position; None is the middle one.
+        query: the query position, or its token or word; None is the middle one.
         key: where the pattern is made of global keys alone, n of ``Global #n``, counted from 1 as in the tables;
-            with any other pattern, a key position. None is the first that the query sees.
+            with any other pattern, a key position; or a key's token or word. None is the first that the query sees.
         pattern: which query sees which key; None is the inputs' own, else the global keys.
         batch: the batch item.
         device, dtype: as in :func:`attnviz.score`.
@@ -270,7 +271,10 @@ class _Row:
         )
 
 
-def _checked_query(item: AttentionItem, query: int | None) -> int:
+def _checked_query(item: AttentionItem, query: int | str | None) -> int:
+    if isinstance(query, str):
+        source = item.inputs.source
+        return parse_token(query, item.T, item.query_tokens, option="--token", noun="query", source=source)[-1]
     if query is None:
         exists = range(item.T) if item.query_padding is None else item.query_padding.nonzero().flatten().tolist()
         return int(exists[len(exists) // 2]) if exists else 0
@@ -285,7 +289,7 @@ def _key_position(
     item: AttentionItem,
     pattern: Pattern,
     query: int,
-    key: int | None,
+    key: int | str | None,
     visible: Sequence[int],
     counted: Sequence[int] | None,
 ) -> int:
@@ -293,7 +297,10 @@ def _key_position(
     if key is None:
         return visible[0]
     source = item.inputs.source
-    if counted is None:
+    if isinstance(key, str):
+        position = parse_token(key, item.S, item.key_tokens, option="--key", noun="key", source=source)[-1]
+        name, names = f"{key!r} (position {position})", list(visible)
+    elif counted is None:
         if not 0 <= key < item.S:
             raise InputError(
                 f"{source}: key {key} is out of range; under the pattern {pattern} a key is a position, 0 to "

@@ -221,6 +221,8 @@ class HeadStatistics:
     values: Mapping[str, float | None] = field(default_factory=dict)
     """Each statistic by its name."""
     layer: Label | None = None
+    batch: int | None = None
+    """The batch item, of several."""
 
     def __getattr__(self, name: str) -> float | None:
         """A statistic, by its name."""
@@ -247,7 +249,7 @@ def head_statistics(
         inputs: queries, keys and masks.
         pattern: which query sees which key; None is the inputs' own, else the global keys.
         heads: the query heads, in the order wanted; None is all of them.
-        layer: what to call the layer in the results.
+        layer: what to call the layer in the results; None is the inputs' own.
         progress: called with the number of rows done, as they are.
         what: ``batch``, ``device``, ``dtype``, as in :func:`attnviz.score`.
 
@@ -300,7 +302,9 @@ def statistics_of(
         if progress is not None:
             progress(len(block.rows))
     values = {name: sums[name] / counts[name] if counts[name] else None for name in STATISTICS}
-    return HeadStatistics(head, queries, values, layer)
+    if item is None:
+        return HeadStatistics(head, queries, values, layer)
+    return HeadStatistics(head, queries, values, item.inputs.layer if layer is None else layer, item.batch_shown)
 
 
 def _totals(block: QueryBlock) -> Iterator[tuple[str, float, int]]:

@@ -89,8 +89,8 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "queries": item.T,
         "keys": item.S,
         "head_dim": inputs.D,
-        "query_labels": labels.place(item.query_labels(range(item.T))),
-        "key_labels": labels.place(item.key_labels(range(item.S))),
+        "query_labels": labels.place(item.query_labels(range(item.T), space=" ")),
+        "key_labels": labels.place(item.key_labels(range(item.S), space=" ")),
         "pattern": str(layer.pattern),
         "scale": item.scale,
         "softcap": inputs.softcap,
@@ -98,6 +98,12 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "alibi": layer.of_heads(inputs.alibi_slopes),
         "levels": Pyramid(Computed(item, layer.pattern)).levels,
     }
+
+
+def page_name(source: str, layers: Sequence[PageLayer]) -> str:
+    """What a page is called: its source and, where it is one of several, the batch item."""
+    items = {layer.item.batch_shown for layer in layers} - {None}
+    return f"{source}, batch item {items.pop()}" if len(items) == 1 else source
 
 
 def description(source: str, mode: str, layers: Sequence[dict[str, Any]], labels: Labels) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from attnviz.engine.blocks import Block, blocks
 from attnviz.engine.reducer import REDUCTIONS, reduce_block
 from attnviz.maps.pyramid import Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
-from attnviz.pages.description import Labels, PageLayer, Visible, describe, description
+from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name
 
 WITHIN = 1e-3
 """How far a weight of the page may be from the engine's."""
@@ -103,7 +103,7 @@ class PageEncoder:
 
     def __init__(self, layers: Sequence[PageLayer], source: str, progress: Progress | None = None) -> None:
         """Of some layers, which ``source`` names together; ``progress`` is called with the rows done."""
-        self.layers, self.source, self._progress = layers, source, progress
+        self.layers, self.source, self._progress = layers, page_name(source, layers), progress
         self._labels, self._described = Labels(), list[dict[str, Any]]()
 
     def chunks(self) -> Iterator[Chunk]:

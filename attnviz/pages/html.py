@@ -74,8 +74,8 @@ def write_page(
 
 def page(layers: Sequence[PageLayer], source: str, progress: Progress | None = None) -> Iterator[bytes]:
     """The parts of an embedded page's file, one after another: one layer is in memory at a time."""
-    yield head(source, EMBEDDED_POLICY)
     encoder = PageEncoder(layers, source, progress)
+    yield head(encoder.source, EMBEDDED_POLICY)
     for chunk in encoder.chunks():
         yield _element(layers[max(0, chunk.index - 1)], chunk)
     yield tail(encoder.description)

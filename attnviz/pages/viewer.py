@@ -22,7 +22,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Progress
 from attnviz.engine.attention import Computed
 from attnviz.maps.pyramid import Overview, Pyramid
-from attnviz.pages.description import Labels, PageLayer, Visible, describe, description
+from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name
 
 Key = tuple[Any, ...]
 Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
@@ -90,7 +90,7 @@ class Viewer:
             Visible.of(layer)
             described.append(describe(layer, labels))
         self.layers = tuple(layers)
-        self.description = description(source, "live", described, labels)
+        self.description = description(page_name(source, layers), "live", described, labels)
         self._pyramids = [Pyramid(Computed(layer.item, layer.pattern), memory) for layer in layers]
         for pyramid in self._pyramids:
             pyramid.check_memory()

@@ -91,7 +91,7 @@ def _layers(
     if isinstance(shown, AttentionInputs):
         if layers is not None:
             raise InputError(f"{shown.source}: layers= is of a run or a dump of several, and these are inputs of one")
-        return shown.source, [("0", shown)]
+        return shown.source, [("0" if shown.layer is None else str(shown.layer), shown)]
     if isinstance(shown, str | Path):
         contents = open_tensors(Path(shown)).contents
         there = [] if "q" in contents else layers_of(contents)

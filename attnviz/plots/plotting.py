@@ -12,6 +12,7 @@ import torch
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
+from attnviz.base.selections import parse_token
 from attnviz.base.types import Progress
 from attnviz.captures.run import Run
 from attnviz.compare.maps import compare_maps
@@ -137,7 +138,7 @@ def plot_detail(
 
 def plot_strip(
     inputs: AttentionInputs,
-    query: int,
+    query: int | str,
     heads: int | Sequence[int] = 0,
     pattern: Pattern | None = None,
     *,
@@ -148,7 +149,7 @@ def plot_strip(
 
     Args:
         inputs, pattern, ax: as in :func:`plot`.
-        query: the query's position.
+        query: the query's position, or its token or word.
         heads: a query head, or several for a strip each, one above the other with one color scale.
         options: as in :func:`plot`, ``queries``, ``pixels``, ``reduce`` and ``annot`` apart.
 
@@ -163,6 +164,9 @@ def plot_strip(
     'head 3 · what query 4 (t4) sees'
     """
     what, look = _split(options)
+    if isinstance(query, str):
+        item = inputs.item(what.get("batch", 0))
+        query = parse_token(query, item.T, item.query_tokens, option="query", noun="query", source=inputs.source)[-1]
     what |= {"queries": range(query, query + 1), "pixels": inputs.S, "every_key": True}
     if isinstance(heads, int):
         return strip(attention_map(inputs, heads, pattern, **what), ax, **look)

@@ -27,7 +27,7 @@ from attnviz.compare.heads import Difference
 from attnviz.engine.scores import AttentionScores
 from attnviz.maps.map import AttentionMap
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
-from attnviz.show.terminal.tables import column_names, query_labels
+from attnviz.show.terminal.tables import column_names, head_title, query_labels
 from attnviz.sources.files import write_tensors
 
 SCHEMA = "attnviz.scores/2"
@@ -145,7 +145,7 @@ def to_markdown(result: AttentionScores, head: int, *, values: str = "weights") 
     tensor = result.values(values)[result.heads.index(head)].cpu().double()
     labels = query_labels(result, range(result.item.T))
     lines = [
-        f"**head {head} · {values}**",
+        f"**{head_title(result, head)} · {values}**",
         "",
         "| " + " | ".join(["query", *column_names(result)]) + " |",
         "|" + "|".join([":--", *("--:" for _ in range(tensor.shape[1]))]) + "|",

@@ -45,6 +45,17 @@ ROLES: dict[str, str] = {
 SETTINGS = ("scale", "softcap")
 """Numbers that a dump's metadata can hold beside the tensors."""
 
+LABELS = (
+    "tokens",
+    "query_tokens",
+    "token_form",
+    "word_ids",
+    "query_word_ids",
+    "special_tokens",
+    "query_special_tokens",
+)
+"""What a dump's metadata can say of its tokens."""
+
 FORMAT_VERSION = 2
 """The newest format; a dump that uses nothing format 1 lacks says 1, so that older programs read it."""
 
@@ -207,7 +218,9 @@ def load(
         from attnviz.attention.patterns import Masked
 
         roles["pattern"] = Masked(roles.pop(_MASK))
-    inputs = AttentionInputs(**roles, source=where if layer is None else f"{where} layer {layer}", layout=layout)
+    label = int(layer) if isinstance(layer, str) and layer.isdecimal() else layer
+    named = where if layer is None else f"{where} layer {layer}"
+    inputs = AttentionInputs(**roles, source=named, layer=label, layout=layout)
     if global_positions is None:
         return inputs
     positions = list(parse_positions(global_positions, inputs.S))
@@ -269,7 +282,8 @@ def layer_metadata(inputs: AttentionInputs) -> dict[str, Any]:
     """What a dump's metadata says of these inputs: numbers, labels and the pattern."""
     from attnviz.attention.patterns import Masked
 
-    said = {name: getattr(inputs, name) for name in (*SETTINGS, "tokens", "query_tokens")}
+    said = {name: getattr(inputs, name) for name in (*SETTINGS, *LABELS)}
+    said["token_form"] = None if inputs.token_form == "plain" else inputs.token_form
     said["cross"] = True if inputs.cross else None
     said["pattern"] = None if isinstance(inputs.pattern, Masked) else _saved_pattern(inputs)[0]
     return {name: value for name, value in said.items() if value is not None}
@@ -312,7 +326,8 @@ def dump_metadata(
 def _is_new(said: Mapping[str, Any]) -> bool:
     """Whether format 1 has no word for what metadata says."""
     plain = {"name", "window", "dilation", "causal"}
-    return said.get("cross") is True or not set(said.get("pattern", ())) <= plain
+    words = not said.keys().isdisjoint(LABELS[2:])
+    return words or said.get("cross") is True or not set(said.get("pattern", ())) <= plain
 
 
 def _is_new_role(name: str) -> bool:
@@ -358,7 +373,7 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
     of_group = of_group if isinstance(of_group, dict) else {}
     layout = {"layout": metadata["layout"]} if "layout" in metadata else {}
     merged = {**layout, **of_group, **(of_layer if isinstance(of_layer, dict) else {})}
-    settings = {name: merged[name] for name in (*SETTINGS, "tokens", "query_tokens", "layout") if name in merged}
+    settings = {name: merged[name] for name in (*SETTINGS, *LABELS, "layout") if name in merged}
     without = merged.get("without", [])
     if not (isinstance(without, list) and _all_text(without)):
         raise InputError(f"{main.path}: its metadata gives without as {without!r}, wanted a list of roles")

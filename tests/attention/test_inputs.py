@@ -104,6 +104,52 @@ def test_queries_can_have_labels_of_their_own():
     assert item.query_labels([0, 4]) == ["v", "z"]
 
 
+def test_labels_are_read_in_the_form_of_their_tokenizer():
+    tokens = [["Ġa", "Ã©", "Ġ", "Ċ", "b", "c", "d"]] * B
+    item = inputs(tokens=tokens, token_form="byte-level").item()
+    assert item.key_labels(range(4)) == ["␣a", "é", "␣", "\n"]
+    assert item.key_labels([0], space=" ") == [" a"]
+    assert item.query_labels([0, 1]) == ["␣", "\n"]
+    assert inputs(tokens=tokens).item().key_labels([0, 1]) == ["Ġa", "Ã©"]
+
+
+def test_words_and_special_tokens_of_queries_are_those_of_the_last_keys():
+    words, special = [[None, 0, 0, 1, 2, 3, 3]] * B, [[0, 6]] * B
+    item = inputs(tokens=[list("abcdefg")] * B, word_ids=words, special_tokens=special).item(1)
+    assert (item.query_tokens.word_ids, set(item.query_tokens.special)) == ([0, 1, 2, 3, 3], {4})
+    own = inputs(query_tokens=[list("vwxyz")] * B, query_word_ids=[[0] * T] * B).item(1)
+    assert own.query_tokens.word_ids == [0] * T
+    assert own.key_tokens is None
+
+
+def test_only_one_of_several_batch_items_is_named():
+    assert [inputs().item(n).batch_shown for n in range(B)] == [0, 1]
+    assert small(batch=1).item().batch_shown is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"token_form": "bytes"},
+            "inputs: token_form 'bytes' is not one of plain, byte-level, sentencepiece, wordpiece",
+        ),
+        ({"token_form": None}, "token_form None is not one of plain"),
+        ({"word_ids": [[0] * S] * B}, "word_ids is given without tokens"),
+        ({"query_special_tokens": [[]] * B}, "query_special_tokens is given without query_tokens"),
+        ({"tokens": [["a"] * S] * B, "word_ids": [[0] * S]}, "word_ids must be 2 lists of integers, one a batch item"),
+        ({"tokens": [["a"] * S] * B, "word_ids": 3}, "word_ids must be 2 lists of integers"),
+        ({"tokens": [["a"] * S] * B, "word_ids": [[0]] * B}, "word_ids of batch item 0 are not 7 integers or None"),
+        ({"tokens": [["a"] * S] * B, "word_ids": [["0"] * S] * B}, "word_ids of batch item 0 are not 7 integers"),
+        ({"tokens": [["a"] * S] * B, "special_tokens": [[0], [S]]}, "special_tokens of batch item 1 .* 0 to 6"),
+        ({"tokens": [["a"] * S] * B, "special_tokens": [[0], [None]]}, "special_tokens of batch item 1 are not pos"),
+    ],
+)
+def test_what_is_said_of_tokens_is_checked(changes, says):
+    with pytest.raises(InputError, match=says):
+        inputs(**changes)
+
+
 def test_a_nan_is_looked_for_only_in_the_heads_that_are_used():
     found = small()
     found.q[0, 3] = float("nan")

@@ -165,7 +165,7 @@ class Tokenizer:
 
 
 def labels(ids: Tensor) -> list[list[str]]:
-    return [[f" {id}" for id in row] for row in ids.tolist()]
+    return [[f"Ġ{id}" for id in row] for row in ids.tolist()]
 
 
 def test_labels_are_the_tokens_of_queries_and_of_keys():
@@ -177,6 +177,28 @@ def test_labels_are_the_tokens_of_queries_and_of_keys():
     assert run.inputs(0, "decoder").tokens == target
     assert run.inputs(0, "cross").tokens == source
     assert run.inputs(0, "cross").query_tokens == target
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_layers_know_their_label_and_what_their_tokens_are(tmp_path, saved):
+    class Pieces(Tokenizer):
+        all_special_ids = (3,)
+
+        def convert_tokens_to_string(self, tokens: list[str]) -> str:
+            return "".join(tokens).replace("Ġ", " ").replace("Ã©", "é")
+
+    family = FAMILIES["BART"]
+    run, _ = captured(family.build(), family.inputs("right"), tokenizer=Pieces())
+    if saved:
+        run.save(tmp_path / "run.safetensors")
+    for label in (0, "decoder.1", "cross.0"):
+        inputs = attnviz.load(tmp_path / "run.safetensors", layer=label) if saved else run.inputs(label)
+        assert (inputs.layer, inputs.token_form) == (label, "byte-level")
+        for tokens, words, special in zip(inputs.tokens, inputs.word_ids, inputs.special_tokens, strict=True):
+            assert special == [n for n, token in enumerate(tokens) if token == "Ġ3"]
+            assert [n for n, word in enumerate(words) if word is None] == special
+        assert (inputs.query_word_ids is None) == (inputs.query_tokens is None) == (label != "cross.0")
+        assert inputs.item().key_labels([1])[0].startswith("␣" if 1 not in inputs.special_tokens[0] else "Ġ")
 
 
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen3", "Gemma 2", "gpt-oss"])
@@ -343,7 +365,7 @@ def test_another_models_attention_is_not_heard():
 
 def test_a_run_draws_itself():
     run, _ = run_of(FAMILIES["BERT"], "right", "eager")
-    assert run.plot(1, head=2).get_title() == "head 2"
+    assert run.plot(1, head=2).get_title() == "layer 1, batch item 0, head 2"
     assert len(run.plot(0).axes) >= 4
 
 

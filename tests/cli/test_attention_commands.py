@@ -328,7 +328,7 @@ def test_layers_of_different_patterns_are_all_named(succeed, layered):
 
 def test_stats_prints_a_files_name_as_it_is(succeed, folder):
     attnviz.save("[red]x[b].npz", small())
-    assert "[red]x[b].npz · global" in succeed("stats", "[red]x[b].npz").out
+    assert "[red]x[b].npz, batch item 0 · global" in succeed("stats", "[red]x[b].npz").out
 
 
 def test_stats_without_a_source_says_so(succeed):

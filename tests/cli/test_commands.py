@@ -257,8 +257,8 @@ def test_score_as_csv_has_a_row_a_pair(succeed, dump):
 def test_score_as_markdown_has_a_table_a_head(succeed, dump):
     out = succeed("score", dump, "--head", "1,3", "--format", "markdown").out
     assert [line for line in out.splitlines() if line.startswith("**")] == [
-        "**head 1 · weights**",
-        "**head 3 · weights**",
+        "**batch item 0, head 1 · weights**",
+        "**batch item 0, head 3 · weights**",
     ]
 
 
@@ -277,7 +277,8 @@ def test_batch_items_are_selected_and_the_first_is_the_default(succeed, dump, te
 
 def test_several_items_are_headed_in_a_table(succeed, dump):
     out = succeed("score", dump, "--batch", "all", "--head", "0").out
-    assert [line.strip() for line in out.splitlines() if line.startswith("batch")] == ["batch item 0", "batch item 1"]
+    headings = [line.split(" · ")[0] for line in out.splitlines() if line.startswith("batch")]
+    assert headings == ["batch item 0, head 0", "batch item 1, head 0"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])

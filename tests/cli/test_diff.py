@@ -87,7 +87,7 @@ def test_json(run, dump, kernel):
     heads = found.pop("heads")
     assert found == {
         "schema": "attnviz.diff/1",
-        "a": "dump.safetensors (causal, float32, cpu)",
+        "a": "dump.safetensors (causal, float32, cpu, batch item 0)",
         "b": "kernel.npz:wrong",
         "values": "weights",
         "atol": 1e-5,
@@ -282,5 +282,5 @@ def test_a_figure_of_equal_maps(run, dump, kernel):
 def test_each_side_is_called_by_what_it_is(run, dump):
     options = ["--b-scale", "0.5", "--b-softcap", "3", "--b-batch", "1", "--b-global", "0,4", "--b-dtype", "float64"]
     found = document(run("diff", dump, *options, "--format", "json"))
-    assert found["a"] == "dump.safetensors (global, float32, cpu)"
-    assert found["b"] == ("dump.safetensors (global, float64, cpu, scale 0.5, softcap 3.0, batch item 1, globals 0,4)")
+    assert found["a"] == "dump.safetensors (global, float32, cpu, batch item 0)"
+    assert found["b"] == ("dump.safetensors (global, float64, cpu, batch item 1, scale 0.5, softcap 3.0, globals 0,4)")

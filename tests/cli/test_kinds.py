@@ -94,10 +94,10 @@ def layered(words):
 @pytest.mark.parametrize(
     ("options", "shows"),
     [
-        (("--head", "1"), ["layer 1, head 1"]),
-        ((), ["layer 1, 4 heads", "head 3"]),
-        (("--mean",), ["layer 1, mean of heads 0, 1, 2, 3"]),
-        (("--strip", "2"), ["layer 1, head 3"]),
+        (("--head", "1"), ["layer 1, batch item 0, head 1"]),
+        ((), ["layer 1, batch item 0, 4 heads", "head 3"]),
+        (("--mean",), ["layer 1, batch item 0, mean of heads 0, 1, 2, 3"]),
+        (("--strip", "2"), ["layer 1, batch item 0, head 3"]),
     ],
 )
 def test_a_figure_names_its_layer(run, words, layered, options, shows):
@@ -110,8 +110,8 @@ def test_a_figure_names_its_layer(run, words, layered, options, shows):
 
 def test_a_layer_in_the_terminal_is_named(run, layered):
     options = ("--layer", "1", "--pattern", "full")
-    assert run("show", layered, *options).out.startswith("layer 1, head 0 · ")
-    assert run("show", layered, *options, "--all").out.startswith("layer 1, 4 heads · ")
+    assert run("show", layered, *options).out.startswith("layer 1, batch item 0, head 0 · ")
+    assert run("show", layered, *options, "--all").out.startswith("layer 1, batch item 0, 4 heads · ")
 
 
 def test_an_outline_of_a_pattern_without_edges_says_so(run, words):

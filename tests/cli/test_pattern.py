@@ -29,14 +29,14 @@ def test_the_defaults_follow_the_number_of_tokens(run):
 
 def test_a_source_gives_sizes_mask_labels_and_weights(run, dump):
     result = run("pattern", dump, "--head", "2")
-    assert title(result) == "head 2 · local, window 1 + global + global queries · queries 6 × keys 6"
+    assert title(result).startswith("batch item 0, head 2 · local, window 1 + global + global queries · queries 6 ×")
     assert "5 t5" in result.out
     assert "weight, a full bar is" in result.out
 
 
 def test_head_none_leaves_the_weights_out(run, dump):
     result = run("pattern", dump, "--head", "none")
-    assert title(result).startswith("local, window 1")
+    assert title(result).startswith("batch item 0 · local, window 1")
     assert "weight" not in result.out
 
 

@@ -26,7 +26,7 @@ def test_a_pipe_gets_80_columns_of_plain_text(run, dump):
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
     assert "\x1b" not in result.out
-    assert lines[0] == "head 3 · weights · full · queries 500 ↓ × keys 500 →"
+    assert lines[0] == "batch item 0, head 3 · weights · full · queries 500 ↓ × keys 500 →"
     assert 70 < max(map(len, lines)) <= 80
     assert re.fullmatch(r"1 cell ≈ 13.9 × 13.9 pairs, the largest of its pairs", lines[-1])
 
@@ -43,7 +43,7 @@ def test_the_darkest_cell_is_the_largest_weight(run, dump):
 @pytest.mark.parametrize("options", [["--all"], ["--head", "all"], ["--head", "0-3"]])
 def test_a_grid_of_heads(run, dump, options):
     out = run("show", dump, *options).out
-    assert out.startswith("4 heads · weights · global · queries 6 ↓ × global keys 2 →\n")
+    assert out.startswith("batch item 0, 4 heads · weights · global · queries 6 ↓ × global keys 2 →\n")
     assert re.findall(r"head \d", out) == ["head 0", "head 1", "head 2", "head 3"]
 
 

@@ -31,7 +31,11 @@ def test_inputs_of_one_layer():
     inputs = small()
     page = decoded(attnviz.view(inputs, attnviz.Causal(), heads=[2], batch=1))
     (layer,) = page.layers
-    assert (page.run["mode"], page.run["source"], layer["head_labels"]) == ("embedded", "synthetic", [2])
+    assert (page.run["mode"], page.run["source"], layer["head_labels"]) == (
+        "embedded",
+        "synthetic, batch item 1",
+        [2],
+    )
     expected = reference.attend(inputs.q[1], inputs.k[1], np.tril(np.ones((6, 6), dtype=bool)))
     np.testing.assert_allclose(page.weights(layer)[0], expected.weights[2], rtol=0, atol=1e-3)
 
@@ -42,7 +46,7 @@ def test_layers_of_a_dump(tmp_path):
     for path in (tmp_path / "dump.safetensors", str(tmp_path / "dump.safetensors")):
         page = decoded(attnviz.view(path, attnviz.Full()))
         assert [layer["label"] for layer in page.layers] == ["0", "3", "12"]
-        assert page.run["source"] == str(path)
+        assert page.run["source"] == f"{path}, batch item 0"
     page = decoded(attnviz.view(path, attnviz.Full(), layers=[12]))
     assert [layer["label"] for layer in page.layers] == ["12"]
     with pytest.raises(InputError, match="--layer 5 is out of range"):

@@ -132,7 +132,7 @@ def test_csv_quotes_what_needs_it():
 
 def test_markdown_is_a_table_of_one_head_in_full(results):
     lines = to_markdown(results[1], 1, values="logits").splitlines()
-    assert lines[:4] == ["**head 1 · logits**", "", "| query | Global #1 (pos 1) |", "|:--|--:|"]
+    assert lines[:4] == ["**batch item 1, head 1 · logits**", "", "| query | Global #1 (pos 1) |", "|:--|--:|"]
     numbers = [float(line.split("|")[2]) for line in lines[4:]]
     np.testing.assert_allclose(numbers, results[1].scores[1, :, 0].numpy(), rtol=0, atol=0.5e-4 + 1e-9)
 

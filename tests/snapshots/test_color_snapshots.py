@@ -21,7 +21,7 @@ def picture(attnviz_says, dump, tmp_path):
 
     def draw(*options: str, heads: str = "1") -> bytes:
         case = {"heads": 4, "tokens": 24, "head_dim": 16}
-        name = dump(**case, changes={"tokens": [SENTENCE * 4]})
+        name = dump(**case, changes={"tokens": [SENTENCE * 4], "token_form": "byte-level"})
         attnviz_says("plot", name, "--pattern", "causal", "--head", heads, "--dpi", "80", "-o", "picture.png", *options)
         return (tmp_path / "picture.png").read_bytes()
 

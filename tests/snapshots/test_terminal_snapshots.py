@@ -15,7 +15,7 @@ SYSTEMS = ["truecolor", "256", "16", "none"]
 @pytest.fixture
 def sentence(dump):
     exists = torch.arange(8) != 6
-    changes = {"tokens": [TOKENS], "key_padding_mask": exists[None]}
+    changes = {"tokens": [TOKENS], "token_form": "byte-level", "key_padding_mask": exists[None]}
     return dump(heads=4, tokens=8, head_dim=8, global_positions=(0, 7), changes=changes)
 
 

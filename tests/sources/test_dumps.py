@@ -13,8 +13,8 @@ import attnviz
 from attnviz import AttentionInputs, InputError
 from attnviz.attention.names import NAMES, named_pattern
 from attnviz.attention.patterns import Masked
-from attnviz.sources.dumps import ROLES, TensorRef, layers_of, missing_roles, role_of, tensors_of
-from attnviz.sources.files import TensorFile, write_tensors
+from attnviz.sources.dumps import LABELS, ROLES, TensorRef, layers_of, missing_roles, role_of, tensors_of
+from attnviz.sources.files import TensorFile, open_tensors, write_tensors
 from tests.cases import small
 
 SUFFIXES = [".safetensors", ".npz", ".pt", ".pth"]
@@ -41,6 +41,11 @@ def everything() -> AttentionInputs:
         query_tokens=[WORDS[::-1], WORDS],
         query_positions=torch.arange(12).view(2, 6) + 3,
         key_positions=torch.arange(12).view(2, 6),
+        token_form="sentencepiece",
+        word_ids=[[None, 0, 1, None, 2, 2], [0] * 6],
+        query_word_ids=[[0] * 6, [None] * 6],
+        special_tokens=[[0, 3], []],
+        query_special_tokens=[[], [5]],
     )
 
 
@@ -51,8 +56,33 @@ def test_inputs_come_back_whole(tmp_path, suffix):
     back = attnviz.load(tmp_path / f"dump{suffix}")
     for role, tensor in tensors_of(inputs).items():
         assert torch.equal(tensors_of(back)[role], tensor), role
-    for name in ("scale", "softcap", "tokens", "query_tokens"):
+    for name in ("scale", "softcap", *LABELS):
         assert getattr(back, name) == getattr(inputs, name), name
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("form", "version"), [(None, 1), ("plain", 1), ("byte-level", 2)])
+def test_only_what_needs_format_2_is_written_in_it(tmp_path, suffix, form, version):
+    changes = {} if form is None else {"token_form": form}
+    attnviz.save(tmp_path / f"dump{suffix}", replace(small(), **changes))
+    assert open_tensors(tmp_path / f"dump{suffix}").metadata["format"] == version
+    assert attnviz.load(tmp_path / f"dump{suffix}").token_form == (form or "plain")
+
+
+@pytest.mark.parametrize("form", ["utf-8", 3, ["plain"]])
+def test_an_unknown_form_is_refused(tmp_path, form):
+    path = tmp_path / "dump.npz"
+    write_tensors(path, tensors_of(small()), {"tokens": [["a"] * 6] * 2, "token_form": form})
+    with pytest.raises(InputError, match=r"^\S+dump.npz: token_form .* is not one of plain, byte-level"):
+        attnviz.load(path)
+
+
+@pytest.mark.parametrize(("layer", "known_as"), [(2, 2), ("2", 2), ("cross.0", "cross.0")])
+def test_inputs_know_their_layer(tmp_path, layer, known_as):
+    q = small(batch=1).q
+    names = ("layers.2.q", "layers.2.k", "cross.layers.0.q", "cross.layers.0.k")
+    write_tensors(tmp_path / "run.npz", dict.fromkeys(names, q))
+    assert attnviz.load(tmp_path / "run.npz", layer=layer).layer == known_as
 
 
 @pytest.mark.parametrize("causal", [False, True])

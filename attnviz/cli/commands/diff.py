@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.base.selections import parse_indices
         from attnviz.base.writing import check_output
         from attnviz.cli.progress import rows_progress
-        from attnviz.compare.heads import compare, labels_of
+        from attnviz.compare.heads import compare, labels_of_sides, side_labels
         from attnviz.show import exports
 
         if other is None and not _given(b):
@@ -113,7 +113,7 @@ def register(app: typer.Typer) -> None:
             from attnviz.show.terminal.tables import difference_table
 
             console = output()
-            labels = labels_of(side_a, side_b)
+            labels = labels_of_sides(side_labels(side_a), side_labels(side_b))
             console.print(difference_table(found, console.width, *labels))
             console.print(
                 f"{'within' if found.within else 'BEYOND'} tolerance (atol {atol:g}, rtol {rtol:g})",
@@ -162,7 +162,7 @@ def _sides(
         item = b.b_batch if of_b and b.b_batch is not None else batch
         device = (b.b_device if of_b else None) or compute.device
         pattern = choice.choose(inputs.pattern)
-        named = {"scale": b.b_scale, "softcap": b.b_softcap, "batch item": b.b_batch, "globals": b.b_global}
+        named = {"scale": b.b_scale, "softcap": b.b_softcap, "globals": b.b_global}
         said = [f"{name} {value}" for name, value in named.items() if of_b and value is not None]
         return Computed(inputs, pattern, batch=item, values=values, device=device, settings=said)
 

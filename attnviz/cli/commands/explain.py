@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -18,14 +19,14 @@ def register(app: typer.Typer) -> None:
         batch: Annotated[int, typer.Option(metavar="B", help="Batch item.")] = 0,
         head: Annotated[int, typer.Option(metavar="H", help="Query head.")] = 0,
         token: Annotated[
-            int | None, typer.Option(metavar="T", help="Query position.  \\[default: the middle one]")
+            str | None, typer.Option(metavar="T", help="Query position, or its word.  \\[default: the middle one]")
         ] = None,
         key: Annotated[
-            int | None,
+            str | None,
             typer.Option(
                 metavar="N",
                 help="N of Global #N, counted from 1 as in tables; with a pattern other than global, a key "
-                "position.  \\[default: the first visible]",
+                "position; or the key's word.  \\[default: the first visible]",
             ),
         ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
@@ -43,8 +44,8 @@ def register(app: typer.Typer) -> None:
         explanation = compute_explanation(
             inputs,
             head=head,
-            query=token,
-            key=key,
+            query=_number_or_word(token),
+            key=_number_or_word(key),
             pattern=choice.choose(inputs.pattern),
             batch=batch,
             device=compute.device,
@@ -57,3 +58,7 @@ def register(app: typer.Typer) -> None:
             from attnviz.show.lessons.terminal import LessonMarkdown
 
             output().print(LessonMarkdown(text))
+
+
+def _number_or_word(text: str | None) -> int | str | None:
+    return int(text) if text is not None and re.fullmatch(r"\s*-?\d+\s*", text) else text

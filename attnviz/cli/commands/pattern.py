@@ -111,7 +111,8 @@ def register(app: typer.Typer) -> None:
         patterns = _story(shown) if story else {"": shown}
 
         what: dict[str, Any] = {"head": chosen, "reduce": region.reduce, "device": compute.device}
-        what |= {"batch": parse_index(batch, inputs.B, option="--batch", noun="batch item"), **region.ranges(inputs)}
+        item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
+        what |= {"batch": item, **region.ranges(inputs, item)}
         if out is None:
             from attnviz.cli.console import output
             from attnviz.show.terminal.window import PatternPicture, cells_that_fit

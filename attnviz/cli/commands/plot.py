@@ -99,8 +99,8 @@ def register(app: typer.Typer) -> None:
                 panels = 1 if kind.how else len(heads)
                 room = panel_pixels if kind.compare else partial(most_pixels, panels)
                 pixels = min(pixels, room(look.dots, look.inches))
-            seen = picture_query(source.source, inputs, region, values) if overlay else None
-            positions = region.ranges(inputs)
+            seen = picture_query(source.source, inputs, region, values, item) if overlay else None
+            positions = region.ranges(inputs, item)
             queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
             asked = min(region.pixels, max(len(queries or range(inputs.T)), len(keys or range(inputs.S))))
             if data and pixels < asked and seen is None:
@@ -140,7 +140,6 @@ def register(app: typer.Typer) -> None:
                     same = not any(nan_to_num(shown.difference.cells).any() for shown in extra["comparisons"])
                 else:
                     maps = kind.maps(inputs, heads, pattern, region.reduce, **what, **streamed)
-                    maps = [replace(shown, layer=source.layer) for shown in maps]
                 if kind.detail:
                     del what["pixels"]
                     extra["sides"] = marginals(inputs, heads[0], pattern, progress=progress, **what)

@@ -74,8 +74,6 @@ def register(app: typer.Typer) -> None:
 
             console = output()
             for result in results:
-                if len(results) > 1:
-                    console.print(f"batch item {result.item.batch}", style="bold")
                 for h in heads:
                     for of_global in (False, True) if len(result.global_queries) else (False,):
                         table = score_table(

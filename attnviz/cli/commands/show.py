@@ -43,8 +43,6 @@ def register(app: typer.Typer) -> None:
         if all_ and head != "0":
             raise InputError(f"--head {head}: --all shows every head; give one of the two")
         memory = region.bound()
-        from dataclasses import replace
-
         from attnviz.cli.console import output
         from attnviz.cli.progress import rows_progress
         from attnviz.show.scale.scaling import Scaling
@@ -59,7 +57,7 @@ def register(app: typer.Typer) -> None:
         item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
         heads = parse_indices("all" if all_ else head, inputs.H, option="--head", noun="head")
         pattern = choice.choose(inputs.pattern)
-        positions: dict[str, Any] = region.ranges(inputs)
+        positions: dict[str, Any] = region.ranges(inputs, item)
         forced: dict[str, Any] = {}
         if color == "none":
             forced = {"no_color": True}
@@ -92,5 +90,4 @@ def register(app: typer.Typer) -> None:
                 )
                 for each in heads
             ]
-        maps = [replace(shown, layer=source.layer) for shown in maps]
         console.print(HeatmapPicture(maps, scaling, height=height))

@@ -61,18 +61,16 @@ def register(app: typer.Typer) -> None:
         patterns: list[str] = []
         for label in source.layers():
             inputs = replace(source, layer=label).load(compute.dtype)
-            layer = int(label) if label is not None and label.isdecimal() else label
             item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
             heads = parse_indices(head, inputs.H, option="--head", noun="head")
             pattern = choice.choose(inputs.pattern)
             patterns.append(str(pattern))
-            with rows_progress(inputs.T * len(heads), "stats" if layer is None else f"layer {layer}") as progress:
+            with rows_progress(inputs.T * len(heads), "stats" if label is None else f"layer {label}") as progress:
                 found += head_statistics(
                     inputs,
                     pattern,
                     batch=item,
                     heads=heads,
-                    layer=layer,
                     device=compute.device,
                     progress=progress,
                 )
@@ -83,6 +81,7 @@ def register(app: typer.Typer) -> None:
             known.sort(key=lambda row: getattr(row, key), reverse=not ascending)
             found = known + [row for row in found if getattr(row, key) is None]
         title = str(source.source) if source.source is not None else "inputs" if source.paths() else "synthetic"
+        said = title if found[0].batch is None else f"{title}, batch item {found[0].batch}"
         named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
         if out is not None and out.suffix.lower() in (".json", ".csv"):
             text = exports.statistics_json(found, title, named) if out.suffix.lower() == ".json" else None
@@ -107,4 +106,4 @@ def register(app: typer.Typer) -> None:
             from attnviz.show.terminal.tables import statistics_table
 
             console = output()
-            console.print(statistics_table(found, f"{title} · {named}", console.width))
+            console.print(statistics_table(found, f"{said} · {named}", console.width))

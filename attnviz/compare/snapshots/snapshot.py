@@ -21,6 +21,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_edges, of_bin
 from attnviz.base.devices import dtype_name, parse_device
 from attnviz.base.errors import InputError
+from attnviz.base.labels import same_label
 from attnviz.base.types import Cells
 from attnviz.compare.heads import TOLERANCES, Tolerance
 from attnviz.engine.blocks import Block
@@ -569,7 +570,7 @@ def _settings_apart(stored: Snapshot, now: Snapshot) -> list[str]:
                     f"{name} tokens were {'there' if labels else 'not there'}, are {'there' if later else 'not there'}"
                 )
             continue
-        wrong = [i for i, (a, b) in enumerate(zip(labels, later, strict=False)) if a != b]
+        wrong = [i for i, (a, b) in enumerate(zip(labels, later, strict=False)) if not same_label(a, b)]
         if wrong:
             more = "" if len(wrong) == 1 else f", and {len(wrong) - 1} more"
             lines.append(f"{name} token {wrong[0]} was {labels[wrong[0]]!r}, is {later[wrong[0]]!r}{more}")

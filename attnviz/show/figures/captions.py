@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnviz.base.words import count
-from attnviz.maps.map import AttentionMap, cell_words
+from attnviz.base.labels import one_line
+from attnviz.base.words import count, in_place
+from attnviz.maps.map import AttentionMap, cell_words, place_of
 from attnviz.show.figures.scales import ColorScale, FittedScale
 from attnviz.show.scale.scaling import DECADES
 
@@ -79,7 +80,7 @@ def sink_note(maps: Sequence[AttentionMap]) -> str | None:
         return None
     worst = max(sinks, key=lambda sink: sink.share)
     first, last = worst.keys
-    token = f" ({worst.label})" if worst.label is not None else ""
+    token = f" ({one_line(worst.label)})" if worst.label is not None else ""
     keys = f"key {first}{token} takes" if first == last else f"keys {first} to {last} take"
     if worst.exact:
         what = f"{keys} {_percent(worst.share)} of the weight shown"
@@ -137,7 +138,8 @@ def caption(
     'run.npz layer 2, head 3. Pattern: global. Weights of 10 queries × 3 global keys. Linear scale from 0 to 0.809.'
     """
     first = maps[0]
-    which = first.heads_name if len(maps) == 1 else f"heads {_ranges(sorted({shown.head for shown in maps}))}"
+    heads = first.heads_name if len(maps) == 1 else f"heads {_ranges(sorted({shown.head for shown in maps}))}"
+    which = in_place(heads, None, place_of(maps)[1])  # the source says the layer
     noun = "key" if isinstance(first.keys, range) else "global key"
     size = f"{count(len(first.queries), 'query', 'queries')} × {count(len(first.keys), noun)}"
     if first.reduced:

@@ -8,6 +8,7 @@ from typing import Unpack
 
 from matplotlib.figure import Figure
 
+from attnviz.base.words import in_place
 from attnviz.maps.map import AttentionMap
 from attnviz.show.figures.heatmap import colorbar, draw, most_pixels, panel_inches, write_caption
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
@@ -76,7 +77,7 @@ def difference_figure(
                 last = draw(shown, ax, between, x_labels=bottom, y_labels=False)
             if n == 0:
                 ax.set_title(("A\n", "B\n", "")[m] + fill(shown.pattern, max(16, round(across * 14))), pad=4)
-        grid[n, 0].set_ylabel(f"{row[0].name}\nquery")
+        grid[n, 0].set_ylabel(f"{in_place(row[0].heads_name, None, row[0].batch)}\nquery")  # sides say their layers
     assert image is not None
     assert last is not None
     colorbar(image, list(grid[:, :2].flat), scale)

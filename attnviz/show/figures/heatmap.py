@@ -16,7 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from attnviz.base.errors import InputError
-from attnviz.base.labels import readable
+from attnviz.base.labels import one_line
 from attnviz.maps.map import AttentionMap, cell_words, grid_name
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.show.scale.colors import is_dark
@@ -339,8 +339,7 @@ def label_axis(axis: Axis, positions: Sequence[int], labels: Sequence[str] | Non
         axis.set_major_locator(MaxNLocator(nbins=max(1, min(10, int(room / 3))), integer=True))
         axis.set_major_formatter(FuncFormatter(lambda x, _: f"{round(x) + start}" if float(x).is_integer() else ""))
         return
-    names = None if labels is None else readable(labels)
-    texts = [f"{p}" if names is None else label_text(p, names[i]) for i, p in enumerate(positions)]
+    texts = [f"{p}" if labels is None else label_text(p, labels[i]) for i, p in enumerate(positions)]
     stride = _stride(len(texts), room)
     at = range(0, len(texts), stride)
     axis.set_major_locator(FixedLocator(list(at)))
@@ -371,8 +370,7 @@ def label_text(position: int, token: str) -> str:
     Its dollars are no mathematics, and the position stays in front of tokens that run from right to left, which
     matplotlib 3.11 and newer put in order.
     """
-    plain = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    plain = "".join("�" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in plain)
+    plain = one_line(token)
     plain = plain if len(plain) <= 14 else plain[:13] + "…"
     text = f"{position}  " + plain.replace("$", r"\$")
     from_right = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in plain)

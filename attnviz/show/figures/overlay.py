@@ -10,6 +10,9 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
+from attnviz.base.labels import one_line
+from attnviz.base.words import in_place
+from attnviz.maps.map import place_of
 from attnviz.show.figures.heatmap import write_caption
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
@@ -99,15 +102,15 @@ def overlays(
     for ax, shown in zip(grid.flat, maps, strict=False):
         ax.set_visible(True)
         weights = shown.cells.reshape(patches)
-        overlay(picture, weights, ax, title=f"head {shown.head}", scale=scale)
+        overlay(picture, weights, ax, title=shown.heads_name, scale=scale)
     opaque = ScalarMappable(scale.norm, scale.cmap)
     bar = figure.colorbar(
         opaque, ax=list(grid.flat), label=scale.label, fraction=0.05, pad=0.02, aspect=40, extend=scale.extend
     )
     bar.outline.set_visible(False)
     first = maps[0]
-    label = first.query_labels[0] if first.query_labels else f"query {first.queries.start}"
-    figure.suptitle(f"what {label} sees" if title is None else title)
+    name = one_line(first.query_labels[0]).replace("$", r"\$") if first.query_labels else f"query {first.queries.start}"
+    figure.suptitle(in_place(f"what {name} sees", *place_of(maps)) if title is None else title)
     if caption is not None:
         write_caption(grid[0, 0], caption)
     return figure

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from attnviz.base.errors import InputError
-from attnviz.base.words import count
-from attnviz.maps.map import cell_words
+from attnviz.base.words import count, in_place
+from attnviz.maps.map import cell_words, place_of
 from attnviz.show.figures.heatmap import caption_lines, colorbar, dress, write_caption
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
@@ -125,7 +125,8 @@ def overview_figure(
     ax.grid(False)  # whatever the style says: lines would lie over the panels
     ax.set_xlabel("head" + _cell_note(maps))
     ax.set_ylabel("layer" if any(names) else "")
-    ax.set_title(f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}" if title is None else title)
+    sizes = f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}"
+    ax.set_title(in_place(sizes, None, place_of(maps)[1]) if title is None else title)
     _bar(ax, fitted, each=each, inside=not given)
     if given and caption is not None:
         write_caption(ax, caption)

@@ -230,4 +230,4 @@ def _pairs(count: int, total: int) -> str:
 
 
 def _title(shown: ReasonMap) -> str:
-    return shown.pattern if shown.head is None else f"head {shown.head} · {shown.pattern}"
+    return shown.name

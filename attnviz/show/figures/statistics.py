@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from attnviz.base.words import in_place
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
 from attnviz.show.figures.style import colormap
 from attnviz.show.scale.colors import is_dark
@@ -57,7 +58,7 @@ def statistics_figure(
         ax.set_yticks([])
     ax.set_xlabel("head")
     ax.set_ylabel("layer" if layers != [None] else "")
-    ax.set_title(statistic.replace("_", " "))
+    ax.set_title(in_place(statistic.replace("_", " "), None, _item(rows)))
     figure = ax.get_figure(root=True)
     assert figure is not None
     bar = figure.colorbar(image, ax=ax, pad=0.02)
@@ -70,6 +71,12 @@ def statistics_figure(
                 color = "white" if is_dark((red, green, blue)) else "black"
                 ax.text(x, y, f"{value:.3g}", ha="center", va="center", fontsize=6, color=color)
     return ax
+
+
+def _item(rows: Sequence[HeadStatistics]) -> int | None:
+    """The batch item, where it is one of several."""
+    items = {row.batch for row in rows}
+    return items.pop() if len(items) == 1 else None
 
 
 def _order(layer: int | str | None) -> tuple[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,7 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
 from attnviz.base.errors import InputError
-from attnviz.base.labels import SPACE, readable
+from attnviz.base.labels import SPACE, one_line, spaced
 from attnviz.show.figures.heatmap import dress, write_caption
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.show.scale.colors import is_dark
@@ -164,18 +163,14 @@ def check_tokens(tokens: int, heads: int = 1) -> None:
 
 def _wrapped(shown: AttentionMap, size: float, across: float) -> list[_Word]:
     """Tokens in lines at most ``across`` points wide; a line end in a token ends the line."""
-    texts = [f"{position}" for position in shown.keys] if shown.key_labels is None else readable(shown.key_labels)
-    apart = shown.key_labels is None or not any(text.startswith(SPACE) for text in texts)
+    labels = [f"{position}" for position in shown.keys] if shown.key_labels is None else shown.key_labels
     measure = _measure(size)
     words: list[_Word] = []
     x, line = 0.0, 0
-    for text in texts:
-        gap = _GAP * 2 if apart and not text.startswith("##") else 0.5
+    for apart, text in spaced(labels, shown.token_form):
+        gap = _GAP * 2 if apart else 0.5
         breaks = text.count("\n")
-        plain = text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍").removeprefix("##")
-        if plain.startswith(SPACE):
-            plain, gap = plain[1:] or SPACE, _GAP * 2
-        plain = "".join("�" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in plain)
+        plain = one_line(text)
         plain = plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"
         wide = measure(plain) + 3
         if words and x + gap + wide > across and x > 0:
@@ -279,7 +274,7 @@ def _query(shown: AttentionMap) -> str:
     position = shown.queries.start
     if shown.query_labels is None:
         return f"query {position}"
-    text = readable(shown.query_labels)[0].replace("\n", "⏎").replace("$", r"\$").strip(SPACE)
+    text = one_line(shown.query_labels[0]).replace("$", r"\$").strip(SPACE)
     return f"query {position} ({text})"
 
 

@@ -17,7 +17,6 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from attnviz.base.labels import readable
 from attnviz.base.types import Cells
 from attnviz.maps.map import AttentionMap, cell_words, grid_name
 from attnviz.show.scale.colors import diverging, sequential
@@ -279,7 +278,7 @@ def _row_labels(shown: AttentionMap) -> list[str]:
     digits = len(f"{firsts[-1]}")
     if shown.query_labels is None or len(shown.queries) != rows:
         return _thinned([f"{first:>{max(digits, 3)}}" for first in firsts], 1 if rows <= 32 else 2)
-    tokens = [short(token, _TOKEN_CELLS) for token in readable(shown.query_labels)]
+    tokens = [short(token, _TOKEN_CELLS) for token in shown.query_labels]
     width = max(map(cell_len, tokens))
     return [f"{first:>{digits}} {set_cell_size(token, width)}" for first, token in zip(firsts, tokens, strict=True)]
 
@@ -294,7 +293,7 @@ def _column_names(shown: AttentionMap) -> list[tuple[str, ...]]:
     firsts = [f"{shown.keys[j * len(shown.keys) // columns]}" for j in range(columns)]
     if shown.key_labels is None or len(shown.keys) != columns:
         return [(first,) for first in firsts]
-    tokens = [short(token, _COLUMN_TOKEN_CELLS) for token in readable(shown.key_labels)]
+    tokens = [short(token, _COLUMN_TOKEN_CELLS) for token in shown.key_labels]
     return list(zip(firsts, tokens, strict=True))
 
 

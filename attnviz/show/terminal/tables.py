@@ -14,6 +14,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from attnviz.base.labels import one_line
+from attnviz.base.words import in_place
 from attnviz.compare.heads import Difference
 from attnviz.engine.scores import AttentionScores
 from attnviz.measures.statistics import HeadStatistics
@@ -58,7 +60,7 @@ def score_table(
     R, C = tensor.shape
     names = [f"pos {position}" for position in range(C)] if names is None else names
     table = Table(
-        title=f"head {head} · {values} · {scores.pattern} · {what}",
+        title=f"{head_title(scores, head)} · {values} · {scores.pattern} · {what}",
         title_justify="left",
         header_style="bold",
         box=box.ROUNDED,
@@ -125,6 +127,11 @@ def contents_table(
     return table
 
 
+def head_title(scores: AttentionScores, head: int) -> str:
+    """``layer 2, batch item 1, head 3``."""
+    return in_place(f"head {head}", scores.item.inputs.layer, scores.item.batch_shown)
+
+
 def query_labels(scores: AttentionScores, queries: Sequence[int]) -> list[str]:
     """``5 the``: a position and its token, where there is one."""
     tokens = scores.item.query_labels(queries)
@@ -153,8 +160,7 @@ def number_cell(value: float, style: _CellStyle) -> Text:
 
 def short(token: str, cells: int = _LABEL_CELLS) -> str:
     """A token on one line, cut to ``cells`` terminal cells."""
-    plain = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    plain = "".join(letter if letter.isprintable() else "�" for letter in plain)
+    plain = "".join(letter if letter.isprintable() else "�" for letter in one_line(token))
     return plain if cell_len(plain) <= cells else set_cell_size(plain, cells - 1).rstrip() + "…"
 
 

@@ -49,8 +49,7 @@ class PatternPicture:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = self.shown
         columns = shown.cells.shape[1]
-        head = "" if shown.head is None else f"head {shown.head} · "
-        yield Text(f"{head}{shown.pattern} · queries {len(shown.queries)} × keys {len(shown.keys)}", style="bold")
+        yield Text(f"{shown.name} · queries {len(shown.queries)} × keys {len(shown.keys)}", style="bold")
         labels = self._row_labels()
         margin = cell_len(labels[0])
         yield _line(" " * margin + " ", Text(_ticks([_first(shown.keys, columns, j) for j in range(columns)])))

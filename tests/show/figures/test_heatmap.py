@@ -102,8 +102,8 @@ def test_labels(token, text):
     assert label_text(5, token) == text
 
 
-def test_marks_of_a_tokenizer_are_read():
-    ax = heatmap(some_map(["The", "Ġcaf", "Ã©", "Ċ", "Ġa", "b"]))
+def test_labels_of_an_axis_are_the_maps():
+    ax = heatmap(some_map(["The", "␣caf", "é", "\n", "␣a", "b"]))
     assert tick_texts(ax.yaxis) == ["0  The", "1  ␣caf", "2  é", "3  ⏎", "4  ␣a", "5  b"]
 
 

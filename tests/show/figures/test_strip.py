@@ -20,14 +20,14 @@ from tests import reference
 WORDS = ["[CLS]", "the", "naïve", "cat", "$at", "it", "##self", "[SEP]"]
 
 
-def inputs(tokens=WORDS) -> attnviz.AttentionInputs:
+def inputs(tokens=WORDS, form="wordpiece") -> attnviz.AttentionInputs:
     made = attnviz.synthesize(heads=2, tokens=len(tokens), head_dim=4, dtype="float64")
-    return replace(made, tokens=[tokens])
+    return replace(made, tokens=[tokens], token_form=form)
 
 
-def row(query=5, head=0, tokens=WORDS, pattern=None):
+def row(query=5, head=0, tokens=WORDS, pattern=None, form="wordpiece"):
     return attnviz.attention_map(
-        inputs(tokens), head, pattern or Full(), queries=range(query, query + 1), pixels=len(tokens)
+        inputs(tokens, form), head, pattern or Full(), queries=range(query, query + 1), pixels=len(tokens)
     )
 
 
@@ -66,7 +66,7 @@ def test_tokens_that_are_not_visible_are_gray():
 def test_words_are_as_a_reader_expects_them():
     assert words(strip(row())) == ["[CLS]", "the", "naïve", "cat", "$at", "it", "self", "[SEP]"]
     gpt = ["The", "Ġcat", "Ċ", "Ġsat", "Ġ", "."]
-    ax = strip(row(query=1, tokens=gpt))
+    ax = strip(row(query=1, tokens=gpt, form="byte-level"))
     assert lines(ax) == [["The", "cat", "⏎"], ["sat", "␣", "."]]
 
 

@@ -219,7 +219,7 @@ def test_a_map_that_is_too_large_is_reduced_by_its_own_rule():
 
 
 def test_tokens_stand_beside_their_rows_and_over_their_columns():
-    tokens = ["[CLS]", "猫", "Ġsat", "on", "supercalifragilistic"]
+    tokens = ["[CLS]", "猫", "␣sat", "on", "supercalifragilistic"]
     shown = map_of(np.eye(5), query_labels=tokens, key_labels=tokens)
     lines = printed(HeatmapPicture(shown), no_color=True).splitlines()
     assert lines[2].split() == ["[CLS]", "猫", "␣sat", "on", "superca…"]
