@@ -165,7 +165,7 @@ def test_long_maps_bring_an_overview_of_both_reductions(pattern):
     decoded = page_of(inputs, pattern)
     (layer,) = decoded.layers
     size = 1 << layer["levels"] - 1 - layer["overview"]["level"]
-    weights, visible = np.nan_to_num(decoded.weights(layer)[0]), decoded.visible(layer)
+    weights, visible = np.nan_to_num(decoded.weights(layer)[0]), decoded.visible(layer)[0]
     edges = np.arange(0, 2100, size)
     seen = np.logical_or.reduceat(np.logical_or.reduceat(visible, edges, 0), edges, 1)
     sums = np.add.reduceat(np.add.reduceat(weights, edges, 0), edges, 1)

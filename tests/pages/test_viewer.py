@@ -74,7 +74,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_tiles_are_those_of_the_pyramid(make, monkeypatch, pattern):
     monkeypatch.setattr("attnviz.maps.pyramid.OVERVIEW", 256)  # finer levels are made on demand
     (layer,) = layers(pattern)
-    pyramid = Pyramid(layer.item, pattern)
+    pyramid = Pyramid(layer.attention)
     wanted = [(level, r, c) for level in range(3) for r, c in np.ndindex(*pyramid.grid(level))]
 
     async def ask(viewer: Viewer) -> list[np.ndarray]:
@@ -270,7 +270,7 @@ def test_thumbnails_that_would_take_long_wait_for_the_pass(make, passes, monkeyp
         narrow = await viewer.thumbnail(1, 0)  # a window is few weights
         assert narrow is not None
         assert narrow.shape == (64, 64)
-        pyramid = Pyramid(viewer.layers[0].item, Causal())
+        pyramid = Pyramid(viewer.layers[0].attention)
         tile = await viewer.tile(0, 0, 0, 0, 0, "max")
         found = await viewer.thumbnail(0, 0)
         assert found is not None
