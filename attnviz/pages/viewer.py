@@ -280,7 +280,9 @@ class Viewer:
                 return pyramid.prepare(number, progress)
 
         def keep(overview: Overview) -> None:
-            self._kept.put(("pass", layer, head), overview, overview.nbytes, lambda: self._overviews[layer].pop(number, None))
+            self._kept.put(
+                ("pass", layer, head), overview, overview.nbytes, lambda: self._overviews[layer].pop(number, None)
+            )
 
         return self._job(("pass", layer, head), self._passes, work, keep)
 
