@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
-from attnviz.engine.attention import Computed
+from attnviz.engine.attention import Attention, Computed
 from attnviz.maps.pyramid import Pyramid
 from attnviz.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 """The version of the page's format."""
 
 
@@ -41,6 +42,11 @@ class PageLayer:
     pattern: Pattern
     heads: tuple[int, ...]
 
+    @cached_property
+    def attention(self) -> Attention:
+        """What the page asks for weights and logits."""
+        return Computed(self.item, self.pattern)
+
     @property
     def kv_heads(self) -> tuple[int, ...]:
         """The key heads that the page holds: head ``i`` of the page's H reads ``kv_heads[i * K // H]``."""
@@ -57,6 +63,45 @@ class PageLayer:
     def of_heads(self, numbers: Tensor | None) -> list[float] | None:
         """One number a head of the page, from one a head of the layer, (H,)."""
         return None if numbers is None else [float(numbers[head]) for head in self.heads]
+
+
+class Layers(Sequence[PageLayer]):
+    """Layers that are read when they are asked for: the latest is kept, and let go before the next is read.
+
+    Args:
+        count: how many there are.
+        read: gives the layer of an index.
+
+    >>> import attnviz
+    >>> layers = Layers(3, lambda index: PageLayer(str(index), attnviz.synthesize().item(), attnviz.Causal(), (0,)))
+    >>> [layer.label for layer in layers], layers[1].label
+    (['0', '1', '2'], '1')
+    """
+
+    def __init__(self, count: int, read: Callable[[int], PageLayer]) -> None:
+        self._count, self._read = count, read
+        self._latest: tuple[int, PageLayer] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> PageLayer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PageLayer]: ...
+    def __getitem__(self, index: int | slice) -> PageLayer | Sequence[PageLayer]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(self._count)[index]]
+        index = range(self._count)[index]
+        latest = self._latest
+        if latest is None or latest[0] != index:
+            self._latest = latest = None
+            latest = self._latest = index, self._read(index)
+        return latest[1]
+
+    def __iter__(self) -> Iterator[PageLayer]:
+        for index in range(self._count):
+            yield self[index]  # nothing here holds it while the next is read
 
 
 @dataclass
@@ -91,19 +136,35 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "head_dim": inputs.D,
         "query_labels": labels.place(item.query_labels(range(item.T), space=" ")),
         "key_labels": labels.place(item.key_labels(range(item.S), space=" ")),
+        "positions": _positions(item),
         "pattern": str(layer.pattern),
         "scale": item.scale,
         "softcap": inputs.softcap,
         "sinks": layer.of_heads(inputs.sinks),
         "alibi": layer.of_heads(inputs.alibi_slopes),
-        "levels": Pyramid(Computed(item, layer.pattern)).levels,
+        "levels": Pyramid(layer.attention).levels,
     }
 
 
-def page_name(source: str, layers: Sequence[PageLayer]) -> str:
-    """What a page is called: its source and, where it is one of several, the batch item."""
-    items = {layer.item.batch_shown for layer in layers} - {None}
-    return f"{source}, batch item {items.pop()}" if len(items) == 1 else source
+def page_name(source: str, items: Iterable[int | None]) -> str:
+    """What a page is called: its source and, where its layers show one of several, the batch item."""
+    named = set(items) - {None}
+    return f"{source}, batch item {named.pop()}" if len(named) == 1 else source
+
+
+def _positions(item: AttentionItem) -> dict[str, int | list[int]] | None:
+    """Where queries and keys stand; None where keys are of another sequence, and there is no order."""
+    if item.cross:
+        return None
+    return {
+        "queries": _steady(item.query_position(torch.arange(item.T))),
+        "keys": _steady(item.key_position(torch.arange(item.S))),
+    }
+
+
+def _steady(positions: Tensor) -> int | list[int]:
+    """The first position where the others follow it in steps of 1, else every one."""
+    return int(positions[0]) if bool((positions.diff() == 1).all()) else positions.tolist()
 
 
 def description(source: str, mode: str, layers: Sequence[dict[str, Any]], labels: Labels) -> dict[str, Any]:
@@ -140,38 +201,51 @@ class Visible:
 
     Args:
         layer: the layer.
-        low, high: bounds of ``s - t``; None is open.
+        low, high: bounds of ``s - t``, of indices; None is open.
         band: whether the band and the padding say it all.
+        heads: those whose bits are written: the first alone where all see alike.
     """
 
     layer: PageLayer
     low: int | None
     high: int | None
     band: bool
+    heads: tuple[int, ...]
 
     @classmethod
     def of(cls, layer: PageLayer) -> Visible:
-        """A layer's, as a band where its pattern promises one.
+        """A layer's, as a band where its pattern promises one and no bias hides a key.
 
         Raises:
-            InputError: the pattern does not fit the inputs.
+            InputError: the pattern does not fit the inputs; a bias that is not one.
         """
-        reach = layer.pattern.reach(layer.item)
+        item, heads, bias = layer.item, layer.heads, layer.item.inputs.bias
+        reach = layer.pattern.reach(item)
+        hides = any(item.bias_hides(head) for head in heads)
         exact = reach.band and reach.band_exact and reach.step == 1 and reach.keys is None
-        return cls(layer, reach.low, reach.high, exact and not layer.pattern.global_queries)
+        first = layer.pattern.of_head(heads[0])
+        apart = (hides and bias is not None and bias.shape[1] > 1) or any(
+            layer.pattern.of_head(head) != first for head in heads[1:]
+        )
+        band = exact and not hides and not layer.pattern.global_queries
+        return cls(layer, reach.low, reach.high, band, heads if apart else heads[:1])
 
-    def hidden(self, rows: Tensor, keys: Tensor) -> Tensor:
-        """Which pairs the page hides, (b, n) bool, for query positions (b,) and key positions (n,)."""
+    def hidden(self, rows: Tensor, keys: Tensor, head: int) -> Tensor:
+        """Which pairs the page hides from a head, (b, n) bool, for indices of queries (b,) and of keys (n,)."""
         item, t = self.layer.item, rows[:, None]
         if self.band:
-            offset = keys - t
-            hidden = torch.zeros_like(offset, dtype=torch.bool)
+            away = keys - t
+            hidden = torch.zeros_like(away, dtype=torch.bool)
             if self.low is not None:
-                hidden |= offset < self.low
+                hidden |= away < self.low
             if self.high is not None:
-                hidden |= offset > self.high
+                hidden |= away > self.high
         else:
-            hidden = ~self.layer.pattern.visible(t, keys[None], item)
+            hidden = ~self.layer.pattern.of_head(head).visible(t, keys[None], item)
+        if item.bias_hides(head):
+            bias = item.bias(head)
+            assert bias is not None
+            hidden = hidden | (bias[t, keys] == -torch.inf)
         padded_keys, padded_rows = item.key_padding, item.query_padding
         if padded_keys is not None:
             hidden = hidden | ~padded_keys[keys]

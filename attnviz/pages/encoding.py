@@ -7,7 +7,7 @@ weights as the page computes them are held against the engine's, all of them, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,7 @@ from torch import Tensor
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
-from attnviz.engine.attention import Computed
-from attnviz.engine.blocks import Block, blocks
+from attnviz.engine.blocks import Block
 from attnviz.engine.reducer import REDUCTIONS, reduce_block
 from attnviz.maps.pyramid import Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
@@ -43,7 +42,7 @@ class _Vectors:
     k: Tensor  # (K, S, D)
     own_q: Tensor | None  # (H, R, D), of global queries
     own_k: Tensor | None  # (K, S, D)
-    bias: Tensor | None  # (1 or H, T, S)
+    bias: Tensor | None  # (1 or H, T, S), 0 where it hides a key
     written: dict[str, Any]
 
 
@@ -93,7 +92,7 @@ def encode_layer(
 
 
 class PageEncoder:
-    """Layers as an embedded page holds them, one in memory at a time.
+    """Layers as an embedded page holds them, each taken, written and let go before the next is asked for.
 
     >>> import attnviz
     >>> encoder = PageEncoder([PageLayer("0", attnviz.synthesize(heads=1).item(), attnviz.Causal(), (0,))], "x")
@@ -101,10 +100,15 @@ class PageEncoder:
     ([1, 0], 'embedded')
     """
 
-    def __init__(self, layers: Sequence[PageLayer], source: str, progress: Progress | None = None) -> None:
+    def __init__(self, layers: Iterable[PageLayer], source: str, progress: Progress | None = None) -> None:
         """Of some layers, which ``source`` names together; ``progress`` is called with the rows done."""
-        self.layers, self.source, self._progress = layers, page_name(source, layers), progress
-        self._labels, self._described = Labels(), list[dict[str, Any]]()
+        self.layers, self._source, self._progress = layers, source, progress
+        self._labels, self._described, self._items = Labels(), list[dict[str, Any]](), set[int | None]()
+
+    @property
+    def source(self) -> str:
+        """What the page is called, once its first chunk was made."""
+        return page_name(self._source, self._items)
 
     def chunks(self) -> Iterator[Chunk]:
         """A chunk for each layer, from 1, then chunk 0, which has the thumbnails of all.
@@ -113,9 +117,11 @@ class PageEncoder:
             InputError: as :func:`encode_layer`.
         """
         thumbnails = Chunk(0)
-        for number, layer in enumerate(self.layers, start=1):
-            chunk = Chunk(number)
+        for layer in self.layers:  # not enumerate, which holds one until it has the next
+            chunk = Chunk(len(self._described) + 1)
+            self._items.add(layer.item.batch_shown)
             self._described.append(encode_layer(layer, chunk, thumbnails, self._labels, self._progress))
+            del layer
             yield chunk
         yield thumbnails
 
@@ -138,11 +144,13 @@ def least_bytes(layer: PageLayer) -> int:
 
 def check_size(layer: PageLayer) -> None:
     """Raises InputError for a mask of more pairs than a page can hold."""
-    item = layer.item
-    if not Visible.of(layer).band and item.T * item.S > _MOST_PAIRS:
+    item, sees = layer.item, Visible.of(layer)
+    pairs = 0 if sees.band else item.T * item.S * len(sees.heads)
+    if pairs > _MOST_PAIRS:
+        heads = f" in {len(sees.heads)} heads" if len(sees.heads) > 1 else ""
         raise InputError(
-            f"{item.inputs.source}: the pattern ({layer.pattern}) of {item.T:,} x {item.S:,} positions takes a bit a "
-            f"pair in a page, {item.T * item.S // 8:,} bytes; look at it with: attnviz view"
+            f"{item.inputs.source}: the pattern ({layer.pattern}) of {item.T:,} x {item.S:,} positions{heads} takes a "
+            f"bit a pair in a page, {pairs // 8:,} bytes; look at it with: attnviz view"
         )
 
 
@@ -174,7 +182,7 @@ def _vectors(layer: PageLayer, codes: str, chunk: Chunk) -> _Vectors:
     whole = item.inputs.bias
     if whole is not None:
         shared = whole.shape[1] == 1
-        values = torch.stack([_known(item.bias(head)) for head in (heads[:1] if shared else heads)])
+        values = torch.stack([_finite(item.bias(head)) for head in (heads[:1] if shared else heads)])
         half = values.half()
         if codes != "f32" and half.to(values.dtype).equal(values):
             written["bias"], bias = chunk.floats(half.cpu().numpy()), values.to(item.compute_dtype)
@@ -198,7 +206,7 @@ def _checked(
         own_place[item.global_queries] = torch.arange(len(item.global_queries), device=item.device)
     done = 0
     for n, head in enumerate(layer.heads):
-        for block in blocks(item, layer.pattern, head):
+        for block in layer.attention.blocks(head):
             logits = _page_logits(layer, sees, vectors, n, block, own_place)
             total = torch.logsumexp(logits, -1)
             blank = total == -torch.inf
@@ -236,8 +244,9 @@ def _page_logits(layer: PageLayer, sees: Visible, vectors: _Vectors, n: int, blo
         logits += vectors.bias[min(n, len(vectors.bias) - 1)][rows[:, None], keys]
     if inputs.alibi_slopes is not None:
         slope = float(inputs.alibi_slopes[layer.heads[n]])
-        logits -= slope * (rows[:, None] + (item.S - item.T) - keys).abs().to(logits.dtype)
-    logits.masked_fill_(sees.hidden(rows, keys), -torch.inf)
+        distance = item.query_position(rows)[:, None] - item.key_position(keys)
+        logits -= slope * distance.abs().to(logits.dtype)
+    logits.masked_fill_(sees.hidden(rows, keys, layer.heads[n]), -torch.inf)
     if block.shared:
         logits[:, block.shared :].masked_fill_(torch.isin(keys[block.shared :], keys[: block.shared]), -torch.inf)
     return logits
@@ -262,23 +271,23 @@ def _visible(sees: Visible, chunk: Chunk) -> dict[str, Any]:
             "keys": None if keys is None else chunk.flags(keys.cpu().numpy()),
             "queries": None if queries is None else chunk.flags(queries.cpu().numpy()),
         }
-    packed = np.concatenate([*_packed_rows(sees)])
-    return {"kind": "bits", "blob": chunk.bits((item.T, item.S), packed)}
+    blobs = [chunk.bits((item.T, item.S), np.concatenate([*_packed_rows(sees, head)])) for head in sees.heads]
+    return {"kind": "bits", "blobs": blobs}
 
 
-def _packed_rows(sees: Visible) -> Iterator[Array]:
-    """The bits of all pairs, some rows at a time: eights of rows, so that each part is whole bytes."""
+def _packed_rows(sees: Visible, head: int) -> Iterator[Array]:
+    """The bits of all pairs of a head, some rows at a time: eights of rows, so that each part is whole bytes."""
     item = sees.layer.item
     keys = torch.arange(item.S, device=item.device)
     size = 8 * max(1, (1 << 21) // (8 * item.S))
     for start in range(0, item.T, size):
         rows = torch.arange(start, min(start + size, item.T), device=item.device)
-        yield np.packbits(~sees.hidden(rows, keys).cpu().numpy(), bitorder="little")
+        yield np.packbits(~sees.hidden(rows, keys, head).cpu().numpy(), bitorder="little")
 
 
 def _overview(layer: PageLayer, chunk: Chunk, progress: Progress | None) -> dict[str, Any]:
     """Both reductions of each head, from the engine's one pass."""
-    pyramid = Pyramid(Computed(layer.item, layer.pattern))
+    pyramid = Pyramid(layer.attention)
     # As coarse as lets the page compute a tile of the next finer level, of 1,024 x 1,024 weights, at once.
     level = min(pyramid.overview_level, pyramid.levels - 1 - 3)
     coarser = pyramid.overview_level - level
@@ -295,6 +304,7 @@ def _is_long(layer: PageLayer) -> bool:
     return max(layer.item.T, layer.item.S) > _LONG
 
 
-def _known(bias: Tensor | None) -> Tensor:
+def _finite(bias: Tensor | None) -> Tensor:
+    """A bias without what it hides, which the page has among the bits."""
     assert bias is not None
-    return bias
+    return bias.masked_fill(bias == -torch.inf, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ LIVE_POLICY = f"{EMBEDDED_POLICY}; connect-src 'self'"
 
 def write_page(
     path: Path,
-    layers: Sequence[PageLayer],
+    layers: Iterable[PageLayer],
     source: str,
     *,
     most: int = MOST_BYTES,
@@ -45,7 +45,8 @@ def write_page(
 
     Args:
         path: the file.
-        layers: at least one.
+        layers: at least one; each is taken, written and let go before the next is asked for. Of a list or a tuple,
+            which are all there already, every size is checked before any work.
         source: what the page is called.
         most: the most bytes that the file may have.
         progress: called with the number of query rows done.
@@ -61,10 +62,19 @@ def write_page(
     >>> write_page(Path(tempfile.mkdtemp()) / "page.html", [layer], "synthetic") < 500_000
     True
     """
-    for layer in layers:
+    written = least = 0
+
+    def check(layer: PageLayer) -> None:
+        nonlocal least
         check_size(layer)
-    check_bytes(str(path), sum(map(least_bytes, layers)) * 4 // 3, most, "would be at least")
-    written = 0
+        least += least_bytes(layer)
+        check_bytes(str(path), least * 4 // 3, most, "would be at least")
+
+    if isinstance(layers, list | tuple):
+        for layer in layers:
+            check(layer)
+    else:
+        layers = _checked(layers, check)
     with atomic(path) as temporary, temporary.open("wb") as file:
         for part in page(layers, source, progress):
             written += file.write(part)
@@ -72,12 +82,22 @@ def write_page(
     return written
 
 
-def page(layers: Sequence[PageLayer], source: str, progress: Progress | None = None) -> Iterator[bytes]:
+def _checked(layers: Iterable[PageLayer], check: Callable[[PageLayer], None]) -> Iterator[PageLayer]:
+    """The layers, each checked as it comes; none is held while the next is read."""
+    for layer in layers:
+        check(layer)
+        yield layer
+        del layer
+
+
+def page(layers: Iterable[PageLayer], source: str, progress: Progress | None = None) -> Iterator[bytes]:
     """The parts of an embedded page's file, one after another: one layer is in memory at a time."""
-    encoder = PageEncoder(layers, source, progress)
-    yield head(encoder.source, EMBEDDED_POLICY)
+    encoder, begun = PageEncoder(layers, source, progress), False
     for chunk in encoder.chunks():
-        yield _element(layers[max(0, chunk.index - 1)], chunk)
+        if not begun:  # its name is known with the first layer
+            begun = True
+            yield head(encoder.source, EMBEDDED_POLICY)
+        yield _element(source, chunk)
     yield tail(encoder.description)
 
 
@@ -100,11 +120,11 @@ def tail(described: dict[str, Any]) -> bytes:
     ).encode()
 
 
-def _element(layer: PageLayer, chunk: Chunk) -> bytes:
+def _element(source: str, chunk: Chunk) -> bytes:
     text = base64.b64encode(chunk.data)
     if len(text) > _MOST_CHUNK:
         raise InputError(
-            f"{layer.item.inputs.source}: takes {len(text):,} bytes of a page, and a browser opens {_MOST_CHUNK:,}; "
+            f"{source}: a layer takes {len(text):,} bytes of a page, and a browser opens {_MOST_CHUNK:,}; "
             f"take fewer heads (--head), or look at it with: attnviz view"
         )
     return b'<script type="text/plain" id="attnviz-chunk-%d">%b</script>\n' % (chunk.index, text)

@@ -1,7 +1,8 @@
 """What a live page asks for, computed once however many ask, off the event loop, and kept while there is room.
 
 Each head's one pass runs in a thread for passes, tiles and rectangles in another: torch uses every core from each. A
-job that nobody waits for any more, and that has not begun, is dropped.
+job that nobody waits for any more, and that has not begun, is dropped. A layer is there while it is the latest that
+was asked for, or a job is at it; what passes over its heads kept stays when it goes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -20,9 +22,8 @@ import torch
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Progress
-from attnviz.engine.attention import Computed
 from attnviz.maps.pyramid import Overview, Pyramid
-from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name
+from attnviz.pages.description import Labels, PageLayer, describe, description, page_name
 
 Key = tuple[Any, ...]
 Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
@@ -54,6 +55,14 @@ class _Job:
     wanted: bool = False  # whether it is to run though nobody waits
 
 
+@dataclass(eq=False)
+class _Open:
+    """A layer that was read."""
+
+    layer: PageLayer
+    pyramid: Pyramid
+
+
 class Viewer:
     """The layers of a live page.
 
@@ -76,7 +85,8 @@ class Viewer:
         """Checks every layer; nothing is computed yet.
 
         Args:
-            layers: at least one.
+            layers: at least one; each is read once here, and again when it is asked for after another was. Those of
+                :class:`~attnviz.pages.description.Layers` are in memory only then.
             source: what the page is called.
             memory: bytes that kept maps may take, and each computation; None is :data:`KEPT_BYTES` and no bound.
             watch: shows the progress of a pass.
@@ -84,19 +94,23 @@ class Viewer:
         Raises:
             InputError: a pattern that does not fit its layer; too little memory for a head's one pass.
         """
-        labels = Labels()
-        described = []
-        for layer in layers:
-            Visible.of(layer)
-            described.append(describe(layer, labels))
-        self.layers = tuple(layers)
-        self.description = description(page_name(source, layers), "live", described, labels)
-        self._pyramids = [Pyramid(Computed(layer.item, layer.pattern), memory) for layer in layers]
-        for pyramid in self._pyramids:
-            pyramid.check_memory()
+        self.layers, self._memory = layers, memory
+        self._overviews: list[dict[int, Overview]] = [{} for _ in range(len(layers))]
+        self._read = WeakValueDictionary[int, _Open]()
+        self._latest: _Open | None = None
+        labels, described, items = Labels(), [], []
+        for number in range(len(layers)):
+            opened = self._open(number)
+            opened.layer.pattern.reach(opened.layer.item)
+            opened.pyramid.check_memory()
+            described.append(describe(opened.layer, labels))
+            items.append(opened.layer.item.batch_shown)
+            del opened
+        self.description = description(page_name(source, items), "live", described, labels)
         self._watch = watch
         self._passes = ThreadPoolExecutor(1, "pass")
         self._tiles = ThreadPoolExecutor(1, "tile")
+        self._reads = ThreadPoolExecutor(1, "read")
         self._jobs: dict[Key, _Job] = {}
         self._failed: dict[Key, InputError] = {}  # what the engine refuses, it refuses every time
         self._done: dict[Key, int] = {}
@@ -113,7 +127,8 @@ class Viewer:
             OutOfRange: there is no such tile.
             InputError: what the engine refuses.
         """
-        pyramid, number = self._head(layer, head)
+        opened, number = await self._head(layer, head)
+        pyramid = opened.pyramid
         if reduce not in ("max", "mass"):
             raise OutOfRange(f"reduce {reduce!r} is not one of max, mass")
         if not 0 <= level < pyramid.levels:
@@ -125,7 +140,7 @@ class Viewer:
         if key in self._kept:
             kept: Cells = self._kept.get(key)
             return kept
-        async with self._prepared(layer, head):
+        async with self._prepared(layer, head, opened):
             return await self._kept_or(key, lambda: pyramid.tile(number, level, row, column, reduce=reduce))
 
     async def progress(self, layer: int, head: int) -> tuple[int, int]:
@@ -135,10 +150,11 @@ class Viewer:
             OutOfRange: there is no such head.
             InputError: why the pass failed.
         """
-        pyramid, number = self._head(layer, head)
+        opened, number = await self._head(layer, head)
+        pyramid = opened.pyramid
         if pyramid.prepared(number) is not None:
             return pyramid.item.T, pyramid.item.T
-        self._begin_pass(layer, head).wanted = True
+        self._begin_pass(layer, head, opened).wanted = True
         return pyramid.item.T, min(self._done.get((layer, head), 0), pyramid.item.T)
 
     async def rectangle(self, layer: int, head: int, queries: range, keys: range, values: str) -> Cells:
@@ -147,7 +163,8 @@ class Viewer:
         Raises:
             OutOfRange: positions that are not there, or more than :data:`MOST_RECTANGLE` a side.
         """
-        pyramid, number = self._head(layer, head)
+        opened, number = await self._head(layer, head)
+        pyramid = opened.pyramid
         for name, part, size in (("queries", queries, pyramid.item.T), ("keys", keys, pyramid.item.S)):
             if not 0 <= part.start < part.stop <= size:
                 raise OutOfRange(f"{name} {part.start} to {part.stop} are not a part of 0 to {size}")
@@ -162,13 +179,13 @@ class Viewer:
         Raises:
             OutOfRange: positions that are not there.
         """
-        pyramid, number = self._head(layer, head)
-        item = pyramid.item
+        opened, number = await self._head(layer, head)
+        item = opened.layer.item
         if not (0 <= query < item.T and 0 <= key < item.S):
             raise OutOfRange(f"query {query} or key {key} is out of range; there are {item.T} and {item.S}")
 
         def read() -> Cells:
-            own = self.layers[layer].own_projections and query in item.global_queries.tolist()
+            own = opened.layer.own_projections and query in item.global_queries.tolist()
             q = item.query(number, range(query, query + 1), for_global=own)[0]
             k = item.key(number, for_global=own)[key]
             return torch.stack([q, k]).float().cpu().numpy()
@@ -181,15 +198,16 @@ class Viewer:
         Raises:
             OutOfRange: there is no such head.
         """
-        pyramid, number = self._head(layer, head)
+        opened, number = await self._head(layer, head)
+        pyramid = opened.pyramid
         key = ("thumbnail", layer, head)
         kept: Cells | None = self._kept.get(key)
         if kept is not None:
             return kept
         made = pyramid.prepared(number) is not None
-        if not made and _cells(self.layers[layer]) > _CHEAP_CELLS:
+        if not made and _cells(opened.layer) > _CHEAP_CELLS:
             return None
-        async with nullcontext() if made else self._small, self._prepared(layer, head):
+        async with nullcontext() if made else self._small, self._prepared(layer, head, opened):
             overview = pyramid.prepared(number)
             assert overview is not None
             small = _thumbnail(overview)
@@ -203,38 +221,52 @@ class Viewer:
     def close(self) -> None:
         """Ends all work, and waits for what is at it."""
         self.stop()
-        for pool in (self._passes, self._tiles):
+        for pool in (self._passes, self._tiles, self._reads):
             pool.shutdown(wait=True, cancel_futures=True)
 
     # How it is computed once.
 
-    def _head(self, layer: int, head: int) -> tuple[Pyramid, int]:
-        if not 0 <= layer < len(self.layers):
-            raise OutOfRange(f"layer {layer} is out of range; there are {len(self.layers)}")
-        heads = self.layers[layer].heads
-        if not 0 <= head < len(heads):
-            raise OutOfRange(f"head {head} is out of range; there are {len(heads)}")
-        return self._pyramids[layer], heads[head]
+    async def _head(self, layer: int, head: int) -> tuple[_Open, int]:
+        """A layer, read where it was let go, and what it calls a head of the page."""
+        described = self.description["layers"]
+        if not 0 <= layer < len(described):
+            raise OutOfRange(f"layer {layer} is out of range; there are {len(described)}")
+        heads = described[layer]["heads"]
+        if not 0 <= head < heads:
+            raise OutOfRange(f"head {head} is out of range; there are {heads}")
+        opened = self._read.get(layer)
+        if opened is None:
+            job = self._job(("layer", layer), self._reads, lambda: self._open(layer), lambda opened: None)
+            opened = await self._wait(("layer", layer), job)
+        self._latest = opened
+        assert opened is not None
+        return opened, opened.layer.heads[head]
+
+    def _open(self, layer: int) -> _Open:
+        self._latest = None  # let go before the next is read
+        page_layer = self.layers[layer]
+        opened = _Open(page_layer, Pyramid(page_layer.attention, self._memory, self._overviews[layer]))
+        self._read[layer] = self._latest = opened
+        return opened
 
     @asynccontextmanager
-    async def _prepared(self, layer: int, head: int) -> AsyncIterator[None]:
+    async def _prepared(self, layer: int, head: int, opened: _Open) -> AsyncIterator[None]:
         """A block in which what a head's pass kept is there."""
-        pyramid, number = self._head(layer, head)
+        pyramid, number = opened.pyramid, opened.layer.heads[head]
         key = ("pass", layer, head)
         with self._kept.pinned(key):
             if pyramid.prepared(number) is None:
-                await self._wait(key, self._begin_pass(layer, head))
+                await self._wait(key, self._begin_pass(layer, head, opened))
             else:
                 self._kept.get(key)  # it was used
             yield
 
-    def _begin_pass(self, layer: int, head: int) -> _Job:
-        pyramid, number = self._head(layer, head)
+    def _begin_pass(self, layer: int, head: int, opened: _Open) -> _Job:
+        pyramid, number = opened.pyramid, opened.layer.heads[head]
         self._done.setdefault((layer, head), 0)
 
         def work() -> Overview:
-            page_layer = self.layers[layer]
-            title = f"layer {page_layer.label}, head {number}" if len(self.layers) > 1 else f"head {number}"
+            title = f"layer {opened.layer.label}, head {number}" if len(self.layers) > 1 else f"head {number}"
             self._done[layer, head] = 0
             with self._watch(pyramid.item.T, title) as shown:
 
@@ -249,7 +281,9 @@ class Viewer:
                 return pyramid.prepare(number, progress)
 
         def keep(overview: Overview) -> None:
-            self._kept.put(("pass", layer, head), overview, overview.nbytes, lambda: pyramid.forget(number))
+            self._kept.put(
+                ("pass", layer, head), overview, overview.nbytes, lambda: self._overviews[layer].pop(number, None)
+            )
 
         return self._job(("pass", layer, head), self._passes, work, keep)
 
@@ -311,7 +345,7 @@ class Kept:
 
     def __init__(self, most: int) -> None:
         self.most, self.bytes = most, 0
-        self._values: OrderedDict[Key, tuple[Any, int, Callable[[], None] | None]] = OrderedDict()
+        self._values: OrderedDict[Key, tuple[Any, int, Callable[[], object] | None]] = OrderedDict()
         self._pins: Counter[Key] = Counter()
 
     def __contains__(self, key: Key) -> bool:
@@ -324,7 +358,7 @@ class Kept:
         self._values.move_to_end(key)
         return self._values[key][0]
 
-    def put(self, key: Key, value: Any, size: int, forget: Callable[[], None] | None = None) -> None:
+    def put(self, key: Key, value: Any, size: int, forget: Callable[[], object] | None = None) -> None:
         """Keeps a value of ``size`` bytes; ``forget`` is called when it is dropped."""
         if key in self._values:
             self.bytes -= self._values.pop(key)[1]

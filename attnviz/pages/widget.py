@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,23 +59,29 @@ def view(
     """
     widget = _widget_class()
     source, named = _layers(shown, layers)
-    found = []
-    for label, inputs in named:
-        where = inputs.q.device if device is None else parse_device(device)
-        chosen = check_heads(inputs, None if heads is None else list(heads))
-        if not chosen:
-            raise InputError(f"{inputs.source}: heads is empty; name at least one, or None for all")
-        item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
-        found.append(PageLayer(label, item, pattern or inputs.pattern or GlobalKeys(), chosen))
-    for layer in found:
-        check_size(layer)
-    size = sum(map(least_bytes, found))
-    if size > MOST_BYTES:
-        raise InputError(
-            f"{source}: takes {size:,} bytes of a notebook, and {MOST_BYTES:,} are the most; name some layers or heads "
-            f"(layers=, heads=), or save it and look at it with: attnviz view"
-        )
-    encoder = PageEncoder(found, source)
+    where = None if device is None else parse_device(device)
+    chosen_heads = None if heads is None else list(heads)
+
+    def read() -> Iterator[PageLayer]:
+        """One layer after another; none is held while the next is read."""
+        size = 0
+        for label, inputs in named:
+            chosen = check_heads(inputs, chosen_heads)
+            if not chosen:
+                raise InputError(f"{inputs.source}: heads is empty; name at least one, or None for all")
+            item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
+            layer = PageLayer(label, item, pattern or inputs.pattern or GlobalKeys(), chosen)
+            check_size(layer)
+            size += least_bytes(layer)
+            if size > MOST_BYTES:
+                raise InputError(
+                    f"{source}: takes {size:,} bytes of a notebook, and {MOST_BYTES:,} are the most; name some layers "
+                    f"or heads (layers=, heads=), or save it and look at it with: attnviz view"
+                )
+            yield layer
+            del inputs, item, layer
+
+    encoder = PageEncoder(read(), source)
     chunks = {chunk.index: bytes(chunk.data) for chunk in encoder.chunks()}
     return widget(
         run=to_json(encoder.description), chunks=[chunks[index] for index in range(len(chunks))], height=height
@@ -84,23 +90,23 @@ def view(
 
 def _layers(
     shown: Run | AttentionInputs | str | Path, layers: Collection[Label] | None
-) -> tuple[str, list[tuple[str, AttentionInputs]]]:
-    """What a page of it is called, and its layers by label."""
+) -> tuple[str, Iterator[tuple[str, AttentionInputs]]]:
+    """What a page of it is called, and its layers by label, each read when it is asked for."""
     if layers is not None and not layers:
         raise InputError("layers is empty; name at least one, or None for all")
     if isinstance(shown, AttentionInputs):
         if layers is not None:
             raise InputError(f"{shown.source}: layers= is of a run or a dump of several, and these are inputs of one")
-        return shown.source, [("0" if shown.layer is None else str(shown.layer), shown)]
+        return shown.source, iter([("0" if shown.layer is None else str(shown.layer), shown)])
     if isinstance(shown, str | Path):
         contents = open_tensors(Path(shown)).contents
         there = [] if "q" in contents else layers_of(contents)
         wanted: list[Label | None] = [*(layers or there)] or [None]
-        return str(shown), [("0" if label is None else str(label), load(shown, layer=label)) for label in wanted]
+        return str(shown), (("0" if label is None else str(label), load(shown, layer=label)) for label in wanted)
     if not isinstance(shown, Run):
         raise InputError(f"view takes a run, the inputs of a layer or a dump's name, not {type(shown).__name__}")
     wanted_labels = list(shown.layers if layers is None else layers)
-    return shown.name, [(str(label), shown.inputs(label)) for label in wanted_labels]
+    return shown.name, ((str(label), shown.inputs(label)) for label in wanted_labels)
 
 
 @cache

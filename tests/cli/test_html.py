@@ -52,7 +52,8 @@ def test_a_mask_of_ones_own(run, folder, dump):
     save_file({"mask": mask}, "mask.safetensors")
     assert run("html", dump, "--mask-file", "mask.safetensors:mask", "-o", "page.html").code == 0
     page = Page(Path("page.html").read_text())
-    np.testing.assert_array_equal(page.visible(page.layers[0]), mask.numpy())
+    (sees,) = page.visible(page.layers[0])
+    np.testing.assert_array_equal(sees, mask.numpy())
 
 
 def test_the_synthetic_case(run, folder):

@@ -57,10 +57,11 @@ class Page:
         raise AssertionError(blob["dtype"])
 
     def visible(self, layer: dict[str, Any]) -> np.ndarray:
-        """(T, S) bool."""
+        """(1 or H, T, S) bool: one for all heads, or one a head."""
         sees, T, S = layer["visible"], layer["queries"], layer["keys"]
         if sees["kind"] == "bits":
-            return self.array(sees["blob"])
+            assert len(sees["blobs"]) in (1, layer["heads"])
+            return np.stack([self.array(blob) for blob in sees["blobs"]])
         offset = np.arange(S)[None] - np.arange(T)[:, None]
         found = np.ones((T, S), dtype=bool)
         if sees["low"] is not None:
@@ -71,7 +72,17 @@ class Page:
             found &= self.array(sees["keys"])[None]
         if sees["queries"] is not None:
             found &= self.array(sees["queries"])[:, None]
-        return found
+        return found[None]
+
+    def positions(self, layer: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """(T,) and (S,): where queries and keys stand."""
+        given = layer["positions"]
+        queries, keys = (
+            np.array(at) if isinstance(at, list) else at + np.arange(size)
+            for at, size in ((given["queries"], layer["queries"]), (given["keys"], layer["keys"]))
+        )
+        assert (queries.shape, keys.shape) == ((layer["queries"],), (layer["keys"],))
+        return queries, keys
 
     def logits(self, layer: dict[str, Any]) -> np.ndarray:
         """(H, T, S), -inf where hidden."""
@@ -90,7 +101,8 @@ class Page:
         if layer["bias"] is not None:
             scores = scores + self.array(layer["bias"])
         if layer["alibi"] is not None:
-            distance = np.abs(np.arange(T)[:, None] + S - T - np.arange(S)[None])
+            queries, keys = self.positions(layer)
+            distance = np.abs(queries[:, None] - keys[None])
             scores = scores - np.array(layer["alibi"])[:, None, None] * distance
         return np.where(self.visible(layer), scores, -np.inf)
 

@@ -18,7 +18,7 @@ from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern,
 from attnviz.pages.description import PageLayer
 from attnviz.pages.html import write_page
 from tests.pages.conftest import Opener
-from tests.reference import Attention, attend
+from tests.reference import Attention, Places, attend
 
 VIEWS = ["heads", "model", "map", "text", "query-key"]
 
@@ -62,7 +62,13 @@ def reference(inputs: AttentionInputs, visible: np.ndarray) -> Attention:
         bias=first(inputs.bias),
         alibi_slopes=inputs.alibi_slopes,
         sinks=inputs.sinks,
+        places=places(inputs),
     )
+
+
+def places(inputs: AttentionInputs) -> Places:
+    queries, keys = (None if at is None else at[0].tolist() for at in (inputs.query_positions, inputs.key_positions))
+    return Places.of(inputs.T, inputs.S, queries, keys)
 
 
 def grid(T: int, S: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +92,7 @@ def number(text: str) -> float:
 
 
 def read_pair(page: Page, query: int, key: int) -> tuple[float, float]:
-    """Weight and logit of the crosshair, once they are those of this query and key."""
+    """Weight and logit of the crosshair, once they are those of the query and key at these positions."""
     readout = page.locator(".readout")
     expect(readout).to_have_text(
         re.compile(
@@ -109,6 +115,7 @@ def cases() -> dict[str, tuple[AttentionInputs, Pattern, np.ndarray]]:
     square = np.ones((20, 20), dtype=bool)
     padding = torch.arange(20) < 15
     late = grid(8, 20)
+    hides = torch.from_numpy(np.stack([square & (s % 3 == 0), square & (t > 9)]))
     return {
         "full": (AttentionInputs(2 * draw(2, 20, 8), draw(2, 20, 8, seed=1)), Full(), square),
         "causal, the last queries of more keys": (
@@ -140,6 +147,29 @@ def cases() -> dict[str, tuple[AttentionInputs, Pattern, np.ndarray]]:
             GlobalKeys(),
             (s % 7 == 0) & (t >= 0),
         ),
+        "a decode step in a window": (
+            AttentionInputs(draw(2, 1, 8), draw(2, 64, 8, seed=1)),
+            Local(3) & Causal(),
+            np.arange(64)[None] >= 60,
+        ),
+        "ALiBi in a ring buffer": (
+            AttentionInputs(
+                draw(2, 3, 8),
+                draw(2, 20, 8, seed=1),
+                alibi_slopes=torch.tensor([0.5, 0.1]),
+                query_positions=torch.tensor([23, 31, 32]),
+                key_positions=torch.tensor([*range(20, 33), *range(13, 20)]),
+            ),
+            Local(9) & Causal(),
+            np.array([[0 <= t - s <= 9 for s in (*range(20, 33), *range(13, 20))] for t in (23, 31, 32)]),
+        ),
+        "a bias that hides keys of one head, and all of a query's": (
+            AttentionInputs(
+                draw(2, 20, 8), draw(2, 20, 8, seed=1), bias=torch.zeros(2, 20, 20).masked_fill(hides, -torch.inf)
+            ),
+            Full(),
+            square,
+        ),
     }
 
 
@@ -153,8 +183,8 @@ def test_weights_and_logits_are_those_of_the_formula(tmp_path, opened: Opener, n
         for _ in range(6):
             query, key = int(drawn.integers(inputs.T)), int(drawn.integers(inputs.S))
             go(page, f"view=map&head={head}&query={query}&key={key}")
-            weight, logit = read_pair(page, query, key)
-            hidden = not visible[query, key]
+            weight, logit = read_pair(page, places(inputs).queries[query], places(inputs).keys[key])
+            hidden = bool(np.isneginf(wanted.logits[head, query, key]))
             assert same(weight, math.nan if hidden else wanted.weights[head, query, key], WEIGHT), (head, query, key)
             assert same(logit, math.nan if hidden else wanted.logits[head, query, key], 2e-2), (head, query, key)
 
@@ -277,6 +307,41 @@ def read_text(page: Page, query: str, key: int) -> float:
     said = page.locator("[data-role=text-readout]")
     expect(said).to_have_text(re.compile(rf"^{query}(?!\d).*key {key}(?!\d).*: [\d.e-]+$"))
     return number(said.inner_text().split()[-1])
+
+
+def test_a_decode_step_sees_the_keys_before_its_own_position(tmp_path, opened: Opener) -> None:
+    """One query, the last of 64 tokens: 63 in every view; its address is index 0."""
+    inputs, pattern, visible = cases()["a decode step in a window"]
+    weights = reference(inputs, visible).weights[1, 0]
+    page = opened(write(tmp_path / "page.html", inputs, pattern), "view=text&head=1&query=0").page
+    keys = page.get_by_role("group", name="Keys", exact=True).locator(".text-token")
+    expect(keys.locator("visible=true")).to_have_count(64)
+    expect(page.locator(".text-token:not(.bare)")).to_have_text(["60", "61", "62", "63"])
+    expect(page.get_by_role("group", name="Queries").locator(".text-token")).to_have_text("63")
+    for key in range(60, 64):
+        keys.nth(key).hover()
+        assert abs(read_text(page, "query 63", key) - weights[key]) <= WEIGHT
+    go(page, "view=query-key&head=1&query=0&key=61")
+    expect(page.locator(".qk-name").first).to_have_text("query 63")
+    strongest = page.locator(".qk-others button span")
+    expect(strongest).to_have_text([str(key) for key in np.argsort(-weights)[:4]])
+    go(page, "view=heads&head=1&query=0")
+    expect(page.get_by_role("group", name="Queries").locator(".number")).to_have_text("63")
+    go(page, "view=map&head=1&query=0&key=62")
+    field = page.get_by_label("query", exact=True)
+    expect(field).to_have_value("63")
+    assert abs(read_pair(page, 63, 62)[0] - weights[62]) <= WEIGHT
+
+
+def test_positions_are_typed_and_indices_stand_in_the_address(tmp_path, opened: Opener) -> None:
+    inputs, pattern, _ = cases()["ALiBi in a ring buffer"]
+    page = opened(write(tmp_path / "page.html", inputs, pattern), "view=map").page
+    for axis, typed, index in (("query", "31", 1), ("key", "14", 14)):
+        field = page.get_by_label(axis, exact=True)
+        field.fill(typed)
+        field.press("Enter")
+        expect(page).to_have_url(re.compile(rf"\b{axis}={index}\b"))
+        expect(field).to_have_value(typed)
 
 
 def test_text_is_shaded_by_the_weights_of_the_pinned_query(sentence, opened: Opener) -> None:

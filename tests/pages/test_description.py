@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import weakref
+
+import pytest
+import torch
 
 import attnviz
-from attnviz.attention.patterns import Causal
-from attnviz.pages.description import Labels, PageLayer, describe, description, to_json
+from attnviz.attention.patterns import Causal, Full
+from attnviz.pages.description import Labels, Layers, PageLayer, describe, description, to_json
 from tests.cases import small
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "]]>", "\"'&", "👩‍👩‍👧", "\u202eRTL", "a\nb\u2028c", "\ud800"]
@@ -43,6 +47,7 @@ def test_a_layer_is_described_by_its_sizes_and_settings():
         "head_dim": 8,
         "query_labels": 0,
         "key_labels": 0,
+        "positions": {"queries": 0, "keys": 0},
         "pattern": "causal",
         "scale": 0.5,
         "softcap": 30.0,
@@ -51,6 +56,49 @@ def test_a_layer_is_described_by_its_sizes_and_settings():
         "levels": 1,
     }
     assert labels.lists == [list(inputs.tokens[1])]
+
+
+@pytest.mark.parametrize(
+    ("given", "queries", "keys"),
+    [
+        ({}, 2, 0),
+        ({"T": 9}, -3, 0),
+        ({"query_positions": torch.tensor([7, 3, 3, 9])}, [7, 3, 3, 9], 0),
+        ({"key_positions": torch.tensor([4, 5, 6, 7, 8, 9])}, 6, 4),
+        ({"key_positions": torch.tensor([4, 5, 6, 0, 1, 2])}, [6, 0, 1, 2], [4, 5, 6, 0, 1, 2]),
+    ],
+    ids=["the last of the keys", "more queries than keys", "their own", "shifted keys", "keys that jump"],
+)
+def test_positions_are_those_of_the_item(given, queries, keys):
+    given = dict(given)
+    inputs = attnviz.AttentionInputs(torch.zeros(1, given.pop("T", 4), 2), torch.zeros(1, 6, 2), **given)
+    found = describe(PageLayer("0", inputs.item(), Full(), (0,)), Labels())
+    assert found["positions"] == {"queries": queries, "keys": keys}
+
+
+def test_keys_of_another_sequence_have_no_positions():
+    inputs = attnviz.AttentionInputs(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), cross=True)
+    assert describe(PageLayer("0", inputs.item(), Full(), (0,)), Labels())["positions"] is None
+
+
+def test_layers_are_let_go_before_the_next_is_read():
+    read: list[weakref.ref[PageLayer]] = []
+
+    def one(index: int) -> PageLayer:
+        assert all(layer() is None for layer in read)
+        layer = PageLayer(str(index), small().item(), Full(), (0,))
+        read.append(weakref.ref(layer))
+        return layer
+
+    layers = Layers(3, one)
+    asked = [0, 1, 2, 1, 1, 0, -1]
+    assert [layers[i].label for i in asked] == ["0", "1", "2", "1", "1", "0", "2"]
+    assert len(read) == 6
+    labels = []
+    for layer in layers:
+        labels.append(layer.label)
+        del layer
+    assert labels == ["0", "1", "2"]
 
 
 def vars_of(inputs: attnviz.AttentionInputs) -> dict[str, object]:

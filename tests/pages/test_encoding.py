@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,70 @@ def test_weights_of_the_page_are_those_of_the_formula(call: Call):
     np.testing.assert_array_equal(np.isnan(weights).any(-1), np.isnan(expected.weights).any(-1))
     np.testing.assert_allclose(weights, expected.weights, rtol=0, atol=WITHIN)
     np.testing.assert_array_equal(np.isneginf(decoded.logits(layer)), np.isneginf(expected.logits))
+
+
+@st.composite
+def heads_apart(draw: st.DrawFn) -> tuple[Call, torch.Tensor]:
+    """A call, and what a mask of one's own lets each of its heads see, (H, T, S)."""
+    call = draw(calls(values=False))
+    inputs = call.inputs
+    shape = tuple(draw(st.sampled_from([size, 1])) for size in (inputs.H, inputs.T, inputs.S))
+    return call, normal(shape, draw(st.integers(0, 9))) > draw(st.sampled_from([-0.5, 0.5, 2.0]))
+
+
+@given(heads_apart())
+def test_each_head_hides_what_its_own_mask_hides(drawn: tuple[Call, torch.Tensor]):
+    call, mask = drawn
+    decoded = page_of(call.inputs, call.pattern & Masked(mask[None]), batch=call.batch)
+    (layer,) = decoded.layers
+    known = call.bias()
+    hides = torch.zeros(call.inputs.H, call.inputs.T, call.inputs.S, dtype=torch.float64)
+    hides = hides if known is None else hides + known
+    said = replace(call, inputs=replace(call.inputs, bias=hides.masked_fill(~mask, -torch.inf)[None], layout="bhtd"))
+    expected = said.expected()
+    np.testing.assert_allclose(decoded.weights(layer), expected.weights, rtol=0, atol=WITHIN)
+    np.testing.assert_array_equal(np.isneginf(decoded.logits(layer)), np.isneginf(expected.logits))
+    shown = np.where(np.isneginf(expected.logits), np.nan, expected.weights)
+    np.testing.assert_array_equal(np.isnan(decoded.array(layer["thumbnails"])), np.isnan(shown))
+
+
+def test_heads_that_see_alike_share_their_bits():
+    inputs = small(batch=1)
+    hides = torch.zeros(4, 6, 6)
+    hides[2, 3] = -torch.inf
+    for bias, blobs in ((None, 1), (hides[2:3], 1), (hides, 4)):
+        given = AttentionInputs(inputs.q, inputs.k, global_mask=inputs.global_mask, bias=bias)
+        (layer,) = page_of(given, GlobalKeys()).layers
+        assert len(layer["visible"]["blobs"]) == blobs
+    (layer,) = page_of(AttentionInputs(inputs.q, inputs.k, bias=hides), Full(), heads=(0, 1)).layers
+    assert layer["visible"]["kind"] == "band"
+
+
+@pytest.mark.parametrize("stray", [torch.nan, torch.inf, 3e38])
+def test_what_stands_in_padding_does_not_reach_the_file(stray):
+    inputs = small(batch=1)
+    exists = torch.tensor([True] * 4 + [False] * 2)
+    q, k = inputs.q.clone(), inputs.k.clone()
+    q[..., 4:, :] = stray
+    k[..., 4:, :] = stray
+    padded = AttentionInputs(q, k, key_padding_mask=exists, bias=torch.zeros(6, 6).fill_diagonal_(-torch.inf)[None])
+    decoded = page_of(padded, Causal())
+    (layer,) = decoded.layers
+    for name in ("q", "k", "bias"):
+        assert np.isfinite(decoded.array(layer[name])).all()
+        assert np.abs(decoded.array(layer[name])).max() < 100
+    seen = np.tril(np.ones((6, 6), dtype=bool), -1) & exists.numpy() & exists.numpy()[:, None]
+    expected = reference.attend(inputs.q[0], inputs.k[0], seen)
+    np.testing.assert_allclose(decoded.weights(layer), expected.weights, rtol=0, atol=WITHIN)
+
+
+def test_keys_of_another_sequence_have_no_order():
+    inputs = AttentionInputs(normal((1, 2, 5, 3), 0), normal((1, 2, 5, 3), 1), cross=True)
+    decoded = page_of(inputs, Full())
+    (layer,) = decoded.layers
+    assert layer["positions"] is None
+    expected = reference.attend(inputs.q[0], inputs.k[0], np.ones((5, 5), dtype=bool))
+    np.testing.assert_allclose(decoded.weights(layer), expected.weights, rtol=0, atol=WITHIN)
 
 
 @given(st.sampled_from([torch.float16, torch.bfloat16]).flatmap(lambda dtype: calls(dtype=dtype, values=False)))
@@ -165,7 +230,7 @@ def test_long_maps_bring_an_overview_of_both_reductions(pattern):
     decoded = page_of(inputs, pattern)
     (layer,) = decoded.layers
     size = 1 << layer["levels"] - 1 - layer["overview"]["level"]
-    weights, visible = np.nan_to_num(decoded.weights(layer)[0]), decoded.visible(layer)
+    weights, visible = np.nan_to_num(decoded.weights(layer)[0]), decoded.visible(layer)[0]
     edges = np.arange(0, 2100, size)
     seen = np.logical_or.reduceat(np.logical_or.reduceat(visible, edges, 0), edges, 1)
     sums = np.add.reduceat(np.add.reduceat(weights, edges, 0), edges, 1)

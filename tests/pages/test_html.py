@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -50,12 +51,28 @@ def test_a_page_holds_its_layers_each_in_a_chunk_of_its_own(tmp_path):
     size = write_page(path, layers("0", "7"), "dump.safetensors")
     assert size == path.stat().st_size
     page = Page(path.read_text())
-    assert (page.run["format"], page.run["mode"], page.run["source"]) == (1, "embedded", "dump.safetensors")
+    assert (page.run["format"], page.run["mode"], page.run["source"]) == (2, "embedded", "dump.safetensors")
     assert page.run["program"] == f"attnviz {attnviz.__version__}"
     assert [layer["label"] for layer in page.layers] == ["0", "7"]
     assert [layer["thumbnails"]["chunk"] for layer in page.layers] == [0, 0]
     assert [layer["q"]["chunk"] for layer in page.layers] == [1, 2]
     assert len(page.run["labels"]) == 1
+
+
+def test_a_layer_is_let_go_before_the_next_is_read(tmp_path):
+    read: list[weakref.ref[PageLayer]] = []
+
+    def one_by_one():
+        for label in "abc":
+            assert all(layer() is None for layer in read)
+            (layer,) = layers(label)
+            read.append(weakref.ref(layer))
+            yield layer
+            del layer
+
+    write_page(tmp_path / "page.html", one_by_one(), "x")
+    write_page(tmp_path / "held.html", layers(*"abc"), "x")
+    assert (tmp_path / "page.html").read_bytes() == (tmp_path / "held.html").read_bytes()
 
 
 def test_its_elements_are_those_of_the_format_and_none_names_a_host(tmp_path):
@@ -104,6 +121,17 @@ def test_a_page_that_would_be_too_large_is_refused_before_any_work(tmp_path, mon
         InputError, match=r"page.html: would be at least \d+ bytes, above --most 500 bytes.*--head.*attnviz view"
     ):
         write_page(tmp_path / "page.html", layers("0"), "x", most=500)
+
+
+def test_layers_that_come_one_by_one_are_refused_where_they_are_too_many(tmp_path, monkeypatch):
+    """Each before any work on it."""
+    one = write_page(tmp_path / "one.html", layers("a"), "x")
+    monkeypatch.setattr("attnviz.pages.html.least_bytes", lambda layer: one)
+    given = iter(layers(*"abc"))
+    with pytest.raises(InputError, match="would be at least"):
+        write_page(tmp_path / "page.html", given, "x", most=2 * one)
+    assert [layer.label for layer in given] == ["c"]
+    assert [path.name for path in tmp_path.iterdir()] == ["one.html"]
 
 
 def test_a_page_that_grows_too_large_leaves_nothing(tmp_path):

@@ -64,12 +64,12 @@ def test_an_address_without_its_last_slash_leads_there(server):
 def test_tiles_are_the_pyramids(server, level, reduce):
     answer = server.get(f"/{TOKEN}/tile/0/1/{level}/0/0/{reduce}")
     assert answer.headers["content-type"] == "application/octet-stream"
-    expected = Pyramid(layer().item, Causal()).tile(2, level, 0, 0, reduce=reduce)
+    expected = Pyramid(layer().attention).tile(2, level, 0, 0, reduce=reduce)
     np.testing.assert_array_equal(floats(answer.content).reshape(256, 256), expected)
 
 
 def test_rectangles_vectors_and_thumbnails(server):
-    pyramid = Pyramid(layer().item, Causal())
+    pyramid = Pyramid(layer().attention)
     for values in ("weights", "logits"):
         found = floats(server.get(f"/{TOKEN}/{values}/0/0/10/14/2/12").content).reshape(4, 10)
         np.testing.assert_array_equal(found, pyramid.rectangle(0, range(10, 14), range(2, 12), values=values))

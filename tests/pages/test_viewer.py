@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -11,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
 
 from attnviz import AttentionInputs, InputError, Pyramid
 from attnviz.attention.patterns import Causal, Full, Local, Pattern, longformer
 from attnviz.pages import viewer as module
-from attnviz.pages.description import PageLayer
+from attnviz.pages.description import Layers, PageLayer
 from attnviz.pages.viewer import Kept, OutOfRange, Stopped, Viewer
 from tests import reference
 from tests.cases import small
 from tests.coroutines import run as run_coroutine
-from tests.strategies import normal
+from tests.strategies import calls, normal
 
 Tile = tuple[int, int, int, int, int, str]
 
@@ -74,7 +76,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_tiles_are_those_of_the_pyramid(make, monkeypatch, pattern):
     monkeypatch.setattr("attnviz.maps.pyramid.OVERVIEW", 256)  # finer levels are made on demand
     (layer,) = layers(pattern)
-    pyramid = Pyramid(layer.item, pattern)
+    pyramid = Pyramid(layer.attention)
     wanted = [(level, r, c) for level in range(3) for r, c in np.ndindex(*pyramid.grid(level))]
 
     async def ask(viewer: Viewer) -> list[np.ndarray]:
@@ -84,6 +86,51 @@ def test_tiles_are_those_of_the_pyramid(make, monkeypatch, pattern):
     for at in wanted:
         for reduce in ("max", "mass"):
             np.testing.assert_array_equal(next(found), pyramid.tile(2, *at, reduce=reduce))
+
+
+@given(calls(dtype=torch.float64, values=False))
+def test_what_a_live_page_shows_is_the_formula(call):
+    shown = PageLayer("0", call.inputs.item(call.batch), call.pattern, tuple(range(call.inputs.H)))
+    viewer, expected = Viewer([shown], "test"), call.expected()
+    hidden = np.isneginf(expected.logits)
+    T, S = hidden.shape[1:]
+
+    async def ask(head: int) -> list[np.ndarray]:
+        parts = [viewer.rectangle(0, head, range(T), range(S), values) for values in ("weights", "logits")]
+        return await asyncio.gather(*parts, viewer.tile(0, head, 0, 0, 0, "max"), viewer.thumbnail(0, head))
+
+    for head in range(call.inputs.H):
+        weights, logits, tile, thumbnail = run_coroutine(ask(head))
+        wanted = np.where(hidden[head], np.nan, expected.weights[head])
+        np.testing.assert_allclose(logits, expected.logits[head], rtol=1e-6, atol=1e-6)
+        for found in (weights, tile[:T, :S], thumbnail):
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+    viewer.close()
+
+
+def test_a_layer_is_let_go_when_another_is_asked_for(make, passes):
+    """What its passes kept stays."""
+    read: list[tuple[int, weakref.ref[PageLayer]]] = []
+
+    def one(index: int) -> PageLayer:
+        assert all(layer() is None for _, layer in read)
+        layer = layers(Causal(), Full(), Local(3), tokens=300)[index]
+        read.append((index, weakref.ref(layer)))
+        return layer
+
+    viewer = Viewer(Layers(3, one), "test", watch=passes.watch)
+    assert [index for index, _ in read] == [0, 1, 2]
+
+    async def ask() -> None:
+        for layer in (2, 0, 0, 1, 0):
+            await viewer.tile(layer, 1, 0, 0, 0, "max")
+            await viewer.rectangle(layer, 1, range(3), range(5), "logits")
+            await viewer.progress(layer, 1)
+
+    run_coroutine(ask())
+    viewer.close()
+    assert [index for index, _ in read] == [0, 1, 2, 0, 1, 0]
+    assert len(passes.begun) == 3
 
 
 def test_a_head_has_one_pass_however_many_ask(make, passes):
@@ -270,7 +317,7 @@ def test_thumbnails_that_would_take_long_wait_for_the_pass(make, passes, monkeyp
         narrow = await viewer.thumbnail(1, 0)  # a window is few weights
         assert narrow is not None
         assert narrow.shape == (64, 64)
-        pyramid = Pyramid(viewer.layers[0].item, Causal())
+        pyramid = Pyramid(viewer.layers[0].attention)
         tile = await viewer.tile(0, 0, 0, 0, 0, "max")
         found = await viewer.thumbnail(0, 0)
         assert found is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -51,6 +52,22 @@ def test_layers_of_a_dump(tmp_path):
     assert [layer["label"] for layer in page.layers] == ["12"]
     with pytest.raises(InputError, match="--layer 5 is out of range"):
         attnviz.view(path, attnviz.Full(), layers=[5])
+
+
+def test_a_layer_is_let_go_before_the_next_is_read(tmp_path, monkeypatch):
+    tensors = {f"layers.{n}.{role}": getattr(small(), role).clone() for n in (0, 3, 12) for role in ("q", "k")}
+    save_file(tensors, tmp_path / "dump.safetensors")
+    read: list[weakref.ref[attnviz.AttentionInputs]] = []
+
+    def load(path, *, layer):
+        assert all(inputs() is None for inputs in read)
+        inputs = attnviz.load(path, layer=layer)
+        read.append(weakref.ref(inputs))
+        return inputs
+
+    monkeypatch.setattr("attnviz.pages.widget.load", load)
+    attnviz.view(tmp_path / "dump.safetensors", attnviz.Full())
+    assert len(read) == 3
 
 
 def test_a_dump_of_one_layer_has_its_own_pattern(tmp_path):

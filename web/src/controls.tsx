@@ -2,10 +2,10 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { type Axis, extent, headName, label, visibleText } from "./description";
+import { type Axis, bounds, extent, headName, indexAt, label, position, visibleText } from "./description";
 import { countText } from "./numbers";
 import { useSession, useStore } from "./session";
-import { WINDOW, clamp } from "./state";
+import { WINDOW, clamp, longer, windowOf } from "./state";
 
 /** A few choices, one of them taken. */
 export function Segmented<T extends string>(props: {
@@ -120,7 +120,7 @@ export function HeadPicker() {
   );
 }
 
-/** A position by its number, with its token beside it. */
+/** A query or key by its position, with its token beside it. */
 export function PositionField(props: { axis: Axis }) {
   const { state, layer, set } = useStore();
   const { description } = useSession();
@@ -129,10 +129,10 @@ export function PositionField(props: { axis: Axis }) {
   const [typed, setTyped] = useState<string | null>(null);
   useEffect(() => setTyped(null), [value]);
   const token = value === null ? null : label(description, layer, axis, value);
-  const most = extent(layer, axis) - 1;
+  const [least, most] = bounds(layer, axis);
   const take = (text: string): void => {
     setTyped(null);
-    if (/^\d+$/.test(text)) set({ [axis]: clamp(Number(text), 0, most) }, true);
+    if (/^-?\d+$/.test(text)) set({ [axis]: indexAt(layer, axis, Number(text)) }, true);
     else if (text === "") set({ [axis]: null }, true);
   };
   return (
@@ -141,10 +141,10 @@ export function PositionField(props: { axis: Axis }) {
       <input
         type="number"
         inputMode="numeric"
-        min={0}
+        min={least}
         max={most}
         placeholder={"\u2013"}
-        value={typed ?? (value === null ? "" : `${value}`)}
+        value={typed ?? (value === null ? "" : `${position(layer, axis, value)}`)}
         onInput={({ currentTarget }) => setTyped(currentTarget.value)}
         onChange={({ currentTarget }) => take(currentTarget.value)}
       />
@@ -153,14 +153,18 @@ export function PositionField(props: { axis: Axis }) {
   );
 }
 
-/** Moves the window of a view along a sequence that is longer than it. */
-export function WindowControl(props: { window: [number, number]; size: number }) {
-  const { set } = useStore();
-  const [first, end] = props.window;
+/** Moves the window of a view along the longer axis, where that is longer than the window. */
+export function WindowControl(props: { usual: number }) {
+  const { state, layer, set } = useStore();
+  const { description } = useSession();
+  const axis = longer(layer);
+  const total = extent(layer, axis);
+  const [least, most] = bounds(layer, axis);
+  const [first, end] = windowOf(state, description, axis, props.usual);
   const count = end - first;
-  if (count >= props.size && props.size <= 32) return null;
-  const sizes = [32, 64, 128, 256, WINDOW].filter((size) => size < props.size);
-  const whole = Math.min(props.size, WINDOW);
+  if (count >= total && total <= 32) return null;
+  const sizes = [32, 64, 128, 256, WINDOW].filter((size) => size < total);
+  const whole = Math.min(total, WINDOW);
   const choices = [...new Set([...sizes, whole, count])].sort((a, b) => a - b);
   return (
     <div class="stepper window">
@@ -176,10 +180,10 @@ export function WindowControl(props: { window: [number, number]; size: number })
         <input
           type="number"
           inputMode="numeric"
-          min={0}
-          max={props.size - 1}
-          value={`${first}`}
-          onChange={({ currentTarget }) => set({ first: Math.max(0, Number(currentTarget.value) || 0) }, true)}
+          min={least}
+          max={most}
+          value={`${position(layer, axis, first)}`}
+          onChange={({ currentTarget }) => set({ first: indexAt(layer, axis, Number(currentTarget.value) || 0) }, true)}
         />
       </Field>
       <Field name="show">
@@ -191,11 +195,11 @@ export function WindowControl(props: { window: [number, number]; size: number })
           ))}
         </select>
       </Field>
-      <span class="muted of">of {countText(props.size)}</span>
+      <span class="muted of">of {countText(total)}</span>
       <button
         type="button"
         aria-label="Later tokens"
-        disabled={end >= props.size}
+        disabled={end >= total}
         onClick={() => set({ first: end }, true)}
       >
         {"\u203a"}

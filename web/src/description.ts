@@ -1,5 +1,7 @@
 /** What FORMAT.md calls the Description: the run as Python wrote it. */
 
+import { positionText } from "./numbers";
+
 export interface Blob {
   chunk: number;
   offset: number;
@@ -13,7 +15,10 @@ export interface Blob {
 
 export type Visible =
   | { kind: "band"; low: number | null; high: number | null; keys: Blob | null; queries: Blob | null }
-  | { kind: "bits"; blob: Blob };
+  | { kind: "bits"; blobs: Blob[] }; // one for all heads, or one a head
+
+/** Where an axis stands in its sequence: the first position where the others follow in steps of 1, else every one. */
+export type Positions = number | number[];
 
 export interface Layer {
   label: string;
@@ -25,6 +30,7 @@ export interface Layer {
   head_dim: number;
   query_labels: number | null;
   key_labels: number | null;
+  positions: { queries: Positions; keys: Positions } | null; // null: keys are of another sequence, there is no order
   pattern: string;
   scale: number;
   softcap: number | null;
@@ -41,6 +47,9 @@ export interface Layer {
   thumbnails?: Blob;
 }
 
+/** The version of FORMAT.md that this page reads. */
+export const FORMAT = 2;
+
 export interface Description {
   format: number;
   program: string;
@@ -53,15 +62,64 @@ export interface Description {
 export type Axis = "query" | "key";
 export type Reduce = "max" | "mass";
 
-/** How many positions an axis of a layer has. */
+/** Reads a description. Throws where it is of another format. */
+export function read(json: string): Description {
+  const description = JSON.parse(json) as Description;
+  if (description.format !== FORMAT) throw new Error(`format ${description.format} is not one this page can read`);
+  return description;
+}
+
+/** How many queries or keys a layer has. */
 export function extent(layer: Layer, axis: Axis): number {
   return axis === "query" ? layer.queries : layer.keys;
 }
 
-/** The label of a position, or null where the run has none. */
-export function label(description: Description, layer: Layer, axis: Axis, position: number): string | null {
+function positions(layer: Layer, axis: Axis): Positions {
+  if (layer.positions === null) return 0; // another sequence: each is called by its index
+  return axis === "query" ? layer.positions.queries : layer.positions.keys;
+}
+
+/** Where the query or key of an index stands in its sequence: what it is called, and what distances are between. */
+export function position(layer: Layer, axis: Axis, index: number): number {
+  const at = positions(layer, axis);
+  return typeof at === "number" ? at + index : at[index];
+}
+
+/** The index of the query or key that stands at a position, or nearest to it. */
+export function indexAt(layer: Layer, axis: Axis, wanted: number): number {
+  const at = positions(layer, axis);
+  const size = extent(layer, axis);
+  if (typeof at === "number") return Math.max(0, Math.min(size - 1, wanted - at));
+  let best = 0;
+  for (let i = 1; i < size; i++) if (Math.abs(at[i] - wanted) < Math.abs(at[best] - wanted)) best = i;
+  return best;
+}
+
+/** The least and the largest position of an axis. */
+export function bounds(layer: Layer, axis: Axis): [number, number] {
+  const at = positions(layer, axis);
+  if (typeof at === "number") return [at, at + extent(layer, axis) - 1];
+  return [at.reduce((a, b) => Math.min(a, b)), at.reduce((a, b) => Math.max(a, b))];
+}
+
+/** How many keys the key of a query's own position is after the query's index, where that is the same for all; else null. */
+export function offset(layer: Layer): number | null {
+  if (layer.positions === null) return null;
+  const { queries, keys } = layer.positions;
+  return typeof queries === "number" && typeof keys === "number" ? queries - keys : null;
+}
+
+/** Whether queries and keys are the same tokens, so that one text shows both. */
+export function isOneText(layer: Layer): boolean {
+  if (layer.positions === null || layer.queries !== layer.keys || layer.query_labels !== layer.key_labels) return false;
+  const { queries, keys } = layer.positions;
+  return JSON.stringify(queries) === JSON.stringify(keys);
+}
+
+/** The label of a query or key, or null where the run has none. */
+export function label(description: Description, layer: Layer, axis: Axis, index: number): string | null {
   const list = axis === "query" ? layer.query_labels : layer.key_labels;
-  return list === null ? null : (description.labels[list]?.[position] ?? null);
+  return list === null ? null : (description.labels[list]?.[index] ?? null);
 }
 
 /** What a head of a layer is called. */
@@ -84,8 +142,9 @@ function codeName(letter: string): string {
   return `[U+${letter.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
 }
 
-/** What a position is called where there is room for its number and its token. */
-export function positionName(description: Description, layer: Layer, axis: Axis, position: number): string {
-  const token = label(description, layer, axis, position);
-  return token === null ? `${position}` : `${position} \u201c${visibleText(token).trim()}\u201d`;
+/** What a query or key is called where there is room for its position and its token. */
+export function positionName(description: Description, layer: Layer, axis: Axis, index: number): string {
+  const token = label(description, layer, axis, index);
+  const number = positionText(position(layer, axis, index));
+  return token === null ? number : `${number} \u201c${visibleText(token).trim()}\u201d`;
 }

@@ -1,6 +1,6 @@
 /** The page of `attnviz html` and `attnviz view`. */
 
-import type { Description } from "./description";
+import { read } from "./description";
 import { complain, mount } from "./mount";
 import { EmbeddedSource } from "./source/embedded";
 import { LiveSource } from "./source/live";
@@ -17,8 +17,7 @@ function chunk(index: number): string {
 
 const place = document.getElementById("attnviz")!;
 try {
-  const description = JSON.parse(document.getElementById("attnviz-run")!.textContent!) as Description;
-  if (description.format !== 1) throw new Error(`format ${description.format} is not one this page can read`);
+  const description = read(document.getElementById("attnviz-run")!.textContent!);
   document.body.style.margin = "0";
   const source =
     description.mode === "live"

@@ -21,12 +21,17 @@ export function tickText(value: number): string {
 
 /** A count or position with its thousands apart. */
 export function countText(value: number): string {
-  return value.toLocaleString("en-US");
+  return value.toLocaleString("en-US").replace("-", "\u2212");
 }
 
-/** A range of positions, its end exclusive. */
-export function rangeText(first: number, end: number): string {
-  return end - first <= 1 ? countText(first) : `${countText(first)}\u2013${countText(end - 1)}`;
+/** A position as it stands in names and fields. */
+export function positionText(value: number): string {
+  return `${value}`.replace("-", "\u2212");
+}
+
+/** A range of positions, both ends inclusive. */
+export function rangeText(first: number, last: number): string {
+  return first === last ? countText(first) : `${countText(first)}\u2013${countText(last)}`;
 }
 
 /** A round step of at least `least`: 1, 2, 5, 10 ... */

@@ -1,6 +1,6 @@
 /** What is shown, and its place in the address: a link shows what its sender saw. */
 
-import { type Description, type Reduce, extent } from "./description";
+import { type Axis, type Description, type Layer, type Reduce, extent, offset } from "./description";
 
 export const VIEWS = ["heads", "model", "map", "text", "query-key"] as const;
 export type View = (typeof VIEWS)[number];
@@ -154,16 +154,23 @@ export function scaleOf(state: State, description: Description): Scale {
   return maps && description.layers.some(({ keys }) => keys > LONG) ? "log" : "linear";
 }
 
-/** The window of positions that a view shows along an axis. */
-export function windowOf(
-  state: State,
-  description: Description,
-  axis: "query" | "key",
-  usual: number,
-): [number, number] {
-  const size = extent(description.layers[state.layer], axis);
+/** The longer axis of a layer: the one that windows are counted along. */
+export function longer(layer: Layer): Axis {
+  return layer.queries >= layer.keys ? "query" : "key";
+}
+
+/** From the index of a query or key to that of what stands at the same position along the longer axis. */
+function alongLonger(layer: Layer, axis: Axis): number {
+  if (axis === longer(layer)) return 0;
+  return axis === "query" ? (offset(layer) ?? 0) : -(offset(layer) ?? 0);
+}
+
+/** The window of indices that a view shows along an axis: where both axes have it, the same positions. */
+export function windowOf(state: State, description: Description, axis: Axis, usual: number): [number, number] {
+  const layer = description.layers[state.layer];
+  const size = extent(layer, axis);
   const count = Math.min(state.count ?? usual, WINDOW, size);
-  const first = clamp(state.first, 0, size - count);
+  const first = clamp(state.first - alongLonger(layer, axis), 0, size - count);
   return [first, first + count];
 }
 
@@ -171,9 +178,15 @@ export function windowOf(
 export function opening(state: State, description: Description, view: View): Partial<State> {
   const axis = state.query !== null ? "query" : "key";
   const chosen = state[axis];
+  const layer = description.layers[state.layer];
   if ((view !== "heads" && view !== "text") || chosen === null) return { view };
-  const [first, end] = windowOf(state, description, axis, USUAL_WINDOW[view]);
-  return chosen >= first && chosen < end ? { view } : { view, first: Math.max(0, chosen - ((end - first) >> 1)) };
+  const along = longer(layer);
+  const there = clamp(chosen + alongLonger(layer, axis), 0, extent(layer, along) - 1);
+  const windows = (of: Axis): [number, number] => windowOf(state, description, of, USUAL_WINDOW[view]);
+  const holds = ([first, end]: [number, number], index: number): boolean => index >= first && index < end;
+  const inside = holds(windows(axis), chosen) && (offset(layer) === null || holds(windows(along), there));
+  const [first, end] = windows(axis);
+  return inside ? { view } : { view, first: Math.max(0, there - ((end - first) >> 1)) };
 }
 
 export function clamp(value: number, low: number, high: number): number {

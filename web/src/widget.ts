@@ -1,6 +1,6 @@
 /** The page in a notebook's cell, through anywidget. */
 
-import type { Description } from "./description";
+import { read } from "./description";
 import { mount } from "./mount";
 import { EmbeddedSource } from "./source/embedded";
 import { NOWHERE } from "./store";
@@ -12,7 +12,7 @@ interface Model {
 }
 
 function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
-  const description = JSON.parse(model.get("run")) as Description;
+  const description = read(model.get("run"));
   const chunks = model.get("chunks");
   const source = new EmbeddedSource(description, (index) => {
     const { buffer, byteOffset, byteLength } = chunks[index];

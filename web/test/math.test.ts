@@ -15,13 +15,15 @@ const T = 13;
 const S = 17;
 const D = 6;
 
+const between = (t: number, s: number): number => Math.abs(t + 4 - s);
+
 /** A head, and its logits by the formula in plain loops. */
 function made(change: Partial<Head>, sink: number | null = null): { head: Head; reference: number[][] } {
   const random = noise(7);
   const draw = (size: number): Float64Array => Float64Array.from({ length: size }, () => 2 * random.next().value);
   const head: Head = {
     queries: T, keys: S, dim: D, q: draw(T * D), k: draw(S * D), globalK: null, globalRows: new Set(), scale: 0.4,
-    softcap: null, slope: 0, bias: null, logSumExp: new Float32Array(T), band: { low: -Infinity, high: Infinity },
+    softcap: null, slope: 0, distance: between, bias: null, logSumExp: new Float32Array(T), band: { low: -Infinity, high: Infinity },
     sees: null, ...change,
   };
   if (head.globalRows.size) head.globalK = draw(S * D);
@@ -35,7 +37,7 @@ function made(change: Partial<Head>, sink: number | null = null): { head: Head; 
       logit *= head.scale;
       if (head.softcap) logit = head.softcap * Math.tanh(logit / head.softcap);
       if (head.bias) logit += head.bias[t * S + s];
-      logit -= head.slope * Math.abs(t + S - T - s);
+      logit -= head.slope * head.distance(t, s);
       const hidden = s - t < head.band.low || s - t > head.band.high || (head.sees && !head.sees(t, s));
       reference[t].push(hidden ? -Infinity : logit);
     }
@@ -53,6 +55,7 @@ const CASES: Record<string, { head: Head; reference: number[][] }> = {
   "window far from some queries": made({ band: { low: 12, high: 14 } }),
   "padded keys and queries": made({ sees: (t, s) => s < 11 && t !== 3 }),
   "softcap, bias, ALiBi": made({ softcap: 0.7, bias: Float64Array.from({ length: T * S }, (_, i) => Math.sin(i)), slope: 0.2 }),
+  "ALiBi between positions that jump": made({ slope: 0.2, distance: (t, s) => Math.abs(((t * 7) % 13) - ((s * 5) % 17)) }),
   sink: made({}, 1.5),
   "global queries with their own keys": made({ globalRows: new Set([0, 5]) }),
 };

@@ -5,10 +5,10 @@ import { changed, format, initial, opening, parse, scaleOf, windowOf } from "../
 
 const layer = (fields: Partial<Layer>): Layer => ({
   label: "0", heads: 4, kv_heads: 4, queries: 100, keys: 120, head_dim: 8, query_labels: null, key_labels: null,
-  pattern: "full", scale: 1, softcap: null, sinks: null, alibi: null, levels: 1, ...fields,
+  pattern: "full", scale: 1, softcap: null, sinks: null, alibi: null, levels: 1, positions: null, ...fields,
 });
 const RUN: Description = {
-  format: 1, program: "attnviz", source: "x", mode: "embedded", labels: [],
+  format: 2, program: "attnviz", source: "x", mode: "embedded", labels: [],
   layers: [layer({}), layer({ label: "1", heads: 2, queries: 50, keys: 50 })],
 };
 
@@ -84,4 +84,19 @@ test("a link to a token opens the window it is in", () => {
     const state = { ...initial(long), view: "text" as const, query: 2000, first };
     assert.deepEqual(parse(format(state, long), long), state);
   }
+});
+
+test("windows of both axes are at the same positions", () => {
+  const last = layer({ queries: 100, keys: 1000, positions: { queries: 900, keys: 0 } });
+  const run: Description = { ...RUN, layers: [last] };
+  const windows = (first: number): [number, number][] =>
+    (["query", "key"] as const).map((axis) => windowOf({ ...initial(run), first, count: 64 }, run, axis, 64));
+  assert.deepEqual(windows(0), [[0, 64], [0, 64]]); // no query stands there
+  assert.deepEqual(windows(910), [[10, 74], [910, 974]]);
+  assert.deepEqual(windows(999), [[36, 100], [936, 1000]]);
+  // What is chosen comes into the window with the keys around its own position.
+  assert.equal(opening({ ...initial(run), query: 50 }, run, "heads").first, 950 - 32);
+  assert.equal(opening({ ...initial(run), key: 500 }, run, "heads").first, 500 - 32);
+  const cross: Description = { ...RUN, layers: [{ ...last, positions: null }] };
+  assert.deepEqual(windowOf({ ...initial(cross), first: 910 }, cross, "query", 64), [36, 100]);
 });

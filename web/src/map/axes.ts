@@ -1,12 +1,12 @@
 /** The axes of the map: positions and tokens beside what they stand for, drawn again as the map moves. */
 
-import { type Axis, type Description, type Layer, extent, label, visibleText } from "../description";
+import { type Axis, type Description, type Layer, extent, label, position, visibleText } from "../description";
 import { countText, roundStep } from "../numbers";
 
 export interface AxisView {
   axis: Axis;
-  first: number; // position at the start of the canvas, in weights, with its fraction
-  pixels: number; // CSS pixels a position
+  first: number; // index at the start of the canvas, with its fraction
+  pixels: number; // CSS pixels an index
   marked: number | null;
   hovered: [number, number] | null; // half-open
 }
@@ -31,14 +31,17 @@ export function drawAxis(canvas: HTMLCanvasElement, description: Description, la
   const step = roundStep((upright ? 64 : 15) / view.pixels);
   const length = down ? height : width;
   const room = (down ? width : upright ? 200 : height) - 10;
-  const from = Math.max(0, Math.floor(view.first / step) * step);
+  // Round positions, where they follow each other.
+  const shift = position(layer, view.axis, 0) % step;
+  const from = Math.floor((Math.max(0, view.first) + shift) / step) * step - shift;
   const to = Math.min(size, view.first + length / view.pixels);
 
-  const at = (position: number): number => (position + 0.5 - view.first) * view.pixels;
-  const draw = (position: number, ink: string, bold: boolean): void => {
-    const middle = at(position);
+  const at = (index: number): number => (index + 0.5 - view.first) * view.pixels;
+  const draw = (index: number, ink: string, bold: boolean): void => {
+    const middle = at(index);
+    const number = countText(position(layer, view.axis, index));
     if (middle < 0 || middle > length) return;
-    const half = upright ? context.measureText(countText(position)).width / 2 + 3 : 7;
+    const half = upright ? context.measureText(number).width / 2 + 3 : 7;
     const place = Math.max(half, Math.min(length - half, middle)); // not cut at the ends
     context.save();
     context.font = `${bold ? "600 " : ""}11.5px ${style.fontFamily}`;
@@ -48,8 +51,7 @@ export function drawAxis(canvas: HTMLCanvasElement, description: Description, la
       if (!upright) context.rotate(-Math.PI / 2);
     }
     context.textAlign = down ? "right" : upright ? "center" : "left";
-    const number = countText(position);
-    const token = label(description, layer, view.axis, position);
+    const token = label(description, layer, view.axis, index);
     context.fillStyle = bold ? ink : token === null ? ink : muted;
     if (token === null) {
       context.fillText(number, 0, upright ? -6 : 0);
@@ -69,11 +71,11 @@ export function drawAxis(canvas: HTMLCanvasElement, description: Description, la
 
   const special = view.hovered ? Math.floor((view.hovered[0] + view.hovered[1] - 1) / 2) : view.marked;
   const near = (upright ? 56 : 15) / view.pixels;
-  for (let position = from; position < to; position += step) {
+  for (let index = from < 0 ? from + step : from; index < to; index += step) {
     const hides = [view.marked, view.hovered ? special : null].some(
-      (other) => other !== null && other !== position && Math.abs(other - position) < near,
+      (other) => other !== null && other !== index && Math.abs(other - index) < near,
     );
-    if (!hides && position !== view.marked && position !== special) draw(position, text, false);
+    if (!hides && index !== view.marked && index !== special) draw(index, text, false);
   }
   if (view.marked !== null && !(view.hovered && special !== view.marked && Math.abs(special! - view.marked) < near)) {
     draw(view.marked, accent, true);

@@ -1,6 +1,6 @@
 /** Answers what the views ask, from the file's chunks. Runs in the worker. */
 
-import type { Blob as Stored, Description, Layer, Reduce, Visible } from "../description";
+import { type Blob as Stored, type Description, type Layer, type Reduce, type Visible, position } from "../description";
 import { bit, cells, floats, numbers, unpack } from "./decode";
 import { type Cells, type Head, type Rectangle, TILE, halve, logits, reduce, seen, tileOf, weights } from "./math";
 
@@ -127,7 +127,7 @@ export class Engine {
       for (const [i, row] of layer.global.rows.entries()) q.set(own.subarray(i * dim, (i + 1) * dim), row * dim);
     }
     const bias = layer.bias ? await this.part(layer.bias, layer.bias.shape[0] === 1 ? 0 : head) : null;
-    const { band, sees } = await this.visibility(layer.visible!, keys);
+    const { band, sees } = await this.visibility(layer.visible!, head, keys);
     return {
       queries,
       keys,
@@ -139,6 +139,7 @@ export class Engine {
       scale: layer.scale,
       softcap: layer.softcap,
       slope: layer.alibi?.[head] ?? 0,
+      distance: (query, key) => Math.abs(position(layer, "query", query) - position(layer, "key", key)),
       bias,
       logSumExp: await this.logSumExp(layer, head),
       band,
@@ -146,10 +147,10 @@ export class Engine {
     };
   }
 
-  private async visibility(visible: Visible, keys: number): Promise<Pick<Head, "band" | "sees">> {
+  private async visibility(visible: Visible, head: number, keys: number): Promise<Pick<Head, "band" | "sees">> {
     const everything = { low: Number.NEGATIVE_INFINITY, high: Number.POSITIVE_INFINITY };
     if (visible.kind === "bits") {
-      const bits = await this.bytes(visible.blob);
+      const bits = await this.bytes(visible.blobs.length === 1 ? visible.blobs[0] : visible.blobs[head]);
       return { band: everything, sees: (query, key) => bit(bits, query * keys + key) };
     }
     const ofKeys = visible.keys ? await this.bytes(visible.keys) : null;

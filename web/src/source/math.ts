@@ -16,9 +16,10 @@ export interface Head {
   scale: number;
   softcap: number | null;
   slope: number; // ALiBi; 0: none
+  distance: (query: number, key: number) => number; // between their positions
   bias: Float64Array | null; // (T, S)
   logSumExp: Float32Array; // (T,), NaN: sees nothing
-  band: { low: number; high: number }; // low <= s - t <= high
+  band: { low: number; high: number }; // low <= s - t <= high, of indices
   sees: ((query: number, key: number) => boolean) | null; // within the band; null: all of it
 }
 
@@ -68,8 +69,7 @@ function logitsOfRow(head: Head, query: number, from: number, to: number, firstK
     for (let s = from; s < to; s++) row[s - firstKey] += bias[query * head.keys + s];
   }
   if (slope !== 0) {
-    const own = query + head.keys - head.queries;
-    for (let s = from; s < to; s++) row[s - firstKey] -= slope * Math.abs(own - s);
+    for (let s = from; s < to; s++) row[s - firstKey] -= slope * head.distance(query, s);
   }
   if (sees !== null) {
     for (let s = from; s < to; s++) if (!sees(query, s)) row[s - firstKey] = Number.NEGATIVE_INFINITY;

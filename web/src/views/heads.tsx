@@ -3,8 +3,8 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { headColor, stroke } from "../colors";
 import { LayerPicker, WindowControl } from "../controls";
-import { type Axis, headName, label, positionName, visibleText } from "../description";
-import { tickText, weightText } from "../numbers";
+import { type Axis, headName, label, position, positionName, visibleText } from "../description";
+import { positionText, tickText, weightText } from "../numbers";
 import { useAnswer, usePinnedInSight, useSession, useSize, useStore } from "../session";
 import { USUAL_WINDOW, windowOf } from "../state";
 
@@ -13,12 +13,11 @@ const MOST_LINES = 5000; // of one picture
 
 interface Place {
   axis: Axis;
-  position: number;
+  index: number;
 }
 
 export function HeadsControls() {
   const { state, layer, set } = useStore();
-  const { description } = useSession();
   const toggle = (head: number): void => {
     const heads = state.heads.includes(head)
       ? state.heads.filter((other) => other !== head)
@@ -29,10 +28,7 @@ export function HeadsControls() {
   return (
     <>
       <LayerPicker />
-      <WindowControl
-        window={windowOf(state, description, layer.queries >= layer.keys ? "query" : "key", USUAL_WINDOW.heads)}
-        size={Math.max(layer.queries, layer.keys)}
-      />
+      <WindowControl usual={USUAL_WINDOW.heads} />
       <div class="chips" role="group" aria-label="Heads shown">
         {all.map((head) => (
           <button
@@ -89,14 +85,14 @@ export function HeadsView(props: { dark: boolean }) {
 
   const pinned: Place | null =
     state.query !== null && within(state.query, queries)
-      ? { axis: "query", position: state.query }
+      ? { axis: "query", index: state.query }
       : state.query === null && state.key !== null && within(state.key, keys)
-        ? { axis: "key", position: state.key }
+        ? { axis: "key", index: state.key }
         : null;
   const shown = hover ?? pinned;
   const lines = useMemo(
     () => (heads ? strongest(heads.found, heads.queries, heads.keys, shown) : { top: 0, lines: [] }),
-    [heads, shown?.axis, shown?.position],
+    [heads, shown?.axis, shown?.index],
   );
 
   const rows = Math.max(queries[1] - queries[0], keys[1] - keys[0]);
@@ -111,7 +107,7 @@ export function HeadsView(props: { dark: boolean }) {
     element.height = Math.round(frame.height * sharp);
     const context = element.getContext("2d")!;
     context.scale(sharp, sharp);
-    const middle = (position: number, first: number): number => (position - first + 0.5) * ROW - top;
+    const middle = (index: number, first: number): number => (index - first + 0.5) * ROW - top;
     const [left, right] = [width * gap, width * (1 - gap)];
     const spread = shown ? ROW - 10 : 6; // heads side by side where their lines meet
     for (const { head, query, key, weight } of lines.lines) {
@@ -155,13 +151,13 @@ export function HeadsView(props: { dark: boolean }) {
       ({ head, query, key, weight }) =>
         `head ${headName(layer, head)}: ${other} ${positionName(description, layer, other, other === "key" ? key : query)}, ${weightText(weight)}`,
     );
-    announce(`${place.axis} ${positionName(description, layer, place.axis, place.position)}. Strongest: ${named.join("; ")}`);
+    announce(`${place.axis} ${positionName(description, layer, place.axis, place.index)}. Strongest: ${named.join("; ")}`);
   };
   const pin = (place: Place): void => {
-    const same = pinned?.axis === place.axis && pinned.position === place.position;
-    const { axis, position } = place;
+    const same = pinned?.axis === place.axis && pinned.index === place.index;
+    const { axis, index } = place;
     const other = axis === "query" ? "key" : "query";
-    set(same ? { query: null, key: null } : { [axis]: position, [other]: null }, true);
+    set(same ? { query: null, key: null } : { [axis]: index, [other]: null }, true);
   };
 
   const column = (axis: Axis, [first, end]: [number, number]) => (
@@ -207,7 +203,7 @@ function Column(props: {
   const [at, setAt] = useState(first);
   const list = useRef<HTMLDivElement>(null);
   const focusable = within(at, [first, end]) ? at : first;
-  usePinnedInSight(list, [props.pinned?.axis, props.pinned?.position, first, end]);
+  usePinnedInSight(list, [props.pinned?.axis, props.pinned?.index, first, end]);
   const onKeyDown = (event: KeyboardEvent): void => {
     const to: Record<string, number> = {
       ArrowUp: focusable - 1, ArrowDown: focusable + 1, Home: first, End: end - 1, PageUp: focusable - 10, PageDown: focusable + 10,
@@ -227,30 +223,30 @@ function Column(props: {
       onKeyDown={onKeyDown}
     >
       {Array.from({ length: end - first }, (_, i) => {
-        const position = first + i;
-        const token = label(description, layer, axis, position);
-        const place = { axis, position };
-        const is = (other: Place | null) => other?.axis === axis && other.position === position;
+        const index = first + i;
+        const token = label(description, layer, axis, index);
+        const place = { axis, index };
+        const is = (other: Place | null) => other?.axis === axis && other.index === index;
         return (
           <button
-            key={position}
+            key={index}
             type="button"
             class={`heads-token ${is(props.shown) ? "shown" : ""}`}
             style={{ height: ROW }}
-            data-position={position}
+            data-position={index}
             aria-pressed={is(props.pinned)}
-            aria-label={`${axis} ${positionName(description, layer, axis, position)}`}
-            tabIndex={position === focusable ? 0 : -1}
+            aria-label={`${axis} ${positionName(description, layer, axis, index)}`}
+            tabIndex={index === focusable ? 0 : -1}
             onPointerEnter={(event) => event.pointerType !== "touch" && props.onHover(place)}
             onFocus={({ currentTarget }) => {
-              setAt(position);
+              setAt(index);
               props.onFocus(place);
               if (currentTarget.matches(":focus-visible")) props.onHover(place);
             }}
             onBlur={() => props.onHover(null)}
             onClick={() => props.onPin(place)}
           >
-            <span class="number">{position}</span>
+            <span class="number">{positionText(position(layer, axis, index))}</span>
             {token !== null && <bdi>{visibleText(token)}</bdi>}
           </button>
         );
@@ -274,10 +270,10 @@ export function strongest(
   place: Place | null,
 ): { top: number; lines: Line[] } {
   const width = keys[1] - keys[0];
-  const from = place?.axis === "query" ? place.position : queries[0];
-  const to = place?.axis === "query" ? place.position + 1 : queries[1];
-  const left = place?.axis === "key" ? place.position : keys[0];
-  const right = place?.axis === "key" ? place.position + 1 : keys[1];
+  const from = place?.axis === "query" ? place.index : queries[0];
+  const to = place?.axis === "query" ? place.index + 1 : queries[1];
+  const left = place?.axis === "key" ? place.index : keys[0];
+  const right = place?.axis === "key" ? place.index + 1 : keys[1];
   let top = 0;
   for (const { values } of heads) {
     for (let t = from; t < to; t++) {
@@ -310,7 +306,7 @@ export function strongest(
   return { top, lines: lines.sort((a, b) => a.weight - b.weight) }; // the strongest are drawn last
 }
 
-function within(position: number, [first, end]: [number, number]): boolean {
-  return position >= first && position < end;
+function within(index: number, [first, end]: [number, number]): boolean {
+  return index >= first && index < end;
 }
 

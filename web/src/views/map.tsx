@@ -4,7 +4,7 @@ import L from "leaflet";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { HeadPicker, LayerPicker, PositionField, ScaleSwitch, Segmented } from "../controls";
 import { massTop, pixel, ramp, rgb } from "../colors";
-import { type Layer, headName, label, positionName, visibleText } from "../description";
+import { type Layer, headName, label, position, positionName, visibleText } from "../description";
 import { Legend } from "../legend";
 import { drawAxis } from "../map/axes";
 import { type Cell, MAX_ZOOM, MapLayer, Tiles, largest } from "../map/tiles";
@@ -415,7 +415,7 @@ function Tooltip(props: {
       <>
         <dt>{end - first === 1 ? axis : axis === "query" ? "queries" : "keys"}</dt>
         <dd>
-          {rangeText(first, end)}
+          {rangeText(position(props.layer, axis, first), position(props.layer, axis, end - 1))}
           {token !== null && <bdi class="token">{visibleText(token)}</bdi>}
         </dd>
       </>

@@ -3,8 +3,8 @@
 import { useMemo } from "preact/hooks";
 import { css, diverging } from "../colors";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
-import { type Layer, label, visibleText } from "../description";
-import { logitText, weightText } from "../numbers";
+import { type Layer, label, position, visibleText } from "../description";
+import { logitText, positionText, rangeText, weightText } from "../numbers";
 import { useAnswer, useSession, useSize, useStore } from "../session";
 import { WINDOW, clamp } from "../state";
 
@@ -55,11 +55,11 @@ export function QueryKeyView(props: { dark: boolean }) {
   const parts = useMemo(() => (pair ? products(pair.vectors, layer.scale, state.sort) : []), [pair, layer.scale, state.sort]);
   const sum = parts.reduce((total, { product }) => total + product, 0);
   const best = useMemo(() => strongest(others, row[0]), [others]);
-  const name = (axis: "query" | "key", position: number) => {
-    const token = label(description, layer, axis, position);
+  const name = (axis: "query" | "key", index: number) => {
+    const token = label(description, layer, axis, index);
     return (
       <>
-        {axis} {position}
+        {axis} {positionText(position(layer, axis, index))}
         {token !== null && <bdi class="token-hint">{visibleText(token)}</bdi>}
       </>
     );
@@ -78,18 +78,18 @@ export function QueryKeyView(props: { dark: boolean }) {
       {best.length > 0 && (
         <section class="qk-others" aria-label="The strongest keys of this query">
           <span class="muted">
-            strongest keys of this query{layer.keys > WINDOW ? ` among ${row[0]}\u2013${row[1] - 1}` : ""}
+            strongest keys of this query{layer.keys > WINDOW ? ` among ${rangeText(position(layer, "key", row[0]), position(layer, "key", row[1] - 1))}` : ""}
           </span>
-          {best.map(([position, weight]) => (
+          {best.map(([index, weight]) => (
             <button
-              key={position}
+              key={index}
               type="button"
-              aria-pressed={position === key}
-              onClick={() => set({ query, key: position }, true)}
+              aria-pressed={index === key}
+              onClick={() => set({ query, key: index }, true)}
             >
-              <span>{position}</span>
-              {label(description, layer, "key", position) !== null && (
-                <bdi>{visibleText(label(description, layer, "key", position)!)}</bdi>
+              <span>{positionText(position(layer, "key", index))}</span>
+              {label(description, layer, "key", index) !== null && (
+                <bdi>{visibleText(label(description, layer, "key", index)!)}</bdi>
               )}
               <b>{weightText(weight)}</b>
             </button>
@@ -192,7 +192,7 @@ function strongest(weights: Float32Array | null, first: number): [number, number
     .filter(([, weight]) => !Number.isNaN(weight))
     .sort((a, b) => b[1] - a[1])
     .slice(0, 8)
-    .map(([position, weight]) => [position + first, weight]);
+    .map(([index, weight]) => [index + first, weight]);
 }
 
 const HEIGHT = 230;

@@ -3,16 +3,15 @@
 import { useMemo, useRef, useState } from "preact/hooks";
 import { ramp } from "../colors";
 import { HeadPicker, LayerPicker, ScaleSwitch, Segmented, WindowControl } from "../controls";
-import { type Axis, type Layer, label, positionName, visibleText } from "../description";
+import { type Axis, isOneText, label, position, positionName, visibleText } from "../description";
 import { shade, shadeGradient } from "../heat";
 import { Legend } from "../legend";
-import { weightText } from "../numbers";
+import { positionText, weightText } from "../numbers";
 import { useAnswer, usePinnedInSight, useSession, useStore } from "../session";
 import { type Flow, WINDOW, windowOf } from "../state";
 
 export function TextControls() {
-  const { state, layer, set } = useStore();
-  const { description } = useSession();
+  const { state, set } = useStore();
   return (
     <>
       <LayerPicker />
@@ -27,17 +26,9 @@ export function TextControls() {
         onChange={(flow) => set({ flow, query: null, key: null }, true)}
       />
       <ScaleSwitch />
-      <WindowControl
-        window={windowOf(state, description, layer.queries >= layer.keys ? "query" : "key", WINDOW)}
-        size={Math.max(layer.queries, layer.keys)}
-      />
+      <WindowControl usual={WINDOW} />
     </>
   );
-}
-
-/** Whether queries and keys are the same tokens, so that one text shows both. */
-function isOneText(layer: Layer): boolean {
-  return layer.queries === layer.keys && layer.query_labels === layer.key_labels;
 }
 
 export function TextView(props: { dark: boolean }) {
@@ -64,40 +55,40 @@ export function TextView(props: { dark: boolean }) {
   const top = values ? values.reduce((most, value) => (value > most ? value : most), 0) : 1;
   const colors = ramp(scale, top, layer.keys);
   const first = shades === "key" ? keys[0] : queries[0];
-  const valueOf = (position: number): number => values?.[position - first] ?? Number.NaN;
+  const valueOf = (index: number): number => values?.[index - first] ?? Number.NaN;
 
-  const pin = (position: number): void => set({ [picks]: pinned === position ? null : position, [shades]: null }, true);
+  const pin = (index: number): void => set({ [picks]: pinned === index ? null : index, [shades]: null }, true);
   const text = (axis: Axis, role: { shaded: boolean; picks: boolean }) => (
     <Tokens
       axis={axis}
       window={axis === "query" ? queries : keys}
       shadeOf={
         role.shaded
-          ? (position) => (Number.isNaN(valueOf(position)) ? null : shade(colors.share(valueOf(position)), props.dark))
+          ? (index) => (Number.isNaN(valueOf(index)) ? null : shade(colors.share(valueOf(index)), props.dark))
           : () => null
       }
       picked={role.picks ? picked : null}
       pinned={role.picks ? pinned : null}
-      onEnter={(position) => {
-        if (role.picks && pinned === null) setHover(position);
-        if (role.shaded) setOver(position);
+      onEnter={(index) => {
+        if (role.picks && pinned === null) setHover(index);
+        if (role.shaded) setOver(index);
       }}
       onLeave={() => {
         setHover(null);
         setOver(null);
       }}
-      onSay={(position) => {
-        if (role.shaded && picked !== null && picked !== position) announce(sentence(position));
-        else announce(`${axis} ${positionName(description, layer, axis, position)}`);
+      onSay={(index) => {
+        if (role.shaded && picked !== null && picked !== index) announce(sentence(index));
+        else announce(`${axis} ${positionName(description, layer, axis, index)}`);
       }}
       onPin={role.picks ? pin : null}
     />
   );
 
-  const sentence = (position: number): string => {
-    const value = valueOf(position);
+  const sentence = (index: number): string => {
+    const value = valueOf(index);
     const weight = values ? weightText(value) : "\u2026";
-    const name = positionName(description, layer, shades, position);
+    const name = positionName(description, layer, shades, index);
     if (picked === null) return `${name}: ${weight} of an average query that sees it`;
     const own = positionName(description, layer, picks, picked);
     return picks === "query" ? `query ${own} \u2192 key ${name}: ${weight}` : `query ${name} \u2192 key ${own}: ${weight}`;
@@ -140,13 +131,13 @@ export function TextView(props: { dark: boolean }) {
 function Tokens(props: {
   axis: Axis;
   window: [number, number];
-  shadeOf(position: number): { background: string; color: string } | null;
+  shadeOf(index: number): { background: string; color: string } | null;
   picked: number | null;
   pinned: number | null;
-  onEnter(position: number): void;
+  onEnter(index: number): void;
   onLeave(): void;
-  onSay(position: number): void;
-  onPin: ((position: number) => void) | null;
+  onSay(index: number): void;
+  onPin: ((index: number) => void) | null;
 }) {
   const { description } = useSession();
   const { layer } = useStore();
@@ -167,30 +158,30 @@ function Tokens(props: {
   return (
     <div class="text" role="group" aria-label={props.axis === "query" ? "Queries" : "Keys"} ref={list} onKeyDown={onKeyDown} onPointerLeave={props.onLeave}>
       {Array.from({ length: end - first }, (_, i) => {
-        const position = first + i;
-        const token = label(description, layer, props.axis, position);
-        const colors = props.shadeOf(position);
+        const index = first + i;
+        const token = label(description, layer, props.axis, index);
+        const colors = props.shadeOf(index);
         return (
           <>
             <button
-              key={position}
+              key={index}
               type="button"
-              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === position ? "picked" : ""}`}
+              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""}`}
               style={colors ?? undefined}
-              data-position={position}
-              aria-pressed={props.onPin ? props.pinned === position : undefined}
-              aria-label={positionName(description, layer, props.axis, position)}
-              tabIndex={position === focusable ? 0 : -1}
-              onPointerEnter={() => props.onEnter(position)}
+              data-position={index}
+              aria-pressed={props.onPin ? props.pinned === index : undefined}
+              aria-label={positionName(description, layer, props.axis, index)}
+              tabIndex={index === focusable ? 0 : -1}
+              onPointerEnter={() => props.onEnter(index)}
               onFocus={({ currentTarget }) => {
-                setAt(position);
-                props.onSay(position);
-                if (currentTarget.matches(":focus-visible")) props.onEnter(position);
+                setAt(index);
+                props.onSay(index);
+                if (currentTarget.matches(":focus-visible")) props.onEnter(index);
               }}
               onBlur={props.onLeave}
-              onClick={() => props.onPin?.(position)}
+              onClick={() => props.onPin?.(index)}
             >
-              <bdi>{token === null ? position : visibleText(token)}</bdi>
+              <bdi>{token === null ? positionText(position(layer, props.axis, index)) : visibleText(token)}</bdi>
             </button>
             {token !== null && /\n/.test(token) && <br />}
           </>
@@ -201,9 +192,9 @@ function Tokens(props: {
 }
 
 /** The token below or above another. */
-function neighbor(list: HTMLElement, position: number, below: boolean): number {
-  const own = list.querySelector(`[data-position="${position}"]`)!.getBoundingClientRect();
-  let best = position;
+function neighbor(list: HTMLElement, index: number, below: boolean): number {
+  const own = list.querySelector(`[data-position="${index}"]`)!.getBoundingClientRect();
+  let best = index;
   let least = Number.POSITIVE_INFINITY;
   for (const other of list.querySelectorAll<HTMLElement>("[data-position]")) {
     const box = other.getBoundingClientRect();
