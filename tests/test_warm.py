@@ -162,6 +162,19 @@ def test_signals_reach_the_program(number):
     assert ends[0] == ends[1]
 
 
+@pytest.mark.parametrize("command", ["{} &\nwait", "trap '' HUP USR1; {}", "nohup {}"])
+def test_what_is_ignored_stays_ignored(command):
+    program = "import signal; print(*(signal.getsignal(n) for n in (1, 2, 3, 10, 15)))"
+    said = [
+        subprocess.check_output(
+            ["sh", "-c", command.format(f"'{python}' -c '{program}'")], text=True, stderr=subprocess.PIPE
+        )
+        for python in (COLD, WARM)
+    ]
+    assert said[0] == said[1]
+    assert str(int(signal.SIG_IGN)) in said[0].split()
+
+
 def test_programs_run_side_by_side():
     programs = [
         subprocess.Popen([WARM, "-c", f"import sys; sys.stdin.read(); sys.exit({code})"], stdin=subprocess.PIPE)

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 
-FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LIMITS = (getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
 
 
@@ -19,12 +19,13 @@ def main(address: str, executable: str, *arguments: str) -> None:
         "folder": os.getcwd(),  # noqa: PTH109 (pathlib takes longer to import than all of this)
         "environment": dict(os.environ),
         "umask": umask,
+        "ignored": [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN],
         "limits": [(limit, resource.getrlimit(limit)) for limit in LIMITS],
     }
     message = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
-        for number in FORWARDED:
+        for number in set(SIGNALS) - set(request["ignored"]):
             signal.signal(number, lambda number, _: server.send(bytes([number])))
         socket.send_fds(server, [len(message).to_bytes(8, "big") + message], [0, 1, 2])
         answer = server.recv(64).decode()
@@ -34,7 +35,7 @@ def main(address: str, executable: str, *arguments: str) -> None:
         sys.exit("the warm server has ended")
     code = int(answer)
     if code < 0:  # so that whoever waits sees the signal
-        if -code in FORWARDED:
+        if -code in SIGNALS:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)

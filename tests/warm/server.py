@@ -48,6 +48,7 @@ class Request:
     folder: str
     environment: dict[str, str]
     umask: int
+    ignored: list[int]
     limits: list[tuple[int, tuple[int, int]]]
     streams: list[int]
 
@@ -75,6 +76,8 @@ class Request:
         sys.stderr = sys.__stderr__ = stream_like(sys.stderr, 2, "w")
         os.chdir(self.folder)
         os.umask(self.umask)
+        for number in self.ignored:
+            signal.signal(number, signal.SIG_IGN)
         for limit, values in self.limits:
             resource.setrlimit(limit, values)
         os.environ.clear()
@@ -219,5 +222,8 @@ if __name__ == "__main__":
     for name in HEAVY:
         with suppress(ImportError):  # other versions may not have it
             import_module(name)
+    for number in (signal.SIGHUP, signal.SIGQUIT):  # nohup and & of a shell have them ignored
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.freeze()  # a fork need not look at, and so copy, what is there already
     end_with(Server(socket.socket(fileno=int(sys.argv[1]))).serve().run)
