@@ -11,10 +11,27 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Local, Pattern, longformer
+from attnviz.base.errors import InputError
 from attnviz.captures.masks import Mask, Step, Visibility, read
+
+Label = int | str
+"""A layer: ``5``, or with what kind of attention it is, ``"cross.5"``."""
 
 Memo = dict[tuple[object, ...], tuple[object, Visibility]]
 """What masks were read as, by their identities; layers share masks, and the masks are kept alive beside it."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a cache held before a call.
+
+    Args:
+        past: positions that went by: that of the call's first query.
+        first: the position of the first key that the kernel sees; caches of sliding windows drop their first keys.
+    """
+
+    past: int
+    first: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +45,7 @@ class Call:
         mask: what it hid.
         cross: whether keys are of another sequence.
         past: keys that the kernel saw before the first of ``k``.
+        kept: what the cache held before the call; None where that isn't known.
         scale, softcap, sinks, bias: as in :class:`attnviz.AttentionInputs`; None is none.
         window: the sliding window the model names, the query itself included.
         local: keys to each side that Longformer's queries see; with it, ``mask`` holds the padding alone.
@@ -40,6 +58,7 @@ class Call:
     mask: Mask
     cross: bool = False
     past: int = 0
+    kept: Kept | None = None
     scale: float | None = None
     softcap: float | None = None
     sinks: Tensor | None = None  # (H,)
@@ -62,45 +81,55 @@ class Layer:
     calls: list[Call] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     passes: list[int] = field(default_factory=list)  # the forward pass of each call
+    first: int = 0  # the position of the first key
 
     @property
-    def label(self) -> int | str:
+    def label(self) -> Label:
         """``5``, or ``"cross.5"``."""
         return f"{self.group}.{self.number}" if self.group else self.number
 
-    def add(self, call: Call, forward_pass: int, *, step: bool = False, copy: bool = True) -> bool:
+    def add(self, call: Call, forward_pass: int, *, begins: int | None = None, copy: bool = True) -> int | None:
         """Takes in a call: as the next step where its keys go on from the last, else in place of what there was.
+
+        Steps whose keys the cache has dropped again (tokens that were guessed and rejected) are dropped first.
 
         Args:
             call: the call.
             forward_pass: the forward pass it belongs to.
-            step: whether self-attention of this pass went on, which cross-attention can't see by itself.
+            begins: the row at which the queries of this pass begin, where self-attention went on; cross-attention
+                can't see that by itself.
             copy: whether to keep copies of q, k and v; models may write into theirs again.
 
         Returns:
-            Whether it went on.
+            The row at which its queries begin, where it went on.
+
+        Raises:
+            InputError: keys that were in the cache before, and were never seen.
         """
-        T = call.q.shape[2]
-        goes_on = bool(self.calls) and self._goes_on(call, step)
-        if goes_on:
-            start = self.steps[-1].start + self.steps[-1].T
+        row = self._joint(call, begins)
+        if row is not None:
+            self._cut(row)
+            S, end = self.steps[-1].end, self.steps[-1].end
             if call.cross:
-                end = S = self.steps[-1].end
                 call = _with(call, k=None, v=None)
             else:
                 assert call.k is not None
-                S = call.past + call.k.shape[2]
-                end = self.steps[-1].end + T
+                T = call.q.shape[2]
+                S, end = call.past + call.k.shape[2], end + T
                 call = _with(call, k=call.k[:, :, -T:], v=None if call.v is None else call.v[:, :, -T:])
         else:
-            assert call.k is not None
+            if call.k is None or call.past:
+                raise InputError(
+                    f"layer {self.label}: its cache holds {call.past or 'the'} keys that were projected before the capture "
+                    f"began; begin it before the first forward pass"
+                )
             self.calls, self.steps, self.passes = [], [], []
-            start, end = 0, call.past + call.k.shape[2]
-            S = end
+            S = end = call.k.shape[2]
+            self.first = call.kept.first if call.kept and call.kept.first + S == call.kept.past + call.q.shape[2] else 0
         self.calls.append(_owned(call) if copy else call)
-        self.steps.append(Step(call.mask, start, T, S, end))
+        self.steps.append(Step(call.mask, row or 0, call.q.shape[2], S, end))
         self.passes.append(forward_pass)
-        return goes_on
+        return row
 
     def inputs(
         self,
@@ -136,6 +165,7 @@ class Layer:
             global_mask=first.global_mask,
             key_padding_mask=padding,
             cross=first.cross,
+            key_positions=torch.arange(self.first, self.first + S) if self.first else None,
             q_global=first.q_global,
             k_global=first.k_global,
             v_global=first.v_global,
@@ -149,18 +179,54 @@ class Layer:
             **(tokens or {}),
         )
 
-    def _goes_on(self, call: Call, step: bool) -> bool:
-        """Whether a call's keys begin with those of the calls before."""
-        if call.local is not None or self.calls[-1].q.shape[:2] != call.q.shape[:2]:
-            return False
+    def _joint(self, call: Call, begins: int | None) -> int | None:
+        """The row at which a call's queries go on from those before; None where they don't."""
+        if call.local is not None or not self.calls or self.calls[-1].q.shape[:2] != call.q.shape[:2]:
+            return None
+        rows, end = self.steps[-1].start + self.steps[-1].T, self.steps[-1].end
         if call.cross:
-            return call.k is None or (step and call.k.shape[2] == self.steps[-1].end)
-        if call.past:
-            return call.past == self.steps[-1].end
-        before = next(earlier.k for earlier in reversed(self.calls) if earlier.k is not None)
+            if call.k is None:
+                return rows if begins is None else begins
+            return begins if call.k.shape[2] == end else None
         assert call.k is not None
         T, S = call.q.shape[2], call.k.shape[2]
-        return T < S and call.k[:, :, -T - 1].equal(before[:, :, -1])
+        if call.past:
+            row = rows - (end - call.past)
+            return row if 0 < row <= rows else None
+        past = end if call.kept is None else call.kept.past - self.first
+        row = rows - (end - past)
+        if T >= S or not 0 < row <= rows:
+            return None
+        return row if call.k[:, :, -T - 1].equal(self._key(past - 1)) else None
+
+    def _key(self, index: int) -> Tensor:
+        """The key of an index, (B, H_kv, D)."""
+        for call, step in zip(self.calls, self.steps, strict=True):
+            if index < step.end:
+                assert call.k is not None
+                return call.k[:, :, index - step.end]
+        raise IndexError(index)
+
+    def _cut(self, rows: int) -> None:
+        """Drops the queries from row ``rows`` on, and their keys where they are of one sequence."""
+        while self.steps[-1].start >= rows:
+            for kept in (self.calls, self.steps, self.passes):
+                kept.pop()  # type: ignore[attr-defined]
+        call, step = self.calls[-1], self.steps[-1]
+        T = rows - step.start
+        if T == step.T:
+            return
+        more = 0 if call.cross else step.T - T
+        mask, S = step.mask.part(T, step.S - more), step.S - more
+        self.calls[-1] = replace(
+            call,
+            q=call.q[:, :, :T],
+            k=None if call.k is None else call.k[:, :, : call.k.shape[2] - more],
+            v=None if call.v is None else call.v[:, :, : call.v.shape[2] - more],
+            mask=mask,
+            bias=None if call.bias is None else call.bias[:, :, :T, :S],
+        )
+        self.steps[-1] = Step(mask, step.start, T, S, step.end - more, step.dropped + step.T - T)
 
     def _visibility(self, S: int, memo: Memo) -> Visibility:
         first = self.calls[0]

@@ -7,15 +7,18 @@ become one :class:`Mask` a call, and the masks of a layer's calls one :class:`Vi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from attnviz.attention.additive import seen_and_added
+from attnviz.attention.call import AttentionCall
+from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Causal, Full, Local, Masked, Pattern
 from attnviz.base.errors import InputError
 
-_HIDDEN = -1e4  # what models add to hide a key is this or less: 10000, or the least finite number, or infinity
 _ROWS = 512  # query rows looked at together
 
 
@@ -24,7 +27,7 @@ class Mask:
     """What one attention call hid.
 
     Args:
-        visible: (B | 1, T, S), True where the query sees the key; None: as the rest says.
+        visible: (B | 1, H | 1, T | 1, S), True where the query sees the key; None: as the rest says.
         causal: whether a query sees only itself and what came before, the queries being the last T positions.
         window: how many keys to each side a query sees, besides itself; None is all.
         padding: (B, S), False where the key is padding; None: there is none.
@@ -39,12 +42,23 @@ class Mask:
         """The pattern that ``causal`` and ``window`` say."""
         return named(self.causal, self.window)
 
+    def part(self, T: int, S: int) -> Mask:
+        """What it says of the first ``T`` queries and the first ``S`` keys."""
+        visible, padding = self.visible, self.padding
+        return Mask(
+            None if visible is None else visible[..., :T, :S],
+            self.causal,
+            self.window,
+            None if padding is None else padding[:, :S],
+        )
+
     def rows(self, rows: range, T: int, S: int) -> Tensor:
-        """Visibility of some of the queries, (B | 1, len(rows), S)."""
+        """Visibility of some of the queries, (B | 1, H | 1, len(rows), S)."""
         if self.visible is not None:
-            return self.visible[:, rows.start : rows.stop, :S]
-        seen = _band(rows, T, S, self.causal, self.window, None if self.padding is None else self.padding.device)[None]
-        return seen if self.padding is None else seen & self.padding[:, None, :]
+            visible = self.visible
+            return visible.expand(*visible.shape[:2], T, S)[:, :, rows.start : rows.stop]
+        seen = _band(self.pattern(), rows, T, S, None if self.padding is None else self.padding.device)
+        return seen if self.padding is None else seen & self.padding[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -64,27 +78,22 @@ class Step:
     T: int
     S: int
     end: int
+    dropped: int = 0  # of its queries, the last, that were guesses which did not hold
 
 
-def from_tensor(mask: Tensor, B: int, H: int) -> tuple[Mask, Tensor | None]:
+def from_tensor(mask: Tensor) -> tuple[Mask, Tensor | None]:
     """A mask that a kernel broadcasts to (B, H, T, S): boolean, True where seen, or added to the scores.
 
     Returns:
-        The mask, and what is left of an additive one as a bias, (B | 1, H | 1, T, S), or None.
+        The mask, and what is left of an additive one as a bias, (B | 1, H | 1, T | 1, S), or None.
     """
     mask = mask.detach()
     while mask.ndim < 4:
         mask = mask.unsqueeze(0)
-    visible = mask if mask.dtype == torch.bool else mask > _HIDDEN
-    bias = None
-    if mask.dtype != torch.bool and bool(((mask != 0) & visible).any()):
-        bias = mask.masked_fill(~visible, 0)
-    if visible.shape[1] > 1 and not bool((visible == visible[:, :1]).all()):
-        # Heads that see different keys: no pattern says that, a bias does.
-        least = torch.finfo(torch.float32).min
-        bias = torch.zeros_like(visible, dtype=torch.float32) if bias is None else bias
-        bias, visible = bias.masked_fill(~visible, least), visible.any(1, keepdim=True)
-    return Mask(visible[:, 0]), bias
+    visible, bias = (mask, None) if mask.dtype == torch.bool else seen_and_added(mask)
+    if visible.shape[1] > 1 and bool((visible == visible[:, :1]).all()):
+        visible = visible[:, :1]
+    return Mask(visible), bias
 
 
 def read(steps: Sequence[Step], S: int, *, cross: bool, window: int | None = None) -> Visibility:
@@ -103,22 +112,13 @@ def read(steps: Sequence[Step], S: int, *, cross: bool, window: int | None = Non
     only = steps[0].mask
     if len(steps) == 1 and only.visible is None:
         return Visibility(only.pattern(), _or_none(only.padding))
-    T = steps[-1].start + steps[-1].T
-    offset = S - T
-    seen, itself = _first_look(steps, S)
-    exists = itself if not cross and offset == 0 else seen
-    existing = None if cross or offset < 0 else exists[:, offset:]  # which queries exist, (B, T)
-    low, high = _offsets(steps, S, existing)
-    for causal, width in _candidates(low, high, cross, window):
-        reached = torch.zeros(S, dtype=torch.bool, device=seen.device)
-        for rows in _blocks(T):
-            reached |= _band(rows, T, S, causal, width, seen.device).any(0)
+    whole = _Whole(steps, S, cross)
+    for pattern in whole.candidates(window):
         # Of keys that the pattern itself hides from every query, nothing says that they are padding.
-        padding = exists | ~reached
-        if _same(steps, S, causal, width, padding, existing):
-            return Visibility(named(causal, width), _or_none(padding))
-    whole = torch.cat([rows for _, rows in _rows(steps, S)], dim=1)  # (B, T, S)
-    return Visibility(Masked(whole[0] if bool((whole == whole[:1]).all()) else whole))
+        padding = whole.exists | ~whole.reached(pattern)
+        if whole.is_said_by(pattern, padding):
+            return Visibility(pattern, _or_none(padding))
+    return Visibility(Masked(whole.mask()))
 
 
 def named(causal: bool, window: int | None) -> Pattern:
@@ -128,102 +128,177 @@ def named(causal: bool, window: int | None) -> Pattern:
     return Local(window) & Causal() if causal else Local(window)
 
 
-def block_mask(mask: object, B: int, T: int, S: int) -> Tensor:
-    """FlexAttention's ``BlockMask`` as (B | 1, T, S) bool. Raises InputError where it differs between heads."""
-    mask_mod: Callable[..., Tensor] = mask.mask_mod  # type: ignore[attr-defined]
-    device = mask.kv_num_blocks.device  # type: ignore[attr-defined]
+def block_mask(mask: Any, B: int, H: int, T: int, S: int) -> Tensor:
+    """FlexAttention's ``BlockMask`` as (B | 1, H | 1, T, S) bool: its full blocks, and its partial ones by its ``mask_mod``.
+
+    Raises:
+        InputError: the ``mask_mod`` can't be read.
+    """
+    size = tuple(mask.BLOCK_SIZE)
+    partial = _blocks_shown(mask.kv_num_blocks, mask.kv_indices, size, T, S)
+    shown = partial & _of_mask_mod(mask.mask_mod, B, H, T, S, partial.device)
+    if mask.full_kv_num_blocks is not None:
+        shown = shown | _blocks_shown(mask.full_kv_num_blocks, mask.full_kv_indices, size, T, S)
+    return shown
+
+
+def _blocks_shown(counts: Tensor, indices: Tensor, size: tuple[int, int], T: int, S: int) -> Tensor:
+    """Which pairs lie in the first ``counts`` blocks of each row of blocks, (B | 1, H | 1, T, S)."""
+    listed = torch.arange(indices.shape[-1], device=indices.device) < counts[..., None]
+    blocks = torch.zeros_like(listed).scatter(-1, indices.long(), listed)
+    wide = blocks.repeat_interleave(size[0], -2)[..., :T, :].repeat_interleave(size[1], -1)[..., :S]
+    return wide
+
+
+class _Touched(Tensor):
+    """A head's index that remembers whether anything was done with it."""
+
+    touched = False
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.touched = True
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def _of_mask_mod(mask_mod: Callable[..., Tensor], B: int, H: int, T: int, S: int, device: torch.device) -> Tensor:
+    """What a ``mask_mod`` says, (B, H, T, S), or (B, 1, T, S) where it doesn't look at the head."""
     b, t, s = (torch.arange(size, device=device) for size in (B, T, S))
-    head = torch.zeros((), dtype=torch.int64, device=device)
+    places = b[:, None, None, None], t[:, None], s
+
+    def said(h: Tensor) -> Tensor:
+        return mask_mod(places[0], h, *places[1:]).as_subclass(Tensor).expand(B, -1, T, S)
+
+    class Head(_Touched):
+        pass
+
     try:
-        return mask_mod(b[:, None, None], head, t[:, None], s).expand(B, T, S)
+        shown = said(torch.zeros((1, 1, 1), dtype=torch.int64, device=device).as_subclass(Head))
+        return said(torch.arange(H, device=device)[:, None, None]) if Head.touched else shown
     except (RuntimeError, IndexError) as error:
         raise InputError(f"a mask_mod of FlexAttention can't be read as a mask: {error}") from error
 
 
-def _candidates(low: int, high: int, cross: bool, window: int | None) -> Iterator[tuple[bool, int | None]]:
-    if cross:
-        yield False, None
-        return
-    causal = high <= 0
-    if window is not None:
-        yield causal, window - 1
-        if not causal:
-            yield causal, window
-    yield causal, None
-    yield causal, max(-low, high, 0)
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """The masks of a layer's calls as one map: what they show, and what of it is padding."""
+
+    steps: Sequence[Step]
+    S: int
+    cross: bool
+    T: int = field(init=False)
+    exists: Tensor = field(init=False)  # (B | 1, S): which keys are no padding, as far as the masks say
+    existing: Tensor | None = field(init=False)  # (B | 1, T): which queries; None: all
+
+    def __post_init__(self) -> None:
+        T = self.steps[-1].start + self.steps[-1].T
+        object.__setattr__(self, "T", T)
+        object.__setattr__(self, "exists", self._exists())
+        object.__setattr__(self, "existing", None if self.cross else self._existing())
+
+    def candidates(self, window: int | None) -> Iterator[Pattern]:
+        """Patterns that may say it all, the likeliest first."""
+        if self.cross:
+            yield Full()
+            return
+        low, high = self._distances()
+        causal = high <= 0
+        if window is not None:
+            yield named(causal, window - 1)
+            if not causal:
+                yield named(causal, window)
+        yield named(causal, None)
+        yield named(causal, max(-low, high, 0))
+
+    def reached(self, pattern: Pattern) -> Tensor:
+        """Which keys some query sees by a pattern, (S,)."""
+        reached = torch.zeros(self.S, dtype=torch.bool, device=self.exists.device)
+        for rows in _blocks(self.T):
+            reached |= _band(pattern, rows, self.T, self.S, reached.device).flatten(0, 2).any(0)
+        return reached
+
+    def is_said_by(self, pattern: Pattern, padding: Tensor) -> bool:
+        """Whether a pattern, and padding (B | 1, S), say the same of every query that exists."""
+        for rows, visible in self._rows():
+            expected = _band(pattern, rows, self.T, self.S, visible.device) & padding[:, None, None]
+            different = visible != expected
+            if self.existing is not None:
+                different = different & self.existing[:, None, rows.start : rows.stop, None]
+            if bool(different.any()):
+                return False
+        return True
+
+    def mask(self) -> Tensor:
+        """All of it, (T, S), or (B, T, S) where batch items differ, or (B | 1, H, T, S) where heads do."""
+        parts = [rows for _, rows in self._rows()]
+        shape = [max(part.shape[n] for part in parts) for n in (0, 1)]
+        whole = torch.cat([part.expand(*shape, -1, -1) for part in parts], dim=2)
+        whole = whole[:1] if bool((whole == whole[:1]).all()) else whole
+        if whole.shape[1] > 1:
+            return whole
+        return whole[0, 0] if len(whole) == 1 else whole[:, 0]
+
+    def _rows(self) -> Iterator[tuple[range, Tensor]]:
+        """Blocks of query rows over all S keys: (rows, (B | 1, H | 1, len(rows), S))."""
+        for step in self.steps:
+            for rows in _blocks(step.T):
+                seen = step.mask.rows(rows, step.T, step.S)
+                first = step.end - step.S
+                if (first, step.S) != (0, self.S):
+                    wide = seen.new_zeros((*seen.shape[:3], self.S))
+                    wide[..., first : step.end] = seen
+                    seen = wide
+                yield range(step.start + rows.start, step.start + rows.stop), seen
+
+    def _exists(self) -> Tensor:
+        """Keys that some query sees; where each query has its key, those that see themselves."""
+        itself = self.T == self.S and not self.cross
+        found, seen = [], None
+        for rows, visible in self._rows():
+            if itself:
+                found.append(visible[..., rows.start : rows.stop].diagonal(dim1=2, dim2=3).any(1))
+            else:
+                some = visible.flatten(1, 2).any(1)
+                seen = some if seen is None else seen | some
+        if not itself:
+            assert seen is not None
+            return seen
+        return torch.cat([part.expand(max(map(len, found)), -1) for part in found], dim=1)
+
+    def _existing(self) -> Tensor | None:
+        at = _item(self.T, self.S).key_at(torch.arange(self.T)).to(self.exists.device)
+        return (self.exists[:, at.clamp(min=0)] | (at < 0)) if bool((at >= 0).any()) else None
+
+    def _distances(self) -> tuple[int, int]:
+        """The least and the greatest ``p(s) - p(t)`` that some existing query sees."""
+        low, high, item = 0, -self.S, _item(self.T, self.S)
+        for rows, visible in self._rows():
+            if self.existing is not None:
+                visible = visible & self.existing[:, None, rows.start : rows.stop, None]
+            seen = visible.flatten(0, 1).any(0)  # (rows, S)
+            if not bool(seen.any()):
+                continue
+            t, s = _places(rows, self.S, seen.device)
+            distance = (item.key_position(s) - item.query_position(t)).expand_as(seen)[seen]
+            low, high = min(low, int(distance.min())), max(high, int(distance.max()))
+        return low, high
 
 
-def _rows(steps: Sequence[Step], S: int) -> Iterator[tuple[range, Tensor]]:
-    """Blocks of query rows over all S keys: (rows, (B | 1, len(rows), S))."""
-    for step in steps:
-        for rows in _blocks(step.T):
-            seen = step.mask.rows(rows, step.T, step.S)
-            first = step.end - step.S
-            if (first, step.S) != (0, S):
-                wide = seen.new_zeros((*seen.shape[:2], S))
-                wide[:, :, first : step.end] = seen
-                seen = wide
-            yield range(step.start + rows.start, step.start + rows.stop), seen
+def _item(T: int, S: int) -> AttentionItem:
+    """A batch item of these lengths, that says where queries and keys stand."""
+    nothing = torch.zeros(())
+    call = AttentionCall(nothing.expand(1, 1, T, 1), nothing.expand(1, 1, S, 1), source="a mask")
+    return AttentionItem(call, 0, nothing.device, nothing.dtype)
 
 
-def _first_look(steps: Sequence[Step], S: int) -> tuple[Tensor, Tensor]:
-    """Which keys some query sees, and which positions see themselves: (B, S) bool each."""
-    T = steps[-1].start + steps[-1].T
-    seen, itself = None, []
-    for rows, visible in _rows(steps, S):
-        any_row = visible.any(1)
-        seen = any_row if seen is None else seen | any_row
-        if T == S:
-            itself.append(visible[:, :, rows.start : rows.stop].diagonal(dim1=1, dim2=2))
-    assert seen is not None
-    if T != S:
-        return seen, seen
-    return seen, torch.cat([part.expand(len(seen), -1) for part in itself], dim=1)
+def _band(pattern: Pattern, rows: range, T: int, S: int, device: torch.device | None) -> Tensor:
+    """What a pattern shows to some of the queries, (1, 1, len(rows), S)."""
+    return pattern.visible(*_places(rows, S, device), _item(T, S))[None, None]
 
 
-def _offsets(steps: Sequence[Step], S: int, existing: Tensor | None) -> tuple[int, int]:
-    """The least and the greatest ``key - query`` that some existing query sees."""
-    T = steps[-1].start + steps[-1].T
-    low, high = 0, -S
-    for rows, visible in _rows(steps, S):
-        if existing is not None:
-            visible = visible & existing[:, rows.start : rows.stop, None]
-        seen = visible.any(0)  # (rows, S)
-        if not bool(seen.any()):
-            continue
-        distance = _distance(rows, T, S, seen.device).expand_as(seen)[seen]
-        low, high = min(low, int(distance.min())), max(high, int(distance.max()))
-    return low, high
-
-
-def _same(
-    steps: Sequence[Step], S: int, causal: bool, window: int | None, padding: Tensor, existing: Tensor | None
-) -> bool:
-    T = steps[-1].start + steps[-1].T
-    for rows, visible in _rows(steps, S):
-        expected = _band(rows, T, S, causal, window, visible.device)[None] & padding[:, None, :]
-        different = visible != expected
-        if existing is not None:
-            different &= existing[:, rows.start : rows.stop, None]
-        if bool(different.any()):
-            return False
-    return True
-
-
-def _band(rows: range, T: int, S: int, causal: bool, window: int | None, device: torch.device | None) -> Tensor:
-    distance = _distance(rows, T, S, device)
-    seen = torch.ones(distance.shape, dtype=torch.bool, device=device)
-    if causal:
-        seen &= distance <= 0
-    if window is not None:
-        seen &= distance.abs() <= window
-    return seen
-
-
-def _distance(rows: range, T: int, S: int, device: torch.device | None) -> Tensor:
-    """``key - query`` in positions of the keys, (len(rows), S)."""
-    t = torch.arange(rows.start, rows.stop, device=device)[:, None] + (S - T)
-    return torch.arange(S, device=device) - t
+def _places(rows: range, S: int, device: torch.device | None) -> tuple[Tensor, Tensor]:
+    """Indices of queries, (len(rows), 1), and of keys, (1, S)."""
+    return torch.arange(rows.start, rows.stop, device=device)[:, None], torch.arange(S, device=device)[None]
 
 
 def _blocks(T: int) -> Iterator[range]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,11 @@ from attnviz.base.errors import InputError
 from attnviz.base.labels import Tokens
 from attnviz.base.registry import called, shown
 from attnviz.base.writing import atomic, check_output
-from attnviz.captures.calls import Call, Layer, Memo
-from attnviz.captures.listening import TRIED, is_cross, listening
+from attnviz.captures.calls import Call, Label, Layer, Memo
+from attnviz.captures.listening import TRIED, listening
 from attnviz.captures.tokens import TokenReader, token_fields
-from attnviz.sources.dumps import LABELS, dump_metadata, layer_metadata, load, tensors_of
+from attnviz.captures.writer import Writer
+from attnviz.sources.dumps import load
 from attnviz.sources.streams import TensorStream
 
 if TYPE_CHECKING:
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-Label = int | str
-"""A layer: ``5``, or with what kind of attention it is, ``"cross.5"``."""
-
-_SHARED = ("bias", "key_padding_mask", "query_padding_mask", "attention_mask", "global_mask")
-"""Roles that layers mostly have in common: written once for a group of layers where they do."""
 
 
 @contextmanager
@@ -109,10 +105,11 @@ class Run:
         self._labels: dict[tuple[str, str, int], tuple[str, int]] = {}  # of a module's n-th call of a pass
         self._heard_in_pass: dict[tuple[str, str], int] = {}
         self._ids: dict[str, list[_Ids]] = {}
-        self._pass, self._step = 0, False
+        self._pass = 0
+        self._begins: int | None = None  # the row at which the queries of this pass begin, where it goes on
         self._memo: Memo = {}
         self._out: Path | None = None  # where layers go as soon as they have run
-        self._writer: _Writer | None = None
+        self._writer: Writer | None = None
         self._path: Path | None = None
         self._picture: Tensor | None = None
         self._patches: tuple[int, int] | None = None
@@ -207,7 +204,7 @@ class Run:
 
     def _begin(self) -> None:
         self._pass += 1
-        self._step = False
+        self._begins = None
         self._heard_in_pass.clear()
 
     def _note_ids(self, module: str, ids: Tensor) -> None:
@@ -228,8 +225,9 @@ class Run:
                 f"{self.name}: layer {label} ran twice, and out= writes one forward pass; leave out= away and use "
                 f"run.save to keep the steps of a generate"
             )
-        went_on = layer.add(call, self._pass, step=self._step, copy=not streaming)
-        self._step = self._step or (went_on and not call.cross)
+        row = layer.add(call, self._pass, begins=self._begins, copy=not streaming)
+        if row is not None and not call.cross:
+            self._begins = row
         if self._out is not None:
             self._writer = self._writer or self._new_writer(self._out)
             self._writer.add(layer, self._inputs(layer))
@@ -253,7 +251,7 @@ class Run:
             return "cross"
         parts = module.lower().split(".")
         for group, words in (("vision", ("vision", "visual")), ("audio", ("audio",))):
-            if any(word in part for part in parts for word in words) and not is_cross(module):
+            if any(word in part for part in parts for word in words):
                 return group if self._has_text() else ""
         return "decoder" if self._has_encoder and "decoder" in parts else ""
 
@@ -272,8 +270,9 @@ class Run:
         T = layer.steps[-1].start + layer.steps[-1].T
         S = layer.steps[-1].end
         own, other = self._stacks(layer)
-        tokens = self._tokens(other if first.cross else own, None if first.cross else layer.passes, B, S)
-        query_tokens = self._tokens(own, layer.passes, B, T) if first.cross or T != S else None
+        dropped = {number: step.dropped for number, step in zip(layer.passes, layer.steps, strict=True)}
+        tokens = self._tokens(other if first.cross else own, None if first.cross else dropped, B, S)
+        query_tokens = self._tokens(own, dropped, B, T) if first.cross or T != S else None
         if tokens is None and self._patches is not None:
             tokens = patch_tokens(self._patches, S, B)
         return layer.inputs(
@@ -288,20 +287,24 @@ class Run:
         others = [name for name in self._ids if "encoder" in name.split(".") and name != own]
         return own, others[0] if others else None
 
-    def _tokens(self, stack: str | None, passes: Sequence[int] | None, B: int, length: int) -> list[Tokens] | None:
+    def _tokens(
+        self, stack: str | None, dropped: Mapping[int, int] | None, B: int, length: int
+    ) -> list[Tokens] | None:
         noted = self._ids.get(stack, []) if stack is not None else []
-        parts = [part.ids for part in noted if passes is None or part.forward_pass in passes]
-        if passes is None:
-            parts = parts[-1:]
+        if dropped is None:
+            parts = [part.ids for part in noted[-1:]]
+        else:
+            heard = [part for part in noted if part.forward_pass in dropped]
+            parts = [part.ids[:, : part.ids.shape[1] - dropped[part.forward_pass]] for part in heard]
         if not parts or self._reader is None or any(len(part) != B for part in parts):
             return None
         ids = torch.cat(parts, dim=1)
         return self._reader.read(ids) if ids.shape[1] == length else None
 
-    def _new_writer(self, path: Path) -> _Writer:
+    def _new_writer(self, path: Path) -> Writer:
         modules = sum("att" in type(module).__name__.lower() for module in self._model.modules())
         tokens = sum(part.ids.numel() for parts in self._ids.values() for part in parts)
-        return _Writer(TensorStream(path, reserve=2048 + 768 * modules + 32 * tokens))
+        return Writer(TensorStream(path, reserve=2048 + 768 * modules + 32 * tokens))
 
     def _close_stream(self) -> None:
         if self._writer is not None:
@@ -320,64 +323,13 @@ class Run:
         if self._writer is not None:
             self._close(self._writer)
 
-    def _close(self, writer: _Writer) -> None:
+    def _close(self, writer: Writer) -> None:
         about = dict(self._metadata)
         if self._picture is not None:
             writer.add_picture(self._picture)
         if self._patches is not None:
             about["patches"] = list(self._patches)
         writer.close(about)
-
-
-class _Writer:
-    """Layers going into a dump: what layers of a group have in common is written once."""
-
-    def __init__(self, stream: TensorStream) -> None:
-        self.labels: list[Label] = []
-        self._stream = stream
-        self._layers: dict[str, Any] = {}
-        self._groups: dict[str, dict[str, Any]] = {}
-        self._shared: dict[str, Tensor] = {}  # by name, what was written for a group
-
-    def add(self, layer: Layer, inputs: AttentionInputs) -> None:
-        """Writes a layer."""
-        prefix = f"{layer.group}." if layer.group else ""
-        own = f"{prefix}layers.{layer.number}."
-        self.labels.append(layer.label)
-        settings = layer_metadata(inputs)
-        for role, tensor in tensors_of(inputs).items():
-            if role not in _SHARED:
-                self._stream.add(own + role, tensor)
-                continue
-            shared = self._shared.get(prefix + role)
-            if shared is None and not any(label for label in self.labels[:-1] if _group_of(label) == layer.group):
-                self._stream.add(prefix + role, tensor)
-                self._shared[prefix + role] = tensor
-            elif shared is None or not _equal(shared, tensor):
-                self._stream.add(own + role, tensor)
-        # What an earlier layer gave the whole group holds for this one too, unless it says otherwise.
-        settings["without"] = [
-            role for role in _SHARED if prefix + role in self._shared and role not in tensors_of(inputs)
-        ]
-        if not settings["without"]:
-            del settings["without"]
-        common: dict[str, Any] = {name: settings.pop(name) for name in LABELS if name in settings}
-        group = self._groups.setdefault(layer.group, common)
-        settings |= {name: value for name, value in common.items() if group.get(name) != value}
-        self._layers[str(layer.label)] = settings
-
-    def add_picture(self, picture: Tensor) -> None:
-        """Writes the picture the model looked at, (height, width, 3)."""
-        self._stream.add("picture", picture)
-
-    def close(self, metadata: dict[str, Any]) -> None:
-        """Writes the header."""
-        groups = dict(self._groups)
-        self._stream.close(dump_metadata(groups.pop("", {}), groups, self._layers) | metadata)
-
-    def abandon(self) -> None:
-        """Closes the file, finished or not."""
-        self._stream.abandon()
 
 
 def patch_tokens(patches: tuple[int, int], S: int, B: int) -> list[Tokens] | None:
@@ -388,14 +340,6 @@ def patch_tokens(patches: tuple[int, int], S: int, B: int) -> list[Tokens] | Non
         return None
     extra = ["[CLS]", *(f"[{number}]" for number in range(1, before))][:before]
     return [Tokens([*extra, *(f"{row},{column}" for row in range(rows) for column in range(columns))])] * B
-
-
-def _group_of(label: Label) -> str:
-    return str(label).rpartition(".")[0]
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and a.device == b.device and a.equal(b))
 
 
 def _order(label: Label) -> tuple[str, int]:

@@ -166,6 +166,19 @@ FAMILIES = {
             sdpa=False,
         ),
         Family(
+            "Gemma 3",
+            _config(
+                "Gemma3TextConfig",
+                **_GROUPED,
+                sliding_window=4,
+                query_pre_attn_scalar=7,
+                layer_types=["sliding_attention", "full_attention"],
+            ),
+            "Gemma3TextModel",
+            text,
+            {"0": _WINDOW, "1": "causal"},
+        ),
+        Family(
             "gpt-oss",
             _config(
                 "GptOssConfig",

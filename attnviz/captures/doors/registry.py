@@ -1,0 +1,111 @@
+"""The attention functions of Hugging Face transformers, wrapped as its registry hands them out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnviz.captures.calls import Call, Hear
+from attnviz.captures.masks import Mask, block_mask, from_tensor
+from attnviz.captures.running import Frame, Running
+
+_ADDING = ("eager", "flex_attention")
+"""Functions that add the tensor they are given as a mask, whatever its dtype, and hide nothing beside it."""
+
+
+@contextmanager
+def registry(running: Running, hear: Hear) -> Iterator[None]:
+    """Wraps the attention functions that transformers hands out, where transformers is there."""
+    try:
+        from transformers.modeling_utils import AttentionInterface
+    except ImportError:  # a model of plain torch
+        yield
+        return
+    hand_out = AttentionInterface.get_interface
+
+    def get_interface(registry: Any, implementation: str, default: Callable[..., Any]) -> Callable[..., Any]:
+        function = hand_out(registry, implementation, default)
+
+        @functools.wraps(function)
+        def heard(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if id(module) not in running.names:  # of another model
+                return function(module, query, key, value, *args, **kwargs)
+            frame = running.frame(module)
+            mask = args[0] if args else kwargs.get("attention_mask")
+            hear(frame.name, of_function(frame, implementation, query, key, value, mask, kwargs))
+            running.inside, outer = True, running.inside
+            try:
+                return function(module, query, key, value, *args, **kwargs)
+            finally:
+                running.inside = outer
+
+        return heard
+
+    setattr(AttentionInterface, "get_interface", get_interface)  # noqa: B010 (a method to mypy)
+    try:
+        yield
+    finally:
+        setattr(AttentionInterface, "get_interface", hand_out)  # noqa: B010
+
+
+def of_function(
+    frame: Frame, implementation: str, q: Tensor, k: Tensor, v: Tensor, mask: Any, given: dict[str, Any]
+) -> Call:
+    """A call of one of transformers' attention functions: q (B, H, T, D), k and v (B, H_kv, S, D)."""
+    T, S = q.shape[2], k.shape[2]
+    heard, added = _heard(frame, implementation, q, S, mask, given)
+    filled = S
+    if mask is None and heard.causal and implementation == "sdpa":  # a cache of fixed size: the rest isn't there yet
+        filled = min(S, T)
+    elif heard.visible is not None and not frame.cross and S > T:
+        filled = _filled(heard.visible, frame.kept.past + T - frame.kept.first if frame.kept else T, S)
+    k, v, heard = k[:, :, :filled], v[:, :, :filled], heard.part(T, filled)
+    biases = [bias for bias in (given.get("position_bias"), added) if bias is not None and bool(bias.any())]
+    bias = sum(biases[1:], biases[0]) if biases else None
+    return Call(
+        q,
+        k,
+        v,
+        heard,
+        frame.cross,
+        kept=None if frame.cross else frame.kept,
+        scale=given.get("scaling"),
+        softcap=given.get("softcap"),
+        sinks=given.get("s_aux"),
+        bias=None if bias is None else bias[..., :filled].detach(),
+        window=given.get("sliding_window"),
+    )
+
+
+def _heard(
+    frame: Frame, implementation: str, q: Tensor, S: int, mask: Any, given: dict[str, Any]
+) -> tuple[Mask, Tensor | None]:
+    """What the function hides, and what it adds to the scores."""
+    B, H, T, _ = q.shape
+    window = given.get("sliding_window")
+    width = window - 1 if window else None
+    is_causal = given.get("is_causal")
+    if is_causal is None:
+        is_causal = getattr(frame.module, "is_causal", True)
+    causal = bool(is_causal) and implementation not in _ADDING and T > 1
+    if mask is None:
+        return Mask(causal=causal, window=width if implementation.startswith("flash") else None), None
+    if not isinstance(mask, Tensor):
+        return Mask(block_mask(mask, B, H, T, S)), None
+    if mask.ndim == 2:
+        return Mask(causal=causal, window=width, padding=mask[:, -S:].bool()), None
+    if implementation in _ADDING:
+        mask = mask.to(q.dtype) if mask.dtype == torch.bool else mask
+        mask = mask[:, :1] if implementation == "flex_attention" else mask  # it reads that of the first head alone
+    return from_tensor(mask[..., :S])
+
+
+def _filled(visible: Tensor, known: int, S: int) -> int:
+    """How much of a cache of fixed size is filled: what its length says, and every key that some query sees."""
+    seen = visible.flatten(0, 2).any(0).nonzero()
+    return min(S, max(known, int(seen[-1]) + 1 if len(seen) else S))

@@ -1,0 +1,40 @@
+"""``torch.nn.functional.scaled_dot_product_attention``, wherever it is called from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attnviz.captures.calls import Call
+from attnviz.captures.masks import Mask, from_tensor
+
+
+def of_sdpa(
+    cross: bool,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Call:
+    """A call of torch's own function.
+
+    Args:
+        cross: whether its keys are of another sequence.
+        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa: as torch has them.
+    """
+    q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) if tensor.ndim != 4 else tensor for tensor in (query, key, value))
+    T, S = q.shape[2], k.shape[2]
+    bias = None
+    if attn_mask is not None:
+        mask, bias = from_tensor(attn_mask)
+    elif is_causal and S > T:  # torch aligns the first query with the first key
+        k, v, mask = k[:, :, :T], v[:, :, :T], Mask(causal=True)
+    elif is_causal and S < T:
+        mask = Mask(torch.ones(1, 1, T, S, dtype=torch.bool, device=q.device).tril())
+    else:
+        mask = Mask(causal=is_causal)
+    return Call(q, k, v, mask, cross, scale=scale, bias=bias)

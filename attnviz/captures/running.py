@@ -1,0 +1,129 @@
+"""Which module of a model runs, and what it was given: hooks on every module, which change nothing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from attnviz.captures.calls import Hear, Kept
+from attnviz.captures.doors.projections import check_kind, projected_call, projects
+
+_OTHER = ("key_value_states", "encoder_hidden_states")
+"""What transformers calls the other sequence, where a module is given one."""
+
+_CROSS = ("cross", "encoder_attn", "encdec", "enc_dec", "multihead_attn")
+"""What the names of modules that attend to another sequence contain."""
+
+Ids = Callable[[str, Tensor], None]
+"""What is done with token ids: (the name of the module they go into, (B, T) ids)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A module that runs.
+
+    Args:
+        module, name: which.
+        cross: whether it was given another sequence, or its name says that it attends to one.
+        kept: what its cache held as it began, where it has one.
+    """
+
+    module: nn.Module
+    name: str
+    cross: bool
+    kept: Kept | None
+
+
+class Running:
+    """Which module of the model is running, and what the hand-written ones among them have projected so far."""
+
+    def __init__(self, model: nn.Module, hear: Hear, ids: Ids, begin: Callable[[], None]) -> None:
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.stack: list[Frame] = []
+        self.inside = False  # within an attention function that was heard already
+        self._model, self._hear, self._ids, self._begin = model, hear, ids, begin
+        self._projected: dict[int, dict[str, Tensor]] = {}
+        self._given: dict[int, dict[str, Any]] = {}
+        self._length = 0  # positions before Longformer pads them
+        self._signatures = {id(module): _signature(module) for module in model.modules()}
+        self._hooks = []
+        for module in model.modules():
+            self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
+
+    def frame(self, module: nn.Module | None = None) -> Frame:
+        """The module that runs innermost; ``module``: that one, which runs or whose part does."""
+        for frame in reversed(self.stack):
+            if module is None or frame.module is module:
+                return frame
+        name = "" if module is None else self.names[id(module)]
+        return Frame(module or self._model, name, _named_cross(name), None)
+
+    def remove(self) -> None:
+        """Takes the hooks away."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module is self._model:
+            self.stack.clear()  # of what an error left
+            self._begin()
+        name, signature = self.names[id(module)], self._signatures[id(module)]
+        given: dict[str, Any] = {} if signature is None else signature.bind(*args, **kwargs).arguments
+        cross = _named_cross(name) or any(isinstance(given.get(other), Tensor) for other in _OTHER)
+        self.stack.append(Frame(module, name, cross, _kept(module, (*args, *kwargs.values()))))
+        if hasattr(module, "get_input_embeddings"):
+            self._note_ids(name, args, kwargs)
+        check_kind(module, type(self._model).__name__)
+        if projects(module):
+            self._projected[id(module)], self._given[id(module)] = {}, given
+
+    def _note_ids(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        token_ids = kwargs.get("input_ids", args[0] if args else None)
+        embedded = kwargs.get("inputs_embeds")
+        if isinstance(token_ids, Tensor) and token_ids.ndim == 2 and not token_ids.is_floating_point():
+            self._length = token_ids.shape[1]
+            self._ids(name, token_ids)
+        elif isinstance(embedded, Tensor):
+            self._length = embedded.shape[1]
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        frame = self.stack.pop() if self.stack and self.stack[-1].module is module else None
+        if output is None:  # it failed
+            return
+        projected = self._projected.pop(id(module), None)
+        if projected is not None and frame is not None:
+            given = self._given.pop(id(module))
+            self._hear(frame.name, projected_call(module, projected, given, frame.cross, frame.kept, self._length))
+        parent = self.stack[-1].module if self.stack else None
+        if parent is not None and id(parent) in self._projected and isinstance(output, Tensor):
+            name = self.names[id(module)].rpartition(".")[2]
+            if name in projects(parent):
+                self._projected[id(parent)][name] = output.detach().clone()  # the model scales it in place
+
+
+def _named_cross(name: str) -> bool:
+    return any(word in name.lower() for word in _CROSS)
+
+
+def _signature(module: nn.Module) -> inspect.Signature | None:
+    """How a module is called, where what it is given says something."""
+    signature = inspect.signature(module.forward)
+    return signature if projects(module) or any(name in signature.parameters for name in _OTHER) else None
+
+
+def _kept(module: nn.Module, given: tuple[Any, ...]) -> Kept | None:
+    """What a module's cache holds, where it is given one of transformers'."""
+    layer = getattr(module, "layer_idx", None)
+    cache = next((value for value in given if hasattr(value, "get_mask_sizes")), None)
+    if layer is None or cache is None:
+        return None
+    try:
+        _, first = cache.get_mask_sizes(1, layer)
+        return Kept(int(cache.get_seq_length(layer)), int(first))
+    except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError):  # a layer without keys: Mamba's
+        return None

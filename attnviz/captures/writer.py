@@ -1,0 +1,74 @@
+"""Layers of a run going into a dump."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.captures.calls import Label, Layer
+from attnviz.sources.dumps import LABELS, dump_metadata, layer_metadata, tensors_of
+from attnviz.sources.streams import TensorStream
+
+_SHARED = ("bias", "key_padding_mask", "query_padding_mask", "attention_mask", "global_mask")
+"""Roles that layers mostly have in common: written once for a group of layers where they do."""
+
+
+class Writer:
+    """Layers going into a dump: what layers of a group have in common is written once."""
+
+    def __init__(self, stream: TensorStream) -> None:
+        self.labels: list[Label] = []
+        self._stream = stream
+        self._layers: dict[str, Any] = {}
+        self._groups: dict[str, dict[str, Any]] = {}
+        self._shared: dict[str, Tensor] = {}  # by name, what was written for a group
+
+    def add(self, layer: Layer, inputs: AttentionInputs) -> None:
+        """Writes a layer."""
+        prefix = f"{layer.group}." if layer.group else ""
+        own = f"{prefix}layers.{layer.number}."
+        self.labels.append(layer.label)
+        settings = layer_metadata(inputs)
+        for role, tensor in tensors_of(inputs).items():
+            if role not in _SHARED:
+                self._stream.add(own + role, tensor)
+                continue
+            shared = self._shared.get(prefix + role)
+            if shared is None and not any(_group_of(label) == layer.group for label in self.labels[:-1]):
+                self._stream.add(prefix + role, tensor)
+                self._shared[prefix + role] = tensor
+            elif shared is None or not _equal(shared, tensor):
+                self._stream.add(own + role, tensor)
+        # What an earlier layer gave the whole group holds for this one too, unless it says otherwise.
+        settings["without"] = [
+            role for role in _SHARED if prefix + role in self._shared and role not in tensors_of(inputs)
+        ]
+        if not settings["without"]:
+            del settings["without"]
+        common: dict[str, Any] = {name: settings.pop(name) for name in LABELS if name in settings}
+        group = self._groups.setdefault(layer.group, common)
+        settings |= {name: value for name, value in common.items() if group.get(name) != value}
+        self._layers[str(layer.label)] = settings
+
+    def add_picture(self, picture: Tensor) -> None:
+        """Writes the picture the model looked at, (height, width, 3)."""
+        self._stream.add("picture", picture)
+
+    def close(self, metadata: dict[str, Any]) -> None:
+        """Writes the header."""
+        groups = dict(self._groups)
+        self._stream.close(dump_metadata(groups.pop("", {}), groups, self._layers) | metadata)
+
+    def abandon(self) -> None:
+        """Closes the file, finished or not."""
+        self._stream.abandon()
+
+
+def _group_of(label: Label) -> str:
+    return str(label).rpartition(".")[0]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.device == b.device and a.equal(b))
