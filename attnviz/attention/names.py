@@ -140,7 +140,7 @@ def _plain(pattern: Pattern) -> dict[str, Any] | None:
     for name in NAMES:
         settings: dict[str, Any] = {}
         if name in _LOCAL:
-            own = next((part for part in _parts(base) if isinstance(part, Local)), None)
+            own = next((part for part in parts_of(base) if isinstance(part, Local)), None)
             if own is None:
                 continue
             settings = {"window": own.window} | ({"dilation": own.dilation} if own.dilation != 1 else {})
@@ -149,9 +149,9 @@ def _plain(pattern: Pattern) -> dict[str, Any] | None:
     return None
 
 
-def _parts(pattern: Pattern) -> list[Pattern]:
+def parts_of(pattern: Pattern) -> list[Pattern]:
     """The patterns that a composition is made of."""
-    return [*_parts(pattern.left), *_parts(pattern.right)] if isinstance(pattern, Either | Both) else [pattern]
+    return [*parts_of(pattern.left), *parts_of(pattern.right)] if isinstance(pattern, Either | Both) else [pattern]
 
 
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:

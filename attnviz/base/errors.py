@@ -1,4 +1,4 @@
-"""The one kind of error a user can cause."""
+"""The one kind of error a user can cause, and the one kind of warning."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class Note(UserWarning):
+    """Something that a person should know of a result; the command line says it in a line on stderr."""

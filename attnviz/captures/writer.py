@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.captures.calls import Label, Layer
-from attnviz.sources.dumps import LABELS, dump_metadata, layer_metadata, tensors_of
+from attnviz.sources.dumps import LABELS, dump_metadata, format_of, layer_metadata, tensors_of
 from attnviz.sources.streams import TensorStream
 
 _SHARED = ("bias", "key_padding_mask", "query_padding_mask", "attention_mask", "global_mask")
@@ -22,6 +22,7 @@ class Writer:
         self.labels: list[Label] = []
         self._stream = stream
         self._layers: dict[str, Any] = {}
+        self._version = 1
         self._groups: dict[str, dict[str, Any]] = {}
         self._shared: dict[str, Tensor] = {}  # by name, what was written for a group
 
@@ -30,8 +31,9 @@ class Writer:
         prefix = f"{layer.group}." if layer.group else ""
         own = f"{prefix}layers.{layer.number}."
         self.labels.append(layer.label)
-        settings = layer_metadata(inputs)
-        for role, tensor in tensors_of(inputs).items():
+        settings, tensors = layer_metadata(inputs), tensors_of(inputs)
+        self._version = max(self._version, format_of(inputs))
+        for role, tensor in tensors.items():
             if role not in _SHARED:
                 self._stream.add(own + role, tensor)
                 continue
@@ -42,9 +44,7 @@ class Writer:
             elif shared is None or not _equal(shared, tensor):
                 self._stream.add(own + role, tensor)
         # What an earlier layer gave the whole group holds for this one too, unless it says otherwise.
-        settings["without"] = [
-            role for role in _SHARED if prefix + role in self._shared and role not in tensors_of(inputs)
-        ]
+        settings["without"] = [role for role in _SHARED if prefix + role in self._shared and role not in tensors]
         if not settings["without"]:
             del settings["without"]
         common: dict[str, Any] = {name: settings.pop(name) for name in LABELS if name in settings}
@@ -59,7 +59,7 @@ class Writer:
     def close(self, metadata: dict[str, Any]) -> None:
         """Writes the header."""
         groups = dict(self._groups)
-        self._stream.close(dump_metadata(groups.pop("", {}), groups, self._layers) | metadata)
+        self._stream.close(dump_metadata(groups.pop("", {}), groups, self._layers, version=self._version) | metadata)
 
     def abandon(self) -> None:
         """Closes the file, finished or not."""

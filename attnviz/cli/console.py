@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from attnviz.base.errors import Note
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +22,23 @@ if TYPE_CHECKING:
 def note(message: str) -> None:
     """A line for the person, on stderr; said once, however often it is true."""
     print(f"attnviz: {message}", file=sys.stderr)
+
+
+@contextmanager
+def saying_notes() -> Iterator[None]:
+    """While the block runs, what the library notes is said as :func:`note` says it; other warnings stay as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Note)
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, Note):
+                note(str(message))
+            else:
+                shown(message, category, *rest, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def output(columns: int = 100, **options: Any) -> Console:

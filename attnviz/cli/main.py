@@ -29,6 +29,7 @@ from attnviz.cli.commands import (
     tiles,
     view,
 )
+from attnviz.cli.console import saying_notes
 from attnviz.version import __version__
 
 READER_LEFT = 128 + 13
@@ -95,7 +96,8 @@ def main() -> None:
     gc.set_threshold(1_000_000)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="attnviz", standalone_mode=False)
+        with saying_notes():
+            code = app(sys.argv[1:] or ["--help"], prog_name="attnviz", standalone_mode=False)
         sys.stdout.flush()  # here, where an output that is full or gone can still be told
     except SystemExit as end:
         # typer and rich end with 1 where a reader such as `head` has left, and 1 is how diff says "beyond".

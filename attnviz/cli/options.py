@@ -359,7 +359,10 @@ def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
             name: group(**{field.name: given.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
-        return function(**whole, **given)
+        from attnviz.sources.files import opened_once
+
+        with opened_once():
+            return function(**whole, **given)
 
     run.__doc__ = function.__doc__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -29,8 +29,8 @@ def inputs_of(
 
     Args:
         q, k, v: (B, H, T, D), (B, H_kv, S, D), (B, H_kv, S, D_v), or without B.
-        mask: bool, True where there is something to see: (T, S) or (B, T, S) which query sees which key; (S,) or
-            (B, S) the global keys, as everywhere in attnviz.
+        mask: bool, True where there is something to see: (T, S), (B, T, S) or (B, H, T, S) which query sees which key;
+            (S,) or (B, S) the global keys, as everywhere in attnviz.
         pattern: which query sees which key, as a pattern or by name (``causal``, ``local``, ...); None is what the mask
             says, else every key.
         window: keys to each side, for local patterns by name.
@@ -60,7 +60,8 @@ def inputs_of(
         shape, pairs, keys = tuple(mask.shape), (bare.T, bare.S), (bare.B, bare.S)
         if mask.ndim == 4 and shape[1] == 1:  # torch's own (B, 1, T, S)
             mask, shape = mask[:, 0], (shape[0], *shape[2:])
-        of_pairs = shape == pairs or shape == (bare.B, *pairs)
+        heads = (bare.H, *pairs)
+        of_pairs = shape in (pairs, (bare.B, *pairs), (1, *heads), (bare.B, *heads))
         of_keys = shape == keys or (shape == keys[1:] and bare.B == 1)
         if of_pairs and of_keys:
             raise InputError(

@@ -7,12 +7,13 @@ where it holds several layers, and ``cross.layers.N.`` and the like where layers
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, Note
 from attnviz.base.selections import parse_positions
 from attnviz.sources.files import READABLE, TensorFile, describe, open_tensors, write_tensors
 
@@ -30,7 +31,7 @@ ROLES: dict[str, str] = {
     "global_mask": "global key positions (B, S) bool",
     "key_padding_mask": "key positions that exist (B, S) bool",
     "query_padding_mask": "query positions that exist (B, T) bool",
-    "attention_mask": "which query sees which key (T, S) or (B, T, S) bool",
+    "attention_mask": "which query sees which key (T, S), (B, T, S) or (B, H, T, S) bool",
     "q_global": "queries of global tokens (B, H, T, D)",
     "k_global": "keys for global queries (B, H_kv, S, D)",
     "v_global": "values for global queries (B, H_kv, S, D)",
@@ -58,8 +59,6 @@ LABELS = (
 
 FORMAT_VERSION = 2
 """The newest format; a dump that uses nothing format 1 lacks says 1, so that older programs read it."""
-
-_NEW_ROLES = ("query_positions", "key_positions")
 
 _MASK = "attention_mask"
 
@@ -100,6 +99,7 @@ def layers_of(contents: Iterable[str]) -> list[Label]:
 
 def role_of(name: str) -> str | None:
     """The role that a tensor's own name gives it, layer prefix apart."""
+    name = re.sub(rf"({_MASK})\.\d+$", r"\1", name)  # of a pattern that holds several
     match = _LAYER.fullmatch(name)
     if match:
         return match[3] if match[3] in ROLES else None
@@ -181,7 +181,7 @@ def load(
     main = open_tensors(Path(source)) if source is not None else None
     prefix = _layer_prefix(main, layer, names)
     own = _settings(main, layer)
-    without = own.pop("without", ())
+    without, version = own.pop("without", ()), own.pop("format", FORMAT_VERSION)
 
     skipped = set() if values else {"v", "v_global"}
     if global_positions is not None:
@@ -197,6 +197,8 @@ def load(
             if found:
                 tensors[role] = main.read(found[0])
     where = str(source) if source is not None else "inputs"
+    if version == 1:
+        _read_as_format_1(where, tensors)
     for role in ("q", "k"):
         if role not in tensors:
             holds = describe(main.contents) if main is not None else "no source file is given"
@@ -215,12 +217,15 @@ def load(
     own.pop("layout", None)
     roles: dict[str, Any] = {**tensors, **own}
     if _MASK in roles:
-        from attnviz.attention.patterns import Masked
-
-        roles["pattern"] = Masked(roles.pop(_MASK))
+        _take_mask(where, roles)
     label = int(layer) if isinstance(layer, str) and layer.isdecimal() else layer
     named = where if layer is None else f"{where} layer {layer}"
     inputs = AttentionInputs(**roles, source=named, layer=label, layout=layout)
+    if version == 1 and _has_moved_window(inputs):
+        _note(
+            f"{where}: written in dump format 1, whose windows counted queries from the first key on; they are now the "
+            f"last {inputs.T} of {inputs.S} positions, and see the keys around these"
+        )
     if global_positions is None:
         return inputs
     positions = list(parse_positions(global_positions, inputs.S))
@@ -257,8 +262,7 @@ def save(path: str | Path, inputs: AttentionInputs) -> None:
     Raises:
         InputError: an unknown suffix, a dtype the format cannot hold, or a path that cannot be written.
     """
-    tensors = tensors_of(inputs)
-    write_tensors(Path(path), tensors, dump_metadata(layer_metadata(inputs), roles=tensors))
+    write_tensors(Path(path), tensors_of(inputs), dump_metadata(layer_metadata(inputs), version=format_of(inputs)))
 
 
 def tensors_of(inputs: AttentionInputs) -> dict[str, Tensor]:
@@ -307,7 +311,7 @@ def dump_metadata(
     groups: Mapping[str, Mapping[str, Any]] | None = None,
     layers: Mapping[str, Mapping[str, Any]] | None = None,
     *,
-    roles: Iterable[str] = (),
+    version: int = FORMAT_VERSION,
 ) -> dict[str, Any]:
     """A dump's metadata.
 
@@ -315,24 +319,62 @@ def dump_metadata(
         whole: what holds for the whole file, as :func:`layer_metadata` gives it.
         groups: what holds for the layers of a kind (``"cross"``).
         layers: what holds for a layer, by its label (``"5"``, ``"cross.5"``).
-        roles: the tensors that the dump holds, by name.
+        version: the format that it needs, the largest :func:`format_of` its layers.
     """
-    said = [whole, *(groups or {}).values(), *(layers or {}).values()]
-    version = FORMAT_VERSION if any(map(_is_new, said)) or any(map(_is_new_role, roles)) else 1
     metadata: dict[str, Any] = {"format": version, "layout": "bhtd", **whole, **(groups or {})}
     return metadata | ({"layers": dict(layers)} if layers else {})
 
 
-def _is_new(said: Mapping[str, Any]) -> bool:
-    """Whether format 1 has no word for what metadata says."""
-    plain = {"name", "window", "dilation", "causal"}
-    words = not said.keys().isdisjoint(LABELS[2:])
-    return words or said.get("cross") is True or not set(said.get("pattern", ())) <= plain
+def format_of(inputs: AttentionInputs) -> int:
+    """The format that a dump of these inputs needs: 1 where that has words for all of it, with the same meaning."""
+    said, masks = _saved_pattern(inputs)
+    new = (
+        not layer_metadata(inputs).keys().isdisjoint(LABELS[2:]),
+        inputs.cross,
+        inputs.query_positions is not None,
+        inputs.key_positions is not None,
+        not set(said or ()) <= {"name", "window", "dilation", "causal", "mask"},
+        any(mask.ndim > 3 for mask in masks),
+        _has_moved_window(inputs),
+        inputs.bias is not None and bool(_hid_in_format_1(inputs.bias).any()),
+    )
+    return FORMAT_VERSION if any(new) else 1
 
 
-def _is_new_role(name: str) -> bool:
-    """Whether format 1 has no such tensor."""
-    return name.rpartition(".")[2] in _NEW_ROLES
+def _has_moved_window(inputs: AttentionInputs) -> bool:
+    """Whether format 1 meant another window by the same words: it counted queries from the first key on."""
+    from attnviz.attention.names import parts_of
+    from attnviz.attention.patterns import Local
+
+    own = inputs.pattern
+    return inputs.T != inputs.S and own is not None and any(isinstance(part, Local) for part in parts_of(own))
+
+
+def _hid_in_format_1(bias: Tensor) -> Tensor:
+    """Which finite numbers of a bias hid a key in format 1: those at or below half of its dtype's least."""
+    import torch
+
+    return bias.isfinite() & (bias <= torch.finfo(bias.dtype).min / 2)
+
+
+def _read_as_format_1(where: str, tensors: dict[str, Tensor]) -> None:
+    """Gives what format 1 meant today's words, and says so."""
+    import torch
+
+    bias = tensors.get("bias")
+    if bias is None or not bias.is_floating_point():
+        return
+    hid = _hid_in_format_1(bias)
+    if bool(hid.any()):
+        tensors["bias"] = bias.masked_fill(hid, -torch.inf)
+        _note(
+            f"{where}: written in dump format 1, where a bias of {torch.finfo(bias.dtype).min / 2:.3g} or less hides a "
+            f"key; {int(hid.sum())} of its numbers are read as -inf"
+        )
+
+
+def _note(message: str) -> None:
+    warnings.warn(Note(message), stacklevel=3)
 
 
 def _layer_prefix(main: TensorFile | None, layer: Label | None, names: Mapping[str, str]) -> str:
@@ -384,6 +426,7 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
     said = merged.get("cross", False)
     if not isinstance(said, bool | dict):
         raise InputError(f"{main.path}: its metadata gives cross as {said!r}, wanted true or false")
+    settings["format"] = version
     settings["cross"] = group == "cross" or said is True
     for name in SETTINGS:
         if name in settings and not isinstance(settings[name], int | float):
@@ -415,6 +458,23 @@ def _own_pattern(main: TensorFile | None, prefix: str, said: Any) -> Pattern:
         return described(said, masks)
     except InputError as error:
         raise InputError(f"{main.path}: its metadata's pattern: {error}") from error
+
+
+def _take_mask(where: str, roles: dict[str, Any]) -> None:
+    """Makes a pattern of an attention mask, and a bias of what one that is written as numbers adds besides hiding."""
+    from attnviz.attention.additive import seen_and_added
+    from attnviz.attention.patterns import Masked
+
+    mask = roles.pop(_MASK)
+    if mask.is_floating_point():
+        mask, added = seen_and_added(mask)
+        if added is not None and "bias" in roles:
+            raise InputError(
+                f"{where}: {_MASK} holds numbers that neither hide a key nor are 0, and there is a bias too; save one bias"
+            )
+        if added is not None:
+            roles["bias"] = added if added.ndim == 4 else added.view(-1, 1, *added.shape[-2:])
+    roles["pattern"] = Masked(mask)
 
 
 def _rounded(where: str, role: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

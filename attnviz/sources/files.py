@@ -15,6 +15,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -230,6 +231,19 @@ READABLE = tuple(_FORMATS)
 WRITABLE = (".safetensors", ".npz", ".pt", ".pth")
 
 
+_opened: ContextVar[dict[tuple[Path, int, int], TensorFile] | None] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def opened_once() -> Iterator[None]:
+    """While the block runs, a file is opened once: its table of contents is read once, however often it is asked for."""
+    token = _opened.set({})
+    try:
+        yield
+    finally:
+        _opened.reset(token)
+
+
 def open_tensors(path: Path) -> TensorFile:
     """The file at ``path``, by its suffix; its table of contents is read.
 
@@ -243,10 +257,17 @@ def open_tensors(path: Path) -> TensorFile:
         raise InputError(f"{path}: there is no such file")
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; attnviz reads {', '.join(READABLE)}")
-    if path.stat().st_size == 0:
+    state = path.stat()
+    if state.st_size == 0:
         raise InputError(f"{path}: is empty (0 bytes); was it written to the end?")
+    known = _opened.get()
+    key = (path, state.st_mtime_ns, state.st_size)
+    if known is not None and key in known:
+        return known[key]
     file = _FORMATS[path.suffix.lower()](path)
     _ = file.contents
+    if known is not None:
+        known[key] = file
     return file
 
 
