@@ -146,8 +146,7 @@ def _blocks_shown(counts: Tensor, indices: Tensor, size: tuple[int, int], T: int
     """Which pairs lie in the first ``counts`` blocks of each row of blocks, (B | 1, H | 1, T, S)."""
     listed = torch.arange(indices.shape[-1], device=indices.device) < counts[..., None]
     blocks = torch.zeros_like(listed).scatter(-1, indices.long(), listed)
-    wide = blocks.repeat_interleave(size[0], -2)[..., :T, :].repeat_interleave(size[1], -1)[..., :S]
-    return wide
+    return blocks.repeat_interleave(size[0], -2)[..., :T, :].repeat_interleave(size[1], -1)[..., :S]
 
 
 class _Touched(Tensor):
@@ -166,15 +165,15 @@ def _of_mask_mod(mask_mod: Callable[..., Tensor], B: int, H: int, T: int, S: int
     b, t, s = (torch.arange(size, device=device) for size in (B, T, S))
     places = b[:, None, None, None], t[:, None], s
 
-    def said(h: Tensor) -> Tensor:
-        return mask_mod(places[0], h, *places[1:]).as_subclass(Tensor).expand(B, -1, T, S)
+    def said(h: Tensor, heads: int) -> Tensor:
+        return mask_mod(places[0], h, *places[1:]).as_subclass(Tensor).expand(B, heads, T, S)
 
     class Head(_Touched):
         pass
 
     try:
-        shown = said(torch.zeros((1, 1, 1), dtype=torch.int64, device=device).as_subclass(Head))
-        return said(torch.arange(H, device=device)[:, None, None]) if Head.touched else shown
+        shown = said(torch.zeros((1, 1, 1), dtype=torch.int64, device=device).as_subclass(Head), 1)
+        return said(torch.arange(H, device=device)[:, None, None], H) if Head.touched else shown
     except (RuntimeError, IndexError) as error:
         raise InputError(f"a mask_mod of FlexAttention can't be read as a mask: {error}") from error
 

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_chunks_make_one_map(name, attention, kind, chunks):
         if chunks[0]:
             fed(model, range(chunks[0]), past)
         with attnviz.capture(model, tokenizer=Tokenizer()) as run:
-            for start, stop in zip(chunks, chunks[1:], strict=False):
+            for start, stop in pairwise(chunks):
                 fed(model, range(start, stop), past)
     for label, own in enumerate(own_weights(name)):
         inputs = run.inputs(label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import torch
 import attnviz
 from attnviz import AttentionInputs, InputError
 from attnviz.attention.names import NAMES, named_pattern
+from attnviz.attention.patterns import Causal, Local, Masked
+from attnviz.base.errors import Note
+from attnviz.sources.dumps import ROLES, TensorRef, layer_metadata, layers_of, missing_roles, role_of, tensors_of
+from attnviz.sources.files import TensorFile, open_tensors, opened_once, write_tensors
 from attnviz.attention.patterns import Masked
 from attnviz.sources.dumps import LABELS, ROLES, TensorRef, layers_of, missing_roles, role_of, tensors_of
 from attnviz.sources.files import TensorFile, open_tensors, write_tensors
@@ -291,3 +296,87 @@ def test_metadata_that_does_not_fit_is_refused(tmp_path, metadata, says):
     write_tensors(tmp_path / "dump.npz", {"q": inputs.q, "k": inputs.k}, metadata)
     with pytest.raises(InputError, match=rf"dump.npz: {says}"):
         attnviz.load(tmp_path / "dump.npz")
+
+
+def old(tmp_path: Path, inputs: AttentionInputs) -> Path:
+    """A dump as format 1 wrote it, whatever is in it."""
+    path = tmp_path / "old.safetensors"
+    write_tensors(path, tensors_of(inputs), {"format": 1, **layer_metadata(inputs)})
+    return path
+
+
+def cut(inputs: AttentionInputs, T: int) -> AttentionInputs:
+    """The last T queries alone."""
+    return AttentionInputs(inputs.q[:, :, -T:], inputs.k, inputs.v, pattern=inputs.pattern, bias=inputs.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_bias_that_hid_in_format_1_hides(tmp_path, dtype):
+    least = torch.finfo(dtype).min
+    bias = torch.zeros(1, 6, 6, dtype=dtype)
+    bias[0, 1, 2], bias[0, 1, 3], bias[0, 1, 4], bias[0, 1, 5] = least, least / 2, least / 4, -torch.inf
+    with pytest.warns(Note, match=r"dump format 1, where a bias of -\S+ or less hides a key; 2 of its numbers"):
+        read = attnviz.load(old(tmp_path, replace(small(), bias=bias)))
+    assert read.bias[0, 0, 1].isinf().tolist() == [False, False, True, True, False, True]
+    assert read.bias[0, 0, 1, 4] == least / 4
+
+
+@pytest.mark.parametrize(("T", "pattern", "noted"), [(6, Local(1), False), (2, Local(1), True), (2, Causal(), False)])
+def test_a_window_of_format_1_over_a_part_of_the_queries_is_noted(tmp_path, T, pattern, noted):
+    path = old(tmp_path, cut(replace(small(), pattern=pattern), T))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        attnviz.load(path)
+    assert [one.category for one in caught] == [Note] * noted
+
+
+def test_what_format_1_understands_otherwise_is_written_as_format_2(tmp_path):
+    inputs = small()
+    heads = torch.ones(1, 4, 6, 6, dtype=torch.bool)
+    written = {
+        1: [
+            inputs,
+            replace(inputs, pattern=Local(1) & Causal()),
+            replace(inputs, bias=torch.tensor([[[0.0, -torch.inf]]]).expand(1, 6, 2).repeat(1, 1, 3)),
+            replace(inputs, pattern=Masked(heads[0, 0])),
+        ],
+        2: [
+            replace(inputs, cross=True),
+            replace(inputs, query_positions=torch.arange(6)),
+            replace(inputs, key_positions=torch.arange(6) + 3),
+            replace(inputs, pattern=Masked(heads)),
+            replace(inputs, pattern=Local(1) | Masked(heads[0, 0])),
+            cut(replace(inputs, pattern=Local(1)), 2),
+            replace(inputs, bias=torch.full((1, 6, 6), torch.finfo(torch.float32).min)),
+        ],
+    }
+    for version, several in written.items():
+        for one in several:
+            path = tmp_path / "dump.safetensors"
+            attnviz.save(path, one)
+            assert open_tensors(path).metadata["format"] == version
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                back = attnviz.load(path)
+            assert back.pattern == one.pattern
+            assert back.cross == one.cross
+
+
+def test_an_attention_mask_written_as_numbers_hides_at_minus_10000_and_below(tmp_path):
+    inputs = small()
+    mask = torch.zeros(6, 6)
+    mask[0, 1:5] = torch.tensor([-1e4, -9999.0, torch.finfo(torch.float32).min, -torch.inf])
+    write_tensors(tmp_path / "dump.npz", {"q": inputs.q, "k": inputs.k, "attention_mask": mask})
+    read = attnviz.load(tmp_path / "dump.npz")
+    assert read.pattern.mask[0].tolist() == [True, False, True, False, False, True]
+    assert read.bias[0, 0, 0].tolist() == [0, 0, -9999, 0, 0, 0]
+
+
+def test_while_a_command_runs_a_file_is_opened_once(tmp_path, monkeypatch):
+    path = tmp_path / "dump.pt"
+    attnviz.save(path, small())
+    with opened_once():
+        assert open_tensors(path) is open_tensors(path)
+        attnviz.save(path, small(batch=1))  # another file of that name
+        assert open_tensors(path).read("q").shape[0] == 1
+    assert open_tensors(path) is not open_tensors(path)

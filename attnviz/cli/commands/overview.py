@@ -57,11 +57,13 @@ def register(app: typer.Typer) -> None:
         check_output(out, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         labels = source.layers()
 
+        held = [replace(source, layer=labels[0]).load(compute.dtype)]  # the first, until it is its turn
+        T, H = held[0].T, held[0].H
+
         def read() -> Iterator[tuple[Label | None, AttentionInputs]]:
             for label in labels:
-                yield label, replace(source, layer=label).load(compute.dtype)
+                yield label, held.pop() if held else replace(source, layer=label).load(compute.dtype)
 
-        T, H = (lambda inputs: (inputs.T, inputs.H))(next(read())[1])  # and let it go
         across = len(parse_indices(head, H, option="--head", noun="head"))
         pixels = panel_pixels(len(labels), across, look.dots, look.inches)
         rows: list[OverviewRow] = []
