@@ -211,7 +211,7 @@ class Layer:
         """Drops the queries from row ``rows`` on, and their keys where they are of one sequence."""
         while self.steps[-1].start >= rows:
             for kept in (self.calls, self.steps, self.passes):
-                kept.pop()  # type: ignore[attr-defined]
+                kept.pop()
         call, step = self.calls[-1], self.steps[-1]
         T = rows - step.start
         if T == step.T:

@@ -157,7 +157,7 @@ class _Touched(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         cls.touched = True
-        return super().__torch_function__(func, types, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
 def _of_mask_mod(mask_mod: Callable[..., Tensor], B: int, H: int, T: int, S: int, device: torch.device) -> Tensor:
