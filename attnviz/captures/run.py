@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-
-
 @contextmanager
 def capture(
     model: nn.Module,
@@ -287,9 +285,7 @@ class Run:
         others = [name for name in self._ids if "encoder" in name.split(".") and name != own]
         return own, others[0] if others else None
 
-    def _tokens(
-        self, stack: str | None, dropped: Mapping[int, int] | None, B: int, length: int
-    ) -> list[Tokens] | None:
+    def _tokens(self, stack: str | None, dropped: Mapping[int, int] | None, B: int, length: int) -> list[Tokens] | None:
         noted = self._ids.get(stack, []) if stack is not None else []
         if dropped is None:
             parts = [part.ids for part in noted[-1:]]

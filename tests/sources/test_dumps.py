@@ -15,11 +15,17 @@ from attnviz import AttentionInputs, InputError
 from attnviz.attention.names import NAMES, named_pattern
 from attnviz.attention.patterns import Causal, Local, Masked
 from attnviz.base.errors import Note
-from attnviz.sources.dumps import ROLES, TensorRef, layer_metadata, layers_of, missing_roles, role_of, tensors_of
+from attnviz.sources.dumps import (
+    LABELS,
+    ROLES,
+    TensorRef,
+    layer_metadata,
+    layers_of,
+    missing_roles,
+    role_of,
+    tensors_of,
+)
 from attnviz.sources.files import TensorFile, open_tensors, opened_once, write_tensors
-from attnviz.attention.patterns import Masked
-from attnviz.sources.dumps import LABELS, ROLES, TensorRef, layers_of, missing_roles, role_of, tensors_of
-from attnviz.sources.files import TensorFile, open_tensors, write_tensors
 from tests.cases import small
 
 SUFFIXES = [".safetensors", ".npz", ".pt", ".pth"]
