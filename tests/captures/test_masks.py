@@ -133,3 +133,22 @@ def test_a_pattern_is_read_from_the_mask_of_any_part_of_it(data):
     assert (~torch.from_numpy(cells).isnan()).equal(visible)
     if window is not None and causal:
         assert found.pattern == named(True, window)
+
+
+def test_what_the_first_layer_lacks_it_is_not_given_by_the_next(tmp_path):
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([Own(), Own()])
+
+        def forward(self, x: Tensor, bias: Tensor) -> None:
+            self.layers[0](x, None)
+            self.layers[1](x, bias)
+
+    bias = torch.randn(1, H, T, T)
+    with attnviz.capture(Two(), out=tmp_path / "run.safetensors") as run:
+        run._model(torch.randn(B, H, T, 8), bias)
+    first, second = (attnviz.load(tmp_path / "run.safetensors", layer=layer).bias for layer in range(2))
+    assert first is None
+    assert second is not None
+    assert second.equal(bias)
