@@ -23,8 +23,8 @@ from torch.overrides import TorchFunctionMode
 from attnviz.captures.calls import Hear
 from attnviz.captures.doors.mha import of_mha
 from attnviz.captures.doors.registry import registry
+from attnviz.captures.doors.running import Ids, Running
 from attnviz.captures.doors.sdpa import of_sdpa
-from attnviz.captures.running import Ids, Running
 
 TRIED = (
     "transformers' attention functions, torch's scaled_dot_product_attention and nn.MultiheadAttention, "

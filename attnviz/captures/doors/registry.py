@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.captures.calls import Call, Hear
+from attnviz.captures.doors.running import Frame, Running
 from attnviz.captures.masks import Mask, block_mask, from_tensor
-from attnviz.captures.running import Frame, Running
 
 _ADDING = ("eager", "flex_attention")
 """Functions that add the tensor they are given as a mask, whatever its dtype, and hide nothing beside it."""
