@@ -213,7 +213,7 @@ def _of_scores(result: AttentionScores, heads: Sequence[int] | None, values: str
     for head in chosen:
         if head not in result.heads:
             raise InputError(f"{item.inputs.source}: head {head} is not among those of the scores, {result.heads}")
-    shared_only = not result.offsets and not len(result.global_queries)
+    shared_only = not result.offsets and not result.pattern.global_queries
     keys: Sequence[int] = tuple(result.positions.tolist()) if shared_only else range(item.S)
     if tuple(keys) == tuple(range(item.S)):
         keys = range(item.S)
