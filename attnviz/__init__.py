@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attnviz.compare.kernel import assert_attention_close as assert_attention_close
     from attnviz.compare.maps import compare_maps as compare_maps
     from attnviz.compare.snapshots.snapshot import Snapshot as Snapshot
-    from attnviz.compare.snapshots.snapshot import take_snapshot as take_snapshot
+    from attnviz.compare.snapshots.taking import take_snapshot as take_snapshot
     from attnviz.engine.scores import AttentionScores as AttentionScores
     from attnviz.engine.scores import score as score
     from attnviz.maps.combined import combined_map as combined_map
@@ -84,7 +84,7 @@ _HOMES = {
     "save": "attnviz.sources.dumps",
     "score": "attnviz.engine.scores",
     "Snapshot": "attnviz.compare.snapshots.snapshot",
-    "take_snapshot": "attnviz.compare.snapshots.snapshot",
+    "take_snapshot": "attnviz.compare.snapshots.taking",
     "synthesize": "attnviz.sources.synthetic",
     "view": "attnviz.pages.widget",
 }

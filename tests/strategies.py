@@ -243,3 +243,9 @@ def modifiers(draw: st.DrawFn, B: int, H: int, T: int, S: int, seed: int) -> dic
     if draw(st.booleans()):
         given["sinks"] = normal((H,), seed + 8)
     return given
+
+
+def parts(size: int) -> st.SearchStrategy[range | None]:
+    """All of some positions, or a run of them."""
+    cut = st.lists(st.integers(0, size), min_size=2, max_size=2, unique=True).map(sorted)
+    return st.none() | cut.map(lambda ends: range(*ends))

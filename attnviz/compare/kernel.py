@@ -12,7 +12,9 @@ from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Causal, Full, Masked, Pattern
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
-from attnviz.compare.heads import TOLERANCES, Computed, Given, HeadDifference, Tolerance, compare
+from attnviz.compare.heads import TOLERANCES, HeadDifference, Tolerance, compare, side_labels
+from attnviz.compare.sides import Exact, Given
+from attnviz.engine.request import Request
 from attnviz.measures.context import context
 from attnviz.sources.arguments import inputs_of
 
@@ -115,22 +117,21 @@ def _checked(actual: Tensor, inputs: AttentionInputs, layout: str, values: str) 
     return actual.detach()
 
 
+def _exact(inputs: AttentionInputs, batch: int) -> Exact:
+    return Exact(Request(inputs, batch=batch, device=_exact_device(inputs), dtype=torch.float64))
+
+
 def _exact_device(inputs: AttentionInputs) -> str:
     # MPS has no float64.
     return "cpu" if inputs.q.device.type == "mps" else str(inputs.q.device)
 
 
 def _weights_apart(actual: Tensor, inputs: AttentionInputs, batch: int, allowed: Tolerance, values: str) -> list[str]:
-    exact = Computed(inputs, batch=batch, values=values, device=_exact_device(inputs), dtype=torch.float64)
-    shared = exact.reach.keys
-    padded = inputs.item(batch).query_padding
-    if padded is not None:
-        # What a kernel writes for a query that does not exist is nobody's concern.
-        actual = actual.masked_fill(~padded[:, None].to(actual.device), torch.nan)
-    kernel = Given(actual.cpu(), None if shared is None else shared.tolist(), inputs.S, "actual", values=values)
+    exact = _exact(inputs, batch)
+    kernel = Given(actual, exact.shared_keys, inputs.S, "actual")
     found = compare(kernel, exact, values=values, atol=allowed.atol, rtol=allowed.rtol, top_k=1)
     wrong = sorted((head for head in found.heads if head.beyond), key=lambda head: -head.max_abs)
-    labels = exact.item.query_labels(range(inputs.T)), exact.item.key_labels(range(inputs.S))
+    labels = side_labels(exact)
     return _named([_of_pair(head, batch, inputs, allowed, *labels) for head in wrong], len(wrong), batch, inputs)
 
 
@@ -154,14 +155,12 @@ def _of_pair(
 def _context_apart(actual: Tensor, inputs: AttentionInputs, batch: int, allowed: Tolerance, values: str) -> list[str]:
     exact = context(inputs, batch=batch, device=_exact_device(inputs), dtype=torch.float64)  # (H, T, D_v)
     item = inputs.item(batch)
-    labels, exists = item.query_labels(range(inputs.T)), item.query_padding
+    labels = item.query_labels(range(inputs.T))
     lines: list[tuple[float, str]] = []
     for head in range(inputs.H):
         a, b = actual[head].to(exact.device).double(), exact[head]
-        # A query that sees nothing has no mean; kernels write NaN or 0 for it.
-        blank = torch.isnan(b).all(1, keepdim=True) & (torch.isnan(a) | (a == 0))
-        if exists is not None:
-            blank = blank | ~exists[:, None].to(blank.device)
+        # A query that sees nothing has no mean; what a kernel writes for it is compared with nothing.
+        blank = torch.isnan(b).all(1, keepdim=True)
         apart = (a - b).abs()
         beyond = ~(apart <= allowed.atol + allowed.rtol * b.abs()) & ~blank
         count = int(beyond.sum())
@@ -183,15 +182,14 @@ def _context_apart(actual: Tensor, inputs: AttentionInputs, batch: int, allowed:
 
 def _seen(inputs: AttentionInputs, batch: int, head: int, query: int) -> str:
     """Which keys a query sees, and which it looks at most: where a kernel of blocks may have gone wrong."""
-    exact = Computed(inputs, batch=batch, device=_exact_device(inputs), dtype=torch.float64)
-    keys, weights, seen = exact.head(head)(torch.tensor([query]))
-    visible = keys[seen[0]]
+    row = _exact(inputs, batch).rows(head).read(torch.tensor([query]))
+    visible, weights = row.keys[row.seen[0]], row.values[0]
     if not len(visible):
         return "it sees no key"
-    most = int(torch.where(seen[0], weights[0], -1).argmax())
-    label = _labeled("key", int(keys[most]), inputs.item(batch).key_labels(range(inputs.S)))
+    most = int(torch.where(row.seen[0], weights, -1).argmax())
+    label = _labeled("key", int(row.keys[most]), inputs.item(batch).key_labels(range(inputs.S)))
     noun = "key" if len(visible) == 1 else "keys"
-    return f"it sees {len(visible):,} {noun}, {int(visible.min())} to {int(visible.max())}, {label} most ({float(weights[0, most]):.3g})"
+    return f"it sees {len(visible):,} {noun}, {int(visible.min())} to {int(visible.max())}, {label} most ({float(weights[most]):.3g})"
 
 
 def _named(lines: list[str], count: int, batch: int, inputs: AttentionInputs) -> list[str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.labels import labels_of_both
 from attnviz.base.types import Cells, Progress
-from attnviz.compare.heads import Computed, signed_cells
+from attnviz.compare.heads import signed_cells
+from attnviz.compare.sides import Exact
 from attnviz.engine.request import Request, asks
-from attnviz.maps.map import AttentionMap, map_of
+from attnviz.maps.map import AttentionMap, cells_of, map_with, reduced_of
 
 
 class Comparison(NamedTuple):
@@ -65,22 +68,35 @@ def compare_maps(
             raise InputError(
                 f"{a.source} has {left} {name} but {b.source} has {right}; maps of one size can be compared"
             )
-    one = Request(a, pattern, head, **what)
-    other = Request(b, b_pattern or pattern, head, **what)
-    if list(one.columns) != list(other.columns):  # columns of global keys alone, and not of the same ones
-        one, other = one.but(every_key=True), other.but(every_key=True)
+    one, other = _same_columns(Request(a, pattern, head, **what), Request(b, b_pattern or pattern, head, **what))
     return compared(one, other, progress=progress)
+
+
+def _same_columns(a: Request, b: Request) -> tuple[Request, Request]:
+    """Both over every key, unless both have columns of shared keys alone, and of the same ones."""
+
+    def columns(side: Request) -> Sequence[int] | None:
+        try:
+            return side.columns
+        except InputError:  # none of its shared keys is among those to show, but the other side's may be
+            return None
+
+    found = columns(a), columns(b)
+    if found[0] == found[1]:
+        return a, b
+    return a.but(every_key=True), b.but(every_key=True)
 
 
 def compared(a: Request, b: Request, *, progress: Progress | None = None) -> Comparison:
     """The first head of two requests of the same region and columns."""
-    one, other = map_of(a, progress=progress), map_of(b, progress=progress)
+    head = a.chosen[0]
+    reduced = [reduced_of(side, side.chosen[0], progress=progress) for side in (a, b)]
+    one, other = (map_with(side, side.chosen[0], cells_of(found)) for side, found in zip((a, b), reduced, strict=True))
     if one.reduced and a.reduce == "max":
-        what: dict[str, Any] = {"batch": a.batch, "values": a.values, "device": a.device, "dtype": a.dtype}
-        sides = Computed(a.inputs, a.attention.pattern, **what), Computed(b.inputs, b.attention.pattern, **what)
-        cells = signed_cells(*sides, one.head, *a.edges(), values=a.values, progress=progress)
+        cells = signed_cells(Exact(a), Exact(b), head, *a.edges(), values=a.values, progress=progress)
     else:
-        cells = _difference(one.cells, other.cells, a.values)
+        blank = (reduced[0].counts == 0) | (reduced[1].counts == 0)
+        cells = minus(one.cells, other.cells, a.values, blank)
     return Comparison(
         replace(one, pattern=f"{a.inputs.source}, {a.pattern}"),
         replace(other, pattern=f"{b.inputs.source}, {b.pattern}"),
@@ -96,10 +112,15 @@ def compared(a: Request, b: Request, *, progress: Progress | None = None) -> Com
     )
 
 
-def _difference(a: Cells, b: Cells, values: str) -> Cells:
-    """A - B, NaN where there is none: weights on a key that one side alone sees are compared with 0."""
+def minus(a: Cells, b: Cells, values: str, blank: NDArray[np.bool_]) -> Cells:
+    """A - B, NaN where there is none: weights on a key that one side alone sees are compared with 0.
+
+    Args:
+        a, b: (P, P') cells, NaN where nothing is visible.
+        values: ``weights`` or ``logits``; a logit that one side alone has is not compared.
+        blank: (P,) the rows of cells whose queries see no key at all on one side.
+    """
     if values == "logits":
         return a - b
-    blank = np.isnan(a).all(1, keepdims=True) | np.isnan(b).all(1, keepdims=True)  # one side's query sees nothing
     found: Cells = np.nan_to_num(a) - np.nan_to_num(b)
-    return np.where(blank | (np.isnan(a) & np.isnan(b)), np.nan, found)
+    return np.where(blank[:, None] | (np.isnan(a) & np.isnan(b)), np.nan, found)

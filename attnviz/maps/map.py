@@ -13,6 +13,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.registry import shown
 from attnviz.base.types import Cells, Progress
 from attnviz.base.words import in_place
+from attnviz.engine.reducer import Reduced
 from attnviz.engine.request import Request, asks
 
 
@@ -113,31 +114,44 @@ def attention_map(
 def map_of(request: Request, head: int | None = None, *, progress: Progress | None = None) -> AttentionMap:
     """The map of a head of a request; None is its first."""
     head = request.chosen[0] if head is None else head
-    asked, item = request, request.item
-    with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        reduced = asked.attention.cells(
+    return map_with(request, head, cells_of(reduced_of(request, head, progress=progress)))
+
+
+def reduced_of(request: Request, head: int, *, progress: Progress | None = None) -> Reduced:
+    """The cells of a head of a request, and which queries they are of."""
+    with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
+        return request.attention.cells(
             head,
-            *asked.edges(),
-            reductions=(asked.reduce,),
-            values=asked.values,
-            memory=asked.memory,
+            *request.edges(),
+            reductions=(request.reduce,),
+            values=request.values,
+            memory=request.memory,
             progress=progress,
         )
-    cells = reduced.max if asked.reduce == "max" else reduced.mass
+
+
+def cells_of(reduced: Reduced) -> Cells:
+    """The cells of the one reduction that a request asks for."""
+    cells = reduced.max if reduced.mass is None else reduced.mass
     assert cells is not None
+    return cells
+
+
+def map_with(request: Request, head: int, cells: Cells) -> AttentionMap:
+    """Cells of a request, with what a picture says of them."""
     return AttentionMap(
         cells,
-        asked.values,
+        request.values,
         head,
-        asked.rows,
-        asked.columns,
-        item.query_labels(asked.rows),
-        item.key_labels(asked.columns),
-        str(asked.pattern),
-        asked.reduce,
-        layer=item.inputs.layer,
-        batch=item.batch_shown,
-        token_form=item.inputs.token_form,
+        request.rows,
+        request.columns,
+        request.item.query_labels(request.rows),
+        request.item.key_labels(request.columns),
+        str(request.pattern),
+        request.reduce,
+        layer=request.item.inputs.layer,
+        batch=request.item.batch_shown,
+        token_form=request.item.inputs.token_form,
     )
 
 

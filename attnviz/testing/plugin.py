@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from attnviz.compare.snapshots.snapshot import CellDifference, Snapshot, SnapshotDifference
+    from attnviz.compare.snapshots.difference import CellDifference, SnapshotDifference
+    from attnviz.compare.snapshots.snapshot import Snapshot
 
 DIRECTORY = "__attention__"
 """The folder beside a test file that holds the snapshots of its tests."""
@@ -109,7 +110,8 @@ class AttentionSnapshot:
         """
         __tracebackhide__ = True
         from attnviz.base.errors import InputError
-        from attnviz.compare.snapshots.snapshot import CELLS, locate, take_snapshot
+        from attnviz.compare.snapshots.snapshot import CELLS, VERSION
+        from attnviz.compare.snapshots.taking import locate, take_snapshot
 
         if k is not None:
             from attnviz.sources.arguments import inputs_of
@@ -120,10 +122,17 @@ class AttentionSnapshot:
             raise InputError(f"{given[0]}: it belongs to q and k, as in attention_snapshot(q, k, mask); leave it out")
         path = self._path(name, suffix)
         how: dict[str, Any] = {"heads": heads, "batch": batch, "values": values, "queries": queries, "keys": keys}
-        now = take_snapshot(
-            source, pattern, cells=CELLS if cells is None else cells, tokens=None if k is not None else tokens, **how
-        )
-        self._compare(path, now, atol, rtol, lambda worst: locate(source, pattern, worst, now))
+        how |= {"cells": CELLS if cells is None else cells, "tokens": None if k is not None else tokens}
+
+        def take(version: int = VERSION) -> Snapshot:
+            return take_snapshot(source, pattern, version=version, **how)
+
+        stored = self._stored(path)
+        now = take() if stored is None else take(stored.version)
+        if stored is None:
+            self._write(path, now)
+        else:
+            self._compare(path, stored, now, (atol, rtol), take, lambda worst: locate(source, pattern, worst, now))
         if picture:
             self._compare_pictures(path.with_suffix(".png"), now)
 
@@ -143,59 +152,66 @@ class AttentionSnapshot:
         file: Path = item.path
         return file.parent / DIRECTORY / file.stem / f"{label}{suffix}"
 
+    def _stored(self, path: Path) -> Snapshot | None:
+        """The snapshot in a file; None where an update is to write it."""
+        __tracebackhide__ = True
+        from attnviz.base.errors import InputError
+        from attnviz.compare.snapshots.files import read_snapshot
+
+        update = self._config.getoption("attention_update")
+        self._request.node.user_properties.append((_USED, str(path)))
+        if not path.exists():
+            if update:
+                return None
+            shown = _relative(path, self._config)
+            raise AssertionError(f"there is no attention snapshot {shown} yet; write it with\n  {self._again}")
+        try:
+            return read_snapshot(path)
+        except InputError:  # a damaged one is what an update is for
+            if update:
+                return None
+            raise
+
+    @property
+    def _again(self) -> str:
+        """What writes the snapshots of this test."""
+        return f"pytest --attention-update '{self._request.node.nodeid}'"
+
     def _compare(
         self,
         path: Path,
+        stored: Snapshot,
         now: Snapshot,
-        atol: float | None,
-        rtol: float | None,
+        tolerance: tuple[float | None, float | None],
+        take: Callable[[], Snapshot],
         locate: Callable[[CellDifference], tuple[int, int, float] | None],
     ) -> None:
         __tracebackhide__ = True
         from attnviz.compare.heads import Tolerance
-        from attnviz.compare.snapshots.files import read_snapshot
-        from attnviz.compare.snapshots.snapshot import compare_snapshots
+        from attnviz.compare.snapshots.comparing import compare_snapshots
 
-        update = self._config.getoption("attention_update")
-        shown = _relative(path, self._config)
-        again = f"pytest --attention-update '{self._request.node.nodeid}'"
-        self._request.node.user_properties.append((_USED, str(path)))
-        if not path.exists():
-            if update:
-                self._write(path, now)
-                return
-            raise AssertionError(f"there is no attention snapshot {shown} yet; write it with\n  {again}")
-        if update:
-            from attnviz.base.errors import InputError
-
-            try:
-                stored = read_snapshot(path)
-            except InputError:  # a damaged one is what an update is for
-                self._write(path, now)
-                return
-        else:
-            stored = read_snapshot(path)
-        allowed = stored.tolerance
+        allowed, (atol, rtol) = stored.tolerance, tolerance
         allowed = Tolerance(allowed.atol if atol is None else atol, allowed.rtol if rtol is None else rtol)
         found = compare_snapshots(stored, now, allowed)
         if found.within:
             return  # an update leaves what still holds as it is: no noise in its commit
-        if update:
-            self._write(path, now)
+        if self._config.getoption("attention_update"):
+            self._write(path, take())
             return
         where = locate(found.cells[0]) if found.cells else None
-        lines = [f"attention snapshot {shown}: {found.report(where=where)}"]
+        lines = [f"attention snapshot {_relative(path, self._config)}: {found.report(where=where)}"]
+        lines += [] if found.note is None else [f"  it is {found.note}"]
         picture = self._draw(path, found)
         if picture is not None:
             lines.append(f"  picture: {picture}")
-        raise AssertionError("\n".join([*lines, f"if this is meant: {again}"]))
+        raise AssertionError("\n".join([*lines, f"if this is meant: {self._again}"]))
 
     def _compare_pictures(self, path: Path, now: Snapshot) -> None:
         __tracebackhide__ = True
         from attnviz.show.figures.snapshot import draw_snapshot, pixels_apart
 
         self._request.node.user_properties.append((_USED, str(path)))
-        drawn, again = draw_snapshot(now), f"pytest --attention-update '{self._request.node.nodeid}'"
+        drawn = draw_snapshot(now)
         shown = _relative(path, self._config)
         wrong = "is not there yet" if not path.exists() else pixels_apart(path.read_bytes(), drawn)
         if wrong is None:
@@ -205,10 +221,10 @@ class AttentionSnapshot:
             self._request.node.user_properties.append((_WROTE, str(path)))
             return
         if not path.exists():
-            raise AssertionError(f"the picture {shown} {wrong}; write it with\n  {again}")
+            raise AssertionError(f"the picture {shown} {wrong}; write it with\n  {self._again}")
         later = self._pictures() / f"{path.parent.name}.{path.stem}.now.png"
         later.write_bytes(drawn)
-        raise AssertionError(f"the picture {shown} {wrong}\n  now: {later}\nif this is meant: {again}")
+        raise AssertionError(f"the picture {shown} {wrong}\n  now: {later}\nif this is meant: {self._again}")
 
     def _write(self, path: Path, now: Snapshot) -> None:
         from attnviz.compare.snapshots.files import write_snapshot

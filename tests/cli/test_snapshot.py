@@ -75,6 +75,26 @@ def test_the_pattern_is_the_snapshots_own(run, dump, options):
     assert run("snapshot", "check", dump, "kept.json").code == 0
 
 
+def test_a_file_of_version_1_is_compared_by_its_definitions(run, dump):
+    """previous_mass was a mean over every query, the first of which has none before it."""
+    assert run("snapshot", "save", dump, "kept.json", "--pattern", "causal", "--head", "0").code == 0
+    document = json.loads(Path("kept.json").read_text())
+    document["schema"] = "attnviz.snapshot/1"
+    path = Path("kept.json")
+    path.write_text(json.dumps(document))
+    result = run("snapshot", "check", dump, path)
+    assert result.code == 1
+    assert "previous_mass was" in result.out
+    document["heads"][0]["statistics"]["previous_mass"] *= 5 / 6
+    path.write_text(json.dumps(document))
+    result = run("snapshot", "check", dump, path)
+    assert result.code == 0, result.out
+    assert result.err == (
+        "attnviz: kept.json: of version 1, and compared by that version's definitions; write it again for today's "
+        "(docs/snapshots.md)\n"
+    )
+
+
 def test_another_pattern_is_1(run, dump, kept):
     result = run("snapshot", "check", dump, kept, "--pattern", "full")
     assert result.code == 1

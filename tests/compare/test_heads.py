@@ -13,20 +13,27 @@ from torch import Tensor
 
 import attnviz
 from attnviz import AttentionInputs, InputError
-from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, longformer
-from attnviz.compare.heads import Computed, Difference, Given, HeadDifference, compare
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
+from attnviz.compare.heads import Difference, HeadDifference, compare
+from attnviz.compare.sides import Exact, Given
+from attnviz.engine.request import Request
 from tests.cases import small
 from tests.strategies import Call, calls, longformer_rule, normal, rules
 
 
-def plain(rows: object, values: str = "weights", name: str = "A") -> Given:
+def exact(inputs: AttentionInputs, pattern: Pattern, **what: object) -> Exact:
+    """The exact side of some inputs."""
+    return Exact(Request(inputs, pattern, **what))
+
+
+def plain(rows: object, name: str = "A") -> Given:
     """One head's rows, or (H, T, S), as a kernel gives them."""
     tensor = torch.as_tensor(rows, dtype=torch.float64)
-    return Given(tensor if tensor.ndim == 3 else tensor[None], None, None, name, values=values)
+    return Given(tensor if tensor.ndim == 3 else tensor[None], None, None, name)
 
 
 def differ(a: object, b: object, *, values: str = "weights", **options: object) -> HeadDifference:
-    (head,) = compare(plain(a, values), plain(b, values, "B"), values=values, **options).heads
+    (head,) = compare(plain(a), plain(b, "B"), values=values, **options).heads
     return head
 
 
@@ -103,7 +110,7 @@ def test_a_tolerance_that_nothing_or_all_would_meet_is_refused(tolerance):
 
 def test_a_weight_on_a_hidden_key_counts_as_its_whole_weight():
     inputs = AttentionInputs(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4))
-    (head,) = compare(Computed(inputs, Full()), Computed(inputs, Causal())).heads
+    (head,) = compare(exact(inputs, Full()), exact(inputs, Causal())).heads
     assert (head.beyond, head.pairs, head.max_abs) == (2, 4, 0.5)  # query 0: 1/2 against 1, and 1/2 against none
     assert head.total_variation == pytest.approx(0.25)
 
@@ -196,7 +203,7 @@ def test_two_patterns_of_the_same_inputs_differ_as_their_whole_maps_do(call, dat
     head = data.draw(st.integers(0, call.inputs.H - 1))
     a, b = (side.expected().weights[head] for side in (call, other))
     sees_a, sees_b = call.visible(head), other.visible(head)
-    sides = (Computed(side.inputs, side.pattern, batch=side.batch) for side in (call, other))
+    sides = (exact(side.inputs, side.pattern, batch=side.batch) for side in (call, other))
     (found,) = compare(*sides, heads=[head], atol=1e-9, rtol=0).heads
     seen = sees_a | sees_b
     lost = seen & (np.isnan(a) | np.isnan(b))
@@ -215,7 +222,7 @@ def test_two_patterns_of_the_same_inputs_differ_as_their_whole_maps_do(call, dat
 
 @given(call=calls(values=False))
 def test_a_map_is_within_no_tolerance_at_all_of_itself(call):
-    side = Computed(call.inputs, call.pattern, batch=call.batch)
+    side = exact(call.inputs, call.pattern, batch=call.batch)
     found = compare(side, side, atol=0, rtol=0)
     assert found.within
     assert all(head.top_k_agreement == 1 for head in found.heads)
@@ -225,8 +232,8 @@ def test_a_map_is_within_no_tolerance_at_all_of_itself(call):
 def test_the_reference_stands_as_a_kernel_on_either_side(call, name):
     whole = call.expected()
     tensor = torch.from_numpy(whole.weights if name == "weights" else whole.logits)
-    side = Computed(call.inputs, call.pattern, batch=call.batch, values=name)
-    kernel = Given(tensor, None, side.S, "kernel", values=name)
+    side = exact(call.inputs, call.pattern, batch=call.batch, values=name)
+    kernel = Given(tensor, None, side.S, "kernel")
     for pair in ((side, kernel), (kernel, side)):
         found = compare(*pair, values=name, atol=1e-9, rtol=1e-9)
         assert found.within
@@ -235,9 +242,35 @@ def test_the_reference_stands_as_a_kernel_on_either_side(call, name):
         )
 
 
+@given(
+    call=calls(values=False), name=st.sampled_from(["weights", "logits"]), fill=st.sampled_from([0.0, math.nan, 0.25])
+)
+def test_what_a_kernel_writes_for_a_query_that_sees_nothing_is_compared_with_nothing(call, name, fill):
+    whole = call.expected()
+    tensor = torch.from_numpy((whole.weights if name == "weights" else whole.logits).copy())
+    for head in range(call.inputs.H):
+        tensor[head, ~torch.from_numpy(call.visible(head)).any(1)] = fill
+    side, kernel = exact(call.inputs, call.pattern, batch=call.batch), Given(tensor, name="kernel")
+    for pair in ((side, kernel), (kernel, side)):
+        assert compare(*pair, values=name, atol=1e-9, rtol=1e-9).within
+
+
+@given(call=calls(values=False), data=st.data())
+def test_a_wrong_kernel_is_seen_in_any_row_that_sees_a_key(call, data):
+    weights = torch.from_numpy(call.expected().weights.copy())
+    rows = [(h, t) for h in range(call.inputs.H) for t in np.flatnonzero(call.visible(h).any(1))]
+    if not rows:
+        return
+    (head, query), key = data.draw(st.sampled_from(rows)), data.draw(st.integers(0, call.inputs.S - 1))
+    weights[head, query, key] += 0.01
+    found = compare(Given(weights, name="kernel"), exact(call.inputs, call.pattern, batch=call.batch), atol=1e-9)
+    (wrong,) = [one for one in found.heads if one.beyond]
+    assert (wrong.head, wrong.beyond, wrong.worst.query, wrong.worst.key) == (head, 1, query, key)
+
+
 def test_a_kernel_may_give_the_global_keys_alone():
     inputs = small(batch=1)
-    side = Computed(inputs, GlobalKeys())
+    side = exact(inputs, GlobalKeys())
     kernel = Given(attnviz.score(inputs).weights, [0, 3], 6, "kernel")
     assert compare(kernel, side).within
     wrong = Given(attnviz.score(inputs).weights, [0, 4], 6, "kernel")
@@ -248,29 +281,29 @@ def test_a_kernel_may_give_the_global_keys_alone():
     "rule", [("causal",), ("local", 3, 1), ("local", 3, 4), longformer_rule(3), longformer_rule(2, 3)]
 )
 def test_a_sequence_of_many_blocks_has_no_seams(monkeypatch, rule):
-    monkeypatch.setattr("attnviz.compare.heads._BLOCK_CELLS", 1)  # blocks of 16 rows
+    monkeypatch.setattr("attnviz.compare.sides.BLOCK_CELLS", 1)  # blocks of 16 rows
     mask = torch.zeros(100, dtype=torch.bool)
     mask[[0, 15, 16, 17, 50, 99]] = True
     inputs = AttentionInputs(normal((1, 100, 2), 0), normal((1, 100, 2), 1), global_mask=mask)
     call = Call(inputs, rule, 0)
     kernel = plain(call.expected().weights)
-    assert compare(kernel, Computed(inputs, call.pattern), atol=1e-12, rtol=0).within
+    assert compare(kernel, exact(inputs, call.pattern), atol=1e-12, rtol=0).within
     kernel.tensor[0, 57, 57] += 1e-6
-    (head,) = compare(kernel, Computed(inputs, call.pattern), atol=1e-7, rtol=0).heads
+    (head,) = compare(kernel, exact(inputs, call.pattern), atol=1e-7, rtol=0).heads
     assert (head.beyond, head.worst.query, head.worst.key) == (1, 57, 57)
 
 
 def test_another_dtype_is_a_little_apart():
     inputs = small(batch=1)
-    found = compare(Computed(inputs, Full()), Computed(inputs, Full(), dtype="bfloat16"))
+    found = compare(exact(inputs, Full()), exact(inputs, Full(), dtype="bfloat16"))
     assert not found.within
     assert all(1e-5 < head.max_abs < 0.05 for head in found.heads)
-    assert compare(Computed(inputs, Full()), Computed(inputs, Full(), dtype="bfloat16"), atol=0.05).within
+    assert compare(exact(inputs, Full()), exact(inputs, Full(), dtype="bfloat16"), atol=0.05).within
 
 
 def test_pictures_are_the_two_maps_and_what_lies_between():
     inputs = small(batch=1, tokens=30, dtype="float64")
-    pair = Computed(inputs, longformer(2)), Computed(inputs, Full())
+    pair = exact(inputs, longformer(2)), exact(inputs, Full())
     a, b, apart = compare(*pair, heads=[1], pixels=30).pictures[0]
     for shown, pattern in ((a, longformer(2)), (b, Full())):
         np.testing.assert_allclose(shown.cells, attnviz.attention_map(inputs, 1, pattern).cells, atol=1e-12)
@@ -327,7 +360,7 @@ def test_within_is_of_every_head():
 
 def test_local_maps_of_different_dilation():
     inputs = small(batch=1, tokens=40, dtype="float64")
-    found = compare(Computed(inputs, Local(3)), Computed(inputs, Local(2, 2)))
+    found = compare(exact(inputs, Local(3)), exact(inputs, Local(2, 2)))
     whole = [attnviz.attention_map(inputs, 0, pattern).cells for pattern in (Local(3), Local(2, 2))]
     apart = np.abs(np.nan_to_num(whole[0]) - np.nan_to_num(whole[1]))
     assert found.heads[0].max_abs == pytest.approx(apart.max(), rel=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -84,7 +85,7 @@ def test_a_mask_of_pairs_and_a_mask_of_global_keys():
     assert_attention_close(weights[..., mask], q, k, mask.expand(B, T))  # (B, H, T, G)
 
 
-def test_a_query_that_sees_nothing_may_be_nan_or_0():
+def test_a_query_that_sees_nothing_may_be_anything():
     q, k, v = qkv()
     visible = CAUSAL.clone()
     visible[3] = False
@@ -92,7 +93,9 @@ def test_a_query_that_sees_nothing_may_be_nan_or_0():
     assert blank[:, :, 3].isnan().all()
     assert_attention_close(blank, q, k, visible, v)
     assert_attention_close(blank.nan_to_num(), q, k, visible, v)
-    assert_attention_close(exact(q, k, None, visible).nan_to_num(), q, k, visible)
+    assert_attention_close(blank.nan_to_num(nan=0.3), q, k, visible, v)
+    for fill in (0.0, math.nan, 1 / T):
+        assert_attention_close(exact(q, k, None, visible).nan_to_num(nan=fill), q, k, visible)
 
 
 def test_padded_queries_are_left_out():

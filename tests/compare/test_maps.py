@@ -14,6 +14,7 @@ from attnviz import InputError
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, longformer
 from tests import reference
 from tests.cases import small
+from tests.strategies import Call, calls, parts, rules
 
 T = 9
 PATTERNS = {
@@ -66,6 +67,60 @@ def test_the_difference_is_that_of_the_whole_maps(data):
     below = reference.picture(-apart, seen, queries, columns, pixels, "max")
     expected = np.where(above >= below, above, -below)
     np.testing.assert_allclose(found.difference.cells, expected, atol=1e-12)
+
+
+@given(data=st.data())
+def test_any_two_patterns_and_any_part_differ_as_the_whole_maps_do(data):
+    """Rows of global queries by their own projections, queries that see nothing, and keys that are not shown among them."""
+    call = data.draw(calls(values=False))
+    other = Call(call.inputs, data.draw(rules(call.inputs.T, call.inputs.S)), call.batch)
+    head = data.draw(st.integers(0, call.inputs.H - 1))
+    values, reduce = data.draw(st.sampled_from([("weights", "max"), ("weights", "mass"), ("logits", "max")]))
+    what = {"values": values, "reduce": reduce, "pixels": data.draw(st.integers(1, 9)), "batch": call.batch}
+    what |= {"queries": data.draw(parts(call.inputs.T)), "keys": data.draw(parts(call.inputs.S))}
+    try:
+        found = attnviz.compare_maps(call.inputs, call.inputs, head, call.pattern, other.pattern, **what)
+    except InputError as error:
+        assert "no global key lies in" in str(error)  # noqa: PT017 (some draws)
+        return
+    expected = apart(call, other, head, found.a.queries, list(found.a.keys), values, reduce, what["pixels"])
+    np.testing.assert_allclose(found.difference.cells, expected, rtol=1e-11, atol=1e-11)
+
+
+def apart(a: Call, b: Call, head: int, queries, keys, values: str, reduce: str, pixels: int) -> np.ndarray:
+    """A - B of whole maps in cells; a query that one side leaves blank has no difference."""
+    seen = [side.visible(head) for side in (a, b)]
+    numbers = [getattr(side.expected(), values)[head] for side in (a, b)]
+    shown = (queries, keys, pixels)
+    if reduce == "mass":
+        masses = [reference.picture(x, sees, *shown, "mass") for x, sees in zip(numbers, seen, strict=True)]
+        bins = [
+            queries[i * len(queries) // len(masses[0]) : (i + 1) * len(queries) // len(masses[0])]
+            for i in range(len(masses[0]))
+        ]
+        blank = np.array([any(not sees[list(rows)].any() for sees in seen) for rows in bins])
+        none = blank[:, None] | (np.isnan(masses[0]) & np.isnan(masses[1]))
+        return np.where(none, np.nan, np.nan_to_num(masses[0]) - np.nan_to_num(masses[1]))
+    both = seen[0] & seen[1]
+    if values == "weights":
+        both = (seen[0] | seen[1]) & seen[0].any(1)[:, None] & seen[1].any(1)[:, None]
+    with np.errstate(invalid="ignore"):
+        signed = numbers[0] - numbers[1]
+    above, below = (reference.picture(x, both, *shown, "max") for x in (signed, -signed))
+    return np.where(above >= below, above, -below)
+
+
+def test_a_row_that_sees_none_of_the_keys_shown_sees_others():
+    """Its weight on them is 0: what the other side has there is the difference."""
+    what = {"keys": range(7, T), "reduce": "max"}
+    found = attnviz.compare_maps(side(0), side(0), 0, Full(), Causal(), **what)
+    np.testing.assert_array_equal(found.difference.cells[0], found.a.cells[0])
+    assert np.isnan(found.b.cells[0]).all()
+
+
+def test_a_side_of_global_keys_alone_may_have_none_among_those_shown():
+    found = attnviz.compare_maps(side(0), side(0), 0, GlobalKeys(), Full(), keys=range(1, 4))
+    np.testing.assert_allclose(found.difference.cells, -found.b.cells)
 
 
 def test_the_maps_are_those_of_each_side():

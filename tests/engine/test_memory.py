@@ -13,11 +13,18 @@ from torch.utils._pytree import tree_leaves
 import attnviz
 from attnviz import AttentionInputs
 from attnviz.attention.patterns import Causal, Full, Local, Pattern, longformer
-from attnviz.compare.heads import Computed, Given, compare
+from attnviz.compare.heads import compare
+from attnviz.compare.sides import Exact, Given
+from attnviz.engine.request import Request
 
 T, WINDOW, GLOBALS = 20_000, 32, 3
 WHOLE = T * T  # cells of the map that must not be made
 BAND = T * (2 * WINDOW + 1 + GLOBALS)
+
+
+def exact(inputs: AttentionInputs, pattern: Pattern, **what: object) -> Exact:
+    """The exact side of some inputs."""
+    return Exact(Request(inputs, pattern, **what))
 
 
 class Largest(TorchDispatchMode):
@@ -99,7 +106,7 @@ def test_modifiers_and_patterns_take_no_more_than_a_tile_beside_a_tile():
 
 @pytest.mark.parametrize("other", [Local(WINDOW // 2), longformer(WINDOW), Local(WINDOW) & Causal()], ids=str)
 def test_a_comparison_of_local_patterns_makes_no_tensor_of_the_whole_map(inputs, other):
-    cells = largest(lambda: compare(Computed(inputs, Local(WINDOW)), Computed(inputs, other)))
+    cells = largest(lambda: compare(exact(inputs, Local(WINDOW)), exact(inputs, other)))
     assert cells <= 1 << 21 < WHOLE / 100
 
 
@@ -130,7 +137,7 @@ def test_a_full_map_of_16384_tokens_takes_a_picture_and_a_tile(reduce):
 def test_a_kernels_tensor_is_read_a_block_at_a_time():
     small = AttentionInputs(torch.zeros(1, 4096, 2), torch.zeros(1, 4096, 2))
     kernel = Given(torch.full((1, 1, 1), 1 / 4096).expand(1, 4096, 4096), None, None, "kernel")
-    side = Computed(small, Full())
+    side = exact(small, Full())
     cells = []
     assert compare(side, kernel, progress=cells.append).within
     assert largest(lambda: compare(side, kernel)) <= 1 << 21

@@ -12,7 +12,7 @@ from attnviz.base.errors import InputError
 from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice, command
 
 if TYPE_CHECKING:
-    from attnviz.compare.heads import Computed, Given, Side
+    from attnviz.compare.sides import Exact, Given, Side
     from attnviz.sources.dumps import TensorRef
 
 
@@ -129,7 +129,8 @@ def _sides(
     """The two sides; a plain tensor takes its key positions from the side that is computed."""
     from dataclasses import replace
 
-    from attnviz.compare.heads import Computed
+    from attnviz.compare.sides import Exact
+    from attnviz.engine.request import Request
 
     plain = {"A": _plain(str(source.source) if source.source else None, values), "B": _plain(other, values)}
     if plain["A"] and plain["B"]:
@@ -137,7 +138,7 @@ def _sides(
         given += ["batch"] if batch else []
         if given:
             raise InputError(f"--{given[0]}: both sides are plain tensors, nothing is computed; leave it out")
-        return _tensor_side(plain["A"], None, values), _tensor_side(plain["B"], None, values)
+        return _tensor_side(plain["A"], None), _tensor_side(plain["B"], None)
 
     if plain["A"]:
         assert other is not None
@@ -148,7 +149,7 @@ def _sides(
         for option in _given(b):
             raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")
 
-    def computed(which: Source, choice: PatternChoice, of_b: bool) -> Computed:
+    def computed(which: Source, choice: PatternChoice, of_b: bool) -> Exact:
         dtype = (b.b_dtype if of_b else None) or compute.dtype
         if of_b:
             changes: dict[str, Any] = {
@@ -164,9 +165,9 @@ def _sides(
         pattern = choice.choose(inputs.pattern)
         named = {"scale": b.b_scale, "softcap": b.b_softcap, "globals": b.b_global}
         said = [f"{name} {value}" for name, value in named.items() if of_b and value is not None]
-        return Computed(inputs, pattern, batch=item, values=values, device=device, settings=said)
+        return Exact(Request(inputs, pattern, batch=item, values=values, device=device), said)
 
-    def right() -> Computed:
+    def right() -> Exact:
         try:
             return computed(second, _changed(choice, b), True)
         except InputError as error:
@@ -174,10 +175,10 @@ def _sides(
 
     if plain["A"]:
         found = right()
-        return _tensor_side(plain["A"], found, values), found
+        return _tensor_side(plain["A"], found), found
     left = computed(source, choice, False)
     if plain["B"]:
-        return left, _tensor_side(plain["B"], left, values)
+        return left, _tensor_side(plain["B"], left)
     return left, right()
 
 
@@ -236,12 +237,11 @@ def _plain(text: str | None, values: str) -> str | None:
     return f"{text}:{name if name in contents else next(iter(contents))}"
 
 
-def _tensor_side(text: str, computed: Computed | None, values: str) -> Given:
-    from attnviz.compare.heads import Given
+def _tensor_side(text: str, computed: Exact | None) -> Given:
+    from attnviz.compare.sides import Given
     from attnviz.sources.dumps import read_tensor
 
     tensor = read_tensor(text, option="diff")
     if computed is None:
-        return Given(tensor, None, None, text, values=values)
-    shared = computed.reach.keys
-    return Given(tensor, None if shared is None else shared.tolist(), computed.S, text, values=values)
+        return Given(tensor, name=text)
+    return Given(tensor, computed.shared_keys, computed.S, text)

@@ -108,8 +108,9 @@ def register(app: typer.Typer) -> None:
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note, output
         from attnviz.compare.heads import Tolerance
+        from attnviz.compare.snapshots.comparing import compare_snapshots
         from attnviz.compare.snapshots.files import read_snapshot
-        from attnviz.compare.snapshots.snapshot import compare_snapshots, locate
+        from attnviz.compare.snapshots.taking import locate
 
         if out is not None:
             check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
@@ -139,10 +140,13 @@ def register(app: typer.Typer) -> None:
             cells=max((max(cells.shape) for one in stored.heads for cells in one.cells.values()), default=1),
             queries=_part(stored.queries, inputs.T),
             keys=_part(stored.keys, inputs.S) if isinstance(stored.keys, range) else None,
+            version=stored.version,
         )
         allowed = stored.tolerance
         allowed = Tolerance(allowed.atol if atol is None else atol, allowed.rtol if rtol is None else rtol)
         found = compare_snapshots(stored, now, allowed)
+        if found.note is not None:
+            note(f"{file}: {found.note}")
         if out is not None and not found.within:
             from attnviz.cli.console import drawing
             from attnviz.show.figures.snapshot import write_difference
@@ -162,7 +166,7 @@ def register(app: typer.Typer) -> None:
 def _taken(inputs: AttentionInputs, pattern: Pattern, device: str, **how: Any) -> Snapshot:
     """The snapshot, with a bar: each head's rows go by twice, for statistics and for cells."""
     from attnviz.cli.progress import rows_progress
-    from attnviz.compare.snapshots.snapshot import take_snapshot
+    from attnviz.compare.snapshots.taking import take_snapshot
 
     rows = inputs.T + len(how["queries"] or range(inputs.T))
     with rows_progress(rows * len(how["heads"]), "snapshot") as progress:

@@ -14,10 +14,10 @@ import torch
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells
 from attnviz.base.writing import atomic
-from attnviz.compare.snapshots.snapshot import HeadSnapshot, Snapshot
+from attnviz.compare.snapshots.snapshot import VERSION, HeadSnapshot, Snapshot
 from attnviz.sources.files import METADATA, open_tensors, write_tensors
 
-SCHEMA = "attnviz.snapshot/1"
+SCHEMAS = {f"attnviz.snapshot/{version}": version for version in range(1, VERSION + 1)}
 SUFFIXES = (".json", ".npz")
 MOST_CELLS = 64
 """Cells a side beyond which nobody reviews text."""
@@ -87,9 +87,9 @@ def read_snapshot(path: Path) -> Snapshot:
         return _snapshot(document, arrays)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         schema = document.get("schema") if isinstance(document, dict) else None
-        found = f"its schema is {schema!r}" if schema != SCHEMA else f"{type(error).__name__}: {error}"
+        found = f"its schema is {schema!r}" if schema not in SCHEMAS else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{path}: is not a snapshot ({found}), wanted schema {SCHEMA!r}; write it again (attnviz snapshot save)"
+            f"{path}: is not a snapshot ({found}), wanted schema {list(SCHEMAS)[-1]!r}; write it again (attnviz snapshot save)"
         ) from error
 
 
@@ -100,7 +100,8 @@ def _described(snapshot: Snapshot, *, cells: bool) -> dict[str, Any]:
         rounded = round(float(value), snapshot.decimals) + 0.0  # never -0.0
         return int(rounded) if rounded == int(rounded) else rounded
 
-    document: dict[str, Any] = {"schema": SCHEMA, "settings": snapshot.settings, "decimals": snapshot.decimals}
+    document: dict[str, Any] = {"schema": f"attnviz.snapshot/{snapshot.version}"}
+    document |= {"settings": snapshot.settings, "decimals": snapshot.decimals}
     document["queries"] = [snapshot.queries.start, snapshot.queries.stop]
     keys = snapshot.keys
     document |= {"keys": [keys.start, keys.stop]} if isinstance(keys, range) else {"global_keys": list(keys)}
@@ -111,6 +112,7 @@ def _described(snapshot: Snapshot, *, cells: bool) -> dict[str, Any]:
         {
             "head": one.head,
             "statistics": {name: number(value) for name, value in one.statistics.items()},
+            **({} if one.seeing is None else {"seeing": list(one.seeing)}),
             **(
                 {name: [[number(value) for value in row] for row in grid.tolist()] for name, grid in one.cells.items()}
                 if cells
@@ -123,8 +125,7 @@ def _described(snapshot: Snapshot, *, cells: bool) -> dict[str, Any]:
 
 
 def _snapshot(document: Any, arrays: dict[str, Cells] | None) -> Snapshot:
-    if document["schema"] != SCHEMA:
-        raise ValueError(document["schema"])
+    version = SCHEMAS[document["schema"]]
     queries = range(*map(_whole, document["queries"]))
     keys: Sequence[int] = (
         range(*map(_whole, document["keys"])) if "keys" in document else tuple(map(_whole, document["global_keys"]))
@@ -135,19 +136,27 @@ def _snapshot(document: Any, arrays: dict[str, Cells] | None) -> Snapshot:
     for one in document["heads"]:
         head = _whole(one["head"])
         if arrays is None:
-            grids = {name: _grid(value) for name, value in one.items() if name not in ("head", "statistics")}
+            grids = {name: _grid(value) for name, value in one.items() if name not in ("head", "statistics", "seeing")}
         else:
             grids = {name: arrays[f"head.{head}.{name}"] for name in one["cells"]}
         for name, grid in grids.items():
             if grid.ndim != 2 or not 0 < grid.shape[0] <= len(queries) or not 0 < grid.shape[1] <= len(keys):
                 raise ValueError(f"{name} of head {head} has shape {grid.shape}")
         numbers = {name: None if value is None else float(value) for name, value in one["statistics"].items()}
-        heads.append(HeadSnapshot(head, numbers, grids))
+        heads.append(HeadSnapshot(head, numbers, grids, _counts(one.get("seeing"), grids)))
     settings = dict(document["settings"])
     if settings["values"] not in ("weights", "logits"):
         raise ValueError(f"values {settings['values']!r}")
     tokens = [_texts(document.get(name), len(at)) for name, at in (("query_tokens", queries), ("key_tokens", keys))]
-    return Snapshot(settings, queries, keys, tokens[0], tokens[1], heads)
+    return Snapshot(settings, queries, keys, tokens[0], tokens[1], heads, version)
+
+
+def _counts(value: Any, grids: dict[str, Cells]) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if any(len(grid) != len(value) for grid in grids.values()):
+        raise ValueError(f"{len(value)} counts of queries for each row of cells")
+    return tuple(map(_whole, value))
 
 
 def _whole(value: Any) -> int:

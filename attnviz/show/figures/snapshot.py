@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attnviz.compare.snapshots.snapshot import Snapshot, SnapshotDifference, difference_maps
+from attnviz.compare.snapshots.comparing import difference_maps
+from attnviz.compare.snapshots.difference import SnapshotDifference
+from attnviz.compare.snapshots.snapshot import Snapshot
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.heatmap import heads_grid
 from attnviz.show.figures.style import house_style, save_figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 import attnviz
 from attnviz.attention.patterns import Causal
 from attnviz.base.errors import InputError
+from attnviz.compare.snapshots.comparing import compare_snapshots
 from attnviz.compare.snapshots.files import read_snapshot, snapshot_text, write_snapshot
-from attnviz.compare.snapshots.snapshot import compare_snapshots, take_snapshot
+from attnviz.compare.snapshots.taking import take_snapshot
 from tests.cases import small
 
 
@@ -31,6 +33,18 @@ def test_a_snapshot_is_read_back(tmp_path, suffix, cells, pattern):
         assert before.cells.keys() == after.cells.keys()
         for name, cells_ in before.cells.items():
             np.testing.assert_allclose(after.cells[name], cells_, atol=1e-6)
+    assert compare_snapshots(read, kept).within
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_how_many_queries_see_is_read_back(tmp_path, suffix):
+    exists = torch.arange(6) > 0
+    given = replace(small(global_positions=(3,)), key_padding_mask=exists.expand(2, 6))
+    kept = take_snapshot(given, Causal(), cells=3)
+    path = tmp_path / f"kept{suffix}"
+    write_snapshot(path, kept)
+    read = read_snapshot(path)
+    assert [one.seeing for one in read.heads] == [one.seeing for one in kept.heads] == [(1, 2, 2)] * 4
     assert compare_snapshots(read, kept).within
 
 
@@ -74,7 +88,8 @@ DAMAGED = {
     "cut.json": '{"schema": "attnviz.snapshot/1", "settings": {',
     "list.json": "[]",
     "other.json": '{"schema": "attnviz.diff/1"}',
-    "empty.json": '{"schema": "attnviz.snapshot/1"}',
+    "empty.json": '{"schema": "attnviz.snapshot/2"}',
+    "later.json": '{"schema": "attnviz.snapshot/3"}',
     "deep.json": "[" * 100_000,
 }
 
@@ -97,6 +112,7 @@ CHANGES = {
     "too few tokens": lambda d: d.update(query_tokens=["a"]),
     "tokens that are numbers": lambda d: d.update(query_tokens=[1, 2, 3, 4, 5, 6]),
     "values of another kind": lambda d: d["settings"].update(values="gradients"),
+    "counts of other rows": lambda d: d["heads"][0].update(seeing=[1]),
     "no settings": lambda d: d.pop("settings"),
 }
 

@@ -13,7 +13,9 @@ import attnviz
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, longformer
 from attnviz.base.errors import InputError
 from attnviz.compare.heads import TOLERANCES, Tolerance
-from attnviz.compare.snapshots.snapshot import DECIMALS, compare_snapshots, difference_maps, locate, take_snapshot
+from attnviz.compare.snapshots.comparing import compare_snapshots, difference_maps
+from attnviz.compare.snapshots.snapshot import DECIMALS
+from attnviz.compare.snapshots.taking import locate, take_snapshot
 from attnviz.show.figures.difference import difference_figure
 from tests.cases import small
 from tests.reference import attend
