@@ -16,6 +16,8 @@ from attnviz.base.devices import accumulation_dtype, dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.labels import SPACE, Tokens
 
+_BIAS_ROWS = 64  # of a bias that are looked at together
+
 _SUSPECT = 1e15
 """A number this large in a tensor with padding may be the padding's, where anything may stand."""
 
@@ -330,11 +332,14 @@ class AttentionItem:
         bias: Tensor = whole[place]
         seen = ("bias", *place, None)
         if seen not in self.inputs._largest:
-            finite, hidden = bias, bias == -torch.inf
-            if bool(hidden.any()):
-                finite = bias.masked_fill(hidden, 0)
-                self.inputs._blanked.add(seen)
-            self.inputs._largest[seen] = require_finite(self.source, "bias", finite, place)
+            largest = 0.0
+            for first in range(0, len(bias), _BIAS_ROWS):  # in parts, as nothing of the size of the map is made
+                part = bias[first : first + _BIAS_ROWS]
+                if not math.isfinite(magnitude(part)) and bool((hidden := part == -torch.inf).any()):
+                    self.inputs._blanked.add(seen)
+                    part = part.masked_fill(hidden, 0)
+                largest = max(largest, require_finite(self.source, "bias", part, place, first))
+            self.inputs._largest[seen] = largest
         self._held(f"bias{list(place)}", self.inputs._largest[seen])
         return bias.to(self.device).expand(self.T, self.S)
 
