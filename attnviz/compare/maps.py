@@ -64,7 +64,9 @@ def compare_maps(
     0.0
     """
     check_sizes(a, b)
-    return compared(Request(a, pattern, head, **what), Request(b, b_pattern or pattern, head, **what), progress=progress)
+    return compared(
+        Request(a, pattern, head, **what), Request(b, b_pattern or pattern, head, **what), progress=progress
+    )
 
 
 def check_sizes(a: AttentionInputs, b: AttentionInputs) -> None:

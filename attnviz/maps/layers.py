@@ -53,12 +53,12 @@ class Layers:
         source: str | Path | Captured | AttentionInputs | Sequence[AttentionInputs],
         chosen: Sequence[Label] | None = None,
     ) -> None:
-        name, self._read, there = _opened(source)
+        self.name, self._read, there = _opened(source)
         for label in chosen or ():
             if label not in there:
                 listed = ", ".join(map(str, there[:12])) + (", …" if len(there) > 12 else "")
                 raise InputError(
-                    f"{name}: there is no layer {label!r}; there are {'none' if there == [None] else listed}"
+                    f"{self.name}: there is no layer {label!r}; there are {'none' if there == [None] else listed}"
                 )
         self.labels: list[Label | None] = list(there if chosen is None else chosen)
 

@@ -261,7 +261,7 @@ def plot_overview(
         for label, inputs in chosen:
             yield label, Request(inputs, pattern, heads, **what)
 
-    return kind.draw(kind.compute(asked(), len(chosen), look, ax, progress), look, ax)
+    return kind.draw(kind.compute(asked(), len(chosen), chosen.name, look, ax, progress), look, ax)
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | None]:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from attnviz.base.errors import InputError
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
             Path, typer.Option("--out", "-o", help="Directory to make; it must not exist yet.", show_default=False)
         ],
         head: Heads = "all",
-        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+        batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         levels: Annotated[

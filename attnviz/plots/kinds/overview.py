@@ -27,6 +27,7 @@ class Overview:
         self,
         layers: Iterable[tuple[Label | None, Request]],
         count: int,
+        source: str,
         look: Look,
         ax: Axes | None = None,
         progress: Progress | None = None,
@@ -36,6 +37,7 @@ class Overview:
         Args:
             layers: labels and what is asked of each layer; each is let go before the next is read.
             count: how many layers there are.
+            source: where they come from, for captions.
             look: how the figure will look.
             ax: the Axes to draw into; None makes a figure.
             progress: called with the number of rows done, as they are.
@@ -44,10 +46,9 @@ class Overview:
         from attnviz.maps.layers import overview_row
         from attnviz.plots.room import model
 
-        rows, room, source = [], 0, ""
+        rows, room = [], 0
         for label, request in layers:
             room = room or model(count, len(request.chosen), look, ax)
-            source = source or request.inputs.source
             fitted = request.but(pixels=min(request.pixels, room))
             del request  # before the next layer is read
             rows.append(overview_row(label, fitted, progress=progress))
