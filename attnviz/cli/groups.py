@@ -1,6 +1,7 @@
 """Commands whose options come in groups: each field of a group is an option of its own, written once.
 
-A group is a dataclass whose fields are annotated with typer's options, or said by :func:`attnviz.plots.said.said`.
+A group is a dataclass whose fields are annotated with typer's options, or said by :func:`attnviz.plots.said.said`; or a
+class with a method ``option_group`` that gives its options.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def _group(hint: type, given: Any) -> Group | None:
         hint: what it is annotated with.
         given: its default.
     """
-    if hasattr(hint, "group"):
-        found: Group = hint.group()
+    if hasattr(hint, "option_group"):
+        found: Group = hint.option_group()
         return found
     if not is_dataclass(hint):
         return None
@@ -128,11 +129,13 @@ def _group(hint: type, given: Any) -> Group | None:
         if "help" in field.metadata:
             parameters.append(said_parameter(field, default, panel))
             continue
-        default = inspect.Parameter.empty if default is MISSING else default
-        annotation = _in_panel(_field_hints(hint)[field.name], panel)
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
+        annotation = _field_hints(hint)[field.name] if str(field.type).startswith("Annotated") else None
+        if annotation is not None:
+            default = inspect.Parameter.empty if default is MISSING else default
+            shown = _in_panel(annotation, panel)
+            parameters.append(
+                inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=shown)
+            )
     return Group(parameters, hint)
 
 

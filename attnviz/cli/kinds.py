@@ -28,7 +28,7 @@ class KindChoice:
     """Which kind of figure: a flag or a value for each, and the options of all."""
 
     @classmethod
-    def group(cls) -> Group:
+    def option_group(cls) -> Group:
         """The options, and what makes a kind of them."""
         parameters: dict[str, inspect.Parameter] = {}
         for kind in _kinds():

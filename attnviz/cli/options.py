@@ -284,8 +284,12 @@ class PatternChoice:
 class Region:
     """Which part of a map to show, and how finely."""
 
-    queries: Annotated[str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only.")] = None
-    keys: Annotated[str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only.")] = None
+    queries: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only, or those of a word.")
+    ] = None
+    keys: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only, or those of a word.")
+    ] = None
     reduce: Annotated[str, typer.Option(help="What a cell of a larger map holds: max or mass.")] = "max"
     pixels: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 1024
     memory: Annotated[
@@ -297,22 +301,27 @@ class Region:
         check_choice("--reduce", self.reduce, ("max", "mass"))
         self.bound()
 
-    def asked(self, inputs: AttentionInputs) -> dict[str, Any]:
+    def asked(self, inputs: AttentionInputs, batch: int) -> dict[str, Any]:
         """What it says of a request."""
         return {
-            **self.ranges(inputs),
+            **self.ranges(inputs, batch),
             "reduce": self.reduce,
             "pixels": self.pixels,
             "memory": self.bound(),
         }
 
-    def ranges(self, inputs: AttentionInputs) -> dict[str, range | None]:
-        """The positions to show."""
+    def ranges(self, inputs: AttentionInputs, batch: int) -> dict[str, range | None]:
+        """The positions to show of a batch item."""
         from attnviz.base.selections import parse_range
 
+        item = inputs.item(batch)
+        asked = {
+            "queries": (self.queries, inputs.T, item.query_tokens),
+            "keys": (self.keys, inputs.S, item.key_tokens),
+        }
         return {
-            "queries": None if self.queries is None else parse_range(self.queries, inputs.T, option="--queries"),
-            "keys": None if self.keys is None else parse_range(self.keys, inputs.S, option="--keys"),
+            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=inputs.source)
+            for name, (text, size, tokens) in asked.items()
         }
 
     def bound(self) -> int | None:
@@ -364,5 +373,5 @@ def request_of(
     item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
     what: dict[str, Any] = {"heads": parse_indices(head, inputs.H, option="--head", noun="head"), "batch": item}
     if region is not None:
-        what |= region.asked(inputs)
+        what |= region.asked(inputs, item)
     return Request(inputs, pattern, **{"device": compute.device, **what, **more})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,16 +45,13 @@ def register(app: typer.Typer) -> None:
 
         bound = parse_bytes(most, option="--most")
         check_output(out, (".html", ".htm"), inputs=[*source.paths(), *choice.paths()])
-        layers = PageLayers(source, head, batch, choice, compute)
-        heads: list[int] = []  # of each layer
+        heads: dict[str, int] = {}  # of each layer
 
-        def told(progress: layers_progress) -> Iterator[PageLayer]:
-            for layer in layers:
-                heads.append(len(layer.heads))
-                progress.layer(rows_of(layer))
-                yield layer
-                del layer  # before the next is read
+        def told(layer: PageLayer) -> None:
+            heads[layer.label] = len(layer.heads)
+            progress.layer(rows_of(layer))
 
+        layers = PageLayers(source, head, batch, choice, compute, told)
         with layers_progress(len(layers), "html") as progress:
-            size = write_page(out, told(progress), source.title, most=bound, progress=progress)
-        note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads), 'head')}, {decimal(size)}")
+            size = write_page(out, layers, source.title, most=bound, progress=progress)
+        note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads.values()), 'head')}, {decimal(size)}")

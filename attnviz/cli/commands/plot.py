@@ -83,7 +83,7 @@ def register(app: typer.Typer) -> None:
                 _tell_cells(request, fitted, next(path for path in out if path not in figures))
             rows = len(request.rows) * len(request.chosen) * drawn.passes // world.size
             with rows_progress(rows, "plot", watched=world.rank == 0) as progress:
-                parts = drawn.compute(fitted, progress).of_layer(source.label)
+                parts = drawn.compute(fitted, progress)
             world.wait()
             if world.rank == 0:
                 for line in parts.notes:

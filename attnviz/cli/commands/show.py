@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
         console = output(80, **forced)
         height = console.height if console.file.isatty() else None
         with rows_progress(len(request.rows) * len(request.chosen), "show") as progress:
-            parts = Heatmap().compute(_fitted(request, console, height), progress).of_layer(source.label)
+            parts = Heatmap().compute(_fitted(request, console, height), progress)
         console.print(HeatmapPicture(parts.maps, scaling, height=height))
 
 

@@ -80,7 +80,7 @@ def _computed(
         request = request_of(inputs, choice.choose(inputs.pattern), compute, head=head, batch=batch)
         patterns.append(str(request.pattern))
         with rows_progress(inputs.T * len(request.chosen), "stats" if label is None else f"layer {label}") as progress:
-            found += statistics_of_request(request, layer=label, progress=progress)
+            found += statistics_of_request(request, progress=progress)
         del inputs, request  # before the next layer is read
     return found, patterns
 
@@ -124,4 +124,5 @@ def _print(found: list[HeadStatistics], format: str, title: str, named: str) -> 
         typer.echo(exports.statistics_csv(found), nl=False)
     else:
         console = output()
-        console.print(statistics_table(found, f"{title} · {named}", console.width))
+        said = title if found[0].batch is None else f"{title}, batch item {found[0].batch}"
+        console.print(statistics_table(found, f"{said} · {named}", console.width))

@@ -29,7 +29,7 @@ class Strip(OfHeads):
 
     query: int | str = said(
         None,
-        "The text, shaded by what one query sees: a position, or its token.",
+        "The text, shaded by what one query sees: a position, or its word.",
         option="strip",
         type=str,
         metavar="QUERY",
