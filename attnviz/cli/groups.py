@@ -101,7 +101,7 @@ def with_values(args: list[str], bare: dict[str, str]) -> list[str]:
     following = [*args[1:], None]
     return [
         f"{arg}={bare[arg]}" if arg in bare and after not in bare.values() else arg
-        for arg, after in zip(args, following, strict=True)
+        for arg, after in zip(args, following, strict=False)
     ]
 
 

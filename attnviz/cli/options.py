@@ -146,16 +146,18 @@ class Source:
         Raises:
             InputError: ``--layer`` is malformed, or the file can't be read.
         """
-        if self.layer is not None and self.layer.strip().lower() != "all":
-            return [*parse_layers(self.layer)]
+        named = None if self.layer is None or self.layer.strip().lower() == "all" else parse_layers(self.layer)
         if self.source is None or self.q is not None:
-            return [None]
-        from attnviz.sources.dumps import layers_of
+            return [None] if named is None else [*named]
+        from attnviz.sources.dumps import check_layer, layers_of
         from attnviz.sources.files import open_tensors
 
-        contents = open_tensors(self.source).contents
-        found = [] if "q" in contents else layers_of(contents)
-        return [*found] or [None]
+        file = open_tensors(self.source)
+        for label in named or ():
+            check_layer(file, label)
+        if named is not None:
+            return [*named]
+        return ([] if "q" in file.contents else [*layers_of(file.contents)]) or [None]
 
     def _settings(self) -> dict[str, Any]:
         given = {"scale": self.scale, "softcap": self.softcap}

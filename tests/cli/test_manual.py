@@ -37,4 +37,5 @@ def test_an_option_that_may_stand_alone_takes_no_file_for_its_value():
     bare = {"--mean": "heads", "--max": "heads"}
     assert with_values(["--mean", "a.npz"], bare) == ["--mean=heads", "a.npz"]
     assert with_values(["a.npz", "--max"], bare) == ["a.npz", "--max=heads"]
+    assert with_values([], bare) == []
     assert with_values(["--max", "heads", "--mean=heads"], bare) == ["--max", "heads", "--mean=heads"]

@@ -110,7 +110,9 @@ def test_a_figure_says_where_it_is(run, folder):
 )
 def test_what_cannot_be_drawn(run, dump, folder, arguments, says):
     mask = torch.arange(6) < 1
-    attnviz.save("oblong.npz", attnviz.AttentionInputs(torch.ones(1, 4, 2), torch.ones(1, 6, 2), global_mask=mask))
+    attnviz.save(
+        "oblong.npz", attnviz.AttentionInputs(torch.ones(1, 4, 2), torch.ones(1, 6, 2), global_mask=mask, cross=True)
+    )
     before = sorted(folder.rglob("*"))
     result = run("pattern", *arguments)
     assert (result.code, result.out) == (2, "")

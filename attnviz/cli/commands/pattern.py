@@ -94,6 +94,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show which query may see which key, each cell colored by why; of SOURCE, with the weights over it."""
         region.check()
+        from attnviz.base.selections import parse_index
         from attnviz.base.writing import check_output
 
         if out is not None:
@@ -103,6 +104,7 @@ def register(app: typer.Typer) -> None:
         inputs, weights = _inputs(source, tokens or choice.mask_rows(), tokens, head, compute)
         shown = choice.choose(inputs.pattern, keys=inputs.S)
         one = "0" if head in (None, "none") else str(head)
+        parse_index(one, inputs.H, option="--head", noun="head")
         request = request_of(inputs, shown, compute, head=one, batch=batch, region=region, every_key=True)
         drawn = replace(kind, weights=weights)
         if out is None:

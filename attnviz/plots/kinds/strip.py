@@ -47,9 +47,7 @@ class Strip(OfHeads):
         from attnviz.base.selections import parse_token
 
         inputs, tokens = request.inputs, request.item.query_tokens
-        found = parse_token(
-            str(self.query), inputs.T, tokens, option="--strip", noun="query", source=inputs.source
-        )
+        found = parse_token(str(self.query), inputs.T, tokens, option="--strip", noun="query", source=inputs.source)
         return found[-1:]  # the token with which the word has been read
 
     def fitted(self, request: Request, look: Look, ax: Axes | None = None) -> Request:
