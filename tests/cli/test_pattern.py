@@ -103,7 +103,7 @@ def test_a_figure_says_where_it_is(run, folder):
         (["dump.safetensors", "--global", "6"], "position 6 is out of range; there are 6"),
         (["--mask-file", "dump.safetensors:q"], "an attention mask has dtype bool"),
         (["--mask-file", "dump.safetensors:global_mask"], r"mask has shape \(2, 6\), wanted \(T, S\) = \(2, 2\)"),
-        (["oblong.npz"], "global queries need self-attention"),
+        (["oblong.npz"], "keys are of another sequence .cross., which has no order"),
         (["gone.npz"], "gone.npz: there is no such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
