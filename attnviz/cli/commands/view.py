@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.pages.viewer import Viewer
 
         bound = None if memory is None else parse_bytes(memory)
-        layers = [*PageLayers(source, head, batch, choice, compute)]
+        layers = PageLayers(source, head, batch, choice, compute)
         viewer = Viewer(layers, source.title, memory=bound, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)
