@@ -2,59 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from attnviz.cli.options import Compute, PatternChoice, Source, request_of
 
 if TYPE_CHECKING:
-    from attnviz.base.types import Label
-    from attnviz.pages.description import PageLayer
+    from attnviz.pages.description import Layers, PageLayer
 
 
-class PageLayers:
+def page_layers(
+    source: Source,
+    head: str,
+    batch: str,
+    choice: PatternChoice,
+    compute: Compute,
+    told: Callable[[PageLayer], None] = lambda layer: None,
+) -> Layers:
     """Every layer that the options speak of, each with its own pattern where no other is asked for.
 
-    Each is read when it is asked for; the latest is kept, and let go before another is read.
+    Each is read when it is asked for; ``told`` is called with it then.
+
+    Raises:
+        InputError: what the source lacks; when one is read, a head or batch item that is not there.
     """
+    from attnviz.pages.description import Layers, PageLayer
 
-    def __init__(
-        self,
-        source: Source,
-        head: str,
-        batch: str,
-        choice: PatternChoice,
-        compute: Compute,
-        told: Callable[[PageLayer], None] = lambda layer: None,
-    ) -> None:
-        """What the options say; ``told`` is called with each layer that was read.
+    labels = source.layers()
 
-        Raises:
-            InputError: the file can't be read, or lacks a layer that is named.
-        """
-        self.source, self.head, self.batch, self.choice, self.compute = source, head, batch, choice, compute
-        self.labels, self._told = source.layers(), told
-        self._latest: tuple[int, PageLayer] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __iter__(self) -> Iterator[PageLayer]:
-        return (self[number] for number in range(len(self)))
-
-    def __getitem__(self, number: int) -> PageLayer:
-        if self._latest is None or self._latest[0] != number:
-            self._latest = None
-            self._latest = number, self._read(self.labels[number])
-        return self._latest[1]
-
-    def _read(self, label: Label | None) -> PageLayer:
-        """Raises InputError for what the source lacks, a head or a batch item that is not there."""
-        from attnviz.pages.description import PageLayer
-
-        inputs = self.source.of(label).load(self.compute.dtype)
-        pattern = self.choice.choose(inputs.pattern)
-        request = request_of(inputs, pattern, self.compute, head=self.head, batch=self.batch)
+    def read(number: int) -> PageLayer:
+        label = labels[number]
+        inputs = source.of(label).load(compute.dtype)
+        pattern = choice.choose(inputs.pattern)
+        request = request_of(inputs, pattern, compute, head=head, batch=batch)
         layer = PageLayer("0" if label is None else f"{label}", request.item, pattern, request.chosen)
-        self._told(layer)
+        told(layer)
         return layer
+
+    return Layers(len(labels), read)

@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.base.words import count
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note
-        from attnviz.cli.layers import PageLayers
+        from attnviz.cli.layers import page_layers
         from attnviz.cli.progress import layers_progress
         from attnviz.pages.encoding import rows_of
         from attnviz.pages.html import write_page
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
             heads[layer.label] = len(layer.heads)
             progress.layer(rows_of(layer))
 
-        layers = PageLayers(source, head, batch, choice, compute, told)
+        layers = page_layers(source, head, batch, choice, compute, told)
         with layers_progress(len(layers), "html") as progress:
             size = write_page(out, layers, source.title, most=bound, progress=progress)
         note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads.values()), 'head')}, {decimal(size)}")

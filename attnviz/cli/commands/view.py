@@ -45,13 +45,13 @@ def register(app: typer.Typer) -> None:
 
         from attnviz.base.selections import parse_bytes
         from attnviz.cli.console import note
-        from attnviz.cli.layers import PageLayers
+        from attnviz.cli.layers import page_layers
         from attnviz.cli.progress import rows_progress
         from attnviz.pages.server import HOST, listen, serve
         from attnviz.pages.viewer import Viewer
 
         bound = None if memory is None else parse_bytes(memory)
-        layers = PageLayers(source, head, batch, choice, compute)
+        layers = page_layers(source, head, batch, choice, compute)
         viewer = Viewer(layers, source.title, memory=bound, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)
