@@ -35,6 +35,11 @@ class Statistic:
     unit: str = "weight"
     """What it is counted in: ``weight``, ``nats``, ``share``, ``tokens``."""
 
+    @property
+    def in_tokens(self) -> bool:
+        """Whether it counts tokens, so that it is as large as the sequence and not a share."""
+        return self.unit == "tokens"
+
 
 STATISTICS: dict[str, Statistic] = {}
 """Each statistic by its name, in the order of tables; a mean over the queries that have one."""
