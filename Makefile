@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= .ci/constraints.txt
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addprefix -c ,$(CONSTRAINTS))
 
-.PHONY: demo test lint format bench docs snapshots gallery web clean
+.PHONY: demo test lint format bench docs commands snapshots gallery web clean
 
 demo: .venv/package
 	.venv/bin/attnviz score --head 0
@@ -19,8 +19,11 @@ snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read t
 gallery: .venv/tests  ## Rewrites docs/gallery.md and its pictures, all of real heads; look at them before you commit.
 	.venv/bin/python examples/gallery.py
 
-docs: .venv/tests  ## Runs what the docs show.
+docs: .venv/tests commands  ## Writes docs/commands.md, and runs what the docs show.
 	.venv/bin/python -m pytest -n auto --dist worksteal tests/test_docs.py
+
+commands: .venv/package  ## Writes docs/commands.md from the program.
+	.venv/bin/python -m attnviz.cli.manual docs/commands.md
 
 lint: .venv/lint
 	.venv/bin/ruff check .

@@ -1,185 +1,128 @@
-"""The kinds of figures that ``attnviz plot`` makes beside plain heatmaps: options, and what they ask of each other."""
+"""The kinds of figures that ``attnviz plot`` makes, as options: those that :data:`attnviz.plots.kind.KINDS` holds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import inspect
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnviz.base.errors import InputError
-from attnviz.cli.options import Source
+from attnviz.cli.groups import Group, said_parameter
+from attnviz.cli.options import Compute, PatternChoice, Source
+from attnviz.plots.said import option_name, options
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from torch import Tensor
 
     from attnviz.attention.inputs import AttentionInputs
     from attnviz.attention.patterns import Pattern
-    from attnviz.compare.maps import Comparison
-    from attnviz.maps.map import AttentionMap
-    from attnviz.maps.marginals import Marginals
-    from attnviz.maps.reasons import ReasonMap
+    from attnviz.plots.kind import Kind
+
+_PANEL = "What to draw of a map"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What to draw of a map."""
+class KindChoice:
+    """Which kind of figure: a flag or a value for each, and the options of all."""
 
-    mean: Annotated[bool, typer.Option("--mean", help="One map: the mean of the heads.")] = False
-    max: Annotated[bool, typer.Option("--max", help="One map: the largest value of any of the heads.")] = False
-    detail: Annotated[
-        bool, typer.Option("--detail", help="With what each key receives above, and each query's entropy beside.")
-    ] = False
-    pattern_outline: Annotated[
-        bool, typer.Option("--pattern-outline", help="Draw the edges of the pattern over the map.")
-    ] = False
-    compare: Annotated[
-        Path | None, typer.Option(metavar="B", help="Another dump: A, B and A - B side by side.", show_default=False)
-    ] = None
-    b_layer: Annotated[str | None, typer.Option(metavar="N", help="B: another layer.")] = None
-    strip: Annotated[
-        str | None,
-        typer.Option(metavar="QUERY", help="The text, shaded by what one query sees: a position, or its word."),
-    ] = None
+    @classmethod
+    def option_group(cls) -> Group:
+        """The options, and what makes a kind of them."""
+        parameters: dict[str, inspect.Parameter] = {}
+        for kind in _kinds():
+            if kind.name is not None and not any(_name(field) == _flag(kind) for field in options(kind)):
+                parameters[_flag(kind)] = _flag_parameter(kind)
+            for field in options(kind):
+                parameters.setdefault(_name(field), said_parameter(field, field.default, _PANEL))
+        return Group([*parameters.values()], chosen)
 
-    def paths(self) -> list[Path]:
-        """The file this reads, if any."""
-        return [] if self.compare is None else [self.compare]
 
-    @property
-    def how(self) -> str | None:
-        """How heads are combined, if they are."""
-        return "mean" if self.mean else "max" if self.max else None
+def chosen(**given: Any) -> Kind:
+    """The kind that options ask for.
 
-    def check(self, outputs: Sequence[Path], *, overlay: bool, annot: bool, queries: str | None) -> None:
-        """Raises InputError for options that have no use for each other."""
-        given = {
-            "--detail": self.detail,
-            "--compare": self.compare is not None,
-            "--strip": self.strip is not None,
-            "--overlay": overlay,
-        }
-        kinds = [option for option, wanted in given.items() if wanted]
-        if len(kinds) > 1:
-            raise InputError(f"{kinds[0]} and {kinds[1]} are figures of two kinds; choose one")
-        if self.mean and self.max:
-            raise InputError("--mean and --max are two ways to make one map of the heads; choose one")
-        combined = "--mean" if self.mean else "--max" if self.max else None
-        if combined and kinds and kinds[0] in ("--detail", "--compare"):
-            raise InputError(f"{kinds[0]} shows single heads; leave {combined} out")
-        if self.b_layer is not None and self.compare is None:
-            raise InputError(f"--b-layer {self.b_layer}: it is the layer of B; name B with --compare")
-        if self.pattern_outline and kinds and kinds[0] != "--detail":
-            raise InputError(f"--pattern-outline is drawn over maps; leave {kinds[0]} out")
-        if annot and kinds and kinds[0] in ("--compare", "--strip"):
-            raise InputError(f"--annot writes into the cells of a map; leave {kinds[0]} out")
-        if self.strip is not None and queries is not None:
-            raise InputError(f"--strip {self.strip} names the query; leave --queries out")
-        if self.compare is not None:
-            for path in outputs:
-                if path.suffix.lower() in (".npz", ".zarr"):
-                    raise InputError(f"{path}: --compare makes a figure (.png, .pdf, .svg); write a map of each side")
+    Raises:
+        InputError: two kinds, or an option that the kind has no use for.
+    """
+    plain, *named = _kinds()
+    wanted = [kind for kind in named if given[_flag(kind)] not in (None, False)]
+    if len(wanted) > 1:
+        raise InputError(f"--{wanted[0].name} and --{wanted[1].name} are figures of two kinds; choose one")
+    kind = wanted[0] if wanted else plain
+    own = {_name(field): field for field in options(kind)}
+    for other, field in [(one, field) for one in (*named, plain) for field in options(one)]:
+        value = given[_name(field)]
+        if _name(field) not in own and value != field.default:
+            raise InputError(_refusal(field, value, kind, other))
+    return kind(**{field.name: given[name] for name, field in own.items()})
 
-    def check_heads(self, heads: Sequence[int]) -> None:
-        """Raises InputError where a kind shows one head and several are asked for."""
-        if self.detail and len(heads) > 1:
-            raise InputError(f"--detail shows one head, {len(heads)} are asked for; choose it with --head")
 
-    def check_outline(self, keys: Sequence[int], pattern: Pattern) -> None:
-        """Raises InputError where a map has nothing to outline."""
-        if self.pattern_outline and not isinstance(keys, range):
-            raise InputError(
-                f"--pattern-outline: the columns are the keys of the {pattern} pattern alone, all visible; choose another "
-                f"pattern, such as --pattern local+global --window 2"
-            )
+def paths(kind: Kind) -> list[Path]:
+    """The files that a kind reads."""
+    return [value for field in fields(kind) if isinstance(value := getattr(kind, field.name), Path)]  # type: ignore[arg-type]
 
-    def query(self, inputs: AttentionInputs, batch: int) -> range:
-        """The one query of ``--strip``."""
-        from attnviz.base.selections import parse_token
 
-        assert self.strip is not None
-        tokens, source = inputs.item(batch).query_tokens, inputs.source
-        found = parse_token(self.strip, inputs.T, tokens, option="--strip", noun="query", source=source)
-        return found[-1:]  # the token with which the word has been read
+class SourceReader:
+    """What a kind needs beside its request, read as the source is."""
 
-    def other(self, source: Source, dtype: str | None) -> AttentionInputs:
-        """What ``--compare`` names: the layer of ``--b-layer``, else that of ``--layer`` where it has layers."""
-        whole = replace(source, source=self.compare, layer=None)
-        layer = source.layer if self.b_layer is None and whole.layers() != [None] else self.b_layer
+    def __init__(self, source: Source, choice: PatternChoice, compute: Compute) -> None:
+        self.source, self.choice, self.compute = source, choice, compute
+
+    def other(self, path: Path, layer: str | None) -> tuple[AttentionInputs, Pattern]:
+        """Another file's inputs: of ``layer``, else of the layer of the source where the file has layers."""
+        from dataclasses import replace
+
+        whole = replace(self.source, source=path, layer=None)
+        own = self.source.layer
         try:
-            return replace(whole, layer=layer).load(dtype)
+            inputs = replace(whole, layer=own if layer is None and whole.layers() != [None] else layer).load(
+                self.compute.dtype
+            )
         except InputError as error:
-            if source.layer is None or self.b_layer is not None:
+            if own is None or layer is not None:
                 raise InputError(str(error).replace("--layer", "--b-layer")) from error
             raise
+        return inputs, self.choice.choose(inputs.pattern)
 
-    def maps(
-        self, inputs: AttentionInputs, heads: Sequence[int], pattern: Pattern, reduce: str, **what: Any
-    ) -> list[AttentionMap]:
-        """A map of each head, or one of all of them."""
-        from attnviz.cli.console import note
-        from attnviz.maps.combined import combined_map
-        from attnviz.maps.map import attention_map
+    def picture(self) -> tuple[Tensor, tuple[int, int]]:
+        """The picture that the source's model looked at."""
+        from attnviz.sources.dumps import picture_of
 
-        if self.how is None:
-            return [attention_map(inputs, head, pattern, reduce=reduce, **what) for head in heads]
-        # max is what --reduce is where nothing else was said, and no mean is exact with it.
-        chosen = None if reduce == "max" else reduce
-        shown = combined_map(inputs, self.how, heads, pattern, reduce=chosen, **what)
-        if self.mean and shown.reduced and chosen is None:
-            note("--mean: cells hold mass (--reduce mass); a mean of the largest weights would not be exact")
-        return [shown]
+        if self.source.source is None:
+            raise InputError("--overlay needs a dump with a picture; make one with: attnviz capture MODEL --image FILE")
+        return picture_of(self.source.source)
 
 
-def drawn(
-    maps: Sequence[AttentionMap],
-    *,
-    strip: bool = False,
-    comparisons: Sequence[Comparison] = (),
-    sides: Marginals | None = None,
-    reasons: ReasonMap | None = None,
-    annot: bool = False,
-    **look: Any,
-) -> Figure:
-    """The figure of a kind.
+def _kinds() -> list[type[Kind]]:
+    """The heatmap, which is drawn where no other kind is named, and those that have a name."""
+    import attnviz.plots.kinds  # noqa: F401 (makes them known)
+    from attnviz.plots.kind import KINDS
+    from attnviz.plots.kinds.heatmap import Heatmap
 
-    Args:
-        maps: a map of each head.
-        strip: whether to draw texts rather than maps.
-        comparisons: in place of maps.
-        sides: what stands at the sides of a map.
-        reasons: whose edges are drawn over the maps.
-        annot: whether to write values into cells.
-        look: title, caption, width and colors.
-    """
-    from attnviz.show.figures import strip as texts
-    from attnviz.show.figures.detail import detail
-    from attnviz.show.figures.difference import difference_figure
-    from attnviz.show.figures.heatmap import heads_grid, heatmap
-    from attnviz.show.figures.outline import outline, outline_legend
-
-    if comparisons:
-        return difference_figure(comparisons, **look)
-    if strip:
-        return texts.strips(maps, **look) if len(maps) > 1 else figure_of(texts.strip(maps[0], **look))
-    if sides is not None:
-        figure = figure_of(detail(maps[0], sides, annot=annot, **look))
-    elif len(maps) > 1:
-        figure = heads_grid(maps, annot=annot, **look)
-    else:
-        figure = figure_of(heatmap(maps[0], annot=annot, **look))
-    if reasons is not None:
-        for ax in figure.axes[: len(maps)]:
-            outline(reasons, ax)
-        outline_legend(reasons, figure)
-    return figure
+    return [Heatmap, *KINDS.values()]
 
 
-def figure_of(ax: Axes) -> Figure:
-    """The figure that Axes are part of."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    return figure
+def _flag(kind: type[Kind]) -> str:
+    return str(kind.name).replace("-", "_")
+
+
+def _name(field: Any) -> str:
+    return option_name(field).removeprefix("--").replace("-", "_")
+
+
+def _flag_parameter(kind: type[Kind]) -> inspect.Parameter:
+    about = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
+    option = typer.Option(f"--{kind.name}", help=about, rich_help_panel=_PANEL)
+    return inspect.Parameter(
+        _flag(kind), inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+    )
+
+
+def _refusal(field: Any, value: Any, kind: type[Kind], other: type[Kind]) -> str:
+    """Why a kind has no use for an option of another."""
+    if "refused" in field.metadata:
+        return str(field.metadata["refused"].format(kind=f"--{kind.name}", value=value))
+    if kind.name is None:
+        return f"{option_name(field)} {value}: it is an option of --{other.name}; add that"
+    return f"{option_name(field)} {value}: --{kind.name} has no use for it; leave it out"

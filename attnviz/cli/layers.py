@@ -1,35 +1,42 @@
-"""The layers of a source as a page shows them."""
+"""The layers of a source as a page shows them, each read when it is wanted."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attnviz.cli.options import Compute, PatternChoice, Source
+from attnviz.cli.options import Compute, PatternChoice, Source, request_of
 
 if TYPE_CHECKING:
-    from attnviz.pages.description import PageLayer
+    from attnviz.pages.description import Layers, PageLayer
 
 
-def page_layers(source: Source, head: str, batch: str, choice: PatternChoice, compute: Compute) -> list[PageLayer]:
+def page_layers(
+    source: Source,
+    head: str,
+    batch: str,
+    choice: PatternChoice,
+    compute: Compute,
+    told: Callable[[PageLayer], None] = lambda layer: None,
+) -> Layers:
     """Every layer that the options speak of, each with its own pattern where no other is asked for.
 
+    Each is read when it is asked for; ``told`` is called with it then.
+
     Raises:
-        InputError: what the source lacks; a head or batch item that is not there.
+        InputError: what the source lacks; when one is read, a head or batch item that is not there.
     """
-    from attnviz.base.devices import parse_device
-    from attnviz.base.selections import parse_index, parse_indices
-    from attnviz.pages.description import PageLayer
+    from attnviz.pages.description import Layers, PageLayer
 
-    device, found = parse_device(compute.device), []
-    for label in source.layers():
-        inputs = replace(source, layer=label).load(compute.dtype)
-        heads = parse_indices(head, inputs.H, option="--head", noun="head")
-        item = inputs.item(parse_index(batch, inputs.B, option="--batch", noun="batch item"), device=device)
-        found.append(PageLayer(label or "0", item, choice.choose(inputs.pattern), heads))
-    return found
+    labels = source.layers()
 
+    def read(number: int) -> PageLayer:
+        label = labels[number]
+        inputs = source.of(label).load(compute.dtype)
+        pattern = choice.choose(inputs.pattern)
+        request = request_of(inputs, pattern, compute, head=head, batch=batch)
+        layer = PageLayer("0" if label is None else f"{label}", request.item, pattern, request.chosen)
+        told(layer)
+        return layer
 
-def title(source: Source) -> str:
-    """What a page of the source is called."""
-    return str(source.source) if source.source is not None else "inputs" if source.paths() else "synthetic"
+    return Layers(len(labels), read)

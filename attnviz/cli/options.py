@@ -1,28 +1,26 @@
 """Options that several commands share, as groups, and what they make of a source.
 
-A command takes a group as one parameter; :func:`command` gives the program each of the group's fields as an option
-of its own, so that an option is written once.
+A command takes a group as one parameter; :func:`attnviz.cli.groups.command` gives the program each of the group's fields
+as an option of its own, so that an option is written once.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache, cached_property
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
-from typer.main import get_command
 
 from attnviz.base.errors import InputError
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import AttentionInputs
     from attnviz.attention.patterns import Pattern
-
+    from attnviz.base.types import Label
+    from attnviz.engine.request import Request
 
 ROLE_OPTIONS = {
     "q": "--q",
@@ -70,7 +68,9 @@ class Source:
     layer: Annotated[
         str | None,
         typer.Option(
-            metavar="N", help="Layer of a dump of several (layers.N.q, …), with its kind if any: 5, cross.5, decoder.5."
+            metavar="LAYERS",
+            help="Layers of a dump of several (layers.N.q, …), with their kind if any: 5, 0,2-4, cross.5 or all. "
+            "Commands that show one take one.",
         ),
     ] = None
     layout: Annotated[
@@ -93,10 +93,10 @@ class Source:
         return [path for path in (self.source, *refs) if path is not None]
 
     def load(self, dtype: str | None = None, *, values: bool = False) -> AttentionInputs:
-        """The inputs, or the synthetic case where nothing names a source.
+        """The inputs of one layer, or the synthetic case where nothing names a source.
 
         Raises:
-            InputError: what the source lacks, or options that contradict each other.
+            InputError: what the source lacks, more than one layer, or options that contradict each other.
         """
         from attnviz.sources.dumps import load
 
@@ -105,7 +105,7 @@ class Source:
             return self._synthetic(dtype)
         return load(
             self.source,
-            layer=self.layer,
+            layer=self.label,
             names=names,
             global_positions=self.global_,
             layout=self.layout,
@@ -114,7 +114,31 @@ class Source:
             values=values,
         )
 
-    def layers(self) -> list[str | None]:
+    @property
+    def label(self) -> Label | None:
+        """The one layer of ``--layer``. Raises InputError where it names several."""
+        if self.layer is None:
+            return None
+        labels = self.layers()
+        if len(labels) != 1:
+            raise InputError(f"--layer {self.layer}: one layer is wanted here, {len(labels)} are given")
+        return labels[0]
+
+    @property
+    def title(self) -> str:
+        """What a page or a table of all its layers is called."""
+        return str(self.source) if self.source is not None else "inputs" if self.paths() else "synthetic"
+
+    def each(self, dtype: str | None = None) -> Iterator[tuple[Label | None, AttentionInputs]]:
+        """Each layer that this speaks of and its inputs, one in memory at a time."""
+        for label in self.layers():
+            yield label, self.of(label).load(dtype)
+
+    def of(self, label: Label | None) -> Source:
+        """The same, of one layer."""
+        return replace(self, layer=None if label is None else f"{label}")
+
+    def layers(self) -> list[Label | None]:
         """The layers this speaks of: those of ``--layer`` (``0,2-4`` is several), else all that a dump has.
 
         None is the whole of a source that has no layers.
@@ -122,16 +146,18 @@ class Source:
         Raises:
             InputError: ``--layer`` is malformed, or the file can't be read.
         """
-        if self.layer is not None:
-            return [label for part in self.layer.split(",") for label in _labels(part.strip(), self.layer)]
+        named = None if self.layer is None or self.layer.strip().lower() == "all" else parse_layers(self.layer)
         if self.source is None or self.q is not None:
-            return [None]
-        from attnviz.sources.dumps import layers_of
+            return [None] if named is None else [*named]
+        from attnviz.sources.dumps import check_layer, layers_of
         from attnviz.sources.files import open_tensors
 
-        contents = open_tensors(self.source).contents
-        found = [] if "q" in contents else layers_of(contents)
-        return [str(label) for label in found] or [None]
+        file = open_tensors(self.source)
+        for label in named or ():
+            check_layer(file, label)
+        if named is not None:
+            return [*named]
+        return ([] if "q" in file.contents else [*layers_of(file.contents)]) or [None]
 
     def _settings(self) -> dict[str, Any]:
         given = {"scale": self.scale, "softcap": self.softcap}
@@ -161,14 +187,29 @@ class Source:
         return replace(inputs, **self._settings())
 
 
-def _labels(part: str, text: str) -> list[str]:
-    """The layers that a part of ``--layer`` names: ``5``, ``cross.5`` or ``2-4``."""
-    first, _, last = part.partition("-")
-    if not (first.isdecimal() and last.isdecimal()):
-        return [part]
-    if int(last) < int(first) or int(last) - int(first) > 10_000:
-        raise InputError(f"--layer {text!r}: {part} is not a range of layers; write it like 2-4")
-    return [str(number) for number in range(int(first), int(last) + 1)]
+def parse_layers(text: str) -> list[Label]:
+    """The layers that ``--layer`` names, in the order written.
+
+    Raises:
+        InputError: a range that is none, a layer named twice.
+
+    >>> parse_layers("7,0-2,cross.1-2")
+    [7, 0, 1, 2, 'cross.1', 'cross.2']
+    """
+    found: list[Label] = []
+    for part in (part.strip() for part in text.split(",")):
+        match = re.fullmatch(r"(\w+\.)?(\d+)-(\d+)", part)
+        if not match:
+            found.append(int(part) if part.isdecimal() else part)
+            continue
+        kind, first, last = match[1] or "", int(match[2]), int(match[3])
+        if last < first or last - first > 10_000:
+            raise InputError(f"--layer {text!r}: {part} is not a range of layers; write it like 2-4")
+        found += [f"{kind}{number}" if kind else number for number in range(first, last + 1)]
+    twice = [label for label in dict.fromkeys(found) if found.count(label) > 1] if len({*found}) < len(found) else []
+    if twice:
+        raise InputError(f"--layer {text!r}: layer {twice[0]} is given more than once; name each layer once")
+    return found
 
 
 @dataclass(frozen=True)
@@ -188,7 +229,9 @@ class PatternChoice:
 
     pattern: Annotated[
         str | None,
-        typer.Option(help="global, full, causal, local or local+global.  \\[default: the dump's own, else global]"),
+        typer.Option(
+            help="{patterns}; settings after a colon: local:window=2.  \\[default: the dump's own, else global]"
+        ),
     ] = None
     window: Annotated[int | None, typer.Option(help="Keys to each side of a query, for local patterns.")] = None
     dilation: Annotated[int | None, typer.Option(help="Steps of the window.  \\[default: 1]")] = None
@@ -255,8 +298,22 @@ class Region:
         str | None, typer.Option(metavar="SIZE", help="Bound on memory beside the inputs: 512MiB, 2GiB.")
     ] = None
 
-    def ranges(self, inputs: AttentionInputs, batch: int = 0) -> dict[str, range | None]:
-        """The positions to show of a batch item, as :func:`attnviz.attention_map` takes them."""
+    def check(self) -> None:
+        """Raises InputError for what can be told before anything is read."""
+        check_choice("--reduce", self.reduce, ("max", "mass"))
+        self.bound()
+
+    def asked(self, inputs: AttentionInputs, batch: int) -> dict[str, Any]:
+        """What it says of a request."""
+        return {
+            **self.ranges(inputs, batch),
+            "reduce": self.reduce,
+            "pixels": self.pixels,
+            "memory": self.bound(),
+        }
+
+    def ranges(self, inputs: AttentionInputs, batch: int) -> dict[str, range | None]:
+        """The positions to show of a batch item."""
         from attnviz.base.selections import parse_range
 
         item = inputs.item(batch)
@@ -277,6 +334,7 @@ class Region:
 
 
 Batch = Annotated[str, typer.Option(metavar="B", help="Batch item, or several: 0,2-4 or all.")]
+Item = Annotated[str, typer.Option("--batch", metavar="B", help="Batch item.")]
 Heads = Annotated[str, typer.Option("--head", metavar="HEADS", help="Query heads: 3, 0,2-4 or all.")]
 Values = Annotated[str, typer.Option(help="weights (after softmax) or logits (before).")]
 
@@ -288,85 +346,34 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-@cache  # most commands have the same groups, and reading their annotations is a good part of --help
-def _field_hints(group: type) -> dict[str, Any]:
-    return get_type_hints(group, include_extras=True)
-
-
-def command(
-    app: typer.Typer, *, name: str | None = None, example: str
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers a function as a command, each field of its option groups an option of its own.
+def request_of(
+    inputs: AttentionInputs,
+    pattern: Pattern,
+    compute: Compute,
+    *,
+    head: str = "all",
+    batch: str = "0",
+    region: Region | None = None,
+    **more: Any,
+) -> Request:
+    """What the options ask of inputs: the one place where their text becomes a request.
 
     Args:
-        app: the program.
-        name: the command's name; None takes the function's.
-        example: a line that works, shown under the help.
+        inputs: what is asked.
+        pattern: which query sees which key, as :meth:`PatternChoice.choose` says.
+        compute: where.
+        head, batch: ``--head`` and ``--batch``.
+        region: which part of the map, and how finely; None is all of it.
+        more: further fields of a request.
+
+    Raises:
+        InputError: a head, a batch item or a position that is not there.
     """
+    from attnviz.base.selections import parse_index, parse_indices
+    from attnviz.engine.request import Request
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        def listed() -> None: ...
-
-        listed.__doc__ = function.__doc__
-        unread = type("_Unread", (_Unread,), {"read": staticmethod(lambda: _whole(function, name, example))})
-        app.command(name or function.__name__, cls=unread, epilog=f"Example:  {example}")(listed)
-        return function
-
-    return register
-
-
-def _read_late(name: str) -> property:
-    """What the command that is read has by this name; what typer sets before is let go."""
-    return property(lambda self: getattr(self._command, name), lambda self, value: None)
-
-
-class _Unread(TyperCommand):
-    """A command whose options are read when somebody asks for them: the list of commands needs but their names."""
-
-    read: Callable[[], Any]
-
-    @cached_property
-    def _command(self) -> Any:
-        return self.read()
-
-    params: Any = _read_late("params")
-    callback: Any = _read_late("callback")
-
-
-def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
-    """The command that a function is, each field of its option groups an option of its own."""
-    groups: dict[str, type] = {}
-    parameters: list[inspect.Parameter] = []
-    hints = get_type_hints(function, include_extras=True)
-    for parameter in inspect.signature(function).parameters.values():
-        hint = hints[parameter.name]
-        if not is_dataclass(hint):
-            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        assert isinstance(hint, type)
-        groups[parameter.name] = hint
-        field_hints = _field_hints(hint)
-        for field in fields(hint):
-            default = inspect.Parameter.empty if field.default is MISSING else field.default
-            parameters.append(
-                inspect.Parameter(
-                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field_hints[field.name]
-                )
-            )
-
-    def run(**given: Any) -> Any:
-        whole = {
-            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
-        from attnviz.sources.files import opened_once
-
-        with opened_once():
-            return function(**whole, **given)
-
-    run.__doc__ = function.__doc__
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    alone.command(name or function.__name__, epilog=f"Example:  {example}")(run)
-    return get_command(alone)
+    item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
+    what: dict[str, Any] = {"heads": parse_indices(head, inputs.H, option="--head", noun="head"), "batch": item}
+    if region is not None:
+        what |= region.asked(inputs, item)
+    return Request(inputs, pattern, **{"device": compute.device, **what, **more})

@@ -4,7 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+
+class layers_progress(ExitStack):
+    """A bar of the query rows of several layers, which is there once the first layer says how many it has.
+
+    Called with the rows just done; the layers still to come count as if all were as large as the first: most are.
+
+    Args:
+        count: how many layers there are.
+        title: what is going on.
+    """
+
+    def __init__(self, count: int, title: str) -> None:
+        super().__init__()
+        self.count, self.title = count, title
+        self._advance: Callable[[int], None] | None = None
+        self._begun = False
+
+    def layer(self, rows: int) -> None:
+        """A layer is there, and has so many rows."""
+        if not self._begun:
+            self._begun = True
+            self._advance = self.enter_context(rows_progress(rows * self.count, self.title))
+
+    def __call__(self, rows: int) -> None:
+        if self._advance is not None:
+            self._advance(rows)
 
 
 @contextmanager

@@ -63,13 +63,19 @@ def compare_maps(
     >>> float(abs(found.difference.cells).max())
     0.0
     """
+    check_sizes(a, b)
+    return compared(
+        Request(a, pattern, head, **what), Request(b, b_pattern or pattern, head, **what), progress=progress
+    )
+
+
+def check_sizes(a: AttentionInputs, b: AttentionInputs) -> None:
+    """Raises InputError for inputs of different sizes."""
     for name, left, right in (("queries", a.T, b.T), ("keys", a.S, b.S)):
         if left != right:
             raise InputError(
                 f"{a.source} has {left} {name} but {b.source} has {right}; maps of one size can be compared"
             )
-    one, other = _same_columns(Request(a, pattern, head, **what), Request(b, b_pattern or pattern, head, **what))
-    return compared(one, other, progress=progress)
 
 
 def _same_columns(a: Request, b: Request) -> tuple[Request, Request]:
@@ -88,7 +94,8 @@ def _same_columns(a: Request, b: Request) -> tuple[Request, Request]:
 
 
 def compared(a: Request, b: Request, *, progress: Progress | None = None) -> Comparison:
-    """The first head of two requests of the same region and columns."""
+    """The first head of two requests of the same region."""
+    a, b = _same_columns(a, b)
     head = a.chosen[0]
     reduced = [reduced_of(side, side.chosen[0], progress=progress) for side in (a, b)]
     one, other = (map_with(side, side.chosen[0], cells_of(found)) for side, found in zip((a, b), reduced, strict=True))

@@ -53,12 +53,12 @@ class Layers:
         source: str | Path | Captured | AttentionInputs | Sequence[AttentionInputs],
         chosen: Sequence[Label] | None = None,
     ) -> None:
-        name, self._read, there = _opened(source)
+        self.name, self._read, there = _opened(source)
         for label in chosen or ():
             if label not in there:
                 listed = ", ".join(map(str, there[:12])) + (", …" if len(there) > 12 else "")
                 raise InputError(
-                    f"{name}: there is no layer {label!r}; there are {'none' if there == [None] else listed}"
+                    f"{self.name}: there is no layer {label!r}; there are {'none' if there == [None] else listed}"
                 )
         self.labels: list[Label | None] = list(there if chosen is None else chosen)
 
@@ -125,10 +125,15 @@ def overview_rows(
     """
     rows, chosen = [], None if heads is None else tuple(heads)
     for label, inputs in layers:
-        if inputs.layer is None and label is not None:  # of a list, whose order says it
-            inputs = replace(inputs, layer=label)
         request = Request(inputs, pattern, chosen, pixels=pixels, **what)
-        maps = [map_of(request, head, progress=progress) for head in request.chosen]
-        del inputs, request  # before the next layer is read
-        rows.append(OverviewRow(label, tuple(maps)))
+        del inputs
+        rows.append(overview_row(label, request, progress=progress))
+        del request  # before the next layer is read
     return rows
+
+
+def overview_row(label: Label | None, request: Request, *, progress: Progress | None = None) -> OverviewRow:
+    """Small maps of the heads of a request, which are those of a layer."""
+    if request.inputs.layer is None and label is not None:  # of a list, whose order says it
+        request = request.but(inputs=replace(request.inputs, layer=label))
+    return OverviewRow(label, tuple(map_of(request, head, progress=progress) for head in request.chosen))

@@ -32,8 +32,13 @@ class Statistic:
     about: str
     """What it is, for tables, help and docs."""
     of_queries: Callable[[QueryBlock], Values]
-    in_tokens: bool = False
-    """Whether it counts tokens, so that it is as large as the sequence and not a share."""
+    unit: str = "weight"
+    """What it is counted in: ``weight``, ``nats``, ``share``, ``tokens``."""
+
+    @property
+    def in_tokens(self) -> bool:
+        """Whether it counts tokens, so that it is as large as the sequence and not a share."""
+        return self.unit == "tokens"
 
 
 STATISTICS: dict[str, Statistic] = {}
@@ -44,16 +49,16 @@ OfQueries = Callable[["QueryBlock"], Values]
 _AnyStatistic = TypeVar("_AnyStatistic", bound=OfQueries)
 
 
-def statistic(*, in_tokens: bool = False) -> Callable[[_AnyStatistic], _AnyStatistic]:
+def statistic(*, unit: str = "weight") -> Callable[[_AnyStatistic], _AnyStatistic]:
     """Makes a function of a block of queries a statistic: its name is the function's, what it is its docstring's.
 
     Args:
-        in_tokens: whether it counts tokens.
+        unit: what it is counted in: ``weight``, ``nats``, ``share`` (of its most) or ``tokens``.
     """
 
     def known(function: _AnyStatistic) -> _AnyStatistic:
         name, about = function.__name__, " ".join((function.__doc__ or "").split()).removesuffix(".")
-        STATISTICS[name] = Statistic(name, about, function, in_tokens)
+        STATISTICS[name] = Statistic(name, about, function, unit)
         return function
 
     return known
@@ -126,13 +131,13 @@ class QueryBlock:
         return torch.where(found >= 0, values.gather(1, found.clamp(min=0)[:, None])[:, 0], otherwise)
 
 
-@statistic()
+@statistic(unit="nats")
 def entropy(block: QueryBlock) -> Values:
     """Entropy of the weights, in nats."""
     return block.entropy, block.all
 
 
-@statistic()
+@statistic(unit="share")
 def entropy_share(block: QueryBlock) -> Values:
     """Entropy as a share of log |visible keys|, its most; queries that see one key are left out."""
     several = block.visible > 1
@@ -162,7 +167,7 @@ def sink_mass(block: QueryBlock) -> Values:
     return block.mass(block.keys == first), block.all
 
 
-@statistic(in_tokens=True)
+@statistic(unit="tokens")
 def distance(block: QueryBlock) -> Values:
     """Mean |p(t) - p(s)| by weight, in tokens."""
     if not block.ordered:

@@ -2,121 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
-
-import matplotlib as mpl
-import torch
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Pattern
-from attnviz.base.errors import InputError
-from attnviz.base.selections import parse_token
-from attnviz.base.types import Progress
+from attnviz.base.types import Label, Progress
 from attnviz.captures.run import Run
-from attnviz.compare.maps import compare_maps
-from attnviz.engine.ranks import Ranks
-from attnviz.maps.layers import Layers, overview_rows
-from attnviz.maps.map import AttentionMap, attention_map
-from attnviz.maps.marginals import marginals
-from attnviz.maps.reasons import reason_map
-from attnviz.show.figures.detail import detail
-from attnviz.show.figures.difference import difference_figure
-from attnviz.show.figures.difference import panel_pixels as comparison_pixels
-from attnviz.show.figures.heatmap import heads_grid, heatmap, most_pixels
-from attnviz.show.figures.outline import outline
-from attnviz.show.figures.overview import overview_figure, panel_pixels, panel_room
-from attnviz.show.figures.scales import ScaleOptions
-from attnviz.show.figures.strip import strip, strips
+from attnviz.engine.request import Request, asks
+from attnviz.maps.layers import Layers
+from attnviz.plots.kind import drawn, figure_of
+from attnviz.plots.kinds.compare import Compare
+from attnviz.plots.kinds.detail import Detail
+from attnviz.plots.kinds.heatmap import Heatmap
+from attnviz.plots.kinds.overview import Overview
+from attnviz.plots.kinds.strip import Strip
+from attnviz.plots.look import Look
+from attnviz.plots.said import options as options_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-class MapOptions(TypedDict, total=False):
-    """What to compute: the keyword arguments of :func:`attnviz.attention_map`."""
-
-    batch: int
-    values: str
-    reduce: str
-    pixels: int
-    queries: range | None
-    keys: range | None
-    device: str | torch.device | None
-    dtype: str | torch.dtype | None
-    memory: int | None
-    progress: Progress | None
-    ranks: Ranks | None
+_ASKED = ("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
+_OF_FILES = ("theme", "transparent")
+"""Parts of a look that only a file has: here, the style is matplotlib's own."""
 
 
-class Look(ScaleOptions, total=False):
-    """How to draw: the keyword arguments of :func:`attnviz.heatmap`."""
+def _takes(*without: str) -> Callable[[_Function], _Function]:
+    """Gives a function that takes ``**options`` a signature that lists them, and its docstring what each is.
 
-    annot: bool
-    title: str | None
-    caption: str | None
-    width: float | None
+    Args:
+        without: fields of a request that it has no use for.
+    """
+
+    def said(function: _Function) -> _Function:
+        function = asks(*(name for name in _ASKED if name not in without))(function)
+        own = inspect.signature(function)
+        looks = [field for field in options_of(Look) if field.name not in _OF_FILES]
+        listed = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in looks
+        ]
+        function.__signature__ = own.replace(parameters=[*own.parameters.values(), *listed])  # type: ignore[attr-defined]
+        lines = "".join(f"\n            {field.name}: {_plain(field.metadata['help'])}" for field in looks)
+        function.__doc__ = (function.__doc__ or "").replace("and how it looks.", f"and how it looks:{lines}")
+        return function
+
+    return said
 
 
-class PlotOptions(MapOptions, Look):
-    """What to compute and how to draw it."""
+def _plain(help: str) -> str:
+    return help.partition("  \\[")[0]
 
 
+@_takes()
 def plot(
     inputs: AttentionInputs,
     head: int = 0,
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
     *,
     ax: Axes | None = None,
+    annot: bool = False,
     pattern_outline: bool = False,
-    **options: Unpack[PlotOptions],
+    **options: Any,
 ) -> Axes:
     """Draws one head's heatmap.
 
     Args:
         inputs, head, pattern: as in :func:`attnviz.attention_map`.
         ax: the Axes to draw into; None makes a figure.
+        annot: whether to write each value into its cell.
         pattern_outline: whether to draw the edges of the pattern over the map, in the colors of its parts.
-        options: keyword arguments of :func:`attnviz.attention_map` (``batch``, ``values``, ``reduce``, ``pixels``,
-            ``queries``, ``keys``, ``device``, ``dtype``) and of :func:`attnviz.heatmap` (``norm``,
-            ``robust``, ``vmin``, ``vmax``, ``cmap``, ``annot``, ``title``,
-            ``caption``, ``width``).
+        options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
         The Axes drawn into.
 
     Raises:
-        InputError: as those two.
+        InputError: as :func:`attnviz.attention_map` and :func:`attnviz.heatmap`; no edge to draw.
 
     >>> import attnviz
     >>> attnviz.plot(attnviz.synthesize(), head=3, cmap="viridis").get_title()
     'head 3'
     """
-    what, look = _split(options)
-    what["pixels"] = _cells_in(ax, what.get("pixels", 1024))
-    shown = attention_map(inputs, head, pattern, **what)
-    ax = heatmap(shown, ax, **look)
-    if pattern_outline:
-        same = {name: what[name] for name in ("batch", "queries") if name in what}
-        finest = max(shown.cells.shape)
-        outline(reason_map(inputs, pattern, pixels=finest, keys=_columns(shown), **same), ax, legend=True)
-    return ax
+    what, look, progress = _split(options)
+    kind, request = Heatmap(annot=annot, pattern_outline=pattern_outline), Request(inputs, pattern, head, **what)
+    return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
+@_takes()
 def plot_detail(
     inputs: AttentionInputs,
     head: int = 0,
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
     *,
     ax: Axes | None = None,
-    **options: Unpack[PlotOptions],
+    annot: bool = False,
+    pattern_outline: bool = False,
+    **options: Any,
 ) -> Axes:
     """Draws one head's heatmap with the attention each key receives above it and each query's entropy beside it.
 
     Args:
-        inputs, head, pattern, ax, options: as in :func:`plot`.
+        inputs, head, pattern, ax, annot, pattern_outline: as in :func:`plot`.
+        options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
         The Axes of the map; those of its sides are its ``child_axes``.
@@ -129,21 +124,20 @@ def plot_detail(
     >>> [side.get_xlabel() or side.get_ylabel() for side in ax.child_axes]
     ['weight\\nreceived', 'entropy\\n(nats)']
     """
-    what, look = _split(options)
-    what["pixels"] = _cells_in(ax, what.get("pixels", 1024))
-    sides = {name: what[name] for name in ("batch", "queries", "keys", "device", "dtype", "progress") if name in what}
-    shown = attention_map(inputs, head, pattern, **what)
-    return detail(shown, marginals(inputs, head, pattern, **sides), ax, **look)
+    what, look, progress = _split(options)
+    kind, request = Detail(annot=annot, pattern_outline=pattern_outline), Request(inputs, pattern, head, **what)
+    return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
+@_takes("queries", "pixels", "reduce")
 def plot_strip(
     inputs: AttentionInputs,
     query: int | str,
     heads: int | Sequence[int] = 0,
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
     *,
     ax: Axes | None = None,
-    **options: Unpack[PlotOptions],
+    **options: Any,
 ) -> Axes | Figure:
     """Draws the tokens of a text in reading order, each shaded by the weight that one query gives it.
 
@@ -151,7 +145,7 @@ def plot_strip(
         inputs, pattern, ax: as in :func:`plot`.
         query: the query's position, or its token or word.
         heads: a query head, or several for a strip each, one above the other with one color scale.
-        options: as in :func:`plot`, ``queries``, ``pixels``, ``reduce`` and ``annot`` apart.
+        options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
         The Axes drawn into, or the figure of several heads.
@@ -163,30 +157,25 @@ def plot_strip(
     >>> attnviz.plot_strip(attnviz.synthesize(), query=4, heads=3).get_title(loc="left")
     'head 3 · what query 4 (t4) sees'
     """
-    what, look = _split(options)
-    if isinstance(query, str):
-        item = inputs.item(what.get("batch", 0))
-        query = parse_token(query, item.T, item.query_tokens, option="query", noun="query", source=inputs.source)[-1]
-    what |= {"queries": range(query, query + 1), "pixels": inputs.S, "every_key": True}
-    if isinstance(heads, int):
-        return strip(attention_map(inputs, heads, pattern, **what), ax, **look)
-    return strips([attention_map(inputs, head, pattern, **what) for head in heads], **look)
+    what, look, progress = _split(options)
+    return drawn(Strip(query=query), Request(inputs, pattern, heads, **what), look, ax=ax, progress=progress)
 
 
+@_takes()
 def plot_comparison(
     a: AttentionInputs,
     b: AttentionInputs,
     heads: Sequence[int] | None = None,
-    pattern: Pattern | None = None,
-    b_pattern: Pattern | None = None,
-    **options: Unpack[PlotOptions],
+    pattern: Pattern | str | None = None,
+    b_pattern: Pattern | str | None = None,
+    **options: Any,
 ) -> Figure:
     """Draws two maps of each head on one color scale, and their difference: A, B and A - B side by side.
 
     Args:
         a, b, pattern, b_pattern: as in :func:`attnviz.compare_maps`.
         heads: the query heads, a row each; None is all.
-        options: as in :func:`plot`, ``annot`` apart.
+        options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
         The figure.
@@ -199,24 +188,27 @@ def plot_comparison(
     >>> figure.axes[2].get_title()
     'A − B'
     """
-    what, look = _split(options)
-    chosen = range(a.H) if heads is None else heads
-    what["pixels"] = min(what.get("pixels", 1024), comparison_pixels(mpl.rcParams["figure.dpi"], options.get("width")))
-    return difference_figure([compare_maps(a, b, head, pattern, b_pattern, **what) for head in chosen], **look)
+    what, look, progress = _split(options)
+    kind = Compare(b=b, b_pattern=pattern if b_pattern is None else b_pattern)
+    return cast("Figure", drawn(kind, Request(a, pattern, heads, **what), look, progress=progress))
 
 
+@_takes()
 def plot_heads(
     inputs: AttentionInputs,
     heads: Sequence[int] | None = None,
-    pattern: Pattern | None = None,
-    **options: Unpack[PlotOptions],
+    pattern: Pattern | str | None = None,
+    *,
+    annot: bool = False,
+    pattern_outline: bool = False,
+    **options: Any,
 ) -> Figure:
     """Draws a grid of heads with one color scale.
 
     Args:
-        inputs, pattern: as in :func:`attnviz.attention_map`.
+        inputs, pattern, annot, pattern_outline: as in :func:`plot`.
         heads: the query heads; None is all.
-        options: as in :func:`plot`; ``pixels`` is as many as a panel has.
+        options: what to compute, as in :func:`attnviz.attention_map`, in as many cells as a panel has pixels; and how it looks.
 
     Returns:
         The figure.
@@ -224,21 +216,21 @@ def plot_heads(
     Raises:
         InputError: as :func:`plot`.
     """
-    what, look = _split(options)
-    chosen = range(inputs.H) if heads is None else heads
-    what["pixels"] = min(what.get("pixels", 1024), most_pixels(len(chosen), mpl.rcParams["figure.dpi"]))
-    return heads_grid([attention_map(inputs, head, pattern, **what) for head in chosen], **look)
+    what, look, progress = _split(options)
+    kind, request = Heatmap(annot=annot, pattern_outline=pattern_outline), Request(inputs, pattern, heads, **what)
+    return figure_of(drawn(kind, request, look, progress=progress))
 
 
+@_takes("queries", "keys")
 def plot_overview(
     source: str | Path | Run | AttentionInputs | Sequence[AttentionInputs],
-    pattern: Pattern | None = None,
+    pattern: Pattern | str | None = None,
     *,
     layers: Sequence[int | str] | None = None,
     heads: Sequence[int] | None = None,
     ax: Axes | None = None,
     each: bool = False,
-    **options: Unpack[PlotOptions],
+    **options: Any,
 ) -> Axes:
     """Draws a whole model at a glance: layers down, heads across, a small map each.
 
@@ -250,7 +242,7 @@ def plot_overview(
         heads: the query heads of each layer; None is all.
         ax: the Axes to draw into; None makes a figure.
         each: whether each panel has a color scale of its own; otherwise all share one.
-        options: as in :func:`plot`, ``queries``, ``keys`` and ``annot`` apart; ``pixels`` is as many as a panel has.
+        options: what to compute, as in :func:`attnviz.attention_map`, in as many cells as a panel has pixels; and how it looks.
 
     Returns:
         The Axes drawn into: panel (layer, head) is around x = head, y = layer.
@@ -262,34 +254,19 @@ def plot_overview(
     >>> attnviz.plot_overview([attnviz.synthesize(seed=seed) for seed in range(3)]).get_title()
     '3 layers, 24 heads'
     """
-    what, look = _split(options)
-    chosen = Layers(source, layers)
-    across = len(heads) if heads is not None else next(iter(chosen))[1].H
-    if ax is None:
-        pixels = panel_pixels(len(chosen), across, mpl.rcParams["figure.dpi"], options.get("width"))
-    else:
-        pixels = panel_room(ax, len(chosen), across)
-    what["pixels"] = min(what.get("pixels", 1024), pixels)
-    return overview_figure(overview_rows(chosen, pattern, heads=heads, **what), ax, each=each, **look)
+    what, look, progress = _split(options)
+    chosen, kind = Layers(source, layers), Overview(each=each)
+
+    def asked() -> Iterator[tuple[Label | None, Request]]:
+        for label, inputs in chosen:
+            yield label, Request(inputs, pattern, heads, **what)
+
+    return kind.draw(kind.compute(asked(), len(chosen), chosen.name, look, ax, progress), look, ax)
 
 
-def _columns(shown: AttentionMap) -> range:
-    """The keys of a map that has a column for each. Raises InputError for one of global keys alone."""
-    if not isinstance(shown.keys, range):
-        raise InputError(
-            f"the columns of this map are the keys of the {shown.pattern} pattern alone, all visible: there is no edge to "
-            f"draw; choose another pattern"
-        )
-    return shown.keys
-
-
-def _cells_in(ax: Axes | None, most: int) -> int:
-    """How many cells a side Axes can show: more than they have pixels would fall between them."""
-    # The color scale takes its part too.
-    room = most_pixels(1, mpl.rcParams["figure.dpi"]) if ax is None else int(0.8 * min(ax.get_window_extent().size))
-    return max(1, min(most, room))
-
-
-def _split(options: PlotOptions) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | None]:
+    """What is asked, how it looks, and who is told how far it is."""
     given = dict(options)
-    return {name: given.pop(name) for name in MapOptions.__annotations__ if name in given}, given
+    progress = given.pop("progress", None)
+    what = {field.name: given.pop(field.name) for field in fields(Request) if field.name in given}
+    return what, Look(**given), progress

@@ -377,6 +377,17 @@ def _note(message: str) -> None:
     warnings.warn(Note(message), stacklevel=3)
 
 
+def check_layer(file: TensorFile, layer: Label) -> None:
+    """Raises InputError for a layer that a file doesn't hold."""
+    layers = layers_of(file.contents)
+    if not layers:
+        raise InputError(f"{file.path}: --layer {layer}: the file has no layers (no tensor is named layers.N.q)")
+    label = int(layer) if isinstance(layer, str) and re.fullmatch(r"-?\d+", layer) else layer
+    if label not in layers:
+        listed = ", ".join(map(str, layers[:12])) + (", …" if len(layers) > 12 else "")
+        raise InputError(f"{file.path}: --layer {layer} is out of range; the file holds layers {listed}")
+
+
 def _layer_prefix(main: TensorFile | None, layer: Label | None, names: Mapping[str, str]) -> str:
     if main is None:
         if layer is not None:
@@ -388,12 +399,7 @@ def _layer_prefix(main: TensorFile | None, layer: Label | None, names: Mapping[s
             listed = ", ".join(map(str, layers[:12])) + (", …" if len(layers) > 12 else "")
             raise InputError(f"{main.path}: holds {len(layers)} layers ({listed}); choose one with --layer")
         return ""
-    if not layers:
-        raise InputError(f"{main.path}: --layer {layer}: the file has no layers (no tensor is named layers.N.q)")
-    layer = int(layer) if isinstance(layer, str) and re.fullmatch(r"-?\d+", layer) else layer
-    if layer not in layers:
-        listed = ", ".join(map(str, layers[:12])) + (", …" if len(layers) > 12 else "")
-        raise InputError(f"{main.path}: --layer {layer} is out of range; the file holds layers {listed}")
+    check_layer(main, layer)
     group, _, number = str(layer).rpartition(".")
     return f"{group}.layers.{number}." if group else f"layers.{number}."
 

@@ -103,14 +103,16 @@ def test_a_figure_says_where_it_is(run, folder):
         (["dump.safetensors", "--global", "6"], "position 6 is out of range; there are 6"),
         (["--mask-file", "dump.safetensors:q"], "an attention mask has dtype bool"),
         (["--mask-file", "dump.safetensors:global_mask"], r"mask has shape \(2, 6\), wanted \(T, S\) = \(2, 2\)"),
-        (["oblong.npz"], "global queries need self-attention"),
+        (["oblong.npz"], "keys are of another sequence .cross., which has no order"),
         (["gone.npz"], "gone.npz: there is no such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_drawn(run, dump, folder, arguments, says):
     mask = torch.arange(6) < 1
-    attnviz.save("oblong.npz", attnviz.AttentionInputs(torch.ones(1, 4, 2), torch.ones(1, 6, 2), global_mask=mask))
+    attnviz.save(
+        "oblong.npz", attnviz.AttentionInputs(torch.ones(1, 4, 2), torch.ones(1, 6, 2), global_mask=mask, cross=True)
+    )
     before = sorted(folder.rglob("*"))
     result = run("pattern", *arguments)
     assert (result.code, result.out) == (2, "")

@@ -9,7 +9,7 @@ import typer
 
 from attnviz.base.errors import InputError
 from attnviz.cli.console import note
-from attnviz.cli.options import command
+from attnviz.cli.groups import command
 
 
 def register(app: typer.Typer) -> None:

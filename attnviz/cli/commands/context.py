@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice
 
 if TYPE_CHECKING:
     from attnviz.compare.sides import Exact, Given, Side

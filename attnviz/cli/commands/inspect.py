@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from attnviz.cli.options import check_choice, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import check_choice
 
 
 def register(app: typer.Typer) -> None:

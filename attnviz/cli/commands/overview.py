@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnviz.cli.look import Look
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, Values, check_choice, request_of
+from attnviz.plots.kinds.overview import Overview
+from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.base.types import Label
+    from attnviz.engine.request import Request
 
 
 def register(app: typer.Typer) -> None:
@@ -23,15 +26,13 @@ def register(app: typer.Typer) -> None:
         source: Source,
         out: Annotated[Path, typer.Option("--out", "-o", help="Figure: .png, .pdf or .svg.", show_default=False)],
         head: Heads = "all",
-        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+        batch: Item = "0",
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         reduce: Annotated[str, typer.Option(help="What a cell of a panel holds: max or mass.")] = "max",
         compute: Compute = Compute(),  # noqa: B008 (frozen)
-        look: Look = Look(),  # noqa: B008 (frozen)
-        each: Annotated[
-            bool, typer.Option("--each", help="A color scale for each panel, in place of one for all.")
-        ] = False,
+        look: Look = Look(theme="light"),  # noqa: B008 (frozen)
+        kind: Overview = Overview(),  # noqa: B008 (frozen)
     ) -> None:
         """Draw a whole model at a glance: layers down, heads across, a small map each.
 
@@ -40,62 +41,33 @@ def register(app: typer.Typer) -> None:
         """
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--reduce", reduce, ("max", "mass"))
+        look = look.for_file()
         look.check()
-        from dataclasses import replace
-
-        from attnviz.base.selections import parse_index, parse_indices
-        from attnviz.base.types import Label
-        from attnviz.base.words import count
         from attnviz.base.writing import check_output
-        from attnviz.cli.console import note
-        from attnviz.cli.progress import rows_progress
-        from attnviz.maps.layers import OverviewRow, overview_rows
-        from attnviz.show.figures.captions import caption
-        from attnviz.show.figures.overview import overview_figure, panel_pixels
+        from attnviz.cli.console import drawing, note
+        from attnviz.cli.progress import layers_progress
+        from attnviz.plots.kind import figure_of
         from attnviz.show.figures.style import SUFFIXES, save_figure
 
         check_output(out, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
-        labels = source.layers()
+        count = len(source.layers())
 
-        held = [replace(source, layer=labels[0]).load(compute.dtype)]  # the first, until it is its turn
-        T, H = held[0].T, held[0].H
+        def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:
+            for label, inputs in source.each(compute.dtype):
+                pattern = choice.choose(inputs.pattern)
+                request = request_of(inputs, pattern, compute, head=head, batch=batch, values=values, reduce=reduce)
+                begin.layer(len(request.rows) * len(request.chosen))
+                del inputs
+                yield label, request
+                del request  # before the next layer is read
 
-        def read() -> Iterator[tuple[Label | None, AttentionInputs]]:
-            for label in labels:
-                yield label, held.pop() if held else replace(source, layer=label).load(compute.dtype)
-
-        across = len(parse_indices(head, H, option="--head", noun="head"))
-        pixels = panel_pixels(len(labels), across, look.dots, look.inches)
-        rows: list[OverviewRow] = []
-        # As if all layers were as large as the first: most are.
-        with rows_progress(T * across * len(labels), "overview") as progress:
-            for label, inputs in read():
-                rows += overview_rows(
-                    [(label, inputs)],
-                    choice.choose(inputs.pattern),
-                    heads=parse_indices(head, inputs.H, option="--head", noun="head"),
-                    batch=parse_index(batch, inputs.B, option="--batch", noun="batch item"),
-                    values=values,
-                    reduce=reduce,
-                    pixels=pixels,
-                    device=compute.device,
-                    progress=progress,
-                )
-                del inputs  # before the next layer is read
-        maps = [shown for row in rows for shown in row.maps]
-        if not each:
-            look.hint(maps)
-        with look.drawing([]):
-            words = None
-            if look.caption:
-                fitted = look.scale.fit(maps)
-                if each:
-                    fitted = replace(fitted, note=f"each panel has a {look.norm} color scale of its own")
-                words = caption(maps, fitted, source=f"{source.source or 'inputs'}, {count(len(rows), 'layer')}")
-            ax = overview_figure(
-                rows, each=each, dpi=look.dots, title=look.title, caption=words, width=look.inches, **look.colors
-            )
-            figure = ax.get_figure(root=True)
-            assert figure is not None
+        with layers_progress(count, "overview") as progress:
+            name = str(source.source or "inputs")
+            parts = kind.compute(asked(progress), count, name, look, progress=progress)
+        hint = None if kind.each else look.hint(parts.maps)
+        if hint is not None:
+            note(hint)
+        with drawing(theme=look.theme or "light", paper=look.paper):
+            figure = figure_of(kind.draw(parts, look))
             save_figure(figure, out, dpi=look.dots, transparent=look.transparent)
         note(f"wrote {out}")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnviz.base.errors import InputError
-from attnviz.cli.options import Compute, PatternChoice, Region, Source, check_choice, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import Compute, Item, PatternChoice, Region, Source, request_of
+from attnviz.plots.kinds.pattern import Reasons
+from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import AttentionInputs
     from attnviz.attention.patterns import Pattern
+    from attnviz.engine.request import Request
 
 DEFAULT_TOKENS = 16
 
@@ -37,7 +41,7 @@ class Shown(PatternChoice):
     pattern: Annotated[
         str | None,
         typer.Option(
-            help="global, full, causal, local or local+global.  \\[default: the dump's own, else local+global]"
+            help="{patterns}; settings after a colon: local:window=2.  \\[default: the dump's own, else local+global]"
         ),
     ] = None
     window: Annotated[
@@ -76,9 +80,9 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(metavar="N", help="Head of SOURCE whose weights to draw, or none.  \\[default: 0]"),
         ] = None,
-        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+        batch: Item = "0",
         choice: Shown = Shown(),
-        story: Annotated[bool, typer.Option("--story", help="Three pictures: global, local, both.")] = False,
+        kind: Reasons = Reasons(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         out: Annotated[
@@ -89,60 +93,69 @@ def register(app: typer.Typer) -> None:
         dpi: Annotated[int, typer.Option(help="Dots per inch of a PNG.", min=20, max=2400)] = 150,
     ) -> None:
         """Show which query may see which key, each cell colored by why; of SOURCE, with the weights over it."""
-        check_choice("--reduce", region.reduce, ("max", "mass"))
+        region.check()
         from attnviz.base.selections import parse_index
         from attnviz.base.writing import check_output
-        from attnviz.maps.reasons import reason_map
 
         if out is not None:
             check_output(out, (".png", ".pdf", ".svg"), inputs=source.paths())
         elif title is not None:
             raise InputError(f"--title {title}: it is written above a figure; name one with -o")
-        if source.paths():
-            if tokens is not None:
-                raise InputError(f"--tokens {tokens}: SOURCE says how many tokens there are; give one of the two")
-            inputs = source.load(compute.dtype)
-            chosen = None if head == "none" else parse_index(head or "0", inputs.H, option="--head", noun="head")
-        else:
-            if head not in (None, "none"):
-                raise InputError(f"--head {head}: weights need q and k, and no SOURCE is given; name one")
-            inputs, chosen = _bare(source, tokens or choice.mask_rows() or DEFAULT_TOKENS), None
+        inputs, weights = _inputs(source, tokens or choice.mask_rows(), tokens, head, compute)
         shown = choice.choose(inputs.pattern, keys=inputs.S)
-        patterns = _story(shown) if story else {"": shown}
-
-        what: dict[str, Any] = {"head": chosen, "reduce": region.reduce, "device": compute.device}
-        item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
-        what |= {"batch": item, **region.ranges(inputs, item)}
+        one = "0" if head in (None, "none") else str(head)
+        parse_index(one, inputs.H, option="--head", noun="head")
+        request = request_of(inputs, shown, compute, head=one, batch=batch, region=region, every_key=True)
+        drawn = replace(kind, weights=weights)
         if out is None:
-            from attnviz.cli.console import output
-            from attnviz.show.terminal.window import PatternPicture, cells_that_fit
+            _print(drawn, request)
+        else:
+            _write(out, drawn, request, Look(title=title, dpi=dpi))
 
-            console = output()
-            height = console.height if console.is_terminal else None
-            fitting = cells_that_fit(console.width, height, labels=inputs.tokens is not None)
-            pictures = [
-                PatternPicture(reason_map(inputs, each, pixels=min(region.pixels, fitting), **what))
-                for each in patterns.values()
-            ]
-            for picture in pictures:
-                console.print(picture)
-                console.print()
-            return
-        from attnviz.cli.console import drawing, note
-        from attnviz.show.figures.pattern import most_pixels, pattern_figure, story_figure
-        from attnviz.show.figures.style import save_figure
 
-        pixels = min(region.pixels, most_pixels(len(patterns), dpi))
-        maps = [reason_map(inputs, each, pixels=pixels, **what) for each in patterns.values()]
-        with drawing():
-            if story:
-                figure = story_figure(maps, list(patterns), title=title)
-            else:
-                drawn = pattern_figure(maps[0], title=title).get_figure(root=True)
-                assert drawn is not None
-                figure = drawn
-            save_figure(figure, out, dpi=dpi)
-        note(f"wrote {out}")
+def _inputs(
+    source: Source, positions: int | None, tokens: int | None, head: str | None, compute: Compute
+) -> tuple[AttentionInputs, bool]:
+    """What the pattern is of, and whether it has weights to draw.
+
+    Args:
+        source: a file, or none.
+        positions: how many there are where there is no file; None is :data:`DEFAULT_TOKENS`.
+        tokens, head: ``--tokens`` and ``--head``.
+        compute: in what precision.
+    """
+    if source.paths():
+        if tokens is not None:
+            raise InputError(f"--tokens {tokens}: SOURCE says how many tokens there are; give one of the two")
+        return source.load(compute.dtype), head != "none"
+    if head not in (None, "none"):
+        raise InputError(f"--head {head}: weights need q and k, and no SOURCE is given; name one")
+    return _bare(source, positions or DEFAULT_TOKENS), False
+
+
+def _print(kind: Reasons, request: Request) -> None:
+    """The pattern in the terminal, in as many cells as fit there."""
+    from attnviz.cli.console import output
+    from attnviz.show.terminal.window import PatternPicture, cells_that_fit
+
+    console = output()
+    height = console.height if console.is_terminal else None
+    fitting = cells_that_fit(console.width, height, labels=request.inputs.tokens is not None)
+    for shown in kind.compute(request.but(pixels=min(request.pixels, fitting))).values():
+        console.print(PatternPicture(shown))
+        console.print()
+
+
+def _write(out: Path, kind: Reasons, request: Request, look: Look) -> None:
+    """The pattern as a figure."""
+    from attnviz.cli.console import drawing, note
+    from attnviz.plots.kind import figure_of
+    from attnviz.show.figures.style import save_figure
+
+    maps = kind.compute(kind.fitted(request, look))
+    with drawing():
+        save_figure(figure_of(kind.draw(maps, look)), out, dpi=look.dots)
+    note(f"wrote {out}")
 
 
 def _bare(source: Source, tokens: int) -> AttentionInputs:
@@ -159,15 +172,3 @@ def _bare(source: Source, tokens: int) -> AttentionInputs:
     positions = middle if source.global_ is None else parse_positions(source.global_, tokens)
     inputs = synthesize(heads=1, head_dim=1, tokens=tokens, global_positions=positions)
     return replace(inputs, tokens=None, source=f"--tokens {tokens}")
-
-
-def _story(shown: Pattern) -> dict[str, Pattern]:
-    """What local + global is made of, and the whole."""
-    parts = dict(shown.reasons())
-    if set(parts) != {"window", "global key", "global query"}:
-        raise InputError("--story tells how local and global make local+global; leave --pattern out")
-    return {
-        "global": parts["global key"] | parts["global query"],
-        "local": parts["window"],
-        "both: local + global": shown,
-    }

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnviz.base.errors import InputError
-from attnviz.cli.kinds import Kind, drawn
-from attnviz.cli.look import Look
-from attnviz.cli.options import Compute, Heads, PatternChoice, Region, Source, Values, check_choice, command
-from attnviz.cli.overlay import picture_query
+from attnviz.cli.groups import command
+from attnviz.cli.kinds import KindChoice, SourceReader, paths
+from attnviz.cli.options import (
+    Compute,
+    Heads,
+    Item,
+    PatternChoice,
+    Region,
+    Source,
+    Values,
+    check_choice,
+    request_of,
+)
+from attnviz.plots.look import Look
+
+if TYPE_CHECKING:
+    from attnviz.engine.request import Request
+    from attnviz.plots.kind import Kind, Parts
 
 
 def register(app: typer.Typer) -> None:
@@ -30,21 +45,13 @@ def register(app: typer.Typer) -> None:
             ),
         ],
         head: Heads = "all",
-        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+        batch: Item = "0",
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
-        look: Look = Look(),  # noqa: B008 (frozen)
-        kind: Kind = Kind(),  # noqa: B008 (frozen)
-        annot: Annotated[bool, typer.Option("--annot", help="Write the values into the cells of a small map.")] = False,
-        overlay: Annotated[
-            bool,
-            typer.Option(
-                "--overlay",
-                help="Lay what the class token sees, or the query of --queries, over the picture it looks at.",
-            ),
-        ] = False,
+        look: Look = Look(theme="light"),  # noqa: B008 (frozen)
+        kind: KindChoice = KindChoice(),  # noqa: B008 (made by the options)
     ) -> None:
         """Draw one head's heatmap, or a grid of heads with one color scale; or figures of other kinds.
 
@@ -52,124 +59,92 @@ def register(app: typer.Typer) -> None:
         (max), or their mass. Under torchrun, ranks share the rows.
         """
         check_choice("--values", values, ("weights", "logits"))
-        check_choice("--reduce", region.reduce, ("max", "mass"))
+        region.check()
+        look = look.for_file()
         look.check()
-        kind.check(out, overlay=overlay, annot=annot, queries=region.queries)
-        from dataclasses import replace
-        from functools import partial
-
-        from attnviz.base.selections import parse_index, parse_indices
-        from attnviz.base.writing import check_new_directory, check_output
+        drawn: Kind = kind  # type: ignore[assignment]
+        _check_used(drawn, {"queries": region.queries, "keys": region.keys, "values": values})
+        figures = _check_outputs(drawn, out, [*source.paths(), *choice.paths(), *paths(drawn)])
         from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
-        from attnviz.show.exports import require_zarr, write_maps
-        from attnviz.show.figures.style import SUFFIXES as FIGURES
-
-        for path in out:
-            check_output(path, (*FIGURES, ".npz", ".zarr"), inputs=[*source.paths(), *choice.paths(), *kind.paths()])
-            if path.suffix.lower() == ".zarr":
-                check_new_directory(path)
-                require_zarr(path)
-        figures = [path for path in out if path.suffix.lower() in FIGURES]
-        data = [path for path in out if path not in figures]
-        memory = region.bound()
-
-        from numpy import isnan, nan_to_num
-
-        from attnviz.compare.maps import compare_maps
         from attnviz.engine.ranks import rank_device, ranks
-        from attnviz.engine.request import Request
-        from attnviz.maps.marginals import marginals
-        from attnviz.maps.reasons import reason_map
-        from attnviz.show.figures.difference import panel_pixels
-        from attnviz.show.figures.heatmap import most_pixels
-        from attnviz.show.figures.strip import check_tokens
-        from attnviz.show.figures.style import save_figure
 
         with ranks(compute.device) as world:  # before anything is read: a rank that cannot read stops the others
+            if world.size > 1 and drawn.alone:
+                raise InputError(f"{drawn.title} runs in one process; start attnviz without torchrun")
             inputs = source.load(compute.dtype)
-            item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
-            heads = parse_indices(head, inputs.H, option="--head", noun="head")
-            kind.check_heads(heads)
-            if world.size > 1 and (kind.detail or kind.compare):
-                raise InputError("--detail and --compare run in one process; start attnviz without torchrun")
+            more = {"values": values, "device": rank_device(compute.device), "ranks": world}
             pattern = choice.choose(inputs.pattern)
-            pixels = region.pixels
-            if figures:
-                panels = 1 if kind.how else len(heads)
-                room = panel_pixels if kind.compare else partial(most_pixels, panels)
-                pixels = min(pixels, room(look.dots, look.inches))
-            seen = picture_query(source.source, inputs, region, values, item) if overlay else None
-            positions = region.ranges(inputs, item)
-            queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
-            asked = min(region.pixels, max(len(queries or range(inputs.T)), len(keys or range(inputs.S))))
-            if data and pixels < asked and seen is None:
-                note(f"{data[0]}: {pixels} cells a side, which is what the figure has room for; alone it has {asked}")
-            pixels = pixels if seen is None else len(seen.keys)
-            if kind.strip is not None:
-                queries, pixels = kind.query(inputs, item), inputs.S
-            columns = Request(inputs, pattern, batch=item, keys=keys).columns
-            kind.check_outline(columns, pattern)
-            every = False
-            if kind.strip is not None:
-                if not isinstance(columns, range):  # a text has its other words too, which are not seen
-                    every, columns = True, keys or range(inputs.S)
-                check_tokens(len(columns), 1 if kind.how else len(heads))
-            what: dict[str, Any] = {
-                "batch": item,
-                "pixels": pixels,
-                "queries": queries,
-                "keys": keys,
-                "every_key": every,
-                "device": rank_device(compute.device),
-            }
-            streamed: dict[str, Any] = {"values": values, "memory": memory, "ranks": world}
-            rows = len(queries or range(inputs.T)) * len(heads) // world.size
-            passes = 3 if kind.compare else 2 if kind.detail else 1
-            extra: dict[str, Any] = {"strip": kind.strip is not None}
-            with rows_progress(rows * passes, "plot", watched=world.rank == 0) as progress:
-                streamed["progress"] = progress
-                if kind.compare:
-                    other = kind.other(source, compute.dtype)
-                    b_pattern = choice.choose(other.pattern)
-                    extra["comparisons"] = [
-                        compare_maps(inputs, other, each, pattern, b_pattern, reduce=region.reduce, **what, **streamed)
-                        for each in heads
-                    ]
-                    maps = [side for shown in extra["comparisons"] for side in shown[:2]]
-                    same = not any(nan_to_num(shown.difference.cells).any() for shown in extra["comparisons"])
-                else:
-                    maps = kind.maps(inputs, heads, pattern, region.reduce, **what, **streamed)
-                if kind.detail:
-                    del what["pixels"]
-                    extra["sides"] = marginals(inputs, heads[0], pattern, progress=progress, **what)
-                if kind.pattern_outline:
-                    finest = max(maps[0].cells.shape)
-                    reasons = reason_map(inputs, pattern, pixels=finest, batch=item, queries=queries, keys=keys)
-                    extra["reasons"] = reasons
-                    if (reasons.cells == reasons.cells[0, 0]).all():
-                        note(f"--pattern-outline: the {pattern} pattern has no edge in what is shown")
+            request = request_of(inputs, pattern, compute, head=head, batch=batch, region=region, **more)
+            drawn = drawn.reading(SourceReader(source, choice, compute))
+            request = drawn.asked(request)
+            fitted = drawn.fitted(request, look) if figures else request
+            if len(figures) < len(out):
+                _tell_cells(request, fitted, next(path for path in out if path not in figures))
+            rows = len(request.rows) * len(request.chosen) * drawn.passes // world.size
+            with rows_progress(rows, "plot", watched=world.rank == 0) as progress:
+                parts = drawn.compute(fitted, progress)
             world.wait()
-            if kind.compare and same:
-                note("A and B are the same here: A − B is 0 everywhere")
-            words: dict[str, Any] = {}
-            if world.rank == 0 and figures:
-                of = f"A {maps[0].pattern}; B {maps[1].pattern}" if kind.compare else inputs.source
-                told = [replace(shown, pattern=str(pattern)) for shown in maps[::2]] if kind.compare else maps
-                if all(isnan(shown.cells).all() for shown in maps):
+            if world.rank == 0:
+                for line in parts.notes:
+                    note(line)
+                if figures and parts.blank:
                     note("nothing is visible in what is shown: no query of it sees a key of it")
-                if kind.strip is None:  # one word that takes most is what a strip is for
-                    look.hint(told)
-                words = {"title": look.title, "caption": look.words(told, of), "width": look.inches}
+                hint = look.hint(parts.spoken) if figures and drawn.hints else None
+                if hint is not None:
+                    note(hint)
             for path in out if world.rank == 0 else ():
-                if path in data:
-                    write_maps(path, maps, inputs.source)
-                else:
-                    with look.drawing(maps):
-                        if seen is not None:
-                            figure = seen.draw(maps, **words, **look.colors)
-                        else:
-                            figure = drawn(maps, **extra, annot=annot, **words, **look.colors)
-                        look.check_height(figure)
-                        save_figure(figure, path, dpi=look.dots, transparent=look.transparent)
+                _write(path, drawn, parts, look)
                 note(f"wrote {path}")
+
+
+def _check_used(kind: Kind, given: dict[str, str | None]) -> None:
+    """Raises InputError for options of the request that a kind has no use for."""
+    for option, said in kind.unused.items():
+        if given[option] not in (None, "weights"):
+            raise InputError(said.format(value=getattr(kind, "query", "")))
+
+
+def _check_outputs(kind: Kind, out: Sequence[Path], inputs: Sequence[Path]) -> list[Path]:
+    """The outputs that are figures. Raises InputError for one that can't be written, or not of this kind."""
+    from attnviz.base.writing import check_new_directory, check_output
+    from attnviz.show.exports import require_zarr
+    from attnviz.show.figures.style import SUFFIXES as FIGURES
+
+    for path in out:
+        suffix = path.suffix.lower()
+        if suffix in (".npz", ".zarr") and not kind.numbers:
+            raise InputError(f"{path}: {kind.title} makes a figure (.png, .pdf, .svg); write a map of each side")
+        check_output(path, (*FIGURES, ".npz", ".zarr"), inputs=inputs)
+        if suffix == ".zarr":
+            check_new_directory(path)
+            require_zarr(path)
+    return [path for path in out if path.suffix.lower() in FIGURES]
+
+
+def _tell_cells(request: Request, fitted: Request, path: Path) -> None:
+    """Says where a file of numbers has fewer cells than it would have without a figure beside it."""
+    from attnviz.cli.console import note
+
+    assert isinstance(request.keys, range)
+    asked = min(request.pixels, max(len(request.rows), len(request.keys)))
+    if fitted.pixels < asked:
+        note(f"{path}: {fitted.pixels} cells a side, which is what the figure has room for; alone it has {asked}")
+
+
+def _write(path: Path, kind: Kind, parts: Parts, look: Look) -> None:
+    """A figure, or the maps as numbers."""
+    from attnviz.cli.console import drawing, note
+    from attnviz.plots.kind import figure_of
+    from attnviz.show.exports import write_maps
+    from attnviz.show.figures.style import save_figure
+
+    if path.suffix.lower() in (".npz", ".zarr"):
+        write_maps(path, parts.maps, parts.source)
+        return
+    with drawing(theme=look.theme or "light", paper=look.paper, letters=set().union(look.title or "", *parts.labels)):
+        figure = figure_of(kind.draw(parts, look))
+        high = look.too_high(figure)
+        if high is not None:
+            note(high)
+        save_figure(figure, path, dpi=look.dots, transparent=look.transparent)

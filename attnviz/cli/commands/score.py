@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source, Values, check_choice, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source, Values, check_choice
+
+if TYPE_CHECKING:
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.patterns import Pattern
+    from attnviz.engine.scores import AttentionScores
 
 
 def register(app: typer.Typer) -> None:
@@ -31,33 +38,16 @@ def register(app: typer.Typer) -> None:
         """Print the scores of each head, or their softmax, and write them to a file."""
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--format", format, ("table", "json", "csv", "markdown"))
-        from attnviz.attention.patterns import GlobalKeys
-        from attnviz.base.selections import parse_indices
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note
-        from attnviz.engine.scores import score as compute_scores
         from attnviz.show import exports
 
         if out is not None:
             check_output(out, exports.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         inputs = source.load(compute.dtype)
-        items = parse_indices(batch, inputs.B, option="--batch", noun="batch item")
-        heads = parse_indices(head, inputs.H, option="--head", noun="head")
-        pattern = choice.choose(inputs.pattern)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
-        everything = out is not None or format in ("json", "csv") or not isinstance(pattern, GlobalKeys)
-        results = [
-            compute_scores(
-                inputs,
-                pattern,
-                batch=item,
-                heads=heads,
-                logits=everything or values == "logits",
-                weights=everything or values == "weights",
-                device=compute.device,
-            )
-            for item in items
-        ]
+        wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
+        results = _computed(inputs, choice.choose(inputs.pattern), compute, head, batch, wanted)
         if out is not None:
             exports.write_results(out, results)
             note(f"wrote {out}")
@@ -66,18 +56,37 @@ def register(app: typer.Typer) -> None:
         elif format == "csv":
             typer.echo(exports.to_csv(results), nl=False)
         elif format == "markdown":
-            texts = [exports.to_markdown(result, h, values=values) for result in results for h in heads]
+            texts = [exports.to_markdown(result, h, values=values) for result in results for h in result.heads]
             typer.echo("\n".join(texts), nl=False)
         else:
-            from attnviz.cli.console import output
-            from attnviz.show.terminal.tables import score_table
+            _print(results, values, rows)
 
-            console = output()
-            for result in results:
-                for h in heads:
-                    for of_global in (False, True) if len(result.global_queries) else (False,):
-                        table = score_table(
-                            result, h, values=values, rows=rows, width=console.width, of_global=of_global
-                        )
-                        console.print(table)
-                        console.print()
+
+def _computed(
+    inputs: AttentionInputs, pattern: Pattern, compute: Compute, head: str, batch: str, wanted: Sequence[str]
+) -> list[AttentionScores]:
+    """The scores of each batch item."""
+    from attnviz.attention.patterns import GlobalKeys
+    from attnviz.base.selections import parse_indices
+    from attnviz.engine.scores import score as compute_scores
+
+    heads = parse_indices(head, inputs.H, option="--head", noun="head")
+    both = not isinstance(pattern, GlobalKeys)
+    of = {"logits": both or "logits" in wanted, "weights": both or "weights" in wanted}
+    return [
+        compute_scores(inputs, pattern, batch=item, heads=heads, device=compute.device, **of)
+        for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item")
+    ]
+
+
+def _print(results: Sequence[AttentionScores], values: str, rows: int) -> None:
+    """A table for each head, and one more for its global queries where there are some."""
+    from attnviz.cli.console import output
+    from attnviz.show.terminal.tables import score_table
+
+    console = output()
+    for result in results:
+        for h in result.heads:
+            for apart in (False, True) if len(result.global_queries) else (False,):
+                console.print(score_table(result, h, values=values, rows=rows, width=console.width, of_global=apart))
+                console.print()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnviz.base.errors import InputError
-from attnviz.cli.look import ScaleChoice
-from attnviz.cli.options import Compute, Heads, PatternChoice, Region, Source, Values, check_choice, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Region, Source, Values, check_choice, request_of
+from attnviz.plots.look import Scale
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attnviz.engine.request import Request
 
 COLORS = {"auto": None, "truecolor": "truecolor", "256": "256", "16": "standard", "none": None}
 """What ``--color`` names, and what rich calls it."""
@@ -22,12 +28,12 @@ def register(app: typer.Typer) -> None:
         source: Source,
         head: Heads = "0",
         all_: Annotated[bool, typer.Option("--all", help="Every head, as a grid with one color scale.")] = False,
-        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+        batch: Item = "0",
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
-        scale: ScaleChoice = ScaleChoice(),  # noqa: B008 (frozen)
+        scale: Scale = Scale(),  # noqa: B008 (frozen)
         color: Annotated[
             str, typer.Option(help="auto (what the terminal has; NO_COLOR is heeded), truecolor, 256, 16 or none.")
         ] = "auto",
@@ -38,26 +44,20 @@ def register(app: typer.Typer) -> None:
         than the window, each cell holds the largest weight of its pairs (max), or their mass.
         """
         check_choice("--values", values, ("weights", "logits"))
-        check_choice("--reduce", region.reduce, ("max", "mass"))
+        region.check()
         check_choice("--color", color, tuple(COLORS))
         if all_ and head != "0":
             raise InputError(f"--head {head}: --all shows every head; give one of the two")
-        memory = region.bound()
         from attnviz.cli.console import output
         from attnviz.cli.progress import rows_progress
+        from attnviz.plots.kinds.heatmap import Heatmap
         from attnviz.show.scale.scaling import Scaling
+        from attnviz.show.terminal.halfblocks import HeatmapPicture
 
-        scaling = Scaling(scale.norm, scale.robust, scale.vmin, scale.vmax)
-
-        from attnviz.base.selections import parse_index, parse_indices
-        from attnviz.maps.map import attention_map
-        from attnviz.show.terminal.halfblocks import HeatmapPicture, fitting_pixels
-
+        scaling = Scaling(**scale.ends)
         inputs = source.load(compute.dtype)
-        item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
-        heads = parse_indices("all" if all_ else head, inputs.H, option="--head", noun="head")
-        pattern = choice.choose(inputs.pattern)
-        positions: dict[str, Any] = region.ranges(inputs, item)
+        pattern, heads = choice.choose(inputs.pattern), "all" if all_ else head
+        request = request_of(inputs, pattern, compute, head=heads, batch=batch, region=region, values=values)
         forced: dict[str, Any] = {}
         if color == "none":
             forced = {"no_color": True}
@@ -65,29 +65,20 @@ def register(app: typer.Typer) -> None:
             forced = {"color_system": COLORS[color], "force_terminal": True, "no_color": False}
         console = output(80, **forced)
         height = console.height if console.file.isatty() else None
-        painted = console.color_system is not None and not console.no_color
-        shape: dict[str, Any] = {"color": painted and not console.options.ascii_only, "maps": len(heads)}
-        pixels = fitting_pixels(console.width, height, **shape)
-        if inputs.tokens is not None:
-            few = fitting_pixels(console.width, height, labels=True, **shape)
-            longest = max(len(positions["queries"] or range(inputs.T)), len(positions["keys"] or range(inputs.S)))
-            pixels = few if longest <= few else pixels
-        rows = len(positions["queries"] or range(inputs.T))
-        with rows_progress(rows * len(heads), "show") as progress:
-            maps = [
-                attention_map(
-                    inputs,
-                    each,
-                    pattern,
-                    batch=item,
-                    values=values,
-                    reduce=region.reduce,
-                    pixels=min(region.pixels, pixels),
-                    device=compute.device,
-                    memory=memory,
-                    progress=progress,
-                    **positions,
-                )
-                for each in heads
-            ]
-        console.print(HeatmapPicture(maps, scaling, height=height))
+        with rows_progress(len(request.rows) * len(request.chosen), "show") as progress:
+            parts = Heatmap().compute(_fitted(request, console, height), progress)
+        console.print(HeatmapPicture(parts.maps, scaling, height=height))
+
+
+def _fitted(request: Request, console: Console, height: int | None) -> Request:
+    """The same request, in no more cells than the window shows, with labels where these fit."""
+    from attnviz.show.terminal.halfblocks import fitting_pixels
+
+    painted = console.color_system is not None and not console.no_color
+    shape: dict[str, Any] = {"color": painted and not console.options.ascii_only, "maps": len(request.chosen)}
+    pixels = fitting_pixels(console.width, height, **shape)
+    if request.inputs.tokens is not None:
+        few = fitting_pixels(console.width, height, labels=True, **shape)
+        assert isinstance(request.keys, range)
+        pixels = few if max(len(request.rows), len(request.keys)) <= few else pixels
+    return request.but(pixels=min(request.pixels, pixels))

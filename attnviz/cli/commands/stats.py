@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnviz.base.errors import InputError
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, check_choice, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice, request_of
+
+if TYPE_CHECKING:
+    from attnviz.measures.statistics import HeadStatistics
+
+_PICTURES, _DATA = (".png", ".pdf", ".svg"), (".json", ".csv")
 
 
 def register(app: typer.Typer) -> None:
@@ -18,10 +24,10 @@ def register(app: typer.Typer) -> None:
     def stats(
         source: Source,
         head: Heads = "all",
-        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+        batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
-        sort: Annotated[str | None, typer.Option(help="Statistic to sort by, largest first.")] = None,
+        sort: Annotated[str | None, typer.Option(help="Statistic to sort by, largest first: {statistics}.")] = None,
         ascending: Annotated[bool, typer.Option("--ascending", help="Smallest first.")] = False,
         format: Annotated[str, typer.Option(help="table, json or csv.")] = "table",
         statistic: Annotated[str, typer.Option(help="Statistic that the figure shows.")] = "entropy",
@@ -32,78 +38,91 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Print entropy, global mass, sink, distance and more: a row a head, of every layer of a dump.
 
-        Each number is a mean over the queries that see a key. The statistics: entropy, entropy_share, max_weight,
-        global_mass, sink_mass, distance, diagonal_mass, previous_mass.
+        Each number is a mean over the queries that see a key. The statistics: {statistics}.
         """
         check_choice("--format", format, ("table", "json", "csv"))
-        from dataclasses import replace
-
-        from attnviz.base.selections import parse_index, parse_indices
         from attnviz.base.writing import check_output
-        from attnviz.cli.console import note
-        from attnviz.cli.progress import rows_progress
-        from attnviz.measures.statistics import STATISTICS, HeadStatistics, head_statistics
-        from attnviz.show import exports
 
-        if sort is not None:
-            check_choice("--sort", sort, tuple(STATISTICS))
-        elif ascending:
-            raise InputError("--ascending: it turns --sort around, and no --sort is given")
-        check_choice("--statistic", statistic, tuple(STATISTICS))
-        if statistic != "entropy" and (out is None or out.suffix.lower() in (".json", ".csv")):
-            raise InputError(
-                f"--statistic {statistic}: it says what a figure shows; name one with -o (.png, .pdf, .svg)"
-            )
+        _check(sort, ascending, statistic, out)
         if out is not None:
-            check_output(out, (".png", ".pdf", ".svg", ".json", ".csv"), inputs=[*source.paths(), *choice.paths()])
-
-        found: list[HeadStatistics] = []
-        patterns: list[str] = []
-        for label in source.layers():
-            inputs = replace(source, layer=label).load(compute.dtype)
-            item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
-            heads = parse_indices(head, inputs.H, option="--head", noun="head")
-            pattern = choice.choose(inputs.pattern)
-            patterns.append(str(pattern))
-            with rows_progress(inputs.T * len(heads), "stats" if label is None else f"layer {label}") as progress:
-                found += head_statistics(
-                    inputs,
-                    pattern,
-                    batch=item,
-                    heads=heads,
-                    device=compute.device,
-                    progress=progress,
-                )
-        if sort is not None:
-            # Heads without the statistic come last either way.
-            key = sort
-            known = [row for row in found if getattr(row, key) is not None]
-            known.sort(key=lambda row: getattr(row, key), reverse=not ascending)
-            found = known + [row for row in found if getattr(row, key) is None]
-        title = str(source.source) if source.source is not None else "inputs" if source.paths() else "synthetic"
-        said = title if found[0].batch is None else f"{title}, batch item {found[0].batch}"
+            check_output(out, (*_PICTURES, *_DATA), inputs=[*source.paths(), *choice.paths()])
+        found, patterns = _computed(source, choice, compute, head, batch)
+        found = found if sort is None else _in_order(found, sort, ascending=ascending)
         named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
-        if out is not None and out.suffix.lower() in (".json", ".csv"):
-            text = exports.statistics_json(found, title, named) if out.suffix.lower() == ".json" else None
-            exports.write_text(out, text or exports.statistics_csv(found))
-        elif out is not None:
-            from attnviz.cli.console import drawing
-            from attnviz.show.figures.statistics import statistics_figure
-            from attnviz.show.figures.style import save_figure
-
-            with drawing():
-                figure = statistics_figure(found, statistic).get_figure(root=True)
-                assert figure is not None
-                save_figure(figure, out)
         if out is not None:
-            note(f"wrote {out}")
-        if format == "json":
-            typer.echo(exports.statistics_json(found, title, named), nl=False)
-        elif format == "csv":
-            typer.echo(exports.statistics_csv(found), nl=False)
-        else:
-            from attnviz.cli.console import output
-            from attnviz.show.terminal.tables import statistics_table
+            _write(out, found, statistic, source.title, named)
+        _print(found, format, source.title, named)
 
-            console = output()
-            console.print(statistics_table(found, f"{said} · {named}", console.width))
+
+def _check(sort: str | None, ascending: bool, statistic: str, out: Path | None) -> None:
+    """Raises InputError for options that name no statistic, or have no use for each other."""
+    from attnviz.measures.statistics import STATISTICS
+
+    if sort is not None:
+        check_choice("--sort", sort, tuple(STATISTICS))
+    elif ascending:
+        raise InputError("--ascending: it turns --sort around, and no --sort is given")
+    check_choice("--statistic", statistic, tuple(STATISTICS))
+    if statistic != "entropy" and (out is None or out.suffix.lower() in _DATA):
+        raise InputError(f"--statistic {statistic}: it says what a figure shows; name one with -o (.png, .pdf, .svg)")
+
+
+def _computed(
+    source: Source, choice: PatternChoice, compute: Compute, head: str, batch: str
+) -> tuple[list[HeadStatistics], list[str]]:
+    """The statistics of every head, one layer in memory at a time, and the pattern of each layer."""
+    from attnviz.cli.progress import rows_progress
+    from attnviz.measures.statistics import statistics_of_request
+
+    found: list[HeadStatistics] = []
+    patterns: list[str] = []
+    for label, inputs in source.each(compute.dtype):
+        request = request_of(inputs, choice.choose(inputs.pattern), compute, head=head, batch=batch)
+        patterns.append(str(request.pattern))
+        with rows_progress(inputs.T * len(request.chosen), "stats" if label is None else f"layer {label}") as progress:
+            found += statistics_of_request(request, progress=progress)
+        del inputs, request  # before the next layer is read
+    return found, patterns
+
+
+def _in_order(rows: list[HeadStatistics], sort: str, *, ascending: bool) -> list[HeadStatistics]:
+    """Rows by a statistic; heads without it come last either way."""
+    known = [row for row in rows if getattr(row, sort) is not None]
+    known.sort(key=lambda row: getattr(row, sort), reverse=not ascending)
+    return known + [row for row in rows if getattr(row, sort) is None]
+
+
+def _write(out: Path, found: list[HeadStatistics], statistic: str, title: str, named: str) -> None:
+    """A figure of one statistic, or all of them as data."""
+    from attnviz.cli.console import drawing, note
+    from attnviz.plots.kind import figure_of
+    from attnviz.show import exports
+    from attnviz.show.figures.statistics import statistics_figure
+    from attnviz.show.figures.style import save_figure
+
+    suffix = out.suffix.lower()
+    if suffix in _DATA:
+        of_json = suffix == ".json"
+        exports.write_text(
+            out, exports.statistics_json(found, title, named) if of_json else exports.statistics_csv(found)
+        )
+    else:
+        with drawing():
+            save_figure(figure_of(statistics_figure(found, statistic)), out)
+    note(f"wrote {out}")
+
+
+def _print(found: list[HeadStatistics], format: str, title: str, named: str) -> None:
+    """All statistics, as a table or as data."""
+    from attnviz.cli.console import output
+    from attnviz.show import exports
+    from attnviz.show.terminal.tables import statistics_table
+
+    if format == "json":
+        typer.echo(exports.statistics_json(found, title, named), nl=False)
+    elif format == "csv":
+        typer.echo(exports.statistics_csv(found), nl=False)
+    else:
+        console = output()
+        said = title if found[0].batch is None else f"{title}, batch item {found[0].batch}"
+        console.print(statistics_table(found, f"{said} · {named}", console.width))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attnviz.cli.console import note
-from attnviz.cli.options import command
+from attnviz.cli.groups import command
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, command
+from attnviz.cli.groups import command
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +17,7 @@ def register(app: typer.Typer) -> None:
     def view(
         source: Source,
         head: Heads = "all",
-        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+        batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         memory: Annotated[
@@ -36,7 +37,7 @@ def register(app: typer.Typer) -> None:
         """Look at every layer and head in a browser, from the whole map down to single weights, at any length.
 
         Serves the page to this machine alone, at an address with a secret in it, until Ctrl-C. The first look at a
-        head makes one pass over its map; tiles are then made as you zoom. --layer takes several, too: 0,2-4.
+        head makes one pass over its map; tiles are then made as you zoom.
         """
         import secrets
         import webbrowser
@@ -44,14 +45,14 @@ def register(app: typer.Typer) -> None:
 
         from attnviz.base.selections import parse_bytes
         from attnviz.cli.console import note
-        from attnviz.cli.layers import page_layers, title
+        from attnviz.cli.layers import page_layers
         from attnviz.cli.progress import rows_progress
         from attnviz.pages.server import HOST, listen, serve
         from attnviz.pages.viewer import Viewer
 
         bound = None if memory is None else parse_bytes(memory)
         layers = page_layers(source, head, batch, choice, compute)
-        viewer = Viewer(layers, title(source), memory=bound, watch=rows_progress)
+        viewer = Viewer(layers, source.title, memory=bound, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)
             address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"

@@ -89,6 +89,5 @@ def _name(layer: int | str | None) -> str:
 
 
 def _unit(statistic: str) -> str:
-    units = {"entropy": "nats", "entropy_share": "share of the most", "distance": "tokens"}
-    assert statistic in STATISTICS
-    return units.get(statistic, "weight")
+    unit = STATISTICS[statistic].unit
+    return "share of the most" if unit == "share" else unit

@@ -18,7 +18,7 @@ from attnviz.base.labels import one_line
 from attnviz.base.words import in_place
 from attnviz.compare.heads import Difference
 from attnviz.engine.scores import AttentionScores
-from attnviz.measures.statistics import HeadStatistics
+from attnviz.measures.statistics import STATISTICS, HeadStatistics, Statistic
 from attnviz.sources.files import TensorInfo
 
 _Ramp = tuple[tuple[int, int, int], ...]
@@ -230,16 +230,7 @@ def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 10
     if with_layers:
         table.add_column("layer", justify="right")
     table.add_column("head", justify="right")
-    names = {
-        "entropy": "entropy\n(nats)",
-        "entropy_share": "entropy\n(share)",
-        "max_weight": "max\nweight",
-        "global_mass": "global\nmass",
-        "sink_mass": "sink\nmass",
-        "distance": "distance\n(tokens)",
-        "diagonal_mass": "diagonal\nmass",
-        "previous_mass": "previous\nmass",
-    }
+    names = {name: _header(one) for name, one in STATISTICS.items()}
     # Columns that do not fit are left out: squeezed ones would cut numbers, and the names of heads first.
     labels = (max(5, *(len(f"{row.layer}") for row in rows)) + 1 if with_layers else 0) + 6
     every = len(names)
@@ -259,6 +250,17 @@ def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 10
         cells = [_with_bar(getattr(row, name), most[name], bar) for name in names]
         table.add_row(*([f"{row.layer}"] if with_layers else []), f"{row.head}", *cells)
     return table
+
+
+def _header(one: Statistic) -> str:
+    """A statistic's name in two lines: ``max`` over ``weight``, or with its unit where that is not said by its name.
+
+    >>> _header(STATISTICS["entropy_share"]), _header(STATISTICS["max_weight"])
+    ('entropy\\n(share)', 'max\\nweight')
+    """
+    if one.unit == "weight":
+        return one.name.replace("_", "\n", 1).replace("_", " ")
+    return f"{one.name.removesuffix(f'_{one.unit}').replace('_', ' ')}\n({one.unit})"
 
 
 def _with_bar(value: float | None, most: float, cells: int) -> Text:

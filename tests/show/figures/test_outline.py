@@ -101,10 +101,14 @@ def test_nothing_moves_the_axes():
 @pytest.mark.parametrize("kind", ["outline", "compare", "compare on a page", "detail"])
 def test_no_cell_of_a_long_map_falls_between_pixels(kind):
     """131,072 tokens with labels as long as they come: panels have as many pixels as their maps have cells."""
-    from attnviz.cli.kinds import drawn as figure_of
     from attnviz.maps.map import AttentionMap
     from attnviz.maps.marginals import Marginals
     from attnviz.maps.reasons import ReasonMap
+    from attnviz.plots.kind import Parts, figure_of
+    from attnviz.plots.kinds.compare import Compare
+    from attnviz.plots.kinds.detail import Detail
+    from attnviz.plots.kinds.heatmap import Heatmap
+    from attnviz.plots.look import Look
     from attnviz.show.figures.difference import panel_pixels
     from attnviz.show.figures.heatmap import most_pixels
     from attnviz.show.figures.style import house_style
@@ -117,9 +121,10 @@ def test_no_cell_of_a_long_map_falls_between_pixels(kind):
     extra = {
         "outline": {"reasons": ReasonMap(("window",), np.eye(cells, dtype=int), {}, range(T), range(T))},
         "detail": {"sides": Marginals(np.ones(T), np.ones(T), range(T), range(T))},
-    }.get(kind, {"comparisons": [(shown, shown, replace(shown, values="difference"))], "width": width})
+    }.get(kind, {"comparisons": [(shown, shown, replace(shown, values="difference"))]})
+    draws = {"outline": Heatmap(), "detail": Detail()}.get(kind, Compare())
     with house_style(paper="page" if width else None):
-        figure = figure_of([shown], **extra)
+        figure = figure_of(draws.draw(Parts((shown,), "", more=extra), Look(width=width)))
         figure.dpi = dpi
         figure.draw_without_rendering()
     maps = [ax for ax in figure.axes if ax.images and ax.images[0].get_array().shape == (cells, cells)]

@@ -1,0 +1,188 @@
+"""Commands whose options come in groups: each field of a group is an option of its own, written once.
+
+A group is a dataclass whose fields are annotated with typer's options, or said by :func:`attnviz.plots.said.said`; or a
+class with a method ``option_group`` that gives its options.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from copy import copy
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache, cached_property
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from attnviz.cli.known import filled
+from attnviz.plots.said import option_name
+
+
+@dataclass(frozen=True)
+class Group:
+    """The options of a parameter of a command, and what makes the parameter's value of theirs."""
+
+    parameters: list[inspect.Parameter]
+    make: Callable[..., Any]
+
+
+def command(
+    app: typer.Typer, *, name: str | None = None, example: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function as a command, each field of its option groups an option of its own.
+
+    Args:
+        app: the program.
+        name: the command's name; None takes the function's.
+        example: a line that works, shown under the help.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def listed() -> None: ...
+
+        listed.__doc__ = function.__doc__
+        unread = type("_Unread", (_Unread,), {"read": staticmethod(lambda: _whole(function, name, example))})
+        app.command(name or function.__name__, cls=unread, epilog=f"Example:  {example}")(listed)
+        return function
+
+    return register
+
+
+def said_parameter(field: Field[Any], default: Any, panel: str | None = None) -> inspect.Parameter:
+    """The option that a field by :func:`attnviz.plots.said.said` is."""
+    said = field.metadata
+    hint = said["type"] if isinstance(default, said["type"]) else said["type"] | None
+    limits = {name: said[name] for name in ("metavar", "min", "max") if name in said}
+    option = typer.Option(option_name(field), help=said["help"], rich_help_panel=panel, **limits)
+    name = str(said.get("option", field.name)).replace("-", "_")
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option])
+
+
+def _read_late(name: str) -> property:
+    """What the command that is read has by this name; what typer sets before is let go."""
+    return property(lambda self: getattr(self._command, name), lambda self, value: None)
+
+
+class _Unread(TyperCommand):
+    """A command whose options are read when somebody asks for them: the list of commands needs but their names."""
+
+    read: Callable[[], Any]
+
+    @cached_property
+    def _command(self) -> Any:
+        return self.read()
+
+    params: Any = _read_late("params")
+    callback: Any = _read_late("callback")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_values(args, self._command.bare))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.fill()
+        super().format_help(ctx, formatter)
+
+    def fill(self) -> None:
+        """Puts names that registries hold into the help, which is read but now."""
+        for said in (self, *self.params):
+            if getattr(said, "help", None):
+                said.help = filled(said.help)
+
+
+def with_values(args: list[str], bare: dict[str, str]) -> list[str]:
+    """Arguments in which an option that may stand alone has its value: what it means, where none follows.
+
+    >>> with_values(["--mean", "-o", "x.png"], {"--mean": "heads"}), with_values(["--mean", "heads"], {"--mean": "heads"})
+    (['--mean=heads', '-o', 'x.png'], ['--mean', 'heads'])
+    """
+    following = [*args[1:], None]
+    return [
+        f"{arg}={bare[arg]}" if arg in bare and after not in bare.values() else arg
+        for arg, after in zip(args, following, strict=False)
+    ]
+
+
+@cache  # most commands have the same groups, and reading their annotations is a good part of --help
+def _field_hints(group: type) -> dict[str, Any]:
+    return get_type_hints(group, include_extras=True)
+
+
+def _group(hint: type, given: Any) -> Group | None:
+    """The group that a parameter is; None where it is an option itself.
+
+    Args:
+        hint: what it is annotated with.
+        given: its default.
+    """
+    if hasattr(hint, "option_group"):
+        found: Group = hint.option_group()
+        return found
+    if not is_dataclass(hint):
+        return None
+    panel = _panel(hint)
+    parameters = []
+    for field in fields(hint):
+        default = getattr(given, field.name) if isinstance(given, hint) else field.default
+        if "help" in field.metadata:
+            parameters.append(said_parameter(field, default, panel))
+            continue
+        annotation = _field_hints(hint)[field.name] if str(field.type).startswith("Annotated") else None
+        if annotation is not None:
+            default = inspect.Parameter.empty if default is MISSING else default
+            shown = _in_panel(annotation, panel)
+            parameters.append(
+                inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=shown)
+            )
+    return Group(parameters, hint)
+
+
+def _panel(group: type) -> str:
+    """What help calls a group: the first words of its docstring."""
+    return (group.__doc__ or "").partition(".")[0].partition(":")[0]
+
+
+def _in_panel(hint: Any, panel: str) -> Any:
+    """An annotation whose option stands in a panel of the help; arguments have their own."""
+    option = hint.__metadata__[0]
+    if isinstance(option, typer.models.ArgumentInfo):
+        return hint
+    option = copy(option)
+    option.rich_help_panel = panel
+    return Annotated[hint.__origin__, option]
+
+
+def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
+    """The command that a function is, each field of its option groups an option of its own."""
+    groups: dict[str, Group] = {}
+    parameters: list[inspect.Parameter] = []
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints[parameter.name]
+        group = _group(hint, parameter.default)
+        if group is None:
+            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+        else:
+            groups[parameter.name] = group
+            parameters += group.parameters
+
+    def run(**given: Any) -> Any:
+        whole = {
+            name: group.make(**{parameter.name: given.pop(parameter.name) for parameter in group.parameters})
+            for name, group in groups.items()
+        }
+        from attnviz.sources.files import opened_once
+
+        with opened_once():
+            return function(**whole, **given)
+
+    run.__doc__ = function.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    alone.command(name or function.__name__, epilog=f"Example:  {example}")(run)
+    whole: Any = get_command(alone)
+    whole.bare = {"--mean": "heads", "--max": "heads"} if {"mean", "max"} <= {p.name for p in parameters} else {}
+    return whole

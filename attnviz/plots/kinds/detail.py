@@ -1,0 +1,46 @@
+"""A map with its sides: the attention each key receives, and the entropy of each query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from attnviz.base.errors import InputError
+from attnviz.plots.kind import Parts
+from attnviz.plots.kinds.heatmap import OverMaps
+from attnviz.plots.look import Look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from attnviz.base.types import Progress
+    from attnviz.engine.request import Request
+
+
+@dataclass(frozen=True)
+class Detail(OverMaps):
+    """With what each key receives above, and each query's entropy beside."""
+
+    name: ClassVar[str] = "detail"
+    passes: ClassVar[int] = 2
+    alone: ClassVar[bool] = True
+
+    def asked(self, request: Request) -> Request:
+        if len(request.chosen) > 1:
+            raise InputError(f"--detail shows one head, {len(request.chosen)} are asked for; choose it with --head")
+        return OverMaps.asked(self, request)
+
+    def compute(self, request: Request, progress: Progress | None = None) -> Parts:
+        from attnviz.maps.map import map_of
+        from attnviz.maps.marginals import marginals_of
+
+        shown = map_of(request, progress=progress)
+        sides = marginals_of(request, progress=progress)
+        return self.outlined(Parts((shown,), request.inputs.source, more={"sides": sides}), request)
+
+    def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes:
+        from attnviz.show.figures.detail import detail
+
+        found = detail(parts.maps[0], parts.more["sides"], ax, annot=self.annot, **parts.words(look))
+        self.draw_outlines(parts, found, given=ax is not None)
+        return found

@@ -1,0 +1,148 @@
+"""Heatmaps: of one head, of one map of several heads, or a grid of heads with one color scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from attnviz.base.errors import InputError
+from attnviz.plots.kind import Kind, Parts, figure_of
+from attnviz.plots.look import Look
+from attnviz.plots.said import said
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from attnviz.base.types import Progress
+    from attnviz.engine.request import Request
+    from attnviz.maps.reasons import ReasonMap
+
+
+@dataclass(frozen=True)
+class OfHeads(Kind):
+    """A kind that draws a map of each head, or one of all of them."""
+
+    mean: str | None = said(
+        None,
+        "One map: the mean of the heads.",
+        type=str,
+        bare="heads",
+        metavar="[heads]",
+        refused="{kind} shows single heads; leave --mean out",
+    )
+    max: str | None = said(
+        None,
+        "One map: the largest value of any of the heads.",
+        type=str,
+        bare="heads",
+        metavar="[heads]",
+        refused="{kind} shows single heads; leave --max out",
+    )
+
+    def __post_init__(self) -> None:
+        if self.mean and self.max:
+            raise InputError("--mean and --max are two ways to make one map of the heads; choose one")
+        for option, over in (("--mean", self.mean), ("--max", self.max)):
+            if over not in (None, "heads"):
+                raise InputError(f"{option} {over!r} is not one of heads")
+
+    @property
+    def how(self) -> str | None:
+        """How heads are combined, if they are."""
+        return "mean" if self.mean else "max" if self.max else None
+
+    def panels(self, request: Request) -> int:
+        """How many maps there are."""
+        return 1 if self.how else len(request.chosen)
+
+    def fitted(self, request: Request, look: Look, ax: Axes | None = None) -> Request:
+        from attnviz.plots.room import panels
+
+        return panels(request, self.panels(request), look, ax)
+
+    def maps(self, request: Request, progress: Progress | None) -> Parts:
+        """A map of each head, or one of all of them."""
+        from attnviz.maps.combined import HOWS, combined
+        from attnviz.maps.map import map_of
+
+        source = request.inputs.source
+        if self.how is None:
+            return Parts(tuple(map_of(request, head, progress=progress) for head in request.chosen), source)
+        # max is what a request reduces by where nothing else was said, and no mean is exact with it.
+        unsaid = request.reduce == "max" and request.values == "weights"
+        shown = combined(request.but(reduce=HOWS[self.how]) if unsaid else request, self.how, progress=progress)
+        notes = ()
+        if self.mean and unsaid and shown.reduced:
+            notes = ("--mean: cells hold mass (--reduce mass); a mean of the largest weights would not be exact",)
+        return Parts((shown,), source, notes=notes)
+
+
+@dataclass(frozen=True)
+class OverMaps(Kind):
+    """A kind that writes and draws over maps."""
+
+    annot: bool = said(
+        False,
+        "Write the values into the cells of a small map.",
+        refused="--annot writes into the cells of a map; leave {kind} out",
+    )
+    pattern_outline: bool = said(
+        False,
+        "Draw the edges of the pattern over the map.",
+        refused="--pattern-outline is drawn over maps; leave {kind} out",
+    )
+
+    def asked(self, request: Request) -> Request:
+        if self.pattern_outline and not isinstance(request.columns, range):
+            raise InputError(
+                f"--pattern-outline: the columns are the keys of the {request.pattern} pattern alone, all visible; choose "
+                f"another pattern, such as --pattern local+global --window 2"
+            )
+        return request
+
+    def outlined(self, parts: Parts, request: Request) -> Parts:
+        """The parts of maps, with the reasons whose edges are drawn over them where that is asked for."""
+        from attnviz.maps.reasons import reasons_of
+
+        if not self.pattern_outline:
+            return parts
+        reasons = reasons_of(request.but(pixels=max(parts.maps[0].cells.shape), every_key=True))
+        notes = parts.notes
+        if (reasons.cells == reasons.cells[0, 0]).all():
+            notes += (f"--pattern-outline: the {request.pattern} pattern has no edge in what is shown",)
+        return replace(parts, notes=notes, more={**parts.more, "reasons": reasons})
+
+    def draw_outlines(self, parts: Parts, found: Axes | Figure, *, given: bool = False) -> None:
+        """The edges of the pattern over each map; ``given``: over Axes of somebody else's figure, whose size stays."""
+        from attnviz.show.figures.outline import outline, outline_legend
+
+        reasons: ReasonMap | None = parts.more.get("reasons")
+        if reasons is None:
+            return
+        if given:
+            outline(reasons, found, legend=True)  # type: ignore[arg-type]
+            return
+        figure = figure_of(found)
+        for ax in figure.axes[: len(parts.maps)]:
+            outline(reasons, ax)
+        outline_legend(reasons, figure)
+
+
+@dataclass(frozen=True)
+class Heatmap(OfHeads, OverMaps):
+    """A head's heatmap, or a grid of heads with one color scale."""
+
+    def compute(self, request: Request, progress: Progress | None = None) -> Parts:
+        return self.outlined(self.maps(request, progress), request)
+
+    def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:
+        from attnviz.show.figures.heatmap import heads_grid, heatmap
+
+        words = parts.words(look)
+        if len(parts.maps) > 1:
+            found: Axes | Figure = heads_grid(parts.maps, annot=self.annot, **words)
+        else:
+            found = heatmap(parts.maps[0], ax, annot=self.annot, **words)
+        self.draw_outlines(parts, found, given=ax is not None)
+        return found

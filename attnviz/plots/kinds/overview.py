@@ -1,0 +1,68 @@
+"""A whole model at a glance: layers down, heads across, a small map each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from attnviz.plots.kind import Parts
+from attnviz.plots.look import Look
+from attnviz.plots.said import said
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from attnviz.base.types import Label, Progress
+    from attnviz.engine.request import Request
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Every head of every layer. It is asked of several layers, and so no :class:`attnviz.plots.kind.Kind`."""
+
+    each: bool = said(False, "A color scale for each panel, in place of one for all.")
+
+    def compute(
+        self,
+        layers: Iterable[tuple[Label | None, Request]],
+        count: int,
+        source: str,
+        look: Look,
+        ax: Axes | None = None,
+        progress: Progress | None = None,
+    ) -> Parts:
+        """The small maps, in as many cells as each panel of the figure has room for.
+
+        Args:
+            layers: labels and what is asked of each layer; each is let go before the next is read.
+            count: how many layers there are.
+            source: where they come from, for captions.
+            look: how the figure will look.
+            ax: the Axes to draw into; None makes a figure.
+            progress: called with the number of rows done, as they are.
+        """
+        from attnviz.base.words import count as counted
+        from attnviz.maps.layers import overview_row
+        from attnviz.plots.room import model
+
+        rows, room = [], 0
+        for label, request in layers:
+            room = room or model(count, len(request.chosen), look, ax)
+            fitted = request.but(pixels=min(request.pixels, room))
+            del request  # before the next layer is read
+            rows.append(overview_row(label, fitted, progress=progress))
+            del fitted
+        maps = tuple(shown for row in rows for shown in row.maps)
+        return Parts(maps, f"{source}, {counted(len(rows), 'layer')}", more={"rows": rows})
+
+    def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes:
+        """Draws them, layers down and heads across."""
+        from attnviz.show.figures.overview import overview_figure
+
+        scale = None
+        if self.each and look.caption is True:
+            scale = look.scale.fit(parts.maps)
+            scale = replace(scale, note=f"each panel has a {look.norm} color scale of its own")
+        words = look.words(parts.maps, parts.source, scale=scale)
+        return overview_figure(parts.more["rows"], ax, each=self.each, dpi=look.dots, **words)
