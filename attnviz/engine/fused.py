@@ -48,7 +48,7 @@ class Launch:
         D = item.inputs.D
         if item.dtype == torch.float32:
             return cls(64, 64, 4, 2) if D <= 128 else cls(32, 32, 4, 2)
-        return cls(128, 128, 8, 2) if D <= 128 else cls(64, 64, 4, 2)
+        return cls(128, 64, 8, 3) if D <= 128 else cls(64, 64, 4, 2)
 
 
 def serves(item: AttentionItem, reach: Reach, *, values: str, global_queries: bool) -> bool:
@@ -111,13 +111,13 @@ def _walk(  # type: ignore[no-untyped-def]
     factor,
     softcap,
     into_cap,
+    steps,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     G: tl.constexpr,
     W: tl.constexpr,
-    STEPS: tl.constexpr,
     PLANES: tl.constexpr,
     EVEN: tl.constexpr,
     RAGGED: tl.constexpr,
@@ -147,8 +147,8 @@ def _walk(  # type: ignore[no-untyped-def]
                 key = tl.load(edges_ptr + bins, mask=bins < columns, other=0) + n % W
                 exists = key < tl.load(edges_ptr + bins + 1, mask=bins < columns, other=0)
             else:
-                key = tl.load(edges_ptr + i // STEPS) + (i % STEPS) * N + n
-                exists = key < tl.load(edges_ptr + i // STEPS + 1)
+                key = tl.load(edges_ptr + i // steps) + (i % steps) * N + n
+                exists = key < tl.load(edges_ptr + i // steps + 1)
             at = k_ptr + key.to(tl.int64)[None, :] * stride_key + d[:, None]
         if RAGGED or LOW or HIGH:
             held = exists[None, :] & (d < D)[:, None]
@@ -204,8 +204,9 @@ def _walk(  # type: ignore[no-untyped-def]
                 tl.store(peaks_ptr + i * across + row, peak, mask=row_ok)
         elif MAX or MASS:
             top = tl.maximum(top, highest)
-            full = ((i + 1) % STEPS == 0) | (i == end - 1)
-            place = (i // STEPS) * across + row
+            # Whether the tile is its bin's last here, for each row: the interpreter's scalars are no tensors.
+            full = (tl.zeros((M,), tl.int32) + i) == tl.minimum((i // steps + 1) * steps, end) - 1
+            place = (i // steps) * across + row
             if MAX:
                 tl.store(tops_ptr + place, top, mask=row_ok & full)
             if MASS:
@@ -219,19 +220,13 @@ def _walk(  # type: ignore[no-untyped-def]
 @triton.jit
 def _product(q0, q1, q2, at, stride_plane, held, PLANES: tl.constexpr, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
     """Queries times a tile of keys, in float32; of three terms each, the six products that are not below rounding."""
-    if MASKED:
-        k0 = tl.load(at, mask=held, other=0.0)
-    else:
-        k0 = tl.load(at)
+    k0 = tl.load(at, mask=held, other=0.0) if MASKED else tl.load(at)
     if PLANES == 1:
         x = tl.dot(q0, k0)
     else:
-        if MASKED:
-            k1 = tl.load(at + stride_plane, mask=held, other=0.0)
-            k2 = tl.load(at + 2 * stride_plane, mask=held, other=0.0)
-        else:
-            k1 = tl.load(at + stride_plane)
-            k2 = tl.load(at + 2 * stride_plane)
+        second, third = at + stride_plane, at + 2 * stride_plane
+        k1 = tl.load(second, mask=held, other=0.0) if MASKED else tl.load(second)
+        k2 = tl.load(third, mask=held, other=0.0) if MASKED else tl.load(third)
         x = tl.dot(q2, k0)
         x = tl.dot(q0, k2, x)
         x = tl.dot(q1, k1, x)
@@ -267,13 +262,13 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     factor,
     softcap,
     into_cap,
+    steps,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     G: tl.constexpr,
     W: tl.constexpr,
-    STEPS: tl.constexpr,
     PLANES: tl.constexpr,
     EVEN: tl.constexpr,
     RAGGED: tl.constexpr,
@@ -310,22 +305,22 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     if LOW:
         state = _walk(
             state, q0, q1, q2, k_ptr, stride_plane, stride_key, exists_ptr, edges_ptr, tops_ptr, sums_ptr, peaks_ptr,
-            t, row, row_ok, R, lo, clear, hi, first_key, last_key, columns, low, high, factor, softcap, into_cap,
-            D, BLOCK_D, M, N, G, W, STEPS, PLANES, EVEN, RAGGED, PADDED, LOW, HIGH, CAPPED, MAX, MASS, TOTAL,
+            t, row, row_ok, R, lo, clear, hi, first_key, last_key, columns, low, high, factor, softcap, into_cap, steps,
+            D, BLOCK_D, M, N, G, W, PLANES, EVEN, RAGGED, PADDED, LOW, HIGH, CAPPED, MAX, MASS, TOTAL,
         )  # fmt: skip
     state = _walk(
         state, q0, q1, q2, k_ptr, stride_plane, stride_key, exists_ptr, edges_ptr, tops_ptr, sums_ptr, peaks_ptr,
-        t, row, row_ok, R, clear, cut, hi, first_key, last_key, columns, low, high, factor, softcap, into_cap,
-        D, BLOCK_D, M, N, G, W, STEPS, PLANES, EVEN, RAGGED, PADDED, False, False, CAPPED, MAX, MASS, TOTAL,
+        t, row, row_ok, R, clear, cut, hi, first_key, last_key, columns, low, high, factor, softcap, into_cap, steps,
+        D, BLOCK_D, M, N, G, W, PLANES, EVEN, RAGGED, PADDED, False, False, CAPPED, MAX, MASS, TOTAL,
     )  # fmt: skip
     if LOW or HIGH:
         state = _walk(
             state, q0, q1, q2, k_ptr, stride_plane, stride_key, exists_ptr, edges_ptr, tops_ptr, sums_ptr, peaks_ptr,
-            t, row, row_ok, R, cut, hi, hi, first_key, last_key, columns, low, high, factor, softcap, into_cap,
-            D, BLOCK_D, M, N, G, W, STEPS, PLANES, EVEN, RAGGED, PADDED, LOW, HIGH, CAPPED, MAX, MASS, TOTAL,
+            t, row, row_ok, R, cut, hi, hi, first_key, last_key, columns, low, high, factor, softcap, into_cap, steps,
+            D, BLOCK_D, M, N, G, W, PLANES, EVEN, RAGGED, PADDED, LOW, HIGH, CAPPED, MAX, MASS, TOTAL,
         )  # fmt: skip
     if TOTAL:
-        peak, total, lost, top, mass = state
+        peak, total, lost, _top, _mass = state
         out = partial_ptr + share.to(tl.int64) * 2 * R + row
         tl.store(out, peak, mask=row_ok)
         tl.store(out + R, total - lost, mask=row_ok)
@@ -590,9 +585,9 @@ class FusedMap:
             tops, sums, peaks, partial,
             self.q.stride(0), self.q.stride(1), self.k.stride(0), self.k.stride(1),
             rows.start, len(rows), R, tiles.first, tiles.last, tiles.columns,
-            low or 0, high or 0, self.unit * _LOG2_E, self.softcap or 0.0, self.item.scale / (self.softcap or 1.0),
+            low or 0, high or 0, self.unit * _LOG2_E, self.softcap or 0.0, self.item.scale / (self.softcap or 1.0), tiles.steps,
             D=D, BLOCK_D=max(16, triton.next_power_of_2(D)), M=M, N=N,
-            G=tiles.per_tile, W=tiles.width or N, STEPS=tiles.steps, PLANES=len(self.q),
+            G=tiles.per_tile, W=tiles.width or N, PLANES=len(self.q),
             EVEN=tiles.even, RAGGED=not tiles.even or not even_end or self.exists is not None,
             PADDED=self.exists is not None, LOW=low is not None, HIGH=high is not None,
             CAPPED=self.softcap is not None, MAX=self.max and shown, MASS=self.mass and shown,
@@ -665,4 +660,3 @@ class FusedMap:
         if self.mass:
             mass = self.sums.masked_fill(self.sums < 0, torch.nan) / self.counts.clamp(min=1)[:, None]
         return top, mass, self.counts, self.denominators
-
