@@ -188,7 +188,7 @@ def check(report: Report) -> None:
         exact = wide(inputs)
         wanted = {name: path(exact, pattern, device="cpu") for name, path in paths().items()}
         # Logits of up to 50: a few hundred roundings of float32 and, of a logit itself, as many times its size.
-        allowed = 3e-5
+        allowed = 1e-5
         for switch in ("default", "allow_tf32", "high"):
             worst, worst_of, failed = 0.0, "", []
             for name, path in paths().items():

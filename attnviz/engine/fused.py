@@ -236,7 +236,7 @@ def _product(q0, q1, q2, at, stride_plane, held, PLANES: tl.constexpr, MASKED: t
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_query", "queries", "first_key", "last_key", "columns", "low", "high", "steps"])
 def _rows_kernel(  # type: ignore[no-untyped-def]
     q_ptr,
     k_ptr,
@@ -326,7 +326,7 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
         tl.store(out + R, total - lost, mask=row_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["columns"])
 def _cells_kernel(  # type: ignore[no-untyped-def]
     tops_ptr,
     sums_ptr,

@@ -109,13 +109,13 @@ def problems(draw: st.DrawFn) -> tuple[AttentionInputs, Pattern, int, np.ndarray
     return inputs, pattern, draw(st.integers(0, H - 1)), draw(cuts(T)), draw(cuts(S))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(problem=problems())
 def test_cells_counts_and_denominators_are_those_of_the_whole_map(problem):
     assert_same(fused(*problem), exact(*problem), largest_logit(problem[0]))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(problem=problems(), reduce=st.sampled_from(["max", "mass"]))
 def test_either_reduction_alone_has_the_same_bits_and_so_has_another_run(problem, reduce):
     both, alone = fused(*problem), fused(*problem, reductions=(reduce,))
@@ -123,7 +123,7 @@ def test_either_reduction_alone_has_the_same_bits_and_so_has_another_run(problem
     torch.testing.assert_close(alone.denominators, both.denominators, rtol=0, atol=0, equal_nan=True)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(problem=problems(), data=st.data())
 def test_a_part_with_known_denominators_is_that_part_of_the_whole(problem, data):
     inputs, pattern, head, row_edges, column_edges = problem
@@ -134,7 +134,7 @@ def test_a_part_with_known_denominators_is_that_part_of_the_whole(problem, data)
     assert not (np.nan_to_num(found.max) > 1).any()
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(problem=problems(), chunk=st.sampled_from([16, 32]))
 def test_queries_in_chunks_have_the_bits_of_queries_at_once(problem, chunk):
     import attnviz.engine.fused as module
@@ -168,9 +168,7 @@ def test_logits_of_80_either_way(dtype, name):
     q, k = torch.full((1, 1, 40, 16), 4.0) * sign[:, None], torch.full((1, 1, 40, 16), 5.0) * sign.flip(0)[:, None]
     inputs = AttentionInputs(q.to(DTYPES[dtype]), k.to(DTYPES[dtype]))  # each logit is 80 or -80
     edges = bin_edges(range(40), 7)
-    assert_same(
-        fused(inputs, PATTERNS[name], 0, edges, edges), exact(inputs, PATTERNS[name], 0, edges, edges), 80.0
-    )
+    assert_same(fused(inputs, PATTERNS[name], 0, edges, edges), exact(inputs, PATTERNS[name], 0, edges, edges), 80.0)
 
 
 def test_queries_that_see_nothing_are_blank():
