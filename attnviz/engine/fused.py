@@ -453,11 +453,10 @@ class _Tiles:
         hi = zeros + count if high is None else np.searchsorted(starts, lasts + high, side="right")
         clear = zeros if low is None else np.searchsorted(starts, lasts + low, side="left")
         cut = zeros + count if high is None else np.searchsorted(stops, firsts + high + 1, side="right")
-        shares = self.shares
-        # Cut between bins: what a bin holds is one program's.
-        begin = lo // self.steps
-        bins = np.maximum(-(-hi // self.steps) - begin, 0)
-        at = (begin[:, None] + bins[:, None] * np.arange(shares + 1) // shares) * self.steps
+        # Shares are cut between bins, as what a bin holds is one program's; and at the same keys for all queries, so that
+        # a query's bits don't depend on those beside it.
+        bins = -(-count // self.steps)
+        at = np.minimum(bins * np.arange(self.shares + 1) // self.shares * self.steps, count)[None, :]
         at = np.clip(at, lo[:, None], np.maximum(hi, lo)[:, None])
         lo, hi = at[:, :-1], at[:, 1:]
         clear = np.clip(clear[:, None], lo, hi)
