@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ pytest.importorskip("triton")
 if not torch.cuda.is_available() and os.environ["TRITON_INTERPRET"] != "1":
     pytest.skip("no GPU, and not Triton's interpreter", allow_module_level=True)
 
-from attnviz.engine.fused import Launch  # after the interpreter is chosen
+from attnviz.engine.fused import FusedMap, Launch  # after the interpreter is chosen
 
 SMALL = Launch(16, 16, 4, 2)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -136,11 +137,13 @@ def test_a_part_with_known_denominators_is_that_part_of_the_whole(problem):
 @settings(max_examples=5)
 @given(problem=problems(), chunk=st.sampled_from([16, 32]))
 def test_queries_in_chunks_have_the_bits_of_queries_at_once(problem, chunk):
-    import attnviz.engine.fused as module
-
+    inputs, *rest = problem
+    # Products of few bits are exact in any order: the interpreter's, numpy's, depends on where a row stands.
+    few = {name: (getattr(inputs, name) * 2).round().clamp(-16, 16) / 2 for name in ("q", "k")}
+    problem = (replace(inputs, **few), *rest)
     whole = fused(*problem)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.FusedMap, "_chunk", lambda self, memory, shape: chunk)
+        patch.setattr(FusedMap, "_chunk", lambda self, memory, shape: chunk)
         parts = fused(*problem)
     np.testing.assert_array_equal(parts.max, whole.max)
     np.testing.assert_allclose(parts.mass, whole.mass, rtol=4 * U)
