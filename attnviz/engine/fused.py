@@ -64,7 +64,6 @@ def serves(item: AttentionItem, reach: Reach, *, values: str, global_queries: bo
         and not global_queries
         and inputs.bias is None
         and inputs.alibi_slopes is None
-        and item.scale > 0
         and inputs.D <= 256
     )
 

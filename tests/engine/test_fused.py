@@ -194,7 +194,6 @@ def test_queries_that_see_nothing_are_blank():
         (Local(2, 2), {}),
         (Full(), {"bias": torch.zeros(1, 1, 12, 12)}),
         (Full(), {"alibi_slopes": torch.ones(1)}),
-        (Full(), {"scale": -1.0}),
         (Causal(), {"key_positions": torch.arange(12) * 2, "query_positions": torch.arange(12) * 2}),
     ],
 )
