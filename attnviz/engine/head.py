@@ -10,6 +10,7 @@ from torch import Tensor
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
+from attnviz.engine.products import multiply
 from attnviz.engine.visibility import HIDDEN, Visibility, rows_of, to_positions
 
 
@@ -153,7 +154,7 @@ class RowScorer:
         """Logits over shared keys: all of them, or a run of them."""
         assert self.sees.keys is not None
         k_keys = self.k_keys if len(keys) == self.sees.g else self.k_keys[torch.isin(self.sees.keys, keys)]
-        torch.mm(q, k_keys.T, out=out)
+        multiply(q, k_keys.T, out=out)
         out = out[: len(rows)]
         self._modify(out, rows, keys)
         self.sees.hide_(out, rows, keys, exact=self.sees.reach.keys_exact)
@@ -169,8 +170,7 @@ class RowScorer:
 
     def _product(self, q: Tensor, span: range, out: Tensor) -> None:
         k = self.k[span.start : span.stop : span.step]  # (n, D)
-        # alpha carries the scale through the product; beta=0 ignores what out held.
-        torch.addmm(out, q, k.T, beta=0, alpha=self.item.scale, out=out)
+        multiply(q, k.T, scale=self.item.scale, out=out)
 
     def _modify(self, logits: Tensor, rows: range | Tensor, keys: range | Tensor) -> None:
         """The score modifiers, in the order models apply them: softcap, then bias and ALiBi."""

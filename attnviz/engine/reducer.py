@@ -14,7 +14,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from attnviz.engine.blocks import HeadRows, RowBlock
 from attnviz.engine.head import RowScorer
 from attnviz.engine.tiles import Asked, BlockTiles, Part, TileSize, segment, segments
 from attnviz.engine.visibility import to_positions
+
+if TYPE_CHECKING:
+    from attnviz.engine.fused import Launch
 
 REDUCTIONS = ("max", "mass")
 
@@ -86,6 +90,21 @@ def reduce_map(
     """
     cells = (len(row_edges) - 1, len(column_edges) - 1)
     tile = tile or TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
+    if item.device.type == "cuda" and find_spec("triton") is not None:
+        made = reduce_fused(
+            item,
+            pattern,
+            head,
+            row_edges,
+            column_edges,
+            reductions=reductions,
+            values=values,
+            denominators=denominators,
+            memory=memory,
+            progress=progress,
+        )
+        if made is not None:
+            return made
     grid = _Grid(item, row_edges, column_edges, tuple(reductions), values, denominators, tile)
     try:
         with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
@@ -99,6 +118,55 @@ def reduce_map(
         bound = "no --memory was given: give one" if memory is None else f"--memory was {memory:,} bytes: lower it"
         raise InputError(f"{item.device}: out of memory with tiles of {tile.rows} x {tile.keys}; {bound}") from error
     return grid.result()
+
+
+def reduce_fused(
+    item: AttentionItem,
+    pattern: Pattern,
+    head: int,
+    row_edges: Positions,
+    column_edges: Positions,
+    *,
+    reductions: Sequence[str] = ("max",),
+    values: str = "weights",
+    denominators: Tensor | None = None,
+    memory: int | None = None,
+    progress: Progress | None = None,
+    launch: Launch | None = None,
+) -> Reduced | None:
+    """The same in one kernel (:mod:`attnviz.engine.fused`); None where it can't serve, or has no room to.
+
+    Args:
+        launch: how the kernel is cut; None is what suits the item. The rest is as :func:`reduce_map` has it.
+    """
+    from attnviz.engine.fused import FusedMap, serves  # triton takes a second to load, and isn't everywhere
+
+    pattern = pattern.of_head(head)
+    reach = pattern.reach(item)
+    if not serves(item, reach, values=values, global_queries=pattern.global_queries):
+        return None
+    with torch.no_grad():
+        fused = FusedMap(
+            item,
+            reach,
+            head,
+            row_edges,
+            column_edges,
+            reductions=reductions,
+            denominators=denominators,
+            memory=memory,
+            launch=launch,
+        )
+        if not fused.chunk:
+            return None
+        for rows in row_groups(row_edges, fused.chunk):
+            fused.add(rows)
+            if progress is not None:
+                fused.wait()
+                progress(len(rows))
+        top, mass, counts, made = fused.result()
+    largest, summed = (None if cells is None else cells.double().cpu().numpy() for cells in (top, mass))
+    return Reduced(largest, summed, counts.cpu().numpy(), made.cpu() if denominators is None else denominators)
 
 
 def reduce_block(

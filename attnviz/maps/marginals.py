@@ -15,6 +15,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_cuts
 from attnviz.base.types import Progress
 from attnviz.engine.blocks import Block
+from attnviz.engine.products import multiply
 from attnviz.engine.request import Request, asks
 
 _FAR = -1e4
@@ -109,7 +110,7 @@ def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Ten
     if sink is not None:
         total = mass + torch.exp(sink - peak)
     share = torch.where(sees, 1 / total, 0)
-    received = share @ exp
+    received = multiply(share, exp)
     each = total.log() * (mass * share) - z.mul_(exp).sum(1) * share
     entropy[block.rows] = torch.where(sees, each.clamp_(min=0), torch.nan).double()
     return received

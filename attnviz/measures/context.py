@@ -13,6 +13,7 @@ from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Causal, Full, Pattern
 from attnviz.engine.attention import Attention
+from attnviz.engine.products import multiply, rounds
 from attnviz.engine.request import Request, asks
 
 
@@ -67,6 +68,7 @@ def _fused(item: AttentionItem, pattern: Pattern) -> bool:
     whole = isinstance(pattern, Full) or (isinstance(pattern, Causal) and item.T == item.S and item.offset == 0)
     # Off the CPU torch has no fused kernel for float64, and would make the map.
     there = item.device.type == "cpu" or item.compute_dtype != torch.float64
+    there = there and not rounds(item.device)
     return plain and whole and there and item.key_padding is None and item.query_padding is None
 
 
@@ -83,4 +85,4 @@ def _stream(attention: Attention, head: int, out: Tensor) -> None:
     for block in attention.blocks(head):
         seen = (of_global if block.for_global else values)[block.keys]  # (n, D_v)
         # A product over no keys at all would be 0, not the NaN of a query that sees nothing.
-        out[block.rows] = block.values @ seen if len(seen) else torch.nan
+        out[block.rows] = multiply(block.values, seen) if len(seen) else torch.nan
