@@ -21,12 +21,12 @@ from attnviz.maps.layers import Layers, overview_rows
 from attnviz.maps.map import AttentionMap, attention_map
 from attnviz.maps.marginals import marginals
 from attnviz.maps.reasons import reason_map
+from attnviz.show.figures.cells import most_cells
 from attnviz.show.figures.detail import detail
-from attnviz.show.figures.difference import difference_figure
-from attnviz.show.figures.difference import panel_pixels as comparison_pixels
-from attnviz.show.figures.heatmap import heads_grid, heatmap, most_pixels
+from attnviz.show.figures.difference import comparison_inches, difference_figure
+from attnviz.show.figures.heatmap import heads_grid, heatmap, panel_inches
 from attnviz.show.figures.outline import outline
-from attnviz.show.figures.overview import overview_figure, panel_pixels, panel_room
+from attnviz.show.figures.overview import overview_figure, panel_pixels
 from attnviz.show.figures.scales import ScaleOptions
 from attnviz.show.figures.strip import strip, strips
 
@@ -95,7 +95,6 @@ def plot(
     'head 3'
     """
     what, look = _split(options)
-    what["pixels"] = _cells_in(ax, what.get("pixels", 1024))
     shown = attention_map(inputs, head, pattern, **what)
     ax = heatmap(shown, ax, **look)
     if pattern_outline:
@@ -130,7 +129,6 @@ def plot_detail(
     ['weight\\nreceived', 'entropy\\n(nats)']
     """
     what, look = _split(options)
-    what["pixels"] = _cells_in(ax, what.get("pixels", 1024))
     sides = {name: what[name] for name in ("batch", "queries", "keys", "device", "dtype", "progress") if name in what}
     shown = attention_map(inputs, head, pattern, **what)
     return detail(shown, marginals(inputs, head, pattern, **sides), ax, **look)
@@ -201,7 +199,7 @@ def plot_comparison(
     """
     what, look = _split(options)
     chosen = range(a.H) if heads is None else heads
-    what["pixels"] = min(what.get("pixels", 1024), comparison_pixels(mpl.rcParams["figure.dpi"], options.get("width")))
+    what["pixels"] = _pixels(what, comparison_inches(_size(a, what), look.get("width")))
     return difference_figure([compare_maps(a, b, head, pattern, b_pattern, **what) for head in chosen], **look)
 
 
@@ -226,7 +224,7 @@ def plot_heads(
     """
     what, look = _split(options)
     chosen = range(inputs.H) if heads is None else heads
-    what["pixels"] = min(what.get("pixels", 1024), most_pixels(len(chosen), mpl.rcParams["figure.dpi"]))
+    what["pixels"] = _pixels(what, panel_inches(_size(inputs, what), len(chosen), look.get("width")))
     return heads_grid([attention_map(inputs, head, pattern, **what) for head in chosen], **look)
 
 
@@ -268,7 +266,8 @@ def plot_overview(
     if ax is None:
         pixels = panel_pixels(len(chosen), across, mpl.rcParams["figure.dpi"], options.get("width"))
     else:
-        pixels = panel_room(ax, len(chosen), across)
+        size = ax.get_window_extent().size  # before the color bar takes its part
+        pixels = most_cells((size[0] / across, size[1] / len(chosen)), 1)
     what["pixels"] = min(what.get("pixels", 1024), pixels)
     return overview_figure(overview_rows(chosen, pattern, heads=heads, **what), ax, each=each, **look)
 
@@ -283,11 +282,14 @@ def _columns(shown: AttentionMap) -> range:
     return shown.keys
 
 
-def _cells_in(ax: Axes | None, most: int) -> int:
-    """How many cells a side Axes can show: more than they have pixels would fall between them."""
-    # The color scale takes its part too.
-    room = most_pixels(1, mpl.rcParams["figure.dpi"]) if ax is None else int(0.8 * min(ax.get_window_extent().size))
-    return max(1, min(most, room))
+def _size(inputs: AttentionInputs, what: dict[str, Any]) -> tuple[int, int]:
+    """How many queries and keys are shown."""
+    return len(what.get("queries") or range(inputs.T)), len(what.get("keys") or range(inputs.S))
+
+
+def _pixels(what: dict[str, Any], inches: tuple[float, float]) -> int:
+    """The most cells a side of a panel: more than it has pixels would take time and memory, and show no more."""
+    return int(min(what.get("pixels", 1024), most_cells(inches, mpl.rcParams["figure.dpi"])))
 
 
 def _split(options: PlotOptions) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -129,10 +129,11 @@ def register(app: typer.Typer) -> None:
                 console.print()
             return
         from attnviz.cli.console import drawing, note
-        from attnviz.show.figures.pattern import most_pixels, pattern_figure, story_figure
+        from attnviz.show.figures.cells import most_cells
+        from attnviz.show.figures.pattern import most_inches, pattern_figure, story_figure
         from attnviz.show.figures.style import save_figure
 
-        pixels = min(region.pixels, most_pixels(len(patterns), dpi))
+        pixels = min(region.pixels, most_cells([most_inches(len(patterns))], dpi))
         maps = [reason_map(inputs, each, pixels=pixels, **what) for each in patterns.values()]
         with drawing():
             if story:

@@ -56,7 +56,6 @@ def register(app: typer.Typer) -> None:
         look.check()
         kind.check(out, overlay=overlay, annot=annot, queries=region.queries)
         from dataclasses import replace
-        from functools import partial
 
         from attnviz.base.selections import parse_index, parse_indices
         from attnviz.base.writing import check_new_directory, check_output
@@ -81,8 +80,9 @@ def register(app: typer.Typer) -> None:
         from attnviz.engine.request import Request
         from attnviz.maps.marginals import marginals
         from attnviz.maps.reasons import reason_map
-        from attnviz.show.figures.difference import panel_pixels
-        from attnviz.show.figures.heatmap import most_pixels
+        from attnviz.show.figures.cells import most_cells
+        from attnviz.show.figures.difference import comparison_inches
+        from attnviz.show.figures.heatmap import panel_inches
         from attnviz.show.figures.strip import check_tokens
         from attnviz.show.figures.style import save_figure
 
@@ -94,15 +94,15 @@ def register(app: typer.Typer) -> None:
             if world.size > 1 and (kind.detail or kind.compare):
                 raise InputError("--detail and --compare run in one process; start attnviz without torchrun")
             pattern = choice.choose(inputs.pattern)
-            pixels = region.pixels
-            if figures:
-                panels = 1 if kind.how else len(heads)
-                room = panel_pixels if kind.compare else partial(most_pixels, panels)
-                pixels = min(pixels, room(look.dots, look.inches))
             seen = picture_query(source.source, inputs, region, values, item) if overlay else None
             positions = region.ranges(inputs, item)
             queries, keys = (seen.queries, seen.keys) if seen is not None else (positions["queries"], positions["keys"])
-            asked = min(region.pixels, max(len(queries or range(inputs.T)), len(keys or range(inputs.S))))
+            size = len(queries or range(inputs.T)), len(keys or range(inputs.S))
+            pixels, asked = region.pixels, min(region.pixels, max(size))
+            if figures:
+                one = comparison_inches(size, look.inches) if kind.compare else None
+                panel = one or panel_inches(size, 1 if kind.how else len(heads), look.inches)
+                pixels = min(pixels, most_cells(panel, look.dots))
             if data and pixels < asked and seen is None:
                 note(f"{data[0]}: {pixels} cells a side, which is what the figure has room for; alone it has {asked}")
             pixels = pixels if seen is None else len(seen.keys)
