@@ -316,7 +316,7 @@ def test_in_the_picture_of_a_snapshot():
 def test_in_a_figure_of_statistics(tmp_path):
     lone = planted.spots(300, 300, 8)
     found: Any = [
-        SimpleNamespace(layer=layer, head=head, entropy=1.0 if (layer, head) in lone else 0.02)
+        SimpleNamespace(layer=layer, batch=0, head=head, entropy=1.0 if (layer, head) in lone else 0.02)
         for layer in range(300)
         for head in range(300)
     ]
