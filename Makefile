@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= .ci/constraints.txt
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addprefix -c ,$(CONSTRAINTS))
 
-.PHONY: demo test lint format bench docs commands snapshots gallery web clean
+.PHONY: demo test matrix lint format bench docs commands snapshots gallery web clean
 
 demo: .venv/package
 	.venv/bin/attnviz score --head 0
@@ -12,6 +12,9 @@ demo: .venv/package
 
 test: .venv/tests
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist worksteal $(PYTEST)  # a worker a core: more threads would fight
+
+matrix: .venv/tests  ## Every combination of what `make test` covers in pairs; some ten minutes.
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m matrix $(PYTEST)
 
 snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read the difference before you commit it.
 	.venv/bin/python -m pytest -n 0 --snapshot-update tests/snapshots tests/testing/test_plugin.py tests/test_docs.py

@@ -24,7 +24,7 @@ def patterns() -> list[str]:
         from attnviz.attention.names import known_names
 
         return known_names()
-    first = next(value for name, value in _assigned(_body("attnviz.attention.names")) if name == "NAMES")
+    first: list[str] = next(value for name, value in _assigned(_body("attnviz.attention.names")) if name == "NAMES")
     classes = [node for node in _body("attnviz.attention.patterns") if isinstance(node, ast.ClassDef)]
     named = [value for node in classes for name, value in _assigned(node.body) if name == "name"]
     return list(dict.fromkeys([*first, *named]))

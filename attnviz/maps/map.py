@@ -67,6 +67,11 @@ class AttentionMap:
         return f"{self.combined} of " + (f"heads {listed}" if len(self.heads) <= 4 else f"{len(self.heads)} heads")
 
     @property
+    def size(self) -> tuple[int, int]:
+        """How many queries and keys it shows."""
+        return len(self.queries), len(self.keys)
+
+    @property
     def cell_size(self) -> tuple[float, float]:
         """Queries and keys to a cell, on average where the bins are not all of one size."""
         rows, columns = self.cells.shape

@@ -1,10 +1,16 @@
-"""How many cells a figure has room for: the one place where kinds ask."""
+"""How many cells are worth computing for a figure: as many as its panels have pixels, as they are laid out.
+
+More would take time and memory and show no more; fewer would be wrong. Whatever the number, drawing loses none
+(:mod:`attnviz.show.figures.cells`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnviz.show.figures import difference, heatmap, overview, pattern
+from attnviz.show.figures.cells import most_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,30 +20,33 @@ if TYPE_CHECKING:
 
 
 def panels(request: Request, count: int, look: Look, ax: Axes | None = None) -> Request:
-    """A request in no more cells than each of ``count`` panels of a figure shows, or ``ax``."""
-    if ax is not None:
-        room = int(0.8 * min(ax.get_window_extent().size))  # the color scale takes its part too
-    else:
-        room = heatmap.most_pixels(count, look.dots, look.inches)
-    return _within(request, room)
+    """A request in no more cells than each of several panels of a figure shows; one, or ``ax``, may grow to any size."""
+    if ax is not None or count == 1:
+        return request
+    return _within(request, heatmap.panel_inches(_size(request), count, look.inches), look)
 
 
 def comparison(request: Request, look: Look) -> Request:
     """A request in no more cells than each of the three panels of a comparison shows."""
-    return _within(request, difference.panel_pixels(look.dots, look.inches))
+    return _within(request, difference.comparison_inches(_size(request), look.inches), look)
 
 
 def model(layers: int, heads: int, look: Look, ax: Axes | None = None) -> int:
     """The most cells a side of each panel of an overview."""
     if ax is not None:
-        return overview.panel_room(ax, layers, heads)
+        width, height = ax.get_window_extent().size
+        return most_cells((width / heads, height / layers), 1)
     return overview.panel_pixels(layers, heads, look.dots, look.inches)
 
 
 def reasons(request: Request, count: int, look: Look) -> Request:
     """A request in no more cells than each of ``count`` pictures of patterns shows."""
-    return _within(request, pattern.most_pixels(count, look.dots))
+    return _within(request, [pattern.most_inches(count)], look)
 
 
-def _within(request: Request, room: int) -> Request:
-    return request.but(pixels=max(1, min(request.pixels, room)))
+def _size(request: Request) -> tuple[int, int]:
+    return len(request.rows), len(request.columns)
+
+
+def _within(request: Request, inches: Sequence[float], look: Look) -> Request:
+    return request.but(pixels=max(1, min(request.pixels, most_cells(inches, look.dots))))

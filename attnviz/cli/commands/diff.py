@@ -84,9 +84,10 @@ def register(app: typer.Typer) -> None:
         heads = parse_indices(head, side_a.H, option="--head", noun="head")
         pixels = None
         if out is not None:
-            from attnviz.show.figures.difference import panel_pixels
+            from attnviz.show.figures.cells import most_cells
+            from attnviz.show.figures.difference import comparison_inches
 
-            pixels = panel_pixels(150)
+            pixels = most_cells(comparison_inches((side_a.T, side_a.S)), 150)
         with rows_progress(side_a.T * len(heads), "diff") as progress:
             found = compare(
                 side_a,

@@ -72,7 +72,7 @@ class OfHeads(Kind):
         # max is what a request reduces by where nothing else was said, and no mean is exact with it.
         unsaid = request.reduce == "max" and request.values == "weights"
         shown = combined(request.but(reduce=HOWS[self.how]) if unsaid else request, self.how, progress=progress)
-        notes = ()
+        notes: tuple[str, ...] = ()
         if self.mean and unsaid and shown.reduced:
             notes = ("--mean: cells hold mass (--reduce mass); a mean of the largest weights would not be exact",)
         return Parts((shown,), source, notes=notes)

@@ -10,23 +10,30 @@ from matplotlib.figure import Figure
 
 from attnviz.base.words import in_place
 from attnviz.maps.map import AttentionMap
-from attnviz.show.figures.heatmap import colorbar, draw, most_pixels, panel_inches, write_caption
+from attnviz.show.figures.heatmap import colorbar, draw, panel_inches, write_caption
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
-
-_BESIDE = 2.9  # inches that labels and color bars take of a figure for print
 
 _OF_PANELS = ("rank", "row")
 """Norms of A and B that say nothing of a difference, whose sign and size matter."""
 
 
-def panel_pixels(dpi: float, width: float | None = None) -> int:
-    """The most cells a side that each of three panels shows in a pixel or more.
+def comparison_inches(size: tuple[int, int], width: float | None = None) -> tuple[float, float]:
+    """Width and height that each of three panels is laid out with.
 
     Args:
-        dpi: dots per inch.
+        size: queries and keys of each map.
         width: inches across of the figure; None is what the panels need.
     """
-    return most_pixels(4, dpi) if width is None else max(1, int((width - _BESIDE) / 3 * dpi))
+    across, down = panel_inches(size, 4)
+    if width is not None:
+        share = width / _figure_inches(across)
+        across, down = across * share, down * min(1.0, share)
+    return across, down
+
+
+def _figure_inches(across: float) -> float:
+    """Inches across of a figure whose panels have ``across``."""
+    return 3 * (across + 0.3) + 2.4
 
 
 def difference_figure(
@@ -51,12 +58,8 @@ def difference_figure(
     Raises:
         InputError: as :func:`attnviz.heatmap`.
     """
-    across, down = panel_inches(pictures[0][0], 4)
-    wide = 3 * (across + 0.3) + 2.4
-    if width is not None:
-        down *= min(1.0, width / wide)
-        across *= width / wide
-        wide = width
+    across, down = comparison_inches(pictures[0][0].size, width)
+    wide = _figure_inches(across) if width is None else width
     figure = Figure(figsize=(wide, len(pictures) * (down + 0.35) + 1.35), layout="constrained")
     grid = figure.subplots(len(pictures), 3, squeeze=False, sharex=True, sharey=True)
     both = [shown for row in pictures for shown in row[:2]]

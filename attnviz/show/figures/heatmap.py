@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from attnviz.base.errors import InputError
 from attnviz.base.labels import one_line
 from attnviz.maps.map import AttentionMap, cell_words, grid_name
+from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.show.scale.colors import is_dark
 
@@ -113,11 +114,11 @@ def heads_grid(
     Raises:
         InputError: as :func:`heatmap`.
     """
-    columns = grid_columns(maps, width)
+    columns = grid_columns(maps[0].size, len(maps), width)
     rows = math.ceil(len(maps) / columns)
     figure = Figure(figsize=figure_size(maps, width), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    tiny = panel_inches(maps[0], len(maps), width, columns)[0] < _NARROW
+    tiny = panel_inches(maps[0].size, len(maps), width)[0] < _NARROW
     fitted = ColorScale(**colors).fit(maps)
     image = None
     for index, ax in enumerate(grid.flat):
@@ -163,14 +164,8 @@ def draw(
     """
     T, S = len(shown.queries), len(shown.keys)
     extent = (-0.5, S - 0.5, T - 0.5, -0.5)
-    image = ax.imshow(
-        scale.cells(shown.cells),
-        cmap=scale.cmap,
-        norm=scale.norm,
-        aspect="auto",
-        interpolation="nearest",
-        extent=extent,
-    )
+    cells = scale.cells(shown.cells)
+    image = CellImage(ax, cells, extent, cmap=scale.cmap, norm=scale.norm, both_ways=scale.values == "difference")
     if annot:
         _annotate(shown, ax, scale)
     ax.grid(False)  # whatever the style says: lines would lie over the cells
@@ -250,55 +245,49 @@ def caption_lines(text: str, inches: float) -> list[str]:
     return wrap(text.replace("$", r"\$"), max(20, letters))
 
 
-def grid_columns(maps: Sequence[AttentionMap], across: float | None = None) -> int:
-    """How many heads stand beside each other: about a page's shape, with few empty places.
+def grid_columns(size: tuple[int, int], count: int, across: float | None = None) -> int:
+    """How many of ``count`` panels stand beside each other: about a page's shape, with few empty places.
 
     Args:
-        maps: a panel each.
-        across: inches that the figure has; None is as many as it needs.
+        size, count, across: as in :func:`panel_inches`.
     """
 
     def ugliness(columns: int) -> float:
-        width, height = panel_inches(maps[0], len(maps), across, columns)
-        rows = math.ceil(len(maps) / columns)
+        width, height = _panel_inches(size, count, across, columns)
+        rows = math.ceil(count / columns)
         shape = math.log(columns * width / (rows * height) / 1.3)
-        return abs(shape) + (2 if len(maps) <= 16 else 4) * (rows * columns - len(maps)) / len(maps)
+        return abs(shape) + (2 if count <= 16 else 4) * (rows * columns - count) / count
 
-    most = len(maps) if across is None else max(1, int((across - _BESIDE_ON_PAPER) / (_LEAST_INCHES + _GAP)))
-    return min(range(1, min(len(maps), most) + 1), key=ugliness)
+    most = count if across is None else max(1, int((across - _BESIDE_ON_PAPER) / (_LEAST_INCHES + _GAP)))
+    return min(range(1, min(count, most) + 1), key=ugliness)
 
 
 def figure_size(maps: Sequence[AttentionMap], across: float | None = None) -> tuple[float, float]:
     """Inches for one map or a grid of them, with room for labels and the color scale; ``across`` wide where given."""
-    columns = 1 if len(maps) == 1 else grid_columns(maps, across)
-    width, height = panel_inches(maps[0], len(maps), across, columns)
+    columns = grid_columns(maps[0].size, len(maps), across)
+    width, height = panel_inches(maps[0].size, len(maps), across)
     rows = math.ceil(len(maps) / columns)
     wide = columns * (width + 0.15) + _BESIDE if across is None else across
     return wide, rows * (height + 0.25) + 1.0
-
-
-def most_pixels(count: int, dpi: float, across: float | None = None) -> int:
-    """The most cells along a side that ``count`` maps in one figure, ``across`` inches wide, show in a pixel each."""
-    inches = _most_inches(count)
-    if across is not None:
-        inches = min(inches, (across - _BESIDE_ON_PAPER) / math.ceil(math.sqrt(count)))
-    return max(1, int(inches * dpi))
 
 
 def _most_inches(count: int) -> float:
     return 7.0 if count == 1 else 3.2 if count <= 4 else 2.2 if count <= 16 else 1.5
 
 
-def panel_inches(shown: AttentionMap, count: int, across: float | None = None, columns: int = 1) -> tuple[float, float]:
-    """Width and height of each map's panel where ``count`` maps share a figure.
+def panel_inches(size: tuple[int, int], count: int, across: float | None = None) -> tuple[float, float]:
+    """Width and height that each map's panel is laid out with where ``count`` maps share a figure.
 
     Args:
-        shown: one of the maps.
+        size: queries and keys of each map.
         count: of maps.
         across: inches that the figure has; None is as many as it needs.
-        columns: panels beside each other.
     """
-    T, S = len(shown.queries), len(shown.keys)
+    return _panel_inches(size, count, across, grid_columns(size, count, across))
+
+
+def _panel_inches(size: tuple[int, int], count: int, across: float | None, columns: int) -> tuple[float, float]:
+    T, S = size
     cell = 0.22 if count > 1 else 0.34
     most = _most_inches(count)
     # Cells near square where there is room; never a sliver.

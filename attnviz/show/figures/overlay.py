@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from attnviz.base.labels import one_line
 from attnviz.base.words import in_place
 from attnviz.maps.map import place_of
+from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.heatmap import write_caption
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
@@ -55,14 +56,7 @@ def overlay(
     gray = picture.mean(axis=2)
     ax.imshow(gray, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
     opacity = 0.1 + 0.75 * np.clip(np.ma.filled(scale.norm(cells), 0), 0, 1)
-    ax.imshow(
-        cells,
-        cmap=scale.cmap,
-        norm=scale.norm,
-        alpha=opacity,
-        extent=(0, width, height, 0),
-        interpolation="nearest",
-    )
+    CellImage(ax, cells, (0, width, height, 0), aspect="equal", cmap=scale.cmap, norm=scale.norm, alpha=opacity)
     ax.set_xticks([])
     ax.set_yticks([])
     if title is not None:

@@ -1,12 +1,12 @@
 """A whole model at a glance: layers down, heads across, a small map each.
 
-All panels are one image, so that thousands of heads are drawn as quickly as one, pixel by pixel.
+All panels are one image, painted as it is drawn, so that thousands of heads are drawn as quickly as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Unpack
 
 import matplotlib as mpl
 import numpy as np
@@ -15,9 +15,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from attnviz.base.errors import InputError
 from attnviz.base.words import count, in_place
 from attnviz.maps.map import cell_words, place_of
+from attnviz.show.figures.cells import Array, PixelImage, Pixels
 from attnviz.show.figures.heatmap import caption_lines, colorbar, dress, write_caption
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from attnviz.maps.layers import OverviewRow
     from attnviz.maps.map import AttentionMap
+    from attnviz.show.scale.scaling import Values
 
 _MOST_WIDE, _MOST_TALL = 12.0, 10.0  # inches of all panels together, while each can keep its least
 _LARGEST, _LEAST = 1.1, 0.16  # inches of one panel
@@ -38,7 +39,7 @@ _LINE = 0.14  # of a caption, in inches
 
 
 def panel_pixels(layers: int, heads: int, dpi: float, width: float | None = None) -> int:
-    """Pixels along a side of each panel, which is as many cells as it can show.
+    """Pixels along a side of each panel, as the figure is laid out, which is as many cells as it can show.
 
     Args:
         layers, heads: panels down and across.
@@ -50,13 +51,6 @@ def panel_pixels(layers: int, heads: int, dpi: float, width: float | None = None
         inches = (width - _LEFT - _RIGHT - 0.13) / heads
     slot = max(4, int(inches * dpi))
     return slot - _gap(slot)
-
-
-def panel_room(ax: Axes, layers: int, heads: int) -> int:
-    """Pixels along a side of each panel in Axes that are there."""
-    extent = ax.get_window_extent()
-    slot = int(min(extent.width / heads, extent.height / layers))
-    return max(1, slot - _gap(slot))
 
 
 def overview_figure(
@@ -85,16 +79,15 @@ def overview_figure(
         The Axes drawn into: panel ``(layer, head)`` is around ``x = head's column``, ``y = layer's row``.
 
     Raises:
-        InputError: as :meth:`~attnviz.show.figures.scales.ColorScale.fit`; Axes whose panels are too small for the maps.
+        InputError: as :meth:`~attnviz.show.figures.scales.ColorScale.fit`.
     """
     heads = sorted({shown.head for row in rows for shown in row.maps})
     dpi = mpl.rcParams["figure.dpi"] if dpi is None else dpi
     names = ["" if row.layer is None else f"{row.layer}" for row in rows]
     maps = [shown for row in rows for shown in row.maps]
-    finest = max(max(shown.cells.shape) for shown in maps)
     given = ax is not None
     if ax is None:
-        side = max(finest, panel_pixels(len(rows), len(heads), dpi, width))
+        side = panel_pixels(len(rows), len(heads), dpi, width)
         slot = (side + _gap_of(side)) / dpi
         wide, tall = slot * len(heads), slot * len(rows)
         left = _LEFT + 0.065 * max(map(len, names))
@@ -108,17 +101,10 @@ def overview_figure(
             figure.text(
                 0.1 / across, 0.08 / size[1], "\n".join(lines), fontsize=mpl.rcParams["figure.labelsize"], va="bottom"
             )
-    else:
-        side = panel_room(ax, len(rows), len(heads))
-        if side < finest:
-            raise InputError(
-                f"panels of {side} pixels cannot show maps of {finest} cells a side; make the Axes larger, or the maps "
-                f"with pixels={max(side, 1)}"
-            )
     scale = ColorScale(**colors)
     fitted = scale.fit(maps)
-    mosaic = _mosaic(rows, heads, side, (lambda shown: scale.fit([shown])) if each else (lambda shown: fitted))
-    ax.imshow(mosaic, extent=(-0.5, len(heads) - 0.5, len(rows) - 0.5, -0.5), aspect="auto", interpolation="nearest")
+    panels = [{shown.head: (shown.cells, scale.fit([shown]) if each else fitted) for shown in row.maps} for row in rows]
+    _Mosaic(ax, [[row.get(head) for head in heads] for row in panels])
     _label(ax.xaxis, [f"{head}" for head in heads])
     _label(ax.yaxis, names)
     ax.tick_params(length=0)
@@ -133,22 +119,46 @@ def overview_figure(
     return ax
 
 
-def _mosaic(
-    rows: Sequence[OverviewRow], heads: Sequence[int], side: int, scale_of: Any
-) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """The panels side by side, RGBA, with gaps between them through which the page shows."""
-    gap = _gap_of(side)
-    slot = side + gap
-    column = {head: n for n, head in enumerate(heads)}
-    image = np.zeros((slot * len(rows), slot * len(heads), 4), dtype=np.uint8)
-    for n, row in enumerate(rows):
-        for shown in row.maps:
-            fitted = scale_of(shown)
-            colors = fitted.cmap(fitted.norm(fitted.cells(shown.cells)), bytes=True)  # (P, P', 4)
-            down, across = (np.arange(side) * size // side for size in shown.cells.shape)
-            y, x = n * slot + gap // 2, column[shown.head] * slot + gap // 2
-            image[y : y + side, x : x + side] = colors[down][:, across]
-    return image
+class _Mosaic(PixelImage):
+    """Panels side by side, with gaps between them through which the page shows.
+
+    Args:
+        ax: the Axes.
+        panels: of each row and column the cells and their scale; None where there is no panel.
+    """
+
+    def __init__(self, ax: Axes, panels: Sequence[Sequence[tuple[Values, FittedScale] | None]]) -> None:
+        self.panels = panels
+        super().__init__(ax, np.zeros((len(panels), len(panels[0]), 4), dtype=np.uint8))
+
+    def paint(self, pixels: Pixels) -> Array:
+        picture = np.zeros((len(pixels.rows), len(pixels.columns), 4), dtype=np.uint8)
+        down = _slots(pixels.height, len(self.panels), pixels.rows)
+        across = _slots(pixels.width, len(self.panels[0]), pixels.columns)
+        for line, (height, rows, y) in zip(self.panels, down, strict=True):
+            for panel, (width, columns, x) in zip(line, across, strict=True):
+                if panel is not None and rows and columns:
+                    cells, scale = panel
+                    values = np.ma.filled(scale.cells(cells), np.nan)
+                    colors = Pixels(height, width, rows, columns, pixels.grain).paint(values, _colors_of(scale))
+                    picture[y : y + len(rows), x : x + len(columns)] = colors
+        return picture
+
+
+def _colors_of(scale: FittedScale) -> Callable[[Array], Array]:
+    return lambda cells: np.asarray(scale.cmap(scale.norm(np.ma.masked_invalid(cells)), bytes=True))
+
+
+def _slots(pixels: int, count: int, seen: range) -> list[tuple[int, range, int]]:
+    """Of each of ``count`` panels its pixels, which of them are seen, and the first's place among those that are."""
+    found = []
+    for n in range(count):
+        begin, end = n * pixels // count, (n + 1) * pixels // count
+        gap = _gap(end - begin)
+        begin, end = begin + gap // 2, end - gap + gap // 2
+        start, stop = max(begin, seen.start), min(end, seen.stop)
+        found.append((end - begin, range(start - begin, stop - begin), start - seen.start))
+    return found
 
 
 def _bar(ax: Axes, fitted: FittedScale, *, each: bool, inside: bool) -> None:
@@ -201,7 +211,8 @@ def _cell_note(maps: Sequence[AttentionMap]) -> str:
 
 
 def _gap(slot: int) -> int:
-    return max(1, round(slot * _GAP))
+    """The gap beside a panel, of a slot of so many pixels; where the panel would be nothing else, there is none."""
+    return max(0, min(max(1, round(slot * _GAP)), slot - 1))
 
 
 def _gap_of(side: int) -> int:

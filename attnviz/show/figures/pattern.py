@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
+from attnviz.show.figures.cells import Array, Extent, PixelImage, Pixels
 from attnviz.show.figures.heatmap import label_axis
 from attnviz.show.scale.colors import BLACK, HIDDEN, WHITE, Rgb, mix, reason_colors
 
@@ -58,7 +59,7 @@ def pattern_figure(
     T, S = len(shown.queries), len(shown.keys)
     extent = (-0.5, S - 0.5, T - 0.5, -0.5)
     aspect: Any = "auto" if _is_strip(shown) else "equal"
-    ax.imshow(_background(shown, full), extent=extent, interpolation="nearest", aspect=aspect)
+    _ReasonImage(shown, full, ax, extent, aspect)
     if _outlined(shown):
         _outline(shown, ax)
         if shown.weights is not None:
@@ -100,11 +101,6 @@ def story_figure(maps: Sequence[ReasonMap], titles: Sequence[str], *, title: str
     return figure
 
 
-def most_pixels(panels: int, dpi: float) -> int:
-    """The most cells along a side that a panel can show, a pixel or more each."""
-    return int(_most_inches(panels) * dpi)
-
-
 _LEGEND: dict[str, Any] = {
     "handler_map": {tuple: HandlerTuple(ndivide=1)},
     "frameon": False,
@@ -114,7 +110,8 @@ _LEGEND: dict[str, Any] = {
 }
 
 
-def _most_inches(panels: int) -> float:
+def most_inches(panels: int) -> float:
+    """The longest that a side of one of ``panels`` is laid out."""
     return 6.0 if panels == 1 else 3.0
 
 
@@ -125,7 +122,7 @@ def _is_strip(shown: ReasonMap) -> bool:
 
 def _panels(shown: ReasonMap, count: int) -> tuple[Figure, list[Axes]]:
     """A row of Axes of the size that ``shown`` wants, with no room for labels yet."""
-    T, S, most = len(shown.queries), len(shown.keys), _most_inches(count)
+    T, S, most = len(shown.queries), len(shown.keys), most_inches(count)
     if _is_strip(shown):
         width, height = (min(max(0.3 * positions, 1.0), most) for positions in (S, T))
     else:
@@ -154,19 +151,38 @@ def _outlined(shown: ReasonMap) -> bool:
     return max(shown.cells.shape) <= MOST_SQUARES
 
 
-def _background(shown: ReasonMap, full: float) -> np.ndarray[Any, Any]:
-    """(P, P', 3) the color of each cell, without squares."""
-    colors = [*reason_colors([*shown.reasons, SEVERAL]).values()]
-    if shown.weights is None:
-        plain: np.ndarray[Any, Any] = np.array([*colors, HIDDEN])[shown.kinds]  # -1 is the last
-        return plain
-    image: np.ndarray[Any, Any] = np.array([*map(_tint, colors), HIDDEN])[shown.kinds]
-    if _outlined(shown):
-        return image
-    inks = np.array([*map(_ink, colors), HIDDEN])[shown.kinds]
-    share: np.ndarray[Any, Any] = np.sqrt(np.clip(np.nan_to_num(shown.weights) / full, 0, 1))[..., None]
-    shaded: np.ndarray[Any, Any] = image + (inks - image) * share
-    return shaded
+class _ReasonImage(PixelImage):
+    """The color of each cell, without squares.
+
+    Where cells share a pixel, the kind that the fewest cells have stands out, and the largest weight; hidden is a pixel
+    whose cells all are.
+    """
+
+    def __init__(self, shown: ReasonMap, full: float, ax: Axes, extent: Extent, aspect: Any) -> None:
+        self.reasons, self.full = shown.reasons, full
+        self.weights = None if _outlined(shown) else shown.weights
+        self.tinted = shown.weights is not None
+        kinds, counts = np.unique(shown.kinds, return_counts=True)
+        self.kinds = kinds[np.lexsort((-counts, kinds >= 0))]  # from what gives way to what stands out
+        self.places = np.argsort(self.kinds)[np.searchsorted(kinds, shown.kinds)]  # (P, P') indices in it
+        super().__init__(ax, self._colors(shown.kinds, self.weights), extent, aspect=aspect)
+
+    def paint(self, pixels: Pixels) -> Array:
+        kinds = self.kinds[pixels.merged(self.places, np.maximum)]
+        weights = None if self.weights is None else pixels.merged(self.weights)
+        colors = pixels.spread(np.rint(self._colors(kinds, weights) * 255).astype(np.uint8), self.places)
+        return np.concatenate([colors, np.full((*colors.shape[:2], 1), 255, dtype=np.uint8)], axis=2)
+
+    def _colors(self, kinds: Array, weights: Array | None) -> Array:
+        """(..., 3), the darker the more weight."""
+        colors = [*reason_colors([*self.reasons, SEVERAL]).values()]
+        plain = np.array([*(map(_tint, colors) if self.tinted else colors), HIDDEN])[kinds]  # -1 is the last
+        if weights is None:
+            return plain
+        inks = np.array([*map(_ink, colors), HIDDEN])[kinds]
+        share = np.sqrt(np.clip(np.nan_to_num(weights) / self.full, 0, 1))[..., None]
+        shaded: Array = plain + (inks - plain) * share
+        return shaded
 
 
 def _outline(shown: ReasonMap, ax: Axes) -> None:

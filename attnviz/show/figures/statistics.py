@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from attnviz.base.words import in_place
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
+from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.style import colormap
 from attnviz.show.scale.colors import is_dark
 
@@ -47,9 +48,7 @@ def statistics_figure(
     if ax is None:
         size = (min(max(len(heads) * 0.42, 2.5), 11) + 1.4, min(max(len(layers) * 0.42, 0.8), 9) + 1.1)
         ax = Figure(figsize=size, layout="constrained").add_subplot()
-    image = ax.imshow(
-        np.ma.masked_invalid(cells), cmap=colormap(cmap, "weights"), aspect="auto", interpolation="nearest"
-    )
+    image = CellImage(ax, np.ma.masked_invalid(cells), cmap=colormap(cmap, "weights"))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
     ax.xaxis.set_major_formatter(lambda x, _: f"{heads[round(x)]}" if 0 <= round(x) < len(heads) else "")
     ax.yaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))

@@ -218,7 +218,7 @@ def _alone(
     picture: HeatmapPicture, brush: _Brush, width: int, height: int | None
 ) -> tuple[list[Text], list[AttentionMap]]:
     shown = picture.maps[0]
-    margin = _margin(shown.query_labels is not None and not shown.reduced)
+    margin = _margin(shown.query_labels is not None and not shown.reduced, shown.queries[-1])
     columns = max(1, int((width - margin) * brush.across)) if not brush.half else max(1, width - margin)
     lines = None if height is None else max(2, height - _OTHER_LINES)
     shown = _fewer(shown, None if lines is None else lines * brush.down, columns)
@@ -244,8 +244,9 @@ def _sizes(shown: AttentionMap) -> str:
     return f"queries {len(shown.queries)} ↓ × {noun} {len(shown.keys)} →"
 
 
-def _margin(labels: bool) -> int:
-    return 8 + (_TOKEN_CELLS if labels else 0)
+def _margin(labels: bool, last: int = 0) -> int:
+    """Characters beside the rows, up to the position ``last``."""
+    return max(8, len(f"{last}") + 2) + (_TOKEN_CELLS if labels else 0)
 
 
 def _fewer(shown: AttentionMap, rows: int | None, columns: int) -> AttentionMap:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,38 +94,3 @@ def test_nothing_moves_the_axes():
     outline(reason_map(inputs, longformer(2)), ax, legend=True)
     assert (ax.get_xlim(), ax.get_ylim()) == before
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["window", "global key", "global query"]
-
-
-@pytest.mark.parametrize("kind", ["outline", "compare", "compare on a page", "detail"])
-def test_no_cell_of_a_long_map_falls_between_pixels(kind):
-    """131,072 tokens with labels as long as they come: panels have as many pixels as their maps have cells."""
-    from attnviz.maps.map import AttentionMap
-    from attnviz.maps.marginals import Marginals
-    from attnviz.maps.reasons import ReasonMap
-    from attnviz.plots.kind import Parts, figure_of
-    from attnviz.plots.kinds.compare import Compare
-    from attnviz.plots.kinds.detail import Detail
-    from attnviz.plots.kinds.heatmap import Heatmap
-    from attnviz.plots.look import Look
-    from attnviz.show.figures.difference import panel_pixels
-    from attnviz.show.figures.heatmap import most_pixels
-    from attnviz.show.figures.style import house_style
-
-    T = 131072
-    width, dpi = (6.75, 300) if kind.endswith("page") else (None, 150)
-    cells = min(1024, panel_pixels(dpi, width) if kind.startswith("compare") else most_pixels(1, dpi))
-    labels = [f"t{n}" for n in range(T)]
-    shown = AttentionMap(np.eye(cells), "weights", 0, range(T), range(T), labels, labels)
-    extra = {
-        "outline": {"reasons": ReasonMap(("window",), np.eye(cells, dtype=int), {}, range(T), range(T))},
-        "detail": {"sides": Marginals(np.ones(T), np.ones(T), range(T), range(T))},
-    }.get(kind, {"comparisons": [(shown, shown, replace(shown, values="difference"))]})
-    draws = {"outline": Heatmap(), "detail": Detail()}.get(kind, Compare())
-    with house_style(paper="page" if width else None):
-        figure = figure_of(draws.draw(Parts((shown,), "", more=extra), Look(width=width)))
-        figure.dpi = dpi
-        figure.draw_without_rendering()
-    maps = [ax for ax in figure.axes if ax.images and ax.images[0].get_array().shape == (cells, cells)]
-    assert len(maps) == (3 if kind.startswith("compare") else 1)
-    for ax in maps:
-        assert min(ax.get_window_extent().size) >= cells

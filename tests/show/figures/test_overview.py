@@ -1,4 +1,4 @@
-"""What an overview draws, read back from its one image, against whole maps in float64."""
+"""What an overview draws, read back from its one image as it is painted, against whole maps in float64."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weights(inputs: attnviz.AttentionInputs) -> np.ndarray:
 def panel(ax, layer: int, head: int, shape: tuple[int, int]) -> np.ndarray:
     """The colors at the middles of a panel's cells, (P, P', 4), read by the coordinates of the Axes."""
     image = ax.images[0]
-    colors = np.asarray(image.get_array())
+    colors = image.make_image(None)[0][::-1]  # from the uppermost row of pixels down
     left, right, bottom, top = image.get_extent()
     middles = [(np.arange(size) + 0.5) / size - 0.5 for size in shape]
     inside = 11 / 12  # of a slot, the rest is gap
@@ -108,7 +108,7 @@ def test_panels_are_whole_pixels_and_labels_never_touch(layers, heads):
     figure = ax.get_figure()
     assert panel_pixels(layers, heads, 150) >= 8
     box = ax.get_window_extent()
-    drawn = np.asarray(ax.images[0].get_array()).shape
+    drawn = ax.images[0].make_image(None)[0].shape
     assert (round(box.height), round(box.width)) == drawn[:2]
     assert box.x0 == pytest.approx(round(box.x0), abs=1e-6)
     assert box.y0 == pytest.approx(round(box.y0), abs=1e-6)
@@ -145,10 +145,32 @@ def test_a_layer_is_gone_when_the_next_is_read():
 
 
 def test_cells_are_never_dropped():
-    """Axes too small for the maps are refused; a lone bright key would vanish between pixels."""
-    rows = overview_rows(Layers(model(tokens=64)), Causal(), pixels=60)
-    with pytest.raises(InputError, match=r"panels of \d+ pixels cannot show maps of 60 cells a side"):
-        overview_figure(rows, Figure(figsize=(1, 1)).add_subplot())
+    """Axes too small for the maps: the largest of the cells that share a pixel is seen in each panel."""
+    lone = np.zeros((60, 60))
+    lone[37, 41] = 1.0
+    rows = [
+        OverviewRow(row.layer, tuple(replace(shown, cells=lone) for shown in row.maps))
+        for row in overview_rows(Layers(model(tokens=64)), Causal(), pixels=60)
+    ]
+    ax = overview_figure(rows, Figure(figsize=(1, 1)).add_subplot())
+    drawn = ax.images[0].make_image(None)[0]
+    assert max(drawn.shape[:2]) < 2 * 60
+    assert (drawn == colors_of(np.ones(1), 1)[0]).all(-1).sum() == 3 * 2
+
+
+def test_a_part_that_is_looked_at_closely_is_that_part_of_the_whole():
+    ax = attnviz.plot_overview(model(), Causal())
+    whole = ax.images[0].make_image(None)[0]
+    ax.set(xlim=(0.5, 1.5), ylim=(1.5, 0.5))  # layer 1, head 1, as large as all before
+    part = ax.images[0].make_image(None)[0]
+    assert part.shape == whole.shape
+    cell = colors_of(weights(model()[1])[1], max(np.nanmax(weights(inputs)) for inputs in model()))
+    for row, column in ((0, 0), (5, 2), (0, 5), (5, 5)):
+        y, x = (
+            int((0.5 + (at + 0.5 - 3) / 6 * 11 / 12) * size)
+            for at, size in zip((row, column), part.shape[:2], strict=True)
+        )
+        assert near(part[::-1][y, x], cell[row, column])
 
 
 @pytest.mark.parametrize(

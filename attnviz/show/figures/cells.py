@@ -1,0 +1,252 @@
+"""Cells in the pixels that they get, whatever the size of the Axes is when they are drawn: none is ever lost.
+
+matplotlib's own images take the nearest cell of each pixel, and drop whole rows and columns of a map that has more
+cells than its Axes have pixels: a lone bright key vanishes. Here an image is painted as it is drawn, in exactly the
+pixels it then has (of a PNG at its dots per inch, of a window that was resized, of the picture that a PDF or an SVG
+embeds). Where cells are fewer, each has a pixel or more, by the nearest edge; where they are more, each goes into one
+pixel, which shows the one of its cells that stands out most.
+
+A viewer shrinks the picture that a PDF or an SVG embeds to the pixels of its screen, and a pixel of a 300th of an inch
+is a tenth as bright then. So there, a cell that is drawn has a 96th of an inch at the least: a pixel at 100 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.image import AxesImage
+from matplotlib.transforms import Affine2D
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Extent = tuple[float, float, float, float]  # left, right, bottom, top
+
+
+_SCREEN = 96.0
+"""Dots per inch of a screen at 100 %, as browsers and viewers of PDF count."""
+
+
+def most_cells(inches: Sequence[float], dpi: float) -> int:
+    """The most cells along a side that are worth computing for a panel: as many as its longer side has pixels.
+
+    Labels may leave it fewer when it is drawn, and more cells than pixels are never wrong.
+
+    Args:
+        inches: of the panel's sides, as its figure lays it out.
+        dpi: dots per inch.
+    """
+    return max(1, math.ceil(max(inches) * dpi - 1e-6))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The part that is seen of an image of ``height`` x ``width`` pixels: these rows and columns, the first on top.
+
+    A cell that is drawn has ``grain`` pixels a side, or more.
+
+    >>> bright = np.zeros((1, 5))
+    >>> bright[0, 3] = 1
+    >>> Pixels(1, 2, range(1), range(2)).paint(bright, lambda cells: cells)  # five cells in two pixels
+    array([[0., 1.]])
+    """
+
+    height: int
+    width: int
+    rows: range
+    columns: range
+    grain: int = 1
+
+    def merged(self, cells: Array, most: np.ufunc = np.fmax) -> Array:
+        """The cells that are seen, and of those that share a pixel the ``most`` of them: (seen rows, seen columns)."""
+        down, across = self._shares(cells)
+        return across.merged(down.merged(cells, most, 0), most, 1)
+
+    def furthest(self, cells: Array) -> Array:
+        """As :meth:`merged`: of cells that share a pixel the one furthest from 0."""
+        highest, lowest = self.merged(cells), self.merged(cells, np.fmin)
+        return np.where(-lowest > highest, lowest, highest)
+
+    def spread(self, merged: Array, cells: Array) -> Array:
+        """What :meth:`merged` gave of ``cells``, or colors of it, a value for each pixel."""
+        down, across = self._shares(cells)
+        return merged[down.index][:, across.index]
+
+    def paint(self, cells: Array, colors: Callable[[Array], Array], *, both_ways: bool = False) -> Array:
+        """A color for each pixel.
+
+        Args:
+            cells: (P, P'), NaN where nothing is visible, and so is a pixel that has no other cell.
+            colors: from values to colors.
+            both_ways: whether the values furthest from 0 stand out, rather than the largest.
+        """
+        merged = self.furthest(cells) if both_ways else self.merged(cells)
+        return self.spread(colors(merged), cells)
+
+    def _shares(self, cells: Array) -> tuple[_Share, _Share]:
+        rows, columns = cells.shape
+        return (
+            _share(rows, self.height, self.rows, self.grain),
+            _share(columns, self.width, self.columns, self.grain),
+        )
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Which cells of an axis are seen, and where.
+
+    Args:
+        starts, stop: groups of cells that share a pixel: the first of each, and the one after the last.
+        index: the group of each pixel that is seen.
+    """
+
+    starts: Array
+    stop: int
+    index: Array
+
+    def merged(self, cells: Array, most: np.ufunc, axis: int) -> Array:
+        first = int(self.starts[0])
+        seen = cells[first : self.stop] if axis == 0 else cells[:, first : self.stop]
+        if seen.shape[axis] == len(self.starts):
+            return seen
+        found: Array = most.reduceat(seen, self.starts - first, axis=axis)
+        return found
+
+
+def _share(cells: int, pixels: int, seen: range, grain: int) -> _Share:
+    """``cells`` in ``pixels``, of which a part is seen: edges are rounded to the nearest, in whole numbers."""
+    groups = min(cells, max(1, pixels // grain))
+    at = (2 * np.arange(seen.start, seen.stop) + 1) * groups // (2 * pixels)  # the group at each pixel's middle
+    edges = np.arange(at[0], at[-1] + 2)
+    firsts = (2 * edges * cells + groups - 1) // (2 * groups)  # the first cell whose middle is in the group
+    return _Share(firsts[:-1], int(firsts[-1]), at - at[0])
+
+
+class PixelImage(AxesImage):
+    """An image that is painted when it is drawn, in exactly the pixels it then has.
+
+    Args:
+        ax: the Axes; :meth:`add` puts it there.
+        cells: what :meth:`get_array` gives.
+        extent: left, right, bottom and top in the Axes' coordinates; None is half a cell around their indices.
+        aspect: of the Axes.
+        colors: ``norm``, ``cmap`` and ``alpha``, as of matplotlib's images.
+    """
+
+    def __init__(
+        self, ax: Axes, cells: Array, extent: Extent | None = None, *, aspect: Any = "auto", **colors: Any
+    ) -> None:
+        super().__init__(ax, extent=extent, origin="upper", interpolation="nearest", **colors)
+        self.set_data(cells)
+        ax.set_aspect(aspect)
+        self.set_clip_path(ax.patch)
+        self.set_extent(self.get_extent())
+        ax.add_image(self)
+
+    def paint(self, pixels: Pixels) -> Array:
+        """The colors of the pixels that are seen, (rows, columns, RGBA) uint8, the first row on top."""
+        raise NotImplementedError
+
+    def can_composite(self) -> bool:
+        """Whether a PDF or an SVG may merge this with other images: merged, it would be moved to whole points."""
+        return False
+
+    def make_image(self, renderer: Any, magnification: float = 1.0, unsampled: bool = False) -> Any:
+        """What matplotlib draws: RGBA from the lowest row of pixels up, and where it begins."""
+        transform = self.get_transform()
+        if unsampled or not transform.is_affine:  # interpolation="none", or Axes that are not linear
+            return super().make_image(renderer, magnification, unsampled)
+        left, right, bottom, top = self.get_extent()
+        ends = transform.transform([(left, top), (right, bottom)]) * magnification  # of the first cell, of the last
+        clip = np.asarray((self.get_clip_box() or self.axes.bbox).get_points()) * magnification
+        across = _Span.of(*ends[:, 0], *clip[:, 0], nudge=1e-8)
+        down = _Span.of(*ends[:, 1], *clip[:, 1], nudge=-1e-8)
+        if not across.seen or not down.seen:
+            return None, 0, 0, None
+        grain = math.ceil(magnification * 72 / _SCREEN - 1e-6)  # 1 where nothing is embedded: there it is 1 too
+        colors = self.paint(Pixels(down.size, across.size, down.seen, across.seen, grain))
+        colors = colors[:: -1 if down.turned else 1, :: -1 if across.turned else 1]
+        return np.ascontiguousarray(colors), across.start / magnification, down.start / magnification, Affine2D()
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where an image lies along an axis of the screen: whole pixels.
+
+    Args:
+        size: pixels of the whole image.
+        seen: which of them are, counted from the first cell on.
+        start: the lowest pixel that is seen, on the screen.
+        turned: whether the last cell has the lowest pixel.
+    """
+
+    size: int
+    seen: range
+    start: int
+    turned: bool
+
+    @classmethod
+    def of(cls, first: float, last: float, low: float, high: float, *, nudge: float) -> _Span:
+        """From ``first`` to ``last`` on the screen, clipped to ``low`` to ``high``.
+
+        Halves of pixels are rounded as matplotlib rounds them: ``nudge`` is above 0 for half up, below for half down.
+        """
+
+        def whole(at: float) -> int:
+            return math.floor(at + 0.5 + nudge) if nudge > 0 else math.ceil(at - 0.5 + nudge)
+
+        begin, end = whole(min(first, last)), whole(max(first, last))
+        end = max(end, begin + 1)  # thinner than a pixel is no reason to vanish
+        start, stop = max(begin, whole(low)), min(end, whole(high))
+        turned = bool(first > last)
+        seen = range(end - stop, end - start) if turned else range(start - begin, stop - begin)
+        return cls(end - begin, seen, start, turned)
+
+
+class CellImage(PixelImage):
+    """A map's cells: where several share a pixel, it shows the largest, and is blank where all of them are.
+
+    Args:
+        ax, cells, extent, aspect, colors: as in :class:`PixelImage`; blank cells are masked or NaN.
+        both_ways: whether the values furthest from 0 stand out, rather than the largest.
+
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure(figsize=(1, 1), dpi=100).add_axes((0, 0, 1, 1))
+    >>> image = CellImage(ax, np.eye(1000)[::-1])
+    >>> colors, *_ = image.make_image(None)
+    >>> colors.shape, [np.unique(row, axis=0).shape[0] for row in colors[:2]]  # two colors in each row of pixels
+    ((100, 100, 4), [2, 2])
+    """
+
+    def __init__(
+        self,
+        ax: Axes,
+        cells: Array,
+        extent: Extent | None = None,
+        *,
+        aspect: Any = "auto",
+        both_ways: bool = False,
+        **colors: Any,
+    ) -> None:
+        super().__init__(ax, cells, extent, aspect=aspect, **colors)
+        self.both_ways = both_ways
+        self.autoscale_None()
+
+    def paint(self, pixels: Pixels) -> Array:
+        shown = self.get_array()
+        assert shown is not None
+        cells = np.ma.filled(shown.astype(np.result_type(shown.dtype, np.float32), copy=False), np.nan)
+        alpha: Any = self.get_alpha()
+        if np.ndim(alpha):  # of each cell
+            alpha = pixels.merged(np.asarray(alpha))
+
+        def colors(merged: Array) -> Array:
+            found: Array = self.to_rgba(np.ma.masked_invalid(merged, copy=False), alpha=alpha, bytes=True)
+            return found
+
+        return pixels.paint(cells, colors, both_ways=self.both_ways)
