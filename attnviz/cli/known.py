@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 
 def filled(text: str) -> str:
@@ -26,7 +27,7 @@ def patterns() -> list[str]:
         return known_names()
     first: list[str] = next(value for name, value in _assigned(_body("attnviz.attention.names")) if name == "NAMES")
     classes = [node for node in _body("attnviz.attention.patterns") if isinstance(node, ast.ClassDef)]
-    named = [value for node in classes for name, value in _assigned(node.body) if name == "name"]
+    named: list[Any] = [value for node in classes for name, value in _assigned(node.body) if name == "name"]
     return list(dict.fromkeys([*first, *named]))
 
 
@@ -48,7 +49,7 @@ def _body(module: str) -> list[ast.stmt]:
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
 
 
-def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, list[str]]]:
+def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, Any]]:
     """Names that plain values are assigned to."""
     for node in body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):

@@ -69,7 +69,7 @@ def serves(item: AttentionItem, reach: Reach, *, values: str, global_queries: bo
 
 
 @triton.jit
-def _tanh(y):  # type: ignore[no-untyped-def, untyped-decorator]
+def _tanh(y):  # type: ignore[no-untyped-def]
     """Within 2 units in the last place, near 0 too, where exp alone would cancel (Cephes' polynomial)."""
     z = y * y
     near = -5.70498872745e-3
@@ -82,7 +82,7 @@ def _tanh(y):  # type: ignore[no-untyped-def, untyped-decorator]
 
 
 @triton.jit
-def _walk(  # type: ignore[no-untyped-def, untyped-decorator]
+def _walk(  # type: ignore[no-untyped-def]
     state,
     q0,
     q1,
@@ -217,7 +217,7 @@ def _walk(  # type: ignore[no-untyped-def, untyped-decorator]
 
 
 @triton.jit
-def _product(q0, q1, q2, at, stride_plane, held, PLANES: tl.constexpr, MASKED: tl.constexpr):  # type: ignore[no-untyped-def, untyped-decorator]
+def _product(q0, q1, q2, at, stride_plane, held, PLANES: tl.constexpr, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
     """Queries times a tile of keys, in float32; of three terms each, the six products that are not below rounding."""
     k0 = tl.load(at, mask=held, other=0.0) if MASKED else tl.load(at)
     if PLANES == 1:
@@ -236,7 +236,7 @@ def _product(q0, q1, q2, at, stride_plane, held, PLANES: tl.constexpr, MASKED: t
 
 
 @triton.jit(do_not_specialize=["first_query", "queries", "first_key", "last_key", "columns", "low", "high", "steps"])
-def _rows_kernel(  # type: ignore[no-untyped-def, untyped-decorator]
+def _rows_kernel(  # type: ignore[no-untyped-def]
     q_ptr,
     k_ptr,
     exists_ptr,
@@ -326,7 +326,7 @@ def _rows_kernel(  # type: ignore[no-untyped-def, untyped-decorator]
 
 
 @triton.jit(do_not_specialize=["columns"])
-def _cells_kernel(  # type: ignore[no-untyped-def, untyped-decorator]
+def _cells_kernel(  # type: ignore[no-untyped-def]
     tops_ptr,
     sums_ptr,
     peaks_ptr,
