@@ -155,7 +155,7 @@ def max_weight(block: QueryBlock) -> Values:
 def global_mass(block: QueryBlock) -> Values:
     """Weight on global keys."""
     mask = None if block.item is None else block.item.inputs.global_mask
-    if mask is None or block.item is None:
+    if mask is None or block.item is None or not bool(mask[block.item.batch].any()):
         return None
     return block.mass(mask[block.item.batch].to(block.keys.device)[block.keys]), block.all
 

@@ -19,11 +19,9 @@ from attnviz.base.words import in_place
 from attnviz.compare.heads import Difference
 from attnviz.engine.scores import AttentionScores
 from attnviz.measures.statistics import STATISTICS, HeadStatistics, Statistic
+from attnviz.show.scale.colors import diverging, is_dark, sequential
 from attnviz.sources.files import TensorInfo
 
-_Ramp = tuple[tuple[int, int, int], ...]
-_MAGMA: _Ramp = ((0, 0, 4), (59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
-_RDBU: _Ramp = ((5, 48, 97), (107, 172, 209), (247, 246, 246), (228, 128, 102), (103, 0, 31))
 _LABEL_CELLS = 14
 
 
@@ -165,23 +163,19 @@ def short(token: str, cells: int = _LABEL_CELLS) -> str:
 
 
 class _CellStyle:
-    """The style of a cell for a value: a color ramp behind it, black or white on top."""
+    """The style of a cell for a value: a color behind it, black or white on top."""
 
     def __init__(self, values: str, low: float, high: float) -> None:
         if values == "logits":
             reach = max(abs(low), abs(high)) or 1.0
-            self.low, self.high, self.ramp = -reach, reach, _RDBU
+            self.low, self.high, self.palette = -reach, reach, diverging
         else:
-            self.low, self.high, self.ramp = 0.0, high or 1.0, _MAGMA
+            self.low, self.high, self.palette = 0.0, high or 1.0, sequential
 
     def __call__(self, value: float) -> Style:
-        share = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
-        place = share * (len(self.ramp) - 1)
-        left = min(int(place), len(self.ramp) - 2)
-        mixed = [a + (b - a) * (place - left) for a, b in zip(self.ramp[left], self.ramp[left + 1], strict=True)]
-        red, green, blue = (round(channel) for channel in mixed)
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 128
-        return Style(bgcolor=Color.from_rgb(red, green, blue), color="white" if dark else "black")
+        color = self.palette(min(max((value - self.low) / (self.high - self.low), 0.0), 1.0))
+        red, green, blue = (round(255 * channel) for channel in color)
+        return Style(bgcolor=Color.from_rgb(red, green, blue), color="white" if is_dark(color) else "black")
 
 
 def cell_style(values: str, extent: tuple[float, float]) -> _CellStyle:
