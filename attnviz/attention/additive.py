@@ -11,6 +11,7 @@ HIDDEN = -1e4
 def seen_and_added(mask: Tensor) -> tuple[Tensor, Tensor | None]:
     """What an additive mask shows, bool, and what it adds besides; None where that is nothing.
 
+    >>> import torch
     >>> seen, added = seen_and_added(torch.tensor([[0.0, -1e4], [0.5, 0.0]]))
     >>> seen.tolist(), added.tolist()
     ([[True, False], [True, True]], [[0.0, 0.0], [0.5, 0.0]])

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def panels(request: Request, count: int, look: Look, ax: Axes | None = None) -> Request:
-    """A request in no more cells than each of several panels of a figure shows; one, or ``ax``, may grow to any size."""
-    if ax is not None or count == 1:
+    """A request in no more cells than each of ``count`` panels of a figure shows; in ``ax``, which may grow, in any."""
+    if ax is not None:
         return request
     return _within(request, heatmap.panel_inches(_size(request), count, look.inches), look)
 

@@ -13,6 +13,9 @@ import torch
 
 import attnviz
 from attnviz.base.labels import word_ids
+from attnviz.compare.heads import compare
+from attnviz.compare.sides import Exact
+from attnviz.engine.request import Request
 from attnviz.sources.dumps import dump_metadata, layer_metadata, tensors_of
 from attnviz.sources.files import write_tensors
 from tests.cases import small
@@ -226,8 +229,8 @@ def test_both_sides_of_a_difference_have_their_own_tokens(run, folder, plain_svg
     result = run("diff", "a.npz", "b.npz", "--pattern", "full", "-o", "figure.svg")
     assert result.code == 1
     assert "3  tired / wide" in plain_svg()
-    sides = [attnviz.compare.heads.Computed(attnviz.load(f"{name}.npz")) for name in "ab"]
-    a, b, between = attnviz.compare.heads.compare(*sides, pixels=8).pictures[0]
+    sides = [Exact(Request(attnviz.load(f"{name}.npz"))) for name in "ab"]
+    a, b, between = compare(*sides, pixels=8).pictures[0]
     assert (a.key_labels[3], b.key_labels[3], between.key_labels[3]) == ("tired", "wide", "tired / wide")
 
 
