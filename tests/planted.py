@@ -45,7 +45,7 @@ def planted_map(
 
 
 def planted_inputs(T: int, heads: int, count: int) -> attnviz.AttentionInputs:
-    """Inputs whose ``local`` maps of window 4 are dark, with ``count`` bright cells beside the diagonal of each head."""
+    """Inputs whose ``local`` maps of window 4 are dark, with ``count`` bright cells beside each head's diagonal."""
     import torch
 
     rows = [(2 * n + 1) * T // (2 * count) for n in range(count)]
@@ -58,17 +58,21 @@ def planted_inputs(T: int, heads: int, count: int) -> attnviz.AttentionInputs:
 def seen(picture: np.ndarray, color: Sequence[float] = BRIGHT, near: int = 60, least: float = 0) -> int:
     """How many spots of a color there are in a picture, (height, width, 3): pixels that touch are one.
 
+    The color has more red than blue.
+
     Spots of less than ``least`` of the largest one's pixels are specks where lines cross cells.
     """
-    apart = abs(picture.astype(int) - np.array(color))
-    saturated = np.ptp(picture.astype(int), axis=2) >= 25  # no letters, whose edges are gray
-    sizes = np.bincount(label((apart.max(-1) <= near) & saturated, connectivity=2).ravel())[1:]
+    red, green, blue = (picture[..., n].astype(np.int16) for n in range(3))
+    bright = red - blue >= 25  # no letters, whose edges are gray, and no outlines
+    for channel, wanted in zip((red, green, blue), color, strict=True):
+        bright &= abs(channel - np.int16(wanted)) <= near
+    sizes = np.bincount(label(bright, connectivity=2).ravel())[1:]
     return int((sizes >= least * sizes.max(initial=0)).sum())
 
 
 def glimmers(picture: np.ndarray) -> int:
     """As :func:`seen`, of what a viewer that shrinks a picture leaves of magma's brightest amid its darkest."""
-    red, blue = picture[..., 0].astype(int), picture[..., 2].astype(int)
+    red, blue = picture[..., 0].astype(np.int16), picture[..., 2].astype(np.int16)
     return int(label((red >= 50) & (red - blue >= 4), connectivity=2).max())
 
 

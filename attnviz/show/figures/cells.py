@@ -121,7 +121,8 @@ class _Share:
 def _share(cells: int, pixels: int, seen: range, grain: int) -> _Share:
     """``cells`` in ``pixels``, of which a part is seen: edges are rounded to the nearest, in whole numbers."""
     groups = min(cells, max(1, pixels // grain))
-    at = (2 * np.arange(seen.start, seen.stop) + 1) * groups // (2 * pixels)  # the group at each pixel's middle
+    # The group at each pixel's middle; on an edge the one before, as matplotlib has it, whose lines lie after the edge.
+    at = ((2 * np.arange(seen.start, seen.stop) + 1) * groups - 1) // (2 * pixels)
     edges = np.arange(at[0], at[-1] + 2)
     firsts = (2 * edges * cells + groups - 1) // (2 * groups)  # the first cell whose middle is in the group
     return _Share(firsts[:-1], int(firsts[-1]), at - at[0])
