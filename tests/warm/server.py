@@ -27,6 +27,7 @@ LATE = {
     *("COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     *("TORCHINDUCTOR_CACHE_DIR", "TOKENIZERS_PARALLELISM"),  # set by transformers in processes of tests
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # set by scikit-learn, which transformers' generate imports
     *("PYTHONPATH", "MPLBACKEND"),  # see Request.take_place
 }
 """Names in the environment that programs read when they run, not while they start and import."""
