@@ -13,7 +13,7 @@ demo: .venv/package
 test: .venv/tests
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist worksteal $(PYTEST)  # a worker a core: more threads would fight
 
-matrix: .venv/tests  ## Every combination of what `make test` covers in pairs; some ten minutes.
+matrix: .venv/tests  ## Every combination of what `make test` covers in pairs; about an hour.
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m matrix $(PYTEST)
 
 snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read the difference before you commit it.
