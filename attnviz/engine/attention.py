@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -112,29 +112,5 @@ class Computed(Attention):
     def blocks(self, head: int, *, queries: range | None = None, weights: bool = True) -> Iterator[Block]:
         return blocks(self.item, self.pattern, head, queries=queries, weights=weights)
 
-    def cells(
-        self,
-        head: int,
-        row_edges: Positions,
-        column_edges: Positions,
-        *,
-        reductions: Sequence[str] = ("max",),
-        values: str = "weights",
-        denominators: Tensor | None = None,
-        memory: int | None = None,
-        tile: TileSize | None = None,
-        progress: Progress | None = None,
-    ) -> Reduced:
-        return reduce_map(
-            self.item,
-            self.pattern,
-            head,
-            row_edges,
-            column_edges,
-            reductions=reductions,
-            values=values,
-            denominators=denominators,
-            memory=memory,
-            tile=tile,
-            progress=progress,
-        )
+    def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
+        return reduce_map(self.item, self.pattern, head, row_edges, column_edges, **options)

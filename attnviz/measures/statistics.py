@@ -75,7 +75,7 @@ class QueryBlock:
         self.rows = block.rows if every else block.rows[sees]  # (b,) query indices
         self.visible = block.visible if every else block.visible[sees]  # (b,) keys that each sees
         self.keys, self.item, self._block = block.keys, item, block  # (n,) key indices
-        self._sees = sees
+        self._seen = block.seen if every or block.seen is None else block.seen[sees]  # (b, n), None where all are seen
 
     @cached_property
     def zero(self) -> Tensor:
@@ -112,9 +112,9 @@ class QueryBlock:
         """Whether each query sees one key of its own, by index, (b,) bool."""
         if not self.weights.numel():
             return ~self.all
-        if self._block.seen is None:
+        if self._seen is None:
             return torch.isin(keys, self.keys)
-        return self._gathered(self._block.seen[self._sees], keys, ~self.all)
+        return self._gathered(self._seen, keys, ~self.all)
 
     @cached_property
     def _columns(self) -> Tensor:
