@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads of torch would only get in the way
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.warm import ENVIRONMENT
 
 # Machines that run tests are shared and slow by turns: no deadlines. The same examples on every run, so that a red
 # build says something of the change; HYPOTHESIS_PROFILE=search looks for new ones.
@@ -16,3 +21,18 @@ settings.register_profile(
 )
 settings.register_profile("search", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_configure() -> None:
+    """A shell's & has interrupts ignored, by the tests and so by every program that they start and interrupt."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Every test has the environment that the first had: libraries set names of their own when they are imported."""
+    yield
+    for name in os.environ.keys() - ENVIRONMENT.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(ENVIRONMENT)

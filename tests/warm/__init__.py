@@ -29,6 +29,8 @@ from tests.warm.server import LATE
 
 HERE = Path(__file__).parent
 REAL = Path(sys.executable).parent
+ENVIRONMENT = dict(os.environ)
+"""What this process was started in, before any library set names of its own."""
 
 
 def python() -> str:
@@ -61,7 +63,7 @@ def _folder() -> Path:
             stdin=subprocess.PIPE,  # the server lives as long as the other end, however this process ends
             stdout=subprocess.DEVNULL,
             pass_fds=[listener.fileno()],
-            env={name: value for name, value in os.environ.items() if name not in LATE},
+            env={name: value for name, value in ENVIRONMENT.items() if name not in LATE},
         )
     for name in ("python", "attnviz", "pytest"):
         real = [sys.executable] if name == "python" else [sys.executable, str(REAL / name)]
