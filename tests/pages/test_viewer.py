@@ -126,6 +126,8 @@ def test_a_layer_is_let_go_when_another_is_asked_for(make, passes):
             await viewer.tile(layer, 1, 0, 0, 0, "max")
             await viewer.rectangle(layer, 1, range(3), range(5), "logits")
             await viewer.progress(layer, 1)
+            for thread in (viewer._passes, viewer._tiles):
+                thread.submit(int).result()  # a thread lets go of its last work after it has told the result
 
     run_coroutine(ask())
     viewer.close()
