@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from attnviz.base.errors import InputError
+from attnviz.base.words import printable
 
 FORMS = ("plain", "byte-level", "sentencepiece", "wordpiece")
 """How a tokenizer writes its tokens; ``plain`` tokens are text already."""
@@ -205,13 +206,13 @@ def _in_words(letter: str) -> bool:
 
 
 def one_line(label: str) -> str:
-    """A label on one line: marks for line ends and tabs, and for what has no shape at all.
+    """A label on one line: marks for line ends and tabs, and for what can't be shown.
 
     >>> one_line("a\\nb\\x00")
     'a⏎b�'
     """
-    plain = label.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    return "".join("�" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in plain)
+    plain = label.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍").replace("\u2028", "⏎").replace("\u2029", "⏎")
+    return printable(plain)
 
 
 def labels_of_both(a: Sequence[str] | None, b: Sequence[str] | None) -> Sequence[str] | None:

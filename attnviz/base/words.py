@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """``1 query``, ``1,024 queries``."""
@@ -16,3 +20,15 @@ def in_place(what: str | None, layer: int | str | None = None, batch: int | None
     """
     places = [f"{noun} {value}" for noun, value in (("layer", layer), ("batch item", batch)) if value is not None]
     return ", ".join([*places, *([] if what is None else [what])])
+
+
+def printable(text: str) -> str:
+    """Text that can be shown: what a terminal would obey and XML can't hold is ``�``; line ends and tabs stay.
+
+    Those are control characters, marks that turn the direction of what follows, and halves of letters. Names, metadata,
+    tokens and errors pass here on their way to a terminal, a figure or a page.
+
+    >>> printable("a\x1b[31mb\u202e\n")
+    'a�[31mb�\n'
+    """
+    return _UNSHOWN.sub("�", text)

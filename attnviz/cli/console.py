@@ -13,15 +13,21 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from attnviz.base.errors import Note
+from attnviz.base.words import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+def say(message: str) -> None:
+    """A line for the person, on stderr."""
+    print(f"attnviz: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
 @cache
 def note(message: str) -> None:
-    """A line for the person, on stderr; said once, however often it is true."""
-    print(f"attnviz: {message}", file=sys.stderr)
+    """As :func:`say`; said once, however often it is true."""
+    say(message)
 
 
 @contextmanager
@@ -49,11 +55,30 @@ def output(columns: int = 100, **options: Any) -> Console:
         options: of rich's Console.
     """
     from rich.console import Console
+    from rich.segment import Segment
 
-    if sys.stdout.isatty():
-        return Console(**options)
+    class Output(Console):
+        """What is shown has no letters that a terminal obeys but those that rich adds for its colors."""
+
+        def render(self, *what: Any, **how: Any) -> Iterator[Segment]:
+            for segment in super().render(*what, **how):
+                yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
     given = os.environ.get("COLUMNS", "")
-    return Console(width=int(given) if given.isdecimal() and int(given) > 0 else columns, **options)
+    if not sys.stdout.isatty() and "width" not in options:
+        options["width"] = int(given) if re.fullmatch("[1-9][0-9]{0,4}", given) else columns
+    return Output(**options)
+
+
+def data(text: str) -> None:
+    """Writes JSON, CSV or Markdown to stdout: to a file or pipe in UTF-8, whatever the encoding of terminals is."""
+    binary = None if sys.stdout.isatty() else getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        return
+    sys.stdout.flush()
+    binary.write(text.encode(errors="backslashreplace"))
+    binary.flush()
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
-import signal
 import sys
-from typing import Annotated, Any
+import traceback
+from typing import Annotated
 
 import typer
 
-from attnviz.base.errors import InputError
+from attnviz.cli import streams
 from attnviz.cli.commands import (
     capture,
     context,
@@ -29,21 +28,9 @@ from attnviz.cli.commands import (
     tiles,
     view,
 )
-from attnviz.cli.console import saying_notes
+from attnviz.cli.console import say, saying_notes
+from attnviz.cli.endings import READER_LEFT, end_on_signals, ending
 from attnviz.version import __version__
-
-READER_LEFT = 128 + 13
-"""The exit code of a program whose output nobody reads any more: that of SIGPIPE, as shells write it."""
-
-TERMINATED = 128 + 15
-"""The exit code of a program that was asked to end: that of SIGTERM."""
-
-STOPPED = "stopped; no file is half-written"
-
-NO_MEMORY = "this needs more memory than there is; take fewer heads (--head 0) or a narrower pattern (--window)"
-
-# click's UsageError, by the one road to it that is public in every typer (newer ones carry click inside).
-UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="attnviz",
@@ -85,6 +72,7 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of whatever ends a command.")] = False,
 ) -> None:
     pass
 
@@ -94,49 +82,28 @@ def main() -> None:
     # Importing torch and matplotlib makes 100,000s of objects that stay: looking for garbage among them again and
     # again is a tenth of a short command's time.
     gc.set_threshold(1_000_000)
-    signal.signal(signal.SIGTERM, _terminated)
+    end_on_signals()
+    streams.prepare()
+    message, code = _run(sys.argv[1:] or ["--help"])
+    if message is not None:
+        say(message)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> tuple[str | None, int]:
+    """What to say at the end, if anything, and the exit code."""
     try:
         with saying_notes():
-            code = app(sys.argv[1:] or ["--help"], prog_name="attnviz", standalone_mode=False)
+            code = app(arguments, prog_name="attnviz", standalone_mode=False)
         sys.stdout.flush()  # here, where an output that is full or gone can still be told
-    except SystemExit as end:
-        # typer and rich end with 1 where a reader such as `head` has left, and 1 is how diff says "beyond".
-        code = READER_LEFT if end.code == 1 else end.code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush of a program that ends
-        code = READER_LEFT
-    except InputError as error:
-        _fail(str(error), 2)
-    except UsageError as error:
-        message = error.format_message().removesuffix(".")
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "attnviz"
-        _fail(f"{' '.join(message.split())} (see {command} --help)", 2)
-    except (typer.Abort, KeyboardInterrupt):
-        _fail(STOPPED, 130)
-    except MemoryError:
-        _fail(NO_MEMORY, 2)
-    except OSError as error:
-        if error.filename is not None:
-            raise  # a file's error that nothing has put into words: a defect of ours
-        _fail(f"the output cannot be written: {error.strerror or error}", 2)
-    except RuntimeError as error:
-        # Names and words, as the modules of these errors import torch, which --help must not.
-        if type(error).__name__ == "RankError":
-            _fail(str(error), 1)
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-            _fail(NO_MEMORY, 2)
-        raise
-    if code in (130, TERMINATED):  # 130 is how newer typers end a KeyboardInterrupt
-        _fail(STOPPED, code)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _terminated(*_: object) -> None:
-    # As an exception, which removes temporary files on its way out.
-    raise SystemExit(TERMINATED)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"attnviz: {message}", file=sys.stderr)
-    sys.exit(code)
+    except BaseException as error:  # whatever it is, it ends as one line
+        if "--debug" in arguments[:1]:
+            traceback.print_exc()
+        said = ending(error)
+        if said[1] == READER_LEFT:
+            streams.leave()
+        return said
+    if not isinstance(code, int):
+        return None, 0
+    # Commands return 1 for "there is a difference"; typer gives the codes of its own endings back.
+    return (None, 1) if code == 1 else ending(SystemExit(code))

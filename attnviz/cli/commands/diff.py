@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice
 
@@ -109,7 +110,7 @@ def register(app: typer.Typer) -> None:
                 save_figure(difference_figure(found.pictures), out)
             note(f"wrote {out}")
         if format == "json":
-            typer.echo(exports.difference_json(found), nl=False)
+            data(exports.difference_json(found))
         else:
             from attnviz.cli.console import output
             from attnviz.show.terminal.tables import difference_table

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, PatternChoice, Source, check_choice
 
@@ -53,7 +54,7 @@ def register(app: typer.Typer) -> None:
         )
         text = lesson(explanation, lang)
         if format == "markdown":
-            typer.echo(text, nl=False)
+            data(text)
         else:
             from attnviz.cli.console import output
             from attnviz.show.lessons.terminal import LessonMarkdown

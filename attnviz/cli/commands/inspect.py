@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
         check_choice("--format", format, ("table", "json"))
         import json
 
-        from attnviz.cli.console import output
+        from attnviz.cli.console import data, output
         from attnviz.show.terminal.tables import contents_table
         from attnviz.sources.dumps import ROLES, layers_of, missing_roles, role_of
         from attnviz.sources.files import open_tensors
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
                 "missing": missing,
                 "metadata": file.metadata,
             }
-            print(json.dumps(document, ensure_ascii=False))
+            data(json.dumps(document, ensure_ascii=False) + "\n")
             return
         console = output()
         console.print(contents_table(str(source), source.stat().st_size, contents, role_of))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source, Values, check_choice
 
@@ -52,12 +53,12 @@ def register(app: typer.Typer) -> None:
             exports.write_results(out, results)
             note(f"wrote {out}")
         if format == "json":
-            typer.echo(exports.to_json(results), nl=False)
+            data(exports.to_json(results))
         elif format == "csv":
-            typer.echo(exports.to_csv(results), nl=False)
+            data(exports.to_csv(results))
         elif format == "markdown":
             texts = [exports.to_markdown(result, h, values=values) for result in results for h in result.heads]
-            typer.echo("\n".join(texts), nl=False)
+            data("\n".join(texts))
         else:
             _print(results, values, rows)
 

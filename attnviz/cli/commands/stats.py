@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice, request_of
 
@@ -119,9 +120,9 @@ def _print(found: list[HeadStatistics], format: str, title: str, named: str) -> 
     from attnviz.show.terminal.tables import statistics_table
 
     if format == "json":
-        typer.echo(exports.statistics_json(found, title, named), nl=False)
+        data(exports.statistics_json(found, title, named))
     elif format == "csv":
-        typer.echo(exports.statistics_csv(found), nl=False)
+        data(exports.statistics_csv(found))
     else:
         console = output()
         said = title if found[0].batch is None else f"{title}, batch item {found[0].batch}"

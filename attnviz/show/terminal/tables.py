@@ -158,7 +158,7 @@ def number_cell(value: float, style: _CellStyle) -> Text:
 
 def short(token: str, cells: int = _LABEL_CELLS) -> str:
     """A token on one line, cut to ``cells`` terminal cells."""
-    plain = "".join(letter if letter.isprintable() else "�" for letter in one_line(token))
+    plain = one_line(token)
     return plain if cell_len(plain) <= cells else set_cell_size(plain, cells - 1).rstrip() + "…"
 
 
