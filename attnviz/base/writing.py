@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,32 +14,81 @@ from pathlib import Path
 from attnviz.base.errors import InputError
 
 
+class Stdout(type(Path())):  # type: ignore[misc]
+    """Stands for stdout where a file's path is wanted: ``-``, with the suffix that says the format."""
+
+    def __str__(self) -> str:
+        return "stdout"
+
+
+def as_path(path: str | Path) -> Path:
+    """A path of what may be a name; stdout stays stdout."""
+    return path if isinstance(path, Path) else Path(path)
+
+
+def is_stdout(path: Path | None) -> bool:
+    """Whether an output is stdout, which then is no place for anything else."""
+    return isinstance(path, Stdout)
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it when the block ends well and removed when it does not.
 
+    A file that is there keeps its permissions, and a link to it stays one. To a pipe, a device or stdout, what was
+    written is copied when the block has ended well.
+
     Raises:
         InputError: the folder is missing or cannot be written.
     """
-    # os.path, as pathlib raises for a name that is too long to exist.
-    if os.path.isdir(path):  # noqa: PTH112
-        raise InputError(f"{path}: is a directory; name a file to write")
-    _check_parent(path)
+    target, state = _target(path)
+    streamed = isinstance(path, Stdout) or (state is not None and not stat.S_ISREG(state.st_mode))
     try:
         # The suffix stays: libraries choose the format by it.
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}.", suffix=path.suffix, dir=None if streamed else target.parent
+        )
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        if streamed:
+            _copy(temporary, target)
+        else:
+            temporary.chmod(0o666 & ~_umask() if state is None else stat.S_IMODE(state.st_mode))
+            temporary.replace(target)
+    except BrokenPipeError:
+        raise  # nobody reads: no fault of the path
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _target(path: Path) -> tuple[Path, os.stat_result | None]:
+    """Where links lead, and what is there."""
+    if isinstance(path, Stdout):
+        return path, None
+    # os.path, as pathlib raises for a name that is too long to exist.
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
+    if os.path.isdir(target):  # noqa: PTH112
+        raise InputError(f"{path}: is a directory; name a file to write")
+    _check_parent(target)
+    return target, target.stat() if os.path.exists(target) else None  # noqa: PTH110
+
+
+def _copy(written: Path, target: Path) -> None:
+    """Copies a file to what is no file."""
+    with written.open("rb") as source:
+        if isinstance(target, Stdout):
+            sys.stdout.flush()
+            shutil.copyfileobj(source, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        else:
+            with target.open("wb", buffering=0) as stream:
+                shutil.copyfileobj(source, stream)
 
 
 @contextmanager
@@ -81,19 +132,31 @@ def _umask() -> int:
     return mask
 
 
-def check_output(path: Path, suffixes: Iterable[str], *, inputs: Iterable[Path] = ()) -> Path:
+def check_output(path: Path, suffixes: Iterable[str], *, inputs: Iterable[Path] = (), new: bool = False) -> Path:
     """``path``, when it may be written: a known suffix, a directory that is there, and not a file that was read.
 
     Commands ask before their work, so that a long one doesn't end with a mistyped name.
 
+    Args:
+        path: where to write; ``-`` is stdout, in the first of the formats.
+        suffixes: of the formats that are written.
+        inputs: the files that are read.
+        new: whether a file that is there is to be left alone.
+
     Raises:
-        InputError: an unknown suffix, no such directory, or the output is an input.
+        InputError: an unknown suffix, no such directory, the output is an input, or is there and should not be.
     """
     known = tuple(suffixes)
+    if str(path) == "-":
+        if sys.stdout.isatty() and known[0] not in (".csv", ".json", ".html"):
+            raise InputError(f"-: stdout is a terminal, which shows no {known[0]}; send it on: -o - > FILE{known[0]}")
+        return Stdout(f"-{known[0]}")
     if path.suffix.lower() not in known:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(known)}")
     _check_parent(path)
     for read in inputs:
         if os.path.exists(path) and os.path.exists(read) and path.samefile(read):  # noqa: PTH110
             raise InputError(f"{path}: is an input of this command and would be overwritten; name another output")
+    if new and os.path.isfile(path):  # noqa: PTH113
+        raise InputError(f"{path}: is there already; add --force to write over it, or name another file")
     return path

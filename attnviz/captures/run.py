@@ -16,7 +16,7 @@ from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.errors import InputError
 from attnviz.base.labels import Tokens
 from attnviz.base.registry import called, shown
-from attnviz.base.writing import atomic, check_output
+from attnviz.base.writing import as_path, atomic, check_output
 from attnviz.captures.calls import Call, Label, Layer, Memo
 from attnviz.captures.listening import TRIED, listening
 from attnviz.captures.tokens import TokenReader, token_fields
@@ -74,7 +74,7 @@ def capture(
     )
     with ExitStack() as stack:
         if out is not None:
-            path = check_output(Path(out), (".safetensors",))
+            path = check_output(as_path(out), (".safetensors",))
             temporary = stack.enter_context(atomic(path))
             run._out = temporary
             stack.callback(run._close_stream)
@@ -82,7 +82,7 @@ def capture(
             yield run
         run._finish()
     if out is not None:
-        run._path = Path(out)
+        run._path = path
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ class Run:
         Raises:
             InputError: not a ``.safetensors`` file, or one that can't be written.
         """
-        target = check_output(Path(path), (".safetensors",))
+        target = check_output(as_path(path), (".safetensors",))
         if self._path is not None:
             raise InputError(f"{self._path}: holds this run already; copy it to {target}")
         with atomic(target) as temporary:

@@ -45,7 +45,8 @@ class Source:
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="Dump to read: .safetensors, .npz, .npy, .pt or .pth. None: a synthetic case.", show_default=False
+            help="Dump to read: .safetensors, .npz, .npy, .pt or .pth; - is stdin. None: a synthetic case.",
+            show_default=False,
         ),
     ] = None
     q: Annotated[
@@ -84,6 +85,12 @@ class Source:
     q_global: Annotated[str | None, typer.Option("--q-global", metavar="NAME", hidden=True)] = None
     k_global: Annotated[str | None, typer.Option("--k-global", metavar="NAME", hidden=True)] = None
     v_global: Annotated[str | None, typer.Option("--v-global", metavar="NAME", hidden=True)] = None
+
+    def __post_init__(self) -> None:
+        if str(self.source) == "-":
+            from attnviz.sources.files import spooled
+
+            object.__setattr__(self, "source", spooled())
 
     def paths(self) -> list[Path]:
         """Every file this reads."""

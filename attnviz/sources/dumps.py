@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnviz.base.errors import InputError, Note
 from attnviz.base.selections import parse_positions
+from attnviz.base.writing import as_path
 from attnviz.sources.files import READABLE, TensorFile, describe, open_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def save(path: str | Path, inputs: AttentionInputs) -> None:
     Raises:
         InputError: an unknown suffix, a dtype the format cannot hold, or a path that cannot be written.
     """
-    write_tensors(Path(path), tensors_of(inputs), dump_metadata(layer_metadata(inputs), version=format_of(inputs)))
+    write_tensors(as_path(path), tensors_of(inputs), dump_metadata(layer_metadata(inputs), version=format_of(inputs)))
 
 
 def tensors_of(inputs: AttentionInputs) -> dict[str, Tensor]:

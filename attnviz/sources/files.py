@@ -6,10 +6,14 @@ ever run: no pickles, save torch's own restricted kind (``weights_only=True``).
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os.path
 import re
+import shutil
+import sys
+import tempfile
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
@@ -17,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -269,6 +273,33 @@ def open_tensors(path: Path) -> TensorFile:
     if known is not None:
         known[key] = file
     return file
+
+
+@cache
+def spooled() -> Path:
+    """The file that is on stdin, in a temporary folder that goes when the program ends; its format is seen by its begin.
+
+    Raises:
+        InputError: stdin is a terminal or cannot be read.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("-: stdin is a terminal; send a file: attnviz score - < dump.safetensors")
+    folder = tempfile.TemporaryDirectory(prefix="attnviz-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name, "stdin")
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    with path.open("rb") as file:
+        begin = file.read(6)
+    suffix = ".safetensors"
+    if begin == b"\x93NUMPY":
+        suffix = ".npy"
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            suffix = ".npz" if all(name.endswith(".npy") for name in archive.namelist()) else ".pt"
+    elif begin[:1] == b"\x80":
+        suffix = ".pt"  # a pickle, as torch wrote before it wrote archives
+    return path.rename(path.with_suffix(suffix))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:

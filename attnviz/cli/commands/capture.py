@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
         dtype: Annotated[
             str | None, typer.Option(help="float16, bfloat16, float32 or float64.  \\[default: the model's own]")
         ] = None,
+        force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     ) -> None:
         """Run a model and write what went into its attention: q, k, v, masks and tokens of each layer.
 
@@ -48,9 +50,8 @@ def register(app: typer.Typer) -> None:
         if len(named) != 1:
             found = f"{' and '.join(named)} are given" if named else "none is given"
             raise InputError(f"one of --text, --file and --image says what the model runs on; {found}")
-        check_output(out, (".safetensors",), inputs=[path for path in (file, image) if path is not None])
-        if not out.parent.is_dir():
-            raise InputError(f"{out}: the directory {out.parent} does not exist; make it first")
+        read = [path for path in (file, image) if path is not None]
+        out = check_output(out, (".safetensors",), inputs=read, new=not force)
         if file is not None:
             text = _read(file)
 
@@ -88,6 +89,8 @@ def register(app: typer.Typer) -> None:
 
 def _read(path: Path) -> str:
     try:
+        if str(path) == "-":
+            return sys.stdin.buffer.read().decode()
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InputError(f"--file {path}: there is no such file") from error

@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.measures.context import context as compute_context
         from attnviz.sources.files import WRITABLE, write_tensors
 
-        check_output(out, WRITABLE, inputs=[*source.paths(), *choice.paths()])
+        out = check_output(out, WRITABLE, inputs=[*source.paths(), *choice.paths()])
         inputs = source.load(compute.dtype, values=True)
         items = parse_indices(batch, inputs.B, option="--batch", noun="batch item")
         heads = parse_indices(head, inputs.H, option="--head", noun="head")

@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--format", format, ("table", "json"))
         from attnviz.base.selections import parse_indices
-        from attnviz.base.writing import check_output
+        from attnviz.base.writing import check_output, is_stdout
         from attnviz.cli.progress import rows_progress
         from attnviz.compare.heads import compare, labels_of_sides, side_labels
         from attnviz.show import exports
@@ -81,7 +81,7 @@ def register(app: typer.Typer) -> None:
         if out is not None:
             other_file = [] if other is None else [_ref(other).path or Path(other)]
             other_file += _changed(choice, b).paths()
-            check_output(out, (".png", ".pdf", ".svg"), inputs=[*source.paths(), *choice.paths(), *other_file])
+            out = check_output(out, (".png", ".pdf", ".svg"), inputs=[*source.paths(), *choice.paths(), *other_file])
         heads = parse_indices(head, side_a.H, option="--head", noun="head")
         pixels = None
         if out is not None:
@@ -109,7 +109,9 @@ def register(app: typer.Typer) -> None:
             with drawing():
                 save_figure(difference_figure(found.pictures), out)
             note(f"wrote {out}")
-        if format == "json":
+        if is_stdout(out):
+            pass  # the picture is there
+        elif format == "json":
             data(exports.difference_json(found))
         else:
             from attnviz.cli.console import output

@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.pages.html import write_page
 
         bound = parse_bytes(most, option="--most")
-        check_output(out, (".html", ".htm"), inputs=[*source.paths(), *choice.paths()])
+        out = check_output(out, (".html", ".htm"), inputs=[*source.paths(), *choice.paths()])
         heads: dict[str, int] = {}  # of each layer
 
         def told(layer: PageLayer) -> None:

@@ -29,8 +29,9 @@ def register(app: typer.Typer) -> None:
         from attnviz.cli.console import data, output
         from attnviz.show.terminal.tables import contents_table
         from attnviz.sources.dumps import ROLES, layers_of, missing_roles, role_of
-        from attnviz.sources.files import open_tensors
+        from attnviz.sources.files import open_tensors, spooled
 
+        source = spooled() if str(source) == "-" else source
         file = open_tensors(source)
         contents, layers = file.contents, layers_of(file.contents)
         missing = missing_roles(file.contents, file.metadata)

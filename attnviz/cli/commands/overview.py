@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.plots.kind import figure_of
         from attnviz.show.figures.style import SUFFIXES, save_figure
 
-        check_output(out, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
+        out = check_output(out, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         count = len(source.layers())
 
         def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:

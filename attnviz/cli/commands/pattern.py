@@ -98,7 +98,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.base.writing import check_output
 
         if out is not None:
-            check_output(out, (".png", ".pdf", ".svg"), inputs=source.paths())
+            out = check_output(out, (".png", ".pdf", ".svg"), inputs=source.paths())
         elif title is not None:
             raise InputError(f"--title {title}: it is written above a figure; name one with -o")
         inputs, weights = _inputs(source, tokens or choice.mask_rows(), tokens, head, compute)

@@ -39,12 +39,12 @@ def register(app: typer.Typer) -> None:
         """Print the scores of each head, or their softmax, and write them to a file."""
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--format", format, ("table", "json", "csv", "markdown"))
-        from attnviz.base.writing import check_output
+        from attnviz.base.writing import check_output, is_stdout
         from attnviz.cli.console import note
         from attnviz.show import exports
 
         if out is not None:
-            check_output(out, exports.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
+            out = check_output(out, exports.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         inputs = source.load(compute.dtype)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
@@ -52,6 +52,8 @@ def register(app: typer.Typer) -> None:
         if out is not None:
             exports.write_results(out, results)
             note(f"wrote {out}")
+        if is_stdout(out):
+            return
         if format == "json":
             data(exports.to_json(results))
         elif format == "csv":

@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.cli.console import note
         from attnviz.compare.snapshots.files import MOST_CELLS, SUFFIXES, write_snapshot
 
-        check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
+        file = check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         if file.suffix.lower() == ".json" and cells > MOST_CELLS:
             raise InputError(f"--cells {cells}: text that is reviewed has {MOST_CELLS} at most; name a .npz")
         inputs = source.load(compute.dtype)
@@ -106,7 +106,7 @@ def register(app: typer.Typer) -> None:
         Ends with 0 where it holds, with 1 where a value, a token or a setting is not what was stored, with 2 on bad
         input. Without --pattern the snapshot's own is taken, where it has a name, else the dump's.
         """
-        from attnviz.base.writing import check_output
+        from attnviz.base.writing import check_output, is_stdout
         from attnviz.cli.console import note, output
         from attnviz.compare.heads import Tolerance
         from attnviz.compare.snapshots.comparing import compare_snapshots
@@ -114,7 +114,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.compare.snapshots.taking import locate
 
         if out is not None:
-            check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
+            out = check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
         stored = read_snapshot(file)
         inputs = source.load(compute.dtype)
         pattern = _pattern(choice, inputs, stored)
@@ -155,7 +155,7 @@ def register(app: typer.Typer) -> None:
             with drawing():
                 drawn = write_difference(out, found)
             note(f"wrote {out}" if drawn else f"{out}: not drawn, as the two have no cells in common")
-        console = output()
+        console = output(stderr=is_stdout(out))
         where = locate(inputs, pattern, found.cells[0], now) if found.cells else None
         first, *rest = found.report(where=where).split("\n")
         console.print(f"{file}: {first}", style="green" if found.within else "bold red", highlight=False, markup=False)

@@ -42,17 +42,18 @@ def register(app: typer.Typer) -> None:
         Each number is a mean over the queries that see a key. The statistics: {statistics}.
         """
         check_choice("--format", format, ("table", "json", "csv"))
-        from attnviz.base.writing import check_output
+        from attnviz.base.writing import check_output, is_stdout
 
         _check(sort, ascending, statistic, out)
         if out is not None:
-            check_output(out, (*_PICTURES, *_DATA), inputs=[*source.paths(), *choice.paths()])
+            out = check_output(out, (*_PICTURES, *_DATA), inputs=[*source.paths(), *choice.paths()])
         found, patterns = _computed(source, choice, compute, head, batch)
         found = found if sort is None else _in_order(found, sort, ascending=ascending)
         named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
         if out is not None:
             _write(out, found, statistic, source.title, named)
-        _print(found, format, source.title, named)
+        if not is_stdout(out):
+            _print(found, format, source.title, named)
 
 
 def _check(sort: str | None, ascending: bool, statistic: str, out: Path | None) -> None:

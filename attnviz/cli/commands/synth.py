@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
         kv_heads: Annotated[int | None, typer.Option(help="Key heads H_kv, a divisor of H.  \\[default: H]")] = None,
         dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.")] = "float32",
         seed: Annotated[int, typer.Option(help="Same seed, same tensors, on every machine.", min=0)] = 0,
+        force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     ) -> None:
         """Write a dump of synthetic q, k, v, global mask and token labels."""
         from attnviz.base.selections import parse_positions
@@ -44,7 +45,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.sources.files import WRITABLE
         from attnviz.sources.synthetic import synthesize
 
-        check_output(out, WRITABLE)
+        out = check_output(out, WRITABLE, new=not force)
         inputs = synthesize(
             heads=heads,
             tokens=tokens,

@@ -12,7 +12,7 @@ from matplotlib.colors import Colormap, to_rgb
 from matplotlib.font_manager import fontManager, get_font, get_font_names
 
 from attnviz.base.errors import InputError
-from attnviz.base.writing import atomic
+from attnviz.base.writing import as_path, atomic
 from attnviz.show.scale.colors import is_dark
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150, transpare
     Raises:
         InputError: an unknown suffix, or a path that cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     suffix = path.suffix.lower()
     nameless: dict[str, dict[str, Any]] = {
         ".png": {"Software": None},
