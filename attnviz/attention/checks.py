@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -289,7 +290,7 @@ def _is_index(value: object) -> bool:
 def _check_numbers(call: AttentionCall, H: int) -> None:
     for name in ("scale", "softcap"):
         number = getattr(call, name)
-        if number is not None and not (math.isfinite(number) and number > 0):
+        if number is not None and not 0 < number <= sys.float_info.max:
             raise InputError(f"{call.source}: {name} is {number}, wanted a finite number above 0")
     for name in ("alibi_slopes", "sinks"):
         vector = getattr(call, name)

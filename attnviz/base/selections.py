@@ -130,7 +130,7 @@ def parse_bytes(text: str, *, option: str = "--memory") -> int:
     >>> parse_bytes("2GiB"), parse_bytes("1.5kB")
     (2147483648, 1500)
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?\s*", text)
     amount = (
         float(match[1]) * (1024 if match[3] else 1000) ** " kMGT".index(match[2].replace("K", "k") or " ")
         if match

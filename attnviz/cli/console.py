@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_MOST_LETTERS = 2000  # of a line on stderr: names and options can be as long as anyone makes them
+
+
 def say(message: str) -> None:
     """A line for the person, on stderr."""
-    print(f"attnviz: {printable(' '.join(message.split()))}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    line = line if len(line) <= _MOST_LETTERS else f"{line[: _MOST_LETTERS - 300]} … {line[-300:]}"
+    print(f"attnviz: {line}", file=sys.stderr)
 
 
 @cache

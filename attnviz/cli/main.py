@@ -82,6 +82,7 @@ def main() -> None:
     # Importing torch and matplotlib makes 100,000s of objects that stay: looking for garbage among them again and
     # again is a tenth of a short command's time.
     gc.set_threshold(1_000_000)
+    sys.set_int_max_str_digits(0)  # a number of 5,000 digits is refused for what it says, like any other
     end_on_signals()
     streams.prepare()
     message, code = _run(sys.argv[1:] or ["--help"])

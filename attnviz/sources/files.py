@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import math
+import os
 import os.path
 import re
 import shutil
@@ -73,7 +74,7 @@ class TensorFile(ABC):
         """What attnviz wrote beside the tensors (labels, scale, ...); empty for other files."""
         with _reading(self.path):
             text = self._metadata()
-            metadata = {} if text is None else json.loads(text)
+            metadata = {} if text is None else parsed_json(text)
         if not isinstance(metadata, dict):
             raise InputError(f"{self.path}: its {METADATA!r} metadata is not a JSON object; write the file again")
         return metadata
@@ -89,8 +90,19 @@ class TensorFile(ABC):
         kind = self.contents[name].dtype
         if kind.startswith(_NOT_NUMBERS):
             raise InputError(f"{self.path}: {name} holds {kind}, not numbers; attnviz reads no pickles and no text")
+        self._check_size(name)
         with _reading(self.path):
-            return self._read(name)
+            tensor = self._read(name)
+        return _plain(f"{self.path}: {name}", tensor)
+
+    def _check_size(self, name: str) -> None:
+        """Raises InputError for a tensor that is small in the file and larger than this machine's memory."""
+        size, kept = self.contents[name].bytes, self.path.stat().st_size
+        if size > max(kept, memory_of_machine()):
+            raise InputError(
+                f"{self.path}: {name} of shape {self.contents[name].shape} would take {size / 1e9:,.1f} GB, and the file "
+                f"has {kept:,} bytes: it repeats one value, or was made to fill the memory; save what is to be seen"
+            )
 
     @abstractmethod
     def _contents(self) -> Mapping[str, TensorInfo]: ...
@@ -366,6 +378,46 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(
             f"{path}: is not a readable {path.suffix} file (damaged, truncated or of another format): {reason}"
         ) from error
+
+
+def parsed_json(text: str) -> Any:
+    """JSON of a file that anyone may have written: an integer that no machine holds is a float.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply.
+
+    >>> parsed_json('{"scale": 1e2, "layers": [12]}'), parsed_json("9" * 400)
+    ({'scale': 100.0, 'layers': [12]}, inf)
+    """
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has; where it doesn't say, as many as there can be."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
+
+
+def _plain(what: str, tensor: Tensor) -> Tensor:
+    """A tensor whose elements lie in memory, each by itself.
+
+    Raises:
+        InputError: it is sparse, nested or without data.
+    """
+    import torch
+
+    if tensor.is_meta:
+        raise InputError(f"{what} is on the meta device and has no numbers; save it from the device that computed it")
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.").replace("_", " ")
+        dense = "padded with to_padded_tensor" if tensor.is_nested else "dense, with to_dense()"
+        raise InputError(f"{what} is a {kind} tensor; save it {dense}")
+    return tensor.dequantize() if tensor.is_quantized else tensor.detach().resolve_conj().resolve_neg()
 
 
 def _npy_info(stream: Any) -> TensorInfo:

@@ -261,6 +261,15 @@ class _Account:
         self.files: dict[Path, set[str]] = {}
         """Test files, and their tests whose snapshots cannot be judged: skipped or failed before they were used."""
         self.deselected = False
+        self.awaited: set[str] = set()
+        """Tests that were collected and have not been reported: a run that stopped early never reached them."""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.awaited |= {item.nodeid for item in session.items}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        self.awaited |= set(ids)
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         self.deselected = self.deselected or bool(items)
@@ -271,6 +280,7 @@ class _Account:
         if report.outcome != "passed":
             unsure.add(_file_name(test.replace("::", ".")))
         if report.when == "teardown":
+            self.awaited.discard(report.nodeid)
             properties = [(name, Path(str(value))) for name, value in report.user_properties if name in (_USED, _WROTE)]
             self.used |= {path for name, path in properties if name == _USED}
             self.written += [path for name, path in properties if name == _WROTE]
@@ -281,11 +291,14 @@ class _Account:
         chosen = [getattr(option, name, None) for name in ("keyword", "markexpr", "lf", "deselect", "stepwise")]
         if self.deselected or any(chosen) or any("::" in str(argument) for argument in self.config.args):
             return []
+        for test in self.awaited:
+            file, _, name = test.partition("::")
+            self.files.setdefault(self.config.rootpath / file, set()).add(_file_name(name.replace("::", ".")))
         return sorted(
             path
             for file, unsure in self.files.items()
             for path in (file.parent / DIRECTORY / file.stem).glob("*")
-            if path.suffix in (".json", ".npz", ".png") and path not in self.used and not _owned(path, unsure)
+            if path not in self.used and not _owned(path, unsure) and _is_written_here(path)
         )
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
@@ -309,6 +322,16 @@ class _Account:
 def _owned(path: Path, tests: set[str]) -> bool:
     """Whether a snapshot is one of these tests'."""
     return any(path.stem == test or path.name.startswith(f"{test}.") for test in tests)
+
+
+def _is_written_here(path: Path) -> bool:
+    """Whether a file is a snapshot or its picture, and not one that a person has put beside them."""
+    from attnviz.compare.snapshots.files import is_snapshot
+    from attnviz.show.figures.snapshot import is_picture
+
+    if path.suffix == ".png":
+        return is_picture(path)
+    return path.suffix in (".json", ".npz") and is_snapshot(path)
 
 
 def _file_name(text: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from attnviz.base.errors import InputError
-from attnviz.base.writing import atomic, check_output
+from attnviz.base.writing import atomic, check_output, is_stdout
 
 
 def write_half(path: Path, error: type[BaseException]) -> None:
@@ -43,6 +44,67 @@ def test_nothing_is_seen_under_the_name_before_the_end(tmp_path):
     with atomic(out) as temporary:
         temporary.write_text("whole")
         assert not out.exists()
+
+
+def test_a_file_keeps_its_permissions(tmp_path):
+    out = tmp_path / "out.csv"
+    out.write_text("old")
+    for mode in (0o600, 0o640, 0o444):
+        out.chmod(mode)
+        with atomic(out) as temporary:
+            temporary.write_text("new")
+        assert (out.read_text(), out.stat().st_mode & 0o777) == ("new", mode)
+
+
+@pytest.mark.parametrize("target", ["there.csv", "gone.csv", "folder/there.csv"])
+def test_a_link_leads_to_what_is_written(tmp_path, target):
+    (tmp_path / "folder").mkdir()
+    if "gone" not in target:
+        (tmp_path / target).write_text("old")
+    (tmp_path / "out.csv").symlink_to(target)
+    with atomic(tmp_path / "out.csv") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "out.csv").is_symlink()
+    assert (tmp_path / target).read_text() == "new"
+    assert len([path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]) == 1
+
+
+def test_a_pipe_gets_what_is_written_and_stays_one(tmp_path):
+    pipe = tmp_path / "out.csv"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_text)
+        with atomic(pipe) as temporary:
+            temporary.write_text("whole")
+        assert read.result(60) == "whole"
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
+def test_a_device_that_takes_nothing_is_told(tmp_path):
+    (tmp_path / "out.csv").symlink_to("/dev/full")
+    with (
+        pytest.raises(InputError, match=r"out\.csv: cannot be written: No space left"),
+        atomic(tmp_path / "out.csv") as temporary,
+    ):
+        temporary.write_text("whole")
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_dash_is_stdout(tmp_path, capfdbinary):
+    out = check_output(Path("-"), (".png", ".svg"))
+    with atomic(out) as temporary:
+        temporary.write_bytes(b"picture")
+    assert capfdbinary.readouterr().out == b"picture"
+    assert (out.suffix, str(out), is_stdout(out), is_stdout(Path("-.png"))) == (".png", "stdout", True, False)
+
+
+def test_a_file_that_is_there_is_left_alone_where_a_new_one_is_wanted(tmp_path):
+    (tmp_path / "run.npz").write_text("an hour's work")
+    with pytest.raises(InputError, match=r"is there already; add --force"):
+        check_output(tmp_path / "run.npz", (".npz",), new=True)
+    assert check_output(tmp_path / "other.npz", (".npz",), new=True) == tmp_path / "other.npz"
 
 
 def test_an_older_file_is_replaced(tmp_path):

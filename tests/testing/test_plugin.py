@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
@@ -306,6 +307,38 @@ def test_a_test_that_did_not_get_there_keeps_its_snapshots(project, pytester, li
         "--attention-update",
     )
     assert len(stored(pytester)) == 2
+
+
+@pytest.mark.parametrize("options", [["-x"], ["--maxfail", "1"], ["-x", "-n", "1"]])
+def test_a_run_that_stops_early_removes_nothing(pytester, options):
+    body = TWO + "\ndef test_last(attention_snapshot):\n    attention_snapshot(layer(tokens=5))\n"
+    if "-n" in options:
+        pytest.importorskip("xdist")
+    pytester.makepyfile(test_model=LAYER + body)
+    pytester.runpytest_inprocess("-p", "no:cacheprovider", "--attention-update")
+    assert len(stored(pytester)) == 3
+    pytester.makepyfile(
+        test_model=LAYER
+        + body.replace("def test_long(attention_snapshot):", "def test_long(attention_snapshot):\n    raise ValueError")
+    )
+    run = pytester.runpytest_subprocess if "-n" in options else pytester.runpytest_inprocess
+    result = run("-p", "no:cacheprovider", "--attention-update", *options)
+    assert len(stored(pytester)) == 3
+    assert "no test uses" not in result.stdout.str()
+
+
+def test_what_a_person_put_beside_them_is_left_alone(project, pytester):
+    project(TWO, "--attention-update")
+    folder = pytester.path / "__attention__" / "test_model"
+    (folder / "notes.json").write_text('{"mine": 1}')
+    (folder / "list.json").write_text("[1]")
+    (folder / "diagram.png").write_bytes(b"not ours")
+    np.savez(folder / "data.npz", x=np.zeros(3))
+    result = project(ONE, "--attention-update")
+    result.stdout.fnmatch_lines(["1 snapshot that no test uses removed"])
+    assert {path.name for path in folder.iterdir()} == {
+        *("test_layer.json", "notes.json", "list.json", "diagram.png", "data.npz")
+    }
 
 
 def test_with_xdist_the_account_is_the_same(project, pytester):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,16 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells
 from attnviz.base.writing import atomic
 from attnviz.compare.snapshots.snapshot import VERSION, HeadSnapshot, Snapshot
-from attnviz.sources.files import METADATA, open_tensors, write_tensors
+from attnviz.sources.files import METADATA, open_tensors, parsed_json, write_tensors
 
 SCHEMAS = {f"attnviz.snapshot/{version}": version for version in range(1, VERSION + 1)}
 SUFFIXES = (".json", ".npz")
 MOST_CELLS = 64
 """Cells a side beyond which nobody reviews text."""
+
+_BEGIN = re.compile(r'\s*\{\s*"schema":\s*"attnviz\.snapshot/')
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 _MOST_BYTES = 64 << 20  # of a JSON file: it is read whole
 
@@ -73,10 +79,7 @@ def read_snapshot(path: Path) -> Snapshot:
         document: Any = dict(file.metadata)
     else:
         try:
-            size = path.stat().st_size
-            if size > _MOST_BYTES:
-                raise InputError(f"{path}: has {size:,} bytes, which is no snapshot's size; large ones are .npz")
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = parsed_json(_text(path))
         except FileNotFoundError as error:
             raise InputError(f"{path}: there is no such file; make it with attnviz snapshot save") from error
         except OSError as error:
@@ -85,12 +88,32 @@ def read_snapshot(path: Path) -> Snapshot:
             raise InputError(f"{path}: is not JSON: {error}; write it again (attnviz snapshot save)") from error
     try:
         return _snapshot(document, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         schema = document.get("schema") if isinstance(document, dict) else None
-        found = f"its schema is {schema!r}" if schema not in SCHEMAS else f"{type(error).__name__}: {error}"
+        found = f"its schema is {schema!r}" if schema not in list(SCHEMAS) else f"{type(error).__name__}: {error}"
         raise InputError(
             f"{path}: is not a snapshot ({found}), wanted schema {list(SCHEMAS)[-1]!r}; write it again (attnviz snapshot save)"
         ) from error
+
+
+def is_snapshot(path: Path) -> bool:
+    """Whether a file is a snapshot, damaged or not: whether it says so where a snapshot says it."""
+    try:
+        if path.suffix.lower() == ".npz":
+            return open_tensors(path).metadata.get("schema") in list(SCHEMAS)
+        with path.open(encoding="utf-8") as file:
+            return bool(_BEGIN.match(file.read(100)))
+    except (InputError, OSError, ValueError):
+        return False
+
+
+def _text(path: Path) -> str:
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise InputError(f"{path}: is no file but a pipe, a device or a directory; a snapshot is a file")
+    if state.st_size > _MOST_BYTES:
+        raise InputError(f"{path}: has {state.st_size:,} bytes, which is no snapshot's size; large ones are .npz")
+    return path.read_text(encoding="utf-8")
 
 
 def _described(snapshot: Snapshot, *, cells: bool) -> dict[str, Any]:
@@ -160,13 +183,16 @@ def _counts(value: Any, grids: dict[str, Cells]) -> tuple[int, ...] | None:
 
 
 def _whole(value: Any) -> int:
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{value!r} is no position")
     return value
 
 
 def _grid(rows: Any) -> Cells:
-    return np.array([[math.nan if value is None else float(value) for value in row] for row in rows], dtype=np.float64)
+    cells = np.array([[math.nan if value is None else float(value) for value in row] for row in rows], dtype=np.float64)
+    if np.nanmax(np.abs(cells), initial=0) > _LARGEST:
+        raise ValueError(f"a cell of {np.nanmax(np.abs(cells)):g}, which no weight or logit is")
+    return cells
 
 
 def _texts(value: Any, count: int) -> list[str] | None:

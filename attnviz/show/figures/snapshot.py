@@ -13,10 +13,14 @@ from PIL import Image
 
 from attnviz.compare.snapshots.comparing import difference_maps
 from attnviz.compare.snapshots.difference import SnapshotDifference
+from attnviz.compare.snapshots.files import SUFFIXES, is_snapshot
 from attnviz.compare.snapshots.snapshot import Snapshot
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.heatmap import heads_grid
 from attnviz.show.figures.style import house_style, save_figure
+
+WRITTEN_BY = "attnviz snapshot"
+"""What the picture of a snapshot says that it was made by."""
 
 
 def write_difference(path: Path, found: SnapshotDifference) -> bool:
@@ -46,8 +50,18 @@ def draw_snapshot(snapshot: Snapshot) -> bytes:
     maps = list(snapshot.maps(str(snapshot.settings.get("pattern", "")), reduction).values())
     stream = io.BytesIO()
     with _drawing():
-        heads_grid(maps).savefig(stream, format="png", dpi=100, metadata={"Software": None})
+        heads_grid(maps).savefig(stream, format="png", dpi=100, metadata={"Software": WRITTEN_BY})
     return stream.getvalue()
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is the picture of a snapshot: it says so, or lies beside its numbers, as those before did."""
+    try:
+        with Image.open(path) as picture:
+            told = picture.info.get("Software") == WRITTEN_BY
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return told or any(is_snapshot(path.with_suffix(suffix)) for suffix in SUFFIXES)
 
 
 def pixels_apart(stored: bytes, now: bytes) -> str | None:
