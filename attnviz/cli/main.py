@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import traceback
 from typing import Annotated
@@ -83,6 +84,7 @@ def main() -> None:
     # again is a tenth of a short command's time.
     gc.set_threshold(1_000_000)
     sys.set_int_max_str_digits(0)  # a number of 5,000 digits is refused for what it says, like any other
+    os.environ.pop("MPLBACKEND", None)  # figures are files here; matplotlib fails on a name that it doesn't know
     end_on_signals()
     streams.prepare()
     message, code = _run(sys.argv[1:] or ["--help"])

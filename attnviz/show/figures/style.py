@@ -12,11 +12,13 @@ from matplotlib.colors import Colormap, to_rgb
 from matplotlib.font_manager import fontManager, get_font, get_font_names
 
 from attnviz.base.errors import InputError
+from attnviz.base.words import printable
 from attnviz.base.writing import as_path, atomic
 from attnviz.show.scale.colors import is_dark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -185,6 +187,8 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150, transpare
     }
     if suffix not in nameless:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(SUFFIXES)}")
+    for text in figure.findobj(Text):
+        text.set_text(printable(text.get_text()))
     settings: dict[Any, Any] = {"svg.hashsalt": "attnviz", "svg.fonttype": "none", "pdf.fonttype": 42}
     with mpl.rc_context(settings), atomic(path) as temporary:
         figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=nameless[suffix])
