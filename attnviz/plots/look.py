@@ -40,7 +40,7 @@ class Look(Scale):
     """Colors, size and words of a figure."""
 
     cmap: str | Colormap | None = said(
-        None, "Palette of matplotlib or seaborn.  \\[default: magma; RdBu_r for logits]", type=str
+        None, "Palette: ink, poles, or one of matplotlib or seaborn.  \\[default: ink; poles for logits]", type=str
     )
     theme: str | None = said(None, "light or dark.", type=str)
     width: float | str | None = said(

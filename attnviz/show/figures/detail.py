@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attnviz.maps.marginals import of_cells
-from attnviz.show.figures.heatmap import colorbar, draw, figure_size, write_caption
+from attnviz.show.figures.bars import colorbar
+from attnviz.show.figures.heatmap import draw, panel_inches, write_caption
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def detail(
         InputError: as :func:`attnviz.heatmap`.
     """
     if ax is None:
-        wide, tall = figure_size([shown], width)
+        wide, tall = (side + 1.5 for side in panel_inches(shown.size, 1, width))
         room = _DEEP + _GAP + 0.25
         ax = Figure(figsize=(wide + (room if width is None else 0), tall + room), layout="constrained").add_subplot()
     figure = ax.get_figure(root=True)

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from attnviz.base.words import in_place
 from attnviz.maps.map import AttentionMap
-from attnviz.show.figures.heatmap import colorbar, draw, panel_inches, write_caption
+from attnviz.show.figures.bars import colorbar
+from attnviz.show.figures.heatmap import draw, panel_inches, write_caption
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
 
 _OF_PANELS = ("rank", "row")

@@ -17,8 +17,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from attnviz.base.words import count, in_place
 from attnviz.maps.map import cell_words, place_of
+from attnviz.show.figures.bars import colorbar, dress
 from attnviz.show.figures.cells import Array, PixelImage, Pixels
-from attnviz.show.figures.heatmap import caption_lines, colorbar, dress, write_caption
+from attnviz.show.figures.heatmap import write_caption
+from attnviz.show.figures.layout import points, wrapped
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 if TYPE_CHECKING:
@@ -92,14 +94,19 @@ def overview_figure(
         wide, tall = slot * len(heads), slot * len(rows)
         left = _LEFT + 0.065 * max(map(len, names))
         across = left + max(wide, 1.0) + _RIGHT if width is None else width
-        lines = [] if caption is None else caption_lines(caption, across)
+        lines = [] if caption is None else wrapped(caption, across - 0.2, points("figure.labelsize"))
         bottom = _BOTTOM + _LINE * len(lines)
         size = (_whole(across, dpi), _whole(bottom + max(tall, 1.0) + _TOP, dpi))
         figure = Figure(figsize=size, dpi=dpi)
         ax = figure.add_axes(_share((_whole(left, dpi), _whole(size[1] - _TOP - tall, dpi), wide, tall), figure))
         if lines:
             figure.text(
-                0.1 / across, 0.08 / size[1], "\n".join(lines), fontsize=mpl.rcParams["figure.labelsize"], va="bottom"
+                0.1 / across,
+                0.08 / size[1],
+                "\n".join(lines),
+                fontsize=mpl.rcParams["figure.labelsize"],
+                va="bottom",
+                parse_math=False,
             )
     scale = ColorScale(**colors)
     fitted = scale.fit(maps)

@@ -6,7 +6,6 @@ import weakref
 from dataclasses import replace
 from itertools import pairwise
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -16,6 +15,7 @@ from attnviz import InputError
 from attnviz.attention.patterns import Causal
 from attnviz.maps.layers import Layers, OverviewRow, overview_rows
 from attnviz.show.figures.overview import overview_figure, panel_pixels
+from attnviz.show.figures.style import colormap
 from tests import reference
 
 
@@ -47,8 +47,7 @@ def panel(ax, layer: int, head: int, shape: tuple[int, int]) -> np.ndarray:
 
 
 def colors_of(values: np.ndarray, top: float) -> np.ndarray:
-    cmap = mpl.colormaps["magma"].with_extremes(bad="0.88")
-    return cmap(np.ma.masked_invalid(values / top), bytes=True)
+    return colormap(None, "weights")(np.ma.masked_invalid(values / top), bytes=True)
 
 
 def near(one: np.ndarray, other: np.ndarray) -> bool:
