@@ -87,27 +87,30 @@ class Bar:
         if self.blank:
             self._swatch(left, bottom + tall - own - 0.1 - _THICK, NOT_VISIBLE.replace(" ", "\n"))
 
-    @property
-    def depth(self) -> float:
-        """Inches from top to bottom that it takes where it lies."""
+    def depth_in(self, inches: float) -> float:
+        """Inches from top to bottom that it takes where it lies in so many across."""
         letters = _beside_ticks("xtick") + line("xtick.labelsize") + mpl.rcParams["axes.labelpad"] / 72
-        return 0.08 + _THICK + letters + line("axes.labelsize") + (0.26 if self.blank else 0)
+        lines = len(wrapped(self.label, inches - 0.1, points("axes.labelsize")))
+        return 0.08 + _THICK + letters + line("axes.labelsize", lines) + (0.26 if self.blank else 0)
 
     def fits(self, box: tuple[float, float, float, float], taken: float) -> bool:
         """Whether it can lie in a box in inches whose upper ``taken`` inches are full."""
         wide = width_of(self.label, points("axes.labelsize"))
-        return box[2] - 0.3 >= max(_LEAST, wide) and box[3] - taken >= self.depth
+        return box[2] - 0.3 >= max(_LEAST, wide) and box[3] - taken >= self.depth_in(box[2])
 
-    def lies(self, box: tuple[float, float, float, float], taken: float) -> None:
-        """Lays it in a box in inches whose upper ``taken`` inches are full."""
+    def lies(self, box: tuple[float, float, float, float], taken: float, *, middle: bool = True) -> None:
+        """Lays it in a box in inches whose upper ``taken`` inches are full; in the ``middle`` of the rest, or above."""
         wide = min(box[2] - 0.3, _MOST / 1.5)
         left, top = box[0] + (box[2] - wide) / 2, box[1] + box[3] - taken - 0.08
-        top -= max(0.0, (box[3] - taken - self.depth) / 2)
+        depth = self.depth_in(box[2])
+        if middle:
+            top -= max(0.0, (box[3] - taken - depth) / 2)
         self.bar.ax.remove()
         self.bar = self._made(lying=True)
+        self.bar.set_label("\n".join(wrapped(self.label, box[2] - 0.1, points("axes.labelsize"))))
         place(self.bar.ax, (left, top - _THICK, wide, _THICK), tuple(self.figure.get_size_inches()))
         if self.blank:
-            self._swatch(left, top + 0.08 - self.depth, NOT_VISIBLE)
+            self._swatch(left, top + 0.08 - depth, NOT_VISIBLE)
 
     def _swatch(self, left: float, bottom: float, text: str) -> None:
         size = self.figure.get_size_inches()

@@ -142,6 +142,7 @@ def sheet_of(
     scale: bool = True,
     caption: str | None = None,
     width: float | None = None,
+    sides: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> list[Axes]:
     """A figure of maps of one size, the Axes of each, all places computed.
 
@@ -152,6 +153,7 @@ def sheet_of(
         above: the title of them all.
         annot, caption, width: as in :func:`heatmap`.
         scale: whether there is a color bar.
+        sides: inches that something else takes to the left of a single map at least, to the right of it, and above it.
     """
     first, single = maps[0], len(maps) == 1
     figure = Figure(figsize=(6, 6))
@@ -163,7 +165,7 @@ def sheet_of(
     lies = False
 
     def sheet(across: float | None) -> Sheet:
-        panel = own if across is None else _scaled(first.size, own, across)
+        panel = own if across is None else scaled(first.size, own, across)
         keys = ticks_of(first.keys, first.key_labels, panel[0], horizontal=True)
         queries = ticks_of(first.queries, first.query_labels, panel[1], horizontal=False)
         title = min(points("axes.titlesize"), 0.9 * panel[0] * 72 / 2)
@@ -173,11 +175,11 @@ def sheet_of(
             columns,
             panel,
             Around(
-                left=EDGE + line("axes.labelsize") + 3 / 72 + queries.room,
-                right=EDGE + keys.beyond,
-                top=EDGE + (0 if single else max(0.0, queries.beyond - 0.1)),
+                left=max(EDGE + line("axes.labelsize") + 3 / 72 + queries.room, sides[0]),
+                right=EDGE + max(keys.beyond, sides[1]),
+                top=EDGE,
                 bottom=EDGE + keys.room + 3 / 72 + line("axes.labelsize"),
-                above=1.2 * title / 72 + (6 if single else 4) / 72,
+                above=1.2 * title / 72 + (6 if single else 4) / 72 + sides[2],
                 gap=gap,
             ),
         )
@@ -185,7 +187,9 @@ def sheet_of(
             return found
         around = found.around
         beside = bar.room(found.inner[1] - around.above)
-        return replace(found, around=replace(around, right=beside + EDGE, bottom=max(around.bottom, bar.below)))
+        return replace(
+            found, around=replace(around, right=sides[1] + beside + EDGE, bottom=max(around.bottom, bar.below))
+        )
 
     if bar is not None and len(maps) > columns:
         lies = True
@@ -195,14 +199,7 @@ def sheet_of(
     inches = found.size[0]
     title = [] if above is None else wrapped(above, inches - 2 * EDGE, points("figure.titlesize"))
     said = [] if caption is None else wrapped(caption, inches - 2 * EDGE, points("figure.labelsize"))
-    found = replace(
-        found,
-        around=replace(
-            found.around,
-            top=found.around.top + (line("figure.titlesize", len(title)) + 0.06 if title else 0),
-            bottom=found.around.bottom + (line("figure.labelsize", len(said)) + 0.08 if said else 0),
-        ),
-    )
+    found = found.with_room(title, said)
     size = found.size
     figure.set_size_inches(size)
     tiny = found.panel[0] < _NARROW
@@ -212,7 +209,7 @@ def sheet_of(
         if tiny:  # one panel says where things are, for all
             left = lowest = left and lowest
         draw(shown, ax, fitted, annot=annot, x_labels=lowest, y_labels=left, names=single)
-        _title(ax, found, n, name, f"{shown.head}")
+        _title(ax, found, n, name, f"{shown.head}", 72 * sides[2])
     if not single:
         _name_axes(figure, found, first)
     if bar is not None and lies:
@@ -220,13 +217,9 @@ def sheet_of(
         bar.lies(found.empty, _below_panels(found, said))
     elif bar is not None:
         bottom = found.box(len(maps) - 1)[1]
-        bar.beside(found.around.left + found.inner[0], bottom, found.inner[1] - found.around.above)
-    if title:
-        figure.suptitle(
-            "\n".join(title), y=1 - EDGE / size[1], va="top", fontsize=points("figure.titlesize"), parse_math=False
-        )
-    if said:
-        write_below(figure, said)
+        bar.beside(found.around.left + found.inner[0] + sides[1], bottom, found.inner[1] - found.around.above)
+    write_above(figure, title)
+    write_below(figure, said)
     return axes
 
 
@@ -235,14 +228,14 @@ def _below_panels(found: Sheet, said: Sequence[str]) -> float:
     return found.around.bottom - (line("figure.labelsize", len(said)) + 0.08 if said else 0) - EDGE
 
 
-def _title(ax: Axes, sheet: Sheet, n: int, name: str, short: str) -> None:
+def _title(ax: Axes, sheet: Sheet, n: int, name: str, short: str, above: float) -> None:
     """The name of a panel above it: in fewer letters, or smaller ones, where it is wider than there is room."""
     size = points("axes.titlesize")
     if sheet.count == 1:
         left, _, wide, _ = sheet.box(n)
         middle = left + wide / 2
         lines = wrapped(name, 2 * min(middle, sheet.size[0] - middle) - 2 * EDGE, size)
-        ax.set_title("\n".join(lines), pad=4, parse_math=False)
+        ax.set_title("\n".join(lines), pad=4 + above, parse_math=False)
         return
     if width_of(name, size) > sheet.panel[0]:
         name = short
@@ -264,9 +257,17 @@ def _name_axes(figure: Figure, sheet: Sheet, shown: AttentionMap) -> None:
     write(figure, EDGE, middle, "query", "axes.labelsize", rotation=90, ha="left", va="center", color=color)
 
 
+def write_above(figure: Figure, lines: Sequence[str]) -> None:
+    """A title's lines at the upper edge of a figure."""
+    if lines:
+        y = 1 - EDGE / figure.get_figheight()
+        figure.suptitle("\n".join(lines), y=y, va="top", fontsize=points("figure.titlesize"), parse_math=False)
+
+
 def write_below(figure: Figure, lines: Sequence[str]) -> None:
-    """A caption's lines in the room at the lower edge of a figure."""
-    write(figure, EDGE, EDGE, "\n".join(lines), "figure.labelsize", ha="left", va="bottom", linespacing=1.1)
+    """A caption's lines at the lower edge of a figure."""
+    if lines:
+        write(figure, EDGE, EDGE, "\n".join(lines), "figure.labelsize", ha="left", va="bottom", linespacing=1.1)
 
 
 def draw(
@@ -378,10 +379,10 @@ def _panel_inches(size: tuple[int, int], count: int, across: float | None, colum
         width, height = S * each, T * each
     if across is None:
         return width, height
-    return _scaled(size, (width, height), max((across - 0.5) / columns - _GAP, 0.2))
+    return scaled(size, (width, height), max((across - 0.5) / columns - _GAP, 0.2))
 
 
-def _scaled(size: tuple[int, int], panel: tuple[float, float], across: float) -> tuple[float, float]:
+def scaled(size: tuple[int, int], panel: tuple[float, float], across: float) -> tuple[float, float]:
     """A panel of another width: of squares still, where it has squares."""
     share = across / panel[0]
     return across, panel[1] * (min(1.0, share) if is_strip(size) else share)
@@ -394,20 +395,16 @@ def _annotate(shown: AttentionMap, ax: Axes, scale: FittedScale) -> None:
             f"--annot: {rows} x {columns} cells are too many to read numbers in; the most is {MOST_ANNOTATED}"
         )
     texts = {at: f"{value:.2f}" for at, value in np.ndenumerate(shown.cells) if np.isfinite(value)}
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    box, (wide, tall) = ax.get_position(), figure.get_size_inches()
-    across, down = 72 * box.width * wide / columns, 72 * box.height * tall / rows
-    if texts:
-        size = _letters(texts.values(), across, down)
-        if size < _LEAST_LETTERS:  # .61
-            texts = {at: text.replace("0.", ".", 1) for at, text in texts.items()}
-            size = _letters(texts.values(), across, down)
-        if size < _LEAST_LETTERS:
-            raise InputError(
-                f"--annot: cells of {across:.0f} x {down:.0f} points are too small to read numbers in; show fewer "
-                f"heads, or fewer positions with --queries and --keys"
-            )
+    if not texts:
+        return
+    size = letters(ax, shown.cells.shape, texts.values())
+    if size < _LEAST_LETTERS:  # .61
+        texts = {at: text.replace("0.", ".", 1) for at, text in texts.items()}
+        size = letters(ax, shown.cells.shape, texts.values())
+    if size < _LEAST_LETTERS:
+        raise InputError(
+            "--annot: cells are too small to read numbers in; show fewer heads, or fewer positions with --queries and --keys"
+        )
     colors = np.asarray(scale.cmap(scale.norm(scale.cells(shown.cells))))  # (P, P', RGBA)
     for (row, column), text in texts.items():
         red, green, blue, _ = colors[row, column]
@@ -415,7 +412,11 @@ def _annotate(shown: AttentionMap, ax: Axes, scale: FittedScale) -> None:
         ax.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
 
 
-def _letters(texts: Iterable[str], across: float, down: float) -> float:
-    """Points of numbers that fit cells of so many points."""
-    widest = max(width_of(text, 1.0) for text in set(texts)) * 72
-    return min(6.5, 0.92 * across / widest, 0.8 * down)
+def letters(ax: Axes, shape: tuple[int, ...], texts: Iterable[str]) -> float:
+    """Points of numbers that fit the cells of Axes."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    box, (wide, tall) = ax.get_position(), figure.get_size_inches()
+    across, down = 72 * box.width * wide / shape[1], 72 * box.height * tall / shape[0]
+    widest = max(width_of(text, 6.5) for text in set(texts)) * 72 / 6.5  # in heights of a letter
+    return float(min(6.5, 0.92 * across / widest, 0.8 * down))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ _SMALLEST = 4.5
 """Points of labels, where smaller ones leave each cell its own; below, labels are thinned."""
 
 _SCREEN = 100.0  # dots per inch at which letters are measured
+STEPS = tuple(factor * 10**power for power in range(10) for factor in (1, 2, 5))
+"""From label to label, where there is no room for all."""
+
 _MOST_THINNED = 20  # labels on an axis that cannot show them all: more say no more, and take longer to draw
 _TICK = 5.5 / 72  # inches of a tick and its pad
 EDGE = 0.06
@@ -68,17 +71,22 @@ def _renderer() -> Any:
 
 
 def wrapped(text: str, inches: float, size: float) -> list[str]:
-    """A text in lines of so many inches at the most; a word that is longer has a line of its own."""
-    lines: list[str] = []
+    """A text in lines of so many inches at the most; a word that is longer is broken."""
+    lines = [""]
     for word in text.replace("\n", " \n ").split(" "):
-        if word == "\n" or not lines:
-            lines.append("" if word == "\n" else word)
+        if word == "\n":
+            lines.append("")
             continue
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if width_of(longer, size) <= inches:
             lines[-1] = longer
-        else:
-            lines.append(word)
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and width_of(lines[-1] + letter, size) > inches:
+                lines.append("")
+            lines[-1] += letter
     return lines
 
 
@@ -160,8 +168,7 @@ def _stride(count: int, room: float) -> int:
     need = count / max(room, 1)
     if need > 1:
         need = max(need, count / _MOST_THINNED)
-    steps = (factor * 10**power for power in range(10) for factor in (1, 2, 5))
-    return next(int(step) for step in steps if step >= need)
+    return next(step for step in STEPS if step >= need)
 
 
 def label_text(position: int, token: str) -> str:
@@ -249,6 +256,13 @@ class Sheet:
         start = left + width + self.around.gap
         return start, bottom, self.around.left + self.inner[0] - start, height + self.around.above
 
+    def with_room(self, above: Sequence[str], below: Sequence[str]) -> Sheet:
+        """The same with room for the lines of a title and of a caption."""
+        top = line("figure.titlesize", len(above)) + 0.06 if above else 0.0
+        bottom = line("figure.labelsize", len(below)) + 0.08 if below else 0.0
+        around = replace(self.around, top=self.around.top + top, bottom=self.around.bottom + bottom)
+        return replace(self, around=around)
+
     def is_left(self, n: int) -> bool:
         return n % self.columns == 0
 
@@ -270,10 +284,7 @@ def fitted_to(width: float | None, sheet: Callable[[float | None], Sheet]) -> Sh
     if rest < 0:
         found = sheet(max(found.panel[0] + rest / found.columns, 0.05))
         rest = width - found.size[0]
-    around = found.around
-    return Sheet(
-        found.count, found.columns, found.panel, Around(**{**vars(around), "right": around.right + max(rest, 0)})
-    )
+    return replace(found, around=replace(found.around, right=found.around.right + max(rest, 0)))
 
 
 def place(ax: Axes, box: tuple[float, float, float, float], size: tuple[float, float]) -> None:

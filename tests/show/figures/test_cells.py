@@ -32,7 +32,7 @@ from attnviz.show.figures.style import PAPERS, house_style, save_figure
 from attnviz.show.notebook import map_html
 from tests import planted
 
-BRIGHT, ORANGE, RED = planted.BRIGHT, (230, 159, 0), (103, 0, 31)  # a global key's, and the last of RdBu_r
+BRIGHT, ORANGE, RED = planted.BRIGHT, (230, 159, 0), (86, 11, 26)  # a global key's, and the last of poles
 SCREEN = 96  # dots per inch at 100 %
 
 # How cells share pixels
