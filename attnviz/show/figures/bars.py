@@ -113,15 +113,19 @@ class Bar:
             self._swatch(left, top + 0.08 - depth, NOT_VISIBLE)
 
     def _swatch(self, left: float, bottom: float, text: str) -> None:
-        size = self.figure.get_size_inches()
-        ax = self.figure.add_axes((0, 0, 1, 1), label="not visible")
-        place(ax, (left, bottom, _THICK, _THICK), tuple(size))
-        CellImage(ax, np.array([[np.nan]]), cmap=self.scale.cmap, norm=Normalize(0, 1), hatch=True)
-        ax.set(xticks=[], yticks=[])
-        frame(ax)
-        top = bottom + _THICK + (line("xtick.labelsize") - _THICK) / 2
-        color = mpl.rcParams["xtick.color"]
-        write(self.figure, left + _THICK + 0.05, top, text, "xtick.labelsize", va="top", color=color, linespacing=1.05)
+        swatch(self.figure, self.scale, left, bottom, text)
+
+
+def swatch(figure: Figure, scale: FittedScale, left: float, bottom: float, text: str = NOT_VISIBLE) -> None:
+    """What the look of cells that are not visible means, at a place in inches."""
+    ax = figure.add_axes((0, 0, 1, 1), label=NOT_VISIBLE)
+    place(ax, (left, bottom, _THICK, _THICK), tuple(figure.get_size_inches()))
+    CellImage(ax, np.array([[np.nan]]), cmap=scale.cmap, norm=Normalize(0, 1), hatch=True)
+    ax.set(xticks=[], yticks=[])
+    frame(ax)
+    top = bottom + _THICK + (line("xtick.labelsize") - _THICK) / 2
+    color = mpl.rcParams["xtick.color"]
+    write(figure, left + _THICK + 0.05, top, text, "xtick.labelsize", va="top", color=color, linespacing=1.05)
 
 
 def _beside_ticks(axis: str) -> float:

@@ -230,7 +230,7 @@ KINDS = {
     "comparison": (Case.comparison, BRIGHT),
     "difference": (Case.comparison, RED),
     "overview": (Case.overview, BRIGHT),
-    "overlay": (Case.overlay, tuple(0.85 * channel for channel in BRIGHT)),
+    "overlay": (Case.overlay, tuple(0.95 * channel + 0.05 * 115 for channel in BRIGHT)),
     "pattern": (Case.pattern, ORANGE),
     "pattern with weights": (lambda case: case.pattern(weights=True), tuple(0.75 * channel for channel in ORANGE)),
     "story": (lambda case: case.pattern(story=True), ORANGE),
