@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.layout import line, place, points, width_of, wrapped, write
@@ -65,7 +65,7 @@ class Bar:
         """Inches across that it takes beside panels of ``tall`` inches, its pad included."""
         own = min(tall, _MOST)
         place(self.bar.ax, (0, 0, _THICK, own), tuple(self.figure.get_size_inches()))
-        self.bar.set_label("\n".join(wrapped(self.label, own, points("axes.labelsize"))))
+        self.bar.set_label("\n".join(wrapped(self.label, max(own, 0.8), points("axes.labelsize"))))
         axis = self.bar.ax.yaxis
         texts = axis.get_major_formatter().format_ticks(axis.get_majorticklocs())
         ticks = max((width_of(text, points("ytick.labelsize")) for text in texts), default=0.0)
@@ -100,7 +100,7 @@ class Bar:
 
     def lies(self, box: tuple[float, float, float, float], taken: float, *, middle: bool = True) -> None:
         """Lays it in a box in inches whose upper ``taken`` inches are full; in the ``middle`` of the rest, or above."""
-        wide = min(box[2] - 0.3, _MOST / 1.5)
+        wide = min(max(box[2] - 0.3, 0.8 * box[2]), _MOST / 1.5)
         left, top = box[0] + (box[2] - wide) / 2, box[1] + box[3] - taken - 0.08
         depth = self.depth_in(box[2])
         if middle:
@@ -109,8 +109,23 @@ class Bar:
         self.bar = self._made(lying=True)
         self.bar.set_label("\n".join(wrapped(self.label, box[2] - 0.1, points("axes.labelsize"))))
         place(self.bar.ax, (left, top - _THICK, wide, _THICK), tuple(self.figure.get_size_inches()))
+        self._thin(wide)
         if self.blank:
             self._swatch(left, top + 0.08 - depth, NOT_VISIBLE)
+
+    def _thin(self, wide: float) -> None:
+        """Leaves out the ticks of a bar that lies whose labels would touch."""
+        axis, size = self.bar.ax.xaxis, float(self.bar.ax.xaxis.get_ticklabels()[0].get_fontsize())
+        at = [x for x in axis.get_majorticklocs() if self.bar.vmin <= x <= self.bar.vmax]
+        kept: list[float] = []
+        end = -math.inf
+        for x, text in zip(at, axis.get_major_formatter().format_ticks(at), strict=True):
+            half, middle = width_of(text, size) / 2, float(self.bar.norm(x)) * wide
+            if middle - half >= end + 3 / 72:
+                kept.append(x)
+                end = middle + half
+        if len(kept) < len(at):
+            axis.set_major_locator(FixedLocator(kept))
 
     def _swatch(self, left: float, bottom: float, text: str) -> None:
         swatch(self.figure, self.scale, left, bottom, text)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Unpack
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from attnviz.base.words import in_place
 from attnviz.maps.map import AttentionMap
 from attnviz.show.figures.bars import Bar
-from attnviz.show.figures.heatmap import draw, panel_inches, scaled, write_above, write_below
-from attnviz.show.figures.layout import EDGE, Around, Sheet, fitted_to, line, place, points, ticks_of, wrapped
+from attnviz.show.figures.heatmap import cell_note, draw, panel_inches, scaled, write_above, write_below
+from attnviz.show.figures.layout import EDGE, Around, Sheet, fitted_to, line, place, points, ticks_of, wrapped, write
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
 
 _OF_PANELS = ("rank", "row")
@@ -76,6 +77,11 @@ def difference_figure(
             for side, shown in zip(("A\n", "B\n", ""), pictures[0], strict=True)
         ]
 
+    noun = ("key" if isinstance(first.keys, range) else "global key") + cell_note(first)
+
+    def named(wide: float) -> list[str]:
+        return wrapped(noun, wide, points("axes.labelsize"))
+
     def sheet(across: float | None) -> Sheet:
         panel = own if across is None else scaled(first.size, own, across)
         keys = ticks_of(first.keys, first.key_labels, panel[0], horizontal=True)
@@ -85,7 +91,11 @@ def difference_figure(
             left=EDGE + line("axes.labelsize", 2) + 6 / 72 + queries.room,
             right=max(EDGE, keys.beyond),
             top=EDGE + line("axes.titlesize", high) + 4 / 72,
-            bottom=EDGE + keys.room + 3 / 72 + line("axes.labelsize") + max(bar.depth_in(panel[0]) for bar in bars),
+            bottom=EDGE
+            + keys.room
+            + 3 / 72
+            + line("axes.labelsize", len(named(3 * panel[0])))
+            + max(bar.depth_in(panel[0]) for bar in bars),
             gap=max(_GAP, 2 * keys.beyond + 3 / 72),
         )
         return Sheet(3 * len(pictures), 3, panel, around)
@@ -100,14 +110,17 @@ def difference_figure(
         row, column = divmod(n, 3)
         place(ax, found.box(n), found.size)
         colored = scale if column < 2 else between
-        draw(shown, ax, colored, x_labels=found.is_lowest(n), y_labels=column == 0)
+        draw(shown, ax, colored, x_labels=found.is_lowest(n), y_labels=column == 0, names=False)
         if row == 0:
             ax.set_title(headings[column], pad=4, parse_math=False)
         if column == 0:
             ax.set_ylabel(f"{names[row]}\nquery", labelpad=3)
     keys = ticks_of(first.keys, first.key_labels, found.panel[0], horizontal=True)
-    taken = keys.room + 3 / 72 + line("axes.labelsize")
+    lines = named(3 * found.panel[0])
+    taken = keys.room + 3 / 72 + line("axes.labelsize", len(lines))
     a, b, c = (found.box(n + 3 * (len(pictures) - 1)) for n in range(3))
+    below, color = a[1] - keys.room - 3 / 72, mpl.rcParams["axes.labelcolor"]
+    write(figure, b[0] + b[2] / 2, below, "\n".join(lines), "axes.labelsize", ha="center", va="top", color=color)
     for bar, left, right in ((bars[0], a, b), (bars[1], c, c)):
         bar.lies((left[0], 0.0, right[0] + right[2] - left[0], left[1]), taken, middle=False)
     write_above(figure, above)

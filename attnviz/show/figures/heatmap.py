@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ from attnviz.show.figures.bars import Bar, colorbar, frame
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.layout import (
     EDGE,
+    LINE,
     Around,
     Sheet,
     fitted_to,
@@ -47,6 +49,8 @@ _GAP = 0.08
 
 _LEAST_INCHES = 0.3
 """A panel narrower than this shows nothing."""
+
+_LEAST_BESIDE = 0.9  # inches of panels that a color bar stands beside; beside fewer it has no room for its label
 
 _LEAST_LETTERS = 3.5  # points of numbers in cells
 
@@ -159,52 +163,16 @@ def sheet_of(
     figure = Figure(figsize=(6, 6))
     axes = [figure.add_axes((0, 0, 1, 1), label=f"panel {n}") for n in range(len(maps))]
     blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
-    bar = Bar(figure, fitted, blank=blank) if scale else None
-    columns = grid_columns(first.size, len(maps), width)
-    own = _panel_inches(first.size, len(maps), width, columns)
-    lies = False
-
-    def sheet(across: float | None) -> Sheet:
-        panel = own if across is None else scaled(first.size, own, across)
-        keys = ticks_of(first.keys, first.key_labels, panel[0], horizontal=True)
-        queries = ticks_of(first.queries, first.query_labels, panel[1], horizontal=False)
-        title = min(points("axes.titlesize"), 0.9 * panel[0] * 72 / 2)
-        gap = _GAP if panel[0] < _NARROW else max(_GAP, 2 * keys.beyond + 3 / 72)
-        found = Sheet(
-            len(maps),
-            columns,
-            panel,
-            Around(
-                left=max(EDGE + line("axes.labelsize") + 3 / 72 + queries.room, sides[0]),
-                right=EDGE + max(keys.beyond, sides[1]),
-                top=EDGE,
-                bottom=EDGE + keys.room + 3 / 72 + line("axes.labelsize"),
-                above=1.2 * title / 72 + (6 if single else 4) / 72 + sides[2],
-                gap=gap,
-            ),
-        )
-        if bar is None or lies:
-            return found
-        around = found.around
-        beside = bar.room(found.inner[1] - around.above)
-        return replace(
-            found, around=replace(around, right=sides[1] + beside + EDGE, bottom=max(around.bottom, bar.below))
-        )
-
-    if bar is not None and len(maps) > columns:
-        lies = True
-        found = fitted_to(width, sheet)
-        lies = found.empty is not None and bar.fits(found.empty, found.around.bottom)
-    found = fitted_to(width, sheet)
-    inches = found.size[0]
-    title = [] if above is None else wrapped(above, inches - 2 * EDGE, points("figure.titlesize"))
-    said = [] if caption is None else wrapped(caption, inches - 2 * EDGE, points("figure.labelsize"))
+    plan = _Plan(first, len(maps), width, sides, Bar(figure, fitted, blank=blank) if scale else None)
+    found, where = plan.found()
+    title = [] if above is None else wrapped(above, found.size[0] - 2 * EDGE, points("figure.titlesize"))
+    said = [] if caption is None else wrapped(caption, found.size[0] - 2 * EDGE, points("figure.labelsize"))
+    lower = found.around.bottom
     found = found.with_room(title, said)
-    size = found.size
-    figure.set_size_inches(size)
+    figure.set_size_inches(found.size)
     tiny = found.panel[0] < _NARROW
     for n, (ax, shown, name) in enumerate(zip(axes, maps, names, strict=True)):
-        place(ax, found.box(n), size)
+        place(ax, found.box(n), found.size)
         left, lowest = found.is_left(n), found.is_lowest(n)
         if tiny:  # one panel says where things are, for all
             left = lowest = left and lowest
@@ -212,20 +180,71 @@ def sheet_of(
         _title(ax, found, n, name, f"{shown.head}", 72 * sides[2])
     if not single:
         _name_axes(figure, found, first)
-    if bar is not None and lies:
-        assert found.empty is not None
-        bar.lies(found.empty, _below_panels(found, said))
-    elif bar is not None:
-        bottom = found.box(len(maps) - 1)[1]
-        bar.beside(found.around.left + found.inner[0] + sides[1], bottom, found.inner[1] - found.around.above)
+    if plan.bar is not None:
+        _place_bar(plan, found, where, lower)
     write_above(figure, title)
     write_below(figure, said)
     return axes
 
 
-def _below_panels(found: Sheet, said: Sequence[str]) -> float:
-    """Inches below a panel that labels of its axis take."""
-    return found.around.bottom - (line("figure.labelsize", len(said)) + 0.08 if said else 0) - EDGE
+@dataclass(frozen=True)
+class _Plan:
+    """What decides where the panels of a figure stand."""
+
+    shown: AttentionMap
+    count: int
+    width: float | None
+    sides: tuple[float, float, float]
+    bar: Bar | None
+
+    def found(self) -> tuple[Sheet, str]:
+        """The places, and where the color bar is: in the ``room`` that a short row leaves, ``beside`` or ``below``."""
+        bar = self.bar
+        plain = fitted_to(self.width, partial(self.sheet, "room"))
+        if bar is None or (plain.empty is not None and bar.fits(plain.empty, plain.around.bottom)):
+            return plain, "room"
+        tall = plain.inner[1] - plain.around.above
+        where = "beside" if tall >= _LEAST_BESIDE or self.count == 1 else "below"
+        return fitted_to(self.width, partial(self.sheet, where)), where
+
+    def sheet(self, where: str, across: float | None) -> Sheet:
+        """The places of panels of this width; None is what the maps want."""
+        shown, columns = self.shown, grid_columns(self.shown.size, self.count, self.width)
+        panel = _panel_inches(shown.size, self.count, self.width, columns)
+        panel = panel if across is None else scaled(shown.size, panel, across)
+        keys = ticks_of(shown.keys, shown.key_labels, panel[0], horizontal=True)
+        queries = ticks_of(shown.queries, shown.query_labels, panel[1], horizontal=False)
+        title = min(points("axes.titlesize"), 0.9 * panel[0] * 72 / 2)
+        around = Around(
+            left=max(EDGE + line("axes.labelsize") + 3 / 72 + queries.room, self.sides[0]),
+            right=EDGE + max(keys.beyond, self.sides[1]),
+            top=EDGE,
+            bottom=EDGE + keys.room + 3 / 72 + line("axes.labelsize"),
+            above=LINE * title / 72 + (6 if self.count == 1 else 4) / 72 + self.sides[2],
+            gap=_GAP if panel[0] < _NARROW else max(_GAP, 2 * keys.beyond + 3 / 72),
+        )
+        found = Sheet(self.count, columns, panel, around)
+        if self.bar is not None and where == "beside":
+            right = self.sides[1] + self.bar.room(found.inner[1] - around.above) + EDGE
+            around = replace(around, right=right, bottom=max(around.bottom, self.bar.below))
+        if self.bar is not None and where == "below":
+            around = replace(around, bottom=around.bottom + self.bar.depth_in(found.inner[0]))
+        return replace(found, around=around)
+
+
+def _place_bar(plan: _Plan, sheet: Sheet, where: str, lower: float) -> None:
+    """Puts the color bar where the plan wants it; ``lower``: inches below the panels, without the caption."""
+    bar, last = plan.bar, sheet.box(plan.count - 1)
+    assert bar is not None
+    if where == "beside":
+        right = sheet.around.left + sheet.inner[0] + plan.sides[1]
+        bar.beside(right, last[1], sheet.inner[1] - sheet.around.above)
+    elif where == "below":
+        taken = lower - bar.depth_in(sheet.inner[0]) - EDGE
+        bar.lies((sheet.around.left, 0.0, sheet.inner[0], last[1]), taken, middle=False)
+    else:
+        assert sheet.empty is not None
+        bar.lies(sheet.empty, lower - EDGE)
 
 
 def _title(ax: Axes, sheet: Sheet, n: int, name: str, short: str, above: float) -> None:

@@ -132,16 +132,21 @@ def ticks_of(positions: Sequence[int], labels: Sequence[str] | None, inches: flo
         locator = MaxNLocator(nbins=max(1, min(10, int(inches / each))), integer=True, steps=[1, 2, 5, 10])
         formatter = FuncFormatter(lambda x, _: f"{round(x) + start}" if float(x).is_integer() else "")
         return Ticks(locator, formatter, size, False, _TICK + (LINE * size / 72 if horizontal else widest), widest / 2)
-    texts = [f"{p}" if labels is None else label_text(p, labels[n]) for n, p in enumerate(positions)]
-    cell = inches * 72 / len(texts)
+    count = len(positions)
+
+    def text(n: int) -> str:
+        return f"{positions[n]}" if labels is None else label_text(positions[n], labels[n])
+
+    cell = inches * 72 / count
     if _SMALLEST <= cell / LINE < size:
         size = cell / LINE
-    stride = _stride(len(texts), inches * 72 / (size * LINE * 0.999))
-    at = range(0, len(texts), stride)
-    widest = max((width_of(texts[n], size) for n in (range(len(texts)) if len(texts) <= 256 else at)), default=0.0)
-    upright = horizontal and widest + 3 / 72 > stride * cell / 72
+    stride = _stride(count, inches * 72 / (size * LINE * 0.999))
+    at = range(0, count, stride)
+    widest = max((width_of(text(n), size) for n in (range(count) if count <= 256 else at)), default=0.0)
+    # Words that are thinned would reach into the next panel, were they not turned.
+    upright = horizontal and (widest * 72 + 3 > stride * cell or (stride > 1 and labels is not None))
     across = LINE * size / 72 if horizontal and not upright else widest
-    formatter = FuncFormatter(lambda x, _: texts[round(x)] if 0 <= round(x) < len(texts) else "")
+    formatter = FuncFormatter(lambda x, _: text(round(x)) if 0 <= round(x) < count else "")
     beyond = max(0.0, (widest if horizontal and not upright else LINE * size / 72) / 2 - cell / 144)
     return Ticks(FixedLocator(list(at)), formatter, size, upright, _TICK + across, beyond)
 
