@@ -32,6 +32,7 @@ from attnviz.show.figures.layout import (
     wrapped,
     write,
 )
+from attnviz.show.figures.marks import draw_marks, find_marks, marks_height
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.show.scale.colors import is_dark
 
@@ -67,6 +68,7 @@ def heatmap(
     title: str | None = None,
     caption: str | None = None,
     width: float | None = None,
+    marks: bool = True,
     **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws one head's map.
@@ -79,6 +81,7 @@ def heatmap(
         title: None says which head.
         caption: under the figure, such as :func:`attnviz.show.figures.captions.caption` says it.
         width: inches across of the figure that this makes; None is what the map needs.
+        marks: whether a column that takes most of the weight, and lone peaks of a long map, are marked.
         colors: the fields of :class:`~attnviz.show.figures.scales.ColorScale`: ``norm``, ``robust``, ``vmin``, ``vmax``,
             ``cmap``.
 
@@ -98,9 +101,13 @@ def heatmap(
             scale=scale,
             caption=caption,
             width=width,
+            marks=marks,
         )[0]
     image = draw(shown, ax, fitted, annot=annot)
-    ax.set_title(shown.name if title is None else title, parse_math=False)
+    found = [find_marks(shown)] if marks else []
+    ax.set_title(shown.name if title is None else title, parse_math=False, pad=6 + 72 * marks_height(found))
+    for mark in found:
+        draw_marks(shown, mark, ax)
     if scale:
         colorbar(image, [ax], fitted)
     if caption is not None:
@@ -115,6 +122,7 @@ def heads_grid(
     title: str | None = None,
     caption: str | None = None,
     width: float | None = None,
+    marks: bool = True,
     **colors: Unpack[ScaleOptions],
 ) -> Figure:
     """Small multiples of several heads, sharing one color scale.
@@ -130,7 +138,7 @@ def heads_grid(
     fitted = ColorScale(**colors).fit(maps)
     above = (grid_name(maps) if title is None else title) + cell_note(maps[0])
     names = [shown.heads_name for shown in maps]
-    axes = sheet_of(maps, fitted, names, above=above, annot=annot, caption=caption, width=width)
+    axes = sheet_of(maps, fitted, names, above=above, annot=annot, caption=caption, width=width, marks=marks)
     figure = axes[0].get_figure(root=True)
     assert figure is not None
     return figure
@@ -147,6 +155,7 @@ def sheet_of(
     caption: str | None = None,
     width: float | None = None,
     sides: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    marks: bool = False,
 ) -> list[Axes]:
     """A figure of maps of one size, the Axes of each, all places computed.
 
@@ -157,12 +166,15 @@ def sheet_of(
         above: the title of them all.
         annot, caption, width: as in :func:`heatmap`.
         scale: whether there is a color bar.
+        marks: as in :func:`heatmap`.
         sides: inches that something else takes to the left of a single map at least, to the right of it, and above it.
     """
     first, single = maps[0], len(maps) == 1
     figure = Figure(figsize=(6, 6))
     axes = [figure.add_axes((0, 0, 1, 1), label=f"panel {n}") for n in range(len(maps))]
     blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
+    marked = [find_marks(shown) for shown in maps] if marks else []
+    sides = (*sides[:2], sides[2] + marks_height(marked))
     plan = _Plan(first, len(maps), width, sides, Bar(figure, fitted, blank=blank) if scale else None)
     found, where = plan.found()
     title = [] if above is None else wrapped(above, found.size[0] - 2 * EDGE, points("figure.titlesize"))
@@ -178,6 +190,8 @@ def sheet_of(
             left = lowest = left and lowest
         draw(shown, ax, fitted, annot=annot, x_labels=lowest, y_labels=left, names=single)
         _title(ax, found, n, name, f"{shown.head}", 72 * sides[2])
+    for ax, shown, mark in zip(axes, maps, marked, strict=False):
+        draw_marks(shown, mark, ax)
     if not single:
         _name_axes(figure, found, first)
     if plan.bar is not None:
@@ -259,7 +273,7 @@ def _title(ax: Axes, sheet: Sheet, n: int, name: str, short: str, above: float) 
     if width_of(name, size) > sheet.panel[0]:
         name = short
     size = min(size, size * sheet.panel[0] / width_of(name, size))
-    ax.set_title(name, pad=2.5, fontsize=size, parse_math=False)
+    ax.set_title(name, pad=2.5 + above, fontsize=size, parse_math=False)
 
 
 def _name_axes(figure: Figure, sheet: Sheet, shown: AttentionMap) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -59,7 +60,9 @@ def width_of(text: str, size: float) -> float:
 def _inches(text: str, size: float, family: tuple[str, ...]) -> float:
     font = FontProperties(family=list(family), size=size)
     plain = text.replace(r"\$", "$") or " "
-    return float(_renderer().get_text_width_height_descent(plain, font, False)[0]) / _SCREEN
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that no font has, which is told where they are drawn
+        return float(_renderer().get_text_width_height_descent(plain, font, False)[0]) / _SCREEN
 
 
 @cache
