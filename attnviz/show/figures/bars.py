@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,7 +29,7 @@ _PAD = 0.1  # between panels and bar
 _LEAST = 1.0  # inches of a bar that lies
 _MOST = 4.5  # inches of a bar
 
-FRAME = {"linewidth": 0.5, "edgecolor": "0.55"}
+FRAME: dict[str, Any] = {"linewidth": 0.5, "edgecolor": "0.55"}
 
 
 def frame(ax: Axes) -> None:
@@ -67,10 +67,10 @@ class Bar:
         place(self.bar.ax, (0, 0, _THICK, own), tuple(self.figure.get_size_inches()))
         self.bar.set_label("\n".join(wrapped(self.label, max(own, 0.8), points("axes.labelsize"))))
         axis = self.bar.ax.yaxis
-        texts = axis.get_major_formatter().format_ticks(axis.get_majorticklocs())
+        texts = axis.get_major_formatter().format_ticks(list(axis.get_majorticklocs()))
         ticks = max((width_of(text, points("ytick.labelsize")) for text in texts), default=0.0)
         lines = line("axes.labelsize", self.bar.ax.get_ylabel().count("\n") + 1)
-        bar = _THICK + _beside_ticks("ytick") + ticks + mpl.rcParams["axes.labelpad"] / 72 + lines
+        bar = _THICK + _beside_ticks("ytick") + ticks + float(mpl.rcParams["axes.labelpad"]) / 72 + lines
         swatch = _THICK + 0.05 + max(width_of(word, points("xtick.labelsize")) for word in NOT_VISIBLE.split())
         return _PAD + max(bar, swatch if self.blank else 0) + 0.04
 
@@ -89,7 +89,7 @@ class Bar:
 
     def depth_in(self, inches: float) -> float:
         """Inches from top to bottom that it takes where it lies in so many across."""
-        letters = _beside_ticks("xtick") + line("xtick.labelsize") + mpl.rcParams["axes.labelpad"] / 72
+        letters = _beside_ticks("xtick") + line("xtick.labelsize") + float(mpl.rcParams["axes.labelpad"]) / 72
         lines = len(wrapped(self.label, inches - 0.1, points("axes.labelsize")))
         return 0.08 + _THICK + letters + line("axes.labelsize", lines) + (0.26 if self.blank else 0)
 
@@ -116,7 +116,8 @@ class Bar:
     def _thin(self, wide: float) -> None:
         """Leaves out the ticks of a bar that lies whose labels would touch."""
         axis, size = self.bar.ax.xaxis, float(self.bar.ax.xaxis.get_ticklabels()[0].get_fontsize())
-        at = [x for x in axis.get_majorticklocs() if self.bar.vmin <= x <= self.bar.vmax]
+        low, high = sorted(axis.get_view_interval())
+        at = [float(x) for x in axis.get_majorticklocs() if low <= x <= high]
         kept: list[float] = []
         end = -math.inf
         for x, text in zip(at, axis.get_major_formatter().format_ticks(at), strict=True):
@@ -145,7 +146,8 @@ def swatch(figure: Figure, scale: FittedScale, left: float, bottom: float, text:
 
 def _beside_ticks(axis: str) -> float:
     """Inches of a tick and of what is between it and its label."""
-    return float(mpl.rcParams[f"{axis}.major.size"] + mpl.rcParams[f"{axis}.major.pad"]) / 72
+    settings: dict[Any, Any] = mpl.rcParams
+    return float(settings[f"{axis}.major.size"] + settings[f"{axis}.major.pad"]) / 72
 
 
 def colorbar(image: AxesImage | ScalarMappable, axes: Sequence[Axes], scale: FittedScale) -> Colorbar:

@@ -123,7 +123,7 @@ _REGION = 4
 """Pixels both ways that a hatched region has; what is smaller differs in color alone."""
 
 
-def hatch_colors(blank: Sequence[float]) -> tuple[Array, Array]:
+def hatch_colors(blank: Any) -> tuple[Array, Array]:
     """Colors of stripes and of edges over the color of what is not visible: RGBA, 0 to 255."""
     base = np.asarray(blank[:3], dtype=np.float64)
     ink = 1.0 if base.mean() < 0.5 else 0.0

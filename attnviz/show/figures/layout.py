@@ -32,7 +32,7 @@ _SMALLEST = 4.5
 """Points of labels, where smaller ones leave each cell its own; below, labels are thinned."""
 
 _SCREEN = 100.0  # dots per inch at which letters are measured
-STEPS = tuple(factor * 10**power for power in range(10) for factor in (1, 2, 5))
+STEPS: tuple[int, ...] = tuple(factor * 10**power for power in range(10) for factor in (1, 2, 5))
 """From label to label, where there is no room for all."""
 
 _MOST_THINNED = 20  # labels on an axis that cannot show them all: more say no more, and take longer to draw
@@ -43,7 +43,8 @@ EDGE = 0.06
 
 def points(name: str) -> float:
     """The size in points of what a setting names, such as ``axes.titlesize``."""
-    return float(FontProperties(size=mpl.rcParams[name]).get_size_in_points())
+    settings: dict[Any, Any] = mpl.rcParams
+    return float(FontProperties(size=settings[name]).get_size_in_points())
 
 
 def line(name: str, count: float = 1) -> float:
@@ -163,12 +164,9 @@ def label_axis(axis: Axis, positions: Sequence[int], labels: Sequence[str] | Non
     ticks = ticks_of(positions, labels, float(inches), horizontal=horizontal)
     axis.set_major_locator(ticks.locator)
     axis.set_major_formatter(ticks.formatter)
-    axis.set_tick_params(
-        labelbottom=True,
-        labelleft=True,
-        labelsize=ticks.size,
-        **({"rotation": 90 if ticks.upright else 0} if horizontal else {}),
-    )
+    axis.set_tick_params(labelbottom=True, labelleft=True, labelsize=ticks.size)
+    if horizontal:
+        axis.set_tick_params(rotation=90 if ticks.upright else 0)
 
 
 def _stride(count: int, room: float) -> int:

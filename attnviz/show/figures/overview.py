@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgba
+from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
@@ -142,7 +142,7 @@ class _Mosaic(PixelImage):
     def paint(self, pixels: Pixels) -> Array:
         picture = np.zeros((len(pixels.rows), len(pixels.columns), 4), dtype=np.uint8)
         apart = min(pixels.height // len(self.panels), pixels.width // len(self.panels[0])) > 1
-        edge = np.rint(np.array(to_rgba(FRAME["edgecolor"])) * 255).astype(np.uint8)
+        edge = np.rint(255 * to_rgba_array(FRAME["edgecolor"])[0]).astype(np.uint8)
         down = _slots(pixels.height, len(self.panels), pixels.rows)
         across = _slots(pixels.width, len(self.panels[0]), pixels.columns)
         for line, (height, rows, y) in zip(self.panels, down, strict=True):
