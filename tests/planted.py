@@ -63,7 +63,9 @@ def seen(picture: np.ndarray, color: Sequence[float] = BRIGHT, near: int = 60, l
     Spots of less than ``least`` of the largest one's pixels are specks where lines cross cells.
     """
     red, green, blue = (picture[..., n].astype(np.int16) for n in range(3))
-    bright = abs(red - blue) >= 25  # no letters, whose edges are gray, and no hatches
+    bright = (red - blue) * np.sign(
+        int(color[0]) - int(color[2])
+    ) >= 25  # no letters, whose edges are gray, and no hatches
     for channel, wanted in zip((red, green, blue), color, strict=True):
         bright &= abs(channel - np.int16(wanted)) <= near
     sizes = np.bincount(label(bright, connectivity=2).ravel())[1:]
@@ -73,7 +75,10 @@ def seen(picture: np.ndarray, color: Sequence[float] = BRIGHT, near: int = 60, l
 def glimmers(picture: np.ndarray) -> int:
     """As :func:`seen`, of what a viewer that shrinks a picture leaves of the darkest ink amid the lightest."""
     red, blue = picture[..., 0].astype(np.int16), picture[..., 2].astype(np.int16)
-    return int(label(blue - red >= 4, connectivity=2).max())
+    sizes = np.bincount(label(blue - red >= 4, connectivity=2).ravel())[1:]
+    return int(
+        (sizes >= 0.05 * sizes.max(initial=0)).sum()
+    )  # where a large cell's edge lies below the frame are specks
 
 
 def within(picture: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.ndarray:

@@ -350,5 +350,5 @@ def test_in_a_figure_of_statistics(tmp_path):
     ]
     with house_style():
         figure = statistics_figure(found).figure
-        save_figure(figure, tmp_path / "heads.png", dpi=20)
+        save_figure(figure, tmp_path / "heads.png", dpi=30)
     assert planted.seen(planted.within(planted.opened(tmp_path / "heads.png"), panels(figure))) == 8
