@@ -68,7 +68,8 @@ class Bar:
         self.bar.set_label("\n".join(wrapped(self.label, max(own, 0.8), points("axes.labelsize"))))
         axis = self.bar.ax.yaxis
         texts = axis.get_major_formatter().format_ticks(list(axis.get_majorticklocs()))
-        ticks = max((width_of(text, points("ytick.labelsize")) for text in texts), default=0.0)
+        # At least as much as most numbers take, so that figures of like maps have one size.
+        ticks = max(width_of(text, points("ytick.labelsize")) for text in ("0.00", *texts))
         lines = line("axes.labelsize", self.bar.ax.get_ylabel().count("\n") + 1)
         bar = _THICK + _beside_ticks("ytick") + ticks + float(mpl.rcParams["axes.labelpad"]) / 72 + lines
         swatch = _THICK + 0.05 + max(width_of(word, points("xtick.labelsize")) for word in NOT_VISIBLE.split())
