@@ -19,6 +19,7 @@ from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.layout import (
     EDGE,
     LINE,
+    SMALLEST,
     Around,
     Sheet,
     fitted_to,
@@ -51,6 +52,7 @@ _GAP = 0.08
 _LEAST_INCHES = 0.3
 """A panel narrower than this shows nothing."""
 
+_SENTENCE = 16  # tokens that have a label each where that can be
 _LEAST_BESIDE = 0.9  # inches of panels that a color bar stands beside; beside fewer it has no room for its label
 
 _LEAST_LETTERS = 3.5  # points of numbers in cells
@@ -380,7 +382,10 @@ def grid_columns(size: tuple[int, int], count: int, across: float | None = None)
         width, height = _panel_inches(size, count, across, columns)
         rows = math.ceil(count / columns)
         shape = math.log(columns * width / (rows * height) / wanted)
-        return abs(shape) + (2 if count <= 16 else 4) * (rows * columns - count) / count
+        # A sentence's tokens are worth a label each.
+        cell = 72 * (width if across is None else (across - _BESIDE_ON_PAPER) / columns - 2 * _GAP) / size[1]
+        unlabeled = 0.5 if max(size) <= _SENTENCE and cell < LINE * SMALLEST else 0.0
+        return abs(shape) + (2 if count <= 16 else 4) * (rows * columns - count) / count + unlabeled
 
     most = count if across is None else max(1, int((across - _BESIDE_ON_PAPER) / (_LEAST_INCHES + _GAP)))
     even = {math.ceil(count / rows) for rows in range(1, count + 1)}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LINE = 1.2
 """Of a line of text, in heights of its letters."""
 
-_SMALLEST = 4.5
+SMALLEST = 4.5
 """Points of labels, where smaller ones leave each cell its own; below, labels are thinned."""
 
 _SCREEN = 100.0  # dots per inch at which letters are measured
@@ -142,7 +142,7 @@ def ticks_of(positions: Sequence[int], labels: Sequence[str] | None, inches: flo
         return f"{positions[n]}" if labels is None else label_text(positions[n], labels[n])
 
     cell = inches * 72 / count
-    if _SMALLEST <= cell / LINE < size:
+    if SMALLEST <= cell / LINE < size:
         size = cell / LINE
     stride = _stride(count, inches * 72 / (size * LINE * 0.999))
     at = range(0, count, stride)

@@ -157,6 +157,18 @@ def test_few_heads_in_print_stand_side_by_side(heads, width):
     assert grid_columns((64, 64), heads, PAPERS[width]) == heads
 
 
+@pytest.mark.parametrize(
+    ("heads", "width"), [(1, None), (12, None), (1, "column"), (1, "page"), (4, "page"), (8, "page"), (12, "page")]
+)
+def test_each_of_sixteen_tokens_has_its_label(heads, width):
+    with house_style(paper=width):
+        figure = drawn("heads", 16, heads, "short", width, "weights", "causal")
+    first = next(ax for ax in figure.axes if ax.get_label() == "panel 0")
+    assert len(first.yaxis.get_majorticklocs()) == 16
+    last = next(ax for ax in figure.axes if ax.get_label() == f"panel {heads - 1}")
+    assert len(last.xaxis.get_majorticklocs()) == 16
+
+
 @pytest.mark.parametrize("heads", [5, 7, 11, 23])
 def test_the_color_bar_takes_the_room_that_a_short_row_leaves(heads):
     with house_style():
