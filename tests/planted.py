@@ -18,7 +18,7 @@ from skimage.measure import label
 import attnviz
 from attnviz.maps.map import AttentionMap
 
-BRIGHT = (252, 253, 191)  # the last of magma
+BRIGHT = (21, 22, 75)  # the darkest ink
 RASTERIZERS = {".pdf": "pdftoppm", ".svg": "rsvg-convert"}
 
 
@@ -58,12 +58,14 @@ def planted_inputs(T: int, heads: int, count: int) -> attnviz.AttentionInputs:
 def seen(picture: np.ndarray, color: Sequence[float] = BRIGHT, near: int = 60, least: float = 0) -> int:
     """How many spots of a color there are in a picture, (height, width, 3): pixels that touch are one.
 
-    The color has more red than blue.
+    The color is none of grays.
 
     Spots of less than ``least`` of the largest one's pixels are specks where lines cross cells.
     """
     red, green, blue = (picture[..., n].astype(np.int16) for n in range(3))
-    bright = red - blue >= 25  # no letters, whose edges are gray, and no outlines
+    bright = (red - blue) * np.sign(
+        int(color[0]) - int(color[2])
+    ) >= 25  # no letters, whose edges are gray, and no hatches
     for channel, wanted in zip((red, green, blue), color, strict=True):
         bright &= abs(channel - np.int16(wanted)) <= near
     sizes = np.bincount(label(bright, connectivity=2).ravel())[1:]
@@ -71,9 +73,12 @@ def seen(picture: np.ndarray, color: Sequence[float] = BRIGHT, near: int = 60, l
 
 
 def glimmers(picture: np.ndarray) -> int:
-    """As :func:`seen`, of what a viewer that shrinks a picture leaves of magma's brightest amid its darkest."""
+    """As :func:`seen`, of what a viewer that shrinks a picture leaves of the darkest ink amid the lightest."""
     red, blue = picture[..., 0].astype(np.int16), picture[..., 2].astype(np.int16)
-    return int(label((red >= 50) & (red - blue >= 4), connectivity=2).max())
+    sizes = np.bincount(label(blue - red >= 4, connectivity=2).ravel())[1:]
+    return int(
+        (sizes >= 0.05 * sizes.max(initial=0)).sum()
+    )  # where a large cell's edge lies below the frame are specks
 
 
 def within(picture: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.ndarray:

@@ -56,7 +56,8 @@ def said_parameter(field: Field[Any], default: Any, panel: str | None = None) ->
     said = field.metadata
     hint = said["type"] if isinstance(default, said["type"]) else said["type"] | None
     limits = {name: said[name] for name in ("metavar", "min", "max") if name in said}
-    option = typer.Option(option_name(field), help=said["help"], rich_help_panel=panel, **limits)
+    names = option_name(field) + (f"/--{said['off']}" if "off" in said else "")
+    option = typer.Option(names, help=said["help"], rich_help_panel=panel, **limits)
     name = str(said.get("option", field.name)).replace("-", "_")
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option])
 

@@ -40,7 +40,7 @@ class Look(Scale):
     """Colors, size and words of a figure."""
 
     cmap: str | Colormap | None = said(
-        None, "Palette of matplotlib or seaborn.  \\[default: magma; RdBu_r for logits]", type=str
+        None, "Palette: ink, poles, or one of matplotlib or seaborn.  \\[default: ink; poles for logits]", type=str
     )
     theme: str | None = said(None, "light or dark.", type=str)
     width: float | str | None = said(
@@ -54,6 +54,9 @@ class Look(Scale):
         None, "Dots per inch of a PNG.  \\[default: 150; 300 with --width]", type=int, min=20, max=2400
     )
     transparent: bool = said(False, "No background.")
+    marks: bool = said(
+        True, "Mark a column that takes most of the weight, and lone peaks of long maps.", off="no-marks"
+    )
 
     def check(self) -> None:
         """Raises InputError for what can be told before anything is read."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from attnviz.plots.look import Look
 
 
+LEAST_IN_PRINT = 0.7
+"""Points a side of a cell on paper: a printer loses smaller ones."""
+
+
 def panels(request: Request, count: int, look: Look, ax: Axes | None = None) -> Request:
     """A request in no more cells than each of ``count`` panels of a figure shows; in ``ax``, which may grow, in any."""
     if ax is not None:
@@ -36,7 +40,8 @@ def model(layers: int, heads: int, look: Look, ax: Axes | None = None) -> int:
     if ax is not None:
         width, height = ax.get_window_extent().size
         return most_cells((width / heads, height / layers), 1)
-    return overview.panel_pixels(layers, heads, look.dots, look.inches)
+    pixels = overview.panel_pixels(layers, heads, look.dots, look.inches)
+    return pixels if look.paper is None else max(1, min(pixels, int(pixels / look.dots * 72 / LEAST_IN_PRINT)))
 
 
 def reasons(request: Request, count: int, look: Look) -> Request:
@@ -49,4 +54,5 @@ def _size(request: Request) -> tuple[int, int]:
 
 
 def _within(request: Request, inches: Sequence[float], look: Look) -> Request:
-    return request.but(pixels=max(1, min(request.pixels, most_cells(inches, look.dots))))
+    dots = look.dots if look.paper is None else min(look.dots, 72 / LEAST_IN_PRINT)
+    return request.but(pixels=max(1, min(request.pixels, most_cells(inches, dots))))

@@ -14,7 +14,7 @@ def said(default: Any, help: str, *, type: Any = None, **option: Any) -> Any:
         help: what it does, in a line.
         type: what the command line reads it as; None is the default's own type.
         option: what else the command line has to know: its ``option`` where that has not the field's name, ``metavar``,
-            ``min`` and ``max``, ``bare`` (what it is where it is given without a value), ``refused`` (what to say where a
+            ``min`` and ``max``, ``off`` (the option that says no to what is on), ``bare`` (what it is where it is given without a value), ``refused`` (what to say where a
             kind of figure has no use for it).
     """
     return field(default=default, metadata={"help": help, "type": type or default.__class__, **option})

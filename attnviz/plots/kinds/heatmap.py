@@ -139,7 +139,7 @@ class Heatmap(OfHeads, OverMaps):
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:
         from attnviz.show.figures.heatmap import heads_grid, heatmap
 
-        words = parts.words(look)
+        words = parts.words(look) | {"marks": look.marks and not self.pattern_outline}  # whose own marks stand there
         if len(parts.maps) > 1:
             found: Axes | Figure = heads_grid(parts.maps, annot=self.annot, **words)
         else:

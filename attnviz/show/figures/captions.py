@@ -35,6 +35,7 @@ class Sink:
         label: the key's token, where the column is one key that has one.
         share: of the weight shown; of a map reduced by max, of the rows whose largest weight is in the column.
         exact: whether ``share`` is one of weight.
+        column: of the map's cells.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Sink:
     label: str | None
     share: float
     exact: bool
+    column: int = 0
 
 
 def find_sink(shown: AttentionMap) -> Sink | None:
@@ -70,7 +72,7 @@ def find_sink(shown: AttentionMap) -> Sink | None:
         return None
     first, end = most * len(shown.keys) // columns, (most + 1) * len(shown.keys) // columns
     label = shown.key_labels[first] if shown.key_labels is not None and end == first + 1 else None
-    return Sink(shown.name, (shown.keys[first], shown.keys[end - 1]), label, float(shares[most]), exact)
+    return Sink(shown.name, (shown.keys[first], shown.keys[end - 1]), label, float(shares[most]), exact, most)
 
 
 def sink_note(maps: Sequence[AttentionMap]) -> str | None:
@@ -83,10 +85,10 @@ def sink_note(maps: Sequence[AttentionMap]) -> str | None:
     token = f" ({one_line(worst.label)})" if worst.label is not None else ""
     keys = f"key {first}{token} takes" if first == last else f"keys {first} to {last} take"
     if worst.exact:
-        what = f"{keys} {_percent(worst.share)} of the weight shown"
+        what = f"{keys} {percent(worst.share)} of the weight shown"
     else:
         where = f"key {first}{token}" if first == last else f"keys {first} to {last}"
-        what = f"the largest weight of {_percent(worst.share)} of the rows is at {where}"
+        what = f"the largest weight of {percent(worst.share)} of the rows is at {where}"
     if len(maps) == 1:
         return what
     return f"in {len(sinks)} of {len(maps)} heads one column stands out; in {worst.name}, {what}"
@@ -158,7 +160,7 @@ def caption(
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """In whole percents; what is not all is not called 100%."""
     return "over 99%" if 0.995 <= share < 1 else f"{share:.0%}"
 

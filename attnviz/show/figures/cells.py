@@ -48,7 +48,7 @@ def most_cells(inches: Sequence[float], dpi: float) -> int:
 class Pixels:
     """The part that is seen of an image of ``height`` x ``width`` pixels: these rows and columns, the first on top.
 
-    A cell that is drawn has ``grain`` pixels a side, or more.
+    A cell that is drawn has ``grain`` pixels a side, or more; ``point`` is how many pixels a point has.
 
     >>> bright = np.zeros((1, 5))
     >>> bright[0, 3] = 1
@@ -61,6 +61,7 @@ class Pixels:
     rows: range
     columns: range
     grain: int = 1
+    point: float = 1.0
 
     def merged(self, cells: Array, most: np.ufunc = np.fmax) -> Array:
         """The cells that are seen, and of those that share a pixel the ``most`` of them: (seen rows, seen columns)."""
@@ -77,16 +78,38 @@ class Pixels:
         down, across = self._shares(cells)
         return merged[down.index][:, across.index]
 
-    def paint(self, cells: Array, colors: Callable[[Array], Array], *, both_ways: bool = False) -> Array:
+    def paint(
+        self,
+        cells: Array,
+        colors: Callable[[Array], Array],
+        *,
+        both_ways: bool = False,
+        hatch: tuple[Array, Array] | None = None,
+    ) -> Array:
         """A color for each pixel.
 
         Args:
             cells: (P, P'), NaN where nothing is visible, and so is a pixel that has no other cell.
             colors: from values to colors.
             both_ways: whether the values furthest from 0 stand out, rather than the largest.
+            hatch: the colors of stripes and edges over what is not visible, as :func:`hatch_colors` gives them.
         """
         merged = self.furthest(cells) if both_ways else self.merged(cells)
-        return self.spread(colors(merged), cells)
+        painted = self.spread(colors(merged), cells)
+        blank = np.isnan(merged)
+        if hatch is not None and blank.any():
+            self._hatch(painted, self.spread(blank, cells), *hatch)
+        return painted
+
+    def _hatch(self, painted: Array, blank: Array, stripe: Array, edge: Array) -> None:
+        """Stripes over regions of blank pixels, and an edge where they end; on blank pixels alone."""
+        region = _opened(blank, _REGION)
+        apart, thick = (max(least, round(points * self.point)) for points, least in ((3.6, 4), (0.5, 1)))
+        x = np.arange(self.columns.start, self.columns.stop)
+        y = np.arange(self.rows.start, self.rows.stop)
+        painted[region & ((y[:, None] + x) % apart < thick)] = stripe
+        inside = _eroded(blank, 2 * thick + 1, inside=True)
+        painted[region & ~inside] = edge
 
     def _shares(self, cells: Array) -> tuple[_Share, _Share]:
         rows, columns = cells.shape
@@ -94,6 +117,35 @@ class Pixels:
             _share(rows, self.height, self.rows, self.grain),
             _share(columns, self.width, self.columns, self.grain),
         )
+
+
+_REGION = 4
+"""Pixels both ways that a hatched region has; what is smaller differs in color alone."""
+
+
+def hatch_colors(blank: Any) -> tuple[Array, Array]:
+    """Colors of stripes and of edges over the color of what is not visible: RGBA, 0 to 255."""
+    base = np.asarray(blank[:3], dtype=np.float64)
+    ink = 1.0 if base.mean() < 0.5 else 0.0
+    stripe, edge = (np.append(base + (ink - base) * share, 1.0) for share in (0.13, 0.4))
+    return np.rint(stripe * 255).astype(np.uint8), np.rint(edge * 255).astype(np.uint8)
+
+
+def _eroded(mask: Array, size: int, *, inside: bool) -> Array:
+    """Where a square of ``size`` pixels lies in ``mask``: around its middle; beyond the picture as ``inside`` says."""
+    before = size // 2
+    for _ in range(2):  # down, then across
+        padded = np.pad(mask, ((before, size - 1 - before), (0, 0)), constant_values=inside)
+        found = padded[: len(mask)].copy()
+        for first in range(1, size):
+            found &= padded[first : first + len(mask)]
+        mask = found.T
+    return mask
+
+
+def _opened(mask: Array, size: int) -> Array:
+    """The part of ``mask`` that squares of ``size`` pixels within it cover."""
+    return ~_eroded(~_eroded(mask, size, inside=False)[::-1, ::-1], size, inside=True)[::-1, ::-1]
 
 
 @dataclass(frozen=True)
@@ -170,7 +222,9 @@ class PixelImage(AxesImage):
         if not across.seen or not down.seen:
             return None, 0, 0, None
         grain = math.ceil(magnification * 72 / _SCREEN - 1e-6)  # 1 where nothing is embedded: there it is 1 too
-        colors = self.paint(Pixels(down.size, across.size, down.seen, across.seen, grain))
+        figure = self.get_figure(root=True)
+        point = magnification * (figure.dpi if figure is not None else 72.0) / 72
+        colors = self.paint(Pixels(down.size, across.size, down.seen, across.seen, grain, point))
         colors = colors[:: -1 if down.turned else 1, :: -1 if across.turned else 1]
         return np.ascontiguousarray(colors), across.start / magnification, down.start / magnification, Affine2D()
 
@@ -215,6 +269,7 @@ class CellImage(PixelImage):
     Args:
         ax, cells, extent, aspect, colors: as in :class:`PixelImage`; blank cells are masked or NaN.
         both_ways: whether the values furthest from 0 stand out, rather than the largest.
+        hatch: whether regions that are not visible are hatched.
 
     >>> from matplotlib.figure import Figure
     >>> ax = Figure(figsize=(1, 1), dpi=100).add_axes((0, 0, 1, 1))
@@ -232,10 +287,11 @@ class CellImage(PixelImage):
         *,
         aspect: Any = "auto",
         both_ways: bool = False,
+        hatch: bool = False,
         **colors: Any,
     ) -> None:
         super().__init__(ax, cells, extent, aspect=aspect, **colors)
-        self.both_ways = both_ways
+        self.both_ways, self.hatch = both_ways, hatch
         self.autoscale_None()
 
     def paint(self, pixels: Pixels) -> Array:
@@ -250,4 +306,5 @@ class CellImage(PixelImage):
             found: Array = self.to_rgba(np.ma.masked_invalid(merged, copy=False), alpha=alpha, bytes=True)
             return found
 
-        return pixels.paint(cells, colors, both_ways=self.both_ways)
+        hatch = hatch_colors(self.cmap.get_bad()) if self.hatch else None
+        return pixels.paint(cells, colors, both_ways=self.both_ways, hatch=hatch)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Unpack
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from attnviz.maps.marginals import of_cells
-from attnviz.show.figures.heatmap import colorbar, draw, figure_size, write_caption
+from attnviz.show.figures.bars import colorbar
+from attnviz.show.figures.heatmap import draw, sheet_of, write_caption
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from attnviz.maps.marginals import Marginals, Numbers
 
 _DEEP, _GAP = 0.55, 0.06  # inches of a side, and between it and the map
+_LEFT = 0.65  # inches of the unit and the numbers of what is above the map
 _UNITS = {"received": "weight\nreceived", "entropy": "entropy\n(nats)"}
 
 
@@ -51,14 +53,16 @@ def detail(
     Raises:
         InputError: as :func:`attnviz.heatmap`.
     """
+    fitted, own = ColorScale(**colors).fit([shown]), ax is None
     if ax is None:
-        wide, tall = figure_size([shown], width)
-        room = _DEEP + _GAP + 0.25
-        ax = Figure(figsize=(wide + (room if width is None else 0), tall + room), layout="constrained").add_subplot()
+        name = shown.name if title is None else title
+        room = (_LEFT, _DEEP + _GAP, _DEEP + _GAP)
+        (ax,) = sheet_of([shown], fitted, [name], annot=annot, caption=caption, width=width, sides=room)
+    else:
+        image = draw(shown, ax, fitted, annot=annot)
+        ax.apply_aspect()
     figure = ax.get_figure(root=True)
     assert figure is not None
-    fitted = ColorScale(**colors).fit([shown])
-    image = draw(shown, ax, fitted, annot=annot)
     box, size = ax.get_position(), figure.get_size_inches()
     across, down = box.width * float(size[0]), box.height * float(size[1])
     deep = _DEEP / down, _DEEP / across  # as shares of the map
@@ -66,20 +70,24 @@ def detail(
     top = ax.inset_axes((0, 1 + gap[0], 1, deep[0]), sharex=ax)
     right = ax.inset_axes((1 + gap[1], 0, deep[1], 1), sharey=ax)
     _draw_side(top, sides.received, shown.cells.shape[1], "vertical")
-    _draw_side(right, sides.entropy, shown.cells.shape[0], "horizontal")
+    # From 0 to what it can be, so that rounding is no landscape.
+    most = math.log(max(2, len(shown.keys)))
+    _draw_side(right, sides.entropy, shown.cells.shape[0], "horizontal", most)
     top.tick_params(labelbottom=False, bottom=False)
     top.set_ylabel(_UNITS["received"])
     right.tick_params(labelleft=False, left=False, top=True, labeltop=True, bottom=False, labelbottom=False)
     right.set_xlabel(_UNITS["entropy"])
     right.xaxis.set_label_position("top")  # the corner is free; below, labels of keys may reach there
-    ax.set_title(shown.name if title is None else title, y=1 + gap[0] + deep[0], pad=6)
+    if own:
+        return ax
+    ax.set_title(shown.name if title is None else title, y=1 + gap[0] + deep[0], pad=6, parse_math=False)
     colorbar(image, [ax], fitted)
     if caption is not None:
         write_caption(ax, caption)
     return ax
 
 
-def _draw_side(ax: Axes, numbers: Numbers, cells: int, orientation: Any) -> None:
+def _draw_side(ax: Axes, numbers: Numbers, cells: int, orientation: Any, full: float | None = None) -> None:
     """Bars of a number each, or of several, their mean as a line in the band from the least to the most."""
     ink = mpl.rcParams["axes.labelcolor"]
     edges = np.linspace(-0.5, len(numbers) - 0.5, cells + 1)
@@ -90,10 +98,12 @@ def _draw_side(ax: Axes, numbers: Numbers, cells: int, orientation: Any) -> None
         ax.stairs(most, edges, baseline=least, orientation=orientation, fill=True, color=ink, alpha=0.35, linewidth=0)
         ax.stairs(mean, edges, baseline=None, orientation=orientation, color=ink, linewidth=0.7)
     top = float(np.nanmax(most)) if np.isfinite(most).any() else 1.0
+    top = top if full is None else max(top, full)
     upright = orientation == "vertical"
     (ax.set_ylim if upright else ax.set_xlim)(0, top * 1.04 or 1.0)
     axis = ax.yaxis if upright else ax.xaxis
     axis.set_major_locator(MaxNLocator(nbins=3 if upright else 2, min_n_ticks=1, prune="lower"))  # 0 is the edge
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
     ax.patch.set_alpha(0)
     for spine in ax.spines.values():
         spine.set_visible(False)

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import fill
 from typing import Unpack
 
+import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from attnviz.base.words import in_place
 from attnviz.maps.map import AttentionMap
-from attnviz.show.figures.heatmap import colorbar, draw, panel_inches, write_caption
+from attnviz.show.figures.bars import Bar
+from attnviz.show.figures.heatmap import cell_note, draw, panel_inches, scaled, write_above, write_below
+from attnviz.show.figures.layout import EDGE, Around, Sheet, fitted_to, line, place, points, ticks_of, wrapped, write
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
 
 _OF_PANELS = ("rank", "row")
 """Norms of A and B that say nothing of a difference, whose sign and size matter."""
 
+_GAP = 0.12
+
 
 def comparison_inches(size: tuple[int, int], width: float | None = None) -> tuple[float, float]:
-    """Width and height that each of three panels is laid out with.
+    """Width and height that each of three panels is laid out with, at the most.
 
     Args:
         size: queries and keys of each map.
         width: inches across of the figure; None is what the panels need.
     """
-    across, down = panel_inches(size, 4)
-    if width is not None:
-        share = width / _figure_inches(across)
-        across, down = across * share, down * min(1.0, share)
-    return across, down
-
-
-def _figure_inches(across: float) -> float:
-    """Inches across of a figure whose panels have ``across``."""
-    return 3 * (across + 0.3) + 2.4
+    panel = panel_inches(size, 4)
+    return panel if width is None else scaled(size, panel, (width - 0.5) / 3 - _GAP)
 
 
 def difference_figure(
@@ -46,7 +43,7 @@ def difference_figure(
 ) -> Figure:
     """Draws A and B on one color scale and A - B on its own, balanced around 0, a row a head.
 
-    Panels share their axes, with the labels of A - B.
+    Panels share their axes; the color bars lie below the columns that they are of.
 
     Args:
         pictures: A, B and A - B of each head, such as :func:`attnviz.compare_maps` gives them.
@@ -58,10 +55,6 @@ def difference_figure(
     Raises:
         InputError: as :func:`attnviz.heatmap`.
     """
-    across, down = comparison_inches(pictures[0][0].size, width)
-    wide = _figure_inches(across) if width is None else width
-    figure = Figure(figsize=(wide, len(pictures) * (down + 0.35) + 1.35), layout="constrained")
-    grid = figure.subplots(len(pictures), 3, squeeze=False, sharex=True, sharey=True)
     both = [shown for row in pictures for shown in row[:2]]
     apart = [row[2] for row in pictures]
     asked = ColorScale(**colors)
@@ -69,24 +62,67 @@ def difference_figure(
     norm = "linear" if asked.norm in _OF_PANELS else asked.norm
     values = both[0].values.removesuffix("s")
     between = ColorScale(norm=norm, robust=asked.robust).fit(apart, f"{apart[0].pattern}, {values}")
-    image = last = None
-    for n, row in enumerate(pictures):
-        bottom = n == len(pictures) - 1
-        for m, shown in enumerate(row):
-            ax = grid[n, m]
-            if m < 2:
-                image = draw(shown, ax, scale, x_labels=bottom, y_labels=m == 0)
-            else:
-                last = draw(shown, ax, between, x_labels=bottom, y_labels=False)
-            if n == 0:
-                ax.set_title(("A\n", "B\n", "")[m] + fill(shown.pattern, max(16, round(across * 14))), pad=4)
-        grid[n, 0].set_ylabel(f"{in_place(row[0].heads_name, None, row[0].batch)}\nquery")  # sides say their layers
-    assert image is not None
-    assert last is not None
-    colorbar(image, list(grid[:, :2].flat), scale)
-    colorbar(last, list(grid[:, 2]), between)
-    if title is not None:
-        figure.suptitle(title)
-    if caption is not None:
-        write_caption(grid[0, 0], caption)
+    figure = Figure(figsize=(6, 6))
+    axes = [figure.add_axes((0, 0, 1, 1), label=f"panel {n}") for n in range(3 * len(pictures))]
+    bars = (
+        Bar(figure, scale, blank=any(np.isnan(shown.cells).any() for shown in both)),
+        Bar(figure, between, blank=False),
+    )
+    first, own = both[0], comparison_inches(both[0].size)
+    names = [in_place(row[0].heads_name, None, row[0].batch) for row in pictures]  # sides say their layers
+
+    def titles(panel: float) -> list[str]:
+        return [
+            side + "\n".join(wrapped(shown.pattern, panel - 0.02, points("axes.titlesize")))
+            for side, shown in zip(("A\n", "B\n", ""), pictures[0], strict=True)
+        ]
+
+    noun = ("key" if isinstance(first.keys, range) else "global key") + cell_note(first)
+
+    def named(wide: float) -> list[str]:
+        return wrapped(noun, wide, points("axes.labelsize"))
+
+    def sheet(across: float | None) -> Sheet:
+        panel = own if across is None else scaled(first.size, own, across)
+        keys = ticks_of(first.keys, first.key_labels, panel[0], horizontal=True)
+        queries = ticks_of(first.queries, first.query_labels, panel[1], horizontal=False)
+        high = max(text.count("\n") + 1 for text in titles(panel[0]))
+        around = Around(
+            left=EDGE + line("axes.labelsize", 2) + 6 / 72 + queries.room,
+            right=max(EDGE, keys.beyond),
+            top=EDGE + line("axes.titlesize", high) + 4 / 72,
+            bottom=EDGE
+            + keys.room
+            + 3 / 72
+            + line("axes.labelsize", len(named(3 * panel[0])))
+            + max(bar.depth_in(panel[0]) for bar in bars),
+            gap=max(_GAP, 2 * keys.beyond + 3 / 72),
+        )
+        return Sheet(3 * len(pictures), 3, panel, around)
+
+    found = fitted_to(width, sheet)
+    above = [] if title is None else wrapped(title, found.size[0] - 2 * EDGE, points("figure.titlesize"))
+    said = [] if caption is None else wrapped(caption, found.size[0] - 2 * EDGE, points("figure.labelsize"))
+    found = found.with_room(above, said)
+    figure.set_size_inches(found.size)
+    headings = titles(found.panel[0])
+    for n, (ax, shown) in enumerate(zip(axes, (shown for row in pictures for shown in row), strict=True)):
+        row, column = divmod(n, 3)
+        place(ax, found.box(n), found.size)
+        colored = scale if column < 2 else between
+        draw(shown, ax, colored, x_labels=found.is_lowest(n), y_labels=column == 0, names=False)
+        if row == 0:
+            ax.set_title(headings[column], pad=4, parse_math=False)
+        if column == 0:
+            ax.set_ylabel(f"{names[row]}\nquery", labelpad=3)
+    keys = ticks_of(first.keys, first.key_labels, found.panel[0], horizontal=True)
+    lines = named(3 * found.panel[0])
+    taken = keys.room + 3 / 72 + line("axes.labelsize", len(lines))
+    a, b, c = (found.box(n + 3 * (len(pictures) - 1)) for n in range(3))
+    below, color = a[1] - keys.room - 3 / 72, mpl.rcParams["axes.labelcolor"]
+    write(figure, b[0] + b[2] / 2, below, "\n".join(lines), "axes.labelsize", ha="center", va="top", color=color)
+    for bar, left, right in ((bars[0], a, b), (bars[1], c, c)):
+        bar.lies((left[0], 0.0, right[0] + right[2] - left[0], left[1]), taken, middle=False)
+    write_above(figure, above)
+    write_below(figure, said)
     return figure

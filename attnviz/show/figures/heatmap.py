@@ -3,49 +3,59 @@
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Sequence
-from textwrap import wrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from attnviz.base.errors import InputError
-from attnviz.base.labels import one_line
 from attnviz.maps.map import AttentionMap, cell_words, grid_name
+from attnviz.show.figures.bars import Bar, colorbar, frame
 from attnviz.show.figures.cells import CellImage
+from attnviz.show.figures.layout import (
+    EDGE,
+    LINE,
+    SMALLEST,
+    Around,
+    Sheet,
+    fitted_to,
+    is_strip,
+    label_axis,
+    line,
+    place,
+    points,
+    ticks_of,
+    width_of,
+    wrapped,
+    write,
+)
+from attnviz.show.figures.marks import draw_marks, find_marks, marks_height
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.show.scale.colors import is_dark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colorbar import Colorbar
     from matplotlib.image import AxesImage
 
 _NARROW = 0.55
 """Inches across of a panel that has no room for more than a number above it."""
 
-_BESIDE = 1.6
-"""Inches that labels and the color scale take beside panels."""
-
-_BESIDE_ON_PAPER = 1.15
-"""And in letters of the size of print."""
+_BESIDE_ON_PAPER = 1.1
+"""Inches that labels and the color scale take beside panels, about."""
 
 _GAP = 0.08
-
-_TINY_TITLE = 5.5  # points
 
 _LEAST_INCHES = 0.3
 """A panel narrower than this shows nothing."""
 
-_MOST_THINNED = 20  # labels on an axis that cannot show them all: more say no more, and take longer to draw
+_SENTENCE = 16  # tokens that have a label each where that can be
+_LEAST_BESIDE = 0.9  # inches of panels that a color bar stands beside; beside fewer it has no room for its label
+
+_LEAST_LETTERS = 3.5  # points of numbers in cells
 
 MOST_ANNOTATED = 400
 """Cells beyond which numbers in cells are unreadable."""
@@ -60,6 +70,7 @@ def heatmap(
     title: str | None = None,
     caption: str | None = None,
     width: float | None = None,
+    marks: bool = True,
     **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws one head's map.
@@ -72,6 +83,7 @@ def heatmap(
         title: None says which head.
         caption: under the figure, such as :func:`attnviz.show.figures.captions.caption` says it.
         width: inches across of the figure that this makes; None is what the map needs.
+        marks: whether a column that takes most of the weight, and lone peaks of a long map, are marked.
         colors: the fields of :class:`~attnviz.show.figures.scales.ColorScale`: ``norm``, ``robust``, ``vmin``, ``vmax``,
             ``cmap``.
 
@@ -81,14 +93,24 @@ def heatmap(
     Raises:
         InputError: as :meth:`~attnviz.show.figures.scales.ColorScale.fit`, or too many cells to annotate.
     """
-    if ax is None:
-        ax = Figure(figsize=figure_size([shown], width), layout="constrained").add_subplot()
     fitted = ColorScale(**colors).fit([shown])
+    if ax is None:
+        return sheet_of(
+            [shown],
+            fitted,
+            [shown.name if title is None else title],
+            annot=annot,
+            scale=scale,
+            caption=caption,
+            width=width,
+            marks=marks,
+        )[0]
     image = draw(shown, ax, fitted, annot=annot)
-    ax.set_title(shown.name if title is None else title)
+    found = [find_marks(shown)] if marks else []
+    ax.set_title(shown.name if title is None else title, parse_math=False, pad=6 + 72 * marks_height(found))
+    for mark in found:
+        draw_marks(shown, mark, ax)
     if scale:
-        figure = ax.get_figure()
-        assert figure is not None
         colorbar(image, [ax], fitted)
     if caption is not None:
         write_caption(ax, caption)
@@ -102,6 +124,7 @@ def heads_grid(
     title: str | None = None,
     caption: str | None = None,
     width: float | None = None,
+    marks: bool = True,
     **colors: Unpack[ScaleOptions],
 ) -> Figure:
     """Small multiples of several heads, sharing one color scale.
@@ -114,32 +137,172 @@ def heads_grid(
     Raises:
         InputError: as :func:`heatmap`.
     """
-    columns = grid_columns(maps[0].size, len(maps), width)
-    rows = math.ceil(len(maps) / columns)
-    figure = Figure(figsize=figure_size(maps, width), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    tiny = panel_inches(maps[0].size, len(maps), width)[0] < _NARROW
     fitted = ColorScale(**colors).fit(maps)
-    image = None
-    for index, ax in enumerate(grid.flat):
-        if index >= len(maps):
-            ax.remove()
-            continue
-        shown = maps[index]
-        left, bottom = index % columns == 0, index + columns >= len(maps)
-        if tiny:  # one panel says where things are, for all
-            left = bottom = left and bottom
-        image = draw(shown, ax, fitted, annot=annot, x_labels=bottom, y_labels=left, cell_size=False)
-        if tiny:
-            ax.set_title(f"{shown.head}", pad=2, size=_TINY_TITLE)
-        else:
-            ax.set_title(shown.heads_name, pad=3)
-    assert image is not None
-    colorbar(image, [ax for ax in grid.flat if ax.figure is not None], fitted)
-    figure.suptitle((title if title is not None else grid_name(maps)) + cell_note(maps[0]))
-    if caption is not None:
-        write_caption(grid[0, 0], caption)
+    above = (grid_name(maps) if title is None else title) + cell_note(maps[0])
+    names = [shown.heads_name for shown in maps]
+    axes = sheet_of(maps, fitted, names, above=above, annot=annot, caption=caption, width=width, marks=marks)
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None
     return figure
+
+
+def sheet_of(
+    maps: Sequence[AttentionMap],
+    fitted: FittedScale,
+    names: Sequence[str],
+    *,
+    above: str | None = None,
+    annot: bool = False,
+    scale: bool = True,
+    caption: str | None = None,
+    width: float | None = None,
+    sides: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    marks: bool = False,
+) -> list[Axes]:
+    """A figure of maps of one size, the Axes of each, all places computed.
+
+    Args:
+        maps: to draw.
+        fitted: their scale.
+        names: a title for each; where there is little room, the head's number.
+        above: the title of them all.
+        annot, caption, width: as in :func:`heatmap`.
+        scale: whether there is a color bar.
+        marks: as in :func:`heatmap`.
+        sides: inches that something else takes to the left of a single map at least, to the right of it, and above it.
+    """
+    first, single = maps[0], len(maps) == 1
+    figure = Figure(figsize=(6, 6))
+    axes = [figure.add_axes((0, 0, 1, 1), label=f"panel {n}") for n in range(len(maps))]
+    blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
+    marked = [find_marks(shown) for shown in maps] if marks else []
+    sides = (*sides[:2], sides[2] + marks_height(marked))
+    plan = _Plan(first, len(maps), width, sides, Bar(figure, fitted, blank=blank) if scale else None)
+    found, where = plan.found()
+    title = [] if above is None else wrapped(above, found.size[0] - 2 * EDGE, points("figure.titlesize"))
+    said = [] if caption is None else wrapped(caption, found.size[0] - 2 * EDGE, points("figure.labelsize"))
+    lower = found.around.bottom
+    found = found.with_room(title, said)
+    figure.set_size_inches(found.size)
+    tiny = found.panel[0] < _NARROW
+    for n, (ax, shown, name) in enumerate(zip(axes, maps, names, strict=True)):
+        place(ax, found.box(n), found.size)
+        left, lowest = found.is_left(n), found.is_lowest(n)
+        if tiny:  # one panel says where things are, for all
+            left = lowest = left and lowest
+        draw(shown, ax, fitted, annot=annot, x_labels=lowest, y_labels=left, names=single)
+        _title(ax, found, n, name, f"{shown.head}", 72 * sides[2])
+    for ax, shown, mark in zip(axes, maps, marked, strict=False):
+        draw_marks(shown, mark, ax)
+    if not single:
+        _name_axes(figure, found, first)
+    if plan.bar is not None:
+        _place_bar(plan, found, where, lower)
+    write_above(figure, title)
+    write_below(figure, said)
+    return axes
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What decides where the panels of a figure stand."""
+
+    shown: AttentionMap
+    count: int
+    width: float | None
+    sides: tuple[float, float, float]
+    bar: Bar | None
+
+    def found(self) -> tuple[Sheet, str]:
+        """The places, and where the color bar is: in the ``room`` that a short row leaves, ``beside`` or ``below``."""
+        bar = self.bar
+        plain = fitted_to(self.width, partial(self.sheet, "room"))
+        if bar is None or (plain.empty is not None and bar.fits(plain.empty, plain.around.bottom)):
+            return plain, "room"
+        tall = plain.inner[1] - plain.around.above
+        where = "beside" if tall >= _LEAST_BESIDE or self.count == 1 else "below"
+        return fitted_to(self.width, partial(self.sheet, where)), where
+
+    def sheet(self, where: str, across: float | None) -> Sheet:
+        """The places of panels of this width; None is what the maps want."""
+        shown, columns = self.shown, grid_columns(self.shown.size, self.count, self.width)
+        panel = _panel_inches(shown.size, self.count, self.width, columns)
+        panel = panel if across is None else scaled(shown.size, panel, across)
+        keys = ticks_of(shown.keys, shown.key_labels, panel[0], horizontal=True)
+        queries = ticks_of(shown.queries, shown.query_labels, panel[1], horizontal=False)
+        title = min(points("axes.titlesize"), 0.9 * panel[0] * 72 / 2)
+        around = Around(
+            left=max(EDGE + line("axes.labelsize") + 3 / 72 + queries.room, self.sides[0]),
+            right=EDGE + max(keys.beyond, self.sides[1]),
+            top=EDGE,
+            bottom=EDGE + keys.room + 3 / 72 + line("axes.labelsize"),
+            above=LINE * title / 72 + (6 if self.count == 1 else 4) / 72 + self.sides[2],
+            gap=_GAP if panel[0] < _NARROW else max(_GAP, 2 * keys.beyond + 3 / 72),
+        )
+        found = Sheet(self.count, columns, panel, around)
+        if self.bar is not None and where == "beside":
+            right = self.sides[1] + self.bar.room(found.inner[1] - around.above) + EDGE
+            around = replace(around, right=right, bottom=max(around.bottom, self.bar.below))
+        if self.bar is not None and where == "below":
+            around = replace(around, bottom=around.bottom + self.bar.depth_in(found.inner[0]))
+        return replace(found, around=around)
+
+
+def _place_bar(plan: _Plan, sheet: Sheet, where: str, lower: float) -> None:
+    """Puts the color bar where the plan wants it; ``lower``: inches below the panels, without the caption."""
+    bar, last = plan.bar, sheet.box(plan.count - 1)
+    assert bar is not None
+    if where == "beside":
+        right = sheet.around.left + sheet.inner[0] + plan.sides[1]
+        bar.beside(right, last[1], sheet.inner[1] - sheet.around.above)
+    elif where == "below":
+        taken = lower - bar.depth_in(sheet.inner[0]) - EDGE
+        bar.lies((sheet.around.left, 0.0, sheet.inner[0], last[1]), taken, middle=False)
+    else:
+        assert sheet.empty is not None
+        bar.lies(sheet.empty, lower - EDGE)
+
+
+def _title(ax: Axes, sheet: Sheet, n: int, name: str, short: str, above: float) -> None:
+    """The name of a panel above it: in fewer letters, or smaller ones, where it is wider than there is room."""
+    size = points("axes.titlesize")
+    if sheet.count == 1:
+        left, _, wide, _ = sheet.box(n)
+        middle = left + wide / 2
+        lines = wrapped(name, 2 * min(middle, sheet.size[0] - middle) - 2 * EDGE, size)
+        ax.set_title("\n".join(lines), pad=4 + above, parse_math=False)
+        return
+    if width_of(name, size) > sheet.panel[0]:
+        name = short
+    size = min(size, size * sheet.panel[0] / width_of(name, size))
+    ax.set_title(name, pad=2.5 + above, fontsize=size, parse_math=False)
+
+
+def _name_axes(figure: Figure, sheet: Sheet, shown: AttentionMap) -> None:
+    """What rows and columns are, once for all panels."""
+    color = mpl.rcParams["axes.labelcolor"]
+    left, bottom, _, _ = sheet.box((sheet.rows - 1) * sheet.columns)
+    last = sheet.box(sheet.count - 1)
+    keys = ticks_of(shown.keys, shown.key_labels, sheet.panel[0], horizontal=True)
+    noun = "key" if isinstance(shown.keys, range) else "global key"
+    middle = (left + last[0] + last[2]) / 2
+    write(figure, middle, bottom - keys.room - 3 / 72, noun, "axes.labelsize", ha="center", va="top", color=color)
+    upper = sheet.box(0)
+    middle = (bottom + upper[1] + upper[3]) / 2
+    write(figure, EDGE, middle, "query", "axes.labelsize", rotation=90, ha="left", va="center", color=color)
+
+
+def write_above(figure: Figure, lines: Sequence[str]) -> None:
+    """A title's lines at the upper edge of a figure."""
+    if lines:
+        y = 1 - EDGE / figure.get_figheight()
+        figure.suptitle("\n".join(lines), y=y, va="top", fontsize=points("figure.titlesize"), parse_math=False)
+
+
+def write_below(figure: Figure, lines: Sequence[str]) -> None:
+    """A caption's lines at the lower edge of a figure."""
+    if lines:
+        write(figure, EDGE, EDGE, "\n".join(lines), "figure.labelsize", ha="left", va="bottom", linespacing=1.1)
 
 
 def draw(
@@ -150,7 +313,7 @@ def draw(
     annot: bool = False,
     x_labels: bool = True,
     y_labels: bool = True,
-    cell_size: bool = True,
+    names: bool = True,
 ) -> AxesImage:
     """The cells and the axes of a map on a scale that panels may share, without title or color bar.
 
@@ -160,24 +323,31 @@ def draw(
         scale: of colors, which panels may share.
         annot: write each value into its cell.
         x_labels, y_labels: whether to label the axis; without, it has no ticks either.
-        cell_size: whether the x axis says what a cell stands for.
+        names: whether the axes that are labeled say what they are, and the x axis what a cell stands for.
     """
     T, S = len(shown.queries), len(shown.keys)
     extent = (-0.5, S - 0.5, T - 0.5, -0.5)
     cells = scale.cells(shown.cells)
-    image = CellImage(ax, cells, extent, cmap=scale.cmap, norm=scale.norm, both_ways=scale.values == "difference")
+    aspect = "auto" if is_strip(shown.size) else "equal"
+    both_ways = scale.values == "difference"
+    image = CellImage(
+        ax, cells, extent, aspect=aspect, cmap=scale.cmap, norm=scale.norm, both_ways=both_ways, hatch=True
+    )
+    frame(ax)
     if annot:
         _annotate(shown, ax, scale)
     ax.grid(False)  # whatever the style says: lines would lie over the cells
     if x_labels:
-        label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=True)
-        noun = "key" if isinstance(shown.keys, range) else "global key"
-        ax.set_xlabel(noun + (cell_note(shown) if cell_size else ""))
+        label_axis(ax.xaxis, shown.keys, shown.key_labels)
+        if names:
+            noun = "key" if isinstance(shown.keys, range) else "global key"
+            ax.set_xlabel(noun + cell_note(shown), labelpad=3)
     else:
         ax.xaxis.set_visible(False)  # not set_xticks([]): what is not there takes no time to lay out
     if y_labels:
-        label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=True)
-        ax.set_ylabel("query")
+        label_axis(ax.yaxis, shown.queries, shown.query_labels)
+        if names:
+            ax.set_ylabel("query", labelpad=3)
     else:
         ax.yaxis.set_visible(False)
     return image
@@ -190,93 +360,44 @@ def cell_note(shown: AttentionMap) -> str:
     return f"   ({cell_words(shown.cell_size)}, {shown.reduce})"
 
 
-def colorbar(image: AxesImage | ScalarMappable, axes: Sequence[Axes], scale: FittedScale) -> Colorbar:
-    """The color scale, as high as the Axes it serves, with its unit and its norm."""
-    figure = axes[0].get_figure(root=True)
-    assert figure is not None
-    inches = 0.13  # its width
-    width, height = figure.get_size_inches()
-    boxes = [ax.get_position() for ax in axes]
-    wide = (max(box.x1 for box in boxes) - min(box.x0 for box in boxes)) * width
-    tall = (max(box.y1 for box in boxes) - min(box.y0 for box in boxes)) * height
-    bar = figure.colorbar(
-        image,
-        ax=axes,
-        fraction=min(0.3, 2.5 * inches / wide),
-        pad=0.1 / width,
-        aspect=max(tall / inches, 5),
-        extend=scale.extend,
-    )
-    dress(bar, scale)
-    return bar
-
-
-def dress(bar: Colorbar, scale: FittedScale) -> None:
-    """The label, the ticks and no frame of a color bar."""
-    if isinstance(scale.norm, LogNorm):
-        plain_log_ticks(bar)
-    if scale.ticks is not None:
-        bar.set_ticks(scale.ticks, labels=[f"{tick:.3g}" for tick in scale.ticks])
-        bar.minorticks_off()
-    bar.set_label(scale.label)
-    bar.outline.set_visible(False)
-
-
-def plain_log_ticks(bar: Colorbar) -> None:
-    """Ticks of a log scale as plain numbers: 0.02 rather than 2 × 10⁻²; more of them over few decades."""
-    decades = math.log10(bar.norm.vmax / bar.norm.vmin)  # type: ignore[operator]
-    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
-
-
 def write_caption(ax: Axes, text: str) -> None:
-    """A caption under the figure of ``ax``, in lines as wide as it."""
+    """A caption under the figure of Axes that were given, in lines as wide as it."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    lines = "\n".join(caption_lines(text, figure.get_figwidth()))
-    figure.supxlabel(lines, x=0.01, ha="left", multialignment="left")
-
-
-def caption_lines(text: str, inches: float) -> list[str]:
-    """A caption in lines that fit a figure ``inches`` across."""
-    size = FontProperties(size=mpl.rcParams["figure.labelsize"]).get_size_in_points()
-    letters = int(inches * 72 / (size * 0.56))  # DejaVu Sans has some 1.8 letters to its height
-    return wrap(text.replace("$", r"\$"), max(20, letters))
+    lines = wrapped(text, float(figure.get_figwidth()) - 2 * EDGE, points("figure.labelsize"))
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", multialignment="left", parse_math=False)
 
 
 def grid_columns(size: tuple[int, int], count: int, across: float | None = None) -> int:
-    """How many of ``count`` panels stand beside each other: about a page's shape, with few empty places.
+    """How many of ``count`` panels stand beside each other, the last row alone being short.
+
+    On a screen the grid has about a screen's shape; on paper it is the wider, so that few heads stand side by side.
 
     Args:
         size, count, across: as in :func:`panel_inches`.
     """
+    wanted = 1.3 if across is None else 2.2 if across > 5 else 1.6
 
     def ugliness(columns: int) -> float:
         width, height = _panel_inches(size, count, across, columns)
         rows = math.ceil(count / columns)
-        shape = math.log(columns * width / (rows * height) / 1.3)
-        return abs(shape) + (2 if count <= 16 else 4) * (rows * columns - count) / count
+        shape = math.log(columns * width / (rows * height) / wanted)
+        # A sentence's tokens are worth a label each.
+        cell = 72 * (width if across is None else (across - _BESIDE_ON_PAPER) / columns - 2 * _GAP) / size[1]
+        unlabeled = 0.5 if max(size) <= _SENTENCE and cell < LINE * SMALLEST else 0.0
+        return abs(shape) + (2 if count <= 16 else 4) * (rows * columns - count) / count + unlabeled
 
     most = count if across is None else max(1, int((across - _BESIDE_ON_PAPER) / (_LEAST_INCHES + _GAP)))
-    return min(range(1, min(count, most) + 1), key=ugliness)
-
-
-def figure_size(maps: Sequence[AttentionMap], across: float | None = None) -> tuple[float, float]:
-    """Inches for one map or a grid of them, with room for labels and the color scale; ``across`` wide where given."""
-    columns = grid_columns(maps[0].size, len(maps), across)
-    width, height = panel_inches(maps[0].size, len(maps), across)
-    rows = math.ceil(len(maps) / columns)
-    wide = columns * (width + 0.15) + _BESIDE if across is None else across
-    return wide, rows * (height + 0.25) + 1.0
+    even = {math.ceil(count / rows) for rows in range(1, count + 1)}
+    return min(sorted(columns for columns in even if columns <= most), key=ugliness)
 
 
 def _most_inches(count: int) -> float:
-    return 7.0 if count == 1 else 3.2 if count <= 4 else 2.2 if count <= 16 else 1.5
+    return 6.0 if count == 1 else 3.2 if count <= 4 else 2.2 if count <= 16 else 1.5
 
 
 def panel_inches(size: tuple[int, int], count: int, across: float | None = None) -> tuple[float, float]:
-    """Width and height that each map's panel is laid out with where ``count`` maps share a figure.
+    """Width and height that each map's panel is laid out with, at the most, where ``count`` maps share a figure.
 
     Args:
         size: queries and keys of each map.
@@ -288,82 +409,52 @@ def panel_inches(size: tuple[int, int], count: int, across: float | None = None)
 
 def _panel_inches(size: tuple[int, int], count: int, across: float | None, columns: int) -> tuple[float, float]:
     T, S = size
-    cell = 0.22 if count > 1 else 0.34
-    most = _most_inches(count)
-    # Cells near square where there is room; never a sliver.
-    height = min(max(T * cell, 0.9), most)
-    width = min(max(S * cell * 1.6, 0.9), most)
-    if across is not None:
-        room = max((across - _BESIDE_ON_PAPER) / columns - _GAP, 0.2)
-        height, width = height * min(1.0, room / width), room
-    return width, height
+    cell, most = 0.22 if count > 1 else 0.3, _most_inches(count)
+    if is_strip(size):  # never a sliver
+        width, height = (min(max(side * cell, 0.9), most) for side in (1.6 * S, T))
+    else:
+        each = min(max(max(size) * cell, 1.2), most) / max(size)
+        width, height = S * each, T * each
+    if across is None:
+        return width, height
+    return scaled(size, (width, height), max((across - 0.5) / columns - _GAP, 0.2))
+
+
+def scaled(size: tuple[int, int], panel: tuple[float, float], across: float) -> tuple[float, float]:
+    """A panel of another width: of squares still, where it has squares."""
+    share = across / panel[0]
+    return across, panel[1] * (min(1.0, share) if is_strip(size) else share)
 
 
 def _annotate(shown: AttentionMap, ax: Axes, scale: FittedScale) -> None:
+    rows, columns = len(shown.queries), len(shown.keys)
     if shown.reduced or shown.cells.size > MOST_ANNOTATED:
-        rows, columns = len(shown.queries), len(shown.keys)
         raise InputError(
             f"--annot: {rows} x {columns} cells are too many to read numbers in; the most is {MOST_ANNOTATED}"
         )
-    colors = np.asarray(scale.cmap(scale.norm(scale.cells(shown.cells))))  # (P, P', RGBA)
-    for (row, column), value in np.ndenumerate(shown.cells):
-        if np.isfinite(value):
-            red, green, blue, _ = colors[row, column]
-            color = "white" if is_dark((red, green, blue)) else "black"
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
-
-
-def label_axis(axis: Axis, positions: Sequence[int], labels: Sequence[str] | None, *, visible: bool) -> None:
-    """Ticks at tokens, thinned so that no two touch; positions alone get round numbers."""
-    axis.set_tick_params(labelbottom=visible, labelleft=visible)
-    figure = axis.axes.get_figure(root=True)
-    assert figure is not None
-    box = axis.axes.get_position()
-    horizontal = axis is axis.axes.xaxis
-    inches = box.width * figure.get_figwidth() if horizontal else box.height * figure.get_figheight()
-    size = axis.get_ticklabels()[0].get_fontsize() if axis.get_ticklabels() else 7.0
-    room = inches * 72 / (float(size) * 1.35)  # labels side by side, a line's height each
-    if labels is None and isinstance(positions, range):
-        start = positions.start
-        axis.set_major_locator(MaxNLocator(nbins=max(1, min(10, int(room / 3))), integer=True))
-        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{round(x) + start}" if float(x).is_integer() else ""))
+    texts = {at: f"{value:.2f}" for at, value in np.ndenumerate(shown.cells) if np.isfinite(value)}
+    if not texts:
         return
-    texts = [f"{p}" if labels is None else label_text(p, labels[i]) for i, p in enumerate(positions)]
-    stride = _stride(len(texts), room)
-    at = range(0, len(texts), stride)
-    axis.set_major_locator(FixedLocator(list(at)))
-    axis.set_major_formatter(FuncFormatter(lambda x, _: texts[round(x)] if 0 <= round(x) < len(texts) else ""))
-    if horizontal:
-        widest = max((_width(texts[i]) for i in at), default=0)
-        upright = widest * len(at) * 0.75 > room
-        axis.set_tick_params(rotation=90 if upright else 0)
+    size = letters(ax, shown.cells.shape, texts.values())
+    if size < _LEAST_LETTERS:  # .61
+        texts = {at: text.replace("0.", ".", 1) for at, text in texts.items()}
+        size = letters(ax, shown.cells.shape, texts.values())
+    if size < _LEAST_LETTERS:
+        raise InputError(
+            "--annot: cells are too small to read numbers in; show fewer heads, or fewer positions with --queries and --keys"
+        )
+    colors = np.asarray(scale.cmap(scale.norm(scale.cells(shown.cells))))  # (P, P', RGBA)
+    for (row, column), text in texts.items():
+        red, green, blue, _ = colors[row, column]
+        color = "white" if is_dark((red, green, blue)) else "black"
+        ax.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
 
 
-def _stride(count: int, room: float) -> int:
-    """The least round step (1, 2, 5, 10, ...) that leaves each label its line, and a thinned axis at most 20."""
-    need = count / max(room, 1)
-    if need > 1:
-        need = max(need, count / _MOST_THINNED)
-    steps = (factor * 10**power for power in range(10) for factor in (1, 2, 5))
-    return next(int(step) for step in steps if step >= need)
-
-
-def _width(text: str) -> float:
-    """Rough width in ems of a line's height."""
-    return sum(1.0 if unicodedata.east_asian_width(letter) in "WF" else 0.62 for letter in text)
-
-
-def label_text(position: int, token: str) -> str:
-    """``5  the``: a position and its token on one line, not too long, as matplotlib draws it.
-
-    Its dollars are no mathematics, and the position stays in front of tokens that run from right to left, which
-    matplotlib 3.11 and newer put in order.
-    """
-    plain = one_line(token)
-    plain = plain if len(plain) <= 14 else plain[:13] + "…"
-    text = f"{position}  " + plain.replace("$", r"\$")
-    from_right = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in plain)
-    return _LEFT_TO_RIGHT + text if from_right else text
-
-
-_LEFT_TO_RIGHT = "\u200e"
+def letters(ax: Axes, shape: tuple[int, ...], texts: Iterable[str]) -> float:
+    """Points of numbers that fit the cells of Axes."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    box, (wide, tall) = ax.get_position(), figure.get_size_inches()
+    across, down = 72 * box.width * wide / shape[1], 72 * box.height * tall / shape[0]
+    widest = max(width_of(text, 6.5) for text in set(texts)) * 72 / 6.5  # in heights of a letter
+    return float(min(6.5, 0.92 * across / widest, 0.8 * down))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from attnviz.maps.reasons import ReasonMap
+from attnviz.show.figures.layout import EDGE, grow, line, points, width_of
 from attnviz.show.scale.colors import reason_colors
 
 if TYPE_CHECKING:
@@ -24,11 +26,6 @@ Segments = np.ndarray[Any, np.dtype[np.floating[Any]]]  # (n, 2, 2)
 _THICKEST, _THINNEST = 1.2, 0.3  # points
 _THIN = 4.0
 """Points across below which a key's column or a query's row is marked at the map's edge: lines would cover it."""
-
-_LEGEND_INCHES = 0.35
-
-_NARROW = 6.0
-"""Inches across below which a title and a legend do not fit beside each other."""
 
 _MOSTLY = 0.5  # of a column, from where it is a key of all queries
 
@@ -74,11 +71,20 @@ def outline(reasons: ReasonMap, ax: Axes, *, legend: bool = False) -> Axes:
 
 
 def outline_legend(reasons: ReasonMap, figure: Figure) -> None:
-    """Names the colors of outlines above a figure; below, where a title takes all of a narrow one."""
-    # Room of its own: taken from the map, it would leave fewer pixels than the map has cells.
-    figure.set_figheight(float(figure.get_figheight()) + _LEGEND_INCHES)
-    titled = figure.get_suptitle() and float(figure.get_figwidth()) < _NARROW
-    figure.legend(loc="outside lower center" if titled else "outside upper right", **_legend(reasons))
+    """Names the colors of outlines above a figure whose places are computed, in room of its own."""
+    # Taken from the map, it would leave fewer pixels than the map has cells.
+    high, size = float(figure.get_figheight()), points("axes.labelsize")
+    names, inches = list(reason_colors(reasons.reasons)), float(figure.get_figwidth()) - 2 * EDGE
+    each = max(width_of(name, size) for name in names) + 3.5 * size / 72
+    columns = max(1, min(len(names), int(inches / each)))
+    room = 1.45 * line("axes.labelsize", math.ceil(len(names) / columns)) + 0.04
+    grow(figure, above=room)
+    figure.legend(
+        loc="upper left",
+        bbox_to_anchor=(EDGE / figure.get_figwidth(), 1 - EDGE / (high + room)),
+        borderaxespad=0,
+        **(_legend(reasons) | {"ncols": columns}),
+    )
 
 
 def edges(mask: Mask) -> Segments:

@@ -6,23 +6,28 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from attnviz.base.labels import one_line
 from attnviz.base.words import in_place
 from attnviz.maps.map import place_of
+from attnviz.show.figures.bars import dress
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.heatmap import write_caption
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
 
     from attnviz.maps.map import AttentionMap
 
 Picture = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+_PICTURE = 0.55  # of a picture's contrast, beneath weights
 Patches = np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]
 
 
@@ -53,15 +58,34 @@ def overlay(
     height, width, _ = picture.shape
     scale = ColorScale(**colors).fit_cells([weights], "weights") if scale is None else scale
     cells = scale.cells(weights)
-    gray = picture.mean(axis=2)
-    ax.imshow(gray, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
-    opacity = 0.1 + 0.75 * np.clip(np.ma.filled(scale.norm(cells), 0), 0, 1)
+    ax.imshow(faded(picture), extent=(0, width, height, 0))
+    opacity = _opacity(np.clip(np.ma.filled(scale.norm(cells), 0), 0, 1))
     CellImage(ax, cells, (0, width, height, 0), aspect="equal", cmap=scale.cmap, norm=scale.norm, alpha=opacity)
     ax.set_xticks([])
     ax.set_yticks([])
     if title is not None:
         ax.set_title(title)
     return ax
+
+
+def faded(picture: Picture) -> Picture:
+    """A picture in grays near the page, so that weights stand out from it."""
+    page, gray = np.array(to_rgb(mpl.rcParams["axes.facecolor"])), picture.mean(axis=2, keepdims=True) / 255
+    found: Picture = np.rint(255 * (page + (gray - page) * _PICTURE)).astype(np.uint8)
+    return found
+
+
+def _as_drawn(scale: FittedScale) -> Colormap:
+    """The palette as it is seen over the middle gray of a picture."""
+    shares = np.linspace(0, 1, 256)
+    cover = _opacity(shares)[:, None]
+    under = faded(np.full((1, 1, 3), 128, dtype=np.uint8))[0, 0] / 255
+    return ListedColormap(scale.cmap(shares)[:, :3] * cover + under * (1 - cover))
+
+
+def _opacity(shares: Patches) -> Patches:
+    """How much of the picture the weights cover, by their shares of the scale."""
+    return 0.1 + 0.85 * shares
 
 
 def overlays(
@@ -97,11 +121,15 @@ def overlays(
         ax.set_visible(True)
         weights = shown.cells.reshape(patches)
         overlay(picture, weights, ax, title=shown.heads_name, scale=scale)
-    opaque = ScalarMappable(scale.norm, scale.cmap)
     bar = figure.colorbar(
-        opaque, ax=list(grid.flat), label=scale.label, fraction=0.05, pad=0.02, aspect=40, extend=scale.extend
+        ScalarMappable(scale.norm, _as_drawn(scale)),
+        ax=list(grid.flat),
+        fraction=0.05,
+        pad=0.02,
+        aspect=40,
+        extend=scale.extend,
     )
-    bar.outline.set_visible(False)
+    dress(bar, scale)
     first = maps[0]
     name = one_line(first.query_labels[0]).replace("$", r"\$") if first.query_labels else f"query {first.queries.start}"
     figure.suptitle(in_place(f"what {name} sees", *place_of(maps)) if title is None else title)

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Unpack
 import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from attnviz.base.words import count, in_place
 from attnviz.maps.map import cell_words, place_of
-from attnviz.show.figures.cells import Array, PixelImage, Pixels
-from attnviz.show.figures.heatmap import caption_lines, colorbar, dress, write_caption
+from attnviz.show.figures.bars import FRAME, NOT_VISIBLE, colorbar, dress, swatch
+from attnviz.show.figures.cells import Array, PixelImage, Pixels, hatch_colors
+from attnviz.show.figures.heatmap import write_caption
+from attnviz.show.figures.layout import points, wrapped
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 _MOST_WIDE, _MOST_TALL = 12.0, 10.0  # inches of all panels together, while each can keep its least
 _LARGEST, _LEAST = 1.1, 0.16  # inches of one panel
 _MOST = 40.0  # inches of all panels, whatever becomes of each
-_GAP = 1 / 12  # of a panel
+_GAP = 1 / 12  # of a panel, where its frame is too
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.35, 0.95, 0.4, 0.45  # inches around the panels
 _LINE = 0.14  # of a caption, in inches
@@ -92,14 +94,19 @@ def overview_figure(
         wide, tall = slot * len(heads), slot * len(rows)
         left = _LEFT + 0.065 * max(map(len, names))
         across = left + max(wide, 1.0) + _RIGHT if width is None else width
-        lines = [] if caption is None else caption_lines(caption, across)
+        lines = [] if caption is None else wrapped(caption, across - 0.2, points("figure.labelsize"))
         bottom = _BOTTOM + _LINE * len(lines)
         size = (_whole(across, dpi), _whole(bottom + max(tall, 1.0) + _TOP, dpi))
         figure = Figure(figsize=size, dpi=dpi)
         ax = figure.add_axes(_share((_whole(left, dpi), _whole(size[1] - _TOP - tall, dpi), wide, tall), figure))
         if lines:
             figure.text(
-                0.1 / across, 0.08 / size[1], "\n".join(lines), fontsize=mpl.rcParams["figure.labelsize"], va="bottom"
+                0.1 / across,
+                0.08 / size[1],
+                "\n".join(lines),
+                fontsize=mpl.rcParams["figure.labelsize"],
+                va="bottom",
+                parse_math=False,
             )
     scale = ColorScale(**colors)
     fitted = scale.fit(maps)
@@ -113,7 +120,8 @@ def overview_figure(
     ax.set_ylabel("layer" if any(names) else "")
     sizes = f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}"
     ax.set_title(in_place(sizes, None, place_of(maps)[1]) if title is None else title)
-    _bar(ax, fitted, each=each, inside=not given)
+    blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
+    _bar(ax, fitted, each=each, inside=not given, blank=blank)
     if given and caption is not None:
         write_caption(ax, caption)
     return ax
@@ -133,6 +141,8 @@ class _Mosaic(PixelImage):
 
     def paint(self, pixels: Pixels) -> Array:
         picture = np.zeros((len(pixels.rows), len(pixels.columns), 4), dtype=np.uint8)
+        apart = min(pixels.height // len(self.panels), pixels.width // len(self.panels[0])) > 1
+        edge = np.rint(255 * to_rgba_array(FRAME["edgecolor"])[0]).astype(np.uint8)
         down = _slots(pixels.height, len(self.panels), pixels.rows)
         across = _slots(pixels.width, len(self.panels[0]), pixels.columns)
         for line, (height, rows, y) in zip(self.panels, down, strict=True):
@@ -140,7 +150,12 @@ class _Mosaic(PixelImage):
                 if panel is not None and rows and columns:
                     cells, scale = panel
                     values = np.ma.filled(scale.cells(cells), np.nan)
-                    colors = Pixels(height, width, rows, columns, pixels.grain).paint(values, _colors_of(scale))
+                    own = Pixels(height, width, rows, columns, pixels.grain, pixels.point)
+                    hatch = hatch_colors(scale.cmap.get_bad())
+                    top, left = max(y - 1, 0), max(x - 1, 0)  # a frame, in the gap
+                    if apart:
+                        picture[top : y + len(rows) + 1, left : x + len(columns) + 1] = edge
+                    colors = own.paint(values, _colors_of(scale), hatch=hatch)
                     picture[y : y + len(rows), x : x + len(columns)] = colors
         return picture
 
@@ -161,7 +176,7 @@ def _slots(pixels: int, count: int, seen: range) -> list[tuple[int, range, int]]
     return found
 
 
-def _bar(ax: Axes, fitted: FittedScale, *, each: bool, inside: bool) -> None:
+def _bar(ax: Axes, fitted: FittedScale, *, each: bool, inside: bool, blank: bool) -> None:
     """The color bar: in the room that the figure keeps for it, or beside Axes that were given."""
     figure = ax.get_figure(root=True)
     assert figure is not None
@@ -175,10 +190,9 @@ def _bar(ax: Axes, fitted: FittedScale, *, each: bool, inside: bool) -> None:
         tall = min(max(box.height * height, 1.0), 4.0)
         place = (box.x1 * width + 0.12, box.y1 * height - tall, 0.13, tall)
         bar = figure.colorbar(shown, cax=figure.add_axes(_share(place, figure)), extend=fitted.extend)
-        if each:
-            bar.outline.set_visible(False)
-        else:
-            dress(bar, fitted)
+        dress(bar, fitted)
+        if blank:
+            swatch(figure, fitted, place[0], place[1] - 0.24, NOT_VISIBLE.replace(" ", "\n"))
     if each:
         bar.set_ticks([0, 1], labels=["least", "most"])
         bar.set_label(f"{fitted.label},\neach panel by its own")

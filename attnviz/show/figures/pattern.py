@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
 from attnviz.show.figures.cells import Array, Extent, PixelImage, Pixels
-from attnviz.show.figures.heatmap import label_axis
+from attnviz.show.figures.layout import is_strip, label_axis
 from attnviz.show.scale.colors import BLACK, HIDDEN, WHITE, Rgb, mix, reason_colors
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ def pattern_figure(
     full = full or shown.most_weight or 1.0
     T, S = len(shown.queries), len(shown.keys)
     extent = (-0.5, S - 0.5, T - 0.5, -0.5)
-    aspect: Any = "auto" if _is_strip(shown) else "equal"
+    aspect: Any = "auto" if is_strip((len(shown.queries), len(shown.keys))) else "equal"
     _ReasonImage(shown, full, ax, extent, aspect)
     if _outlined(shown):
         _outline(shown, ax)
         if shown.weights is not None:
             _squares(shown, ax, full)
-    label_axis(ax.xaxis, shown.keys, shown.key_labels, visible=True)
-    label_axis(ax.yaxis, shown.queries, shown.query_labels, visible=True)
+    label_axis(ax.xaxis, shown.keys, shown.key_labels)
+    label_axis(ax.yaxis, shown.queries, shown.query_labels)
     ax.set_xlabel("key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else ""))
     ax.set_ylabel("query")
     ax.set_title(_title(shown) if title is None else title)
@@ -115,15 +115,10 @@ def most_inches(panels: int) -> float:
     return 6.0 if panels == 1 else 3.0
 
 
-def _is_strip(shown: ReasonMap) -> bool:
-    """Whether a map is so long one way that its pairs can't be drawn as squares."""
-    return not 1 / 3 <= len(shown.queries) / len(shown.keys) <= 3
-
-
 def _panels(shown: ReasonMap, count: int) -> tuple[Figure, list[Axes]]:
     """A row of Axes of the size that ``shown`` wants, with no room for labels yet."""
     T, S, most = len(shown.queries), len(shown.keys), most_inches(count)
-    if _is_strip(shown):
+    if is_strip((len(shown.queries), len(shown.keys))):
         width, height = (min(max(0.3 * positions, 1.0), most) for positions in (S, T))
     else:
         cell = max(min(0.3 * max(T, S), most), 1.5) / max(T, S)

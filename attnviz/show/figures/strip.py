@@ -16,7 +16,8 @@ from matplotlib.patches import Rectangle
 
 from attnviz.base.errors import InputError
 from attnviz.base.labels import SPACE, one_line, spaced
-from attnviz.show.figures.heatmap import dress, write_caption
+from attnviz.show.figures.bars import dress
+from attnviz.show.figures.heatmap import write_caption
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.show.scale.colors import is_dark
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-from matplotlib.colors import Colormap, to_rgb
+from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from matplotlib.font_manager import fontManager, get_font, get_font_names
 
 from attnviz.base.errors import InputError
 from attnviz.base.words import printable
 from attnviz.base.writing import as_path, atomic
-from attnviz.show.scale.colors import is_dark
+from attnviz.show.scale.colors import DARK_PAGE, INK, POLES, hidden, is_dark, palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,11 +22,8 @@ from matplotlib.text import Text
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
-PALETTES = {"weights": "magma", "logits": "RdBu_r", "difference": "RdBu_r"}
-"""The default palette of each kind of value: uniform from 0 for weights, diverging from 0 for the rest.
-
-matplotlib's own, told apart by color-blind readers: seaborn's would cost its import, a second and a half.
-"""
+PALETTES = {"weights": INK, "logits": POLES, "difference": POLES}
+"""The default palette of each kind of value: from 0 for weights, to both sides of 0 for the rest."""
 
 _HOUSE: dict[Any, Any] = {
     "font.size": 9,
@@ -69,9 +66,9 @@ _ON_PAPER: dict[Any, Any] = {
 """Sizes that are read in print, where a figure is not scaled."""
 
 _DARK: dict[Any, Any] = {
-    "figure.facecolor": "#16181d",
-    "axes.facecolor": "#16181d",
-    "savefig.facecolor": "#16181d",
+    "figure.facecolor": DARK_PAGE,
+    "axes.facecolor": DARK_PAGE,
+    "savefig.facecolor": DARK_PAGE,
     "text.color": "0.92",
     "axes.labelcolor": "0.8",
     "axes.edgecolor": "0.8",
@@ -145,16 +142,21 @@ def _fonts_with(letters: set[str], known: Sequence[str]) -> list[str]:
 
 
 def colormap(name: str | Colormap | None, values: str) -> Colormap:
-    """The palette called ``name`` (matplotlib's and seaborn's names), or the default for ``values``.
+    """The palette called ``name`` (ours, matplotlib's and seaborn's names), or the default for ``values``.
 
     Raises:
         InputError: there is no such palette.
     """
     if isinstance(name, Colormap):
         return name.copy()
-    name = PALETTES.get(values, PALETTES["difference"]) if name is None else name
-    chosen = mpl.colormaps[name] if name in mpl.colormaps else _of_seaborn(name)
+    name = PALETTES.get(values, POLES) if name is None else name
     dark = is_dark(to_rgb(mpl.rcParams["axes.facecolor"]))
+    plain = name.removesuffix("_r")
+    if plain in (INK, POLES):
+        colors = palette(plain, dark=dark)
+        own = LinearSegmentedColormap.from_list(name, colors if plain == name else colors[::-1])
+        return own.with_extremes(bad=hidden(dark=dark))
+    chosen = mpl.colormaps[name] if name in mpl.colormaps else _of_seaborn(name)
     return chosen.with_extremes(bad="0.32" if dark else "0.88")  # blank: neither end of any scale
 
 
@@ -165,10 +167,10 @@ def _of_seaborn(name: str) -> Colormap:
         chosen = seaborn.color_palette(name, as_cmap=True)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"--cmap {name!r} is not a palette of matplotlib or seaborn; try magma, viridis or RdBu_r"
+            f"--cmap {name!r} is not a palette of matplotlib or seaborn; try ink, magma, viridis or poles"
         ) from error
     if not isinstance(chosen, Colormap):
-        raise InputError(f"--cmap {name!r} is a set of separate colors, not a scale; try magma, viridis or RdBu_r")
+        raise InputError(f"--cmap {name!r} is a set of separate colors, not a scale; try ink, magma, viridis or poles")
     return chosen
 
 

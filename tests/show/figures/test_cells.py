@@ -32,7 +32,7 @@ from attnviz.show.figures.style import PAPERS, house_style, save_figure
 from attnviz.show.notebook import map_html
 from tests import planted
 
-BRIGHT, ORANGE, RED = planted.BRIGHT, (230, 159, 0), (103, 0, 31)  # a global key's, and the last of RdBu_r
+BRIGHT, ORANGE, RED = planted.BRIGHT, (230, 159, 0), (86, 11, 26)  # a global key's, and the last of poles
 SCREEN = 96  # dots per inch at 100 %
 
 # How cells share pixels
@@ -141,6 +141,34 @@ def test_where_there_is_room_a_cell_lies_between_its_coordinates():
         assert tuple(drawn[int(y), int(x)]) == image.to_rgba(value, bytes=True)
 
 
+# What is not visible
+
+
+@given(grids())
+@settings(max_examples=100, deadline=None)
+def test_hatches_lie_on_regions_of_what_is_not_visible_and_cover_nothing_else(drawn):
+    cells, pixels = drawn
+    blank, stripe, edge = 255, 1, 2
+    cells = np.where(np.isnan(cells), np.nan, 100.0)
+    hatch = np.array(stripe, dtype=np.uint8), np.array(edge, dtype=np.uint8)
+
+    def colors(merged: np.ndarray) -> np.ndarray:
+        return np.where(np.isnan(merged), blank, 100).astype(np.uint8)
+
+    plain, found = pixels.paint(cells, colors), pixels.paint(cells, colors, hatch=hatch)
+    hidden, changed = plain == blank, found != plain
+    assert not changed[~hidden].any()
+    region = np.zeros_like(hidden)
+    for i, j in np.ndindex(*(max(0, side - 3) for side in hidden.shape)):
+        if hidden[i : i + 4, j : j + 4].all():
+            region[i : i + 4, j : j + 4] = True
+    assert not changed[~region].any()
+    assert (found[region] != blank).any() or not region.any()
+    for i, j in np.argwhere(region):  # and where they end there is an edge
+        beside = plain[max(0, i - 1) : i + 2, max(0, j - 1) : j + 2]
+        assert (beside != blank).any() == (found[i, j] == edge)
+
+
 # Every kind of figure, in every file
 
 
@@ -230,7 +258,7 @@ KINDS = {
     "comparison": (Case.comparison, BRIGHT),
     "difference": (Case.comparison, RED),
     "overview": (Case.overview, BRIGHT),
-    "overlay": (Case.overlay, tuple(0.85 * channel for channel in BRIGHT)),
+    "overlay": (Case.overlay, tuple(0.95 * channel + 0.05 * 115 for channel in BRIGHT)),
     "pattern": (Case.pattern, ORANGE),
     "pattern with weights": (lambda case: case.pattern(weights=True), tuple(0.75 * channel for channel in ORANGE)),
     "story": (lambda case: case.pattern(story=True), ORANGE),
@@ -322,5 +350,5 @@ def test_in_a_figure_of_statistics(tmp_path):
     ]
     with house_style():
         figure = statistics_figure(found).figure
-        save_figure(figure, tmp_path / "heads.png", dpi=20)
+        save_figure(figure, tmp_path / "heads.png", dpi=30)
     assert planted.seen(planted.within(planted.opened(tmp_path / "heads.png"), panels(figure))) == 8

@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import attnviz
-from attnviz.show.figures.heatmap import heads_grid, heatmap, label_text
+from attnviz.show.figures.heatmap import heads_grid, heatmap
+from attnviz.show.figures.layout import label_text
 from attnviz.show.figures.style import PAPERS, colormap, house_style, save_figure
 from attnviz.show.scale.colors import is_dark
 
@@ -67,7 +68,8 @@ def test_every_column_of_a_grid_has_its_keys_below():
     panels = [ax for ax in figure.axes if ax.images and ax.get_title().startswith("head")]
     lowest = {round(ax.get_position().x0, 2): ax for ax in panels}  # the last of each column
     assert len(panels) == 5
-    assert all(ax.get_xlabel() == "key" for ax in lowest.values())
+    assert all(ax.xaxis.get_visible() == (ax in lowest.values()) for ax in panels)
+    assert [text.get_text() for text in figure.texts if text.get_text() in ("key", "query")] == ["key", "query"]
 
 
 def test_titles_of_many_heads_do_not_touch():

@@ -6,7 +6,6 @@ import weakref
 from dataclasses import replace
 from itertools import pairwise
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -15,7 +14,9 @@ import attnviz
 from attnviz import InputError
 from attnviz.attention.patterns import Causal
 from attnviz.maps.layers import Layers, OverviewRow, overview_rows
+from attnviz.show.figures.cells import hatch_colors
 from attnviz.show.figures.overview import overview_figure, panel_pixels
+from attnviz.show.figures.style import colormap
 from tests import reference
 
 
@@ -43,12 +44,15 @@ def panel(ax, layer: int, head: int, shape: tuple[int, int]) -> np.ndarray:
     inside = 11 / 12  # of a slot, the rest is gap
     rows = ((layer + middles[0] * inside - top) / (bottom - top) * colors.shape[0]).astype(int)
     columns = ((head + middles[1] * inside - left) / (right - left) * colors.shape[1]).astype(int)
-    return colors[np.ix_(rows, columns)]
+    found = colors[np.ix_(rows, columns)].copy()
+    blank = colormap(None, "weights").get_bad()
+    for over in hatch_colors(blank):  # stripes and edges lie on what is not visible alone
+        found[(found == over).all(-1)] = np.rint(255 * np.asarray(blank))
+    return found
 
 
 def colors_of(values: np.ndarray, top: float) -> np.ndarray:
-    cmap = mpl.colormaps["magma"].with_extremes(bad="0.88")
-    return cmap(np.ma.masked_invalid(values / top), bytes=True)
+    return colormap(None, "weights")(np.ma.masked_invalid(values / top), bytes=True)
 
 
 def near(one: np.ndarray, other: np.ndarray) -> bool:

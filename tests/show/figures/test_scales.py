@@ -162,7 +162,7 @@ def test_maps_with_nothing_to_compare_are_drawn(values, norm, cells):
 @pytest.mark.parametrize("norm", NORMS)
 def test_color_bars_have_unit_and_norm(norm):
     shown = attnviz.attention_map(attnviz.synthesize(), head=3)
-    label = heatmap(shown, norm=norm).get_figure().axes[1].get_ylabel()
+    label = heatmap(shown, norm=norm).get_figure().axes[1].get_ylabel().replace("\n", " ")
     names = {"log": "log", "power": "square root", "rank": "by rank", "row": "share of its row's largest", "linear": ""}
     assert label.startswith("weight (softmax)")
     assert names[norm] in label

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -14,7 +13,8 @@ import attnviz
 from attnviz import InputError
 from attnviz.attention.patterns import Causal, Full
 from attnviz.show.figures.strip import strip, strips
-from attnviz.show.scale.colors import is_dark
+from attnviz.show.figures.style import colormap
+from attnviz.show.scale.colors import HIDDEN, is_dark
 from tests import reference
 
 WORDS = ["[CLS]", "the", "naïve", "cat", "$at", "it", "##self", "[SEP]"]
@@ -48,7 +48,7 @@ def test_each_token_is_shaded_by_its_weight():
     source = inputs()
     weights = reference.attend(source.q[0], source.k[0], np.ones((8, 8), dtype=bool)).weights[0, 5]
     colors = ax.collections[0].get_facecolor()
-    np.testing.assert_allclose(colors, mpl.colormaps["magma"](weights / weights.max()), atol=0.02)
+    np.testing.assert_allclose(colors, colormap(None, "weights")(weights / weights.max()), atol=0.02)
 
 
 def test_letters_are_light_on_dark_shades():
@@ -60,7 +60,7 @@ def test_letters_are_light_on_dark_shades():
 def test_tokens_that_are_not_visible_are_gray():
     ax = strip(row(query=3, pattern=Causal()))
     assert {text.get_color() for text in ax.texts[4:]} == {"0.55"}
-    np.testing.assert_allclose(ax.collections[0].get_facecolor()[4:, :3], 0.88, atol=0.005)
+    np.testing.assert_allclose(ax.collections[0].get_facecolor()[4:, :3], HIDDEN[0], atol=0.005)
 
 
 def test_words_are_as_a_reader_expects_them():
@@ -104,7 +104,7 @@ def test_heads_share_a_scale_and_lines():
     source = inputs()
     weights = reference.attend(source.q[0], source.k[0], np.ones((8, 8), dtype=bool)).weights[:, 5]
     for ax, own in zip((one, other), weights, strict=True):
-        expected = mpl.colormaps["magma"](own / weights.max())
+        expected = colormap(None, "weights")(own / weights.max())
         np.testing.assert_allclose(ax.collections[0].get_facecolor(), expected, atol=0.02)
     assert figure.get_suptitle() == "what query 5 (it) sees"
 

@@ -6,7 +6,6 @@ import io
 import itertools
 import math
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from rich.cells import cell_len
@@ -17,6 +16,7 @@ from rich.text import Text
 import attnviz
 from attnviz.attention.patterns import Causal, Full
 from attnviz.maps.map import AttentionMap
+from attnviz.show.figures.style import colormap, house_style
 from attnviz.show.scale.colors import diverging, sequential
 from attnviz.show.scale.scaling import Scaling
 from attnviz.show.terminal import halfblocks
@@ -59,14 +59,15 @@ def pixels(line: str, skip: int) -> list[tuple[tuple[int, ...] | None, tuple[int
 
 
 def near(one: tuple[int, ...], share: float, palette: str) -> bool:
-    expected = [255 * channel for channel in mpl.colormaps[palette](float(share))[:3]]
+    with house_style(theme="dark"):
+        expected = [255 * channel for channel in colormap(palette, "weights")(float(share))[:3]]
     return max(abs(a - b) for a, b in zip(one, expected, strict=True)) <= 4
 
 
 # Colors
 
 
-@pytest.mark.parametrize(("palette", "name"), [(sequential, "magma"), (diverging, "RdBu_r")])
+@pytest.mark.parametrize(("palette", "name"), [(sequential, "ink"), (diverging, "poles")])
 def test_palettes_are_those_of_figures(palette, name):
     for share in np.linspace(0, 1, 256):
         assert near(tuple(255 * channel for channel in palette(float(share))), float(share), name)
@@ -97,7 +98,7 @@ def test_two_cells_a_character():
     shown = map_of(np.repeat(cells, 20, axis=0)[:, :3])  # 60 rows: no line each in 24 lines
     lines = in_color(HeatmapPicture(shown, height=40)).splitlines()
     first = pixels(lines[2], 4)
-    assert [near(up, share, "magma") for (up, _), share in zip(first, [0, 0.5, 1], strict=True)] == [True] * 3
+    assert [near(up, share, "ink") for (up, _), share in zip(first, [0, 0.5, 1], strict=True)] == [True] * 3
 
 
 @pytest.mark.parametrize("height", [12, 24, 100])
@@ -117,20 +118,20 @@ def test_each_cell_has_the_color_of_its_value(height):
             upper, lower = painted[i if whole else i // 2][j * wide]
             color = upper if whole or i % 2 == 0 else lower
             assert color is not None
-            assert color == HIDDEN if math.isnan(share) else near(color, share, "magma")
+            assert color == HIDDEN if math.isnan(share) else near(color, share, "ink")
 
 
 def test_logits_are_drawn_in_two_directions():
     lines = in_color(HeatmapPicture(map_of([[-2.0, 0.0, 1.0]], values="logits"))).splitlines()
     colors = pixels(lines[2], 4)
     wide = len(colors) // 3
-    assert [near(colors[j * wide][0], share, "RdBu_r") for j, share in enumerate((0, 0.5, 0.75))] == [True] * 3
+    assert [near(colors[j * wide][0], share, "poles") for j, share in enumerate((0, 0.5, 0.75))] == [True] * 3
 
 
 def test_the_scale_is_the_one_asked_for():
     shown = map_of([[0.0, 0.25, 1.0]])
     colors = pixels(in_color(HeatmapPicture(shown, Scaling("power"))).splitlines()[2], 4)
-    assert near(colors[len(colors) // 3][0], 0.5, "magma")
+    assert near(colors[len(colors) // 3][0], 0.5, "ink")
 
 
 @pytest.mark.parametrize(("system", "hidden"), [("256", 239), ("standard", 8)])

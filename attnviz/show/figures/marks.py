@@ -1,0 +1,141 @@
+"""Marks of what a pixel can't show: a column that takes most of the weight, and lone peaks of long maps.
+
+They stand in the margin, or around a cell, and cover none. They don't depend on the color scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+
+from attnviz.base.labels import one_line
+from attnviz.show.figures.captions import Sink, find_sink, percent
+from attnviz.show.figures.layout import LINE, points, width_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from attnviz.maps.map import AttentionMap
+
+_FINE = 3.0  # points of a cell, below which a lone one is easily overlooked
+_MOST_RINGS = 8  # of a map: more peaks are not lone
+_PEAK, _AROUND = 0.5, 0.25  # of the map's largest: a lone peak at the least, and what is around it at the most
+_NEAR = 2  # cells around a peak
+_TIP = 4.5  # points of a triangle
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is marked of a map.
+
+    Args:
+        sink: the column that takes most, where one does.
+        peaks: rows and columns of lone peaks.
+    """
+
+    sink: Sink | None
+    peaks: tuple[tuple[int, int], ...]
+
+
+def find_marks(shown: AttentionMap) -> Marks:
+    """What of a map is worth a mark.
+
+    >>> import attnviz
+    >>> find_marks(attnviz.attention_map(attnviz.synthesize(), head=3))
+    Marks(sink=None, peaks=())
+    """
+    sink = find_sink(shown)
+    return Marks(sink, tuple(_peaks(shown, sink)) if shown.values == "weights" else ())
+
+
+def _peaks(shown: AttentionMap, sink: Sink | None) -> list[tuple[int, int]]:
+    """Cells that stand out from all around them; none where they are many. A sink has its mark already."""
+    cells = np.nan_to_num(shown.cells, nan=0.0)
+    if sink is not None:
+        cells[:, sink.column] = 0.0
+    if min(cells.shape) <= 4 * _NEAR or not (top := cells.max()) > 0:
+        return []
+    found = []
+    rows, columns = np.nonzero(cells >= _PEAK * top)
+    if len(rows) > 16 * _MOST_RINGS:
+        return []
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        around = cells[max(0, row - _NEAR) : row + _NEAR + 1, max(0, column - _NEAR) : column + _NEAR + 1]
+        lone = np.sort(around, axis=None)[-2] <= _AROUND * cells[row, column]
+        if lone and (row, column) != (0, 0):  # the first query of a causal map has no choice
+            found.append((row, column))
+    return found if len(found) <= _MOST_RINGS else []
+
+
+def marks_height(marks: Sequence[Marks]) -> float:
+    """Inches above each panel that marks of columns take."""
+    return LINE * _letters() / 72 + 2 / 72 if any(mark.sink is not None for mark in marks) else 0.0
+
+
+def draw_marks(shown: AttentionMap, marks: Marks, ax: Axes) -> None:
+    """Draws marks at a map that is drawn already, in Axes of their final size."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    box, (wide, tall) = ax.get_position(), figure.get_size_inches()
+    across, down = float(box.width * wide), float(box.height * tall)
+    (T, S), (rows, columns) = shown.size, shown.cells.shape
+    if marks.sink is not None:
+        _point(ax, marks.sink, (marks.sink.column + 0.5) * S / columns - 0.5, S, across)
+    if marks.peaks and 72 * min(across / columns, down / rows) < _FINE:
+        y, x = np.array(marks.peaks).T
+        ax.plot(
+            (x + 0.5) * S / columns - 0.5,
+            (y + 0.5) * T / rows - 0.5,
+            linestyle="",
+            marker="o",
+            markersize=7,
+            markerfacecolor="none",
+            markeredgewidth=0.6,
+            markeredgecolor=mpl.rcParams["axes.labelcolor"],
+            clip_on=False,
+            scalex=False,
+            scaley=False,
+            label="peaks",
+        )
+
+
+def _letters() -> float:
+    return 0.9 * points("xtick.labelsize")
+
+
+def _point(ax: Axes, sink: Sink, x: float, S: int, across: float) -> None:
+    """A triangle over a column, and beside it what it takes; as much of that as there is room for."""
+    color: Any = mpl.rcParams["axes.labelcolor"]
+    to_edge = ax.get_xaxis_transform()
+    tip = [(0, 0), (-0.5, 1), (0.5, 1), (0, 0)]
+    shape = {"linestyle": "", "marker": tip, "markersize": 2 * _TIP, "markeredgewidth": 0, "color": color}
+    # The middle of the marker is half its size beyond the edge, so that its tip touches.
+    ax.plot([x], [1], transform=to_edge, clip_on=False, scalex=False, scaley=False, label="sink", **shape)
+    share, size = percent(sink.share), _letters()
+    first, last = sink.keys
+    name = (
+        one_line(sink.label) if sink.label is not None else f"key {first}" if first == last else f"keys {first}–{last}"
+    )
+    texts = [f"{name} {share}", share] if sink.exact else [f"{name} lead {share} of rows", f"{share} of rows"]
+    at = (x + 0.5) / S * across  # inches from the left edge
+    right = at <= across / 2
+    room = (across - at if right else at) - 4 / 72
+    text = next((text for text in texts if width_of(text, size) <= room), None)
+    if text is not None:
+        ax.annotate(
+            text,
+            (x, 1),
+            (4 if right else -4, 1.5),
+            xycoords=to_edge,
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="bottom",
+            fontsize=size,
+            color=color,
+            parse_math=False,
+            annotation_clip=False,
+        )

@@ -1,0 +1,236 @@
+"""Where things stand in figures: nothing overlaps, nothing is cut off, squares are square, gaps are equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from attnviz.maps.map import AttentionMap
+from attnviz.maps.marginals import Marginals
+from attnviz.show.figures.detail import detail
+from attnviz.show.figures.difference import difference_figure
+from attnviz.show.figures.heatmap import grid_columns, heads_grid, heatmap
+from attnviz.show.figures.layout import grow, width_of, wrapped
+from attnviz.show.figures.style import PAPERS, house_style
+from tests import planted
+
+LABELS = {
+    "none": None,
+    "short": ["a", "of", "[CLS]", "."],
+    "long": ["internationali", "zations", "$x_1$", "w" * 30],
+    "ja": ["東京", "は", "眠い猫", "。"],
+    "ar": ["سلام", "في", "كتاب", "،"],
+    "bpe": ["Ġthe", "Ċ", "##ing", "▁on"],
+}
+FACTORS = {
+    "kind": ["heads", "detail", "difference"],
+    "T": [3, 10, 16, 64, 500, 4096, 65536],
+    "heads": [1, 2, 3, 8, 12, 32, 144],
+    "labels": list(LABELS),
+    "width": [None, "column", "page"],
+    "values": ["weights", "logits"],
+    "pattern": ["full", "causal"],
+}
+
+
+def a_map(T: int, head: int, labels: str, values: str, pattern: str, S: int | None = None) -> AttentionMap:
+    """A map that nobody computed, in few cells: what is written around it is what matters here."""
+    S = S or T
+    cells = np.random.default_rng(head).random((min(T, 64), min(S, 64)))
+    if pattern == "causal":
+        cells[np.triu_indices(len(cells), 1, cells.shape[1])] = np.nan
+    own = LABELS[labels]
+    rows, columns = (None if own is None else [own[n % len(own)] for n in range(size)] for size in (T, S))
+    shown = AttentionMap(cells, values, head, range(T), range(S), rows, columns, pattern, layer=11)
+    return shown
+
+
+def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values: str, pattern: str) -> Figure:
+    maps = [a_map(T, head, labels, values, pattern) for head in range(heads)]
+    look: dict[str, Any] = {
+        "width": None if width is None else PAPERS[width],
+        "caption": "run.safetensors layer 11. Costs $5, and $6 more. " * 3,
+    }
+    if kind == "detail":
+        return detail(maps[0], Marginals(np.ones(T), np.ones(T), range(T), range(T)), **look).figure
+    if kind == "difference":
+        rows = [
+            (
+                replace(shown, pattern="a_long_name_of_a_file.safetensors layer 11, local+global"),
+                replace(shown, pattern="b.safetensors layer 11, causal"),
+                replace(shown, values="difference", pattern="A − B"),
+            )
+            for shown in maps[:2]
+        ]
+        return difference_figure(rows, title="A title of a figure, with $5 in it", **look)
+    return heatmap(maps[0], **look).figure if heads == 1 else heads_grid(maps, **look)
+
+
+def written(figure: Figure) -> list[tuple[str, Any]]:
+    """Every text that is drawn, and its box."""
+    renderer = figure._get_renderer()
+    found = [text for text in figure.texts if text.get_text()]
+    for ax in [*figure.axes, *(child for own in figure.axes for child in own.child_axes)]:
+        found += [text for text in (ax.title, *ax.texts) if text.get_text()]
+        for axis in (ax.xaxis, ax.yaxis):
+            if axis.get_visible():
+                ticks = axis._update_ticks()
+                low, high = sorted(axis.get_view_interval())
+                for tick in ticks:
+                    if low - 1e-9 <= tick.get_loc() <= high + 1e-9:
+                        found += [text for text in (tick.label1, tick.label2) if text.get_visible() and text.get_text()]
+                if axis.label.get_text():
+                    found.append(axis.label)
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in found]
+
+
+def check(figure: Figure, T: int, *, tokens: bool) -> None:
+    figure.draw_without_rendering()
+    texts = written(figure)
+    width, height = (side * figure.dpi for side in figure.get_size_inches())
+    for text, box in texts:
+        assert box.x0 >= -0.5, text
+        assert box.y0 >= -0.5, text
+        assert box.x1 <= width + 0.5, text
+        assert box.y1 <= height + 0.5, text
+    for (one, a), (other, b) in combinations(texts, 2):
+        across, down = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert across <= 1 or down <= 1, (one, other)  # letters' boxes have empty edges
+    panels = [ax for ax in figure.axes if ax.get_label().startswith("panel")]
+    boxes = [ax.get_window_extent() for ax in panels]
+    for box in boxes:
+        assert box.width == pytest.approx(box.height, rel=1e-6)  # T keys and T queries
+        assert box.width == pytest.approx(boxes[0].width, rel=1e-6)
+    for (text, box), panel in product(texts, boxes):
+        across = min(box.x1, panel.x1) - max(box.x0, panel.x0)
+        assert across <= 1 or min(box.y1, panel.y1) - max(box.y0, panel.y0) <= 1.5, text
+    for ends in ("x", "y"):
+        starts = sorted({round(getattr(box, f"{ends}0"), 3) for box in boxes})
+        steps = np.diff(starts)
+        assert steps.max(initial=0) - steps.min(initial=np.inf) < 0.01 or len(steps) < 2  # equal gaps
+    if T == 16 and tokens and max(box.width for box in boxes) / figure.dpi * 72 >= 16 * 4.6 * 1.2:
+        lowest = [ax for ax in panels if ax.yaxis.get_visible() and ax.get_label() == "panel 0"]
+        for ax in lowest:
+            assert len(ax.yaxis.get_majorticklocs()) == 16  # every token has its label
+
+
+FEWER = FACTORS | {"T": [3, 16, 500, 65536], "heads": [1, 3, 8, 32], "labels": ["none", "long", "ja", "ar"]}
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize(
+    tuple(FACTORS), [*planted.pairwise_cover(FEWER), ("heads", 64, 144, "bpe", "page", "weights", "causal")]
+)
+def test_nothing_overlaps_and_squares_are_square(kind, T, heads, labels, width, values, pattern):
+    with house_style(paper=width):
+        figure = drawn(kind, T, heads, labels, width, values, pattern)
+        check(figure, T, tokens=labels != "none")
+    assert width is None or figure.get_figwidth() == pytest.approx(PAPERS[width])
+
+
+@pytest.mark.matrix
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize(("kind", "labels", "width"), list(product(FACTORS["kind"], LABELS, FACTORS["width"])))
+def test_the_whole_matrix(kind, labels, width):
+    for T, heads, look in product(FACTORS["T"], FACTORS["heads"], [("weights", "causal"), ("logits", "full")]):
+        if kind == "heads" or heads <= {"detail": 1, "difference": 2}[kind]:
+            with house_style(paper=width):
+                check(drawn(kind, T, heads, labels, width, *look), T, tokens=labels != "none")
+
+
+@pytest.mark.parametrize("width", [None, *PAPERS.values()])
+def test_only_the_last_row_of_a_grid_may_be_short(width):
+    for count, size in product(range(1, 145), ((16, 16), (40, 4))):
+        columns = grid_columns(size, count, width)
+        rows = -(-count // columns)
+        assert 0 < count - (rows - 1) * columns <= columns
+        assert columns == -(-count // rows)  # and it is no shorter than it must be
+
+
+@pytest.mark.parametrize(("heads", "width"), [(2, "column"), (3, "column"), (2, "page"), (3, "page"), (4, "page")])
+def test_few_heads_in_print_stand_side_by_side(heads, width):
+    assert grid_columns((64, 64), heads, PAPERS[width]) == heads
+
+
+@pytest.mark.parametrize(
+    ("heads", "width"), [(1, None), (12, None), (1, "column"), (1, "page"), (4, "page"), (8, "page"), (12, "page")]
+)
+def test_each_of_sixteen_tokens_has_its_label(heads, width):
+    with house_style(paper=width):
+        figure = drawn("heads", 16, heads, "short", width, "weights", "causal")
+    first = next(ax for ax in figure.axes if ax.get_label() == "panel 0")
+    assert len(first.yaxis.get_majorticklocs()) == 16
+    last = next(ax for ax in figure.axes if ax.get_label() == f"panel {heads - 1}")
+    assert len(last.xaxis.get_majorticklocs()) == 16
+
+
+@pytest.mark.parametrize("heads", [5, 7, 11, 23])
+def test_the_color_bar_takes_the_room_that_a_short_row_leaves(heads):
+    with house_style():
+        figure = drawn("heads", 500, heads, "none", None, "weights", "causal")
+    panels = [ax.get_position() for ax in figure.axes if ax.get_label().startswith("panel")]
+    (bar,) = (ax.get_position() for ax in figure.axes if ax.get_label() == "color bar")
+    assert len({round(box.y0, 6) for box in panels}) > 1
+    assert bar.x0 > panels[-1].x1
+    assert bar.x1 <= max(box.x1 for box in panels)
+    assert panels[-1].y0 <= bar.y0 < panels[-1].y1
+
+
+def test_what_is_not_visible_is_named_once():
+    with house_style():
+        for pattern, count in (("causal", 1), ("full", 0)):
+            figure = drawn("heads", 64, 8, "none", None, "weights", pattern)
+            assert sum(" ".join(text.get_text().split()) == "not visible" for text in figure.texts) == count
+
+
+def test_axes_are_named_once():
+    with house_style():
+        figure = drawn("heads", 64, 8, "none", None, "weights", "full")
+    assert sorted(text.get_text() for text in figure.texts if text.get_text() in ("key", "query")) == ["key", "query"]
+    assert not any(ax.get_ylabel() for ax in figure.axes if ax.get_label().startswith("panel"))
+
+
+@pytest.mark.parametrize(("size", "square"), [((10, 10), True), ((16, 6), True), ((4, 12), True), ((10, 3), False)])
+def test_pairs_are_squares_but_in_slivers(size, square):
+    ax = heatmap(a_map(size[0], 0, "none", "weights", "full", size[1]))
+    ax.figure.draw_without_rendering()
+    box = ax.get_window_extent()
+    assert (box.width / size[1] == pytest.approx(box.height / size[0], rel=1e-3)) == square
+
+
+def test_a_dollar_is_a_dollar():
+    ax = heatmap(a_map(4, 0, "long", "weights", "full"), title="costs $5 and $6", caption="$7, $8")
+    figure = ax.figure
+    figure.draw_without_rendering()
+    texts = [ax.title, *(text for text in figure.texts if "$7" in text.get_text())]
+    assert len(texts) == 2
+    assert not any(text.get_parse_math() for text in texts)
+
+
+def test_a_figure_that_grows_keeps_what_is_in_it():
+    with house_style():
+        figure = drawn("heads", 64, 5, "none", None, "weights", "causal")
+        before = [ax.get_window_extent().bounds for ax in figure.axes]
+        figure.draw_without_rendering()
+        texts = [text.get_window_extent().bounds for text in figure.texts]
+        grow(figure, above=0.5, below=0.25)
+        figure.draw_without_rendering()
+    down = 0.25 * figure.dpi
+    for (x, y, wide, tall), ax in zip(before, figure.axes, strict=True):
+        assert ax.get_window_extent().bounds == pytest.approx((x, y + down, wide, tall))
+    for (x, y, *_), text in zip(texts, figure.texts, strict=True):
+        assert text.get_window_extent().bounds[:2] == pytest.approx((x, y + down), abs=1.01)
+
+
+def test_lines_are_as_wide_as_they_may_be():
+    text = "a word, a/very/long/path/to/a/file/that/never/ends.safetensors and more"
+    for inches in (0.3, 0.7, 2.0, 9.0):
+        lines = wrapped(text, inches, 8)
+        assert all(width_of(line, 8) <= inches for line in lines)
+        assert "".join("".join(lines).split()) == "".join(text.split())
+    assert wrapped("one\ntwo", 5, 8) == ["one", "two"]

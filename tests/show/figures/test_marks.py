@@ -1,0 +1,110 @@
+"""Marks of what a pixel can't show: where they stand, what they say, and that they cover nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from attnviz.maps.map import AttentionMap
+from attnviz.show.figures.heatmap import heads_grid, heatmap
+from attnviz.show.figures.marks import find_marks
+from attnviz.show.figures.style import house_style
+from attnviz.show.scale.scaling import NORMS
+from tests import planted
+
+
+def long_map(T: int = 65536, cells: int = 256, *, sink: int | None = None, count: int = 4) -> AttentionMap:
+    shown = planted.planted_map(T, cells, count)
+    if sink is not None:
+        shown.cells[:, sink] = 0.9
+    return shown
+
+
+def drawn(shown: AttentionMap, **look: object) -> dict[str, object]:
+    """What is drawn of marks: by the label of its line, and the words."""
+    with house_style():
+        ax = heatmap(shown, **look)
+    lines = {line.get_label(): line for line in ax.lines}
+    return {"lines": lines, "words": [text.get_text() for text in ax.texts], "ax": ax}
+
+
+def sink_map(share: float = 0.58) -> AttentionMap:
+    cells = np.full((16, 16), (1 - share) / 15)
+    cells[:, 0] = share
+    words = ["[CLS]", *(f"w{n}" for n in range(1, 16))]
+    return AttentionMap(cells, "weights", 0, range(16), range(16), words, words, "full")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_column_that_takes_most_is_named_with_its_share_under_every_norm(norm):
+    found = drawn(sink_map(), norm=norm)
+    assert found["words"] == ["[CLS] 58%"]
+    assert found["lines"]["sink"].get_xydata().tolist() == [[0, 1]]
+
+
+def test_of_a_map_reduced_by_max_it_is_the_share_of_rows():
+    found = drawn(long_map(sink=0))
+    assert found["words"] == ["keys 0–255 lead 98% of rows"]
+    assert found["lines"]["sink"].get_xdata()[0] == pytest.approx(127.5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_lone_peaks_of_long_maps_have_rings(norm):
+    for sink in (None, 0):
+        found = drawn(long_map(sink=sink), norm=norm)
+        ring = found["lines"]["peaks"]
+        expected = [((x + 0.5) * 256 - 0.5, (y + 0.5) * 256 - 0.5) for y, x in planted.spots(256, 256, 4)]
+        np.testing.assert_allclose(sorted(map(tuple, ring.get_xydata().tolist())), sorted(expected))
+        assert ring.get_markerfacecolor() == "none"
+
+
+def test_cells_that_are_seen_need_no_rings():
+    assert "peaks" not in drawn(long_map(64, 64))["lines"]
+
+
+def test_what_is_everywhere_is_no_peak():
+    band = replace(long_map(), cells=np.eye(256, dtype=np.float32))
+    many = replace(long_map(), cells=planted.cells(256, 256, 20))
+    assert find_marks(band).peaks == find_marks(many).peaks == ()
+
+
+@pytest.mark.parametrize("values", ["logits", "difference"])
+def test_values_that_are_no_weights_have_no_marks(values):
+    marks = find_marks(replace(long_map(sink=0), values=values))
+    assert (marks.sink, marks.peaks) == (None, ())
+
+
+def test_marks_can_be_left_out():
+    found = drawn(long_map(sink=0), marks=False)
+    assert not found["lines"]
+    assert not found["words"]
+    with house_style():
+        figure = heads_grid([long_map(sink=0)] * 3, marks=False)
+    assert not any(ax.lines or ax.texts for ax in figure.axes if ax.get_label().startswith("panel"))
+
+
+@pytest.mark.parametrize("heads", [1, 3, 12])
+def test_marks_stand_between_the_title_and_the_map(heads):
+    with house_style():
+        maps = [replace(sink_map(), head=head) for head in range(heads)]
+        figure = heads_grid(maps) if heads > 1 else heatmap(maps[0]).figure
+        figure.draw_without_rendering()
+    renderer = figure._get_renderer()
+    for ax in figure.axes[:heads]:
+        (words,) = ax.texts
+        box = words.get_window_extent(renderer)
+        assert box.y0 >= ax.get_window_extent().y1
+        assert box.y1 <= ax.title.get_window_extent(renderer).y0 + 2
+        assert box.x1 <= ax.get_window_extent().x1 + 1
+
+
+def test_axes_that_are_given_keep_their_limits():
+    ax = Figure().add_subplot()
+    shown = long_map(sink=0)
+    heatmap(shown, ax, marks=False)
+    other = heatmap(shown, Figure().add_subplot())
+    assert (ax.get_xlim(), ax.get_ylim()) == (other.get_xlim(), other.get_ylim())
+    assert [line.get_label() for line in other.lines] == ["sink", "peaks"]
