@@ -187,7 +187,9 @@ def of_blocks(T: int, S: int, rows: int, columns: int) -> st.SearchStrategy[Rule
 def rules(draw: st.DrawFn, T: int, S: int, *, documents: bool = False) -> Rule:
     """The patterns of the specification and, as often, compositions of any."""
     plain = st.sampled_from([("global",), ("full",), ("causal",), *([("documents",)] * 2 if documents else [])])
-    plain |= windows() | st.tuples(st.just("prefix"), st.integers(0, 9)) | st.tuples(st.just("chunked"), st.integers(1, 5))
+    plain |= (
+        windows() | st.tuples(st.just("prefix"), st.integers(0, 9)) | st.tuples(st.just("chunked"), st.integers(1, 5))
+    )
     plain |= st.builds(lambda *sizes: sizes, st.integers(1, 4), st.integers(1, 4)).flatmap(
         lambda sizes: of_blocks(T, S, *sizes)
     )

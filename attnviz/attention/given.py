@@ -175,7 +175,9 @@ class MaskMod(Pattern):
             raise InputError(f"{item.source}: the mask_mod {self} can't be read as a mask: {error}") from error
         if not isinstance(found, Tensor) or found.dtype != torch.bool:
             kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
-            raise InputError(f"{item.source}: the mask_mod {self} gives {kind}, wanted a bool tensor: whether q_idx sees kv_idx")
+            raise InputError(
+                f"{item.source}: the mask_mod {self} gives {kind}, wanted a bool tensor: whether q_idx sees kv_idx"
+            )
         return found.as_subclass(Tensor)
 
     def reach(self, item: Item) -> Reach:

@@ -32,7 +32,8 @@ def named_pattern(
     """The pattern called ``name``.
 
     Args:
-        name: one of :func:`known_names`, with settings of its own after a colon: ``strided:stride=4``.
+        name: one of :func:`known_names`, with settings of its own after a colon: ``strided:stride=4``; or several, joined by
+            ``&`` and ``|``: ``documents & causal``.
         window: keys to each side, for the local patterns, which need it.
         dilation: steps of the window, for the local patterns; None is 1.
         causal: whether to hide what comes after the query.
@@ -45,6 +46,14 @@ def named_pattern(
     >>> named_pattern("local:window=4,dilation=2")
     Local(window=4, dilation=2)
     """
+    if re.search("[&|]", name):
+        for setting, given in (("window", window), ("dilation", dilation)):
+            if given is not None:
+                raise InputError(
+                    f"--{setting} {given}: of patterns that are composed, write it with its own: local:window={given}"
+                )
+        pattern = composed_pattern(name)
+        return pattern & Causal() if causal else pattern
     name, settings = _parsed(name)
     if name not in known_names():
         raise InputError(f"--pattern {name!r} is not one of {', '.join(known_names())}")
@@ -78,7 +87,7 @@ def pattern_of(pattern: object) -> Pattern | None:
     if pattern is None or isinstance(pattern, Pattern):
         return pattern
     if isinstance(pattern, str):
-        return composed_pattern(pattern)
+        return named_pattern(pattern)
     if is_block_mask(pattern):
         return of_block_mask(pattern)
     if callable(pattern):
