@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
+from attnviz.attention.names import pattern_of
 from attnviz.base.devices import DTYPES, dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.labels import FORMS
@@ -39,6 +40,7 @@ def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
         tensor = getattr(call, name)
         found[name] = None if tensor is None else _as_bhtd(call.source, name, tensor, layout)
     _check_projections(call.source, **found)
+    found["pattern"] = pattern_of(call.pattern)
     (B, H, T, _), S = found["q"].shape, found["k"].shape[2]
     for name in _MASKS:
         mask = getattr(call, name)

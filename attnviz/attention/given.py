@@ -171,8 +171,11 @@ class MaskMod(Pattern):
     def _said(self, item: Item, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         try:
             found = self.function(torch.tensor(item.batch, device=s.device), h, t, s)
-        except (RuntimeError, IndexError, TypeError) as error:
-            raise InputError(f"{item.source}: the mask_mod {self} can't be read as a mask: {error}") from error
+        except Exception as error:  # whatever a function of the user's raises, said in one line
+            said = str(error).partition("\n")[0]
+            raise InputError(
+                f"{item.source}: the mask_mod {self} can't be read as a mask: {type(error).__name__}: {said}"
+            ) from error
         if not isinstance(found, Tensor) or found.dtype != torch.bool:
             kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
             raise InputError(

@@ -49,7 +49,8 @@ class AttentionInputs(AttentionCall):
             and positions may start anew in each.
         query_documents: likewise for queries, (T,) or (B, T); None: as the key at the query's position, and none where
             there is no such key.
-        pattern: which query sees which key where a call names no other; None is the global keys.
+        pattern: which query sees which key where a call names no other, as a pattern, by name, or as FlexAttention's
+            ``BlockMask`` or ``mask_mod``; None is the global keys.
         source: what errors and titles call these inputs.
         layer: which layer of a model this is, where it is one of several: ``5``, ``"cross.5"``.
         layout: the order of the dimensions given: ``bhtd``, ``bthd``, ``htd`` or ``thd``.
