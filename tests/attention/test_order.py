@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 import torch
@@ -182,14 +181,20 @@ def test_names_say_the_patterns(name):
 # What can't be
 
 BAD = {
-    "no documents": (lambda: attnviz.attention_map(AttentionInputs(*[torch.ones(1, 3, 2)] * 2), 0, "documents"), "--doc"),
+    "no documents": (
+        lambda: attnviz.attention_map(AttentionInputs(*[torch.ones(1, 3, 2)] * 2), 0, "documents"),
+        "--doc",
+    ),
     "another shape": (lambda: packed(2, 2, query_documents=torch.zeros(3)), "query_documents has dtype float32"),
     "too few": (lambda: packed(2, 2, query_documents=torch.zeros(3, dtype=torch.int64)), r"wanted \(B, T\) = \(1, 4\)"),
     "queries alone": (
         lambda: AttentionInputs(*[torch.ones(1, 2, 2)] * 2, query_documents=torch.tensor([0, 1])),
         "query_documents are given without documents",
     ),
-    "twice in one": (lambda: packed(3, 2, key_positions=torch.tensor([0, 1, 1, 0, 1])), "1 twice, at keys 1 and 2 of a doc"),
+    "twice in one": (
+        lambda: packed(3, 2, key_positions=torch.tensor([0, 1, 1, 0, 1])),
+        "1 twice, at keys 1 and 2 of a doc",
+    ),
     "twice without": (
         lambda: AttentionInputs(*[torch.ones(1, 4, 2)] * 2, key_positions=anew(2, 2)),
         "where documents are packed, give documents too",
