@@ -76,8 +76,9 @@ class Blocks(Pattern):
         return self.size
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Blocks) and (self.size, self.head) == (other.size, other.head)
-        return same and torch.equal(self.matrix, other.matrix)  # type: ignore[union-attr]
+        if not isinstance(other, Blocks) or (self.size, self.head) != (other.size, other.head):
+            return False
+        return torch.equal(self.matrix, other.matrix)
 
     def __hash__(self) -> int:
         return hash((tuple(self.matrix.shape), self.size, self.head))
@@ -216,7 +217,8 @@ def of_block_mask(mask: Any) -> Pattern:
     >>> str(of_block_mask(causal))
     'blocks of 128 + blocks of 128, <lambda>'
     """
-    size = tuple(int(n) for n in mask.BLOCK_SIZE)
+    rows, columns = mask.BLOCK_SIZE
+    size = int(rows), int(columns)
     partial = Blocks(listed_blocks(mask.kv_num_blocks, mask.kv_indices), size) & MaskMod(mask.mask_mod)
     if mask.full_kv_num_blocks is None:
         return partial

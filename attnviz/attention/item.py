@@ -89,7 +89,9 @@ class AttentionItem:
             return self.S - self.T
         if self._documents is not None:
             own = self.own_keys
-            steps = () if own is None else np.unique((own - np.arange(self.T))[self._documents[0] >= 0])
+            if own is None:
+                return None
+            steps = np.unique((own - np.arange(self.T))[self._documents[0] >= 0])
             return int(steps[0]) if len(steps) == 1 else None
         queries, keys = (
             self.query_position(torch.arange(self.T)),
@@ -120,8 +122,9 @@ class AttentionItem:
             return found if together is None else torch.where(together, found, -1)
         documents = None if self._documents is None else self._documents[0]
         wanted = self.query_position(t.cpu()).numpy() - before
-        found = _Places.of(self, self._present).at(wanted, None if documents is None else documents[t.cpu().numpy()])
-        return torch.from_numpy(found).to(t.device)
+        places = _Places.of(self, self._present)
+        own = places.at(wanted, None if documents is None else documents[t.cpu().numpy()])
+        return torch.from_numpy(own).to(t.device)
 
     def first_keys(self, t: Tensor) -> Tensor:
         """The index of the existing key that stands first in each query's document, or in all; -1 where there is none."""

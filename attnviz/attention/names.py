@@ -226,7 +226,7 @@ def _value(text: str) -> int | float | bool | str | tuple[Any, ...]:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if "/" in text:  # one number a batch item, or two sizes
-        return tuple(_value(part) for part in text.split("/"))  # type: ignore[return-value]
+        return tuple(_value(part) for part in text.split("/"))
     for kind in (int, float):
         try:
             return kind(text)

@@ -18,14 +18,14 @@ def _near(item: Item, low: int | None, high: int | None, step: int = 1) -> Reach
     """The keys that stand ``low`` to ``high`` positions after each query, in its own document; None is any."""
     offset, within = item.offset, _within(item)
     if offset is not None:
-        ends = (None if end is None else offset + end for end in (low, high))
-        return Reach(*ends, step, offset if step > 1 else 0) & within
+        first, last = (None if end is None else offset + end for end in (low, high))
+        return Reach(first, last, step, offset if step > 1 else 0) & within
     own = item.own_keys
     if own is None:
         return Reach(band_exact=False) & within
-    first = None if low is None else own + low
+    nearest = None if low is None else own + low
     stop = None if high is None else own + high + 1
-    return _bounded(item, first, stop, exact=step == 1) & within
+    return _bounded(item, nearest, stop, exact=step == 1) & within
 
 
 def _bounded(item: Item, first: Positions | None, stop: Positions | None, *, exact: bool = True) -> Reach:

@@ -219,7 +219,7 @@ def blocks(
         if memory.numel() < b * n:
             memory = memory.new_empty(b * n)
         values = block.scorer.logits(rows, memory[: b * n].view(b, n))
-        parts = [*sees.spans(rows), keys[: sees.g]]
+        parts: list[range | Tensor] = [*sees.spans(rows), keys[: sees.g]]
         hides = block.scorer.bias_hides or any(sees.hides(rows, part) for part in parts)
         seen = values > HIDDEN if hides else None
         visible = torch.full((b,), n, device=item.device) if seen is None else torch.count_nonzero(seen, dim=1)
