@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnviz
@@ -27,6 +27,7 @@ def visible(inputs: AttentionInputs, pattern: object, head: int, batch: int) -> 
     return ~np.isnan(attnviz.attention_map(inputs, head, pattern, batch=batch).cells)
 
 
+@settings(max_examples=25)
 @given(data=st.data())
 def test_blocks_of_each_head_and_item(data):
     B, H, T, S = (data.draw(st.integers(1, n)) for n in (2, 3, 9, 9))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -86,6 +86,7 @@ def masks(draw: st.DrawFn, of: str) -> Written:
 
 
 @pytest.mark.parametrize("of", [*PAIRS, *PADDING])
+@settings(max_examples=12)
 @given(data=st.data())
 def test_a_mask_is_what_its_shape_says(of, data):
     one = data.draw(masks(of))
