@@ -9,12 +9,17 @@ from attnviz.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import AttentionInputs as AttentionInputs
+    from attnviz.attention.masks import with_mask as with_mask
+    from attnviz.attention.patterns import Blocks as Blocks
     from attnviz.attention.patterns import Causal as Causal
+    from attnviz.attention.patterns import Chunked as Chunked
+    from attnviz.attention.patterns import Documents as Documents
     from attnviz.attention.patterns import Full as Full
     from attnviz.attention.patterns import GlobalKeys as GlobalKeys
     from attnviz.attention.patterns import GlobalQueries as GlobalQueries
     from attnviz.attention.patterns import Local as Local
     from attnviz.attention.patterns import Masked as Masked
+    from attnviz.attention.patterns import Prefix as Prefix
     from attnviz.attention.patterns import longformer as longformer
     from attnviz.base.errors import InputError as InputError
     from attnviz.captures.run import Run as Run
@@ -69,6 +74,10 @@ _HOMES = {
     "load": "attnviz.sources.dumps",
     "Causal": "attnviz.attention.patterns",
     "Full": "attnviz.attention.patterns",
+    "Blocks": "attnviz.attention.patterns",
+    "Chunked": "attnviz.attention.patterns",
+    "Documents": "attnviz.attention.patterns",
+    "Prefix": "attnviz.attention.patterns",
     "GlobalKeys": "attnviz.attention.patterns",
     "GlobalQueries": "attnviz.attention.patterns",
     "Local": "attnviz.attention.patterns",
@@ -87,6 +96,7 @@ _HOMES = {
     "take_snapshot": "attnviz.compare.snapshots.taking",
     "synthesize": "attnviz.sources.synthetic",
     "view": "attnviz.pages.widget",
+    "with_mask": "attnviz.attention.masks",
 }
 
 __all__ = [*_HOMES]

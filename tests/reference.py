@@ -25,26 +25,52 @@ class Attention:
 
 @dataclass(frozen=True)
 class Places:
-    """Where each query and key stands in its sequence."""
+    """Where each query and key stands in its sequence, and in which packed document."""
 
     queries: Sequence[int]  # (T,)
     keys: Sequence[int]  # (S,)
+    query_documents: Sequence[int | None] | None = None  # (T,), None where a query is in none
+    key_documents: Sequence[int] | None = None  # (S,), None where there are no documents
 
     @classmethod
-    def of(cls, T: int, S: int, queries: Sequence[int] | None = None, keys: Sequence[int] | None = None) -> Places:
-        """What is given or, by default, keys in order and queries at the last T of them."""
+    def of(
+        cls,
+        T: int,
+        S: int,
+        queries: Sequence[int] | None = None,
+        keys: Sequence[int] | None = None,
+        query_documents: Sequence[int] | None = None,
+        key_documents: Sequence[int] | None = None,
+    ) -> Places:
+        """What is given or, by default, keys in order and queries at the last T of them, in the documents of these keys."""
         keys = list(range(S)) if keys is None else list(keys)
         if queries is None:
             queries = [keys[t + S - T] if t + S - T >= 0 else t + S - T for t in range(T)]
-        return cls(list(queries), keys)
+        own: Sequence[int | None] | None = query_documents
+        if key_documents is not None and own is None:
+            own = []
+            for t in range(T):
+                last = t + S - T  # of the last T keys, the query's own
+                if last < 0 or keys[last] != queries[t]:
+                    last = next((s for s in range(S) if keys[s] == queries[t]), -1)
+                own.append(key_documents[last] if last >= 0 else None)
+        return cls(list(queries), keys, own, key_documents)
 
-    def key_at(self, position: int) -> int | None:
-        """The key that stands at a position."""
-        return next((s for s, own in enumerate(self.keys) if own == position), None)
+    def together(self, t: int, s: int) -> bool:
+        """Whether a query and a key are of one document."""
+        if self.key_documents is None:
+            return True
+        assert self.query_documents is not None
+        return self.query_documents[t] is not None and self.query_documents[t] == self.key_documents[s]
+
+    def key_before(self, t: int, before: int) -> int | None:
+        """The key that stands so many positions before a query, in its document."""
+        wanted = self.queries[t] - before
+        return next((s for s, own in enumerate(self.keys) if own == wanted and self.together(t, s)), None)
 
     def own_key(self, t: int) -> int | None:
         """The key that stands where a query does."""
-        return self.key_at(self.queries[t])
+        return self.key_before(t, 0)
 
 
 def attend(
@@ -120,7 +146,8 @@ def sees_globals(
 
 
 # Which query sees which key. A rule is a tuple: ("global",), ("full",), ("causal",), ("local", window, dilation),
-# ("global queries",), ("mask", (T, S) bool), ("or", rule, rule), ("and", rule, rule).
+# ("documents",), ("prefix", n), ("chunked", size), ("blocks", (n_q, n_k) bool, Q, K), ("global queries",),
+# ("mask", (T, S) bool), ("mask_mod", (T, S) bool), ("or", rule, rule), ("and", rule, rule).
 Rule = tuple[Any, ...]
 
 
@@ -132,13 +159,22 @@ def sees(rule: Rule, t: int, s: int, places: Places, globals_: set[int]) -> bool
         case ("full",):
             return True
         case ("causal",):
-            return places.keys[s] <= places.queries[t]
+            return places.together(t, s) and places.keys[s] <= places.queries[t]
         case ("local", window, dilation):
             apart = abs(places.keys[s] - places.queries[t])
-            return apart <= window * dilation and apart % dilation == 0
+            return places.together(t, s) and apart <= window * dilation and apart % dilation == 0
+        case ("documents",):
+            return places.together(t, s)
+        case ("prefix", n):
+            return places.together(t, s) and (places.keys[s] < n or places.keys[s] <= places.queries[t])
+        case ("chunked", size):
+            own, of_key = math.floor(places.queries[t] / size), math.floor(places.keys[s] / size)
+            return places.together(t, s) and own == of_key
+        case ("blocks", matrix, rows, columns):
+            return bool(matrix[t // rows][s // columns])
         case ("global queries",):
             return places.own_key(t) in globals_
-        case ("mask", mask):
+        case ("mask", mask) | ("mask_mod", mask):
             return bool(mask[t][s])
         case ("or", left, right):
             return sees(left, t, s, places, globals_) or sees(right, t, s, places, globals_)
@@ -188,7 +224,7 @@ def statistics(
     weights: np.ndarray,  # (T, S) of one head
     visible: np.ndarray,  # (T, S) bool
     globals_: set[int] | None,
-    first: int,  # the first key that is not padding
+    first: Sequence[int | None],  # (T,) the first key of each query's document that is not padding
     places: Places | None = None,
 ) -> dict[str, float | None]:
     """Means over the queries that see a key, or the key a number is of; None where there is no such query."""
@@ -211,10 +247,11 @@ def statistics(
         note("max_weight", max(row.values()))
         if globals_ is not None:
             note("global_mass", math.fsum(w for s, w in row.items() if s in globals_))
-        note("sink_mass", row.get(first, 0.0))
+        sink = first[t]
+        note("sink_mass", 0.0 if sink is None else row.get(sink, 0.0))
         note("distance", math.fsum(w * abs(places.queries[t] - places.keys[s]) for s, w in row.items()))
         for name, before in (("diagonal_mass", 0), ("previous_mass", 1)):
-            key = places.key_at(places.queries[t] - before)
+            key = places.key_before(t, before)
             if key in row:
                 note(name, row[key])
     names = ("entropy", "entropy_share", "max_weight", "global_mass", "sink_mass", "distance")

@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnviz import AttentionInputs
-from attnviz.attention.patterns import Causal, Full, GlobalKeys, GlobalQueries, Local, Masked, Pattern
+from attnviz.attention.patterns import (
+    Blocks,
+    Causal,
+    Chunked,
+    Documents,
+    Full,
+    GlobalKeys,
+    GlobalQueries,
+    Local,
+    Masked,
+    MaskMod,
+    Pattern,
+    Prefix,
+)
 from tests import reference
 from tests.reference import Places, Rule
 
@@ -54,11 +67,10 @@ class Call:
     @property
     def places(self) -> Places:
         """Where the item's queries and keys stand."""
-        queries, keys = (
-            None if positions is None else positions[self.batch].tolist()
-            for positions in (self.inputs.query_positions, self.inputs.key_positions)
-        )
-        return Places.of(self.inputs.T, self.inputs.S, queries, keys)
+        inputs = self.inputs
+        given = (inputs.query_positions, inputs.key_positions, inputs.query_documents, inputs.documents)
+        own = (None if numbers is None else numbers[self.batch].tolist() for numbers in given)
+        return Places.of(inputs.T, inputs.S, *own)
 
     @property
     def global_queries(self) -> list[int]:
@@ -66,11 +78,14 @@ class Call:
         return [t for t in range(self.inputs.T) if self.places.own_key(t) in self.globals_]
 
     @property
-    def first_key(self) -> int:
-        """The key that exists and stands first."""
-        mask = self.inputs.key_padding_mask
+    def first_keys(self) -> list[int | None]:
+        """The key that exists and stands first in the document of each query."""
+        mask, places = self.inputs.key_padding_mask, self.places
         exists = [s for s in range(self.inputs.S) if mask is None or bool(mask[self.batch, s])]
-        return min(exists, key=lambda s: self.places.keys[s], default=0)
+        return [
+            min((s for s in exists if places.together(t, s)), key=lambda s: places.keys[s], default=None)
+            for t in range(self.inputs.T)
+        ]
 
     def visible(self, head: int = 0) -> np.ndarray:
         """(T, S) bool: what a head sees; heads differ in what their bias hides."""
@@ -129,6 +144,17 @@ def pattern_of(rule: Rule) -> Pattern:
             return Causal()
         case ("local", window, dilation):
             return Local(window, dilation)
+        case ("documents",):
+            return Documents()
+        case ("prefix", n):
+            return Prefix(n)
+        case ("chunked", size):
+            return Chunked(size)
+        case ("blocks", matrix, rows, columns):
+            return Blocks(torch.tensor(matrix, dtype=torch.bool), (rows, columns))
+        case ("mask_mod", mask):
+            whole = torch.tensor(mask, dtype=torch.bool)
+            return MaskMod(lambda b, h, q_idx, kv_idx: whole[q_idx, kv_idx])
         case ("global queries",):
             return GlobalQueries()
         case ("mask", mask):
@@ -148,13 +174,27 @@ def windows() -> st.SearchStrategy[Rule]:
     return st.tuples(st.just("local"), st.integers(0, 4), st.integers(1, 4))
 
 
+def matrices(rows: int, columns: int) -> st.SearchStrategy[list[list[bool]]]:
+    return st.lists(st.lists(st.booleans(), min_size=columns, max_size=columns), min_size=rows, max_size=rows)
+
+
+def of_blocks(T: int, S: int, rows: int, columns: int) -> st.SearchStrategy[Rule]:
+    matrix = matrices(-(-T // rows), -(-S // columns))
+    return st.tuples(st.just("blocks"), matrix, st.just(rows), st.just(columns))
+
+
 @st.composite
-def rules(draw: st.DrawFn, T: int, S: int) -> Rule:
+def rules(draw: st.DrawFn, T: int, S: int, *, documents: bool = False) -> Rule:
     """The patterns of the specification and, as often, compositions of any."""
-    mask = st.lists(st.lists(st.booleans(), min_size=S, max_size=S), min_size=T, max_size=T)
-    plain = st.sampled_from([("global",), ("full",), ("causal",)]) | windows()
+    plain = st.sampled_from([("global",), ("full",), ("causal",), *([("documents",)] * 2 if documents else [])])
+    plain |= (
+        windows() | st.tuples(st.just("prefix"), st.integers(0, 9)) | st.tuples(st.just("chunked"), st.integers(1, 5))
+    )
+    plain |= st.builds(lambda *sizes: sizes, st.integers(1, 4), st.integers(1, 4)).flatmap(
+        lambda sizes: of_blocks(T, S, *sizes)
+    )
     named: st.SearchStrategy[Rule] = plain
-    leaves = plain | st.tuples(st.just("mask"), mask)
+    leaves = plain | st.tuples(st.sampled_from(["mask", "mask_mod"]), matrices(T, S))
     named |= st.builds(longformer_rule, st.integers(0, 3), st.integers(1, 3))
     leaves |= st.just(("global queries",))
     named |= st.tuples(st.just("and"), named, st.just(("causal",)))
@@ -199,11 +239,43 @@ def calls(draw: st.DrawFn, dtype: torch.dtype = torch.float64, *, values: bool =
         **draw(positions(B, T, S)),
         **draw(modifiers(B, H, T, S, seed)),
     )
-    return Call(inputs, draw(rules(T, S)), draw(st.integers(0, B - 1)))
+    packed = inputs.documents is not None
+    return Call(inputs, draw(rules(T, S, documents=packed)), draw(st.integers(0, B - 1)))
 
 
 @st.composite
 def positions(draw: st.DrawFn, B: int, T: int, S: int) -> dict[str, Tensor]:
+    """Where queries and keys stand, in documents or without."""
+    found = draw(documents(B, T, S)) if draw(st.sampled_from([False, False, True])) else {}
+    if "key_positions" in found:
+        return found
+    return found | draw(positions_alone(B, T, S))
+
+
+@st.composite
+def documents(draw: st.DrawFn, B: int, T: int, S: int) -> dict[str, Tensor]:
+    """Packed documents: runs of keys or scattered, positions anew in each or not, queries of their own documents or not."""
+    rows, found, in_runs = draw(st.sampled_from([1, B])), {}, draw(st.sampled_from([True, True, False]))
+    numbers = [draw(st.lists(st.integers(0, 2), min_size=S, max_size=S)) for _ in range(rows)]
+    numbers = [sorted(row) if in_runs else row for row in numbers]
+    found["documents"] = torch.tensor(numbers)
+    if draw(st.sampled_from([False, False, True])):
+        own = st.lists(st.integers(0, 3), min_size=T, max_size=T)
+        found["query_documents"] = torch.tensor([draw(own) for _ in range(rows)])
+    if draw(st.booleans()):  # anew in each
+        shift = draw(st.integers(-2, 3))
+        places = [[row[:s].count(number) + shift for s, number in enumerate(row)] for row in numbers]
+        found["key_positions"] = torch.tensor(places)
+        if T > S or ("query_documents" in found and draw(st.booleans())):
+            own = st.lists(st.integers(-3, 8), min_size=T, max_size=T)
+            found["query_positions"] = torch.tensor([draw(own) for _ in range(rows)])
+            named = st.lists(st.integers(0, 3), min_size=T, max_size=T)
+            found["query_documents"] = torch.tensor([draw(named) for _ in range(rows)])
+    return found
+
+
+@st.composite
+def positions_alone(draw: st.DrawFn, B: int, T: int, S: int) -> dict[str, Tensor]:
     """Where queries and keys stand: by default, shifted, with gaps, in any order; one row for all items or one each."""
     kind = draw(st.sampled_from(["default", "default", "default", "shifted", "anywhere"]))
     if kind == "default":

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 
 from torch import Tensor
 
-from attnviz.attention.patterns import Pattern
+from attnviz.attention.pattern import Pattern
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class AttentionCall:
     cross: bool = False
     query_positions: Tensor | None = None  # (B | 1, T) int64
     key_positions: Tensor | None = None  # (B | 1, S) int64
+    documents: Tensor | None = None  # (B | 1, S) int64
+    query_documents: Tensor | None = None  # (B | 1, T) int64
     pattern: Pattern | None = None
     source: str = "inputs"
     layer: int | str | None = None

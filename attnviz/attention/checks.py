@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.call import AttentionCall
+from attnviz.attention.names import pattern_of
 from attnviz.base.devices import DTYPES, dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.labels import FORMS
@@ -20,6 +21,7 @@ LAYOUTS = ("bhtd", "bthd", "htd", "thd")
 _PROJECTIONS = ("q", "k", "v", "q_global", "k_global", "v_global")
 _MASKS = ("global_mask", "key_padding_mask", "query_padding_mask")
 _POSITIONS = ("query_positions", "key_positions")
+_DOCUMENTS = ("query_documents", "documents")
 
 
 def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
@@ -39,14 +41,16 @@ def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
         tensor = getattr(call, name)
         found[name] = None if tensor is None else _as_bhtd(call.source, name, tensor, layout)
     _check_projections(call.source, **found)
+    found["pattern"] = pattern_of(call.pattern)
     (B, H, T, _), S = found["q"].shape, found["k"].shape[2]
     for name in _MASKS:
         mask = getattr(call, name)
         found[name] = None if mask is None else _mask(call.source, name, mask, (B, T, S))
     _check_globals_exist(call.source, found["global_mask"], found["key_padding_mask"])
-    for name in _POSITIONS:
-        positions = getattr(call, name)
-        found[name] = None if positions is None else _positions(call.source, name, positions, (B, T, S))
+    for name in (*_POSITIONS, *_DOCUMENTS):
+        numbers = getattr(call, name)
+        found[name] = None if numbers is None else _positions(call.source, name, numbers, (B, T, S))
+    _check_documents(call)
     _check_places(call, found, (B, T, S))
     _check_labels(call.source, "tokens", call.tokens, B, S)
     _check_labels(call.source, "query_tokens", call.query_tokens, B, T)
@@ -230,13 +234,26 @@ def _check_places(call: AttentionCall, found: dict[str, Any], sizes: tuple[int, 
         index = torch.arange(S) if exists is None else exists[batch].cpu().nonzero().flatten()
         own = keys[batch].cpu()[index]
         order = own.argsort(stable=True)
-        again = (own[order][1:] == own[order][:-1]).nonzero().flatten()
-        if len(again):
-            one, other = sorted(int(index[order[again[0] + n]]) for n in (0, 1))
+        again = own[order][1:] == own[order][:-1]
+        where = ""
+        if found["documents"] is not None:  # positions may start anew in each
+            documents = found["documents"][batch].cpu()[index]
+            order = order[documents[order].argsort(stable=True)]
+            again = (own[order].diff() == 0) & (documents[order].diff() == 0)
+            where = " of a document"
+        if bool(again.any()):
+            first = int(again.nonzero()[0])
+            one, other = sorted(int(index[order[first + n]]) for n in (0, 1))
+            packed = "" if where else "; where documents are packed, give documents too"
             raise InputError(
                 f"{source}: key_positions of batch item {batch} has {int(keys[batch, one])} twice, at keys {one} and "
-                f"{other}; a position belongs to one key"
+                f"{other}{where}; a position belongs to one key{packed}"
             )
+
+
+def _check_documents(call: AttentionCall) -> None:
+    if call.query_documents is not None and call.documents is None:
+        raise InputError(f"{call.source}: query_documents are given without documents, those of the keys; give both")
 
 
 def _check_labels(source: str, name: str, labels: Sequence[Sequence[str]] | None, B: int, length: int) -> None:

@@ -45,7 +45,12 @@ class AttentionInputs(AttentionCall):
         cross: whether keys are of another sequence than queries: there is no order then, and nothing that needs one.
         query_positions, key_positions: where each stands in its sequence, (T,) and (S,), or (B, T) and (B, S), whole
             numbers. None: keys stand at 0 to S - 1, and queries at the last T of them, ``p(t) = t + S - T``.
-        pattern: which query sees which key where a call names no other; None is the global keys.
+        documents: which packed document each key is of, (S,) or (B, S), whole numbers: patterns of order stay within one,
+            and positions may start anew in each.
+        query_documents: likewise for queries, (T,) or (B, T); None: as the key at the query's position, and none where
+            there is no such key.
+        pattern: which query sees which key where a call names no other, as a pattern, by name, or as FlexAttention's
+            ``BlockMask`` or ``mask_mod``; None is the global keys.
         source: what errors and titles call these inputs.
         layer: which layer of a model this is, where it is one of several: ``5``, ``"cross.5"``.
         layout: the order of the dimensions given: ``bhtd``, ``bthd``, ``htd`` or ``thd``.

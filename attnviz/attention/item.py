@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from attnviz.attention.checks import magnitude, require_finite
 from attnviz.base.devices import accumulation_dtype, dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.labels import SPACE, Tokens
+from attnviz.base.types import Positions
 
 _BIAS_ROWS = 64  # of a bias that are looked at together
 
@@ -85,6 +87,12 @@ class AttentionItem:
         queries, keys = self._query_positions, self._key_positions
         if queries is None and keys is None:
             return self.S - self.T
+        if self._documents is not None:
+            own = self.own_keys
+            if own is None:
+                return None
+            steps = np.unique((own - np.arange(self.T))[self._documents[0] >= 0])
+            return int(steps[0]) if len(steps) == 1 else None
         queries, keys = (
             self.query_position(torch.arange(self.T)),
             torch.arange(self.S) if keys is None else keys,
@@ -109,19 +117,134 @@ class AttentionItem:
         offset = self.offset
         if offset is not None:
             found = t + (offset - before)
-            return found.masked_fill((found < 0) | (found >= self.S), -1)
-        positions, index = self._sorted_keys
-        wanted = self.query_position(t).to(positions.device) - before
-        place = torch.searchsorted(positions, wanted).clamp(max=len(positions) - 1)
-        return torch.where(positions[place] == wanted, index[place], -1).to(t.device)
+            found = found.masked_fill((found < 0) | (found >= self.S), -1)
+            together = self.together(t, found.clamp(min=0))
+            return found if together is None else torch.where(together, found, -1)
+        documents = None if self._documents is None else self._documents[0]
+        wanted = self.query_position(t.cpu()).numpy() - before
+        places = _Places.of(self, self._present)
+        own = places.at(wanted, None if documents is None else documents[t.cpu().numpy()])
+        return torch.from_numpy(own).to(t.device)
+
+    def first_keys(self, t: Tensor) -> Tensor:
+        """The index of the existing key that stands first in each query's document, or in all; -1 where there is none."""
+        if self._documents is None:
+            return torch.full_like(t, self._first_key)
+        first = torch.from_numpy(np.append(self._firsts, -1)).to(t.device)
+        return first[torch.from_numpy(self._documents[0]).to(t.device)[t]]
 
     @cached_property
-    def first_key(self) -> int:
-        """The index of the existing key that stands first."""
-        exists = torch.arange(self.S) if self.key_padding is None else self.key_padding.cpu().nonzero().flatten()
-        if not len(exists):
-            return 0
-        return int(exists[self.key_position(exists).argmin()])
+    def _first_key(self) -> int:
+        exists = self._present
+        return int(exists[self.key_position(torch.from_numpy(exists)).argmin()]) if len(exists) else -1
+
+    @cached_property
+    def _firsts(self) -> Positions:
+        """The existing key that stands first in each document, by its rank; -1 where there is none."""
+        assert self._documents is not None
+        exists, documents = self._present, self._documents[1]
+        order = exists[np.lexsort((self.key_position(torch.from_numpy(exists)).numpy(), documents[exists]))]
+        found = np.full(int(documents.max(initial=-1)) + 1, -1)
+        ranks, where = np.unique(documents[order], return_index=True)
+        found[ranks] = order[where]
+        return found
+
+    # Which document: packed sequences share one row, and what has an order stays within each.
+
+    def together(self, t: Tensor, s: Tensor) -> Tensor | None:
+        """Whether queries and keys are of one document, for any indices that broadcast; None where there are no documents."""
+        if self._documents is None:
+            return None
+        queries, keys = (torch.from_numpy(ranks).to(s.device) for ranks in self._documents)
+        return queries[t] == keys[s]
+
+    @cached_property
+    def document_bounds(self) -> tuple[Positions, Positions, bool] | None:
+        """The first and the last + 1 key of each query's document, (T,), S and 0 where it is of none; None without documents.
+
+        The last says whether every existing key between is of that document.
+        """
+        if self._documents is None:
+            return None
+        (queries, keys), exists = self._documents, self._present
+        first, stop = np.full(keys.max() + 2, self.S), np.zeros(keys.max() + 2, dtype=np.int64)
+        np.minimum.at(first, keys[exists], exists)
+        np.maximum.at(stop, keys[exists], exists + 1)
+        changes = np.count_nonzero(np.diff(keys[exists]))
+        whole = changes + 1 == len(np.unique(keys[exists])) if len(exists) else True
+        return first[queries], stop[queries], whole
+
+    @cached_property
+    def own_keys(self) -> Positions | None:
+        """The index where the key at each query's position stands or would stand, (T,), anything where a query is of no document.
+
+        None where keys do not ascend in steps of 1 within a document, so that no index follows from a position.
+        """
+        exists, S = self._present, self.S
+        positions = self.query_position(torch.arange(self.T)).numpy()
+        shift = self.key_position(torch.arange(S)).numpy() - np.arange(S)  # of a key's position against its index
+        if self._documents is None:
+            steady = len(exists) > 0 and bool((shift[exists] == shift[exists[0]]).all())
+            return positions - shift[exists[0]] if steady else None
+        bounds = self.document_bounds
+        assert bounds is not None
+        if not bounds[2] or not len(exists):
+            return None
+        (queries, keys), of_document = self._documents, np.zeros(len(self._firsts) + 1, dtype=np.int64)
+        of_document[keys[exists]] = shift[exists]
+        if (of_document[keys[exists]] != shift[exists]).any():
+            return None
+        return positions - of_document[queries]
+
+    @cached_property
+    def _documents(self) -> tuple[Positions, Positions] | None:
+        """The document of each query and of each key by its rank, (T,) and (S,); -1 where a query is of none of the keys'."""
+        given = self.inputs.documents
+        if given is None:
+            return None
+        numbers, keys = np.unique(given[self.batch].cpu().numpy(), return_inverse=True)
+        own = self.inputs.query_documents
+        if own is not None:
+            wanted = own[self.batch].cpu().numpy()
+            place = np.searchsorted(numbers, wanted).clip(max=len(numbers) - 1)
+            return np.where(numbers[place] == wanted, place, -1), keys
+        if self.cross:
+            raise InputError(
+                f"{self.source}: documents are given for keys of another sequence (cross), and no query stands among "
+                f"them; give query_documents too"
+            )
+        at = self._own_index()
+        return np.where(at >= 0, keys[at], -1), keys
+
+    def _own_index(self) -> Positions:
+        """The index of the key at each query's position, (T,), -1 where there is none; said before documents are.
+
+        It is the key of the query's own index, among the last T, where that stands there, else the only one that does.
+        """
+        t = np.arange(self.T)
+        index = t + (self.S - self.T)
+        index = np.where(index >= 0, index, -1)
+        if self._query_positions is None:
+            return index
+        wanted = self._query_positions.numpy()
+        keys = self.key_position(torch.arange(self.S)).numpy()
+        itself = (index >= 0) & (keys[index] == wanted)
+        places = _Places(keys[self._present], self._present)
+        several = (places.count(wanted) > 1) & ~itself
+        if several.any():
+            first = int(several.argmax())
+            raise InputError(
+                f"{self.source}: query {first} of batch item {self.batch} stands at position {wanted[first]}, as keys of "
+                f"several documents do; say which is its own with query_documents"
+            )
+        padded = _Places(keys, np.arange(self.S)).at(wanted)
+        only = places.at(wanted)
+        return np.where(itself, index, np.where(only >= 0, only, padded))
+
+    @cached_property
+    def _present(self) -> Positions:
+        """Indices of the keys that exist, ascending."""
+        return np.arange(self.S) if self.key_padding is None else self.key_padding.cpu().nonzero().flatten().numpy()
 
     @cached_property
     def _query_positions(self) -> Tensor | None:
@@ -132,13 +255,6 @@ class AttentionItem:
     def _key_positions(self) -> Tensor | None:
         positions = self.inputs.key_positions
         return None if positions is None else positions[self.batch].cpu()
-
-    @cached_property
-    def _sorted_keys(self) -> tuple[Tensor, Tensor]:
-        """Positions of the existing keys, ascending, and their indices."""
-        exists = torch.arange(self.S) if self.key_padding is None else self.key_padding.cpu().nonzero().flatten()
-        positions, order = self.key_position(exists).sort()
-        return positions, exists[order]
 
     # What exists, what is global, and what it is called.
 
@@ -254,8 +370,10 @@ class AttentionItem:
         offset = self.offset
         if offset is not None:
             return self.key_at(t)
-        same = self.query_position(t)[:, None] == self.key_position(torch.arange(self.S))[None, :]
-        return torch.where(same.any(1), same.int().argmax(1), -1)
+        existing = self.key_at(t)
+        documents = None if self._documents is None else self._documents[0]
+        padded = _Places.of(self, np.arange(self.S)).at(self.query_position(t).numpy(), documents)
+        return torch.where(existing >= 0, existing, torch.from_numpy(padded))
 
     # Its heads.
 
@@ -404,6 +522,41 @@ class AttentionItem:
         if seen not in known:
             known[seen] = require_finite(self.source, name, tensor, (self.batch, head), _start(rows))
         return tensor, known[seen]
+
+
+class _Places:
+    """Where some keys stand, to be asked which of them is at a position."""
+
+    def __init__(self, positions: Positions, index: Positions, documents: Positions | None = None) -> None:
+        """``positions`` and ``documents``, (n,), are those of the keys ``index``."""
+        order = np.lexsort((positions,) if documents is None else (positions, documents))
+        self.positions, self.index = positions[order], index[order]
+        self.documents = None if documents is None else documents[order]
+
+    @classmethod
+    def of(cls, item: AttentionItem, index: Positions) -> _Places:
+        """The places of some keys of an item."""
+        documents = None if item._documents is None else item._documents[1][index]
+        return cls(item.key_position(torch.from_numpy(index)).numpy(), index, documents)
+
+    def at(self, wanted: Positions, documents: Positions | None = None) -> Positions:
+        """The key at each position wanted, of each document wanted, the first of several; -1 where there is none."""
+        if not len(self.index):
+            return np.full(np.shape(wanted), -1)
+        if self.documents is None or documents is None:
+            place = np.searchsorted(self.positions, wanted).clip(max=len(self.index) - 1)
+            return np.where(self.positions[place] == wanted, self.index[place], -1)
+        numbers = np.unique(self.positions)
+        size = len(numbers) + 1  # one more, for a position that no key has
+        rank = np.searchsorted(numbers, wanted).clip(max=len(numbers) - 1)
+        there = (numbers[rank] == wanted) & (documents >= 0)
+        own = self.documents * size + np.searchsorted(numbers, self.positions)
+        place = np.searchsorted(own, documents * size + rank).clip(max=len(self.index) - 1)
+        return np.where(there & (own[place] == documents * size + rank), self.index[place], -1)
+
+    def count(self, wanted: Positions) -> Positions:
+        """How many keys stand at each position wanted."""
+        return np.searchsorted(self.positions, wanted, "right") - np.searchsorted(self.positions, wanted, "left")
 
 
 def _start(rows: range | None) -> int:

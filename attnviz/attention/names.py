@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import reduce
+from operator import and_, or_
 from typing import Any
 
 from torch import Tensor
 
-from attnviz.attention.patterns import PATTERNS, Both, Causal, Either, Local, Masked, Pattern, longformer
+from attnviz.attention.given import is_block_mask, of_block_mask
+from attnviz.attention.patterns import PATTERNS, Both, Causal, Either, Local, Masked, MaskMod, Pattern, longformer
 from attnviz.base.errors import InputError
 
 NAMES = ("global", "full", "causal", "local", "local+global")
@@ -29,7 +32,8 @@ def named_pattern(
     """The pattern called ``name``.
 
     Args:
-        name: one of :func:`known_names`, with settings of its own after a colon: ``strided:stride=4``.
+        name: one of :func:`known_names`, with settings of its own after a colon: ``strided:stride=4``; or several, joined by
+            ``&`` and ``|``: ``documents & causal``.
         window: keys to each side, for the local patterns, which need it.
         dilation: steps of the window, for the local patterns; None is 1.
         causal: whether to hide what comes after the query.
@@ -42,6 +46,14 @@ def named_pattern(
     >>> named_pattern("local:window=4,dilation=2")
     Local(window=4, dilation=2)
     """
+    if re.search("[&|]", name):
+        for setting, given in (("window", window), ("dilation", dilation)):
+            if given is not None:
+                raise InputError(
+                    f"--{setting} {given}: of patterns that are composed, write it with its own: local:window={given}"
+                )
+        pattern = composed_pattern(name)
+        return pattern & Causal() if causal else pattern
     name, settings = _parsed(name)
     if name not in known_names():
         raise InputError(f"--pattern {name!r} is not one of {', '.join(known_names())}")
@@ -66,9 +78,34 @@ def named_pattern(
     return pattern & Causal() if causal else pattern
 
 
-def pattern_of(pattern: Pattern | str | None) -> Pattern | None:
-    """A pattern given as one or by its name."""
-    return named_pattern(pattern) if isinstance(pattern, str) else pattern
+def pattern_of(pattern: object) -> Pattern | None:
+    """A pattern given as one, by its name, or as FlexAttention has it: a ``BlockMask`` or a ``mask_mod``.
+
+    Raises:
+        InputError: none of these.
+    """
+    if pattern is None or isinstance(pattern, Pattern):
+        return pattern
+    if isinstance(pattern, str):
+        return named_pattern(pattern)
+    if is_block_mask(pattern):
+        return of_block_mask(pattern)
+    if callable(pattern):
+        return MaskMod(pattern)
+    raise InputError(
+        f"a pattern is given as {type(pattern).__name__}; wanted a pattern (Masked(mask) for a mask of your own), its name, "
+        f"a BlockMask or a mask_mod"
+    )
+
+
+def composed_pattern(text: str) -> Pattern:
+    """The pattern that names joined by ``&`` and ``|`` say, ``&`` before ``|``.
+
+    >>> composed_pattern("documents & causal | global")
+    Either(left=Both(left=Documents(), right=Causal()), right=GlobalKeys())
+    """
+    either = [reduce(and_, map(named_pattern, part.split("&"))) for part in text.split("|")]
+    return reduce(or_, either)
 
 
 def description(pattern: Pattern, masks: list[Tensor]) -> dict[str, Any]:
@@ -96,13 +133,26 @@ def description(pattern: Pattern, masks: list[Tensor]) -> dict[str, Any]:
             f"the pattern {pattern} can't be saved: {type(pattern).__name__} has no name; give its class one "
             f"(name = ...), or save the inputs with pattern=Masked(mask)"
         )
-    settings = {field.name: getattr(pattern, field.name) for field in fields(pattern) if field.init}  # type: ignore[arg-type]
-    for setting, value in settings.items():
-        if not isinstance(value, bool | int | float | str | None):
-            raise InputError(
-                f"the pattern {pattern} can't be saved: its {setting} is a {type(value).__name__}, no plain number or text"
-            )
-    return {"name": name, **settings}
+    return {"name": name, **{setting: _plainly(pattern, setting, masks) for setting in settings_of(type(pattern))}}
+
+
+def _plainly(pattern: Pattern, setting: str, masks: list[Tensor]) -> Any:
+    """A setting as JSON has it: plain, a list of plain ones, or the index of a tensor, which is added to ``masks``."""
+    value = getattr(pattern, setting)
+    if isinstance(value, Tensor):
+        masks.append(value)
+        return {"mask": len(masks) - 1}
+    each = value if isinstance(value, tuple | list) else [value]
+    if not all(isinstance(one, bool | int | float | str | None) for one in each):
+        raise InputError(
+            f"the pattern {pattern} can't be saved: its {setting} is a {type(value).__name__}, no plain number or text"
+        )
+    return [*value] if isinstance(value, tuple) else value
+
+
+def settings_of(kind: type[Pattern]) -> list[str]:
+    """The settings of a kind of pattern: its fields, but those that say which head it is asked for."""
+    return [one.name for one in fields(kind) if one.init and one.metadata.get("setting", True)]  # type: ignore[arg-type]
 
 
 def described(said: object, masks: Sequence[Tensor] = ()) -> Pattern:
@@ -120,16 +170,22 @@ def described(said: object, masks: Sequence[Tensor] = ()) -> Pattern:
                 raise InputError(f"a pattern is described as {said!r}, wanted two parts of {word!r}")
             return pair(described(parts[0], masks), described(parts[1], masks))
     if "mask" in said:
-        index = said["mask"]
-        if not isinstance(index, int) or not 0 <= index < len(masks):
-            raise InputError(f"a pattern is described by mask {index!r}, and the file holds {len(masks)}")
-        return Masked(masks[index])
+        return Masked(_kept(said["mask"], masks))
     name, settings = said.get("name"), {key: value for key, value in said.items() if key != "name"}
+    for setting, value in settings.items():
+        if isinstance(value, Mapping) and "mask" in value:
+            settings[setting] = _kept(value["mask"], masks)
     if name in NAMES and set(settings) <= {"window", "dilation", "causal"}:
         return named_pattern(**said)
     if not isinstance(name, str) or name not in PATTERNS:
         raise InputError(f"the pattern {name!r} is not one of {', '.join(known_names())}")
     return _made(PATTERNS[name], settings, f"the pattern {name!r}")
+
+
+def _kept(index: object, masks: Sequence[Tensor]) -> Tensor:
+    if not isinstance(index, int) or not 0 <= index < len(masks):
+        raise InputError(f"a pattern is described by mask {index!r}, and the file holds {len(masks)}")
+    return masks[index]
 
 
 def _plain(pattern: Pattern) -> dict[str, Any] | None:
@@ -159,16 +215,18 @@ def _parsed(text: str) -> tuple[str, dict[str, Any]]:
     name, colon, rest = text.partition(":")
     settings: dict[str, Any] = {}
     for part in rest.split(",") if colon else ():
-        match = re.fullmatch(r"\s*(\w+)\s*=\s*([\w.+-]+)\s*", part)
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*([\w.+/-]+)\s*", part)
         if not match:
             raise InputError(f"--pattern {text!r}: {part!r} is no setting; write NAME:setting=value,setting=value")
         settings[match[1]] = _value(match[2])
     return name.strip(), settings
 
 
-def _value(text: str) -> int | float | bool | str:
+def _value(text: str) -> int | float | bool | str | tuple[Any, ...]:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if "/" in text:  # one number a batch item, or two sizes
+        return tuple(_value(part) for part in text.split("/"))
     for kind in (int, float):
         try:
             return kind(text)
@@ -179,7 +237,7 @@ def _value(text: str) -> int | float | bool | str:
 
 def _made(kind: type[Pattern], settings: Mapping[str, Any], what: str) -> Pattern:
     """A pattern of its settings. Raises InputError for one it doesn't have, lacks, or has no use for."""
-    known = [field.name for field in fields(kind) if field.init]  # type: ignore[arg-type]
+    known = settings_of(kind)
     unknown = [name for name in settings if name not in known]
     if unknown:
         there = f"its settings are {', '.join(known)}" if known else "it has none"

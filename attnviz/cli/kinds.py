@@ -83,7 +83,7 @@ class SourceReader:
             if own is None or layer is not None:
                 raise InputError(str(error).replace("--layer", "--b-layer")) from error
             raise
-        return inputs, self.choice.choose(inputs.pattern)
+        return self.choice.on(inputs)
 
     def picture(self) -> tuple[Tensor, tuple[int, int]]:
         """The picture that the source's model looked at."""

@@ -26,7 +26,9 @@ def patterns() -> list[str]:
 
         return known_names()
     first: list[str] = next(value for name, value in _assigned(_body("attnviz.attention.names")) if name == "NAMES")
-    classes = [node for node in _body("attnviz.attention.patterns") if isinstance(node, ast.ClassDef)]
+    modules = ("given", "order", "patterns")
+    bodies = [node for module in modules for node in _body(f"attnviz.attention.{module}")]
+    classes = [node for node in bodies if isinstance(node, ast.ClassDef)]
     named: list[Any] = [value for node in classes for name, value in _assigned(node.body) if name == "name"]
     return list(dict.fromkeys([*first, *named]))
 

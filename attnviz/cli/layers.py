@@ -33,7 +33,7 @@ def page_layers(
     def read(number: int) -> PageLayer:
         label = labels[number]
         inputs = source.of(label).load(compute.dtype)
-        pattern = choice.choose(inputs.pattern)
+        inputs, pattern = choice.on(inputs)
         request = request_of(inputs, pattern, compute, head=head, batch=batch)
         layer = PageLayer("0" if label is None else f"{label}", request.item, pattern, request.chosen)
         told(layer)

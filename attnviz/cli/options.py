@@ -31,6 +31,7 @@ ROLE_OPTIONS = {
     "bias": "--bias",
     "alibi_slopes": "--alibi",
     "sinks": "--sinks",
+    "documents": "--documents",
     "q_global": "--q-global",
     "k_global": "--k-global",
     "v_global": "--v-global",
@@ -66,6 +67,10 @@ class Source:
             help="Global positions in place of a mask: 0,3,7  0-3,17  every:512  random:16.",
         ),
     ] = None
+    documents: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Tensor (B, S): which packed document a key is of; or their lengths: 6,10."),
+    ] = None
     layer: Annotated[
         str | None,
         typer.Option(
@@ -96,7 +101,7 @@ class Source:
         """Every file this reads."""
         from attnviz.sources.dumps import TensorRef
 
-        refs = [TensorRef.parse(text).path for text in self._names().values()]
+        refs = [TensorRef.parse(text).path for text in self._names().values() if not self._are_lengths(text)]
         return [path for path in (self.source, *refs) if path is not None]
 
     def load(self, dtype: str | None = None, *, values: bool = False) -> AttentionInputs:
@@ -176,14 +181,25 @@ class Source:
         }
         return {role: name for role, name in named.items() if name is not None}
 
+    def document_tokens(self) -> int | None:
+        """How many tokens the documents have in all, where their lengths are given."""
+        lengths = self.documents
+        return None if lengths is None or not self._are_lengths(lengths) else sum(map(int, lengths.split(",")))
+
+    def _are_lengths(self, text: str) -> bool:
+        """Whether ``--documents`` gives lengths and names no tensor."""
+        return text == self.documents and re.fullmatch(r"\d+(,\d+)*", text) is not None
+
     def _synthetic(self, dtype: str | None) -> AttentionInputs:
         from dataclasses import replace
 
         from attnviz.base.selections import parse_positions
         from attnviz.cli.console import note
+        from attnviz.sources.dumps import documents_of
         from attnviz.sources.synthetic import synthesize
 
-        given: dict[str, object] = {ROLE_OPTIONS[role]: name for role, name in self._names().items()}
+        named = {role: name for role, name in self._names().items() if not self._are_lengths(name)}
+        given: dict[str, object] = {ROLE_OPTIONS[role]: name for role, name in named.items()}
         given |= {"--layer": self.layer, "--layout": self.layout}
         for option, value in given.items():
             if value is not None:
@@ -191,7 +207,10 @@ class Source:
         positions = parse_positions("0,3,7" if self.global_ is None else self.global_, 10)
         note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {len(positions)} global tokens, seed 0)")
         inputs = synthesize(global_positions=positions, dtype=dtype or "float32")
-        return replace(inputs, **self._settings())
+        settings = self._settings()
+        if self.documents is not None:
+            settings["documents"] = documents_of(self.documents, inputs.S, source="the synthetic case")
+        return replace(inputs, **settings)
 
 
 def parse_layers(text: str) -> list[Label]:
@@ -237,44 +256,116 @@ class PatternChoice:
     pattern: Annotated[
         str | None,
         typer.Option(
-            help="{patterns}; settings after a colon: local:window=2.  \\[default: the dump's own, else global]"
+            help="{patterns}; settings after a colon: local:window=2; joined by & and |: 'documents & causal'.  "
+            "\\[default: the dump's own, else global]"
         ),
     ] = None
     window: Annotated[int | None, typer.Option(help="Keys to each side of a query, for local patterns.")] = None
     dilation: Annotated[int | None, typer.Option(help="Steps of the window.  \\[default: 1]")] = None
     causal: Annotated[bool, typer.Option("--causal", help="Hide what comes after the query.")] = False
     mask_file: Annotated[
-        str | None, typer.Option(metavar="FILE:NAME", help="Bool tensor (T, S) of your own: True where t sees s.")
+        str | None,
+        typer.Option(
+            metavar="FILE:NAME",
+            help="Mask of your own: (T, S), (B, T, S), (B, H, T, S), or (B, S) of padding; bool, 0 and 1, or added numbers.",
+        ),
+    ] = None
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE:NAME", help="Bool matrix of blocks (n_q, n_k), or (H, n_q, n_k): which block sees which."
+        ),
+    ] = None
+    block_size: Annotated[
+        str | None, typer.Option(metavar="Q[/K]", help="Queries and keys to a block: 128 or 64/128.  \\[default: 128]")
+    ] = None
+    mask_mod: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.py:NAME",
+            help="FlexAttention's mask_mod or BlockMask, or a pattern: runs that file, your own code.",
+        ),
     ] = None
 
     def paths(self) -> list[Path]:
-        """The file this reads, if any."""
+        """The files this reads."""
+        from attnviz.base.owncode import OwnName
         from attnviz.sources.dumps import TensorRef
 
-        path = None if self.mask_file is None else TensorRef.parse(self.mask_file).path
-        return [] if path is None else [path]
+        found = [TensorRef.parse(text).path for text in (self.mask_file, self.blocks) if text is not None]
+        found += [] if self.mask_mod is None else [OwnName.parse(self.mask_mod, "--mask-mod").path]
+        return [path for path in found if path is not None]
+
+    def on(self, inputs: AttentionInputs) -> tuple[AttentionInputs, Pattern]:
+        """Inputs and the pattern asked for of them; a mask of one's own may be of padding, or add to their scores.
+
+        Raises:
+            InputError: as :meth:`choose`; a mask that doesn't fit the inputs.
+        """
+        if self.mask_file is None:
+            return inputs, self.choose(inputs.pattern)
+        from attnviz.attention.masks import with_mask
+        from attnviz.attention.patterns import Causal, GlobalKeys
+        from attnviz.sources.dumps import read_tensor
+
+        self._alone("--mask-file")
+        masked = with_mask(
+            inputs, read_tensor(self.mask_file, option="--mask-file"), name=f"--mask-file {self.mask_file}"
+        )
+        pattern = masked.pattern or GlobalKeys()
+        return masked, pattern & Causal() if self.causal else pattern
+
+    def _alone(self, option: str) -> None:
+        """Raises InputError where another option says which query sees which key besides ``option``."""
+        others = {
+            "--pattern": self.pattern,
+            "--window": self.window,
+            "--dilation": self.dilation,
+            "--mask-file": self.mask_file,
+            "--blocks": self.blocks,
+            "--mask-mod": self.mask_mod,
+        }
+        for name, value in others.items():
+            if value is not None and name != option:
+                raise InputError(f"{name} {value}: {option} says which query sees which key already; give one")
+
+    def _own(self) -> Pattern | None:
+        """The blocks or the function of pairs that are given."""
+        if self.block_size is not None and self.blocks is None:
+            raise InputError(
+                f"--block-size {self.block_size}: it is of --blocks, and none are given; add --blocks FILE:NAME"
+            )
+        if self.blocks is not None:
+            from attnviz.attention.patterns import Blocks
+            from attnviz.sources.dumps import read_tensor
+
+            self._alone("--blocks")
+            sizes = (self.block_size or "128").split("/")
+            if not all(size.strip().isdecimal() for size in sizes) or len(sizes) > 2:
+                raise InputError(
+                    f"--block-size {self.block_size!r} is not a number of queries and keys; write 128 or 64/128"
+                )
+            return Blocks(read_tensor(self.blocks, option="--blocks"), (int(sizes[0]), int(sizes[-1])))
+        if self.mask_mod is not None:
+            from attnviz.attention.names import pattern_of
+            from attnviz.base.owncode import OwnName
+
+            self._alone("--mask-mod")
+            return pattern_of(OwnName.parse(self.mask_mod, "--mask-mod").load())
+        return None
 
     def choose(self, own: Pattern | None = None) -> Pattern:
         """The pattern asked for; where none is, ``own`` or the global keys.
 
         Raises:
-            InputError: settings that the pattern has no use for, or an unfit mask.
+            InputError: settings that the pattern has no use for, or options that say it twice.
         """
         from attnviz.attention.names import named_pattern
-        from attnviz.attention.patterns import Causal, GlobalKeys, Masked
+        from attnviz.attention.patterns import Causal, GlobalKeys
 
-        if self.mask_file is not None:
-            for option, value in (
-                ("--pattern", self.pattern),
-                ("--window", self.window),
-                ("--dilation", self.dilation),
-            ):
-                if value is not None:
-                    raise InputError(f"{option} {value}: --mask-file says which query sees which key already; give one")
-            from attnviz.sources.dumps import read_tensor
-
-            masked = Masked(read_tensor(self.mask_file, option="--mask-file"))
-            return masked & Causal() if self.causal else masked
+        given = self._own()
+        if given is not None:
+            return given & Causal() if self.causal else given
         if self.pattern is None and own is not None and not self.given():
             return own
         if self.pattern is None and (self.window is not None or self.dilation is not None):

@@ -23,6 +23,9 @@ from attnviz.engine.visibility import HIDDEN, to_positions
 BLOCK_CELLS = 1 << 19
 """Cells of one row block: 2 MiB of float32, about a core's share of cache."""
 
+_LEAST_ROWS = 64
+"""Fewer rows at once make each step's own cost the larger part."""
+
 
 @dataclass(frozen=True)
 class SeenRows:
@@ -84,9 +87,9 @@ class HeadRows:
         reach: Reach | None = None,
     ) -> None:
         """``reach``: what the pattern reaches, where the caller wants a wider one; ``queries``: those that are wanted."""
-        self.item, self.pattern, self.head = item, pattern, head
+        self.item, self.pattern, self.head = item, pattern.of_head(head), head
         self.queries = range(item.T) if queries is None else queries
-        self.reach = pattern.reach(item) if reach is None else reach
+        self.reach = self.pattern.reach(item) if reach is None else reach
 
     @cached_property
     def scorer(self) -> RowScorer:
@@ -148,11 +151,22 @@ class HeadRows:
             size_apart: rows of a block of global queries; None: those of a group are one block.
         """
         for group in groups:
-            for rows in stepped(group, size, self.reach.step):
-                yield RowBlock(rows, self.scorer, self._keep(rows))
+            for part in self._cut(group):
+                for rows in stepped(part, size, self.reach.step):
+                    yield RowBlock(rows, self.scorer, self._keep(rows))
             own = self.apart[(self.apart >= group.start) & (self.apart < group.stop)]
             for part in own.split(size_apart or len(own)) if len(own) else ():
                 yield RowBlock(part, self.of_global)
+
+    def _cut(self, group: range) -> Iterator[range]:
+        """A group of rows in parts that see the same blocks of keys, where the pattern has blocks, or about so."""
+        table = self.reach.table
+        if table is None:
+            yield group
+            return
+        size = table.queries * -(-_LEAST_ROWS // table.queries)
+        for start in range(group.start // size * size, group.stop, size):
+            yield range(max(start, group.start), min(start + size, group.stop))
 
     def _keep(self, rows: range) -> Tensor | None:
         if not len(self.apart):
@@ -175,7 +189,7 @@ def rows_per_block(columns: int, *, band: bool = True) -> int:
     larger = 1 if band else 4
     # A block of a band is computed over every key that any of its rows sees, rows + columns: few rows waste little.
     most = max(128, 2 * columns) if band and columns else larger * 8192
-    return max(64, min(most, larger * BLOCK_CELLS // max(columns, 1)))
+    return max(_LEAST_ROWS, min(most, larger * BLOCK_CELLS // max(columns, 1)))
 
 
 @dataclass(frozen=True)
@@ -197,7 +211,7 @@ def blocks(
     """One head's rows, block by block, every query once: for what is summed up and never kept whole."""
     own = HeadRows(item, pattern, head, queries=queries)
     memory = torch.empty(0, dtype=item.compute_dtype, device=item.device)
-    size = rows_per_block(item.S if own.reach.open else len(own.reach.offsets()))
+    size = rows_per_block(own.reach.width(item.T, item.S))
     for block in own.blocks([own.queries], size, rows_per_block(item.S)):
         sees, rows = block.scorer.sees, block.rows
         keys = sees.columns(rows)
@@ -205,7 +219,8 @@ def blocks(
         if memory.numel() < b * n:
             memory = memory.new_empty(b * n)
         values = block.scorer.logits(rows, memory[: b * n].view(b, n))
-        hides = block.scorer.bias_hides or sees.hides(rows, sees.span(rows)) or sees.hides(rows, keys[: sees.g])
+        parts: list[range | Tensor] = [*sees.spans(rows), keys[: sees.g]]
+        hides = block.scorer.bias_hides or any(sees.hides(rows, part) for part in parts)
         seen = values > HIDDEN if hides else None
         visible = torch.full((b,), n, device=item.device) if seen is None else torch.count_nonzero(seen, dim=1)
         if weights:

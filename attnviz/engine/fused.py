@@ -57,10 +57,7 @@ def serves(item: AttentionItem, reach: Reach, *, values: str, global_queries: bo
     return (
         values == "weights"
         and item.dtype in (torch.float16, torch.bfloat16, torch.float32)
-        and reach.band
-        and reach.band_exact
-        and reach.step == 1
-        and reach.keys is None
+        and reach.plain
         and not global_queries
         and inputs.bias is None
         and inputs.alibi_slopes is None

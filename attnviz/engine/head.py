@@ -82,7 +82,7 @@ class RowScorer:
         q, g = self.query(rows), self.sees.g  # (b, D)
         if self.sees.keys is not None:
             self._shared(q, rows, out[:, :g], self.sees.keys)
-        self._band(q, rows, self.sees.span(rows), out[:, g:])
+        self._runs(q, rows, self.sees.spans(rows), out[:, g:])
         return out
 
     def tile(self, q: Tensor, rows: range | Tensor, keys: range | Tensor) -> Tensor:
@@ -116,10 +116,13 @@ class RowScorer:
         if not self.sees.reach.band:
             self.logits(rows, out)
             return
-        span = self.sees.span(rows)
-        out[:, : span.start] = HIDDEN
-        out[:, span.stop :] = HIDDEN
-        self.logits(rows, out[:, span.start : span.stop])
+        spans, q = self.sees.spans(rows), self.query(rows)
+        before = 0
+        for span in spans:
+            out[:, before : span.start] = HIDDEN
+            self._band(q, rows, span, out[:, span.start : span.stop])
+            before = span.stop
+        out[:, before:] = HIDDEN
 
     def banded(self, rows: range, out: Tensor) -> None:
         """Logits of ``rows`` over the shared keys, then over the band, a column an offset.
@@ -137,15 +140,17 @@ class RowScorer:
         # One product of the block against every key that any of its rows reaches, (b, b + offsets - 1); the band
         # is its skewed view, where a column follows the query.
         first, width = rows[0] + offsets[0], b + len(offsets) - 1
-        span = sees.span(rows)
+        spans = sees.spans(rows)
         scratch = out.new_empty((b, width))
-        if len(span) < width:
+        if sum(map(len, spans)) < width:
             scratch.fill_(HIDDEN)
-        left = (span.start - first) // step
-        inside = scratch[:, left : left + len(span)]
-        if span:
+        for span in spans:
+            left = (span.start - first) // step
+            inside = scratch[:, left : left + len(span)]
             self._product(q, span, inside)
             self._modify(inside, rows, span)
+            if sees.reach.band_exact:
+                sees.hide_own_(inside, rows, span)
             sees.hide_(inside, rows, span, exact=sees.reach.band_exact)
             sees.hide_shared_(inside, span)
         out[:, sees.g :] = scratch.as_strided((b, len(offsets)), (width + 1, 1))
@@ -158,6 +163,13 @@ class RowScorer:
         out = out[: len(rows)]
         self._modify(out, rows, keys)
         self.sees.hide_(out, rows, keys, exact=self.sees.reach.keys_exact)
+
+    def _runs(self, q: Tensor, rows: range | Tensor, spans: list[range], out: Tensor) -> None:
+        """Logits over runs of the band, one after another."""
+        at = 0
+        for span in spans:
+            self._band(q, rows, span, out[:, at : at + len(span)])
+            at += len(span)
 
     def _band(self, q: Tensor, rows: range | Tensor, span: range, out: Tensor) -> None:
         """Logits over a run of the band's span."""

@@ -179,7 +179,7 @@ def shares(item: AttentionItem, pattern: Pattern, row_edges: Positions, rows: in
     shared = 0 if reach.keys is None else len(reach.keys)
     work, ends = [0], [0]
     for group in row_groups(row_edges, rows * reach.step):
-        work.append(work[-1] + len(group) * (len(reach.span(group, item.S)) + shared))
+        work.append(work[-1] + len(group) * (sum(map(len, reach.spans(group, item.S))) + shared))
         ends.append(group.stop)
     index = {int(edge): n for n, edge in enumerate(row_edges)}
     places = [(done, index[end]) for done, end in zip(work[1:], ends[1:], strict=True) if end in index]

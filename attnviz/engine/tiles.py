@@ -217,9 +217,14 @@ def key_tiles(asked: Asked, scorer: RowScorer, rows: range | Tensor) -> Iterator
     size, edges = asked.keys, asked.column_edges
     if scorer.sees.keys is not None:
         yield from scorer.sees.keys.split(size)
-    span = scorer.sees.span(rows)
-    if asked.known or asked.logits:  # no denominator needs the keys that are not shown
-        span = span[bisect_left(span, edges[0]) : bisect_left(span, edges[-1])]
+    for span in scorer.sees.spans(rows):
+        if asked.known or asked.logits:  # no denominator needs the keys that are not shown
+            span = span[bisect_left(span, edges[0]) : bisect_left(span, edges[-1])]
+        yield from _evenly(span, size, edges)
+
+
+def _evenly(span: range, size: int, edges: Positions) -> Iterator[range]:
+    """A run of keys in even parts of about ``size``, which end between bins where that is near."""
     tiles, start = -(-len(span) // size), 0
     for n in range(1, tiles):
         even = len(span) * n // tiles

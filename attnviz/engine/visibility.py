@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -32,14 +34,15 @@ class Visibility:
         """How many keys every row shares."""
         return 0 if self.keys is None else len(self.keys)
 
-    def span(self, rows: range | Tensor) -> range:
-        """The keys of the band that a block of rows can see."""
-        return self.reach.span(rows, self.item.S) if isinstance(rows, range) else range(self.item.S)
+    def spans(self, rows: range | Tensor) -> list[range]:
+        """The keys of the band that a block of rows can see, in runs."""
+        return self.reach.spans(rows, self.item.S) if isinstance(rows, range) else [range(self.item.S)]
 
     def columns(self, rows: range | Tensor) -> Tensor:
         """The key of each column of a block's logits, shared keys before those of the band, (g + span,)."""
-        span = to_positions(self.span(rows), self.item.device)
-        return span if self.keys is None else torch.cat([self.keys, span])
+        spans = [to_positions(span, self.item.device) for span in self.spans(rows)]
+        shared = torch.empty(0, dtype=torch.int64, device=self.item.device) if self.keys is None else self.keys
+        return torch.cat([shared, *spans])
 
     def hides(self, rows: range | Tensor, keys: range | Tensor) -> bool:
         """Whether some cell of a tile may be hidden."""
@@ -51,17 +54,13 @@ class Visibility:
             return not self.reach.keys_exact
         if not self.reach.band_exact or not isinstance(rows, range) or self.keys is not None:
             return True
-        low, high = keys[0] - rows[-1], keys[-1] - rows[0]
-        return (self.reach.low is not None and low < self.reach.low) or (
-            self.reach.high is not None and high > self.reach.high
-        )
+        return not self.reach.covers(rows, keys)
 
     @property
     def band_alone(self) -> bool:
         """Whether a query sees exactly the keys of one band without gaps: no shared keys, no padding, no other rules."""
-        alone = self.reach.band and self.reach.band_exact and self.reach.step == 1 and self.keys is None
         padded = self.hidden_keys is not None or self.hidden_queries is not None
-        return alone and not padded and not self.pattern.global_queries
+        return self.reach.plain and not padded and not self.pattern.global_queries
 
     def band_meets(
         self, first_rows: Positions, last_rows: Positions, first_keys: Positions, last_keys: Positions
@@ -103,8 +102,32 @@ class Visibility:
         """Hides what the band hides of a run of its keys: its corners, or what the pattern says."""
         if self.reach.band_exact and isinstance(rows, range):
             _hide_corners(logits, rows, span, self.reach)
+            self.hide_own_(logits, rows, span)
         self.hide_(logits, rows, span, exact=self.reach.band_exact)
         self.hide_shared_(logits, span)
+
+    def hide_own_(self, logits: Tensor, rows: range, span: range) -> None:
+        """Hides what lies outside each query's own bounds in the band, and outside its blocks."""
+        first, stop = self.reach.first, self.reach.stop
+        if first is not None:
+            own = first[rows.start : rows.stop : rows.step]
+            self._hide_beyond_(logits, own, span, slice(0, bisect_left(span, int(own.max()))), torch.lt)
+        if stop is not None:
+            own = stop[rows.start : rows.stop : rows.step]
+            self._hide_beyond_(logits, own, span, slice(bisect_left(span, int(own.min())), len(span)), torch.ge)
+        table = self.reach.table
+        if table is not None and not table.within(rows, span).all():
+            logits.masked_fill_(torch.from_numpy(~table.pairs(rows, span)).to(logits.device), HIDDEN)
+
+    @staticmethod
+    def _hide_beyond_(
+        logits: Tensor, own: Positions, span: range, columns: slice, beyond: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        """Hides the keys that are ``beyond`` each query's own bound among some columns, where any can be."""
+        if columns.start < columns.stop:
+            keys = to_positions(span[columns], logits.device).to(torch.int32)
+            bounds = torch.from_numpy(own).to(logits.device, torch.int32)
+            logits[:, columns].masked_fill_(beyond(keys, bounds[:, None]), HIDDEN)
 
     def hide_shared_(self, banded: Tensor, span: range) -> None:
         """Hides the shared keys in the band, so that each counts once."""

@@ -212,7 +212,7 @@ class _Union:
         self._ask(t, self.shared)
         cuts = {self.keys.start, self.keys.stop}
         for reach in self.reaches:
-            cuts.update(_cuts(reach, rows))
+            cuts |= reach.cuts(rows)
         inside = sorted(cut for cut in cuts if self.keys.start <= cut <= self.keys.stop)
         for first, stop in pairwise(inside):
             found = [_whole(reach, rows, range(first, stop)) for reach in self.reaches]
@@ -250,24 +250,11 @@ class _Union:
             self.cells[np.ix_(down[lines], across[columns])] |= union
 
 
-def _cuts(reach: Reach, rows: range) -> list[int]:
-    """The key positions where, for some of ``rows``, a band begins or has ended."""
-    if not reach.band:
-        return []
-    low = [] if reach.low is None else [rows[0] + reach.low, rows[-1] + reach.low]
-    high = [] if reach.high is None else [rows[0] + reach.high + 1, rows[-1] + reach.high + 1]
-    return low + high
-
-
 def _whole(reach: Reach, rows: range, keys: range) -> bool | None:
     """Whether all pairs of a rectangle are in a band, or none is; None where neither can be told."""
-    low, high = keys[0] - rows[-1], keys[-1] - rows[0]
-    above, below = reach.high is not None and low > reach.high, reach.low is not None and high < reach.low
-    if not reach.band or above or below:
+    if not reach.meets(rows, keys):
         return False
-    exact = reach.band_exact and reach.step == 1
-    inside = (reach.low is None or low >= reach.low) and (reach.high is None or high <= reach.high)
-    return True if exact and inside else None
+    return True if reach.band_exact and reach.step == 1 and reach.covers(rows, keys) else None
 
 
 def _reasons(item: AttentionItem, parts: Sequence[Pattern], rows: Tensor, keys: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.patterns import Causal, Full, Pattern
+from attnviz.attention.patterns import Pattern
 from attnviz.engine.attention import Attention
 from attnviz.engine.products import multiply, rounds
 from attnviz.engine.request import Request, asks
@@ -54,7 +54,7 @@ def context(
         out = torch.empty(shape, dtype=item.compute_dtype, device=item.device)
         for n, head in enumerate(request.chosen):
             if _fused(item, own):
-                out[n] = _attend(item, head, causal=isinstance(own, Causal))
+                out[n] = _attend(item, head, causal=own.reach(item).high is not None)
             else:
                 _stream(request.attention, head, out[n])
     return out
@@ -65,7 +65,9 @@ def _fused(item: AttentionItem, pattern: Pattern) -> bool:
     inputs = item.inputs
     plain = all(extra is None for extra in (inputs.softcap, inputs.bias, inputs.alibi_slopes, inputs.sinks))
     # torch aligns its causal mask to the first key, the spec to the last.
-    whole = isinstance(pattern, Full) or (isinstance(pattern, Causal) and item.T == item.S and item.offset == 0)
+    reach = pattern.reach(item)
+    causal = reach.high == 0 and item.T == item.S
+    whole = reach.plain and not pattern.global_queries and reach.low is None and (causal or reach.high is None)
     # Off the CPU torch has no fused kernel for float64, and would make the map.
     there = item.device.type == "cpu" or item.compute_dtype != torch.float64
     there = there and not rounds(item.device)

@@ -162,9 +162,9 @@ def global_mass(block: QueryBlock) -> Values:
 
 @statistic()
 def sink_mass(block: QueryBlock) -> Values:
-    """Weight on the first key that is not padding."""
-    first = 0 if block.item is None else block.item.first_key
-    return block.mass(block.keys == first), block.all
+    """Weight on the first key, of its document, that is not padding."""
+    first = torch.zeros_like(block.rows) if block.item is None else block.item.first_keys(block.rows)
+    return block.at(first), block.all
 
 
 @statistic(unit="tokens")

@@ -222,12 +222,11 @@ class Visible:
         item, heads, bias = layer.item, layer.heads, layer.item.inputs.bias
         reach = layer.pattern.reach(item)
         hides = any(item.bias_hides(head) for head in heads)
-        exact = reach.band and reach.band_exact and reach.step == 1 and reach.keys is None
         first = layer.pattern.of_head(heads[0])
         apart = (hides and bias is not None and bias.shape[1] > 1) or any(
             layer.pattern.of_head(head) != first for head in heads[1:]
         )
-        band = exact and not hides and not layer.pattern.global_queries
+        band = reach.plain and not hides and not layer.pattern.global_queries
         return cls(layer, reach.low, reach.high, band, heads if apart else heads[:1])
 
     def hidden(self, rows: Tensor, keys: Tensor, head: int) -> Tensor:

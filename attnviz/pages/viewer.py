@@ -396,7 +396,7 @@ def _cells(layer: PageLayer) -> int:
     reach, item = layer.pattern.reach(layer.item), layer.item
     across = 0 if reach.keys is None else len(reach.keys)
     if reach.band:
-        across += item.S if reach.open else min(item.S, len(reach.offsets()))
+        across += reach.width(item.T, item.S)
     return item.T * min(across, item.S)
 
 

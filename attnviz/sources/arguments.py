@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.masks import with_mask
 from attnviz.attention.names import named_pattern
-from attnviz.attention.patterns import Full, Masked, Pattern
+from attnviz.attention.patterns import Full, Pattern
 from attnviz.base.errors import InputError
 
 
@@ -29,8 +30,9 @@ def inputs_of(
 
     Args:
         q, k, v: (B, H, T, D), (B, H_kv, S, D), (B, H_kv, S, D_v), or without B.
-        mask: bool, True where there is something to see: (T, S), (B, T, S) or (B, H, T, S) which query sees which key;
-            (S,) or (B, S) the global keys, as everywhere in attnviz.
+        mask: which query sees which key, (T, S), (B, T, S), (B, 1, T, S) or (B, H, T, S), or which keys exist,
+            (B, 1, 1, S): bool, integers 0 and 1, or numbers to add to the scores. Of (S,) or (B, S), integers (a tokenizer's
+            ``attention_mask``) and numbers to add say which keys exist, and bool the global keys, as everywhere in attnviz.
         pattern: which query sees which key, as a pattern or by name (``causal``, ``local``, ...); None is what the mask
             says, else every key.
         window: keys to each side, for local patterns by name.
@@ -51,37 +53,27 @@ def inputs_of(
         pattern = named_pattern(pattern, window=window)
     elif window is not None:
         raise InputError(f"window {window}: it belongs to a local pattern by name; add pattern='local'")
-    if mask is not None:
-        if mask.dtype != torch.bool:
-            raise InputError(
-                f"{bare.source}: mask has dtype {str(mask.dtype).removeprefix('torch.')}, wanted bool, True where a query "
-                f"sees a key; for what is added to the scores use bias="
-            )
-        shape, pairs, keys = tuple(mask.shape), (bare.T, bare.S), (bare.B, bare.S)
-        if mask.ndim == 4 and shape[1] == 1:  # torch's own (B, 1, T, S)
-            mask, shape = mask[:, 0], (shape[0], *shape[2:])
-        heads = (bare.H, *pairs)
-        of_pairs = shape in (pairs, (bare.B, *pairs), (1, *heads), (bare.B, *heads))
-        of_keys = shape == keys or (shape == keys[1:] and bare.B == 1)
-        if of_pairs and of_keys:
-            raise InputError(
-                f"{bare.source}: mask of shape {shape} may be (T, S) or (B, S); say which: pattern=Masked(mask) or "
-                f"global_mask=mask"
-            )
-        if of_pairs:
-            own = Masked(mask)
-            pattern = own if pattern is None else own & pattern
-        elif of_keys:
-            if settings.get("global_mask") is not None:
-                raise InputError(f"{bare.source}: mask and global_mask both name the global keys; give one")
-            settings["global_mask"] = mask
-        else:
-            raise InputError(
-                f"{bare.source}: mask has shape {shape}; wanted (T, S) = {pairs}, which query sees which key, or "
-                f"(S,) = {keys[1:]}, the global keys"
-            )
-    if pattern is None and settings.get("global_mask") is None and settings.get("pattern") is None:
+    if mask is not None and _of_global_keys(bare, mask):
+        if settings.get("global_mask") is not None:
+            raise InputError(f"{bare.source}: mask and global_mask both name the global keys; give one")
+        settings["global_mask"], mask = mask, None
+    if mask is None and pattern is None and settings.get("global_mask") is None and settings.get("pattern") is None:
         pattern = Full()
     if pattern is not None:
         settings["pattern"] = pattern
-    return AttentionInputs(q, k, v, tokens=tokens, **settings)
+    found = AttentionInputs(q, k, v, tokens=tokens, **settings)
+    return found if mask is None else with_mask(found, mask, and_own=pattern is not None)
+
+
+def _of_global_keys(bare: AttentionInputs, mask: Tensor) -> bool:
+    """Whether a mask names the global keys: flags of keys, as everywhere in attnviz. Raises InputError where it may be of pairs."""
+    shape, pairs, keys = tuple(mask.shape), (bare.T, bare.S), (bare.B, bare.S)
+    of_keys = shape == keys or (shape == keys[1:] and bare.B == 1)
+    if mask.dtype != torch.bool or not of_keys:
+        return False
+    if shape == pairs:
+        raise InputError(
+            f"{bare.source}: mask of shape {shape} may be (T, S) or (B, S); say which: pattern=Masked(mask) or "
+            f"global_mask=mask"
+        )
+    return True

@@ -32,7 +32,7 @@ ROLES: dict[str, str] = {
     "global_mask": "global key positions (B, S) bool",
     "key_padding_mask": "key positions that exist (B, S) bool",
     "query_padding_mask": "query positions that exist (B, T) bool",
-    "attention_mask": "which query sees which key (T, S), (B, T, S) or (B, H, T, S) bool",
+    "attention_mask": "which query sees which key (T, S), (B, T, S) or (B, H, T, S), or which keys exist (B, S)",
     "q_global": "queries of global tokens (B, H, T, D)",
     "k_global": "keys for global queries (B, H_kv, S, D)",
     "v_global": "values for global queries (B, H_kv, S, D)",
@@ -41,6 +41,8 @@ ROLES: dict[str, str] = {
     "sinks": "attention sinks (H,)",
     "query_positions": "where queries stand (B, T)",
     "key_positions": "where keys stand (B, S)",
+    "documents": "which packed document a key is of (B, S)",
+    "query_documents": "which packed document a query is of (B, T)",
 }
 """Every role a tensor can play, and what it is."""
 
@@ -171,6 +173,7 @@ def load(
     import torch
 
     from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.masks import with_mask
     from attnviz.base.devices import parse_dtype
 
     names = dict(names or {})
@@ -189,7 +192,9 @@ def load(
         skipped.add("global_mask")
     tensors: dict[str, Tensor] = {}
     for role in ROLES:
-        if role in names:
+        if role == "documents" and re.fullmatch(r"\d+(,\d+)*", names.get(role, "")):
+            tensors[role] = names[role]  # type: ignore[assignment] # lengths, until it is known how many keys there are
+        elif role in names:
             tensors[role] = _read_ref(main, TensorRef.parse(names[role]), role, prefix)
         elif role not in skipped and main is not None:
             # Masks may be said once for all layers, or all of a kind.
@@ -217,11 +222,16 @@ def load(
     layout = layout or own.pop("layout", None) or "bhtd"
     own.pop("layout", None)
     roles: dict[str, Any] = {**tensors, **own}
-    if _MASK in roles:
-        _take_mask(where, roles)
+    mask, lengths = roles.pop(_MASK, None), roles.get("documents")
+    if isinstance(lengths, str):
+        roles["documents"] = documents_of(
+            lengths, roles["k"].shape[-3 if layout in ("bthd", "thd") else -2], source=where
+        )
     label = int(layer) if isinstance(layer, str) and layer.isdecimal() else layer
     named = where if layer is None else f"{where} layer {layer}"
     inputs = AttentionInputs(**roles, source=named, layer=label, layout=layout)
+    if mask is not None:
+        inputs = with_mask(inputs, mask, name=_MASK, pairs_first=version == 1)
     if version == 1 and _has_moved_window(inputs):
         _note(
             f"{where}: written in dump format 1, whose windows counted queries from the first key on; they are now the "
@@ -272,11 +282,9 @@ def tensors_of(inputs: AttentionInputs) -> dict[str, Tensor]:
     Raises:
         InputError: a pattern that can't be saved.
     """
-    from attnviz.attention.patterns import Masked
-
     found = {role: getattr(inputs, role, None) for role in ROLES}
     _, masks = _saved_pattern(inputs)
-    if isinstance(inputs.pattern, Masked):
+    if _is_bare_mask(inputs):
         found[_MASK] = masks[0]
     else:
         found |= {f"{_MASK}.{n}": mask for n, mask in enumerate(masks)}
@@ -285,13 +293,38 @@ def tensors_of(inputs: AttentionInputs) -> dict[str, Tensor]:
 
 def layer_metadata(inputs: AttentionInputs) -> dict[str, Any]:
     """What a dump's metadata says of these inputs: numbers, labels and the pattern."""
-    from attnviz.attention.patterns import Masked
-
     said = {name: getattr(inputs, name) for name in (*SETTINGS, *LABELS)}
     said["token_form"] = None if inputs.token_form == "plain" else inputs.token_form
     said["cross"] = True if inputs.cross else None
-    said["pattern"] = None if isinstance(inputs.pattern, Masked) else _saved_pattern(inputs)[0]
+    said["pattern"] = None if _is_bare_mask(inputs) else _saved_pattern(inputs)[0]
     return {name: value for name, value in said.items() if value is not None}
+
+
+def _is_bare_mask(inputs: AttentionInputs) -> bool:
+    """Whether the pattern is a mask of pairs that is read back as one, whatever the sizes."""
+    from attnviz.attention.patterns import Masked
+
+    own = inputs.pattern
+    if not isinstance(own, Masked) or own.mask.shape[-2] != inputs.T:
+        return False
+    return own.mask.ndim > 2 or not inputs.B == inputs.T > 1
+
+
+def documents_of(lengths: str, S: int, *, source: str = "inputs") -> Tensor:
+    """Which document each of ``S`` keys is of, (S,), where documents of these ``lengths`` (``6,10``) follow one another.
+
+    Raises:
+        InputError: the lengths don't add up to ``S``.
+    """
+    import torch
+
+    sizes = torch.tensor([int(part) for part in lengths.split(",")])
+    if int(sizes.sum()) != S:
+        raise InputError(
+            f"{source}: --documents {lengths} are {int(sizes.sum())} tokens in all, and there are {S} keys; give lengths that "
+            f"add up, or name a tensor (B, S)"
+        )
+    return torch.arange(len(sizes)).repeat_interleave(sizes)
 
 
 def _saved_pattern(inputs: AttentionInputs) -> tuple[dict[str, Any] | None, list[Tensor]]:
@@ -328,12 +361,16 @@ def dump_metadata(
 
 def format_of(inputs: AttentionInputs) -> int:
     """The format that a dump of these inputs needs: 1 where that has words for all of it, with the same meaning."""
+    from attnviz.attention.names import NAMES
+
     said, masks = _saved_pattern(inputs)
     new = (
         not layer_metadata(inputs).keys().isdisjoint(LABELS[2:]),
         inputs.cross,
         inputs.query_positions is not None,
         inputs.key_positions is not None,
+        inputs.documents is not None,
+        said is not None and said.get("name", NAMES[0]) not in NAMES,
         not set(said or ()) <= {"name", "window", "dilation", "causal", "mask"},
         any(mask.ndim > 3 for mask in masks),
         _has_moved_window(inputs),
@@ -465,23 +502,6 @@ def _own_pattern(main: TensorFile | None, prefix: str, said: Any) -> Pattern:
         return described(said, masks)
     except InputError as error:
         raise InputError(f"{main.path}: its metadata's pattern: {error}") from error
-
-
-def _take_mask(where: str, roles: dict[str, Any]) -> None:
-    """Makes a pattern of an attention mask, and a bias of what one that is written as numbers adds besides hiding."""
-    from attnviz.attention.additive import seen_and_added
-    from attnviz.attention.patterns import Masked
-
-    mask = roles.pop(_MASK)
-    if mask.is_floating_point():
-        mask, added = seen_and_added(mask)
-        if added is not None and "bias" in roles:
-            raise InputError(
-                f"{where}: {_MASK} holds numbers that neither hide a key nor are 0, and there is a bias too; save one bias"
-            )
-        if added is not None:
-            roles["bias"] = added if added.ndim == 4 else added.view(-1, 1, *added.shape[-2:])
-    roles["pattern"] = Masked(mask)
 
 
 def _rounded(where: str, role: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -102,6 +102,7 @@ def test_the_reach_of_a_pattern_bounds_what_it_makes_visible(call):
     item = call.inputs.item(call.batch)
     reach = call.pattern.reach(item)
     visible = reference.visible_to_all(call.rule, item.T, item.S, call.globals_, places=call.places)
+    offsets = None if not reach.band or reach.open else reach.offsets()
     for t in range(item.T):
         if call.has_global_queries and t in call.global_queries:
             continue
@@ -112,7 +113,14 @@ def test_the_reach_of_a_pattern_bounds_what_it_makes_visible(call):
             and (reach.low is None or s - t >= reach.low)
             and (reach.high is None or s - t <= reach.high)
             and (s - t - reach.phase) % reach.step == 0
+            and (reach.first is None or s >= reach.first[t])
+            and (reach.stop is None or s < reach.stop[t])
+            and (reach.table is None or reach.table.blocks[t // reach.table.queries, s // reach.table.keys])
         }
+        assert offsets is None or {s - t for s in inside} <= set(offsets)
+        spans = [s for span in reach.spans(range(t, t + 1), item.S) for s in span]
+        assert inside <= set(spans)
+        assert spans == sorted({*spans})
         keys = set() if reach.keys is None else set(reach.keys.tolist())
         seen = {s for s in range(item.S) if visible[t, s]}
         assert seen <= inside | keys

@@ -11,9 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 
 import attnviz
-from attnviz.attention.patterns import Causal, Full, Local, Masked, longformer
+from attnviz.attention.given import of_block_mask
+from attnviz.attention.patterns import (
+    Blocks,
+    Causal,
+    Chunked,
+    Documents,
+    Full,
+    GlobalKeys,
+    Local,
+    Masked,
+    MaskMod,
+    Prefix,
+    longformer,
+)
 from attnviz.measures.statistics import STATISTICS
 from attnviz.sources.files import open_tensors, write_tensors
 from tests.cases import arrays, small
@@ -31,6 +45,21 @@ def succeed(run):
     return succeed
 
 
+def near(b, h, q_idx, kv_idx):
+    return (q_idx - kv_idx).abs() <= h
+
+
+OWN_CODE = """
+from torch.nn.attention.flex_attention import create_block_mask
+
+def near(b, h, q_idx, kv_idx):
+    return (q_idx - kv_idx).abs() <= h
+
+near_blocks = create_block_mask(near, None, 4, 6, 6, device="cpu", BLOCK_SIZE=2)
+"""
+NEAR_BLOCKS = create_block_mask(near, None, 4, 6, 6, device="cpu", BLOCK_SIZE=2)
+BLOCKS = torch.tensor([[True, False], [False, True], [True, True]])
+DOCUMENTS = torch.tensor([0, 0, 1, 1, 1, 1])
 SEES = torch.eye(6).bool() | (torch.arange(6) == 2)
 PATTERNS = {
     "global": ([], attnviz.attention.patterns.GlobalKeys()),
@@ -44,13 +73,36 @@ PATTERNS = {
     "causal global": (["--causal"], attnviz.attention.patterns.GlobalKeys() & Causal()),
     "mask": (["--mask-file", "sees.npy"], Masked(SEES)),
     "causal mask": (["--mask-file", "sees.npy", "--causal"], Masked(SEES) & Causal()),
+    "documents": (["--documents", "2,4", "--pattern", "documents"], Documents()),
+    "documents of a file": (
+        ["--documents", "own.npz:documents", "--pattern", "documents", "--causal"],
+        Documents() & Causal(),
+    ),
+    "prefix": (["--pattern", "prefix:n=3"], Prefix(3)),
+    "chunks": (["--pattern", "chunked:size=4", "--causal"], Chunked(4) & Causal()),
+    "composed": (["--pattern", "chunked:size=4 & causal | global"], Chunked(4) & Causal() | GlobalKeys()),
+    "blocks": (["--blocks", "own.npz:blocks", "--block-size", "2/3"], Blocks(BLOCKS, (2, 3))),
+    "causal blocks": (
+        ["--blocks", "own.npz:blocks", "--block-size", "2/3", "--causal"],
+        Blocks(BLOCKS, (2, 3)) & Causal(),
+    ),
+    "mask_mod": (["--mask-mod", "own.py:near"], MaskMod(near)),
+    "block mask": (["--mask-mod", "own.py:near_blocks"], of_block_mask(NEAR_BLOCKS)),
 }
+PACKED = {"documents": DOCUMENTS, "documents of a file": DOCUMENTS}
 pattern = pytest.mark.parametrize("name", PATTERNS)
 
 
 @pytest.fixture
 def sees(folder) -> None:
     np.save("sees.npy", SEES.numpy())
+    np.savez("own.npz", blocks=BLOCKS.numpy(), documents=np.stack([DOCUMENTS.numpy()] * 2))
+    Path("own.py").write_text(OWN_CODE)
+
+
+def asked(name: str) -> attnviz.AttentionInputs:
+    """The inputs that a pattern's options speak of."""
+    return replace(small(), documents=PACKED[name].repeat(2, 1)) if name in PACKED else small()
 
 
 def weights_of(document: dict) -> list[np.ndarray]:
@@ -84,7 +136,7 @@ def test_score_as_json_holds_the_weights_of_the_pattern(succeed, dump, sees, nam
     options, chosen = PATTERNS[name]
     document = json.loads(succeed("score", dump, *options, "--format", "json").out)
     assert document["pattern"] == str(chosen)
-    for found, expected in zip(weights_of(document), expected_weights(small(), chosen), strict=True):
+    for found, expected in zip(weights_of(document), expected_weights(asked(name), chosen), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1.1e-6)
 
 
@@ -98,10 +150,9 @@ def test_score_as_csv_has_a_row_a_visible_pair(succeed, dump, sees, name):
         assert found[at] == 0  # each key once
         found[at] = float(row["weight"])
         assert row["key_token"] == f"t{row['key']}"
-    np.testing.assert_allclose(found, expected_weights(small(), chosen), rtol=0, atol=1.1e-6)
-    item = small().item(0)
-    visible = chosen.visible(torch.arange(6)[:, None], torch.arange(6)[None], item)
-    assert len(rows) == 4 * int(visible.sum())
+    np.testing.assert_allclose(found, expected_weights(asked(name), chosen), rtol=0, atol=1.1e-6)
+    item, places = asked(name).item(0), (torch.arange(6)[:, None], torch.arange(6)[None])
+    assert len(rows) == sum(int(chosen.of_head(head).visible(*places, item).sum()) for head in range(4))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
@@ -137,7 +188,7 @@ def test_context_writes_the_librarys(succeed, dump, sees, name):
     options, chosen = PATTERNS[name]
     result = succeed("context", dump, *options, "--head", "3,1", "-o", "c.safetensors")
     file = open_tensors(Path("c.safetensors"))
-    expected = torch.stack([attnviz.context(small(), chosen, batch=b, heads=[3, 1]) for b in range(2)])
+    expected = torch.stack([attnviz.context(asked(name), chosen, batch=b, heads=[3, 1]) for b in range(2)])
     torch.testing.assert_close(file.read("context"), expected, equal_nan=True)
     assert file.metadata["pattern"] == str(chosen)
     assert (file.metadata["heads"], file.metadata["batch"]) == ([3, 1], [0, 1])
@@ -236,7 +287,7 @@ def test_stats_are_the_librarys(succeed, dump, sees, name):
     options, chosen = PATTERNS[name]
     result = succeed("stats", dump, *options, "--batch", "1", "--head", "2,0", "--format", "json")
     assert json.loads(result.out)["pattern"] == str(chosen)
-    expected = attnviz.head_statistics(small(), chosen, batch=1, heads=[2, 0])
+    expected = attnviz.head_statistics(asked(name), chosen, batch=1, heads=[2, 0])
     for found, wanted in zip(rows_of(result), expected, strict=True):
         assert list(found) == ["layer", "head", "queries", *STATISTICS]
         assert found["layer"] is None

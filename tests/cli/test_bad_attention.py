@@ -30,8 +30,8 @@ def masks(folder) -> None:
         "masks.npz",
         sees=np.ones((6, 6), dtype=bool),
         wide=np.ones((6, 7), dtype=bool),
-        ints=np.ones((6, 6), dtype=np.int64),
-        flat=np.ones(6, dtype=bool),
+        ints=np.full((6, 6), 2),
+        flat=np.ones(5, dtype=bool),
     )
 
 
@@ -77,9 +77,9 @@ def test_a_window_beside_a_dumps_own_pattern(refused, folder, command):
 
 
 MASKS = {
-    "another shape": (["masks.npz:wide"], r"mask has shape \(6, 7\), wanted \(T, S\) = \(6, 6\)"),
-    "ints": (["masks.npz:ints"], r"an attention mask has dtype bool and shape \(T, S\).*found int64"),
-    "one dimension": (["masks.npz:flat"], r"an attention mask has dtype bool .* found bool, \(6,\)"),
+    "another shape": (["masks.npz:wide"], r"masks.npz:wide has shape \(6, 7\), wanted \(T, S\) = \(6, 6\)"),
+    "ints": (["masks.npz:ints"], r"masks.npz:ints has dtype int64 and holds other numbers than 0 and 1"),
+    "one dimension": (["masks.npz:flat"], r"masks.npz:flat has shape \(5,\), wanted \(T, S\) = \(6, 6\)"),
     "a name that is not there": (["masks.npz:nope"], "masks.npz: there is no tensor 'nope'; the file holds"),
     "no name": (["masks.npz"], r"--mask-file masks.npz: the file holds .*say which one with masks.npz:NAME"),
     "a file that is not there": (["gone.npz:sees"], "gone.npz: there is no such file"),

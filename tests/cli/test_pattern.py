@@ -101,7 +101,7 @@ def test_a_figure_says_where_it_is(run, folder):
         (["dump.safetensors", "--head", "4"], "--head '4': head 4 is out of range"),
         (["dump.safetensors", "--head", "0,1"], "--head '0,1': one head is wanted here"),
         (["dump.safetensors", "--global", "6"], "position 6 is out of range; there are 6"),
-        (["--mask-file", "dump.safetensors:q"], "an attention mask has dtype bool"),
+        (["--mask-file", "dump.safetensors:q"], r"has shape \(2, 4, 6, 8\), wanted \(T, S\)"),
         (["--mask-file", "dump.safetensors:global_mask"], r"mask has shape \(2, 6\), wanted \(T, S\) = \(2, 2\)"),
         (["oblong.npz"], "keys are of another sequence .cross., which has no order"),
         (["gone.npz"], "gone.npz: there is no such file"),

@@ -233,8 +233,11 @@ def test_a_tolerance_of_ones_own():
         ({"values": "probabilities"}, "values 'probabilities' is not one of"),
         ({"pattern": "windowed"}, "windowed"),
         ({"window": 3}, "add pattern='local'"),
-        ({"mask": torch.ones(T, T)}, r"mask has dtype float32, wanted bool.*bias="),
-        ({"mask": torch.ones(5, dtype=torch.bool)}, r"mask has shape \(5,\); wanted \(T, S\) = \(12, 12\)"),
+        ({"mask": torch.ones(T, T)}, "mask holds 0 and 1 as float32.*give what is added as bias"),
+        (
+            {"mask": torch.ones(5, dtype=torch.bool)},
+            r"mask has shape \(5,\), wanted \(T, S\) = \(12, 12\)",
+        ),
     ],
 )
 def test_what_cannot_be_compared(change, says):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import attnviz
 from attnviz import AttentionInputs
-from attnviz.attention.patterns import Causal, Full, Local, Pattern, longformer
+from attnviz.attention.patterns import Blocks, Causal, Chunked, Documents, Full, Local, Pattern, Prefix, longformer
 from attnviz.compare.heads import compare
 from attnviz.compare.sides import Exact, Given
 from attnviz.engine.request import Request
@@ -82,6 +83,40 @@ def test_a_local_pattern_makes_no_tensor_of_the_whole_map(inputs, name, asked):
     cells = largest(lambda: ASKED[asked](inputs, PATTERNS[name]))
     # A block of rows against its span may be wider than the band, but stays what a cache holds.
     assert cells <= max(BAND, 1 << 21) < WHOLE / 100
+
+
+SIZES = [2 * WINDOW + 1 + GLOBALS] * (T // (2 * WINDOW + 1 + GLOBALS))
+DOCUMENTS = torch.arange(len(SIZES) + 1).repeat_interleave(torch.tensor([*SIZES, T - sum(SIZES)]))
+CHUNKS = Chunked(SIZES[0] // 2)
+OF_BLOCKS = Blocks(torch.eye(-(-T // 64), dtype=torch.bool), 64)
+PACKED = {
+    "documents, causal": Documents() & Causal(),
+    "chunks": CHUNKS & Causal(),
+    "a prefix in documents": Documents() & Prefix(9),
+    "a window in documents": Local(WINDOW),
+}
+ANEW = torch.cat([torch.arange(n) for n in torch.bincount(DOCUMENTS).tolist()])
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "places"),
+    [
+        ("documents, causal", "statistics", ANEW),
+        ("documents, causal", "mass", None),
+        ("chunks", "mass", None),
+        ("a prefix in documents", "map", ANEW),
+        ("a window in documents", "score", ANEW),
+    ],
+)
+def test_documents_make_no_tensor_of_the_whole_map(inputs, name, asked, places):
+    packed = replace(inputs, documents=DOCUMENTS, key_positions=places)
+    cells = largest(lambda: ASKED[asked](packed, PACKED[name]))
+    assert cells <= max(T * (2 * SIZES[0] - 1), 1 << 21) < WHOLE / 100
+
+
+@pytest.mark.parametrize("asked", ["statistics", "mass"])
+def test_blocks_make_no_tensor_of_the_whole_map(inputs, asked):
+    assert largest(lambda: ASKED[asked](inputs, OF_BLOCKS & Causal())) <= 1 << 21 < WHOLE / 100
 
 
 def test_modifiers_and_patterns_take_no_more_than_a_tile_beside_a_tile():

@@ -38,6 +38,30 @@ def test_a_context_of_many_blocks_has_no_seams(monkeypatch):
         np.testing.assert_allclose(attnviz.context(inputs, Call(inputs, rule, 0).pattern), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "name", ["causal", "full", "documents & causal", "global-queries | full", "full & causal", "chunked:size=3"]
+)
+def test_what_torchs_kernel_serves_is_no_more_than_it_can(name):
+    mask = torch.tensor([True, False, False, True, False, False])
+    given = {
+        "documents": torch.tensor([0, 0, 1, 1, 1, 2]),
+        "q_global": normal((1, 6, 4), 5),
+        "k_global": normal((1, 6, 4), 6),
+    }
+    inputs = AttentionInputs(*(normal((1, 6, 4), n) for n in range(3)), global_mask=mask, **given)
+    rules = {
+        "causal": ("causal",),
+        "full": ("full",),
+        "documents & causal": ("and", ("documents",), ("causal",)),
+        "global-queries | full": ("or", ("global queries",), ("full",)),
+        "full & causal": ("and", ("full",), ("causal",)),
+        "chunked:size=3": ("chunked", 3),
+    }
+    np.testing.assert_allclose(
+        attnviz.context(inputs, name), Call(inputs, rules[name], 0).expected().context, atol=1e-12
+    )
+
+
 def test_a_query_far_from_every_key_has_no_context(monkeypatch):
     monkeypatch.setattr("attnviz.engine.blocks.BLOCK_CELLS", 1)  # whole blocks see nothing
     q, k = normal((1, 200, 4), 0), normal((1, 5, 4), 1)

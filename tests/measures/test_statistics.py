@@ -25,7 +25,7 @@ def expected(call: Call) -> list[dict[str, float | None]]:
     whole = call.expected()
     globals_ = None if call.inputs.global_mask is None else call.globals_
     return [
-        reference.statistics(weights, call.visible(head), globals_, call.first_key, call.places)
+        reference.statistics(weights, call.visible(head), globals_, call.first_keys, call.places)
         for head, weights in enumerate(whole.weights)
     ]
 

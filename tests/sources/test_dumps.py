@@ -52,6 +52,8 @@ def everything() -> AttentionInputs:
         query_tokens=[WORDS[::-1], WORDS],
         query_positions=torch.arange(12).view(2, 6) + 3,
         key_positions=torch.arange(12).view(2, 6),
+        documents=torch.tensor([[0, 0, 0, 1, 1, 1], [4, 4, 2, 2, 2, 2]]),
+        query_documents=torch.tensor([[0, 0, 1, 1, 1, 1], [2, 2, 2, 2, 3, 3]]),
         token_form="sentencepiece",
         word_ids=[[None, 0, 1, None, 2, 2], [0] * 6],
         query_word_ids=[[0] * 6, [None] * 6],

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
         inputs = source.load(compute.dtype, values=True)
         items = parse_indices(batch, inputs.B, option="--batch", noun="batch item")
         heads = parse_indices(head, inputs.H, option="--head", noun="head")
-        pattern = choice.choose(inputs.pattern)
+        inputs, pattern = choice.on(inputs)
         contexts = [
             compute_context(inputs, pattern, batch=item, heads=heads, device=compute.device).cpu() for item in items
         ]

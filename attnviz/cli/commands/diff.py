@@ -167,7 +167,7 @@ def _sides(
         inputs = which.load(dtype)
         item = b.b_batch if of_b and b.b_batch is not None else batch
         device = (b.b_device if of_b else None) or compute.device
-        pattern = choice.choose(inputs.pattern)
+        inputs, pattern = choice.on(inputs)
         named = {"scale": b.b_scale, "softcap": b.b_softcap, "globals": b.b_global}
         said = [f"{name} {value}" for name, value in named.items() if of_b and value is not None]
         return Exact(Request(inputs, pattern, batch=item, values=values, device=device), said)

@@ -42,13 +42,13 @@ def register(app: typer.Typer) -> None:
         from attnviz.measures.explanation import explain as compute_explanation
         from attnviz.show.lessons import lesson
 
-        inputs = source.load(compute.dtype, values=True)
+        inputs, pattern = choice.on(source.load(compute.dtype, values=True))
         explanation = compute_explanation(
             inputs,
             head=head,
             query=_number_or_word(token),
             key=_number_or_word(key),
-            pattern=choice.choose(inputs.pattern),
+            pattern=pattern,
             batch=batch,
             device=compute.device,
         )

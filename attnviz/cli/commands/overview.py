@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
         def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:
             for label, inputs in source.each(compute.dtype):
-                pattern = choice.choose(inputs.pattern)
+                inputs, pattern = choice.on(inputs)
                 request = request_of(inputs, pattern, compute, head=head, batch=batch, values=values, reduce=reduce)
                 begin.layer(len(request.rows) * len(request.chosen))
                 del inputs

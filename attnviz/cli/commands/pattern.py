@@ -49,13 +49,14 @@ class Shown(PatternChoice):
         typer.Option(help="Keys to each side of a query, for local patterns.  \\[default: an eighth of the keys]"),
     ] = None
 
-    def choose(self, own: Pattern | None = None, *, keys: int = DEFAULT_TOKENS) -> Pattern:
-        choice = self
-        if self.mask_file is None and self.pattern is None and (own is None or self.given()):
+    def on(self, inputs: AttentionInputs) -> tuple[AttentionInputs, Pattern]:
+        choice: PatternChoice = self
+        own = (self.mask_file, self.blocks, self.mask_mod, self.pattern)
+        if own == (None,) * len(own) and (inputs.pattern is None or self.given()):
             choice = replace(choice, pattern="local+global")
         if choice.pattern in ("local", "local+global") and self.window is None:
-            choice = replace(choice, window=max(1, keys // 8))
-        return PatternChoice.choose(choice, own)
+            choice = replace(choice, window=max(1, inputs.S // 8))
+        return PatternChoice.on(choice, inputs)
 
     def mask_rows(self) -> int | None:
         """How many queries the user's own mask has, where there is one."""
@@ -101,8 +102,10 @@ def register(app: typer.Typer) -> None:
             out = check_output(out, (".png", ".pdf", ".svg"), inputs=source.paths())
         elif title is not None:
             raise InputError(f"--title {title}: it is written above a figure; name one with -o")
-        inputs, weights = _inputs(source, tokens or choice.mask_rows(), tokens, head, compute)
-        shown = choice.choose(inputs.pattern, keys=inputs.S)
+        inputs, weights = _inputs(
+            source, tokens or choice.mask_rows() or source.document_tokens(), tokens, head, compute
+        )
+        inputs, shown = choice.on(inputs)
         one = "0" if head in (None, "none") else str(head)
         parse_index(one, inputs.H, option="--head", noun="head")
         request = request_of(inputs, shown, compute, head=one, batch=batch, region=region, every_key=True)
@@ -161,14 +164,18 @@ def _write(out: Path, kind: Reasons, request: Request, look: Look) -> None:
 def _bare(source: Source, tokens: int) -> AttentionInputs:
     """Sizes and a global mask alone, for a pattern without a SOURCE."""
     from attnviz.base.selections import parse_positions
+    from attnviz.sources.dumps import documents_of
     from attnviz.sources.synthetic import synthesize
 
     for field in fields(source):
         value = getattr(source, field.name)
-        if value is not None and field.name != "global_":
+        if value is not None and field.name not in ("global_", "documents"):
             option = field.name.replace("_", "-")
             raise InputError(f"--{option} {value}: it speaks of a file, and no SOURCE is given; name one")
     middle = sorted({0, (tokens - 1) // 2})
     positions = middle if source.global_ is None else parse_positions(source.global_, tokens)
     inputs = synthesize(heads=1, head_dim=1, tokens=tokens, global_positions=positions)
-    return replace(inputs, tokens=None, source=f"--tokens {tokens}")
+    documents = (
+        None if source.documents is None else documents_of(source.documents, tokens, source=f"--tokens {tokens}")
+    )
+    return replace(inputs, tokens=None, documents=documents, source=f"--tokens {tokens}")

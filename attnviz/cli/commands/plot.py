@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
                 raise InputError(f"{drawn.title} runs in one process; start attnviz without torchrun")
             inputs = source.load(compute.dtype)
             more = {"values": values, "device": rank_device(compute.device), "ranks": world}
-            pattern = choice.choose(inputs.pattern)
+            inputs, pattern = choice.on(inputs)
             request = request_of(inputs, pattern, compute, head=head, batch=batch, region=region, **more)
             drawn = drawn.reading(SourceReader(source, choice, compute))
             request = drawn.asked(request)

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
         inputs = source.load(compute.dtype)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
-        results = _computed(inputs, choice.choose(inputs.pattern), compute, head, batch, wanted)
+        results = _computed(*choice.on(inputs), compute, head, batch, wanted)
         if out is not None:
             exports.write_results(out, results)
             note(f"wrote {out}")

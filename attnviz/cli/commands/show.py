@@ -56,7 +56,8 @@ def register(app: typer.Typer) -> None:
 
         scaling = Scaling(**scale.ends)
         inputs = source.load(compute.dtype)
-        pattern, heads = choice.choose(inputs.pattern), "all" if all_ else head
+        inputs, pattern = choice.on(inputs)
+        heads = "all" if all_ else head
         request = request_of(inputs, pattern, compute, head=heads, batch=batch, region=region, values=values)
         forced: dict[str, Any] = {}
         if color == "none":

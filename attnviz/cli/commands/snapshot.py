@@ -66,10 +66,10 @@ def register(app: typer.Typer) -> None:
         file = check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         if file.suffix.lower() == ".json" and cells > MOST_CELLS:
             raise InputError(f"--cells {cells}: text that is reviewed has {MOST_CELLS} at most; name a .npz")
-        inputs = source.load(compute.dtype)
+        inputs, pattern = choice.on(source.load(compute.dtype))
         found = _taken(
             inputs,
-            choice.choose(inputs.pattern),
+            pattern,
             compute.device,
             heads=parse_indices(head, inputs.H, option="--head", noun="head"),
             batch=parse_index(batch, inputs.B, option="--batch", noun="batch item"),
@@ -116,8 +116,8 @@ def register(app: typer.Typer) -> None:
         if out is not None:
             out = check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
         stored = read_snapshot(file)
-        inputs = source.load(compute.dtype)
-        pattern = _pattern(choice, inputs, stored)
+        inputs, chosen = choice.on(source.load(compute.dtype))
+        pattern = _pattern(choice, chosen, stored)
         heads = [one.head for one in stored.heads]
         batch = stored.settings.get("batch", 0)
         for name, wanted, size in (
@@ -178,9 +178,8 @@ def _part(positions: range, size: int) -> range | None:
     return None if positions == range(size) else positions
 
 
-def _pattern(choice: PatternChoice, inputs: AttentionInputs, stored: Snapshot) -> Pattern:
+def _pattern(choice: PatternChoice, chosen: Pattern, stored: Snapshot) -> Pattern:
     """The pattern asked for; else the snapshot's, where a name of the command line makes it; else the dump's."""
-    chosen = choice.choose(inputs.pattern)
     kept = str(stored.settings.get("pattern"))
     if choice.given() or str(chosen) == kept:
         return chosen

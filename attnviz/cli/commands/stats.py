@@ -79,7 +79,8 @@ def _computed(
     found: list[HeadStatistics] = []
     patterns: list[str] = []
     for label, inputs in source.each(compute.dtype):
-        request = request_of(inputs, choice.choose(inputs.pattern), compute, head=head, batch=batch)
+        inputs, pattern = choice.on(inputs)
+        request = request_of(inputs, pattern, compute, head=head, batch=batch)
         patterns.append(str(request.pattern))
         with rows_progress(inputs.T * len(request.chosen), "stats" if label is None else f"layer {label}") as progress:
             found += statistics_of_request(request, progress=progress)

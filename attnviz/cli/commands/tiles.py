@@ -48,7 +48,8 @@ def register(app: typer.Typer) -> None:
 
         bound = None if memory is None else parse_bytes(memory)
         inputs = source.load(compute.dtype)
-        request = request_of(inputs, choice.choose(inputs.pattern), compute, head=head, batch=batch, memory=bound)
+        inputs, pattern = choice.on(inputs)
+        request = request_of(inputs, pattern, compute, head=head, batch=batch, memory=bound)
         pyramid, heads = Pyramid(request.attention, bound), request.chosen
         chosen = tuple(range(pyramid.overview_level + 1))
         if levels is not None:
