@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attnviz.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from attnviz.attention.given import AttentionWeights as AttentionWeights
     from attnviz.attention.inputs import AttentionInputs as AttentionInputs
     from attnviz.attention.patterns import Causal as Causal
     from attnviz.attention.patterns import Full as Full
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 # Each public name and the module it lives in: imported on first use, so that `attnviz --help` stays light.
 _HOMES = {
     "AttentionInputs": "attnviz.attention.inputs",
+    "AttentionWeights": "attnviz.attention.given",
     "AttentionScores": "attnviz.engine.scores",
     "AttentionMap": "attnviz.maps.map",
     "assert_attention_close": "attnviz.compare.kernel",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
@@ -117,7 +117,7 @@ class ReasonMap:
 
 @asks("batch", "reduce", "pixels", "queries", "keys", "device", "dtype")
 def reason_map(
-    inputs: AttentionInputs, pattern: Pattern | str | None = None, *, head: int | None = None, **what: Any
+    inputs: Inputs, pattern: Pattern | str | None = None, *, head: int | None = None, **what: Any
 ) -> ReasonMap:
     """Which query may see which key and why, exact, in at most ``pixels`` x ``pixels`` cells.
 

@@ -14,7 +14,7 @@ from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, c
 
 if TYPE_CHECKING:
     from attnviz.compare.sides import Exact, Given, Side
-    from attnviz.sources.dumps import TensorRef
+    from attnviz.sources.naming import TensorRef
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _given(group: object, **defaults: object) -> list[str]:
 
 
 def _ref(text: str) -> TensorRef:
-    from attnviz.sources.dumps import TensorRef
+    from attnviz.sources.naming import TensorRef
 
     return TensorRef.parse(text)
 
@@ -226,8 +226,8 @@ def _plain(text: str | None, values: str) -> str | None:
     """``FILE:NAME`` of a plain tensor, where that is what a side names; None where it is a dump."""
     if text is None:
         return None
-    from attnviz.sources.dumps import layers_of
     from attnviz.sources.files import open_tensors
+    from attnviz.sources.naming import layers_of
 
     ref = _ref(text)
     if ref.path is not None and ref.name is not None:

@@ -28,8 +28,9 @@ def register(app: typer.Typer) -> None:
 
         from attnviz.cli.console import output
         from attnviz.show.terminal.tables import contents_table
-        from attnviz.sources.dumps import ROLES, layers_of, missing_roles, role_of
+        from attnviz.sources.dumps import ROLES, missing_roles, role_of
         from attnviz.sources.files import open_tensors
+        from attnviz.sources.naming import layers_of
 
         file = open_tensors(source)
         contents, layers = file.contents, layers_of(file.contents)

@@ -12,7 +12,7 @@ from attnviz.cli.groups import command
 from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source, Values, check_choice
 
 if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.engine.scores import AttentionScores
 
@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _computed(
-    inputs: AttentionInputs, pattern: Pattern, compute: Compute, head: str, batch: str, wanted: Sequence[str]
+    inputs: Inputs, pattern: Pattern, compute: Compute, head: str, batch: str, wanted: Sequence[str]
 ) -> list[AttentionScores]:
     """The scores of each batch item."""
     from attnviz.attention.patterns import GlobalKeys

@@ -14,7 +14,7 @@ from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice
 
 if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.compare.snapshots.snapshot import Snapshot
 
@@ -164,7 +164,7 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(0 if found.within else 1)
 
 
-def _taken(inputs: AttentionInputs, pattern: Pattern, device: str, **how: Any) -> Snapshot:
+def _taken(inputs: Inputs, pattern: Pattern, device: str, **how: Any) -> Snapshot:
     """The snapshot, with a bar: each head's rows go by twice, for statistics and for cells."""
     from attnviz.cli.progress import rows_progress
     from attnviz.compare.snapshots.taking import take_snapshot
@@ -178,7 +178,7 @@ def _part(positions: range, size: int) -> range | None:
     return None if positions == range(size) else positions
 
 
-def _pattern(choice: PatternChoice, inputs: AttentionInputs, stored: Snapshot) -> Pattern:
+def _pattern(choice: PatternChoice, inputs: Inputs, stored: Snapshot) -> Pattern:
     """The pattern asked for; else the snapshot's, where a name of the command line makes it; else the dump's."""
     chosen = choice.choose(inputs.pattern)
     kept = str(stored.settings.get("pattern"))

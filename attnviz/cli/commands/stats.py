@@ -78,7 +78,7 @@ def _computed(
     patterns: list[str] = []
     for label, inputs in source.each(compute.dtype):
         request = request_of(inputs, choice.choose(inputs.pattern), compute, head=head, batch=batch)
-        patterns.append(str(request.pattern))
+        patterns.append(request.attention.pattern_name)
         with rows_progress(inputs.T * len(request.chosen), "stats" if label is None else f"layer {label}") as progress:
             found += statistics_of_request(request, progress=progress)
         del inputs, request  # before the next layer is read
