@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from attnviz.plots.plotting import plot_overview as plot_overview
     from attnviz.plots.plotting import plot_strip as plot_strip
     from attnviz.show.figures.heatmap import heatmap as heatmap
+    from attnviz.sources import weights as weights
     from attnviz.sources.dumps import load as load
     from attnviz.sources.dumps import save as save
     from attnviz.sources.synthetic import synthesize as synthesize
@@ -91,14 +92,19 @@ _HOMES = {
     "view": "attnviz.pages.widget",
 }
 
-__all__ = [*_HOMES]
+# Public modules, by their name here.
+_MODULES = {"weights": "attnviz.sources.weights"}
+
+__all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *__all__])

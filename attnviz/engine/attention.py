@@ -61,6 +61,11 @@ class Attention(ABC):
         return True
 
     @property
+    def caveat(self) -> str | None:
+        """What to say where numbers depend on how many keys are visible, and that isn't known; None where it is."""
+        return None
+
+    @property
     @abstractmethod
     def name(self) -> str:
         """What it is, for titles of comparisons: source, pattern, dtype and device."""

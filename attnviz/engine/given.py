@@ -26,6 +26,14 @@ from attnviz.engine.tiles import TileSize, segment, segments
 from attnviz.engine.visibility import HIDDEN, to_positions
 
 
+def no_logits(item: AttentionItem) -> InputError:
+    """The error of asking weights that were given for logits that were not."""
+    return InputError(
+        f"{item.source}: holds weights that were given, without logits, which are before softmax; give them too "
+        f"(--logits NAME), or take --values weights"
+    )
+
+
 class GivenRows:
     """The rows of one head, each over every key, checked as they are read."""
 
@@ -138,10 +146,7 @@ class GivenRows:
     def _logits(self, rows: range | Tensor, at: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         item = self.item
         if getattr(item.inputs, "logits", None) is None:
-            raise InputError(
-                f"{item.source}: holds weights that were given, without logits, which are before softmax; give them too "
-                f"(--logits NAME), or take --values weights"
-            )
+            raise no_logits(item)
         values = item.given_rows("logits", self.head, rows)
         there = torch.ones_like(values, dtype=torch.bool) if seen is None else seen
         wrong = (torch.isnan(values) | (values == torch.inf)) & there
@@ -175,6 +180,15 @@ class Given(Attention):
     @property
     def knows_hidden(self) -> bool:
         return not isinstance(self.pattern, Full)
+
+    @property
+    def caveat(self) -> str | None:
+        if self.knows_hidden:
+            return None
+        return (
+            "no pattern came with the weights, so every key counts as visible: in entropy as a share, in diagonal and previous "
+            "mass, and in the weight that a key receives; give the pattern to count by it (--pattern causal)"
+        )
 
     def rows(self, head: int, queries: range | None = None) -> GivenRows:
         return GivenRows(self.item, self.pattern, head)

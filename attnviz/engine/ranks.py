@@ -130,6 +130,10 @@ class Shared(Attention):
         return self._alone.knows_hidden
 
     @property
+    def caveat(self) -> str | None:
+        return self._alone.caveat
+
+    @property
     def name(self) -> str:
         return self._alone.name
 

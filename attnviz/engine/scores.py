@@ -22,6 +22,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.registry import shown
 from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import HeadRows, RowBlock, rows_per_block
+from attnviz.engine.given import no_logits
 from attnviz.engine.makers import attention_of
 from attnviz.engine.request import Request, asks
 from attnviz.engine.softmax import BLANK, softmax_
@@ -57,6 +58,8 @@ class AttentionScores:
     def values(self, name: str) -> Tensor:
         """The logits (``name="logits"``) or the weights (``name="weights"``), (n, T, C1 + C2)."""
         tensor = self.scores if name == "logits" else self.weights
+        if tensor is None and self.item.given:
+            raise no_logits(self.item)
         assert tensor is not None, f"{name} were not computed"
         return tensor
 

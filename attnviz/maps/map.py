@@ -154,7 +154,7 @@ def map_with(request: Request, head: int, cells: Cells) -> AttentionMap:
         request.columns,
         request.item.query_labels(request.rows),
         request.item.key_labels(request.columns),
-        request.attention.pattern_name,
+        str(request.pattern),
         request.reduce,
         layer=request.item.inputs.layer,
         batch=request.item.batch_shown,

@@ -45,6 +45,8 @@ def register(app: typer.Typer) -> None:
         if out is not None:
             check_output(out, exports.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         inputs = source.load(compute.dtype)
+        if values == "logits":
+            _check_logits(inputs)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
         results = _computed(inputs, choice.choose(inputs.pattern), compute, head, batch, wanted)
@@ -60,6 +62,15 @@ def register(app: typer.Typer) -> None:
             typer.echo("\n".join(texts), nl=False)
         else:
             _print(results, values, rows)
+
+
+def _check_logits(inputs: Inputs) -> None:
+    """Raises InputError where there are none."""
+    item = inputs.item()
+    if item.given and getattr(inputs, "logits", None) is None:
+        from attnviz.engine.given import no_logits
+
+        raise no_logits(item)
 
 
 def _computed(

@@ -154,13 +154,11 @@ def _settings(item: AttentionItem, pattern: Pattern, values: str) -> dict[str, A
         "dtype": dtype_name(inputs.dtype),
         "batch": batch,
         "heads": inputs.H,
-        "kv_heads": inputs.H_kv,
+        **({} if item.given else {"kv_heads": inputs.H_kv}),
         "queries": inputs.T,
         "keys": inputs.S,
     }
-    if item.given:
-        del settings["kv_heads"]
-    else:
+    if not item.given:
         settings |= {"head_dim": item.products.D, "scale": round(item.scale, 12)}
         if item.products.softcap is not None:
             settings["softcap"] = item.products.softcap

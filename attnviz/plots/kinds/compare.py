@@ -64,7 +64,7 @@ class Compare(Kind):
 
         b = request.but(inputs=self.b, pattern=self.b_pattern)
         found = [compared(request.but(heads=head), b.but(heads=head), progress=progress) for head in request.chosen]
-        a_maps = tuple(replace(shown.a, pattern=request.attention.pattern_name) for shown in found)
+        a_maps = tuple(replace(shown.a, pattern=str(request.pattern)) for shown in found)
         differ = any(bool(((cells := shown.difference.cells) < 0).any() or (cells > 0).any()) for shown in found)
         notes = () if differ else ("A and B are the same here: A − B is 0 everywhere",)
         source = f"A {found[0].a.pattern}; B {found[0].b.pattern}"
