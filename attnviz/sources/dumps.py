@@ -165,6 +165,9 @@ def load(
     if global_positions is not None and "global_mask" in names:
         raise InputError("--global and --mask both say which keys are global; give one")
     main = open_tensors(Path(source)) if source is not None else None
+    bare = not {"q", "weights"} & {*names} and not any(is_template(name) for name in names.values())
+    if bare and named_layers(main, names, layout) is not None:
+        names["weights"] = "weights"  # one array of all layers, by its own name
     prefix = _layer_prefix(main, layer, names, layout)
     arrayed = any(is_template(name) for name in names.values())
     names = {role: in_layer(name, layer) for role, name in names.items()}
@@ -504,7 +507,7 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
     """What the dump's metadata says of labels and numbers: the layer's own first, then of its kind, then of all."""
     if main is None:
         return {}
-    metadata = main.metadata
+    metadata = {} if of_weights.is_scores(main) else main.metadata  # what scores are of is no setting of theirs
     version = metadata.get("format", FORMAT_VERSION)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(

@@ -72,9 +72,14 @@ def hint(contents: Mapping[str, TensorInfo]) -> str:
     return f"; are they attention weights? --weights {name}{ranks.get(len(info.shape), '')}"
 
 
+def is_scores(file: TensorFile) -> bool:
+    """Whether ``attnviz score`` wrote the file."""
+    return str(file.metadata.get("kind", "")).startswith("attnviz.scores")
+
+
 def check_scores(file: TensorFile) -> None:
     """Raises InputError for weights that ``attnviz score`` wrote of some keys alone, whose columns are no positions."""
-    if not str(file.metadata.get("kind", "")).startswith("attnviz.scores"):
+    if not is_scores(file):
         return
     positions = file.read("positions").tolist() if "positions" in file.contents else []
     if "offsets" in file.contents or "global_queries" in file.contents or positions != list(range(len(positions))):
