@@ -134,7 +134,6 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "kv_heads": len(layer.kv_heads),
         "queries": item.T,
         "keys": item.S,
-        "given": item.given,
         "query_labels": labels.place(item.query_labels(range(item.T), space=" ")),
         "key_labels": labels.place(item.key_labels(range(item.S), space=" ")),
         "positions": _positions(item),
@@ -147,7 +146,7 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
 def _formula(layer: PageLayer) -> dict[str, Any]:
     """What makes scores of q and k; of weights that were given there is neither, and their logarithms are a bias alone."""
     if layer.item.given:
-        return {"head_dim": 1, "scale": 1.0, "softcap": None, "sinks": None, "alibi": None}
+        return {"given": True, "head_dim": 1, "scale": 1.0, "softcap": None, "sinks": None, "alibi": None}
     products = layer.item.products
     return {
         "head_dim": products.D,

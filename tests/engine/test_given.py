@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -17,61 +16,10 @@ from attnviz import AttentionWeights, InputError
 from attnviz.attention.patterns import Causal, Full
 from attnviz.maps.combined import combined_map
 from tests import reference
-from tests.strategies import DTYPES, Call, calls, normal, parts
+from tests.strategies import GivenCall, given_calls, normal, parts
 
 EXACT = {"float16": 1e-3, "bfloat16": 1e-3, "float32": 1e-5, "float64": 1e-12}
 """What sums over a row may be off by; single weights not at all."""
-
-
-@dataclass(frozen=True)
-class GivenCall:
-    """Weights under a rule, some of their rows blank, and what queries see."""
-
-    weights: AttentionWeights
-    call: Call
-    visible: np.ndarray  # (H, T, S) bool
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """(H, T, S) float64."""
-        return self.weights.weights[self.call.batch].double().numpy()
-
-
-@st.composite
-def given_calls(draw: st.DrawFn, *, signed: bool = False) -> GivenCall:
-    """Any places, padding and pattern; weights that sum to 1, to less, to anything or, ``signed``, have any sign."""
-    call = draw(calls(values=False))
-    inputs, seed = call.inputs, draw(st.integers(0, 2**31))
-    numbers = normal((inputs.B, inputs.H, inputs.T, inputs.S), seed)
-    numbers = numbers if signed else numbers.abs()
-    numbers = numbers / numbers.abs().sum(-1, keepdim=True) * draw(st.sampled_from([0.5, 1.0, 3.0]))
-    numbers = numbers.to(DTYPES[draw(st.sampled_from([*DTYPES]))])
-    seen = torch.stack([torch.from_numpy(_visible(call, item)) for item in range(inputs.B)])[:, None].expand(
-        numbers.shape
-    )
-    sees = seen.any(3)
-    blank = torch.from_numpy(np.random.default_rng(seed).random(tuple(sees.shape)) < 0.1)
-    numbers = numbers.masked_fill(~seen & sees[..., None], 0)  # in rows that see nothing, anything may stand
-    numbers = numbers.masked_fill(blank[..., None], math.nan)
-    weights = AttentionWeights(
-        numbers,
-        global_mask=inputs.global_mask,
-        key_padding_mask=inputs.key_padding_mask,
-        query_padding_mask=inputs.query_padding_mask,
-        query_positions=inputs.query_positions,
-        key_positions=inputs.key_positions,
-        pattern=call.pattern,
-    )
-    return GivenCall(weights, call, (seen & ~blank[..., None])[call.batch].numpy())
-
-
-def _visible(call: Call, item: int) -> np.ndarray:
-    one = Call(call.inputs, call.rule, item)
-    padding, queries = (
-        None if mask is None else mask[item].tolist()
-        for mask in (call.inputs.key_padding_mask, call.inputs.query_padding_mask)
-    )
-    return reference.visible_to_all(call.rule, call.inputs.T, call.inputs.S, one.globals_, padding, queries, one.places)
 
 
 def close(found: np.ndarray, wanted: np.ndarray, dtype: torch.dtype) -> None:
@@ -158,7 +106,7 @@ def test_logits_that_came_along_are_shown_and_hide_where_they_are_infinite():
     logits = normal((2, 5, 7), 3).masked_fill(normal((2, 5, 7), 4) > 1, -torch.inf)
     one = AttentionWeights(logits.softmax(-1), logits=logits)
     cells = attnviz.attention_map(one, 1, values="logits").cells
-    np.testing.assert_allclose(cells, np.where(np.isinf(logits[1]), np.nan, logits[1]))
+    np.testing.assert_allclose(cells, logits[1].masked_fill(logits[1] == -torch.inf, torch.nan).numpy())
     assert torch.equal(attnviz.score(one).scores, logits)
 
 
