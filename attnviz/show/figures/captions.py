@@ -150,7 +150,7 @@ def caption(
     sentences = [
         f"{source}, {which}" if source else which.capitalize(),
         f"Pattern: {first.pattern}",
-        f"{first.values.capitalize()} of {size}",
+        f"{'Given ' + first.values if first.given else first.values.capitalize()} of {size}",
         scale.note[0].upper() + scale.note[1:],
         *notes,
     ]
