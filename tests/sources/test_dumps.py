@@ -161,6 +161,7 @@ def test_layers_are_ascending_numbers():
         (["q", "k", "global_mask"], []),
         (["layers.0.q", "layers.0.k"], ["global_mask"]),
         (["a"], ["q", "k", "global_mask"]),
+        (["layers.0.weights", "v"], []),
     ],
 )
 def test_what_is_missing_is_what_score_needs(names, missing):
