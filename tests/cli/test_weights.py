@@ -99,7 +99,12 @@ def test_from_a_file_to_numbers(run, folder, name):
             assert row[statistic] == (None if number is None else pytest.approx(number, abs=1e-6)), statistic
 
 
-@pytest.mark.parametrize("name", HOLDINGS)
+PICTURES = {"a dump", "lbhts", "a tuple"}  # what reads differs, and not what draws: the others are in the matrix
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in PICTURES else pytest.mark.matrix) for name in HOLDINGS]
+)
 def test_from_a_file_to_a_picture(run, folder, name):
     write, letters, named = HOLDINGS[name]
     array = np.zeros((*(SIZES[letter] for letter in letters), 64, 64), dtype=np.float32)
@@ -121,17 +126,18 @@ def held(folder) -> np.ndarray:
     return array
 
 
+_LONG = pytest.mark.matrix
 FIGURES = [
-    "plot --head all",
+    pytest.param("plot --head all", marks=_LONG),
     "plot --head 1 --detail",
-    "plot --head 0 --strip sat",
-    "plot --compare held.safetensors",
+    pytest.param("plot --head 0 --strip sat", marks=_LONG),
+    pytest.param("plot --compare held.safetensors", marks=_LONG),
     "plot --mean",
-    "plot --max",
-    "plot --head 1 --annot --pattern-outline",
+    pytest.param("plot --max", marks=_LONG),
+    pytest.param("plot --head 1 --annot --pattern-outline", marks=_LONG),
     "overview",
-    "pattern",
-    "stats",
+    pytest.param("pattern", marks=_LONG),
+    pytest.param("stats", marks=_LONG),
 ]
 
 
