@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attnviz.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from attnviz.attention.given import AttentionWeights as AttentionWeights
     from attnviz.attention.inputs import AttentionInputs as AttentionInputs
     from attnviz.attention.masks import with_mask as with_mask
     from attnviz.attention.patterns import Blocks as Blocks
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from attnviz.plots.plotting import plot_overview as plot_overview
     from attnviz.plots.plotting import plot_strip as plot_strip
     from attnviz.show.figures.heatmap import heatmap as heatmap
+    from attnviz.sources import weights as weights
     from attnviz.sources.dumps import load as load
     from attnviz.sources.dumps import save as save
     from attnviz.sources.synthetic import synthesize as synthesize
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 # Each public name and the module it lives in: imported on first use, so that `attnviz --help` stays light.
 _HOMES = {
     "AttentionInputs": "attnviz.attention.inputs",
+    "AttentionWeights": "attnviz.attention.given",
     "AttentionScores": "attnviz.engine.scores",
     "AttentionMap": "attnviz.maps.map",
     "assert_attention_close": "attnviz.compare.kernel",
@@ -99,14 +102,19 @@ _HOMES = {
     "with_mask": "attnviz.attention.masks",
 }
 
-__all__ = [*_HOMES]
+# Public modules, by their name here.
+_MODULES = {"weights": "attnviz.sources.weights"}
+
+__all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *__all__])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnviz import AttentionInputs
+from attnviz import AttentionInputs, AttentionWeights
 from attnviz.attention.patterns import (
     Blocks,
     Causal,
@@ -321,3 +322,54 @@ def parts(size: int) -> st.SearchStrategy[range | None]:
     """All of some positions, or a run of them."""
     cut = st.lists(st.integers(0, size), min_size=2, max_size=2, unique=True).map(sorted)
     return st.none() | cut.map(lambda ends: range(*ends))
+
+
+@dataclass(frozen=True)
+class GivenCall:
+    """Weights under a rule, some of their rows blank, and what queries see."""
+
+    weights: AttentionWeights
+    call: Call
+    visible: np.ndarray  # (H, T, S) bool
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(H, T, S) float64."""
+        return self.weights.weights[self.call.batch].double().numpy()
+
+
+@st.composite
+def given_calls(draw: st.DrawFn, *, signed: bool = False) -> GivenCall:
+    """Any places, padding and pattern; weights that sum to 1, to less, to anything or, ``signed``, have any sign."""
+    call = draw(calls(values=False))
+    inputs, seed = call.inputs, draw(st.integers(0, 2**31))
+    numbers = normal((inputs.B, inputs.H, inputs.T, inputs.S), seed)
+    numbers = numbers if signed else numbers.abs()
+    numbers = numbers / numbers.abs().sum(-1, keepdim=True) * draw(st.sampled_from([0.5, 1.0, 3.0]))
+    numbers = numbers.to(DTYPES[draw(st.sampled_from([*DTYPES]))])
+    seen = torch.stack([torch.from_numpy(_visible(call, item)) for item in range(inputs.B)])[:, None].expand(
+        numbers.shape
+    )
+    sees = seen.any(3)
+    blank = torch.from_numpy(np.random.default_rng(seed).random(tuple(sees.shape)) < 0.1)
+    numbers = numbers.masked_fill(~seen & sees[..., None], 0)  # in rows that see nothing, anything may stand
+    numbers = numbers.masked_fill(blank[..., None], math.nan)
+    weights = AttentionWeights(
+        numbers,
+        global_mask=inputs.global_mask,
+        key_padding_mask=inputs.key_padding_mask,
+        query_padding_mask=inputs.query_padding_mask,
+        query_positions=inputs.query_positions,
+        key_positions=inputs.key_positions,
+        pattern=call.pattern,
+    )
+    return GivenCall(weights, call, (seen & ~blank[..., None])[call.batch].numpy())
+
+
+def _visible(call: Call, item: int) -> np.ndarray:
+    one = Call(call.inputs, call.rule, item)
+    padding, queries = (
+        None if mask is None else mask[item].tolist()
+        for mask in (call.inputs.key_padding_mask, call.inputs.query_padding_mask)
+    )
+    return reference.visible_to_all(call.rule, call.inputs.T, call.inputs.S, one.globals_, padding, queries, one.places)

@@ -194,7 +194,7 @@ def test_yaml_is_yaml(path):
 
 
 def test_every_page_is_in_the_list_of_pages():
-    listed = re.findall(r"\]\(([\w.]+\.md)\)", (ROOT / "docs/README.md").read_text())
+    listed = re.findall(r"\]\(([\w.-]+\.md)\)", (ROOT / "docs/README.md").read_text())
     assert sorted(listed) == sorted(path.name for path in ROOT.glob("docs/*.md") if path.name != "README.md")
 
 

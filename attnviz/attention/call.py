@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
+import torch
 from torch import Tensor
 
 from attnviz.attention.pattern import Pattern
 
 
-@dataclass(frozen=True)
-class AttentionCall:
-    """The fields of :class:`attnviz.AttentionInputs`, whose docstring says what each is; nothing is checked here."""
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What any attention has, whether it is computed or given: masks, places and labels; nothing is checked here."""
 
-    q: Tensor  # (B, H, T, D)
-    k: Tensor  # (B, H_kv, S, D)
-    v: Tensor | None = None  # (B, H_kv, S, D_v)
-    _: KW_ONLY
     global_mask: Tensor | None = None  # (B, S) bool
     key_padding_mask: Tensor | None = None  # (B, S) bool
     query_padding_mask: Tensor | None = None  # (B, T) bool
-    q_global: Tensor | None = None  # (B, H, T, D)
-    k_global: Tensor | None = None  # (B, H_kv, S, D)
-    v_global: Tensor | None = None  # (B, H_kv, S, D_v)
     tokens: Sequence[Sequence[str]] | None = None
     query_tokens: Sequence[Sequence[str]] | None = None
     token_form: str = "plain"
@@ -31,11 +25,6 @@ class AttentionCall:
     query_word_ids: Sequence[Sequence[int | None]] | None = None
     special_tokens: Sequence[Sequence[int]] | None = None
     query_special_tokens: Sequence[Sequence[int]] | None = None
-    scale: float | None = None
-    softcap: float | None = None
-    bias: Tensor | None = None  # (B | 1, H | 1, T | 1, S | 1)
-    alibi_slopes: Tensor | None = None  # (H,)
-    sinks: Tensor | None = None  # (H,)
     cross: bool = False
     query_positions: Tensor | None = None  # (B | 1, T) int64
     key_positions: Tensor | None = None  # (B | 1, S) int64
@@ -53,21 +42,69 @@ class AttentionCall:
         default_factory=set, init=False, repr=False, compare=False
     )
 
+    @property
+    def main(self) -> Tensor:
+        """The tensor that says how many batch items, heads and queries there are, (B, H, T, ...), its device and dtype."""
+        raise NotImplementedError
+
     # Sizes, by the letters of the spec.
     @property
     def B(self) -> int:
         """Batch items."""
-        return self.q.shape[0]
+        return self.main.shape[0]
 
     @property
     def H(self) -> int:
         """Query heads."""
-        return self.q.shape[1]
+        return self.main.shape[1]
 
     @property
     def T(self) -> int:
         """Query positions."""
-        return self.q.shape[2]
+        return self.main.shape[2]
+
+    @property
+    def S(self) -> int:
+        """Key positions."""
+        raise NotImplementedError
+
+    @property
+    def H_kv(self) -> int:
+        """Key heads."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.main.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its tensors are of."""
+        return self.main.dtype
+
+
+@dataclass(frozen=True)
+class AttentionCall(Call):
+    """The fields of :class:`attnviz.AttentionInputs`, whose docstring says what each is; nothing is checked here."""
+
+    q: Tensor  # (B, H, T, D)
+    k: Tensor  # (B, H_kv, S, D)
+    v: Tensor | None = None  # (B, H_kv, S, D_v)
+    _: KW_ONLY
+    q_global: Tensor | None = None  # (B, H, T, D)
+    k_global: Tensor | None = None  # (B, H_kv, S, D)
+    v_global: Tensor | None = None  # (B, H_kv, S, D_v)
+    scale: float | None = None
+    softcap: float | None = None
+    bias: Tensor | None = None  # (B | 1, H | 1, T | 1, S | 1)
+    alibi_slopes: Tensor | None = None  # (H,)
+    sinks: Tensor | None = None  # (H,)
+
+    @property
+    def main(self) -> Tensor:
+        """Queries."""
+        return self.q
 
     @property
     def S(self) -> int:
@@ -83,3 +120,28 @@ class AttentionCall:
     def H_kv(self) -> int:
         """Key heads."""
         return self.k.shape[1]
+
+
+@dataclass(frozen=True)
+class GivenCall(Call):
+    """The fields of :class:`attnviz.AttentionWeights`, whose docstring says what each is; nothing is checked here."""
+
+    weights: Tensor  # (B, H, T, S)
+    _: KW_ONLY
+    logits: Tensor | None = None  # (B, H, T, S)
+    v: Tensor | None = None  # (B, H_kv, S, D_v)
+
+    @property
+    def main(self) -> Tensor:
+        """The weights."""
+        return self.weights
+
+    @property
+    def S(self) -> int:
+        """Key positions."""
+        return self.weights.shape[3]
+
+    @property
+    def H_kv(self) -> int:
+        """Heads of v; without v, those of the weights."""
+        return self.H if self.v is None else self.v.shape[1]

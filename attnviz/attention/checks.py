@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.call import AttentionCall
+from attnviz.attention.call import AttentionCall, Call, GivenCall
 from attnviz.attention.names import pattern_of
 from attnviz.base.devices import DTYPES, dtype_name
 from attnviz.base.errors import InputError
@@ -43,6 +43,50 @@ def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
     _check_projections(call.source, **found)
     found["pattern"] = pattern_of(call.pattern)
     (B, H, T, _), S = found["q"].shape, found["k"].shape[2]
+    found |= _checked_places(call, (B, T, S))
+    _check_numbers(call, H)
+    if call.bias is not None:
+        found["bias"] = _bias(call.source, call.bias, (B, H, T, S))
+    return found
+
+
+def checked_given(call: GivenCall) -> dict[str, Any]:
+    """The fields of weights that were given: weights and logits as (B, H, T, S), v as (B, H_kv, S, D_v), masks as (B, S).
+
+    Args:
+        call: as a user gave it, its arrays as tensors.
+
+    Raises:
+        InputError: a shape, dtype, mask, position or label that is not as it must be.
+    """
+    found: dict[str, Any] = {}
+    for name in ("weights", "logits", "v"):
+        tensor = getattr(call, name)
+        found[name] = None if tensor is None else _as_bhtd(call.source, name, tensor, "bhtd")
+    weights, logits, v = found["weights"], found["logits"], found["v"]
+    B, H, T, S = weights.shape
+    if logits is not None and logits.shape != weights.shape:
+        raise InputError(
+            f"{call.source}: logits have shape {tuple(logits.shape)} but weights have {tuple(weights.shape)}; "
+            f"both are (B, H, T, S)"
+        )
+    if v is not None and (v.shape[0] != B or v.shape[2] != S or H % v.shape[1]):
+        raise InputError(
+            f"{call.source}: v has shape {tuple(v.shape)}, wanted (B, H_kv, S, D_v) = ({B}, a divisor of {H}, {S}, ...) "
+            f"beside weights {tuple(weights.shape)}"
+        )
+    for name in ("logits", "v"):
+        if found[name] is not None and found[name].device != weights.device:
+            raise InputError(
+                f"{call.source}: {name} is on {found[name].device} but weights are on {weights.device}; move both to one"
+            )
+    return found | _checked_places(call, (B, T, S))
+
+
+def _checked_places(call: Call, sizes: tuple[int, int, int]) -> dict[str, Any]:
+    """Masks and positions of any attention as the engine takes them; labels are checked along."""
+    found: dict[str, Any] = {}
+    B, T, S = sizes
     for name in _MASKS:
         mask = getattr(call, name)
         found[name] = None if mask is None else _mask(call.source, name, mask, (B, T, S))
@@ -58,9 +102,6 @@ def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
         raise InputError(f"{call.source}: token_form {call.token_form!r} is not one of {', '.join(FORMS)}")
     _check_words(call.source, "", call.tokens, call.word_ids, call.special_tokens)
     _check_words(call.source, "query_", call.query_tokens, call.query_word_ids, call.query_special_tokens)
-    _check_numbers(call, H)
-    if call.bias is not None:
-        found["bias"] = _bias(call.source, call.bias, (B, H, T, S))
     return found
 
 
@@ -213,12 +254,12 @@ def _positions(source: str, name: str, positions: Tensor, sizes: tuple[int, int,
     return positions.expand(wanted)
 
 
-def _check_places(call: AttentionCall, found: dict[str, Any], sizes: tuple[int, int, int]) -> None:
+def _check_places(call: Call, found: dict[str, Any], sizes: tuple[int, int, int]) -> None:
     """What positions, and keys of another sequence, ask of each other."""
     source, (B, T, S) = call.source, sizes
     if call.cross:
         for name in (*_POSITIONS, "alibi_slopes"):
-            if getattr(call, name) is not None:
+            if getattr(call, name, None) is not None:
                 raise InputError(f"{source}: {name} is given with cross, and keys of another sequence have no order")
         return
     keys: Tensor | None = found["key_positions"]
@@ -251,7 +292,7 @@ def _check_places(call: AttentionCall, found: dict[str, Any], sizes: tuple[int, 
             )
 
 
-def _check_documents(call: AttentionCall) -> None:
+def _check_documents(call: Call) -> None:
     if call.query_documents is not None and call.documents is None:
         raise InputError(f"{call.source}: query_documents are given without documents, those of the keys; give both")
 

@@ -6,15 +6,36 @@ from dataclasses import KW_ONLY, InitVar, dataclass
 
 import torch
 
-from attnviz.attention.call import AttentionCall
+from attnviz.attention.call import AttentionCall, Call
 from attnviz.attention.checks import checked
 from attnviz.attention.item import AttentionItem
 from attnviz.base.errors import InputError
 from attnviz.base.registry import shown
 
 
+class Inputs(Call):
+    """What every view takes: an attention that is computed or given, read an item at a time."""
+
+    def item(
+        self, batch: int = 0, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> AttentionItem:
+        """Batch item ``batch``, its arithmetic on ``device`` and its inputs rounded to ``dtype`` first.
+
+        Raises:
+            InputError: there is no such item.
+        """
+        if not 0 <= batch < self.B:
+            raise InputError(
+                f"{self.source}: batch item {batch} is out of range; there are {self.B} (0 to {self.B - 1})"
+            )
+        return AttentionItem(self, batch, device or self.device, dtype or self.dtype)
+
+    def _repr_html_(self) -> str:
+        return shown(self)
+
+
 @dataclass(frozen=True)
-class AttentionInputs(AttentionCall):
+class AttentionInputs(AttentionCall, Inputs):
     """What goes into one attention call, for a batch.
 
     Shapes use B batch, H query heads, H_kv key heads (a divisor of H: grouped-query attention), T query
@@ -69,20 +90,3 @@ class AttentionInputs(AttentionCall):
     def __post_init__(self, layout: str) -> None:
         for name, value in checked(self, layout).items():
             object.__setattr__(self, name, value)
-
-    def item(
-        self, batch: int = 0, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> AttentionItem:
-        """Batch item ``batch``, its arithmetic on ``device`` and its inputs rounded to ``dtype`` first.
-
-        Raises:
-            InputError: there is no such item.
-        """
-        if not 0 <= batch < self.B:
-            raise InputError(
-                f"{self.source}: batch item {batch} is out of range; there are {self.B} (0 to {self.B - 1})"
-            )
-        return AttentionItem(self, batch, device or self.q.device, dtype or self.q.dtype)
-
-    def _repr_html_(self) -> str:
-        return shown(self)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.call import AttentionCall
+from attnviz.attention.call import AttentionCall, Call, GivenCall
 from attnviz.attention.checks import magnitude, require_finite
 from attnviz.base.devices import accumulation_dtype, dtype_name
 from attnviz.base.errors import InputError
@@ -26,9 +26,9 @@ _SUSPECT = 1e15
 
 @dataclass(frozen=True)
 class AttentionItem:
-    """One batch item of :class:`attnviz.AttentionInputs`, read a head at a time onto ``device`` as ``dtype``."""
+    """One batch item of an attention, read a head at a time onto ``device`` as ``dtype``."""
 
-    inputs: AttentionCall
+    inputs: Call
     batch: int
     device: torch.device
     dtype: torch.dtype
@@ -54,9 +54,24 @@ class AttentionItem:
         return self.inputs.B, self.inputs.H, self.T, self.S
 
     @property
+    def products(self) -> AttentionCall:
+        """The inputs with their q and k. Raises InputError for weights that were given, which have none."""
+        if isinstance(self.inputs, AttentionCall):
+            return self.inputs
+        raise InputError(
+            f"{self.source}: holds weights that were given, and this needs q and k, which they were computed from"
+        )
+
+    @property
+    def given(self) -> bool:
+        """Whether its weights were given, and are no softmax of products."""
+        return isinstance(self.inputs, GivenCall)
+
+    @property
     def scale(self) -> float:
         """The factor on the dot products."""
-        return 1 / math.sqrt(self.inputs.D) if self.inputs.scale is None else self.inputs.scale
+        products = self.products
+        return 1 / math.sqrt(products.D) if products.scale is None else products.scale
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -383,12 +398,12 @@ class AttentionItem:
 
     def query(self, head: int, rows: range | None = None, *, for_global: bool = False) -> Tensor:
         """Queries of ``head``, (T, D); ``rows``: those positions alone; ``for_global``: as global queries project them."""
-        name = "q_global" if for_global and self.inputs.q_global is not None else "q"
+        name = "q_global" if for_global and self.products.q_global is not None else "q"
         return self._head(name, head, range(self.T) if rows is None else rows)
 
     def key(self, head: int, *, for_global: bool = False) -> Tensor:
         """Keys that query head ``head`` reads, (S, D)."""
-        name = "k_global" if for_global and self.inputs.k_global is not None else "k"
+        name = "k_global" if for_global and self.products.k_global is not None else "k"
         return self._head(name, self.kv_head(head))
 
     def value(self, head: int, *, for_global: bool = False) -> Tensor:
@@ -397,15 +412,21 @@ class AttentionItem:
         Raises:
             InputError: the inputs have no v.
         """
-        if self.inputs.v is None:
+        if getattr(self.inputs, "v", None) is None:
             raise InputError(f"{self.source}: there is no v, which the context needs; give one (--v NAME)")
-        name = "v_global" if for_global and self.inputs.v_global is not None else "v"
+        name = "v_global" if for_global and getattr(self.inputs, "v_global", None) is not None else "v"
         return self._head(name, self.kv_head(head))
+
+    def given_rows(self, name: str, head: int, rows: range | Tensor) -> Tensor:
+        """Rows of the weights or the logits of ``head`` as they were given, (b, S), in :attr:`compute_dtype`."""
+        whole: Tensor = getattr(self.inputs, name)[self.batch, head]
+        part = whole[rows.start : rows.stop : rows.step] if isinstance(rows, range) else whole[rows.to(whole.device)]
+        return part.to(device=self.device, dtype=self.dtype).to(self.compute_dtype)
 
     def check_products(self, head: int, rows: range, *, for_global: bool = False) -> None:
         """Raises InputError where the logits of a head's queries and keys could overflow on their way to weights."""
         q, k = (
-            f"{name}_global" if for_global and getattr(self.inputs, f"{name}_global") is not None else name
+            f"{name}_global" if for_global and getattr(self.products, f"{name}_global") is not None else name
             for name in ("q", "k")
         )
         largest = self.inputs._largest
@@ -413,7 +434,7 @@ class AttentionItem:
         most_k = largest[k, self.batch, self.kv_head(head), None]
         # A quarter: the difference of two logits, times log2(e), must fit too.
         most = torch.finfo(self.compute_dtype).max / 4
-        if self.inputs.D * most_q * most_k * max(self.scale, 1.0) > most:
+        if self.products.D * most_q * most_k * max(self.scale, 1.0) > most:
             raise InputError(
                 f"{self.source}: scores of head {head} overflow {dtype_name(self.compute_dtype)}: "
                 f"{q} reaches {most_q:.3g}, {k} {most_k:.3g}, and the scale is {self.scale:.3g}; "
@@ -422,19 +443,19 @@ class AttentionItem:
 
     def softcap(self) -> float | None:
         """c, where scores become ``c * tanh(score / c)``. Raises InputError for one that the arithmetic can't hold."""
-        cap = self.inputs.softcap
+        cap = self.products.softcap
         return None if cap is None else self._held("softcap", cap, least=torch.finfo(self.compute_dtype).tiny)
 
     def slope(self, head: int) -> float | None:
         """The ALiBi slope of a head. Raises InputError for one that the arithmetic can't hold."""
-        slopes = self.inputs.alibi_slopes
+        slopes = self.products.alibi_slopes
         if slopes is None:
             return None
         return self._held(f"alibi_slopes[{head}]", float(slopes[head]), times=self._farthest)
 
     def sink(self, head: int) -> float | None:
         """The logit of a head's attention sink. Raises InputError for one that the arithmetic can't hold."""
-        sinks = self.inputs.sinks
+        sinks = self.products.sinks
         return None if sinks is None else self._held(f"sinks[{head}]", float(sinks[head]))
 
     def bias(self, head: int) -> Tensor | None:
@@ -443,7 +464,7 @@ class AttentionItem:
         Raises:
             InputError: NaN or +Inf in it, or a number that the arithmetic can't hold.
         """
-        whole = self.inputs.bias
+        whole = self.products.bias
         if whole is None:
             return None
         place = self._bias_place(head)
@@ -463,7 +484,7 @@ class AttentionItem:
 
     def bias_hides(self, head: int) -> bool:
         """Whether the bias of query head ``head`` hides a key."""
-        whole = self.inputs.bias
+        whole = self.products.bias
         if whole is None:
             return False
         self.bias(head)
@@ -471,8 +492,9 @@ class AttentionItem:
 
     def _bias_place(self, head: int) -> tuple[int, int]:
         """Where the bias of a head stands: sizes of 1 broadcast."""
-        assert self.inputs.bias is not None
-        B, H = self.inputs.bias.shape[:2]
+        bias = self.products.bias
+        assert bias is not None
+        B, H = bias.shape[:2]
         return min(self.batch, B - 1), min(head, H - 1)
 
     @cached_property

@@ -6,18 +6,21 @@ The shape says what a mask speaks of, and a shape that may be two things is refu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from attnviz.attention.additive import seen_and_added
+from attnviz.attention.call import AttentionCall
 from attnviz.attention.patterns import Full, Masked
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 
 if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
+
+OfInputs = TypeVar("OfInputs", bound="Inputs")
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,12 @@ def read_mask(
 
 
 def with_mask(
-    inputs: AttentionInputs, mask: Tensor, *, name: str = "mask", pairs_first: bool = False, and_own: bool = False
-) -> AttentionInputs:
+    inputs: OfInputs, mask: Tensor, *, name: str = "mask", pairs_first: bool = False, and_own: bool = False
+) -> OfInputs:
     """The same inputs with a mask as a library wrote it: as their pattern, or as padding, and a bias of what it adds.
 
     Args:
-        inputs: queries and keys.
+        inputs: queries and keys, or weights, which have in them already what a mask adds.
         mask: as :func:`read_mask` takes it.
         name: what errors call it.
         pairs_first: whether rank 2 is (T, S) wherever it fits.
@@ -88,7 +91,7 @@ def with_mask(
     sizes = (inputs.B, inputs.H, inputs.T, inputs.S)
     read = read_mask(mask, sizes, name=name, source=inputs.source, pairs_first=pairs_first)
     found = inputs
-    if read.bias is not None:
+    if read.bias is not None and isinstance(inputs, AttentionCall):
         if inputs.bias is not None:
             raise InputError(
                 f"{inputs.source}: {name} holds numbers that neither hide a key nor are 0, and there is a bias too; "

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnviz.attention.given import is_block_mask, of_block_mask
+from attnviz.attention.pairs import is_block_mask, of_block_mask
 from attnviz.attention.patterns import PATTERNS, Both, Causal, Either, Local, Masked, MaskMod, Pattern, longformer
 from attnviz.base.errors import InputError
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.given import Blocks, Masked, MaskMod
 from attnviz.attention.order import Causal, Chunked, Documents, Local, Prefix
+from attnviz.attention.pairs import Blocks, Masked, MaskMod
 from attnviz.attention.pattern import PATTERNS, Both, Either, Item, Pattern
 from attnviz.attention.reach import Reach
 

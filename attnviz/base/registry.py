@@ -10,6 +10,7 @@ from typing import Any
 
 _HTML = {
     "AttentionInputs": "attnviz.show.notebook:inputs_html",
+    "AttentionWeights": "attnviz.show.notebook:inputs_html",
     "AttentionScores": "attnviz.show.notebook:scores_html",
     "AttentionMap": "attnviz.show.notebook:map_html",
     "Run": "attnviz.show.notebook:run_html",

@@ -155,7 +155,9 @@ class Run:
                 f"{self.name}: layer {label} was not captured; captured are {_listed(self.layers) or 'none'}"
             )
         if self._path is not None:
-            return load(self._path, layer=label)
+            found = load(self._path, layer=label)
+            assert isinstance(found, AttentionInputs)  # as it was captured
+            return found
         return self._inputs(self._layers[label])
 
     def plot(self, layer: Label = 0, head: int | None = None, **options: Any) -> Axes | Figure:

@@ -17,7 +17,7 @@ from attnviz.plots.said import option_name, options
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.plots.kind import Kind
 
@@ -69,7 +69,7 @@ class SourceReader:
     def __init__(self, source: Source, choice: PatternChoice, compute: Compute) -> None:
         self.source, self.choice, self.compute = source, choice, compute
 
-    def other(self, path: Path, layer: str | None) -> tuple[AttentionInputs, Pattern]:
+    def other(self, path: Path, layer: str | None) -> tuple[Inputs, Pattern]:
         """Another file's inputs: of ``layer``, else of the layer of the source where the file has layers."""
         from dataclasses import replace
 

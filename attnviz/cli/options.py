@@ -17,7 +17,7 @@ import typer
 from attnviz.base.errors import InputError
 
 if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.base.types import Label
     from attnviz.engine.request import Request
@@ -35,6 +35,8 @@ ROLE_OPTIONS = {
     "q_global": "--q-global",
     "k_global": "--k-global",
     "v_global": "--v-global",
+    "weights": "--weights",
+    "logits": "--logits",
 }
 """The option that names the tensor of each role."""
 
@@ -51,10 +53,22 @@ class Source:
         ),
     ] = None
     q: Annotated[
-        str | None, typer.Option("--q", metavar="NAME", help="Tensor of queries: NAME, FILE:NAME or FILE.")
+        str | None,
+        typer.Option(
+            "--q",
+            metavar="NAME",
+            help="Tensor of queries: NAME, FILE:NAME or FILE; {layer} in it is each layer's number.",
+        ),
     ] = None
     k: Annotated[str | None, typer.Option("--k", metavar="NAME", help="Tensor of keys.")] = None
     v: Annotated[str | None, typer.Option("--v", metavar="NAME", help="Tensor of values.")] = None
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", metavar="NAME", help="Tensor of weights that something else computed, in place of q and k."
+        ),
+    ] = None
+    logits: Annotated[str | None, typer.Option("--logits", metavar="NAME", hidden=True)] = None
     mask: Annotated[str | None, typer.Option(metavar="NAME", help="Bool tensor of global key positions.")] = None
     padding: Annotated[
         str | None, typer.Option(metavar="NAME", help="Bool tensor of key positions that exist (False: padding).")
@@ -80,7 +94,10 @@ class Source:
         ),
     ] = None
     layout: Annotated[
-        str | None, typer.Option(help="Order of dimensions: bhtd, bthd, htd or thd.  \\[default: bhtd]")
+        str | None,
+        typer.Option(
+            help="Order of dimensions: bhtd, bthd, htd or thd; of weights hts, bhts, lhts or lbhts.  \\[default: bhtd]"
+        ),
     ] = None
     scale: Annotated[float | None, typer.Option(help="Factor on the dot products.  \\[default: 1/sqrt(D)]")] = None
     softcap: Annotated[float | None, typer.Option(help="c in c*tanh(score/c), before masks (Gemma 2).")] = None
@@ -99,12 +116,12 @@ class Source:
 
     def paths(self) -> list[Path]:
         """Every file this reads."""
-        from attnviz.sources.dumps import TensorRef
+        from attnviz.sources.naming import TensorRef
 
         refs = [TensorRef.parse(text).path for text in self._names().values() if not self._are_lengths(text)]
         return [path for path in (self.source, *refs) if path is not None]
 
-    def load(self, dtype: str | None = None, *, values: bool = False) -> AttentionInputs:
+    def load(self, dtype: str | None = None, *, values: bool = False) -> Inputs:
         """The inputs of one layer, or the synthetic case where nothing names a source.
 
         Raises:
@@ -141,7 +158,7 @@ class Source:
         """What a page or a table of all its layers is called."""
         return str(self.source) if self.source is not None else "inputs" if self.paths() else "synthetic"
 
-    def each(self, dtype: str | None = None) -> Iterator[tuple[Label | None, AttentionInputs]]:
+    def each(self, dtype: str | None = None) -> Iterator[tuple[Label | None, Inputs]]:
         """Each layer that this speaks of and its inputs, one in memory at a time."""
         for label in self.layers():
             yield label, self.of(label).load(dtype)
@@ -159,17 +176,22 @@ class Source:
             InputError: ``--layer`` is malformed, or the file can't be read.
         """
         named = None if self.layer is None or self.layer.strip().lower() == "all" else parse_layers(self.layer)
-        if self.source is None or self.q is not None:
-            return [None] if named is None else [*named]
-        from attnviz.sources.dumps import check_layer, layers_of
         from attnviz.sources.files import open_tensors
+        from attnviz.sources.naming import check_layer, layers_of, layers_there
 
-        file = open_tensors(self.source)
-        for label in named or ():
-            check_layer(file, label)
-        if named is not None:
-            return [*named]
-        return ([] if "q" in file.contents else [*layers_of(file.contents)]) or [None]
+        there: list[Label | None] = [None]
+        if self.paths():
+            there = layers_there(self.source, self._names(), self.layout)
+        if named is None:
+            return there
+        if there != [None] and self.source is not None:
+            for label in named:
+                check_layer(self.source, label, [one for one in there if one is not None])
+        elif self.source is not None and self.q is None and self.weights is None:
+            layers = layers_of(open_tensors(self.source).contents)
+            for label in named:
+                check_layer(self.source, label, layers)
+        return [*named]
 
     def _settings(self) -> dict[str, Any]:
         given = {"scale": self.scale, "softcap": self.softcap}
@@ -190,7 +212,7 @@ class Source:
         """Whether ``--documents`` gives lengths and names no tensor."""
         return text == self.documents and re.fullmatch(r"\d+(,\d+)*", text) is not None
 
-    def _synthetic(self, dtype: str | None) -> AttentionInputs:
+    def _synthetic(self, dtype: str | None) -> Inputs:
         from dataclasses import replace
 
         from attnviz.base.selections import parse_positions
@@ -290,13 +312,13 @@ class PatternChoice:
     def paths(self) -> list[Path]:
         """The files this reads."""
         from attnviz.base.owncode import OwnName
-        from attnviz.sources.dumps import TensorRef
+        from attnviz.sources.naming import TensorRef
 
         found = [TensorRef.parse(text).path for text in (self.mask_file, self.blocks) if text is not None]
         found += [] if self.mask_mod is None else [OwnName.parse(self.mask_mod, "--mask-mod").path]
         return [path for path in found if path is not None]
 
-    def on(self, inputs: AttentionInputs) -> tuple[AttentionInputs, Pattern]:
+    def on(self, inputs: Inputs) -> tuple[Inputs, Pattern]:
         """Inputs and the pattern asked for of them; a mask of one's own may be of padding, or add to their scores.
 
         Raises:
@@ -401,7 +423,7 @@ class Region:
         check_choice("--reduce", self.reduce, ("max", "mass"))
         self.bound()
 
-    def asked(self, inputs: AttentionInputs, batch: int) -> dict[str, Any]:
+    def asked(self, inputs: Inputs, batch: int) -> dict[str, Any]:
         """What it says of a request."""
         return {
             **self.ranges(inputs, batch),
@@ -410,7 +432,7 @@ class Region:
             "memory": self.bound(),
         }
 
-    def ranges(self, inputs: AttentionInputs, batch: int) -> dict[str, range | None]:
+    def ranges(self, inputs: Inputs, batch: int) -> dict[str, range | None]:
         """The positions to show of a batch item."""
         from attnviz.base.selections import parse_range
 
@@ -445,7 +467,7 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
 
 
 def request_of(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     pattern: Pattern,
     compute: Compute,
     *,

@@ -85,7 +85,7 @@ class Closed(io.RawIOBase):
 def prepare() -> None:
     """Makes of this process's streams what every command can write to."""
     if sys.stdout is None:
-        sys.stdout = io.TextIOWrapper(Closed(), "utf-8", write_through=True)  # type: ignore[type-var]
+        sys.stdout = io.TextIOWrapper(Closed(), "utf-8", write_through=True)
     elif type(sys.stdout) is io.TextIOWrapper:
         sys.stdout.reconfigure(errors="attnviz")
     if sys.stderr is None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.labels import labels_of_both
@@ -30,8 +30,8 @@ class Comparison(NamedTuple):
 
 @asks("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
 def compare_maps(
-    a: AttentionInputs,
-    b: AttentionInputs,
+    a: Inputs,
+    b: Inputs,
     head: int,
     pattern: Pattern | str | None = None,
     b_pattern: Pattern | str | None = None,
@@ -69,7 +69,7 @@ def compare_maps(
     )
 
 
-def check_sizes(a: AttentionInputs, b: AttentionInputs) -> None:
+def check_sizes(a: Inputs, b: Inputs) -> None:
     """Raises InputError for inputs of different sizes."""
     for name, left, right in (("queries", a.T, b.T), ("keys", a.S, b.S)):
         if left != right:
@@ -105,8 +105,8 @@ def compared(a: Request, b: Request, *, progress: Progress | None = None) -> Com
         blank = (reduced[0].counts == 0) | (reduced[1].counts == 0)
         cells = minus(one.cells, other.cells, a.values, blank)
     return Comparison(
-        replace(one, pattern=f"{a.inputs.source}, {a.pattern}"),
-        replace(other, pattern=f"{b.inputs.source}, {b.pattern}"),
+        replace(one, pattern=f"{a.inputs.source}, {a.attention.pattern_name}"),
+        replace(other, pattern=f"{b.inputs.source}, {b.attention.pattern_name}"),
         replace(
             one,
             cells=cells,

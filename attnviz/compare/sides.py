@@ -56,9 +56,7 @@ class Side(Protocol):
 
 
 class Exact:
-    """The exact attention of a request."""
-
-    knows_hidden = True
+    """The attention of a request: exact, or weights that were given."""
 
     def __init__(self, request: Request, settings: Sequence[str] = ()) -> None:
         """``settings``: what else to say of this side in its name."""
@@ -67,6 +65,11 @@ class Exact:
         which = [] if self.attention.item.batch_shown is None else [f"batch item {self.attention.item.batch}"]
         self.name = ", ".join([self.attention.name.removesuffix(")"), *which, *settings]) + ")"
         self.H, self.T, self.S = request.inputs.H, request.inputs.T, request.inputs.S
+
+    @property
+    def knows_hidden(self) -> bool:
+        """Whether it says which keys a query sees: weights that were given without a pattern don't."""
+        return self.attention.knows_hidden
 
     @property
     def shared_keys(self) -> list[int] | None:
@@ -80,7 +83,10 @@ class Exact:
 
 
 class Given:
-    """Weights or logits that something else computed, (H, T, C), whose C columns are the given key positions."""
+    """Numbers under test, weights or logits (H, T, C), whose C columns are the given key positions; nothing is checked.
+
+    NaN in a part of a row is a finding here. Weights to look at are :class:`attnviz.AttentionWeights`.
+    """
 
     knows_hidden = False
     item: AttentionItem | None = None

@@ -1,7 +1,7 @@
 """What every view asks: rows, blocks and cells of a head of *an attention*, however it is made.
 
-A view (a map, tiles, statistics, a comparison, a page) asks here and never looks at q and k. A maker is one class: today
-:class:`Computed`, the formula over q and k under a pattern.
+A view (a map, tiles, statistics, a comparison, a page) asks here and never looks at q and k. A maker is one class:
+:class:`Computed`, the formula over q and k under a pattern, or :class:`attnviz.engine.given.Given`, weights as they are.
 """
 
 from __future__ import annotations
@@ -46,6 +46,24 @@ class Attention(ABC):
 
     pattern: Pattern
     """Which query sees which key."""
+
+    softmaxed: bool = True
+    """Whether weights are the softmax of logits, so that logits say it all."""
+
+    @property
+    def pattern_name(self) -> str:
+        """What titles call the pattern."""
+        return str(self.pattern)
+
+    @property
+    def knows_hidden(self) -> bool:
+        """Whether it says which keys a query sees, so that a weight of 0 is no hidden key."""
+        return True
+
+    @property
+    def caveat(self) -> str | None:
+        """What to say where numbers depend on how many keys are visible, and that isn't known; None where it is."""
+        return None
 
     @property
     @abstractmethod

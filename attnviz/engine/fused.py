@@ -45,7 +45,7 @@ class Launch:
     @classmethod
     def fitting(cls, item: AttentionItem) -> Launch:
         """What suits an item's dtype and its head_dim."""
-        D = item.inputs.D
+        D = item.products.D
         if item.dtype == torch.float32:
             return cls(64, 64, 4, 2) if D <= 128 else cls(32, 32, 4, 2)
         return cls(128, 64, 8, 3) if D <= 128 else cls(64, 64, 4, 2)
@@ -53,7 +53,7 @@ class Launch:
 
 def serves(item: AttentionItem, reach: Reach, *, values: str, global_queries: bool) -> bool:
     """Whether the kernel can make a map: one band of keys without gaps, and no term of each pair by itself."""
-    inputs = item.inputs
+    inputs = item.products
     return (
         values == "weights"
         and item.dtype in (torch.float16, torch.bfloat16, torch.float32)
@@ -568,7 +568,7 @@ class FusedMap:
         self, rows: range, tiles: _Tiles, R: int, tops: Tensor, sums: Tensor, peaks: Tensor, *, total: bool
     ) -> tuple[np.ndarray[Any, Any], Tensor]:
         """Runs the first kernel: which columns each block visits, and each share's peaks and sums, (shares, 2, R)."""
-        M, N, D = self.launch.rows, self.launch.keys, self.item.inputs.D
+        M, N, D = self.launch.rows, self.launch.keys, self.item.products.D
         low, high, shown = self.reach.low, self.reach.high, tiles.edges is not None
         firsts = np.arange(rows.start, rows.stop, M)
         ranges = tiles.ranges(firsts, np.minimum(firsts + M, rows.stop) - 1, low, high)

@@ -21,8 +21,8 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.types import Positions
-from attnviz.engine.attention import Attention, Computed
-from attnviz.engine.blocks import Block, HeadRows
+from attnviz.engine.attention import Attention, Rows
+from attnviz.engine.blocks import Block
 from attnviz.engine.reducer import Reduced, row_groups
 from attnviz.engine.tiles import TileSize
 
@@ -39,7 +39,7 @@ class Ranks:
     size: int
 
     def reduce_map(
-        self, attention: Computed, head: int, row_edges: Positions, column_edges: Positions, **options: Any
+        self, attention: Attention, head: int, row_edges: Positions, column_edges: Positions, **options: Any
     ) -> Reduced:
         """As :meth:`attnviz.engine.attention.Attention.cells`, over all ranks; the whole of it on rank 0, a share on others.
 
@@ -117,14 +117,27 @@ class Ranks:
 class Shared(Attention):
     """An attention whose cells several ranks make together, each a share of the rows."""
 
-    def __init__(self, alone: Computed, ranks: Ranks) -> None:
+    def __init__(self, alone: Attention, ranks: Ranks) -> None:
         self.item, self.pattern, self._alone, self._ranks = alone.item, alone.pattern, alone, ranks
+        self.softmaxed = alone.softmaxed
+
+    @property
+    def pattern_name(self) -> str:
+        return self._alone.pattern_name
+
+    @property
+    def knows_hidden(self) -> bool:
+        return self._alone.knows_hidden
+
+    @property
+    def caveat(self) -> str | None:
+        return self._alone.caveat
 
     @property
     def name(self) -> str:
         return self._alone.name
 
-    def rows(self, head: int, queries: range | None = None) -> HeadRows:
+    def rows(self, head: int, queries: range | None = None) -> Rows:
         return self._alone.rows(head, queries)
 
     def blocks(self, head: int, *, queries: range | None = None, weights: bool = True) -> Iterator[Block]:

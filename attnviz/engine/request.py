@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from attnviz.attention.call import AttentionCall
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.call import Call
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
@@ -20,7 +20,8 @@ from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError
 from attnviz.base.selections import checked_range
 from attnviz.base.types import Positions
-from attnviz.engine.attention import Attention, Computed
+from attnviz.engine.attention import Attention
+from attnviz.engine.makers import attention_of
 from attnviz.engine.ranks import Ranks, Shared
 from attnviz.engine.reducer import REDUCTIONS
 
@@ -35,7 +36,7 @@ class Request:
     """What is asked of an attention, ready for any view.
 
     Args:
-        inputs: queries, keys and masks.
+        inputs: queries, keys and masks, or weights that were given.
         pattern: which query sees which key, as a pattern or by name (``"causal"``, ``"local:window=2"``); None is the
             inputs' own, else the global keys.
         heads: a query head, or several in the order wanted; None is all.
@@ -54,7 +55,7 @@ class Request:
         InputError: a pattern, head, batch item, region, device, dtype or choice that is not there.
     """
 
-    inputs: AttentionInputs
+    inputs: Inputs
     pattern: Pattern | str | None = None
     heads: int | Iterable[int] | None = None
     _: KW_ONLY
@@ -82,7 +83,7 @@ class Request:
         resolved: dict[str, Any] = {
             "heads": check_heads(self.inputs, None if one is None else tuple(one)),
             "pattern": pattern_of(self.pattern) or self.inputs.pattern or GlobalKeys(),
-            "device": self.inputs.q.device if self.device is None else parse_device(self.device),
+            "device": self.inputs.device if self.device is None else parse_device(self.device),
             "dtype": parse_dtype(self.dtype),
             "queries": checked_range(self.queries, self.inputs.T, "queries", self.inputs.source),
             "keys": checked_range(self.keys, self.inputs.S, "keys", self.inputs.source),
@@ -98,7 +99,7 @@ class Request:
     def attention(self) -> Attention:
         """The attention that is asked about."""
         item = self.inputs.item(self.batch, device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
-        made = Computed(item, self.pattern)  # type: ignore[arg-type]
+        made = attention_of(item, self.pattern)  # type: ignore[arg-type]
         return made if self.ranks is None or self.ranks.size == 1 else Shared(made, self.ranks)
 
     @property
@@ -134,7 +135,7 @@ class Request:
         )
 
 
-def check_heads(inputs: AttentionCall, heads: Sequence[int] | None) -> tuple[int, ...]:
+def check_heads(inputs: Call, heads: Sequence[int] | None) -> tuple[int, ...]:
     """The query heads asked for, None meaning all. Raises InputError for one that is not there."""
     if heads is None:
         return tuple(range(inputs.H))

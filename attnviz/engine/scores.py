@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.registry import shown
+from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import HeadRows, RowBlock, rows_per_block
+from attnviz.engine.given import no_logits
+from attnviz.engine.makers import attention_of
 from attnviz.engine.request import Request, asks
 from attnviz.engine.softmax import BLANK, softmax_
 
@@ -45,10 +48,18 @@ class AttentionScores:
     global_queries: Tensor  # (R,) int64 query positions
     global_scores: Tensor | None = None  # (n, R, S) logits
     global_weights: Tensor | None = None  # (n, R, S)
+    visible: Tensor | None = None  # (n, T, C1) bool, of weights that were given, which no logits tell of
+
+    @property
+    def pattern_name(self) -> str:
+        """What titles call the pattern."""
+        return attention_of(self.item, self.pattern).pattern_name
 
     def values(self, name: str) -> Tensor:
         """The logits (``name="logits"``) or the weights (``name="weights"``), (n, T, C1 + C2)."""
         tensor = self.scores if name == "logits" else self.weights
+        if tensor is None and self.item.given:
+            raise no_logits(self.item)
         assert tensor is not None, f"{name} were not computed"
         return tensor
 
@@ -69,7 +80,7 @@ class AttentionScores:
 
 @asks("batch", "device", "dtype")
 def score(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,
@@ -80,11 +91,12 @@ def score(
     """Logits and softmax weights of a batch item.
 
     Args:
-        inputs: queries, keys and masks.
+        inputs: queries, keys and masks; or weights that were given, whose rows come as they are.
         pattern: which query sees which key; None is the inputs' own, else
             :class:`~attnviz.attention.patterns.GlobalKeys`: the global scores, (H, T, G).
         heads: the query heads, in the order wanted; None is all of them.
-        logits, weights: which of the two to compute; either alone needs half the memory.
+        logits, weights: which of the two to compute; either alone needs half the memory. Given weights without logits
+            have none: :attr:`AttentionScores.scores` is None then.
         what: ``batch``, the batch item; ``device``, where to compute (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``;
             None is where ``inputs`` are); ``dtype``, what to round the inputs to first (None keeps theirs; half types
             compute in float32).
@@ -102,7 +114,37 @@ def score(
     """
     request = Request(inputs, pattern, heads, **what)
     with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
+        if not request.attention.softmaxed:
+            return _given(request.attention, request.chosen, logits, weights)
         return _score(request.item, request.attention.pattern, request.chosen, logits, weights)
+
+
+def _given(attention: Attention, heads: tuple[int, ...], logits: bool, weights: bool) -> AttentionScores:
+    """The rows of weights that were given, over the keys that are columns of their map."""
+    item, columns = attention.item, attention.columns()
+    positions = torch.tensor(list(columns), dtype=torch.int64)
+    index, shape = positions.to(item.device), (len(heads), item.T, len(positions))
+    there = getattr(item.inputs, "logits", None) is not None
+    made: dict[bool, Tensor | None] = {}
+    visible = torch.zeros(shape, dtype=torch.bool, device=item.device)
+    for of_weights, wanted in ((False, logits and (there or not weights)), (True, weights)):
+        made[of_weights] = out = torch.empty(shape, dtype=item.compute_dtype, device=item.device) if wanted else None
+        for n, head in enumerate(heads) if out is not None else ():
+            for block in attention.blocks(head, weights=of_weights):
+                assert out is not None
+                out[n, block.rows] = block.values[:, index]
+                visible[n, block.rows] = True if block.seen is None else block.seen[:, index]
+    return AttentionScores(
+        item,
+        attention.pattern,
+        heads,
+        positions,
+        range(0),
+        made[False],
+        made[True],
+        torch.empty(0, dtype=torch.int64),
+        visible=visible if weights else None,
+    )
 
 
 def _score(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
@@ -28,7 +28,7 @@ _MOST_QUERIES = 2048
 
 @asks("batch", "values", "pixels", "queries", "keys", "device", "dtype", "memory")
 def combined_map(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     how: str = "mean",
     heads: Iterable[int] | None = None,
     pattern: Pattern | str | None = None,

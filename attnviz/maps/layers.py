@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
 from attnviz.engine.request import Request, asks
 from attnviz.maps.map import AttentionMap, map_of
-from attnviz.sources.dumps import layers_of, load
-from attnviz.sources.files import open_tensors
+from attnviz.sources.dumps import load
+from attnviz.sources.naming import layers_there
 
 
 @runtime_checkable
@@ -25,7 +25,7 @@ class Captured(Protocol):
     def layers(self) -> Sequence[Label]:
         """The layers captured."""
 
-    def inputs(self, layer: Label) -> AttentionInputs:
+    def inputs(self, layer: Label) -> Inputs:
         """What went into a layer's attention."""
 
 
@@ -50,7 +50,7 @@ class Layers:
 
     def __init__(
         self,
-        source: str | Path | Captured | AttentionInputs | Sequence[AttentionInputs],
+        source: str | Path | Captured | Inputs | Sequence[Inputs],
         chosen: Sequence[Label] | None = None,
     ) -> None:
         self.name, self._read, there = _opened(source)
@@ -62,7 +62,7 @@ class Layers:
                 )
         self.labels: list[Label | None] = list(there if chosen is None else chosen)
 
-    def __iter__(self) -> Iterator[tuple[Label | None, AttentionInputs]]:
+    def __iter__(self) -> Iterator[tuple[Label | None, Inputs]]:
         for label in self.labels:
             yield label, self._read(label)
 
@@ -71,30 +71,28 @@ class Layers:
 
 
 def _opened(
-    source: str | Path | Captured | AttentionInputs | Sequence[AttentionInputs],
-) -> tuple[str, Callable[[Label | None], AttentionInputs], Sequence[Label | None]]:
+    source: str | Path | Captured | Inputs | Sequence[Inputs],
+) -> tuple[str, Callable[[Label | None], Inputs], Sequence[Label | None]]:
     """A source's name, what reads a layer of it, and the labels of its layers."""
-    if isinstance(source, AttentionInputs):
+    if isinstance(source, Inputs):
         alone = source
         return alone.source, lambda label: alone, [None]
     if isinstance(source, Captured):
         run = source
 
-        def of_run(label: Label | None) -> AttentionInputs:
+        def of_run(label: Label | None) -> Inputs:
             assert label is not None
             return run.inputs(label)
 
         return "the captured run", of_run, run.layers
     if isinstance(source, (str, Path)):
         path = Path(source)
-        contents = open_tensors(path).contents
-        there: Sequence[Label | None] = layers_of(contents) if "q" not in contents else []
-        return f"{path}", lambda label: load(path, layer=label), there or [None]
+        return f"{path}", lambda label: load(path, layer=label), layers_there(path, {})
     several = list(source)
     if not several:
         raise InputError("an overview of no layers; give the inputs of one or more")
 
-    def of_list(label: Label | None) -> AttentionInputs:
+    def of_list(label: Label | None) -> Inputs:
         assert isinstance(label, int)
         return several[label]
 
@@ -103,7 +101,7 @@ def _opened(
 
 @asks("batch", "values", "reduce", "device", "dtype", "memory")
 def overview_rows(
-    layers: Iterable[tuple[Label | None, AttentionInputs]],
+    layers: Iterable[tuple[Label | None, Inputs]],
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.registry import shown
 from attnviz.base.types import Cells, Progress
@@ -36,6 +36,7 @@ class AttentionMap:
         layer: the layer, of a model of several.
         batch: the batch item, of several.
         token_form: how the tokenizer writes the tokens that the labels are of: it says where a word begins.
+        given: whether the weights were given, and not computed.
     """
 
     cells: Cells
@@ -52,11 +53,12 @@ class AttentionMap:
     layer: int | str | None = None
     batch: int | None = None
     token_form: str = "plain"
+    given: bool = False
 
     @property
     def name(self) -> str:
-        """:attr:`heads_name`, of which layer and batch item: ``layer 2, head 3``, ``layer 2, max of 12 heads``."""
-        return in_place(self.heads_name, self.layer, self.batch)
+        """:attr:`heads_name`, of which layer and batch item: ``layer 2, head 3``, ``layer 2, max of 12 heads``; and ``given``."""
+        return in_place(self.heads_name, self.layer, self.batch) + (", given" if self.given else "")
 
     @property
     def heads_name(self) -> str:
@@ -88,7 +90,7 @@ class AttentionMap:
 
 @asks()
 def attention_map(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     head: int,
     pattern: Pattern | str | None = None,
     *,
@@ -157,12 +159,14 @@ def map_with(request: Request, head: int, cells: Cells) -> AttentionMap:
         layer=request.item.inputs.layer,
         batch=request.item.batch_shown,
         token_form=request.item.inputs.token_form,
+        given=not request.attention.softmaxed,
     )
 
 
 def grid_name(maps: Sequence[AttentionMap]) -> str:
     """How many heads these are, and of which layer and batch item where it is one: ``layer 2, 12 heads``."""
-    return in_place(f"{len(maps)} heads", *place_of(maps))
+    given = ", given" if all(shown.given for shown in maps) else ""
+    return in_place(f"{len(maps)} heads", *place_of(maps)) + given
 
 
 def place_of(maps: Sequence[AttentionMap]) -> tuple[int | str | None, int | None]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_cuts
 from attnviz.base.types import Progress
@@ -31,7 +31,7 @@ class Marginals:
     Args:
         received: (len(keys),) the mean weight on a key, over the queries shown that see it; NaN where none does.
         entropy: (len(queries),) the entropy in nats of a query's weights on all the keys it sees, also those that are
-            not shown; NaN where it sees nothing.
+            not shown; NaN where it sees nothing, or where a weight that was given is negative.
         queries, keys: the positions they are of.
     """
 
@@ -43,7 +43,7 @@ class Marginals:
 
 @asks("batch", "queries", "keys", "device", "dtype")
 def marginals(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     head: int,
     pattern: Pattern | str | None = None,
     *,
@@ -71,18 +71,20 @@ def marginals_of(request: Request, head: int | None = None, *, progress: Progres
     """The sides of the map of a head of a request; None is its first."""
     head = request.chosen[0] if head is None else head
     attention, queries, item = request.attention, request.rows, request.item
+    softmaxed = attention.softmaxed
     sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
     seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
     entropy = torch.full((item.T,), torch.nan, dtype=torch.float64, device=item.device)
-    sink = item.sink(head)
+    sink = item.sink(head) if softmaxed else None
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        for block in attention.blocks(head, queries=queries, weights=False):
-            sums.index_add_(0, block.keys, _add(block, sink, seen, entropy).double())
+        for block in attention.blocks(head, queries=queries, weights=not softmaxed):
+            received = _add(block, sink, seen, entropy) if softmaxed else _add_given(block, seen, entropy)
+            sums.index_add_(0, block.keys, received.double())
             if progress is not None:
                 progress(len(block.rows))
-    received = torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy()
+    means = torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy()
     shown = request.columns
-    return Marginals(received[np.asarray(shown)], entropy.cpu().numpy()[queries.start : queries.stop], queries, shown)
+    return Marginals(means[np.asarray(shown)], entropy.cpu().numpy()[queries.start : queries.stop], queries, shown)
 
 
 def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Tensor:
@@ -114,6 +116,19 @@ def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Ten
     each = total.log() * (mass * share) - z.mul_(exp).sum(1) * share
     entropy[block.rows] = torch.where(sees, each.clamp_(min=0), torch.nan).double()
     return received
+
+
+def _add_given(block: Block, seen: Tensor, entropy: Tensor) -> Tensor:
+    """As :func:`_add`, of a block of weights that were given; a query with a negative weight has no entropy."""
+    sees = block.visible > 0
+    weights = torch.where(sees[:, None], block.values, 0)
+    if block.seen is None:
+        seen[block.keys] += len(block.rows)
+    else:
+        seen.index_add_(0, block.keys, block.seen.sum(0))
+    each = torch.special.entr(weights).sum(1)
+    entropy[block.rows] = torch.where(sees & (each > -torch.inf), each, torch.nan).double()
+    return weights.sum(0)
 
 
 def of_cells(numbers: Numbers, cells: int) -> np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]:

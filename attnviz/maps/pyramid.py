@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
@@ -73,7 +73,7 @@ class Pyramid:
 
     @classmethod
     @asks("batch", "device", "dtype", "memory")
-    def of(cls, inputs: AttentionInputs, pattern: Pattern | str | None = None, **what: Any) -> Pyramid:
+    def of(cls, inputs: Inputs, pattern: Pattern | str | None = None, **what: Any) -> Pyramid:
         """The pyramid of a batch item; nothing is computed yet.
 
         Args:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
@@ -25,6 +25,29 @@ from attnviz.base.types import Cells, Positions
 from attnviz.base.words import in_place
 from attnviz.engine.request import Request, asks
 from attnviz.maps.map import map_of
+
+
+@dataclass(frozen=True)
+class _Nonzero(Pattern):
+    """What weights that were given without a pattern show: the keys whose weight is not 0 in any of some heads."""
+
+    heads: tuple[int, ...]
+    reason = "weight"
+
+    def visible(self, t: Tensor, s: Tensor, item: Any) -> Tensor:
+        rows, keys = t.flatten(), s.flatten()
+        seen = torch.zeros(len(rows), len(keys), dtype=torch.bool)
+        for head in self.heads:
+            values = item.given_rows("weights", head, rows)[:, keys]
+            seen |= (values != 0) & ~torch.isnan(values)
+        return seen
+
+    def reach(self, item: Any) -> Reach:
+        return Reach(band_exact=False)
+
+    def __str__(self) -> str:
+        return "weights that are not 0"
+
 
 ReasonCells = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
@@ -117,7 +140,7 @@ class ReasonMap:
 
 @asks("batch", "reduce", "pixels", "queries", "keys", "device", "dtype")
 def reason_map(
-    inputs: AttentionInputs, pattern: Pattern | str | None = None, *, head: int | None = None, **what: Any
+    inputs: Inputs, pattern: Pattern | str | None = None, *, head: int | None = None, **what: Any
 ) -> ReasonMap:
     """Which query may see which key and why, exact, in at most ``pixels`` x ``pixels`` cells.
 
@@ -138,12 +161,17 @@ def reason_map(
 
 
 def reasons_of(request: Request, *, weights: bool = False) -> ReasonMap:
-    """The reasons of a request's pattern in the region it shows; ``weights``: with those of its first head."""
+    """The reasons of a request's pattern in the region it shows; ``weights``: with those of its first head.
+
+    Of weights that were given without a pattern: which are not 0.
+    """
     item = request.inputs.item(request.batch, device=torch.device("cpu"))
-    pattern = request.attention.pattern
     queries, keys = request.rows, request.columns
     assert isinstance(keys, range)
     head = request.chosen[0] if weights else None
+    pattern = request.attention.pattern
+    if not request.attention.knows_hidden:
+        pattern = _Nonzero(tuple(range(request.inputs.H)) if head is None else (head,))
     cells, pairs = _union_of_reasons(
         item, pattern if head is None else pattern.of_head(head), queries, keys, request.pixels
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.engine.attention import Attention
@@ -19,7 +19,7 @@ from attnviz.engine.request import Request, asks
 
 @asks("batch", "device", "dtype")
 def context(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,
@@ -31,7 +31,7 @@ def context(
     Rows of global queries use ``v_global`` where it is given.
 
     Args:
-        inputs: queries, keys, values and masks.
+        inputs: queries, keys, values and masks; or weights that were given, with values.
         pattern: which query sees which key; None is the inputs' own, else the global keys.
         heads: the query heads, in the order wanted; None is all of them.
         what: ``batch``, ``device``, ``dtype``, as in :func:`attnviz.score`.
@@ -53,7 +53,7 @@ def context(
         shape = (len(request.chosen), item.T, first.shape[-1])
         out = torch.empty(shape, dtype=item.compute_dtype, device=item.device)
         for n, head in enumerate(request.chosen):
-            if _fused(item, own):
+            if request.attention.softmaxed and _fused(item, own):
                 out[n] = _attend(item, head, causal=own.reach(item).high is not None)
             else:
                 _stream(request.attention, head, out[n])
@@ -62,7 +62,7 @@ def context(
 
 def _fused(item: AttentionItem, pattern: Pattern) -> bool:
     """Whether torch's own kernel computes just this: nothing hidden but the future, no modifier beyond the scale."""
-    inputs = item.inputs
+    inputs = item.products
     plain = all(extra is None for extra in (inputs.softcap, inputs.bias, inputs.alibi_slopes, inputs.sinks))
     # torch aligns its causal mask to the first key, the spec to the last.
     reach = pattern.reach(item)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.devices import dtype_name
@@ -149,7 +149,7 @@ class Explanation:
 
 
 def explain(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     *,
     head: int = 0,
     query: int | str | None = None,
@@ -182,6 +182,7 @@ def explain(
     """
     request = Request(inputs, pattern, head, batch=batch, device=device, dtype=dtype)
     item, pattern = request.item, request.attention.pattern
+    products = item.products  # raises where there is nothing to explain
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         reach = pattern.reach(item)
         query = _checked_query(item, query)
@@ -191,7 +192,7 @@ def explain(
         position = _key_position(item, pattern, query, key, row.positions, counted)
         terms = _terms(item, head, query, position, for_global)
         dot = math.fsum(term.product for term in terms)
-        v = None if inputs.v is None else item.value(head, for_global=for_global).cpu()
+        v = None if products.v is None else item.value(head, for_global=for_global).cpu()
         keys = row.keys(item, counted, v)
         return Explanation(
             source=inputs.source,
@@ -208,11 +209,11 @@ def explain(
             H_kv=inputs.H_kv,
             T=inputs.T,
             S=inputs.S,
-            D=inputs.D,
+            D=products.D,
             D_v=None if v is None else v.shape[1],
             positions=counted,
             for_global=for_global,
-            own_projections=for_global and inputs.q_global is not None,
+            own_projections=for_global and products.q_global is not None,
             terms=terms,
             dot=dot,
             scale=item.scale,
@@ -333,7 +334,7 @@ def _terms(item: AttentionItem, head: int, query: int, position: int, for_global
 
 def _steps(item: AttentionItem, head: int, query: int, position: int, dot: float) -> tuple[Step, ...]:
     """The engine's own order: scale, softcap, bias, ALiBi."""
-    inputs = item.inputs
+    inputs = item.products
     steps = [Step("scale", item.scale, dot * item.scale)]
     if inputs.softcap is not None:
         steps.append(Step("softcap", inputs.softcap, inputs.softcap * math.tanh(steps[-1].result / inputs.softcap)))
@@ -361,7 +362,7 @@ def _same(one: float, other: float) -> bool:
 
 def _scales(item: AttentionItem) -> list[float]:
     scales = [item.scale]
-    for scale in (1.0, 1 / math.sqrt(item.inputs.D)):
+    for scale in (1.0, 1 / math.sqrt(item.products.D)):
         if not any(_same(scale, other) for other in scales):
             scales.append(scale)
     return scales
@@ -369,7 +370,7 @@ def _scales(item: AttentionItem) -> list[float]:
 
 def _measure(item: AttentionItem, pattern: Pattern, head: int, scale: float) -> Measure:
     """One pass over the head's rows, block by block, with ``scale`` in place of the item's."""
-    item = replace(item, inputs=replace(item.inputs, scale=scale))
+    item = replace(item, inputs=replace(item.products, scale=scale))
     pairs, mean, squares = 0, 0.0, 0.0  # squares: the sum of squared distances from the mean
     queries = choosers = 0  # queries that see a key; those that see several
     entropy = share = gradient = 0.0  # sums over queries

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.types import Label, Progress
@@ -89,7 +89,7 @@ class QueryBlock:
 
     @cached_property
     def entropy(self) -> Tensor:
-        """The entropy of each query's weights in nats, (b,)."""
+        """The entropy of each query's weights in nats, (b,); -inf where one that was given is negative."""
         found: Tensor = torch.special.entr(self.weights).sum(1)
         return found
 
@@ -134,13 +134,13 @@ class QueryBlock:
 @statistic(unit="nats")
 def entropy(block: QueryBlock) -> Values:
     """Entropy of the weights, in nats."""
-    return block.entropy, block.all
+    return block.entropy, block.entropy > -torch.inf
 
 
 @statistic(unit="share")
 def entropy_share(block: QueryBlock) -> Values:
     """Entropy as a share of log |visible keys|, its most; queries that see one key are left out."""
-    several = block.visible > 1
+    several = (block.visible > 1) & (block.entropy > -torch.inf)
     most = block.visible.to(block.entropy.dtype).log()
     return torch.where(several, block.entropy / most, block.zero), several
 
@@ -240,7 +240,7 @@ class HeadStatistics:
 
 @asks("batch", "device", "dtype")
 def head_statistics(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
-from attnviz.engine.attention import Attention, Computed
+from attnviz.engine.attention import Attention
+from attnviz.engine.makers import attention_of
 from attnviz.maps.pyramid import Pyramid
 from attnviz.version import __version__
 
@@ -45,7 +46,7 @@ class PageLayer:
     @cached_property
     def attention(self) -> Attention:
         """What the page asks for weights and logits."""
-        return Computed(self.item, self.pattern)
+        return attention_of(self.item, self.pattern)
 
     @property
     def kv_heads(self) -> tuple[int, ...]:
@@ -58,7 +59,7 @@ class PageLayer:
     @property
     def own_projections(self) -> bool:
         """Whether rows of global queries have queries and keys of their own."""
-        return self.pattern.global_queries and self.item.inputs.q_global is not None
+        return self.pattern.global_queries and not self.item.given and self.item.products.q_global is not None
 
     def of_heads(self, numbers: Tensor | None) -> list[float] | None:
         """One number a head of the page, from one a head of the layer, (H,)."""
@@ -124,7 +125,7 @@ class Labels:
 
 def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
     """A layer's part of the description that a page of any kind has."""
-    item, inputs = layer.item, layer.item.inputs
+    item = layer.item
     numbered = layer.heads != tuple(range(len(layer.heads)))
     return {
         "label": layer.label,
@@ -133,16 +134,26 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "kv_heads": len(layer.kv_heads),
         "queries": item.T,
         "keys": item.S,
-        "head_dim": inputs.D,
         "query_labels": labels.place(item.query_labels(range(item.T), space=" ")),
         "key_labels": labels.place(item.key_labels(range(item.S), space=" ")),
         "positions": _positions(item),
-        "pattern": str(layer.pattern),
-        "scale": item.scale,
-        "softcap": inputs.softcap,
-        "sinks": layer.of_heads(inputs.sinks),
-        "alibi": layer.of_heads(inputs.alibi_slopes),
+        "pattern": layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
+        **_formula(layer),
+    }
+
+
+def _formula(layer: PageLayer) -> dict[str, Any]:
+    """What makes scores of q and k; of weights that were given there is neither, and their logarithms are a bias alone."""
+    if layer.item.given:
+        return {"given": True, "head_dim": 1, "scale": 1.0, "softcap": None, "sinks": None, "alibi": None}
+    products = layer.item.products
+    return {
+        "head_dim": products.D,
+        "scale": layer.item.scale,
+        "softcap": products.softcap,
+        "sinks": layer.of_heads(products.sinks),
+        "alibi": layer.of_heads(products.alibi_slopes),
     }
 
 
@@ -219,9 +230,10 @@ class Visible:
         Raises:
             InputError: the pattern does not fit the inputs; a bias that is not one.
         """
-        item, heads, bias = layer.item, layer.heads, layer.item.inputs.bias
+        item, heads = layer.item, layer.heads
+        bias = None if item.given else item.products.bias
         reach = layer.pattern.reach(item)
-        hides = any(item.bias_hides(head) for head in heads)
+        hides = bias is not None and any(item.bias_hides(head) for head in heads)
         first = layer.pattern.of_head(heads[0])
         apart = (hides and bias is not None and bias.shape[1] > 1) or any(
             layer.pattern.of_head(head) != first for head in heads[1:]
@@ -241,9 +253,8 @@ class Visible:
                 hidden |= away > self.high
         else:
             hidden = ~self.layer.pattern.of_head(head).visible(t, keys[None], item)
-        if item.bias_hides(head):
-            bias = item.bias(head)
-            assert bias is not None
+        bias = None if item.given or not item.bias_hides(head) else item.bias(head)
+        if bias is not None:
             hidden = hidden | (bias[t, keys] == -torch.inf)
         padded_keys, padded_rows = item.key_padding, item.query_padding
         if padded_keys is not None:

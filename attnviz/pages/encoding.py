@@ -27,6 +27,8 @@ from attnviz.pages.description import Labels, PageLayer, Visible, describe, desc
 WITHIN = 1e-3
 """How far a weight of the page may be from the engine's."""
 
+_NOTHING = -1000.0  # what stands for the logarithm of 0, which is visible: its exp is 0
+
 _MARGIN = 0.9  # the page's own rounding, in float32 and another order, has the rest
 _CODES = ("q12", "q16", "f32")
 _THUMBNAIL = 64
@@ -69,6 +71,8 @@ def encode_layer(
     """
     check_size(layer)
     sees = Visible.of(layer)
+    if layer.item.given:
+        return _encode_given(layer, sees, chunk, thumbnails, labels, progress)
     with torch.no_grad(), torch.autocast(layer.item.device.type, enabled=False):
         for codes in _CODES:
             trial = Chunk(chunk.index, bytearray(chunk.data))
@@ -88,6 +92,46 @@ def encode_layer(
         described["visible"] = _visible(sees, chunk)
         described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
     described["thumbnails"] = thumbnails.cells(small, "u8map")
+    return described
+
+
+def _encode_given(
+    layer: PageLayer, sees: Visible, chunk: Chunk, thumbnails: Chunk, labels: Labels, progress: Progress | None
+) -> dict[str, Any]:
+    """As :func:`encode_layer`, of weights that were given: their logarithms are a bias on products of 0."""
+    item, heads = layer.item, layer.heads
+    bias = torch.zeros(len(heads), item.T, item.S)
+    log_sum_exp = torch.full((len(heads), item.T), torch.nan)
+    row_edges, column_edges = _thumbnail_edges(item.T, item.S)
+    small = np.full((len(heads), len(row_edges) - 1, len(column_edges) - 1), -np.inf, dtype=np.float32)
+    worst = 0.0
+    with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
+        for n, head in enumerate(heads):
+            for block in layer.attention.blocks(head):
+                there = block.visible > 0
+                weights = torch.where(there[:, None], block.values, 0)
+                if bool((weights < 0).any()):
+                    raise InputError(
+                        f"{item.source}: head {head} has weights below 0, which a page of one file can't show; look at them "
+                        f"with: attnviz plot"
+                    )
+                logs = torch.where(weights > 0, weights.log(), _NOTHING).cpu()
+                worst = max(worst, float((logs.half().exp() - weights.cpu()).abs().amax()))
+                bias[n, block.rows.cpu()] = logs.float()
+                log_sum_exp[n, block.rows.cpu()] = torch.where(there, 0.0, torch.nan).cpu()
+                shown = weights if block.seen is None else weights.masked_fill(~block.seen, -torch.inf)
+                _reduce_into(small[n], shown, block, row_edges, column_edges)
+                if progress is not None:
+                    progress(len(block.rows))
+        half = worst <= _MARGIN * WITHIN
+        described = describe(layer, labels)
+        described["q"] = chunk.floats(np.zeros((len(heads), item.T, 1), dtype=np.float32))
+        described["k"] = chunk.floats(np.zeros((len(layer.kv_heads), item.S, 1), dtype=np.float32))
+        described |= {"bias": chunk.floats((bias.half() if half else bias).numpy()), "global": None}
+        described["log_sum_exp"] = chunk.floats(log_sum_exp.numpy())
+        described["visible"] = _visible(sees, chunk)
+        described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
+    described["thumbnails"] = thumbnails.cells(np.where(small == -np.inf, np.nan, small), "u8map")
     return described
 
 
@@ -139,7 +183,8 @@ def rows_of(layer: PageLayer) -> int:
 def least_bytes(layer: PageLayer) -> int:
     """The least that a layer takes in a page, before any array is written, but for what compresses."""
     item, numbers = layer.item, len(layer.heads) * layer.item.T + len(layer.kv_heads) * layer.item.S
-    return numbers * item.inputs.D * 3 // 2 + len(layer.heads) * item.T * 4
+    head_dim: int = 1 if item.given else item.products.D
+    return numbers * head_dim * 3 // 2 + len(layer.heads) * item.T * 4
 
 
 def check_size(layer: PageLayer) -> None:
@@ -179,7 +224,7 @@ def _vectors(layer: PageLayer, codes: str, chunk: Chunk) -> _Vectors:
         own_q = put("own_q", torch.stack([item.query(head, for_global=True)[rows] for head in heads]))
         own_k = put("own_k", torch.stack([item.key(of_kv[kv], for_global=True) for kv in layer.kv_heads]))
         own = {"rows": rows.tolist(), "q": written.pop("own_q"), "k": written.pop("own_k")}
-    whole = item.inputs.bias
+    whole = item.products.bias
     if whole is not None:
         shared = whole.shape[1] == 1
         values = torch.stack([_finite(item.bias(head)) for head in (heads[:1] if shared else heads)])
@@ -198,9 +243,9 @@ def _checked(
     """The page's softmax denominators, (H, T), and thumbnails, (H, p, p'); None where its weights are not near enough."""
     item = layer.item
     log_sum_exp = torch.full((len(layer.heads), item.T), torch.nan, device=item.device)
-    row_edges, column_edges = (bin_edges(range(n), min(n, _THUMBNAIL)) for n in (item.T, item.S))
+    row_edges, column_edges = _thumbnail_edges(item.T, item.S)
     small = np.full((len(layer.heads), len(row_edges) - 1, len(column_edges) - 1), -np.inf, dtype=np.float32)
-    sinks = layer.of_heads(item.inputs.sinks)
+    sinks = layer.of_heads(item.products.sinks)
     own_place = torch.full((item.T,), -1, device=item.device)
     if layer.own_projections:
         own_place[item.global_queries] = torch.arange(len(item.global_queries), device=item.device)
@@ -231,7 +276,7 @@ def _checked(
 
 def _page_logits(layer: PageLayer, sees: Visible, vectors: _Vectors, n: int, block: Block, own_place: Tensor) -> Tensor:
     """Logits of a block as the page computes them, (b, n); a key that comes twice is hidden the second time."""
-    item, inputs, rows, keys = layer.item, layer.item.inputs, block.rows, block.keys
+    item, inputs, rows, keys = layer.item, layer.item.products, block.rows, block.keys
     kv = n * len(layer.kv_heads) // len(layer.heads)
     if block.for_global and vectors.own_q is not None and vectors.own_k is not None:
         q, k = vectors.own_q[n, own_place[rows]], vectors.own_k[kv, keys]
@@ -298,6 +343,11 @@ def _overview(layer: PageLayer, chunk: Chunk, progress: Progress | None) -> dict
             maps[name].append(overview.halved(coarser, name)[0])
         pyramid.forget(head)
     return {"level": level} | {name: chunk.cells(np.stack(cells), "u16map") for name, cells in maps.items()}
+
+
+def _thumbnail_edges(T: int, S: int) -> tuple[Positions, Positions]:
+    """The bins of queries and keys of a thumbnail."""
+    return bin_edges(range(T), min(T, _THUMBNAIL)), bin_edges(range(S), min(S, _THUMBNAIL))
 
 
 def _is_long(layer: PageLayer) -> bool:

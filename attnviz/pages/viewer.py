@@ -184,6 +184,8 @@ class Viewer:
         if not (0 <= query < item.T and 0 <= key < item.S):
             raise OutOfRange(f"query {query} or key {key} is out of range; there are {item.T} and {item.S}")
 
+        _ = item.products  # raises for weights that were given
+
         def read() -> Cells:
             own = opened.layer.own_projections and query in item.global_queries.tolist()
             q = item.query(number, range(query, query + 1), for_global=own)[0]

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError
+from attnviz.base.types import Label
 from attnviz.captures.run import Run
 from attnviz.engine.request import check_heads
+from attnviz.maps.layers import Layers
 from attnviz.pages.description import PageLayer, to_json
 from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
 from attnviz.pages.frontend import asset
-from attnviz.sources.dumps import Label, layers_of, load
-from attnviz.sources.files import open_tensors
+from attnviz.sources.dumps import load
+from attnviz.sources.naming import layers_there
 
 MOST_BYTES = 200_000_000
 """The most that a cell holds: notebooks keep it in the browser, and some in the file."""
 
 
 def view(
-    shown: Run | AttentionInputs | str | Path,
+    shown: Run | Inputs | Sequence[Inputs] | str | Path,
     pattern: Pattern | None = None,
     *,
     layers: Collection[Label] | None = None,
@@ -39,7 +41,7 @@ def view(
     """The interactive page of every layer and head, as a widget for a notebook's cell.
 
     Args:
-        shown: what :func:`attnviz.capture` gave, the inputs of one layer, or a dump.
+        shown: what :func:`attnviz.capture` gave, the inputs of one layer or of several, weights that were given, or a dump.
         pattern: which query sees which key; None is each layer's own, else the global keys.
         layers: which layers of a run or a dump, as numbers or labels; None is all.
         heads: the query heads; None is all.
@@ -89,20 +91,23 @@ def view(
 
 
 def _layers(
-    shown: Run | AttentionInputs | str | Path, layers: Collection[Label] | None
-) -> tuple[str, Iterator[tuple[str, AttentionInputs]]]:
+    shown: Run | Inputs | Sequence[Inputs] | str | Path, layers: Collection[Label] | None
+) -> tuple[str, Iterator[tuple[str, Inputs]]]:
     """What a page of it is called, and its layers by label, each read when it is asked for."""
     if layers is not None and not layers:
         raise InputError("layers is empty; name at least one, or None for all")
-    if isinstance(shown, AttentionInputs):
+    if isinstance(shown, Inputs):
         if layers is not None:
             raise InputError(f"{shown.source}: layers= is of a run or a dump of several, and these are inputs of one")
         return shown.source, iter([("0" if shown.layer is None else str(shown.layer), shown)])
     if isinstance(shown, str | Path):
-        contents = open_tensors(Path(shown)).contents
-        there = [] if "q" in contents else layers_of(contents)
-        wanted: list[Label | None] = [*(layers or there)] or [None]
+        wanted: list[Label | None] = [*(layers or layers_there(Path(shown), {}))]
         return str(shown), (("0" if label is None else str(label), load(shown, layer=label)) for label in wanted)
+    if isinstance(shown, Sequence) and shown and all(isinstance(one, Inputs) for one in shown):
+        several = Layers(shown, None if layers is None else [*layers])
+        return several.name, (
+            (str(inputs.layer if inputs.layer is not None else label), inputs) for label, inputs in several
+        )
     if not isinstance(shown, Run):
         raise InputError(f"view takes a run, the inputs of a layer or a dump's name, not {type(shown).__name__}")
     wanted_labels = list(shown.layers if layers is None else layers)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.base.types import Progress
     from attnviz.engine.request import Request
@@ -78,7 +78,7 @@ class Parts:
 class Reader(Protocol):
     """What reads what a kind needs beside the request, as the request's own inputs were read."""
 
-    def other(self, path: Path, layer: str | None) -> tuple[AttentionInputs, Pattern]:
+    def other(self, path: Path, layer: str | None) -> tuple[Inputs, Pattern]:
         """Another file's inputs, and their pattern."""
 
     def picture(self) -> tuple[Tensor, tuple[int, int]]:

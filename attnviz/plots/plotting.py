@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.types import Label, Progress
 from attnviz.captures.run import Run
@@ -63,7 +63,7 @@ def _plain(help: str) -> str:
 
 @_takes()
 def plot(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     head: int = 0,
     pattern: Pattern | str | None = None,
     *,
@@ -98,7 +98,7 @@ def plot(
 
 @_takes()
 def plot_detail(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     head: int = 0,
     pattern: Pattern | str | None = None,
     *,
@@ -131,7 +131,7 @@ def plot_detail(
 
 @_takes("queries", "pixels", "reduce")
 def plot_strip(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     query: int | str,
     heads: int | Sequence[int] = 0,
     pattern: Pattern | str | None = None,
@@ -163,8 +163,8 @@ def plot_strip(
 
 @_takes()
 def plot_comparison(
-    a: AttentionInputs,
-    b: AttentionInputs,
+    a: Inputs,
+    b: Inputs,
     heads: Sequence[int] | None = None,
     pattern: Pattern | str | None = None,
     b_pattern: Pattern | str | None = None,
@@ -195,7 +195,7 @@ def plot_comparison(
 
 @_takes()
 def plot_heads(
-    inputs: AttentionInputs,
+    inputs: Inputs,
     heads: Sequence[int] | None = None,
     pattern: Pattern | str | None = None,
     *,
@@ -223,7 +223,7 @@ def plot_heads(
 
 @_takes("queries", "keys")
 def plot_overview(
-    source: str | Path | Run | AttentionInputs | Sequence[AttentionInputs],
+    source: str | Path | Run | Inputs | Sequence[Inputs],
     pattern: Pattern | str | None = None,
     *,
     layers: Sequence[int | str] | None = None,

@@ -41,8 +41,8 @@ def to_json(results: Sequence[AttentionScores]) -> str:
     document = {
         "schema": SCHEMA,
         "source": first.item.inputs.source,
-        "pattern": str(first.pattern),
-        "scale": round(first.item.scale, 12),
+        "pattern": first.pattern_name,
+        "scale": None if first.item.given else round(first.item.scale, 12),
         "dtype": dtype_name(first.item.dtype),
         "decimals": DECIMALS,
         "items": [_item(result) for result in results],
@@ -87,6 +87,8 @@ def _named(result: AttentionScores) -> list[tuple[str, Tensor]]:
 def _seen(result: AttentionScores, name: str, tensor: Tensor, n: int) -> Tensor:
     """One head's numbers, with NaN for the weights of keys that are not visible, where the logits tell."""
     logits = {"weights": result.scores, "global_weights": result.global_scores}.get(name)
+    if logits is None and name == "weights" and result.visible is not None:
+        return tensor[n].masked_fill(~result.visible[n], math.nan)
     return tensor[n] if logits is None else tensor[n].masked_fill(logits[n] == -math.inf, math.nan)
 
 
@@ -118,6 +120,7 @@ def _csv_rows(result: AttentionScores) -> Iterable[list[Any]]:
     key_tokens = item.key_labels(range(item.S))
     rows_apart = {query: r for r, query in enumerate(result.global_queries.tolist())}
     for n, head in enumerate(result.heads):
+        visible = None if result.visible is None else result.visible[n].cpu().tolist()
         scores, weights = (None if t is None else t[n].cpu() for t in (result.scores, result.weights))
         apart = [None if t is None else t[n].cpu() for t in (result.global_scores, result.global_weights)]
         for query in range(item.T):
@@ -129,9 +132,11 @@ def _csv_rows(result: AttentionScores) -> Iterable[list[Any]]:
                 pair = [None if t is None else t[query] for t in (scores, weights)]
             score_row, weight_row = ([None] * len(keys) if t is None else t.double().tolist() for t in pair)
             token = "" if query_tokens is None else query_tokens[query]
-            for key, score, weight in zip(keys, score_row, weight_row, strict=True):
+            for column, (key, score, weight) in enumerate(zip(keys, score_row, weight_row, strict=True)):
                 if key is None or (score is not None and math.isinf(score)):
                     continue  # not visible
+                if visible is not None and not visible[query][column]:
+                    continue
                 key_token = "" if key_tokens is None else key_tokens[key]
                 yield [item.batch, head, query, token, key, key_token, _number(score), _number(weight)]
 
@@ -180,8 +185,8 @@ def write_results(path: Path, results: Sequence[AttentionScores]) -> None:
     metadata = {
         "kind": SCHEMA,
         "source": first.item.inputs.source,
-        "pattern": str(first.pattern),
-        "scale": first.item.scale,
+        "pattern": first.pattern_name,
+        "scale": None if first.item.given else first.item.scale,
         "heads": list(first.heads),
         "batch": [result.item.batch for result in results],
     }

@@ -14,7 +14,7 @@ from attnviz.base.devices import dtype_name
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.captures.run import Run
     from attnviz.engine.scores import AttentionScores
     from attnviz.maps.map import AttentionMap
@@ -51,7 +51,7 @@ def scores_html(result: AttentionScores) -> str:
     return "".join(map(_rich_html, tables)) + (_note(f"and {more} more {_plural('head', more)}") if more else "")
 
 
-def inputs_html(inputs: AttentionInputs) -> str:
+def inputs_html(inputs: Inputs) -> str:
     """A table of the tensors, and what else there is."""
     from attnviz.sources.dumps import SETTINGS, tensors_of
 
@@ -59,7 +59,8 @@ def inputs_html(inputs: AttentionInputs) -> str:
         (role, " x ".join(map(str, tensor.shape)), dtype_name(tensor.dtype), str(tensor.device))
         for role, tensor in tensors_of(inputs).items()
     ]
-    settings = [f"{name} {getattr(inputs, name)}" for name in SETTINGS if getattr(inputs, name) is not None]
+    said = {name: getattr(inputs, name, None) for name in SETTINGS}
+    settings = [f"{name} {value}" for name, value in said.items() if value is not None]
     pattern = "" if inputs.pattern is None else f"pattern {inputs.pattern}"
     return _table(inputs.source, ("tensor", "shape", "dtype", "device"), rows) + _note(
         " · ".join(part for part in (pattern, *settings) if part)

@@ -74,7 +74,7 @@ def _described(pyramid: Pyramid, heads: Sequence[int], grids: dict[int, tuple[in
     return {
         "schema": "attnviz.tiles/1",
         "source": item.inputs.source,
-        "pattern": str(pyramid.attention.pattern),
+        "pattern": pyramid.attention.pattern_name,
         "batch": item.batch,
         "heads": list(heads),
         "reductions": list(REDUCTIONS),

@@ -8,21 +8,33 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnviz.base.errors import InputError, Note
 from attnviz.base.selections import parse_positions
+from attnviz.base.types import Label
 from attnviz.base.writing import as_path
+from attnviz.sources import given as of_weights
 from attnviz.sources.files import READABLE, TensorFile, describe, open_tensors, write_tensors
+from attnviz.sources.naming import (
+    WEIGHT_LAYOUTS,
+    TensorRef,
+    check_layer,
+    choose_one,
+    in_layer,
+    is_template,
+    label_of,
+    layers_of,
+    named_layers,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
 
 ROLES: dict[str, str] = {
@@ -43,8 +55,14 @@ ROLES: dict[str, str] = {
     "key_positions": "where keys stand (B, S)",
     "documents": "which packed document a key is of (B, S)",
     "query_documents": "which packed document a query is of (B, T)",
+    "weights": "attention weights that were given (B, H, T, S)",
+    "logits": "scores before softmax, beside weights (B, H, T, S)",
 }
 """Every role a tensor can play, and what it is."""
+
+OF_WEIGHTS = ("weights", "logits")
+_OF_PRODUCTS = ("q", "k", "q_global", "k_global", "v_global", "bias", "alibi_slopes", "sinks")
+"""Roles that weights which were given have no use for."""
 
 SETTINGS = ("scale", "softcap")
 """Numbers that a dump's metadata can hold beside the tensors."""
@@ -67,37 +85,6 @@ _MASK = "attention_mask"
 
 _LAYER = re.compile(r"(?:(\w+)\.)?layers\.(\d+)\.(.+)")
 _GROUPED = re.compile(r"(?:\w+\.)?(\w+)")
-
-Label = int | str
-"""A layer: ``5``, or ``"cross.5"`` where a dump has layers of several kinds."""
-
-
-@dataclass(frozen=True)
-class TensorRef:
-    """A tensor as a user names it: ``NAME`` in the source, ``FILE:NAME``, or ``FILE`` where it holds one."""
-
-    path: Path | None
-    name: str | None
-
-    @classmethod
-    def parse(cls, text: str) -> TensorRef:
-        """The reference that ``text`` writes."""
-        file, colon, name = text.rpartition(":")
-        if colon and Path(file).suffix.lower() in READABLE:
-            return cls(Path(file), name)
-        if Path(text).suffix.lower() in READABLE:
-            return cls(Path(text), None)
-        return cls(None, text)
-
-
-def layers_of(contents: Iterable[str]) -> list[Label]:
-    """The layers whose tensors are named ``layers.N.…``, ascending, then those named ``KIND.layers.N.…`` by kind.
-
-    >>> layers_of(["layers.10.q", "layers.2.q", "cross.layers.0.q"])
-    [2, 10, 'cross.0']
-    """
-    found = {(match[1] or "", int(match[2])) for name in contents if (match := _LAYER.fullmatch(name))}
-    return [f"{group}.{number}" if group else number for group, number in sorted(found)]
 
 
 def role_of(name: str) -> str | None:
@@ -132,6 +119,8 @@ def missing_roles(contents: Iterable[str], metadata: Mapping[str, Any] | None = 
     described = [metadata or {}, *(layers.values() if isinstance(layers, dict) else ())]
     if "attention_mask" in there or any(isinstance(one, dict) and "pattern" in one for one in described):
         there.add("global_mask")
+    if "weights" in there and "q" not in there:
+        return []
     return [role for role in ("q", "k", "global_mask") if role not in there]
 
 
@@ -145,18 +134,20 @@ def load(
     dtype: str | Any | None = None,
     settings: Mapping[str, Any] | None = None,
     values: bool = True,
-) -> AttentionInputs:
-    """The inputs that a dump, or tensors in several files, hold.
+) -> Inputs:
+    """The inputs that a dump, or tensors in several files, hold: q and k, or weights that something else computed.
 
     Args:
         source: a ``.safetensors``, ``.npz``, ``.pt``, ``.pth`` or ``.npy`` file; None where ``names`` says it all.
         layer: which layer of a dump of several: ``5``, or ``"cross.5"``.
         names: a role to the tensor that plays it, as ``NAME`` in ``source`` or ``FILE:NAME`` (or ``FILE``, where
-            it holds one tensor): ``{"k": "keys.npy", "global_mask": "masks.npz:global"}``.
+            it holds one tensor): ``{"k": "keys.npy", "global_mask": "masks.npz:global"}``. A name with ``{layer}`` in it
+            is that of each layer: ``{"weights": "blocks.{layer}.attn.hook_pattern"}``.
         global_positions: positions (``0,3,7``, ``0-3,17``, ``every:512``, ``random:16``) in place of a mask, for
             every batch item.
         layout: the order of dimensions of q, k and v (``bhtd``, ``bthd``, ``htd``, ``thd``); None takes the
-            dump's own, else ``bhtd``.
+            dump's own, else ``bhtd``. Of weights: ``hts``, ``bhts``, ``lhts`` or ``lbhts`` (l: layers), which an array of
+            rank 4 must say.
         dtype: convert q, k and v to this dtype; None keeps theirs.
         settings: ``scale`` and ``softcap`` in place of the dump's own.
         values: whether v is wanted; False leaves it unread.
@@ -170,12 +161,6 @@ def load(
     >>> attnviz.load(path).q.shape
     torch.Size([1, 2, 8, 64])
     """
-    import torch
-
-    from attnviz.attention.inputs import AttentionInputs
-    from attnviz.attention.masks import with_mask
-    from attnviz.base.devices import parse_dtype
-
     names = dict(names or {})
     unknown = [role for role in names if role not in ROLES]
     if unknown:
@@ -183,11 +168,18 @@ def load(
     if global_positions is not None and "global_mask" in names:
         raise InputError("--global and --mask both say which keys are global; give one")
     main = open_tensors(Path(source)) if source is not None else None
-    prefix = _layer_prefix(main, layer, names)
+    bare = not {"q", "weights"} & {*names} and not any(is_template(name) for name in names.values())
+    if bare and named_layers(main, names, layout) is not None:
+        names["weights"] = "weights"  # one array of all layers, by its own name
+    prefix = _layer_prefix(main, layer, names, layout)
+    arrayed = any(is_template(name) for name in names.values())
+    names = {role: in_layer(name, layer) for role, name in names.items()}
+    where = str(source) if source is not None else "inputs"
     own = _settings(main, layer)
     without, version = own.pop("without", ()), own.pop("format", FORMAT_VERSION)
+    given = _holds_weights(main, names, prefix)
 
-    skipped = set() if values else {"v", "v_global"}
+    skipped = set(_OF_PRODUCTS if given else OF_WEIGHTS) | (set() if values else {"v", "v_global"})
     if global_positions is not None:
         skipped.add("global_mask")
     tensors: dict[str, Tensor] = {}
@@ -202,46 +194,133 @@ def load(
             found = [name for name in (prefix + role, *shared) if name in main.contents]
             if found:
                 tensors[role] = main.read(found[0])
-    where = str(source) if source is not None else "inputs"
     if version == 1:
         _read_as_format_1(where, tensors)
-    for role in ("q", "k"):
-        if role not in tensors:
-            holds = describe(main.contents) if main is not None else "no source file is given"
-            raise InputError(
-                f"{where}: there is no tensor {prefix + role!r}; {holds}; name the one that is {ROLES[role]} with --{role} NAME"
-            )
-    wanted = parse_dtype(dtype)
-    if wanted is not None:
-        for role in ("q", "k", "v", "q_global", "k_global", "v_global"):
-            if role in tensors and tensors[role].is_floating_point():
-                tensors[role] = _rounded(where, role, tensors[role], wanted)
+    if given:
+        if main is not None:
+            of_weights.check_scores(main)
+        known = arrayed or bool(prefix) or (main is not None and "format" in main.metadata)
+        layout = _take_weights(
+            where, tensors, layout, layer, batched=(known and names.get("weights") is None) or arrayed
+        )
+    elif layout in WEIGHT_LAYOUTS:
+        raise InputError(
+            f"--layout {layout}: it is of weights (--weights NAME); q, k and v have bhtd, bthd, htd or thd"
+        )
+    else:
+        _check_products(main, where, prefix, tensors, names)
+    _round(where, tensors, dtype)
     if "pattern" in own:
         own["pattern"] = _own_pattern(main, prefix, own["pattern"])
-    own |= settings or {}
-    layout = layout or own.pop("layout", None) or "bhtd"
-    own.pop("layout", None)
-    roles: dict[str, Any] = {**tensors, **own}
-    mask, lengths = roles.pop(_MASK, None), roles.get("documents")
-    if isinstance(lengths, str):
-        roles["documents"] = documents_of(
-            lengths, roles["k"].shape[-3 if layout in ("bthd", "thd") else -2], source=where
-        )
-    label = int(layer) if isinstance(layer, str) and layer.isdecimal() else layer
-    named = where if layer is None else f"{where} layer {layer}"
-    inputs = AttentionInputs(**roles, source=named, layer=label, layout=layout)
-    if mask is not None:
-        inputs = with_mask(inputs, mask, name=_MASK, pairs_first=version == 1)
+    inputs = _made(where, tensors, own, settings or {}, layer, layout, given=given, pairs_first=version == 1)
     if version == 1 and _has_moved_window(inputs):
         _note(
             f"{where}: written in dump format 1, whose windows counted queries from the first key on; they are now the "
             f"last {inputs.T} of {inputs.S} positions, and see the keys around these"
         )
-    if global_positions is None:
-        return inputs
-    positions = list(parse_positions(global_positions, inputs.S))
+    return inputs if global_positions is None else _with_globals(inputs, global_positions)
+
+
+def _holds_weights(main: TensorFile | None, names: Mapping[str, str], prefix: str) -> bool:
+    """Whether weights are what is read, and not q and k. Raises InputError where both are named."""
+    if "weights" in names:
+        for role in (*_OF_PRODUCTS, "logits"):
+            if role in names and role != "logits":
+                raise InputError(
+                    f"--{role.replace('_', '-')} {names[role]}: --weights gives weights that were computed already; leave one out"
+                )
+        return True
+    if "logits" in names:
+        raise InputError(f"--logits {names['logits']}: logits stand beside weights; name these too (--weights NAME)")
+    named = main is not None and prefix + "weights" in main.contents
+    return named and main is not None and "q" not in names and prefix + "q" not in main.contents
+
+
+def _take_weights(
+    where: str, tensors: dict[str, Tensor], layout: str | None, layer: Label | None, *, batched: bool
+) -> str | None:
+    """Makes weights and logits those of one layer; gives the layout of the values beside them."""
+    of_arrays = layout if layout in WEIGHT_LAYOUTS else None
+    label = None if layer is None else label_of(layer)
+    for role in OF_WEIGHTS:
+        if role in tensors:
+            tensors[role] = of_weights.as_bhts(
+                tensors[role], f"{where}: {role}", layout=of_arrays, layer=label, batched=batched
+            )
+    return None if of_arrays else layout
+
+
+def _check_products(
+    main: TensorFile | None, where: str, prefix: str, tensors: Mapping[str, Tensor], names: Mapping[str, str]
+) -> None:
+    """Raises InputError where q or k is missing, or is weights."""
+    for role in ("q", "k"):
+        if role not in tensors:
+            holds = describe(main.contents) if main is not None else "no source file is given"
+            hint = "" if main is None or names else of_weights.hint(main.contents)
+            raise InputError(
+                f"{where}: there is no tensor {prefix + role!r}; {holds}; name the one that is {ROLES[role]} with --{role} NAME{hint}"
+            )
+    of_weights.check_not_weights(where, names, tensors["q"])
+
+
+def _round(where: str, tensors: dict[str, Tensor], dtype: str | Any | None) -> None:
+    """Converts what is computed with to ``dtype``."""
+    from attnviz.base.devices import parse_dtype
+
+    wanted = parse_dtype(dtype)
+    if wanted is None:
+        return
+    for role in ("q", "k", "v", "q_global", "k_global", "v_global", *OF_WEIGHTS):
+        if role in tensors and tensors[role].is_floating_point():
+            tensors[role] = _rounded(where, role, tensors[role], wanted)
+
+
+def _made(
+    where: str,
+    tensors: Mapping[str, Tensor],
+    own: dict[str, Any],
+    settings: Mapping[str, Any],
+    layer: Label | None,
+    layout: str | None,
+    *,
+    given: bool,
+    pairs_first: bool,
+) -> Inputs:
+    """The inputs of what was read: tensors, what the metadata says, and settings in place of that."""
+    from attnviz.attention.given import AttentionWeights
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.masks import with_mask
+
+    own = {**own, **settings}
+    layout = layout or own.pop("layout", None) or "bhtd"
+    own.pop("layout", None)
+    roles: dict[str, Any] = {**tensors, **own}
+    mask, lengths = roles.pop(_MASK, None), roles.get("documents")
+    if isinstance(lengths, str):
+        keys = roles["weights"].shape[-1] if given else roles["k"].shape[-3 if layout in ("bthd", "thd") else -2]
+        roles["documents"] = documents_of(lengths, keys, source=where)
+    label = None if layer is None else label_of(layer)
+    what: dict[str, Any] = {"source": where if layer is None else f"{where} layer {layer}", "layer": label}
+    if not given:
+        inputs = AttentionInputs(**roles, **what, layout=layout)
+        return inputs if mask is None else with_mask(inputs, mask, name=_MASK, pairs_first=pairs_first)
+    for name in settings:
+        raise InputError(f"--{name} {settings[name]}: weights that were given are shown as they are; leave it out")
+    for name in (*SETTINGS, "bias"):  # what made the weights
+        roles.pop(name, None)
+    if "v" in roles and layout in ("bthd", "thd"):
+        roles["v"] = roles["v"].transpose(-3, -2)
+    weights = AttentionWeights(**roles, **what)
+    return weights if mask is None else with_mask(weights, mask, name=_MASK, pairs_first=pairs_first)
+
+
+def _with_globals(inputs: Inputs, positions: str) -> Inputs:
+    """The same with the positions that ``--global`` gives, in every batch item."""
+    import torch
+
     mask = torch.zeros(inputs.B, inputs.S, dtype=torch.bool)
-    mask[:, positions] = True
+    mask[:, list(parse_positions(positions, inputs.S))] = True
     return with_global_mask(inputs, mask)
 
 
@@ -260,23 +339,45 @@ def picture_of(path: Path) -> tuple[Tensor, tuple[int, int]]:
     return file.read("picture"), (patches[0], patches[1])
 
 
-def with_global_mask(inputs: AttentionInputs, mask: Tensor) -> AttentionInputs:
+def with_global_mask(inputs: Inputs, mask: Tensor) -> Inputs:
     """The same inputs with another global mask, (B, S) bool."""
     from dataclasses import replace
 
     return replace(inputs, global_mask=mask)
 
 
-def save(path: str | Path, inputs: AttentionInputs) -> None:
+def save(path: str | Path, inputs: Inputs | Sequence[Inputs]) -> None:
     """Writes inputs as a dump that :func:`load` reads back; the format is the suffix's.
 
+    Args:
+        path: the file.
+        inputs: those of one call, or of several layers: each by its own ``layer``, or by its place where it has none.
+
     Raises:
-        InputError: an unknown suffix, a dtype the format cannot hold, or a path that cannot be written.
+        InputError: an unknown suffix, a dtype the format cannot hold, a path that cannot be written, or two layers of one name.
     """
-    write_tensors(as_path(path), tensors_of(inputs), dump_metadata(layer_metadata(inputs), version=format_of(inputs)))
+    if not isinstance(inputs, Sequence):
+        said = dump_metadata(layer_metadata(inputs), version=format_of(inputs))
+        write_tensors(as_path(path), tensors_of(inputs), said)
+        return
+    tensors: dict[str, Tensor] = {}
+    layers: dict[str, dict[str, Any]] = {}
+    for place, one in enumerate(inputs):
+        label = str(place if one.layer is None else one.layer)
+        if label in layers:
+            raise InputError(f"{path}: two layers are called {label}; give each a layer of its own (layer=)")
+        group, _, number = label.rpartition(".")
+        if not number.isdecimal():
+            raise InputError(f"{path}: layer {label!r} can't be saved; a layer is a number, or KIND.number")
+        prefix = f"{group}.layers.{number}." if group else f"layers.{number}."
+        tensors |= {prefix + role: tensor for role, tensor in tensors_of(one).items()}
+        layers[label] = layer_metadata(one)
+    if not layers:
+        raise InputError(f"{path}: there are no layers to save; give the inputs of one or more")
+    write_tensors(as_path(path), tensors, dump_metadata({}, {}, layers, version=max(map(format_of, inputs))))
 
 
-def tensors_of(inputs: AttentionInputs) -> dict[str, Tensor]:
+def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
     """The tensors of a dump of these inputs, by role.
 
     Raises:
@@ -291,16 +392,16 @@ def tensors_of(inputs: AttentionInputs) -> dict[str, Tensor]:
     return {role: tensor for role, tensor in found.items() if tensor is not None}
 
 
-def layer_metadata(inputs: AttentionInputs) -> dict[str, Any]:
+def layer_metadata(inputs: Inputs) -> dict[str, Any]:
     """What a dump's metadata says of these inputs: numbers, labels and the pattern."""
-    said = {name: getattr(inputs, name) for name in (*SETTINGS, *LABELS)}
+    said = {name: getattr(inputs, name, None) for name in (*SETTINGS, *LABELS)}
     said["token_form"] = None if inputs.token_form == "plain" else inputs.token_form
     said["cross"] = True if inputs.cross else None
     said["pattern"] = None if _is_bare_mask(inputs) else _saved_pattern(inputs)[0]
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _is_bare_mask(inputs: AttentionInputs) -> bool:
+def _is_bare_mask(inputs: Inputs) -> bool:
     """Whether the pattern is a mask of pairs that is read back as one, whatever the sizes."""
     from attnviz.attention.patterns import Masked
 
@@ -327,7 +428,7 @@ def documents_of(lengths: str, S: int, *, source: str = "inputs") -> Tensor:
     return torch.arange(len(sizes)).repeat_interleave(sizes)
 
 
-def _saved_pattern(inputs: AttentionInputs) -> tuple[dict[str, Any] | None, list[Tensor]]:
+def _saved_pattern(inputs: Inputs) -> tuple[dict[str, Any] | None, list[Tensor]]:
     """What metadata says of the inputs' own pattern, and the masks that it holds."""
     from attnviz.attention.names import description
 
@@ -359,12 +460,14 @@ def dump_metadata(
     return metadata | ({"layers": dict(layers)} if layers else {})
 
 
-def format_of(inputs: AttentionInputs) -> int:
+def format_of(inputs: Inputs) -> int:
     """The format that a dump of these inputs needs: 1 where that has words for all of it, with the same meaning."""
     from attnviz.attention.names import NAMES
 
     said, masks = _saved_pattern(inputs)
+    bias = getattr(inputs, "bias", None)
     new = (
+        hasattr(inputs, "weights"),
         not layer_metadata(inputs).keys().isdisjoint(LABELS[2:]),
         inputs.cross,
         inputs.query_positions is not None,
@@ -374,12 +477,12 @@ def format_of(inputs: AttentionInputs) -> int:
         not set(said or ()) <= {"name", "window", "dilation", "causal", "mask"},
         any(mask.ndim > 3 for mask in masks),
         _has_moved_window(inputs),
-        inputs.bias is not None and bool(_hid_in_format_1(inputs.bias).any()),
+        bias is not None and bool(_hid_in_format_1(bias).any()),
     )
     return FORMAT_VERSION if any(new) else 1
 
 
-def _has_moved_window(inputs: AttentionInputs) -> bool:
+def _has_moved_window(inputs: Inputs) -> bool:
     """Whether format 1 meant another window by the same words: it counted queries from the first key on."""
     from attnviz.attention.names import parts_of
     from attnviz.attention.patterns import Local
@@ -415,29 +518,26 @@ def _note(message: str) -> None:
     warnings.warn(Note(message), stacklevel=3)
 
 
-def check_layer(file: TensorFile, layer: Label) -> None:
-    """Raises InputError for a layer that a file doesn't hold."""
-    layers = layers_of(file.contents)
-    if not layers:
-        raise InputError(f"{file.path}: --layer {layer}: the file has no layers (no tensor is named layers.N.q)")
-    label = int(layer) if isinstance(layer, str) and re.fullmatch(r"-?\d+", layer) else layer
-    if label not in layers:
-        listed = ", ".join(map(str, layers[:12])) + (", …" if len(layers) > 12 else "")
-        raise InputError(f"{file.path}: --layer {layer} is out of range; the file holds layers {listed}")
-
-
-def _layer_prefix(main: TensorFile | None, layer: Label | None, names: Mapping[str, str]) -> str:
+def _layer_prefix(main: TensorFile | None, layer: Label | None, names: Mapping[str, str], layout: str | None) -> str:
+    """What the names of a layer's tensors begin with. Raises InputError for a layer that is not there, or is not chosen."""
+    named = named_layers(main, names, layout)
+    if named is not None:
+        where = "inputs" if main is None else main.path
+        if layer is None:
+            raise choose_one(where, named)
+        check_layer(Path(where), layer, named)
+        return f"layers.{label_of(layer)}."
     if main is None:
         if layer is not None:
             raise InputError(f"--layer {layer}: a layer needs a dump of several layers; no source file is given")
         return ""
     layers = layers_of(main.contents)
     if layer is None:
-        if layers and not {"q", "k"} <= {*main.contents, *names}:
-            listed = ", ".join(map(str, layers[:12])) + (", …" if len(layers) > 12 else "")
-            raise InputError(f"{main.path}: holds {len(layers)} layers ({listed}); choose one with --layer")
+        there = {*main.contents, *names}
+        if layers and not {"q", "k"} <= there and "weights" not in there:
+            raise choose_one(main.path, layers)
         return ""
-    check_layer(main, layer)
+    check_layer(main.path, layer, layers)
     group, _, number = str(layer).rpartition(".")
     return f"{group}.layers.{number}." if group else f"layers.{number}."
 
@@ -446,7 +546,7 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
     """What the dump's metadata says of labels and numbers: the layer's own first, then of its kind, then of all."""
     if main is None:
         return {}
-    metadata = main.metadata
+    metadata = {} if of_weights.is_scores(main) else main.metadata  # what scores are of is no setting of theirs
     version = metadata.get("format", FORMAT_VERSION)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise InputError(

@@ -187,7 +187,10 @@ class NpyFile(TensorFile):
 
 
 class TorchFile(TensorFile):
-    """``.pt`` and ``.pth``: a dict of tensors that ``torch.save`` wrote, loaded with ``weights_only=True``."""
+    """``.pt`` and ``.pth``: a dict of tensors that ``torch.save`` wrote, loaded with ``weights_only=True``.
+
+    Those of a tuple or a list are called by their index: ``0``, ``1``, ….
+    """
 
     @cached_property
     def _loaded(self) -> dict[str, Any]:
@@ -213,8 +216,12 @@ class TorchFile(TensorFile):
             raise
         if isinstance(loaded, torch.Tensor):
             return {self.path.stem: loaded}
+        if isinstance(loaded, list | tuple) and loaded and all(isinstance(one, torch.Tensor) for one in loaded):
+            return {str(n): one for n, one in enumerate(loaded)}
         if not isinstance(loaded, dict):
-            raise InputError(f"{self.path}: holds a {type(loaded).__name__}, wanted a dict of tensors")
+            raise InputError(
+                f"{self.path}: holds a {type(loaded).__name__}, wanted a dict of tensors, or a tuple or list of them"
+            )
         return {str(name): value for name, value in loaded.items()}
 
     def _contents(self) -> Mapping[str, TensorInfo]:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
 import attnviz
-from attnviz.attention.given import of_block_mask
+from attnviz.attention.pairs import of_block_mask
 from attnviz.attention.patterns import (
     Blocks,
     Causal,

@@ -176,8 +176,8 @@ def test_the_pickle_of_these_tests_would_run_code(folder):
 
 
 def test_a_pt_that_is_no_dict(refused, folder):
-    torch.save([torch.ones(1, 2, 3)], folder / "dump.pt")
-    refused("score", "dump.pt", says="dump.pt: holds a list, wanted a dict of tensors")
+    torch.save([torch.ones(1, 2, 3), 1], folder / "dump.pt")
+    refused("score", "dump.pt", says="dump.pt: holds a list, wanted a dict of tensors, or a tuple or list of them")
 
 
 # Tensors

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.sources.dumps import layers_of
 from attnviz.sources.files import open_tensors
+from attnviz.sources.naming import layers_of
 from tests.captures.families import FAMILIES, transformers
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "animal", "was", "too", "tired", "street", "."]

@@ -146,11 +146,11 @@ def test_synth_draws_random_globals_from_its_seed(succeed, folder):
 
 
 def test_inspect_names_tensors_roles_and_what_is_missing(succeed, folder):
-    np.savez("dump.npz", q=np.ones((1, 2, 3, 4), "f4"), weights=np.ones(5, "f8"))
+    np.savez("dump.npz", q=np.ones((1, 2, 3, 4), "f4"), numbers=np.ones(5, "f8"))
     out = succeed("inspect", "dump.npz").out
-    assert [line.split("│")[1:6] for line in out.splitlines() if "(1, 2, 3, 4)" in line or "weights" in line] == [
+    assert [line.split("│")[1:6] for line in out.splitlines() if "(1, 2, 3, 4)" in line or "numbers" in line] == [
         [" q       ", " (1, 2, 3, 4) ", " float32 ", " 96 bytes ", " q    "],
-        [" weights ", " (5,)         ", " float64 ", " 40 bytes ", " –    "],
+        [" numbers ", " (5,)         ", " float64 ", " 40 bytes ", " –    "],
     ]
     assert "missing: k, keys (B, H_kv, S, D)\nmissing: global_mask, global key positions (B, S) bool\n" in out
 

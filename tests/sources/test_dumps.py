@@ -17,15 +17,15 @@ from attnviz.attention.patterns import Causal, Local, Masked
 from attnviz.base.errors import Note
 from attnviz.sources.dumps import (
     LABELS,
+    OF_WEIGHTS,
     ROLES,
-    TensorRef,
     layer_metadata,
-    layers_of,
     missing_roles,
     role_of,
     tensors_of,
 )
 from attnviz.sources.files import TensorFile, open_tensors, opened_once, write_tensors
+from attnviz.sources.naming import TensorRef, layers_of
 from tests.cases import small
 
 SUFFIXES = [".safetensors", ".npz", ".pt", ".pth"]
@@ -163,6 +163,7 @@ def test_layers_are_ascending_numbers():
         (["q", "k", "global_mask"], []),
         (["layers.0.q", "layers.0.k"], ["global_mask"]),
         (["a"], ["q", "k", "global_mask"]),
+        (["layers.0.weights", "v"], []),
     ],
 )
 def test_what_is_missing_is_what_score_needs(names, missing):
@@ -282,7 +283,7 @@ def test_only_what_is_wanted_is_read(tmp_path, monkeypatch, suffix):
     original = TensorFile.read
     monkeypatch.setattr(TensorFile, "read", lambda self, name: (read.append(name), original(self, name))[1])
     attnviz.load(tmp_path / f"dump{suffix}", values=False, global_positions="0")
-    assert sorted(read) == sorted(set(ROLES) - {"v", "v_global", "global_mask"})
+    assert sorted(read) == sorted(set(ROLES) - {"v", "v_global", "global_mask", *OF_WEIGHTS})
 
 
 @pytest.mark.parametrize(

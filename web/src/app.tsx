@@ -89,8 +89,9 @@ function Frame(props: { failure: string | null; said: string }) {
 /** What is shown, in a line. */
 function facts(description: Description, layer: Layer, state: State): string {
   const { layers } = description;
-  const of = ({ pattern, queries, keys, head_dim: dim }: Layer): string =>
-    `${pattern} \u00b7 ${countText(queries)} ${queries === 1 ? "query" : "queries"} \u00d7 ${plural(keys, "key")} \u00b7 head_dim ${dim}`;
+  const of = ({ pattern, queries, keys, head_dim: dim, given }: Layer): string =>
+    `${pattern} \u00b7 ${countText(queries)} ${queries === 1 ? "query" : "queries"} \u00d7 ${plural(keys, "key")}` +
+    (given ? "" : ` \u00b7 head_dim ${dim}`);
   if (state.view === "model") {
     const heads = layers.reduce((sum, { heads }) => sum + heads, 0);
     const counted = `${plural(layers.length, "layer")}, ${plural(heads, "head")}`;

@@ -37,6 +37,7 @@ export interface Layer {
   sinks: number[] | null;
   alibi: number[] | null;
   levels: number;
+  given?: boolean; // the weights were given: there is no q, no k and no logit
   q?: Blob;
   k?: Blob;
   log_sum_exp?: Blob;

@@ -15,7 +15,7 @@ from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, c
 
 if TYPE_CHECKING:
     from attnviz.compare.sides import Exact, Given, Side
-    from attnviz.sources.dumps import TensorRef
+    from attnviz.sources.naming import TensorRef
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,11 @@ def _sides(
     from attnviz.compare.sides import Exact
     from attnviz.engine.request import Request
 
-    plain = {"A": _plain(str(source.source) if source.source else None, values), "B": _plain(other, values)}
+    named = source.weights is not None  # in either file
+    plain = {
+        "A": None if named else _plain(str(source.source) if source.source else None, values),
+        "B": _plain(other, values, named=named),
+    }
     if plain["A"] and plain["B"]:
         given = [*_given(source, source=source.source), *_given(choice), *_given(compute, device="auto"), *_given(b)]
         given += ["batch"] if batch else []
@@ -180,10 +184,10 @@ def _sides(
 
     if plain["A"]:
         found = right()
-        return _tensor_side(plain["A"], found), found
+        return _tensor_side(plain["A"], found, batch), found
     left = computed(source, choice, False)
     if plain["B"]:
-        return left, _tensor_side(plain["B"], left)
+        return left, _tensor_side(plain["B"], left, batch)
     return left, right()
 
 
@@ -220,33 +224,50 @@ def _given(group: object, **defaults: object) -> list[str]:
 
 
 def _ref(text: str) -> TensorRef:
-    from attnviz.sources.dumps import TensorRef
+    from attnviz.sources.naming import TensorRef
 
     return TensorRef.parse(text)
 
 
-def _plain(text: str | None, values: str) -> str | None:
-    """``FILE:NAME`` of a plain tensor, where that is what a side names; None where it is a dump."""
+def _plain(text: str | None, values: str, *, named: bool = False) -> str | None:
+    """``FILE:NAME`` of a plain tensor, where that is what a side names; None where it is a dump.
+
+    Args:
+        text: what a side names.
+        values: ``weights`` or ``logits``.
+        named: whether ``--weights`` says which tensor of a file it is.
+    """
     if text is None:
         return None
-    from attnviz.sources.dumps import layers_of
     from attnviz.sources.files import open_tensors
+    from attnviz.sources.naming import layers_of
 
     ref = _ref(text)
     if ref.path is not None and ref.name is not None:
         return text
-    contents = open_tensors(Path(text)).contents
+    file = open_tensors(Path(text))
+    contents = file.contents
+    if named or "format" in file.metadata:  # as attnviz saved it
+        return None
     name = "weights" if values == "weights" else "scores"
     if "q" in contents or layers_of(contents) or (name not in contents and len(contents) != 1):
         return None
     return f"{text}:{name if name in contents else next(iter(contents))}"
 
 
-def _tensor_side(text: str, computed: Exact | None) -> Given:
+def _tensor_side(text: str, computed: Exact | None, batch: int = 0) -> Given:
+    """A plain tensor: one batch item, or as many as the computed side has, of which ``batch`` is compared."""
     from attnviz.compare.sides import Given
     from attnviz.sources.dumps import read_tensor
 
     tensor = read_tensor(text, option="diff")
+    if tensor.ndim == 4 and len(tensor) > 1:
+        if computed is None or len(tensor) != computed.attention.item.inputs.B:
+            raise InputError(
+                f"{text}: has shape {tuple(tensor.shape)}, which may be (L, H, T, S) or (B, H, T, S); name it with --weights "
+                f"and say which: --layout lhts, layers, or --layout bhts, batch items"
+            )
+        tensor = tensor[batch]
     if computed is None:
         return Given(tensor, name=text)
     return Given(tensor, computed.shared_keys, computed.S, text)

@@ -28,8 +28,9 @@ def register(app: typer.Typer) -> None:
 
         from attnviz.cli.console import data, output
         from attnviz.show.terminal.tables import contents_table
-        from attnviz.sources.dumps import ROLES, layers_of, missing_roles, role_of
+        from attnviz.sources.dumps import ROLES, missing_roles, role_of
         from attnviz.sources.files import open_tensors, spooled
+        from attnviz.sources.naming import layers_of
 
         source = spooled() if str(source) == "-" else source
         file = open_tensors(source)

@@ -15,7 +15,7 @@ from attnviz.plots.kinds.pattern import Reasons
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.engine.request import Request
 
@@ -49,7 +49,7 @@ class Shown(PatternChoice):
         typer.Option(help="Keys to each side of a query, for local patterns.  \\[default: an eighth of the keys]"),
     ] = None
 
-    def on(self, inputs: AttentionInputs) -> tuple[AttentionInputs, Pattern]:
+    def on(self, inputs: Inputs) -> tuple[Inputs, Pattern]:
         choice: PatternChoice = self
         own = (self.mask_file, self.blocks, self.mask_mod, self.pattern)
         if own == (None,) * len(own) and (inputs.pattern is None or self.given()):
@@ -118,7 +118,7 @@ def register(app: typer.Typer) -> None:
 
 def _inputs(
     source: Source, positions: int | None, tokens: int | None, head: str | None, compute: Compute
-) -> tuple[AttentionInputs, bool]:
+) -> tuple[Inputs, bool]:
     """What the pattern is of, and whether it has weights to draw.
 
     Args:
@@ -161,7 +161,7 @@ def _write(out: Path, kind: Reasons, request: Request, look: Look) -> None:
     note(f"wrote {out}")
 
 
-def _bare(source: Source, tokens: int) -> AttentionInputs:
+def _bare(source: Source, tokens: int) -> Inputs:
     """Sizes and a global mask alone, for a pattern without a SOURCE."""
     from attnviz.base.selections import parse_positions
     from attnviz.sources.dumps import documents_of

@@ -13,7 +13,7 @@ from attnviz.cli.groups import command
 from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source, Values, check_choice
 
 if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.engine.scores import AttentionScores
 
@@ -46,6 +46,8 @@ def register(app: typer.Typer) -> None:
         if out is not None:
             out = check_output(out, exports.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         inputs = source.load(compute.dtype)
+        if values == "logits":
+            _check_logits(inputs)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
         results = _computed(*choice.on(inputs), compute, head, batch, wanted)
@@ -65,8 +67,17 @@ def register(app: typer.Typer) -> None:
             _print(results, values, rows)
 
 
+def _check_logits(inputs: Inputs) -> None:
+    """Raises InputError where there are none."""
+    item = inputs.item()
+    if item.given and getattr(inputs, "logits", None) is None:
+        from attnviz.engine.given import no_logits
+
+        raise no_logits(item)
+
+
 def _computed(
-    inputs: AttentionInputs, pattern: Pattern, compute: Compute, head: str, batch: str, wanted: Sequence[str]
+    inputs: Inputs, pattern: Pattern, compute: Compute, head: str, batch: str, wanted: Sequence[str]
 ) -> list[AttentionScores]:
     """The scores of each batch item."""
     from attnviz.attention.patterns import GlobalKeys

@@ -14,7 +14,7 @@ from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice
 
 if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.compare.snapshots.snapshot import Snapshot
 
@@ -164,7 +164,7 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(0 if found.within else 1)
 
 
-def _taken(inputs: AttentionInputs, pattern: Pattern, device: str, **how: Any) -> Snapshot:
+def _taken(inputs: Inputs, pattern: Pattern, device: str, **how: Any) -> Snapshot:
     """The snapshot, with a bar: each head's rows go by twice, for statistics and for cells."""
     from attnviz.cli.progress import rows_progress
     from attnviz.compare.snapshots.taking import take_snapshot

@@ -73,18 +73,23 @@ def _computed(
     source: Source, choice: PatternChoice, compute: Compute, head: str, batch: str
 ) -> tuple[list[HeadStatistics], list[str]]:
     """The statistics of every head, one layer in memory at a time, and the pattern of each layer."""
+    from attnviz.cli.console import note
     from attnviz.cli.progress import rows_progress
     from attnviz.measures.statistics import statistics_of_request
 
     found: list[HeadStatistics] = []
     patterns: list[str] = []
+    caveats: dict[str, None] = {}
     for label, inputs in source.each(compute.dtype):
         inputs, pattern = choice.on(inputs)
         request = request_of(inputs, pattern, compute, head=head, batch=batch)
-        patterns.append(str(request.pattern))
+        patterns.append(request.attention.pattern_name)
+        caveats |= {} if request.attention.caveat is None else {request.attention.caveat: None}
         with rows_progress(inputs.T * len(request.chosen), "stats" if label is None else f"layer {label}") as progress:
             found += statistics_of_request(request, progress=progress)
         del inputs, request  # before the next layer is read
+    for said in caveats:
+        note(said)
     return found, patterns
 
 

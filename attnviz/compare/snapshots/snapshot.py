@@ -78,7 +78,8 @@ class Snapshot:
     @property
     def knows_hidden(self) -> bool:
         """Whether it says which keys a query sees: a tensor of something else's doesn't."""
-        return self.settings.get("source") != "tensor"
+        given_whole = self.settings.get("source") == "weights" and self.settings.get("pattern") == "full"
+        return self.settings.get("source") != "tensor" and not given_whole
 
     @property
     def reductions(self) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_edges
@@ -29,7 +29,7 @@ from attnviz.engine.scores import AttentionScores
 from attnviz.maps.map import AttentionMap, map_of
 from attnviz.measures.statistics import statistics_of
 
-Source = AttentionInputs | AttentionMap | AttentionScores | Tensor
+Source = Inputs | AttentionMap | AttentionScores | Tensor
 
 
 def take_snapshot(
@@ -75,8 +75,8 @@ def take_snapshot(
         raise InputError(f"values {values!r} is not one of weights, logits")
     if cells < 1:
         raise InputError(f"a snapshot has at least 1 cell a side; cells is {cells}")
-    if isinstance(source, AttentionInputs):
-        where = source.q.device if device is None else parse_device(device)
+    if isinstance(source, Inputs):
+        where = source.device if device is None else parse_device(device)
         what: dict[str, Any] = {"batch": batch, "values": values, "queries": queries, "keys": keys, "pixels": cells}
         # MPS has no float64.
         what |= {"device": "cpu" if where.type == "mps" else where, "dtype": torch.float64}
@@ -91,7 +91,7 @@ def take_snapshot(
     if isinstance(source, Tensor):
         return _of_tensor(source, heads, values, cells, tokens, version)
     raise InputError(
-        f"a snapshot is taken of AttentionInputs, AttentionScores, an AttentionMap or a tensor of weights, "
+        f"a snapshot is taken of AttentionInputs, AttentionWeights, AttentionScores, an AttentionMap or a tensor of weights, "
         f"not of {type(source).__name__}"
     )
 
@@ -148,26 +148,26 @@ def _head(
 def _settings(item: AttentionItem, pattern: Pattern, values: str) -> dict[str, Any]:
     inputs, batch = item.inputs, item.batch
     settings: dict[str, Any] = {
-        "source": "inputs",
+        "source": "weights" if item.given else "inputs",
         "values": values,
         "pattern": str(pattern),
-        "dtype": dtype_name(inputs.q.dtype),
+        "dtype": dtype_name(inputs.dtype),
         "batch": batch,
         "heads": inputs.H,
-        "kv_heads": inputs.H_kv,
+        **({} if item.given else {"kv_heads": inputs.H_kv}),
         "queries": inputs.T,
         "keys": inputs.S,
-        "head_dim": inputs.D,
-        "scale": round(item.scale, 12),
     }
-    if inputs.softcap is not None:
-        settings["softcap"] = inputs.softcap
+    if not item.given:
+        settings |= {"head_dim": item.products.D, "scale": round(item.scale, 12)}
+        if item.products.softcap is not None:
+            settings["softcap"] = item.products.softcap
     if inputs.global_mask is not None:
         positions = inputs.global_mask[batch].nonzero().flatten().tolist()
         settings["global_keys"] = positions if len(positions) <= MOST_TOKENS else f"{len(positions)} positions"
     if inputs.key_padding_mask is not None:
         settings["padding"] = int((~inputs.key_padding_mask[batch]).sum())
-    extras = [name for name in ("bias", "alibi_slopes", "sinks", "q_global") if getattr(inputs, name) is not None]
+    extras = [name for name in ("bias", "alibi_slopes", "sinks", "q_global") if getattr(inputs, name, None) is not None]
     return settings | ({"with": extras} if extras else {})
 
 
@@ -322,10 +322,10 @@ def locate(
     """
     if found.reduction != "max" or math.isnan(found.b) or not isinstance(found.keys, range):
         return None
-    if isinstance(source, AttentionInputs):
+    if isinstance(source, Inputs):
         what: dict[str, Any] = {name: snapshot.settings[name] for name in ("batch", "values")}
         what |= {"queries": found.queries, "keys": found.keys, "pixels": max(len(found.queries), len(found.keys))}
-        what["device"] = "cpu" if source.q.device.type == "mps" else source.q.device
+        what["device"] = "cpu" if source.device.type == "mps" else source.device
         request = Request(source, pattern, found.head, dtype=torch.float64, **what)
         shown = map_of(version1.request_of(request) if snapshot.version == 1 else request).cells
     elif isinstance(source, Tensor):

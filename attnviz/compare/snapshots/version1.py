@@ -46,7 +46,7 @@ def request_of(request: Request) -> Request:
     if inputs.T == inputs.S:
         return request
     if inputs.key_padding_mask is not None and inputs.query_padding_mask is None:
-        every = torch.ones(inputs.B, inputs.T, dtype=torch.bool, device=inputs.q.device)
+        every = torch.ones(inputs.B, inputs.T, dtype=torch.bool, device=inputs.device)
         inputs = replace(inputs, query_padding_mask=every)
     return request.but(inputs=inputs, pattern=_from_index(request.attention.pattern))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.base.types import Progress
     from attnviz.engine.request import Request
@@ -29,7 +29,7 @@ class Compare(Kind):
     alone: ClassVar[bool] = True
     numbers: ClassVar[bool] = False
 
-    b: AttentionInputs | Path = said(
+    b: Inputs | Path = said(
         None, "Another dump: A, B and A - B side by side.", option="compare", type=Path, metavar="B"
     )
     b_layer: str | None = said(

@@ -36,7 +36,9 @@ class Detail(OverMaps):
 
         shown = map_of(request, progress=progress)
         sides = marginals_of(request, progress=progress)
-        return self.outlined(Parts((shown,), request.inputs.source, more={"sides": sides}), request)
+        caveat = request.attention.caveat
+        notes = () if caveat is None else (caveat,)
+        return self.outlined(Parts((shown,), request.inputs.source, notes=notes, more={"sides": sides}), request)
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes:
         from attnviz.show.figures.detail import detail

@@ -60,7 +60,7 @@ def find_sink(shown: AttentionMap) -> Sink | None:
     finite = np.isfinite(shown.cells)
     cells = np.where(finite, shown.cells, 0)
     exact = shown.combined != "max" and (not shown.reduced or shown.reduce == "mass")
-    if shown.values != "weights" or rows == 1 or not cells.any():
+    if shown.values != "weights" or rows == 1 or not cells.any() or (cells < 0).any():
         return None
     seen = finite.any(axis=1)
     counts = finite.sum(axis=1)
@@ -105,6 +105,8 @@ def visibility_hint(maps: Sequence[AttentionMap], scale: ColorScale) -> str | No
     if not visible.size:
         return None
     top = float(visible.max())
+    if float(visible.min()) < 0:
+        return None
     spread = float((visible < top / 10**DECADES).mean()) < MOST
     options = ("--norm log" if spread else "--norm rank") + (
         " or --robust" if np.percentile(visible, 99) < top / 2 else ""
@@ -150,7 +152,7 @@ def caption(
     sentences = [
         f"{source}, {which}" if source else which.capitalize(),
         f"Pattern: {first.pattern}",
-        f"{first.values.capitalize()} of {size}",
+        f"{'Given ' + first.values if first.given else first.values.capitalize()} of {size}",
         scale.note[0].upper() + scale.note[1:],
         *notes,
     ]

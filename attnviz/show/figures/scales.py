@@ -62,11 +62,14 @@ class ColorScale(Scaling):
         Raises:
             InputError: an empty scale, no such palette, or a log scale of logits.
         """
+        if label is None and maps[0].values == "weights" and any(shown.given for shown in maps):
+            label = LABELS["given"]
         return self.fit_cells([shown.cells for shown in maps], maps[0].values, label)
 
     def fit_cells(self, cells: Sequence[Values], values: str, label: str | None = None) -> FittedScale:
         """As :meth:`fit`, of arrays of ``values`` (``weights``, ``logits`` or ``difference``), blank where NaN."""
         fitted = self.fit_values(cells, values)
+        values = fitted.values
         norm = _norm(fitted)
         ticks: tuple[float, ...] | None = None
         if isinstance(norm, RankNorm):

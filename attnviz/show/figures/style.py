@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from matplotlib.font_manager import fontManager, get_font, get_font_names
+from matplotlib.text import Text
 
 from attnviz.base.errors import InputError
 from attnviz.base.words import printable
@@ -18,7 +19,6 @@ from attnviz.show.scale.colors import DARK_PAGE, INK, POLES, hidden, is_dark, pa
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 SUFFIXES = (".png", ".pdf", ".svg")
 

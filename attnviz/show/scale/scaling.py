@@ -19,7 +19,7 @@ Values = np.ndarray[Any, np.dtype[np.floating[Any]]]
 NORMS = ("linear", "log", "power", "rank", "row")
 """How values become shares."""
 
-LABELS = {"weights": "weight (softmax)", "logits": "logit (before softmax)"}
+LABELS = {"weights": "weight (softmax)", "logits": "logit (before softmax)", "given": "weight (given)"}
 """What each kind of value measures, as color bars say it."""
 
 ROBUST = {"weights": (0.0, 99.0), "other": (2.0, 98.0)}
@@ -75,11 +75,13 @@ class Scaling:
 
         Args:
             cells: (P, P') each, NaN where nothing is visible.
-            values: ``weights``, ``logits`` or ``difference``.
+            values: ``weights``, ``logits`` or ``difference``. Weights of which some are below 0 go both ways from it.
 
         Raises:
             InputError: an empty scale, or a log scale of logits.
         """
+        if values == "weights" and any(bool((one < 0).any()) for one in cells):  # given, as no softmax is
+            values = "given"
         if self.norm == "log" and values == "logits":
             raise InputError(
                 "--norm log: logits are logarithms of weights already (up to a constant a row); "

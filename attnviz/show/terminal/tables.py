@@ -58,7 +58,7 @@ def score_table(
     R, C = tensor.shape
     names = [f"pos {position}" for position in range(C)] if names is None else names
     table = Table(
-        title=f"{head_title(scores, head)} · {values} · {scores.pattern} · {what}",
+        title=f"{head_title(scores, head)} · {values} · {scores.pattern_name} · {what}",
         title_justify="left",
         header_style="bold",
         box=box.ROUNDED,
@@ -82,6 +82,8 @@ def score_table(
     color = cell_style(values, _extent(kept))
     if logits is not None:
         kept = kept.masked_fill(logits[n][kept_rows].cpu() == -math.inf, -math.inf)
+    elif scores.visible is not None:  # a row that sees nothing stays blank
+        kept = kept.masked_fill(~scores.visible[n][kept_rows].cpu() & ~kept.isnan(), -math.inf)
     lines = iter(zip(labels, kept.tolist(), strict=True))
     for row in shown_rows:
         if row is None:
@@ -166,7 +168,7 @@ class _CellStyle:
     """The style of a cell for a value: a color behind it, black or white on top."""
 
     def __init__(self, values: str, low: float, high: float) -> None:
-        if values == "logits":
+        if values == "logits" or low < 0:
             reach = max(abs(low), abs(high)) or 1.0
             self.low, self.high, self.palette = -reach, reach, diverging
         else:

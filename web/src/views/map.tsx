@@ -322,7 +322,7 @@ function fit(map: L.Map, layer: Layer): void {
 }
 
 /** Weight and logit of the one weight under the pointer, where the pointer rests on one. */
-function useExact(state: State, hover: Hover | null): { weight: number; logit: number } | null {
+function useExact(state: State, hover: Hover | null): { weight: number; logit: number | null } | null {
   const { source } = useSession();
   const single = hover && hover.cell.queries[1] - hover.cell.queries[0] === 1 ? hover.cell : null;
   const query = single?.queries[0] ?? null;
@@ -335,15 +335,16 @@ function usePair(
   state: State,
   query: number | null,
   key: number | null,
-): { weight: number; logit: number } | null {
+): { weight: number; logit: number | null } | null {
+  const { layer } = useStore();
   const answer = useAnswer(
     (signal) => {
       if (query === null || key === null) return null;
       const one = { queries: [query, query + 1] as [number, number], keys: [key, key + 1] as [number, number] };
       return Promise.all([
         source.weights(state.layer, state.head, one, signal),
-        source.logits(state.layer, state.head, one, signal),
-      ]).then(([weights, logits]) => ({ weight: weights[0], logit: logits[0] }));
+        layer.given ? null : source.logits(state.layer, state.head, one, signal),
+      ]).then(([weights, logits]) => ({ weight: weights[0], logit: logits && logits[0] }));
     },
     [state.layer, state.head, query, key],
   );
@@ -395,7 +396,7 @@ function Tooltip(props: {
   hover: Hover;
   of: string;
   frame: { width: number; height: number };
-  exact: { weight: number; logit: number } | null;
+  exact: { weight: number; logit: number | null } | null;
   layer: Layer;
 }) {
   const { description } = useSession();
@@ -429,11 +430,11 @@ function Tooltip(props: {
       <dd class="number" data-value="weight">
         {cell.value === null ? "\u2026" : weightText(cell.value)}
       </dd>
-      {single && (
+      {single && !props.layer.given && (
         <>
           <dt>logit</dt>
           <dd class="number" data-value="logit">
-            {props.exact ? logitText(props.exact.logit) : "\u2026"}
+            {logitOf(props.exact)}
           </dd>
         </>
       )}
@@ -454,7 +455,8 @@ function Readout() {
     : null;
   useEffect(() => {
     if (names && pair) {
-      const said = Number.isNaN(pair.weight) ? "hidden" : `weight ${weightText(pair.weight)}, logit ${logitText(pair.logit)}`;
+      const logit = pair.logit === null ? "" : `, logit ${logitText(pair.logit)}`;
+      const said = Number.isNaN(pair.weight) ? "hidden" : `weight ${weightText(pair.weight)}${logit}`;
       announce(`query ${names[0]}, key ${names[1]}: ${said}`);
     }
   }, [pair]);
@@ -469,12 +471,22 @@ function Readout() {
       <span>
         weight <b data-value="weight">{pair ? weightText(pair.weight) : "\u2026"}</b>
       </span>
-      <span>
-        logit <b data-value="logit">{pair ? logitText(pair.logit) : "\u2026"}</b>
-      </span>
-      <button type="button" class="link" onClick={() => set({ view: "query-key" }, true)}>
-        Why this number?
-      </button>
+      {layer.given ? (
+        <span class="muted">given, not computed</span>
+      ) : (
+        <>
+          <span>
+            logit <b data-value="logit">{logitOf(pair)}</b>
+          </span>
+          <button type="button" class="link" onClick={() => set({ view: "query-key" }, true)}>
+            Why this number?
+          </button>
+        </>
+      )}
     </p>
   );
+}
+
+function logitOf(pair: { logit: number | null } | null): string {
+  return pair && pair.logit !== null ? logitText(pair.logit) : "\u2026";
 }

@@ -30,6 +30,14 @@ export function QueryKeyControls() {
 }
 
 export function QueryKeyView(props: { dark: boolean }) {
+  const { layer } = useStore();
+  if (layer.given) {
+    return <p class="muted">These weights were given: there is no query and no key they were computed from.</p>;
+  }
+  return <Products dark={props.dark} />;
+}
+
+function Products(props: { dark: boolean }) {
   const { source, description } = useSession();
   const { state, layer, set } = useStore();
   const query = state.query ?? layer.queries - 1;

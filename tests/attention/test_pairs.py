@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz import AttentionInputs, InputError
-from attnviz.attention.given import of_block_mask
 from attnviz.attention.names import pattern_of
+from attnviz.attention.pairs import of_block_mask
 from attnviz.attention.patterns import Blocks, Causal, GlobalKeys, Local, Masked, MaskMod
 from tests.strategies import normal
 

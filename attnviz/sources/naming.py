@@ -1,0 +1,192 @@
+"""Tensors as a user names them, in a file or in several, and the layers that these names hold.
+
+A name may be a template: ``blocks.{layer}.attn.hook_q`` is the tensor of each layer, whatever the numbers are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnviz.base.errors import InputError
+from attnviz.base.types import Label
+from attnviz.sources.files import READABLE, TensorFile, open_tensors
+
+WEIGHT_LAYOUTS = ("hts", "bhts", "lhts", "lbhts")
+"""The orders of dimensions that arrays of weights have: layers, batch items, heads, queries, keys."""
+
+_LAYER = re.compile(r"(?:(\w+)\.)?layers\.(\d+)\.(.+)")
+_FIELD = "{layer}"
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A tensor as a user names it: ``NAME`` in the source, ``FILE:NAME``, or ``FILE`` where it holds one."""
+
+    path: Path | None
+    name: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> TensorRef:
+        """The reference that ``text`` writes."""
+        file, colon, name = text.rpartition(":")
+        if colon and Path(file).suffix.lower() in READABLE:
+            return cls(Path(file), name)
+        if Path(text).suffix.lower() in READABLE:
+            return cls(Path(text), None)
+        return cls(None, text)
+
+
+def layers_of(contents: Iterable[str]) -> list[Label]:
+    """The layers whose tensors are named ``layers.N.…``, ascending, then those named ``KIND.layers.N.…`` by kind.
+
+    >>> layers_of(["layers.10.q", "layers.2.q", "cross.layers.0.q"])
+    [2, 10, 'cross.0']
+    """
+    found = {(match[1] or "", int(match[2])) for name in contents if (match := _LAYER.fullmatch(name))}
+    return [f"{group}.{number}" if group else number for group, number in sorted(found)]
+
+
+def is_template(name: str) -> bool:
+    """Whether a name stands for the tensor of each layer."""
+    return _FIELD in name
+
+
+def of_template(template: str, names: Iterable[str]) -> list[int]:
+    """The layers whose tensors a template names, ascending.
+
+    >>> of_template("blocks.{layer}.attn.hook_q", ["blocks.10.attn.hook_q", "blocks.2.attn.hook_q", "blocks.2.mlp"])
+    [2, 10]
+    """
+    first, *rest = (re.escape(part) for part in template.split(_FIELD))
+    pattern = re.compile(first + r"(?P<layer>\d+)" + r"(?P=layer)".join(rest))
+    # 01 and 1 are names of two tensors, and one of them is what the template makes of 1.
+    return sorted(
+        int(match["layer"])
+        for name in names
+        if (match := pattern.fullmatch(name)) and match["layer"] == str(int(match["layer"]))
+    )
+
+
+def in_layer(name: str, layer: Label | None) -> str:
+    """A name in a layer: a template's own, or the name as it is.
+
+    >>> in_layer("blocks.{layer}.attn.hook_q", 3), in_layer("q", 3)
+    ('blocks.3.attn.hook_q', 'q')
+    """
+    return name.replace(_FIELD, str(layer))
+
+
+def families(names: Iterable[str]) -> list[str]:
+    """The templates of names that differ in a number alone, each of two or more.
+
+    >>> families(["arr_0", "arr_1", "arr_2", "mask"])
+    ['arr_{layer}']
+    """
+    counts: dict[str, int] = {}
+    for name in names:
+        for match in re.finditer(r"\d+", name):
+            template = f"{name[: match.start()]}{_FIELD}{name[match.end() :]}"
+            counts[template] = counts.get(template, 0) + 1
+    return [template for template, count in counts.items() if count > 1]
+
+
+def named_layers(main: TensorFile | None, names: Mapping[str, str], layout: str | None) -> list[Label] | None:
+    """The layers that names say: those of a template, or of an array whose first dimension is layers; None: names say none.
+
+    Args:
+        main: the source, where there is one.
+        names: by role, as :func:`attnviz.load` takes them.
+        layout: the order of the dimensions of weights.
+
+    Raises:
+        InputError: a template that no tensor fits, or whose roles have different layers.
+    """
+    templates = {role: name for role, name in names.items() if is_template(name)}
+    found: dict[str, list[int]] = {}
+    for role, template in templates.items():
+        ref = TensorRef.parse(template)
+        file = main if ref.path is None else open_tensors(ref.path)
+        if file is None or ref.name is None:
+            raise InputError(f"--{role.replace('_', '-')} {template}: write FILE:NAME, with {_FIELD} in the name")
+        found[role] = of_template(ref.name, file.contents)
+        if not found[role]:
+            there = ", ".join([*file.contents][:8])
+            raise InputError(
+                f"{file.path}: no tensor is named {ref.name} with a number for {_FIELD}; there are {there}"
+            )
+    for role in found:
+        if role in ("q", "k", "weights") and found[role] != next(iter(found.values())):
+            first = next(iter(found))
+            raise InputError(
+                f"--{role} {names[role]}: names layers {_few(found[role])}, but --{first} {names[first]} names "
+                f"{_few(found[first])}"
+            )
+    if found:
+        return [*next(iter(found.values()))]
+    name = names.get("weights")
+    if name is None and main is not None and "weights" in main.contents and "q" not in {*names, *main.contents}:
+        name = "weights"
+    shape = None if name is None else _shape(main, name)
+    layered = layout is not None and layout.startswith("l") and layout in WEIGHT_LAYOUTS
+    return [*range(shape[0])] if shape is not None and (layered or len(shape) == 5) else None
+
+
+def layers_there(path: Path | None, names: Mapping[str, str], layout: str | None = None) -> list[Label | None]:
+    """The layers that a source holds: those that names say, else those named ``layers.N.…``; ``[None]`` is one without a number.
+
+    Raises:
+        InputError: a file that can't be read; as :func:`named_layers`.
+    """
+    main = None if path is None else open_tensors(path)
+    named = named_layers(main, names, layout)
+    if named is not None:
+        return [*named]
+    if main is None or holds_one(main.contents, names):
+        return [None]
+    return [*layers_of(main.contents)] or [None]
+
+
+def holds_one(contents: Iterable[str], names: Mapping[str, str]) -> bool:
+    """Whether tensors of one layer are named without a number."""
+    there = {*contents, *names}
+    return "q" in there or "weights" in there
+
+
+def check_layer(where: Path, layer: Label, layers: list[Label]) -> None:
+    """Raises InputError for a layer that is not among those there are."""
+    if not layers:
+        raise InputError(f"{where}: --layer {layer}: the file has no layers (no tensor is named layers.N.q)")
+    if label_of(layer) not in layers:
+        raise InputError(f"{where}: --layer {layer} is out of range; the file holds layers {_few(layers)}")
+
+
+def label_of(layer: Label) -> Label:
+    """A layer's label, a number where it is one.
+
+    >>> label_of("5"), label_of("cross.5")
+    (5, 'cross.5')
+    """
+    return int(layer) if isinstance(layer, str) and re.fullmatch(r"-?\d+", layer) else layer
+
+
+def choose_one(where: Path | str, layers: list[Label]) -> InputError:
+    """The error of a source of several layers of which none is chosen."""
+    return InputError(f"{where}: holds {len(layers)} layers ({_few(layers)}); choose one with --layer")
+
+
+def _few(layers: Iterable[Label]) -> str:
+    listed = [str(layer) for layer in layers]
+    return ", ".join(listed[:12]) + (", …" if len(listed) > 12 else "")
+
+
+def _shape(main: TensorFile | None, name: str) -> tuple[int, ...] | None:
+    """The shape of a tensor by its name; None where it isn't there, which reading it says."""
+    ref = TensorRef.parse(name)
+    file = main if ref.path is None else open_tensors(ref.path)
+    if file is None:
+        return None
+    found = ref.name or (next(iter(file.contents)) if len(file.contents) == 1 else None)
+    return file.contents[found].shape if found is not None and found in file.contents else None
