@@ -28,6 +28,8 @@ try:
     from starlette.responses import JSONResponse, RedirectResponse, Response
     from starlette.routing import Route
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from attnviz.pages.connections import Bounded, quiet
 except ModuleNotFoundError as error:
     raise InputError(f"attnviz view needs {error.name}, which is not installed: pip install 'attnviz[view]'") from error
 
@@ -187,6 +189,7 @@ def serve(viewer: Viewer, listening: socket.socket, token: str) -> None:
     app = application(viewer, token=token, port=listening.getsockname()[1])
     config = uvicorn.Config(
         app,
+        http=Bounded,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -195,6 +198,7 @@ def serve(viewer: Viewer, listening: socket.socket, token: str) -> None:
         lifespan="on",
         timeout_graceful_shutdown=1,
     )
+    quiet()
     with suppress(KeyboardInterrupt):
         _Server(config, viewer).run(sockets=[listening])
 
