@@ -217,14 +217,9 @@ def test_matplotlib_has_the_backend_that_is_asked_for(backend):
     "command",
     [
         "attnviz --version",
-        "attnviz --help",
-        "attnviz score --head 3",
         "attnviz score --format json | head -c 100",
-        "attnviz score --head 99",
         "attnviz nothing",
-        "python -m attnviz pattern --tokens 9 --window 1 2>&1",
-        "attnviz plot -o map.png && cksum map.png",
-        "attnviz synth dump.npz --tokens 20 && attnviz inspect dump.npz",
+        "python -m attnviz pattern --tokens 9 --window 1 2>&1 && attnviz plot -o map.png && cksum map.png",
         "pytest --version",
     ],
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from tests import warm
 
 HERE = Path(__file__).parent
 
@@ -20,7 +21,7 @@ def test_another_seed_fails(tmp_path):
 
     options = ["-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-k", "test_csv or test_markdown or test_one_head"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "test_table_snapshots.py", "test_figure_snapshots.py"],
+        [warm.python(), "-m", "pytest", *options, "test_table_snapshots.py", "test_figure_snapshots.py"],
         cwd=folder,
         capture_output=True,
         text=True,

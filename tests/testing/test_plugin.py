@@ -309,11 +309,9 @@ def test_a_test_that_did_not_get_there_keeps_its_snapshots(project, pytester, li
     assert len(stored(pytester)) == 2
 
 
-@pytest.mark.parametrize("options", [["-x"], ["--maxfail", "1"], ["-x", "-n", "1"]])
+@pytest.mark.parametrize("options", [["-x"], ["--maxfail", "1"]])
 def test_a_run_that_stops_early_removes_nothing(pytester, options):
     body = TWO + "\ndef test_last(attention_snapshot):\n    attention_snapshot(layer(tokens=5))\n"
-    if "-n" in options:
-        pytest.importorskip("xdist")
     pytester.makepyfile(test_model=LAYER + body)
     pytester.runpytest_inprocess("-p", "no:cacheprovider", "--attention-update")
     assert len(stored(pytester)) == 3
@@ -321,8 +319,7 @@ def test_a_run_that_stops_early_removes_nothing(pytester, options):
         test_model=LAYER
         + body.replace("def test_long(attention_snapshot):", "def test_long(attention_snapshot):\n    raise ValueError")
     )
-    run = pytester.runpytest_subprocess if "-n" in options else pytester.runpytest_inprocess
-    result = run("-p", "no:cacheprovider", "--attention-update", *options)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "--attention-update", *options)
     assert len(stored(pytester)) == 3
     assert "no test uses" not in result.stdout.str()
 

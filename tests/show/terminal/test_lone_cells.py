@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from skimage.measure import label
 from attnviz.maps.map import AttentionMap
 from attnviz.show.scale.colors import sequential
 from attnviz.show.terminal.halfblocks import HeatmapPicture
+from tests.planted import pairwise_cover
 
 TOP = tuple(round(255 * channel) for channel in sequential(1.0))
 
@@ -39,12 +41,28 @@ def spots(maps: list[AttentionMap], width: int, height: int | None) -> int:
     return int(label(np.array([row + [False] * (wide - len(row)) for row in rows]), connectivity=1).max())
 
 
-@pytest.mark.parametrize("first", [0, 999_990, 12_345_678])
-@pytest.mark.parametrize("labels", [None, 14])
-@pytest.mark.parametrize(("width", "height"), [(40, None), (80, 24), (200, 50)])
-@pytest.mark.parametrize(("T", "S"), [(1, 300), (10, 10), (300, 60), (1000, 1000)])
-@pytest.mark.parametrize("heads", [1, 4, 32])
-def test_a_lone_cell_of_each_head_is_seen(T, S, first, labels, width, height, heads):
+FACTORS = {
+    "size": [(1, 300), (10, 10), (300, 60), (1000, 1000)],
+    "first": [0, 999_990, 12_345_678],
+    "labels": [None, 14],
+    "window": [(40, None), (80, 24), (200, 50)],
+    "heads": [1, 4, 32],
+}
+
+
+@pytest.mark.parametrize(tuple(FACTORS), [*pairwise_cover(FACTORS), *pairwise_cover(FACTORS | {"heads": [1, 4]})])
+def test_a_lone_cell_of_each_head_is_seen(size, first, labels, window, heads):
+    check(*size, first, labels, *window, heads)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(tuple(FACTORS), list(product(*FACTORS.values())))
+def test_the_whole_matrix(size, first, labels, window, heads):
+    check(*size, first, labels, *window, heads)
+
+
+def check(T: int, S: int, first: int, labels: int | None, width: int, height: int | None, heads: int) -> None:
+    """Plants a cell in each head and counts the spots."""
     rng = np.random.default_rng(T + S + heads)
     tokens = None if labels is None else "w" * labels
     maps = []
