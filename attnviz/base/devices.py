@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 
 import torch
 
@@ -14,6 +16,14 @@ DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+
+
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has; where it doesn't say, as many as there can be."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
 
 
 def parse_device(name: str | torch.device) -> torch.device:

@@ -140,6 +140,11 @@ class Scored:
     knows_hidden = True
 
     def __init__(self, result: AttentionScores) -> None:
+        if len(result.rows) < result.item.T:
+            raise InputError(
+                f"{result.item.inputs.source}: these scores are of queries {result.rows.start} to {result.rows.stop - 1}; what "
+                f"is compared or kept is of all {result.item.T}: score(...) without queries"
+            )
         self.result = result
         self.item: AttentionItem | None = result.item
         self.name = result.item.source

@@ -19,6 +19,8 @@ from torch import Tensor
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
+from attnviz.base.devices import memory_of_machine
+from attnviz.base.errors import InputError
 from attnviz.base.registry import shown
 from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import HeadRows, RowBlock, rows_per_block
@@ -49,6 +51,12 @@ class AttentionScores:
     global_scores: Tensor | None = None  # (n, R, S) logits
     global_weights: Tensor | None = None  # (n, R, S)
     visible: Tensor | None = None  # (n, T, C1) bool, of weights that were given, which no logits tell of
+    queries: range | None = None  # the T query positions of the rows; None is all
+
+    @property
+    def rows(self) -> range:
+        """The query positions of the rows."""
+        return range(self.item.T) if self.queries is None else self.queries
 
     @property
     def pattern_name(self) -> str:
@@ -78,7 +86,7 @@ class AttentionScores:
         return shown(self)
 
 
-@asks("batch", "device", "dtype")
+@asks("batch", "queries", "device", "dtype")
 def score(
     inputs: Inputs,
     pattern: Pattern | str | None = None,
@@ -97,7 +105,7 @@ def score(
         heads: the query heads, in the order wanted; None is all of them.
         logits, weights: which of the two to compute; either alone needs half the memory. Given weights without logits
             have none: :attr:`AttentionScores.scores` is None then.
-        what: ``batch``, the batch item; ``device``, where to compute (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``;
+        what: ``batch``, the batch item; ``queries``, the query positions of the rows; ``device``, where to compute (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``;
             None is where ``inputs`` are); ``dtype``, what to round the inputs to first (None keeps theirs; half types
             compute in float32).
 
@@ -105,7 +113,8 @@ def score(
         The results on the device they were computed on, in the inputs' dtype or, for half types, float32.
 
     Raises:
-        InputError: a batch item, head, device or dtype that is not there; a mask that selects nothing; NaN or Inf.
+        InputError: a batch item, head, device or dtype that is not there; a mask that selects nothing; NaN or Inf; more
+            numbers than this machine's memory holds.
 
     >>> import attnviz
     >>> result = attnviz.score(attnviz.synthesize(heads=2, tokens=5, global_positions=(0, 3)))
@@ -115,25 +124,40 @@ def score(
     request = Request(inputs, pattern, heads, **what)
     with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
         if not request.attention.softmaxed:
-            return _given(request.attention, request.chosen, logits, weights)
-        return _score(request.item, request.attention.pattern, request.chosen, logits, weights)
+            return _given(request.attention, request.chosen, request.rows, logits, weights)
+        return _score(request.item, request.attention.pattern, request.chosen, request.rows, logits, weights)
 
 
-def _given(attention: Attention, heads: tuple[int, ...], logits: bool, weights: bool) -> AttentionScores:
+def _check_room(item: AttentionItem, heads: int, rows: int, columns: int, tensors: int) -> None:
+    """Raises InputError for more numbers than memory holds, before they are made."""
+    size = heads * rows * columns * tensors * item.compute_dtype.itemsize
+    if item.device.type == "cpu" and size > memory_of_machine():
+        raise InputError(
+            f"{item.inputs.source}: {heads} heads x {rows:,} queries x {columns:,} keys are {size / 1e9:,.0f} GB of scores, "
+            f"and this machine has {memory_of_machine() / 1e9:,.0f} GB; take fewer heads (--head 0), a part of the queries "
+            f"(--queries 0:1000), a narrower pattern (--window), or see all of it as a map (attnviz plot)"
+        )
+
+
+def _given(
+    attention: Attention, heads: tuple[int, ...], queries: range, logits: bool, weights: bool
+) -> AttentionScores:
     """The rows of weights that were given, over the keys that are columns of their map."""
     item, columns = attention.item, attention.columns()
     positions = torch.tensor(list(columns), dtype=torch.int64)
-    index, shape = positions.to(item.device), (len(heads), item.T, len(positions))
+    index, shape = positions.to(item.device), (len(heads), len(queries), len(positions))
+    _check_room(item, *shape, logits + weights)
     there = getattr(item.inputs, "logits", None) is not None
     made: dict[bool, Tensor | None] = {}
     visible = torch.zeros(shape, dtype=torch.bool, device=item.device)
     for of_weights, wanted in ((False, logits and (there or not weights)), (True, weights)):
         made[of_weights] = out = torch.empty(shape, dtype=item.compute_dtype, device=item.device) if wanted else None
         for n, head in enumerate(heads) if out is not None else ():
-            for block in attention.blocks(head, weights=of_weights):
+            for block in attention.blocks(head, queries=queries, weights=of_weights):
                 assert out is not None
-                out[n, block.rows] = block.values[:, index]
-                visible[n, block.rows] = True if block.seen is None else block.seen[:, index]
+                rows = block.rows - queries.start
+                out[n, rows] = block.values[:, index]
+                visible[n, rows] = True if block.seen is None else block.seen[:, index]
     return AttentionScores(
         item,
         attention.pattern,
@@ -144,11 +168,12 @@ def _given(attention: Attention, heads: tuple[int, ...], logits: bool, weights: 
         made[True],
         torch.empty(0, dtype=torch.int64),
         visible=visible if weights else None,
+        queries=queries,
     )
 
 
 def _score(
-    item: AttentionItem, pattern: Pattern, heads: tuple[int, ...], logits: bool, weights: bool
+    item: AttentionItem, pattern: Pattern, heads: tuple[int, ...], queries: range, logits: bool, weights: bool
 ) -> AttentionScores:
     reach = pattern.reach(item)
     if reach.band and (reach.open or len(reach.offsets()) >= item.S):
@@ -160,6 +185,8 @@ def _score(
         offsets = reach.offsets()
     columns = len(positions) + len(offsets)
     apart = item.global_queries if pattern.global_queries else torch.empty(0, dtype=torch.int64)
+    apart = apart[(apart >= queries.start) & (apart < queries.stop)]
+    _check_room(item, len(heads), len(queries), columns, logits + weights)
 
     def results(rows: int, columns: int) -> tuple[Tensor | None, Tensor | None]:
         """Room for logits and for weights, where they are wanted."""
@@ -170,14 +197,14 @@ def _score(
         )
         return one, other
 
-    plain = results(item.T, columns)
+    plain = results(len(queries), columns)
     of_global = results(len(apart), item.S) if pattern.global_queries else (None, None)
     for n, head in enumerate(heads) if logits or weights else ():
-        rows = HeadRows(item, pattern, head, reach=reach)
+        rows = HeadRows(item, pattern, head, queries=queries, reach=reach)
         size, done = rows_per_block(columns, band=reach.band), 0
-        for block in rows.blocks([range(item.T)], size, rows_per_block(item.S)):
+        for block in rows.blocks([queries], size, rows_per_block(item.S)):
             if isinstance(block.rows, range):
-                index = slice(block.rows.start, block.rows.stop, block.rows.step)
+                index = slice(block.rows.start - queries.start, block.rows.stop - queries.start, block.rows.step)
                 _write(plain, n, index, block, banded=len(offsets) > 0)
             else:
                 index = slice(done, done + len(block.rows))
@@ -185,8 +212,9 @@ def _score(
                 done = index.stop
         for values in plain:
             if values is not None and len(apart):
-                values[n, apart] = BLANK
-    return AttentionScores(item, pattern, heads, positions, offsets, *plain, apart.cpu(), *of_global)
+                values[n, apart - queries.start] = BLANK
+    found = (item, pattern, heads, positions, offsets, *plain, apart.cpu(), *of_global)
+    return AttentionScores(*found, queries=queries)
 
 
 def _write(

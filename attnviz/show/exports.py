@@ -55,12 +55,14 @@ def _item(result: AttentionScores) -> dict[str, Any]:
     positions = result.positions.tolist()
     described: dict[str, Any] = {
         "batch": item.batch,
-        "queries": item.T,
+        "queries": len(result.rows),
         "positions": positions,
     }
     if result.offsets:
         described["offsets"] = list(result.offsets)
-    labels = item.query_labels(range(item.T))
+    if len(result.rows) < item.T:
+        described["first_query"] = result.rows.start
+    labels = item.query_labels(result.rows)
     if labels is not None:
         described["query_tokens"] = labels
         described["position_tokens"] = item.key_labels(positions)
@@ -116,26 +118,26 @@ def to_csv(results: Sequence[AttentionScores]) -> str:
 
 def _csv_rows(result: AttentionScores) -> Iterable[list[Any]]:
     item = result.item
-    query_tokens = item.query_labels(range(item.T))
+    query_tokens = item.query_labels(result.rows)
     key_tokens = item.key_labels(range(item.S))
     rows_apart = {query: r for r, query in enumerate(result.global_queries.tolist())}
     for n, head in enumerate(result.heads):
         visible = None if result.visible is None else result.visible[n].cpu().tolist()
         scores, weights = (None if t is None else t[n].cpu() for t in (result.scores, result.weights))
         apart = [None if t is None else t[n].cpu() for t in (result.global_scores, result.global_weights)]
-        for query in range(item.T):
+        for row, query in enumerate(result.rows):
             if query in rows_apart:
                 keys: Sequence[int | None] = range(item.S)
                 pair = [None if t is None else t[rows_apart[query]] for t in apart]
             else:
                 keys = result.key_positions(query)
-                pair = [None if t is None else t[query] for t in (scores, weights)]
+                pair = [None if t is None else t[row] for t in (scores, weights)]
             score_row, weight_row = ([None] * len(keys) if t is None else t.double().tolist() for t in pair)
-            token = "" if query_tokens is None else query_tokens[query]
+            token = "" if query_tokens is None else query_tokens[row]
             for column, (key, score, weight) in enumerate(zip(keys, score_row, weight_row, strict=True)):
                 if key is None or (score is not None and math.isinf(score)):
                     continue  # not visible
-                if visible is not None and not visible[query][column]:
+                if visible is not None and not visible[row][column]:
                     continue
                 key_token = "" if key_tokens is None else key_tokens[key]
                 yield [item.batch, head, query, token, key, key_token, _number(score), _number(weight)]
@@ -148,7 +150,7 @@ def _number(value: float | None) -> str:
 def to_markdown(result: AttentionScores, head: int, *, values: str = "weights") -> str:
     """One head as a Markdown table, in full."""
     tensor = result.values(values)[result.heads.index(head)].cpu().double()
-    labels = query_labels(result, range(result.item.T))
+    labels = query_labels(result, result.rows)
     lines = [
         f"**{head_title(result, head)} · {values}**",
         "",
@@ -175,6 +177,8 @@ def write_results(path: Path, results: Sequence[AttentionScores]) -> None:
     for result in results:
         mark = f".{result.item.batch}" if len(results) > 1 else ""
         extra = {"positions": result.positions}
+        if len(result.rows) < result.item.T:
+            extra["queries"] = torch.tensor(list(result.rows))
         if result.offsets:
             extra["offsets"] = torch.tensor(list(result.offsets))
         if len(result.global_queries):

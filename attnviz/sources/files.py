@@ -97,6 +97,8 @@ class TensorFile(ABC):
 
     def _check_size(self, name: str) -> None:
         """Raises InputError for a tensor that is small in the file and larger than this machine's memory."""
+        from attnviz.base.devices import memory_of_machine  # it imports torch
+
         size, kept = self.contents[name].bytes, self.path.stat().st_size
         if size > max(kept, memory_of_machine()):
             raise InputError(
@@ -400,14 +402,6 @@ def parsed_json(text: str) -> Any:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-
-
-def memory_of_machine() -> int:
-    """Bytes of memory that this machine has; where it doesn't say, as many as there can be."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return sys.maxsize
 
 
 def _plain(what: str, tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from attnviz.attention.patterns import Causal, Full, GlobalKeys, GlobalQueries, 
 from attnviz.engine.blocks import blocks
 from tests import reference
 from tests.cases import small
-from tests.strategies import DTYPES, Call, calls, longformer_rule, normal
+from tests.strategies import DTYPES, Call, calls, given_calls, longformer_rule, normal
 
 
 def whole(result: AttentionScores, n: int, name: str) -> np.ndarray:
@@ -400,3 +400,30 @@ def test_inputs_can_carry_their_own_pattern():
     inputs = replace(small(batch=1), pattern=Local(1))
     assert str(attnviz.score(inputs).pattern) == "local, window 1"
     assert str(attnviz.score(inputs, Full()).pattern) == "full"
+
+
+@given(data=st.data())
+def test_scores_of_some_queries_are_their_rows_of_all(data):
+    call = data.draw(calls(values=False))
+    given = data.draw(st.booleans()) and data.draw(given_calls())
+    inputs, pattern, batch = (
+        (given.weights, None, given.call.batch) if given else (call.inputs, call.pattern, call.batch)
+    )
+    T = inputs.T
+    queries = data.draw(st.integers(0, T - 1).flatmap(lambda a: st.integers(a + 1, T).map(lambda b: range(a, b))))
+    try:
+        whole = attnviz.score(inputs, pattern, batch=batch)
+    except InputError:
+        with pytest.raises(InputError):
+            attnviz.score(inputs, pattern, batch=batch, queries=queries)
+        return
+    part = attnviz.score(inputs, pattern, batch=batch, queries=queries)
+    assert part.rows == queries
+    for name in ("scores", "weights"):
+        one, all_of = getattr(part, name), getattr(whole, name)
+        if all_of is not None:
+            torch.testing.assert_close(one, all_of[:, queries.start : queries.stop], equal_nan=True)
+    kept = [n for n, query in enumerate(whole.global_queries.tolist()) if query in queries]
+    assert part.global_queries.tolist() == whole.global_queries[kept].tolist()
+    if whole.global_weights is not None:
+        torch.testing.assert_close(part.global_weights, whole.global_weights[:, kept], equal_nan=True)

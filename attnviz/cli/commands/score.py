@@ -10,7 +10,7 @@ import typer
 
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source, Values, check_choice
+from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Region, Source, Values, check_choice
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
@@ -27,6 +27,9 @@ def register(app: typer.Typer) -> None:
         batch: Batch = "0",
         head: Heads = "all",
         values: Values = "weights",
+        queries: Annotated[
+            str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only, or those of a word.")
+        ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         format: Annotated[str, typer.Option(help="table, json, csv or markdown.")] = "table",
@@ -50,7 +53,7 @@ def register(app: typer.Typer) -> None:
             _check_logits(inputs)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
-        results = _computed(*choice.on(inputs), compute, head, batch, wanted)
+        results = _computed(*choice.on(inputs), compute, head, batch, queries, wanted)
         if out is not None:
             exports.write_results(out, results)
             note(f"wrote {out}")
@@ -77,7 +80,13 @@ def _check_logits(inputs: Inputs) -> None:
 
 
 def _computed(
-    inputs: Inputs, pattern: Pattern, compute: Compute, head: str, batch: str, wanted: Sequence[str]
+    inputs: Inputs,
+    pattern: Pattern,
+    compute: Compute,
+    head: str,
+    batch: str,
+    queries: str | None,
+    wanted: Sequence[str],
 ) -> list[AttentionScores]:
     """The scores of each batch item."""
     from attnviz.attention.patterns import GlobalKeys
@@ -88,7 +97,15 @@ def _computed(
     both = not isinstance(pattern, GlobalKeys)
     of = {"logits": both or "logits" in wanted, "weights": both or "weights" in wanted}
     return [
-        compute_scores(inputs, pattern, batch=item, heads=heads, device=compute.device, **of)
+        compute_scores(
+            inputs,
+            pattern,
+            batch=item,
+            queries=Region(queries=queries).ranges(inputs, item)["queries"],
+            heads=heads,
+            device=compute.device,
+            **of,
+        )
         for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item")
     ]
 

@@ -53,7 +53,7 @@ def score_table(
         what = f"global queries {len(queries)} × keys {tensor.shape[1]}"
     else:
         tensor, logits = scores.values(values)[n], scores.scores
-        queries, names, tokens = range(scores.item.T), column_names(scores), scores.positions.tolist()
+        queries, names, tokens = scores.rows, column_names(scores), scores.positions.tolist()
         what = f"queries {tensor.shape[0]} × keys {tensor.shape[1]}"
     R, C = tensor.shape
     names = [f"pos {position}" for position in range(C)] if names is None else names
