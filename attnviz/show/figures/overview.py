@@ -119,7 +119,7 @@ def overview_figure(
     ax.set_xlabel("head" + _cell_note(maps))
     ax.set_ylabel("layer" if any(names) else "")
     sizes = f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}"
-    ax.set_title(in_place(sizes, None, place_of(maps)[1]) if title is None else title)
+    ax.set_title(in_place(sizes, None, place_of(maps)[1]) if title is None else title, parse_math=False)
     blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
     _bar(ax, fitted, each=each, inside=not given, blank=blank)
     if given and caption is not None:

@@ -20,6 +20,8 @@ from attnviz.show.scale.colors import DARK_PAGE, INK, POLES, hidden, is_dark, pa
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from attnviz.show.figures.about import About
+
 SUFFIXES = (".png", ".pdf", ".svg")
 
 PALETTES = {"weights": INK, "logits": POLES, "difference": POLES}
@@ -174,8 +176,16 @@ def _of_seaborn(name: str) -> Colormap:
     return chosen
 
 
-def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150, transparent: bool = False) -> None:
+def save_figure(
+    figure: Figure, path: str | Path, *, dpi: float = 150, transparent: bool = False, about: About | None = None
+) -> None:
     """Writes a figure as PNG, PDF or SVG, by the suffix, with no date, version or random id in it.
+
+    Args:
+        figure, path: what, and where to.
+        dpi: dots per inch of a PNG.
+        transparent: whether it has no background.
+        about: what the file says of itself.
 
     Raises:
         InputError: an unknown suffix, or a path that cannot be written.
@@ -191,6 +201,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150, transpare
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(SUFFIXES)}")
     for text in figure.findobj(Text):
         text.set_text(printable(text.get_text()))
+    said = nameless[suffix] | ({} if about is None else about.metadata(suffix))
     settings: dict[Any, Any] = {"svg.hashsalt": "attnviz", "svg.fonttype": "none", "pdf.fonttype": 42}
     with mpl.rc_context(settings), atomic(path) as temporary:
-        figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=nameless[suffix])
+        figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=said)
