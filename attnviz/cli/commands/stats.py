@@ -48,10 +48,10 @@ def register(app: typer.Typer) -> None:
         from attnviz.base.writing import check_output, is_stdout
 
         _check(sort, ascending, statistic, out)
-        drawn = None if out is None or out.suffix.lower() in _DATA else out
-        look = look_of_file(look, drawn, unused=("marks",))
         if out is not None:
             out = check_output(out, (*_PICTURES, *_DATA), inputs=[*source.paths(), *choice.paths()])
+        drawn = None if out is None or out.suffix.lower() in _DATA else out
+        look = look_of_file(look, drawn, unused=("marks",))
         found, patterns = _computed(source, choice, compute, head, batch)
         found = found if sort is None else _in_order(found, sort, ascending=ascending)
         named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
