@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attnviz.base.errors import InputError
+from attnviz.base.words import printable
 
 SCHEMA = "attnviz.figure/1"
 
@@ -33,11 +34,12 @@ class About:
 
     def metadata(self, suffix: str) -> dict[str, Any]:
         """As matplotlib writes it into a file of this kind."""
-        told = json.dumps({"schema": SCHEMA, **self.settings}, ensure_ascii=False, default=str)
+        told = json.dumps({"schema": SCHEMA, **self.settings}, default=str)
+        words = printable(self.words)
         said: dict[str, dict[str, Any]] = {
-            ".png": {"Description": self.words, "attnviz": told},
-            ".pdf": {"Subject": self.words, "Keywords": told},
-            ".svg": {"Description": self.words, "Keywords": [told]},
+            ".png": {"Description": words, "attnviz": told},
+            ".pdf": {"Subject": words, "Keywords": told},
+            ".svg": {"Description": words, "Keywords": [told]},
         }
         return said[suffix]
 
