@@ -18,7 +18,7 @@ from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
 from attnviz.show.figures.cells import Array, Extent, PixelImage, Pixels
 from attnviz.show.figures.heatmap import write_below
-from attnviz.show.figures.layout import EDGE, grow, is_strip, label_axis, line, points, wrapped
+from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points
 from attnviz.show.scale.colors import BLACK, WHITE, Rgb, hidden, is_dark, mix, reason_colors
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MOST_SQUARES = 64
 """Cells along a side up to which each is outlined and a weight is a square in it; beyond, a weight is a shade."""
 
+_NARROW = 5.0  # inches across of a figure whose legend is below it
 _GAP_INCHES, _PAD_INCHES = 0.2, 0.08
 _GRAY: Rgb = (0.45, 0.45, 0.45)
 
@@ -58,11 +59,15 @@ def pattern_figure(
         The Axes drawn into.
     """
     if ax is None:
+        narrow = width is not None and width < _NARROW
 
         def draw(axes: Sequence[Axes]) -> None:
-            pattern_figure(shown, axes[0], title=title, full=full, legend=legend)
+            pattern_figure(shown, axes[0], title=title, full=full, legend=legend and not narrow)
 
-        return _fitted(shown, 1, draw, caption, width)[0]
+        ax = _fitted(shown, 1, draw, None if narrow else caption, width)[0]
+        if narrow:
+            _write_below(shown, ax, full or shown.most_weight or 1.0, caption)
+        return ax
     full = full or shown.most_weight or 1.0
     T, S = len(shown.queries), len(shown.keys)
     extent = (-0.5, S - 0.5, T - 0.5, -0.5)
@@ -78,11 +83,39 @@ def pattern_figure(
     ax.set_ylabel("query")
     ax.set_title(_title(shown) if title is None else title, parse_math=False)
     if legend:
-        names, handles = _legend([shown], full)
-        counts = shown.counts
-        names = [f"{name}\n{_pairs(counts[name], shown.total)}" if name in counts else name for name in names]
+        names, handles = _counted(shown, full)
         ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1.0), **_LEGEND)
     return ax
+
+
+def _counted(shown: ReasonMap, full: float) -> tuple[list[str], list[Any]]:
+    """A legend's names, with how many pairs each has, and handles."""
+    names, handles = _legend([shown], full)
+    counts = shown.counts
+    return [f"{name}\n{_pairs(counts[name], shown.total)}" if name in counts else name for name in names], handles
+
+
+def _write_below(shown: ReasonMap, ax: Axes, full: float, caption: str | None) -> None:
+    """The legend and the caption below a narrow figure, whose width the map has."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    (names, handles), wide = _counted(shown, full), float(figure.get_figwidth())
+    lines = caption_lines(caption, wide)
+    words = line("figure.labelsize", len(lines)) + 0.08 if lines else 0.0
+    key = 2.75 * line("xtick.labelsize", math.ceil(len(names) / 2)) + 0.05
+    grow(figure, below=words + key)
+    place = (EDGE / wide, (words + key) / float(figure.get_figheight()))
+    figure.legend(
+        handles,
+        names,
+        loc="upper left",
+        bbox_to_anchor=place,
+        ncols=2,
+        columnspacing=1.0,
+        fontsize=points("xtick.labelsize"),
+        **_LEGEND,
+    )
+    write_below(figure, lines)
 
 
 def story_figure(
@@ -145,7 +178,7 @@ def _fitted(
     if width is not None:
         _widen(figure, width)
     if caption is not None:
-        lines = wrapped(caption, float(figure.get_figwidth()) - 2 * EDGE, points("figure.labelsize"))
+        lines = caption_lines(caption, float(figure.get_figwidth()))
         grow(figure, below=line("figure.labelsize", len(lines)) + 0.08)
         write_below(figure, lines)
     return row
@@ -230,7 +263,7 @@ class _ReasonImage(PixelImage):
 
     def _colors(self, kinds: Array, weights: Array | None) -> Array:
         """(..., 3), the darker the more weight."""
-        colors = [*reason_colors([*self.reasons, SEVERAL]).values()]
+        colors = [*reason_colors([*self.reasons, SEVERAL], dark=_dark()).values()]
         blank = hidden(dark=_dark())
         plain = np.array([*(map(_tint, colors) if self.tinted else colors), blank])[kinds]  # -1 is the last
         if weights is None:
@@ -252,7 +285,7 @@ def _outline(shown: ReasonMap, ax: Axes) -> None:
 
 def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:
     assert shown.weights is not None
-    colors = [*reason_colors([*shown.reasons, SEVERAL]).values()]
+    colors = [*reason_colors([*shown.reasons, SEVERAL], dark=_dark()).values()]
     (down, across), kinds = shown.cell_size, shown.kinds
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
     squares, inks = [], []
@@ -270,7 +303,7 @@ def _legend(maps: Sequence[ReasonMap], full: float) -> tuple[list[str], list[Any
     reasons = list(dict.fromkeys(reason for shown in maps for reason in shown.counts if reason != SEVERAL))
     if any(SEVERAL in shown.counts for shown in maps):
         reasons.append(SEVERAL)
-    colors = reason_colors(reasons)
+    colors = reason_colors(reasons, dark=_dark())
     names = [*reasons, "not visible"]
     handles: list[Any] = [_swatch(_tint(color) if weighed else color) for color in colors.values()]
     handles.append(_swatch(hidden(dark=_dark())))

@@ -21,6 +21,7 @@ from attnviz.show.figures.layout import (
     STEPS,
     Around,
     Sheet,
+    caption_lines,
     fitted_to,
     line,
     place,
@@ -107,7 +108,7 @@ def statistics_words(rows: Sequence[HeadStatistics], statistic: str, *, source: 
     layers = len({row.layer for row in rows})
     heads = count(len(rows), "head") + (f" of {layers} layers" if layers > 1 else "")
     name = statistic.replace("_", " ")
-    return f"{source}: {name} of {heads}, in {_unit(statistic)}. {STATISTICS[statistic].about} Pattern: {pattern}."
+    return f"{source}: {name} of {heads}, in {_unit(statistic)}. {STATISTICS[statistic].about.rstrip('.')}. Pattern: {pattern}."
 
 
 def _sheet(
@@ -143,7 +144,7 @@ def _sheet(
 
     found = fitted_to(width, sheet)
     inches = found.size[0] - 2 * EDGE
-    said = [] if caption is None else wrapped(caption, inches, points("figure.labelsize"))
+    said = caption_lines(caption, found.size[0])
     above = wrapped(title, inches, points("axes.titlesize"))
     found = found.with_room([], said)
     found = replace(found, around=replace(found.around, top=found.around.top + line("axes.titlesize", len(above))))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import matplotlib as mpl
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
@@ -18,6 +21,7 @@ from attnviz.base.writing import as_path, atomic
 from attnviz.show.scale.colors import DARK_PAGE, INK, POLES, hidden, is_dark, palette
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from attnviz.show.figures.about import About
@@ -205,3 +209,23 @@ def save_figure(
     settings: dict[Any, Any] = {"svg.hashsalt": "attnviz", "svg.fonttype": "none", "pdf.fonttype": 42}
     with mpl.rc_context(settings), atomic(path) as temporary:
         figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=said)
+
+
+_Drawn = TypeVar("_Drawn", bound="Axes | Figure")
+
+
+def showing(found: _Drawn) -> _Drawn:
+    """A figure, or Axes of one, that a notebook shows as a picture: those that pyplot doesn't know are but text there."""
+    found._repr_png_ = partial(picture, found)  # type: ignore[union-attr]
+    return found
+
+
+def picture(found: Axes | Figure) -> bytes:
+    """The PNG of a figure, as a notebook shows it."""
+    figure = found.get_figure(root=True)
+    assert figure is not None
+    content = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that no font has: they are boxes
+        figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()
