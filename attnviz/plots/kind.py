@@ -149,9 +149,12 @@ def drawn(
     >>> drawn(Heatmap(), Request(attnviz.synthesize(), heads=3), Look(cmap="viridis")).get_title()
     'head 3'
     """
+    from attnviz.show.figures.style import showing
+
     look = look or Look()
     request = kind.fitted(kind.asked(request), look, ax)
-    return kind.draw(kind.compute(request, progress), look, ax)
+    found = kind.draw(kind.compute(request, progress), look, ax)
+    return found if ax is not None else showing(found)
 
 
 def figure_of(found: Axes | Figure) -> Figure:

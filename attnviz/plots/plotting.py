@@ -218,7 +218,9 @@ def plot_heads(
     """
     what, look, progress = _split(options)
     kind, request = Heatmap(annot=annot, pattern_outline=pattern_outline), Request(inputs, pattern, heads, **what)
-    return figure_of(drawn(kind, request, look, progress=progress))
+    from attnviz.show.figures.style import showing
+
+    return showing(figure_of(drawn(kind, request, look, progress=progress)))
 
 
 @_takes("queries", "keys")
@@ -261,7 +263,10 @@ def plot_overview(
         for label, inputs in chosen:
             yield label, Request(inputs, pattern, heads, **what)
 
-    return kind.draw(kind.compute(asked(), len(chosen), chosen.name, look, ax, progress), look, ax)
+    from attnviz.show.figures.style import showing
+
+    found = kind.draw(kind.compute(asked(), len(chosen), chosen.name, look, ax, progress), look, ax)
+    return found if ax is not None else showing(found)
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | None]:

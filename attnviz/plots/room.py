@@ -35,6 +35,11 @@ def comparison(request: Request, look: Look) -> Request:
     return _within(request, difference.comparison_inches(_size(request), look.inches), look)
 
 
+def comparison_pixels(size: tuple[int, int], look: Look) -> int:
+    """The most cells a side of each of the three panels of a comparison of maps of this size."""
+    return most_cells(difference.comparison_inches(size, look.inches), _dots(look))
+
+
 def model(layers: int, heads: int, look: Look, ax: Axes | None = None) -> int:
     """The most cells a side of each panel of an overview."""
     if ax is not None:
@@ -54,5 +59,9 @@ def _size(request: Request) -> tuple[int, int]:
 
 
 def _within(request: Request, inches: Sequence[float], look: Look) -> Request:
-    dots = look.dots if look.paper is None else min(look.dots, 72 / LEAST_IN_PRINT)
-    return request.but(pixels=max(1, min(request.pixels, most_cells(inches, dots))))
+    return request.but(pixels=max(1, min(request.pixels, most_cells(inches, _dots(look)))))
+
+
+def _dots(look: Look) -> float:
+    """Cells an inch that are worth computing: as many as pixels, and on paper no smaller ones than it shows."""
+    return look.dots if look.paper is None else min(look.dots, 72 / LEAST_IN_PRINT)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import warnings
 from collections.abc import Iterable, Sequence
 from html import escape
-from io import BytesIO, StringIO
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from attnviz.base.devices import dtype_name
@@ -25,16 +24,11 @@ _COLUMNS = 100
 def map_html(shown: AttentionMap) -> str:
     """A map's heatmap, as a picture in the text."""
     from attnviz.show.figures.heatmap import heatmap
+    from attnviz.show.figures.style import picture
 
-    figure = heatmap(shown).get_figure(root=True)
-    assert figure is not None
-    picture = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that no font has: they are boxes
-        figure.savefig(picture, format="png", dpi=100)
     rows, columns = shown.cells.shape
     said = f"{shown.name}: {shown.values}, {shown.pattern}, {rows} x {columns} cells"
-    content = base64.b64encode(picture.getvalue()).decode()
+    content = base64.b64encode(picture(heatmap(shown))).decode()
     return f'<img alt="{escape(said)}" src="data:image/png;base64,{content}" style="max-width:100%">'
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -95,3 +96,64 @@ def test_plot_imports_no_seaborn_for_its_own_palettes(dump, tmp_path):
 @pytest.mark.parametrize("cmap", ["rocket", "vlag", "viridis"])
 def test_palettes_of_seaborn_are_there_still(run, dump, tmp_path, cmap):
     assert run("plot", dump, "--cmap", cmap, "-o", tmp_path / "map.png").code == 0
+
+
+FIGURES = {
+    "plot": ["plot", "DUMP", "--pattern", "causal"],
+    "plot --detail": ["plot", "DUMP", "--pattern", "causal", "--head", "0", "--detail"],
+    "plot --strip": ["plot", "DUMP", "--pattern", "causal", "--strip", "30"],
+    "overview": ["overview", "DUMP", "--pattern", "causal"],
+    "pattern": ["pattern", "DUMP", "--pattern", "causal"],
+    "pattern --story": ["pattern", "--story"],
+    "stats": ["stats", "DUMP", "--pattern", "causal"],
+    "diff": ["diff", "DUMP", "--pattern", "causal", "--b-dtype", "float16", "--atol", "1"],
+}
+every_figure = pytest.mark.parametrize("name", list(FIGURES))
+
+
+def command_of(name: str, dump) -> list[str]:
+    return [str(dump) if word == "DUMP" else word for word in FIGURES[name]]
+
+
+@every_figure
+def test_every_figure_takes_the_same_look(run, dump, tmp_path, name):
+    look = ["--width", "column", "--theme", "dark", "--dpi", "100", "--title", "costs $5 and $6", "--caption"]
+    assert run(*command_of(name, dump), *look, "-o", tmp_path / "map.png").code == 0
+    with Image.open(tmp_path / "map.png") as image:
+        assert image.width == 325
+        assert max(image.convert("RGB").getpixel((1, 1))) < 40
+    assert run(*command_of(name, dump), *look, "-o", tmp_path / "map.svg").code == 0
+    text = (tmp_path / "map.svg").read_text(encoding="utf-8")
+    written = " ".join(" ".join(re.findall(r">([^<>]*)</(?:text|tspan)>", text)).split())
+    assert "costs $5 and $6" in written
+    assert "attern" in written  # of the caption
+    assert "not visible" in written or name in ("overview", "stats", "plot --strip", "plot --detail", "plot")
+
+
+@every_figure
+def test_every_figure_says_how_it_was_made(run, dump, tmp_path, name):
+    for suffix in ("png", "pdf", "svg"):
+        assert (
+            run(*command_of(name, dump), "--width", "page", "--dpi", "40", "-o", tmp_path / f"map.{suffix}").code == 0
+        )
+        told = run("inspect", tmp_path / f"map.{suffix}")
+        assert told.code == 0
+        assert f"a figure of attnviz {name.partition(' ')[0]}" in told.out
+        assert "width: page" in told.out
+        assert "causal" in told.out or name == "pattern --story"
+    asked = json.loads(run("inspect", tmp_path / "map.svg", "--format", "json").out)
+    assert (asked["schema"], asked["width"], asked["dpi"]) == ("attnviz.figure/1", "page", 40)
+    assert asked["shows"]
+
+
+@pytest.mark.parametrize("name", ["pattern", "stats", "diff"])
+def test_a_look_needs_a_figure(run, dump, name):
+    result = run(*command_of(name, dump), "--theme", "dark")
+    assert (result.code, result.err) == (2, "attnviz: --theme dark: it says how a figure looks; name one with -o\n")
+
+
+def test_marks_can_be_left_out(run, dump, tmp_path):
+    command = ["plot", dump, "--head", "0", "--pattern", "full", "-o", tmp_path / "map.svg"]
+    for more, marked in (([], True), (["--no-marks"], False)):
+        assert run(*command, *more).code == 0
+        assert ("t0 " in (tmp_path / "map.svg").read_text()) == marked

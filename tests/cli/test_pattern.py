@@ -91,7 +91,7 @@ def test_a_figure_says_where_it_is(run, folder):
         (["--pattern", "global", "--dilation", "2"], "--dilation 2: the global pattern has no window"),
         (["--window", "-1"], "a window is 0 or more"),
         (["--pattern", "full", "--story"], "--story tells how local and global make local.global"),
-        (["--title", "mine"], "--title mine: it is written above a figure; name one with -o"),
+        (["--title", "mine"], "--title mine: it says how a figure looks; name one with -o"),
         (["-o", "picture.jpg"], "picture.jpg: unknown suffix '.jpg'; write one of .png, .pdf, .svg"),
         (["-o", "nowhere/picture.png"], "nowhere/picture.png: the directory nowhere does not exist"),
         (["--queries", "3:99"], "--queries '3:99' is not a part of 0:16"),

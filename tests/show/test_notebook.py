@@ -9,6 +9,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import attnviz
@@ -115,3 +116,29 @@ def test_nothing_is_fetched(shown):
     for _, attributes in Read(shown._repr_html_()).tags:
         assert attributes.get("src", "data:").startswith("data:")
         assert "href" not in attributes
+
+
+def kinds_of_figures() -> dict[str, object]:
+    inputs = attnviz.synthesize(heads=2, tokens=8, head_dim=4)
+    return {
+        "plot": attnviz.plot(inputs),
+        "plot_heads": attnviz.plot_heads(inputs),
+        "plot_detail": attnviz.plot_detail(inputs),
+        "plot_strip": attnviz.plot_strip(inputs, query=3),
+        "plot_comparison": attnviz.plot_comparison(inputs, inputs),
+        "plot_overview": attnviz.plot_overview([inputs]),
+    }
+
+
+def test_every_figure_shows_itself_as_a_picture():
+    formatters = pytest.importorskip("IPython.core.formatters")
+    for name, found in kinds_of_figures().items():
+        data, _ = formatters.DisplayFormatter().format(found)
+        with Image.open(BytesIO(data["image/png"])) as image:
+            assert min(image.size) > 50, name
+
+
+def test_axes_of_ones_own_are_left_to_their_figure():
+    ax = Figure().add_subplot()
+    assert attnviz.plot(attnviz.synthesize(heads=1, tokens=8, head_dim=4), ax=ax) is ax
+    assert not hasattr(ax, "_repr_png_")

@@ -12,6 +12,8 @@ from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice
+from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
+from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
     from attnviz.compare.sides import Exact, Given, Side
@@ -61,6 +63,7 @@ def register(app: typer.Typer) -> None:
         out: Annotated[
             Path | None, typer.Option("--out", "-o", help="Draw A, B and A - B side by side: .png, .pdf or .svg.")
         ] = None,
+        look: Look = PLAIN,
     ) -> None:
         """Compare two maps: two dumps, one dump under two settings, or a kernel's output with the exact formula.
 
@@ -69,6 +72,7 @@ def register(app: typer.Typer) -> None:
         """
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--format", format, ("table", "json"))
+        look = look_of_file(look, out, unused=("marks",))
         from attnviz.base.selections import parse_indices
         from attnviz.base.writing import check_output, is_stdout
         from attnviz.cli.progress import rows_progress
@@ -85,10 +89,9 @@ def register(app: typer.Typer) -> None:
         heads = parse_indices(head, side_a.H, option="--head", noun="head")
         pixels = None
         if out is not None:
-            from attnviz.show.figures.cells import most_cells
-            from attnviz.show.figures.difference import comparison_inches
+            from attnviz.plots.room import comparison_pixels
 
-            pixels = most_cells(comparison_inches((side_a.T, side_a.S)), 150)
+            pixels = comparison_pixels((side_a.T, side_a.S), look)
         with rows_progress(side_a.T * len(heads), "diff") as progress:
             found = compare(
                 side_a,
@@ -102,13 +105,14 @@ def register(app: typer.Typer) -> None:
                 progress=progress,
             )
         if out is not None:
-            from attnviz.cli.console import drawing, note
+            from attnviz.show.figures.captions import caption as about_maps
             from attnviz.show.figures.difference import difference_figure
-            from attnviz.show.figures.style import save_figure
 
-            with drawing():
-                save_figure(difference_figure(found.pictures), out)
-            note(f"wrote {out}")
+            a_maps = [row[0] for row in found.pictures]
+            sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
+            how = look.words(a_maps, sides)
+            words = about_maps(a_maps, look.scale.fit(a_maps), source=sides)
+            write_figure(out, lambda: difference_figure(found.pictures, **how), look, words, kind="diff")
         if is_stdout(out):
             pass  # the picture is there
         elif format == "json":

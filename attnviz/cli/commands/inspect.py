@@ -19,11 +19,14 @@ def register(app: typer.Typer) -> None:
         source: Annotated[Path, typer.Argument(help="File to look into.", show_default=False)],
         format: Annotated[str, typer.Option(help="table or json.")] = "table",
     ) -> None:
-        """Show the tensors of a file, the role each would play, and what is missing.
+        """Show the tensors of a file, the role each would play, and what is missing; or how a figure was made.
 
         Reads the table of contents, not the tensors, where the format allows it (.safetensors, .npz, .npy).
         """
         check_choice("--format", format, ("table", "json"))
+        if source.suffix.lower() in (".png", ".pdf", ".svg"):
+            _tell_figure(source, format)
+            return
         import json
 
         from attnviz.cli.console import data, output
@@ -60,3 +63,26 @@ def register(app: typer.Typer) -> None:
         lines += [f"missing: {name}, {ROLES[name]}" for name in missing]
         for line in lines:
             console.print(line, highlight=False, markup=False)
+
+
+def _tell_figure(path: Path, format: str) -> None:
+    """What a figure of attnviz shows, and the options that made it so."""
+    import json
+
+    from attnviz.cli.console import output
+    from attnviz.show.figures.about import SCHEMA, read_about
+
+    about = read_about(path)
+    if format == "json":
+        print(
+            json.dumps(
+                {"schema": SCHEMA, "source": str(path), "shows": about.words, **about.settings}, ensure_ascii=False
+            )
+        )
+        return
+    settings = dict(about.settings)
+    console = output()
+    console.print(f"{path}: a figure of attnviz {settings.pop('kind', '')}".rstrip(), highlight=False, markup=False)
+    console.print(about.words, highlight=False, markup=False)
+    for name, value in settings.items():
+        console.print(f"{name}: {value}", highlight=False, markup=False)

@@ -10,6 +10,7 @@ import typer
 
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, Values, check_choice, request_of
+from attnviz.cli.pictures import look_of_file, write_figure
 from attnviz.plots.kinds.overview import Overview
 from attnviz.plots.look import Look
 
@@ -41,13 +42,12 @@ def register(app: typer.Typer) -> None:
         """
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--reduce", reduce, ("max", "mass"))
-        look = look.for_file()
-        look.check()
+        look = look_of_file(look, out, unused=("marks",))
         from attnviz.base.writing import check_output
-        from attnviz.cli.console import drawing, note
+        from attnviz.cli.console import note
         from attnviz.cli.progress import layers_progress
-        from attnviz.plots.kind import figure_of
-        from attnviz.show.figures.style import SUFFIXES, save_figure
+        from attnviz.show.figures.captions import caption as about_maps
+        from attnviz.show.figures.style import SUFFIXES
 
         out = check_output(out, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         count = len(source.layers())
@@ -67,7 +67,5 @@ def register(app: typer.Typer) -> None:
         hint = None if kind.each else look.hint(parts.maps)
         if hint is not None:
             note(hint)
-        with drawing(theme=look.theme or "light", paper=look.paper):
-            figure = figure_of(kind.draw(parts, look))
-            save_figure(figure, out, dpi=look.dots, transparent=look.transparent)
-        note(f"wrote {out}")
+        words = about_maps(parts.spoken, look.scale.fit(parts.spoken), source=parts.source)
+        write_figure(out, lambda: kind.draw(parts, look), look, words, kind="overview")

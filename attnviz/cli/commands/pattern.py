@@ -11,6 +11,7 @@ import typer
 from attnviz.base.errors import InputError
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Item, PatternChoice, Region, Source, request_of
+from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.kinds.pattern import Reasons
 from attnviz.plots.look import Look
 
@@ -32,6 +33,10 @@ class Drawn(Source):
             help="Dump to read: .safetensors, .npz, .npy, .pt or .pth. None: the pattern alone.", show_default=False
         ),
     ] = None
+
+
+_NO_VALUES = ("norm", "robust", "vmin", "vmax", "cmap", "marks")
+"""Parts of a look that a figure whose colors are reasons has no use for."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,7 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option("--out", "-o", help="Figure to write in place of the terminal's: .png, .pdf or .svg."),
         ] = None,
-        title: Annotated[str | None, typer.Option(help="Title of the figure.")] = None,
-        dpi: Annotated[int, typer.Option(help="Dots per inch of a PNG.", min=20, max=2400)] = 150,
+        look: Look = PLAIN,
     ) -> None:
         """Show which query may see which key, each cell colored by why; of SOURCE, with the weights over it."""
         region.check()
@@ -100,8 +104,7 @@ def register(app: typer.Typer) -> None:
 
         if out is not None:
             out = check_output(out, (".png", ".pdf", ".svg"), inputs=source.paths())
-        elif title is not None:
-            raise InputError(f"--title {title}: it is written above a figure; name one with -o")
+        look = look_of_file(look, out, unused=_NO_VALUES)
         inputs, weights = _inputs(
             source, tokens or choice.mask_rows() or source.document_tokens(), tokens, head, compute
         )
@@ -113,7 +116,7 @@ def register(app: typer.Typer) -> None:
         if out is None:
             _print(drawn, request)
         else:
-            _write(out, drawn, request, Look(title=title, dpi=dpi))
+            _write(out, drawn, request, look)
 
 
 def _inputs(
@@ -151,14 +154,12 @@ def _print(kind: Reasons, request: Request) -> None:
 
 def _write(out: Path, kind: Reasons, request: Request, look: Look) -> None:
     """The pattern as a figure."""
-    from attnviz.cli.console import drawing, note
-    from attnviz.plots.kind import figure_of
-    from attnviz.show.figures.style import save_figure
-
     maps = kind.compute(kind.fitted(request, look))
-    with drawing():
-        save_figure(figure_of(kind.draw(maps, look)), out, dpi=look.dots)
-    note(f"wrote {out}")
+    source = request.inputs.source
+    labels = {label for shown in maps.values() for own in (shown.query_labels, shown.key_labels) for label in own or ()}
+    write_figure(
+        out, lambda: kind.draw(maps, look, source), look, kind.words(maps, source), kind="pattern", letters=labels
+    )
 
 
 def _bare(source: Source, tokens: int) -> Inputs:

@@ -98,7 +98,6 @@ def register(app: typer.Typer) -> None:
                     note(hint)
             for path in out if world.rank == 0 else ():
                 _write(path, drawn, parts, look)
-                note(f"wrote {path}")
 
 
 def _check_used(kind: Kind, given: dict[str, str | None]) -> None:
@@ -138,17 +137,15 @@ def _tell_cells(request: Request, fitted: Request, path: Path) -> None:
 
 def _write(path: Path, kind: Kind, parts: Parts, look: Look) -> None:
     """A figure, or the maps as numbers."""
-    from attnviz.cli.console import drawing, note
-    from attnviz.plots.kind import figure_of
+    from attnviz.cli.console import note
+    from attnviz.cli.pictures import write_figure
     from attnviz.show.exports import write_maps
-    from attnviz.show.figures.style import save_figure
+    from attnviz.show.figures.captions import caption as about_maps
 
     if path.suffix.lower() in (".npz", ".zarr"):
         write_maps(path, parts.maps, parts.source)
+        note(f"wrote {path}")
         return
-    with drawing(theme=look.theme or "light", paper=look.paper, letters=set().union(look.title or "", *parts.labels)):
-        figure = figure_of(kind.draw(parts, look))
-        high = look.too_high(figure)
-        if high is not None:
-            note(high)
-        save_figure(figure, path, dpi=look.dots, transparent=look.transparent)
+    words = about_maps(parts.spoken, look.scale.fit(parts.spoken), source=parts.source)
+    name = kind.name or "heatmap"
+    write_figure(path, lambda: kind.draw(parts, look), look, words, kind=f"plot {name}", letters=parts.labels)

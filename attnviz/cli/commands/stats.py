@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,8 @@ from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice, request_of
+from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
+from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
     from attnviz.measures.statistics import HeadStatistics
@@ -36,6 +38,7 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option("--out", "-o", help="Figure of layers x heads (.png, .pdf, .svg), or data (.json, .csv)."),
         ] = None,
+        look: Look = PLAIN,
     ) -> None:
         """Print entropy, global mass, sink, distance and more: a row a head, of every layer of a dump.
 
@@ -47,11 +50,13 @@ def register(app: typer.Typer) -> None:
         _check(sort, ascending, statistic, out)
         if out is not None:
             out = check_output(out, (*_PICTURES, *_DATA), inputs=[*source.paths(), *choice.paths()])
+        drawn = None if out is None or out.suffix.lower() in _DATA else out
+        look = look_of_file(look, drawn, unused=("marks",))
         found, patterns = _computed(source, choice, compute, head, batch)
         found = found if sort is None else _in_order(found, sort, ascending=ascending)
         named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
         if out is not None:
-            _write(out, found, statistic, source.title, named)
+            _write(out, found, statistic, source.title, named, look)
         if not is_stdout(out):
             _print(found, format, source.title, named)
 
@@ -100,13 +105,11 @@ def _in_order(rows: list[HeadStatistics], sort: str, *, ascending: bool) -> list
     return known + [row for row in rows if getattr(row, sort) is None]
 
 
-def _write(out: Path, found: list[HeadStatistics], statistic: str, title: str, named: str) -> None:
+def _write(out: Path, found: list[HeadStatistics], statistic: str, title: str, named: str, look: Look) -> None:
     """A figure of one statistic, or all of them as data."""
-    from attnviz.cli.console import drawing, note
-    from attnviz.plots.kind import figure_of
+    from attnviz.cli.console import note
     from attnviz.show import exports
-    from attnviz.show.figures.statistics import statistics_figure
-    from attnviz.show.figures.style import save_figure
+    from attnviz.show.figures.statistics import statistics_figure, statistics_words
 
     suffix = out.suffix.lower()
     if suffix in _DATA:
@@ -114,10 +117,12 @@ def _write(out: Path, found: list[HeadStatistics], statistic: str, title: str, n
         exports.write_text(
             out, exports.statistics_json(found, title, named) if of_json else exports.statistics_csv(found)
         )
-    else:
-        with drawing():
-            save_figure(figure_of(statistics_figure(found, statistic)), out)
-    note(f"wrote {out}")
+        note(f"wrote {out}")
+        return
+    words = statistics_words(found, statistic, source=title, pattern=named)
+    said = words if look.caption is True else look.caption or None
+    how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.inches, **look.colors}
+    write_figure(out, lambda: statistics_figure(found, statistic, **how), look, words, kind="stats")
 
 
 def _print(found: list[HeadStatistics], format: str, title: str, named: str) -> None:

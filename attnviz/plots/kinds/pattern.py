@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnviz.base.errors import InputError
 from attnviz.plots.look import Look
@@ -55,10 +55,27 @@ class Reasons:
             for title, pattern in self.patterns(request).items()
         }
 
-    def draw(self, maps: dict[str, ReasonMap], look: Look) -> Axes | Figure:
+    def draw(self, maps: dict[str, ReasonMap], look: Look, source: str = "") -> Axes | Figure:
         """Draws them, side by side where there are several."""
         from attnviz.show.figures.pattern import pattern_figure, story_figure
 
+        caption = self.words(maps, source) if look.caption is True else look.caption or None
+        how: dict[str, Any] = {"title": look.title, "caption": caption, "width": look.inches}
         if self.story:
-            return story_figure([*maps.values()], [*maps], title=look.title)
-        return pattern_figure(maps[""], title=look.title)
+            return story_figure([*maps.values()], [*maps], **how)
+        return pattern_figure(maps[""], **how)
+
+    def words(self, maps: dict[str, ReasonMap], source: str) -> str:
+        """What the figure shows, as a caption says it."""
+        from attnviz.base.words import count
+        from attnviz.maps.map import cell_words
+
+        (first, *_), names = maps.values(), [shown.pattern for shown in maps.values()]
+        sizes = f"{count(len(first.queries), 'query', 'queries')} × {count(len(first.keys), 'key')}"
+        cells = f", {cell_words(first.cell_size)}" if first.reduced else ""
+        weights = (
+            f" Squares are weights of head {first.head}: the area of each is its share of the largest."
+            if self.weights
+            else ""
+        )
+        return f"{source}. Pattern: {'; '.join(names)}. {sizes}{cells}, colored by why the query sees the key; gray is not visible.{weights}"

@@ -13,7 +13,19 @@ from attnviz.base.words import in_place
 from attnviz.maps.map import AttentionMap
 from attnviz.show.figures.bars import Bar
 from attnviz.show.figures.heatmap import cell_note, draw, panel_inches, scaled, write_above, write_below
-from attnviz.show.figures.layout import EDGE, Around, Sheet, fitted_to, line, place, points, ticks_of, wrapped, write
+from attnviz.show.figures.layout import (
+    EDGE,
+    Around,
+    Sheet,
+    caption_lines,
+    fitted_to,
+    line,
+    place,
+    points,
+    ticks_of,
+    wrapped,
+    write,
+)
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
 
 _OF_PANELS = ("rank", "row")
@@ -102,7 +114,7 @@ def difference_figure(
 
     found = fitted_to(width, sheet)
     above = [] if title is None else wrapped(title, found.size[0] - 2 * EDGE, points("figure.titlesize"))
-    said = [] if caption is None else wrapped(caption, found.size[0] - 2 * EDGE, points("figure.labelsize"))
+    said = caption_lines(caption, found.size[0])
     found = found.with_room(above, said)
     figure.set_size_inches(found.size)
     headings = titles(found.panel[0])

@@ -22,6 +22,7 @@ from attnviz.show.figures.layout import (
     SMALLEST,
     Around,
     Sheet,
+    caption_lines,
     fitted_to,
     is_strip,
     label_axis,
@@ -35,6 +36,7 @@ from attnviz.show.figures.layout import (
 )
 from attnviz.show.figures.marks import draw_marks, find_marks, marks_height
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
+from attnviz.show.figures.style import showing
 from attnviz.show.scale.colors import is_dark
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ def heatmap(
     """
     fitted = ColorScale(**colors).fit([shown])
     if ax is None:
-        return sheet_of(
+        (own,) = sheet_of(
             [shown],
             fitted,
             [shown.name if title is None else title],
@@ -104,7 +106,8 @@ def heatmap(
             caption=caption,
             width=width,
             marks=marks,
-        )[0]
+        )
+        return showing(own)
     image = draw(shown, ax, fitted, annot=annot)
     found = [find_marks(shown)] if marks else []
     ax.set_title(shown.name if title is None else title, parse_math=False, pad=6 + 72 * marks_height(found))
@@ -143,7 +146,7 @@ def heads_grid(
     axes = sheet_of(maps, fitted, names, above=above, annot=annot, caption=caption, width=width, marks=marks)
     figure = axes[0].get_figure(root=True)
     assert figure is not None
-    return figure
+    return showing(figure)
 
 
 def sheet_of(
@@ -180,7 +183,7 @@ def sheet_of(
     plan = _Plan(first, len(maps), width, sides, Bar(figure, fitted, blank=blank) if scale else None)
     found, where = plan.found()
     title = [] if above is None else wrapped(above, found.size[0] - 2 * EDGE, points("figure.titlesize"))
-    said = [] if caption is None else wrapped(caption, found.size[0] - 2 * EDGE, points("figure.labelsize"))
+    said = caption_lines(caption, found.size[0])
     lower = found.around.bottom
     found = found.with_room(title, said)
     figure.set_size_inches(found.size)
@@ -364,7 +367,7 @@ def write_caption(ax: Axes, text: str) -> None:
     """A caption under the figure of Axes that were given, in lines as wide as it."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    lines = wrapped(text, float(figure.get_figwidth()) - 2 * EDGE, points("figure.labelsize"))
+    lines = caption_lines(text, float(figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", multialignment="left", parse_math=False)
 
 

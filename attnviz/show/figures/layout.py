@@ -94,6 +94,12 @@ def wrapped(text: str, inches: float, size: float) -> list[str]:
     return lines
 
 
+def caption_lines(text: str | None, inches: float) -> list[str]:
+    """A caption in lines that fit a figure ``inches`` across; none where there is no caption."""
+    # With room to spare: at few dots per inch letters are wider.
+    return [] if text is None else wrapped(text, 0.97 * (inches - 2 * EDGE), points("figure.labelsize"))
+
+
 def is_strip(size: tuple[int, int]) -> bool:
     """Whether a map is so long one way that its pairs can't be drawn as squares."""
     return not 1 / 3 <= size[0] / size[1] <= 3

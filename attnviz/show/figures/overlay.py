@@ -131,8 +131,8 @@ def overlays(
     )
     dress(bar, scale)
     first = maps[0]
-    name = one_line(first.query_labels[0]).replace("$", r"\$") if first.query_labels else f"query {first.queries.start}"
-    figure.suptitle(in_place(f"what {name} sees", *place_of(maps)) if title is None else title)
+    name = one_line(first.query_labels[0]) if first.query_labels else f"query {first.queries.start}"
+    figure.suptitle(in_place(f"what {name} sees", *place_of(maps)) if title is None else title, parse_math=False)
     if caption is not None:
         write_caption(grid[0, 0], caption)
     return figure

@@ -20,7 +20,7 @@ from attnviz.maps.map import cell_words, place_of
 from attnviz.show.figures.bars import FRAME, NOT_VISIBLE, colorbar, dress, swatch
 from attnviz.show.figures.cells import Array, PixelImage, Pixels, hatch_colors
 from attnviz.show.figures.heatmap import write_caption
-from attnviz.show.figures.layout import points, wrapped
+from attnviz.show.figures.layout import caption_lines
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def overview_figure(
         wide, tall = slot * len(heads), slot * len(rows)
         left = _LEFT + 0.065 * max(map(len, names))
         across = left + max(wide, 1.0) + _RIGHT if width is None else width
-        lines = [] if caption is None else wrapped(caption, across - 0.2, points("figure.labelsize"))
+        lines = caption_lines(caption, across)
         bottom = _BOTTOM + _LINE * len(lines)
         size = (_whole(across, dpi), _whole(bottom + max(tall, 1.0) + _TOP, dpi))
         figure = Figure(figsize=size, dpi=dpi)
@@ -119,7 +119,7 @@ def overview_figure(
     ax.set_xlabel("head" + _cell_note(maps))
     ax.set_ylabel("layer" if any(names) else "")
     sizes = f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}"
-    ax.set_title(in_place(sizes, None, place_of(maps)[1]) if title is None else title)
+    ax.set_title(in_place(sizes, None, place_of(maps)[1]) if title is None else title, parse_math=False)
     blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
     _bar(ax, fitted, each=each, inside=not given, blank=blank)
     if given and caption is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
@@ -14,8 +17,9 @@ from matplotlib.lines import Line2D
 from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
 from attnviz.show.figures.cells import Array, Extent, PixelImage, Pixels
-from attnviz.show.figures.layout import is_strip, label_axis
-from attnviz.show.scale.colors import BLACK, HIDDEN, WHITE, Rgb, mix, reason_colors
+from attnviz.show.figures.heatmap import write_below
+from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points
+from attnviz.show.scale.colors import BLACK, WHITE, Rgb, hidden, is_dark, mix, reason_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 MOST_SQUARES = 64
 """Cells along a side up to which each is outlined and a weight is a square in it; beyond, a weight is a shade."""
 
+_NARROW = 5.0  # inches across of a figure whose legend is below it
 _GAP_INCHES, _PAD_INCHES = 0.2, 0.08
 _GRAY: Rgb = (0.45, 0.45, 0.45)
 
@@ -32,6 +37,8 @@ def pattern_figure(
     ax: Axes | None = None,
     *,
     title: str | None = None,
+    caption: str | None = None,
+    width: float | None = None,
     full: float | None = None,
     legend: bool = True,
 ) -> Axes:
@@ -44,6 +51,7 @@ def pattern_figure(
         shown: the reasons.
         ax: the Axes to draw into; None makes a figure of a fitting size.
         title: None says the pattern and, of weights, the head.
+        caption, width: as in :func:`attnviz.heatmap`.
         full: the weight that fills a cell; None is the largest shown.
         legend: whether to name the colors, to the right of the Axes.
 
@@ -51,10 +59,15 @@ def pattern_figure(
         The Axes drawn into.
     """
     if ax is None:
-        figure, axes = _panels(shown, 1)
-        pattern_figure(shown, axes[0], title=title, full=full, legend=legend)
-        _fit(figure)
-        return axes[0]
+        narrow = width is not None and width < _NARROW
+
+        def draw(axes: Sequence[Axes]) -> None:
+            pattern_figure(shown, axes[0], title=title, full=full, legend=legend and not narrow)
+
+        ax = _fitted(shown, 1, draw, None if narrow else caption, width)[0]
+        if narrow:
+            _write_below(shown, ax, full or shown.most_weight or 1.0, caption)
+        return ax
     full = full or shown.most_weight or 1.0
     T, S = len(shown.queries), len(shown.keys)
     extent = (-0.5, S - 0.5, T - 0.5, -0.5)
@@ -68,37 +81,116 @@ def pattern_figure(
     label_axis(ax.yaxis, shown.queries, shown.query_labels)
     ax.set_xlabel("key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else ""))
     ax.set_ylabel("query")
-    ax.set_title(_title(shown) if title is None else title)
+    ax.set_title(_title(shown) if title is None else title, parse_math=False)
     if legend:
-        names, handles = _legend([shown], full)
-        counts = shown.counts
-        names = [f"{name}\n{_pairs(counts[name], shown.total)}" if name in counts else name for name in names]
+        names, handles = _counted(shown, full)
         ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1.0), **_LEGEND)
     return ax
 
 
-def story_figure(maps: Sequence[ReasonMap], titles: Sequence[str], *, title: str | None = None) -> Figure:
+def _counted(shown: ReasonMap, full: float) -> tuple[list[str], list[Any]]:
+    """A legend's names, with how many pairs each has, and handles."""
+    names, handles = _legend([shown], full)
+    counts = shown.counts
+    return [f"{name}\n{_pairs(counts[name], shown.total)}" if name in counts else name for name in names], handles
+
+
+def _write_below(shown: ReasonMap, ax: Axes, full: float, caption: str | None) -> None:
+    """The legend and the caption below a narrow figure, whose width the map has."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    (names, handles), wide = _counted(shown, full), float(figure.get_figwidth())
+    lines = caption_lines(caption, wide)
+    words = line("figure.labelsize", len(lines)) + 0.08 if lines else 0.0
+    key = 2.75 * line("xtick.labelsize", math.ceil(len(names) / 2)) + 0.05
+    grow(figure, below=words + key)
+    place = (EDGE / wide, (words + key) / float(figure.get_figheight()))
+    figure.legend(
+        handles,
+        names,
+        loc="upper left",
+        bbox_to_anchor=place,
+        ncols=2,
+        columnspacing=1.0,
+        fontsize=points("xtick.labelsize"),
+        **_LEGEND,
+    )
+    write_below(figure, lines)
+
+
+def story_figure(
+    maps: Sequence[ReasonMap],
+    titles: Sequence[str],
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    width: float | None = None,
+) -> Figure:
     """A row of patterns with one legend, each cell in the same color for the same reason in all.
 
     Args:
         maps: of the same queries and keys.
         titles: one above each.
         title: above the row.
+        caption, width: as in :func:`attnviz.heatmap`.
     """
-    figure, row = _panels(maps[0], len(maps))
     full = max(shown.most_weight for shown in maps) or 1.0
-    for ax, shown, own in zip(row, maps, titles, strict=True):
-        pattern_figure(shown, ax, title=f"{own}\n{_pairs(shown.visible, shown.total)}", full=full, legend=False)
-        if ax is not row[0]:
-            ax.set_ylabel("")
-            ax.tick_params(left=False, labelleft=False)
-    names, handles = _legend(maps, full)
-    row[-1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.04, 1.0), **_LEGEND)
-    if title is not None:
-        middle = row[len(row) // 2]
-        middle.annotate(title, (0.5, 1), (0, 36), ha="center", xycoords="axes fraction", textcoords="offset points")
-    _fit(figure)
+
+    def draw(row: Sequence[Axes]) -> None:
+        for ax, shown, own in zip(row, maps, titles, strict=True):
+            pattern_figure(shown, ax, title=f"{own}\n{_pairs(shown.visible, shown.total)}", full=full, legend=False)
+            if ax is not row[0]:
+                ax.set_ylabel("")
+                ax.tick_params(left=False, labelleft=False)
+        names, handles = _legend(maps, full)
+        row[-1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.04, 1.0), **_LEGEND)
+        if title is not None:
+            row[len(row) // 2].annotate(
+                title,
+                (0.5, 1),
+                (0, 36),
+                ha="center",
+                xycoords="axes fraction",
+                textcoords="offset points",
+                parse_math=False,
+            )
+
+    figure = _fitted(maps[0], len(maps), draw, caption, width)[0].get_figure(root=True)
+    assert figure is not None
     return figure
+
+
+def _fitted(
+    shown: ReasonMap, count: int, draw: Callable[[Sequence[Axes]], None], caption: str | None, width: float | None
+) -> list[Axes]:
+    """A row of panels with what is drawn in and around them, in a figure that just holds it: ``width`` inches across."""
+    figure, row = _panels(shown, count)
+    draw(row)
+    _fit(figure)
+    scale = 1.0
+    for _ in range(3 if width is not None else 0):  # letters keep their size, so that panels change more
+        assert width is not None
+        inside = sum(float(ax.get_window_extent().width) for ax in row) / figure.dpi
+        scale *= max((width - float(figure.get_figwidth()) + inside) / inside, 0.1)
+        figure, row = _panels(shown, count, scale)
+        draw(row)
+        _fit(figure)
+    if width is not None:
+        _widen(figure, width)
+    if caption is not None:
+        lines = caption_lines(caption, float(figure.get_figwidth()))
+        grow(figure, below=line("figure.labelsize", len(lines)) + 0.08)
+        write_below(figure, lines)
+    return row
+
+
+def _widen(figure: Figure, width: float) -> None:
+    """A figure a hair wider or narrower, with what is in it where it was."""
+    before = float(figure.get_figwidth())
+    for ax in figure.axes:
+        box = ax.get_position(original=True)
+        ax.set_position((box.x0 * before / width, box.y0, box.width * before / width, box.height))
+    figure.set_figwidth(width)
 
 
 _LEGEND: dict[str, Any] = {
@@ -115,14 +207,15 @@ def most_inches(panels: int) -> float:
     return 6.0 if panels == 1 else 3.0
 
 
-def _panels(shown: ReasonMap, count: int) -> tuple[Figure, list[Axes]]:
-    """A row of Axes of the size that ``shown`` wants, with no room for labels yet."""
+def _panels(shown: ReasonMap, count: int, scale: float = 1.0) -> tuple[Figure, list[Axes]]:
+    """A row of Axes of the size that ``shown`` wants, or ``scale`` times that, with no room for labels yet."""
     T, S, most = len(shown.queries), len(shown.keys), most_inches(count)
     if is_strip((len(shown.queries), len(shown.keys))):
         width, height = (min(max(0.3 * positions, 1.0), most) for positions in (S, T))
     else:
         cell = max(min(0.3 * max(T, S), most), 1.5) / max(T, S)
         width, height = cell * S, cell * T
+    width, height = width * scale, height * scale
     each = width + _GAP_INCHES
     figure = Figure(figsize=(count * each, height))
     return figure, [figure.add_axes((n / count, 0, width / each / count, 1)) for n in range(count)]
@@ -170,11 +263,12 @@ class _ReasonImage(PixelImage):
 
     def _colors(self, kinds: Array, weights: Array | None) -> Array:
         """(..., 3), the darker the more weight."""
-        colors = [*reason_colors([*self.reasons, SEVERAL]).values()]
-        plain = np.array([*(map(_tint, colors) if self.tinted else colors), HIDDEN])[kinds]  # -1 is the last
+        colors = [*reason_colors([*self.reasons, SEVERAL], dark=_dark()).values()]
+        blank = hidden(dark=_dark())
+        plain = np.array([*(map(_tint, colors) if self.tinted else colors), blank])[kinds]  # -1 is the last
         if weights is None:
             return plain
-        inks = np.array([*map(_ink, colors), HIDDEN])[kinds]
+        inks = np.array([*map(_ink, colors), blank])[kinds]
         share = np.sqrt(np.clip(np.nan_to_num(weights) / self.full, 0, 1))[..., None]
         shaded: Array = plain + (inks - plain) * share
         return shaded
@@ -185,13 +279,13 @@ def _outline(shown: ReasonMap, ax: Axes) -> None:
     rows, columns = shown.cells.shape
     ax.set_xticks(np.linspace(-0.5, len(shown.keys) - 0.5, columns + 1), minor=True)
     ax.set_yticks(np.linspace(-0.5, len(shown.queries) - 0.5, rows + 1), minor=True)
-    ax.grid(which="minor", color="white", linewidth=1.0 if max(rows, columns) <= 32 else 0.5)
+    ax.grid(which="minor", color=mpl.rcParams["axes.facecolor"], linewidth=1.0 if max(rows, columns) <= 32 else 0.5)
     ax.tick_params(which="minor", length=0)
 
 
 def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:
     assert shown.weights is not None
-    colors = [*reason_colors([*shown.reasons, SEVERAL]).values()]
+    colors = [*reason_colors([*shown.reasons, SEVERAL], dark=_dark()).values()]
     (down, across), kinds = shown.cell_size, shown.kinds
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
     squares, inks = [], []
@@ -209,10 +303,10 @@ def _legend(maps: Sequence[ReasonMap], full: float) -> tuple[list[str], list[Any
     reasons = list(dict.fromkeys(reason for shown in maps for reason in shown.counts if reason != SEVERAL))
     if any(SEVERAL in shown.counts for shown in maps):
         reasons.append(SEVERAL)
-    colors = reason_colors(reasons)
+    colors = reason_colors(reasons, dark=_dark())
     names = [*reasons, "not visible"]
     handles: list[Any] = [_swatch(_tint(color) if weighed else color) for color in colors.values()]
-    handles.append(_swatch(HIDDEN))
+    handles.append(_swatch(hidden(dark=_dark())))
     if weighed:
         for share in (1.0, 0.25, 0.0625):
             names.append(f"weight {full * share:.2g}")
@@ -229,15 +323,28 @@ def _swatch(color: Rgb, side: float = 1.0) -> Line2D:
 
 
 def _tint(color: Rgb) -> Rgb:
-    return mix(color, WHITE, 0.7)
+    return mix(color, to_rgb(mpl.rcParams["axes.facecolor"]), 0.7)
 
 
 def _ink(color: Rgb) -> Rgb:
-    return mix(color, BLACK, 0.25)
+    return mix(color, WHITE if _dark() else BLACK, 0.25)
+
+
+def _dark() -> bool:
+    """Whether the page is."""
+    return is_dark(to_rgb(mpl.rcParams["axes.facecolor"]))
 
 
 def _pairs(count: int, total: int) -> str:
-    return f"{count:,} of {total:,} pairs ({count / total:.1%})"
+    return f"{count:,} of {total:,} pairs ({_percent(count / total)})"
+
+
+def _percent(share: float) -> str:
+    """With a decimal, or as many digits as it takes to be told from 0."""
+    if share >= 0.001 or not share:
+        return f"{share:.1%}"
+    digits = 1 - math.floor(math.log10(100 * share))
+    return f"{100 * share:.{digits}f}%"
 
 
 def _title(shown: ReasonMap) -> str:

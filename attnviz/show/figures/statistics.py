@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from attnviz.base.words import in_place
+from attnviz.base.words import count, in_place
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
 from attnviz.show.figures.bars import Bar, colorbar, frame
 from attnviz.show.figures.cells import CellImage
-from attnviz.show.figures.heatmap import letters
-from attnviz.show.figures.layout import EDGE, LINE, STEPS, Around, Sheet, line, place, points, ticks_of, width_of
-from attnviz.show.figures.scales import ColorScale, FittedScale
+from attnviz.show.figures.heatmap import letters, write_below, write_caption
+from attnviz.show.figures.layout import (
+    EDGE,
+    LINE,
+    STEPS,
+    Around,
+    Sheet,
+    caption_lines,
+    fitted_to,
+    line,
+    place,
+    points,
+    ticks_of,
+    width_of,
+    wrapped,
+)
+from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.show.scale.colors import is_dark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.colors import Colormap
 
     from attnviz.show.scale.scaling import Values
 
+_LEAST_BAR = 0.9  # inches of a color bar
 _CELL, _MOST_INCHES = 0.34, 9.0  # inches of a cell, and of all of them
 
 
@@ -33,7 +48,10 @@ def statistics_figure(
     statistic: str = "entropy",
     ax: Axes | None = None,
     *,
-    cmap: str | Colormap | None = None,
+    title: str | None = None,
+    caption: str | None = None,
+    width: float | None = None,
+    **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws one statistic of every head.
 
@@ -41,7 +59,8 @@ def statistics_figure(
         rows: statistics of heads, of one layer or several.
         statistic: one of :data:`attnviz.measures.statistics.STATISTICS`.
         ax: the Axes to draw into; None makes a figure.
-        cmap: a palette of matplotlib or seaborn.
+        title: None says which statistic.
+        caption, width, colors: as in :func:`attnviz.heatmap`.
 
     Returns:
         The Axes drawn into.
@@ -54,13 +73,11 @@ def statistics_figure(
         if value is not None:
             cells[layers.index(row.layer), heads.index(row.head)] = value
     names = [_name(layer) for layer in layers]
-    scale = ColorScale(cmap=cmap).fit_cells(
-        [cells], "weights" if np.nanmin(cells, initial=0) >= 0 else "logits", _unit(statistic)
-    )
-    title = in_place(statistic.replace("_", " "), None, _item(rows))
+    scale = _scale(cells, statistic, colors)
+    title = in_place(statistic.replace("_", " "), None, _item(rows)) if title is None else title
     given = ax is not None
     if ax is None:
-        ax = _sheet(cells, heads, names, scale, title)
+        ax = _sheet(cells, heads, names, scale, title, caption, width)
     image = CellImage(ax, scale.cells(cells), cmap=scale.cmap, norm=scale.norm, hatch=True)
     frame(ax)
     ax.grid(False)
@@ -72,38 +89,72 @@ def statistics_figure(
     else:
         ax.set_ylabel("layer", labelpad=3)
     if given:
-        ax.set_title(title)
+        ax.set_title(title, parse_math=False)
         colorbar(image, [ax], scale)
+        if caption is not None:
+            write_caption(ax, caption)
     if cells.size <= 256:
         _annotate(ax, cells, scale)
     return ax
 
 
-def _sheet(cells: Values, heads: Sequence[int], names: Sequence[str], scale: FittedScale, title: str) -> Axes:
+def _scale(cells: Values, statistic: str, colors: ScaleOptions) -> FittedScale:
+    values = "weights" if np.nanmin(cells, initial=0) >= 0 else "logits"
+    return ColorScale(**colors).fit_cells([cells], values, _unit(statistic))
+
+
+def statistics_words(rows: Sequence[HeadStatistics], statistic: str, *, source: str, pattern: str) -> str:
+    """What a figure of statistics shows, as a caption says it."""
+    layers = len({row.layer for row in rows})
+    heads = count(len(rows), "head") + (f" of {layers} layers" if layers > 1 else "")
+    name = statistic.replace("_", " ")
+    return f"{source}: {name} of {heads}, in {_unit(statistic)}. {STATISTICS[statistic].about.rstrip('.')}. Pattern: {pattern}."
+
+
+def _sheet(
+    cells: Values,
+    heads: Sequence[int],
+    names: Sequence[str],
+    scale: FittedScale,
+    title: str,
+    caption: str | None,
+    width: float | None,
+) -> Axes:
     """The Axes of a figure of a fitting size, with its color bar."""
     figure = Figure(figsize=(6, 6))
     ax = figure.add_axes((0, 0, 1, 1), label="panel 0")
     bar = Bar(figure, scale, blank=bool(np.isnan(cells).any()))
     rows, columns = cells.shape
     each = min(_CELL, _MOST_INCHES / max(rows, columns))
-    panel = max(each * columns, 1.5), max(each * rows, 0.3)
-    tall = max(panel[1], 0.9)  # of the bar, beside a single layer too
-    keys = ticks_of(heads, None, panel[0], horizontal=True)
-    queries = ticks_of(range(len(names)), None, panel[1], horizontal=False)
     widest = max(width_of(name, points("ytick.labelsize")) for name in names)
-    beyond = tall - panel[1]
-    around = Around(
-        left=EDGE + (line("axes.labelsize") + 6 / 72 if any(names) else 0) + queries.room - queries.beyond + widest,
-        right=bar.room(tall) + EDGE,
-        top=EDGE + line("axes.titlesize") + 5 / 72,
-        bottom=max(EDGE + keys.room + 3 / 72 + line("axes.labelsize"), bar.below + beyond),
-    )
-    found = Sheet(1, 1, panel, around)
+
+    def sheet(across: float | None) -> Sheet:
+        wide = max(each * columns, 1.5) if across is None else across
+        panel = wide, max(rows * min(wide / columns, _CELL * 1.3), 0.3)
+        keys = ticks_of(heads, None, panel[0], horizontal=True)
+        tall = max(panel[1], _LEAST_BAR)
+        bottom = max(EDGE + keys.room + 3 / 72 + line("axes.labelsize"), bar.below + tall - panel[1])
+        around = Around(
+            left=EDGE + (line("axes.labelsize") + 6 / 72 if any(names) else 0) + 6 / 72 + widest,
+            right=bar.room(tall) + EDGE,
+            top=EDGE + 5 / 72,
+            bottom=bottom,
+        )
+        return Sheet(1, 1, panel, around)
+
+    found = fitted_to(width, sheet)
+    inches = found.size[0] - 2 * EDGE
+    said = caption_lines(caption, found.size[0])
+    above = wrapped(title, inches, points("axes.titlesize"))
+    found = found.with_room([], said)
+    found = replace(found, around=replace(found.around, top=found.around.top + line("axes.titlesize", len(above))))
     figure.set_size_inches(found.size)
     box = found.box(0)
     place(ax, box, found.size)
-    ax.set_title(title, pad=4)
-    bar.beside(box[0] + box[2], box[1] - beyond, tall)
+    ax.set_title("\n".join(above), pad=4, parse_math=False)
+    tall = max(box[3], _LEAST_BAR)  # beside a single layer too
+    bar.beside(box[0] + box[2], box[1] + box[3] - tall, tall)
+    write_below(figure, said)
     return ax
 
 

@@ -92,7 +92,7 @@ def strip(
         words = _wrapped(shown, size, across * 72)
     fitted = ColorScale(**colors).fit([shown]) if scale is None else scale
     _draw(shown, words, ax, fitted, size, across * 72)
-    ax.set_title(_title(shown) if title is None else title, loc="left")
+    ax.set_title(_title(shown) if title is None else title, loc="left", parse_math=False)
     if scale is None:
         _bar([ax], fitted)
     if caption is not None:
@@ -132,7 +132,7 @@ def strips(
     for ax, shown in zip(grid, maps, strict=True):
         _draw(shown, words, ax, fitted, size, across * 72)
         ax.set_title(shown.name, loc="left", pad=2)
-    figure.suptitle(f"what {_query(maps[0])} sees" if title is None else title)
+    figure.suptitle(f"what {_query(maps[0])} sees" if title is None else title, parse_math=False)
     _bar(list(grid), fitted)
     if caption is not None:
         write_caption(grid[0], caption)
@@ -275,7 +275,7 @@ def _query(shown: AttentionMap) -> str:
     position = shown.queries.start
     if shown.query_labels is None:
         return f"query {position}"
-    text = one_line(shown.query_labels[0]).replace("$", r"\$").strip(SPACE)
+    text = one_line(shown.query_labels[0]).strip(SPACE)
     return f"query {position} ({text})"
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import matplotlib as mpl
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
@@ -18,7 +21,10 @@ from attnviz.base.writing import as_path, atomic
 from attnviz.show.scale.colors import DARK_PAGE, INK, POLES, hidden, is_dark, palette
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from attnviz.show.figures.about import About
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -174,8 +180,16 @@ def _of_seaborn(name: str) -> Colormap:
     return chosen
 
 
-def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150, transparent: bool = False) -> None:
+def save_figure(
+    figure: Figure, path: str | Path, *, dpi: float = 150, transparent: bool = False, about: About | None = None
+) -> None:
     """Writes a figure as PNG, PDF or SVG, by the suffix, with no date, version or random id in it.
+
+    Args:
+        figure, path: what, and where to.
+        dpi: dots per inch of a PNG.
+        transparent: whether it has no background.
+        about: what the file says of itself.
 
     Raises:
         InputError: an unknown suffix, or a path that cannot be written.
@@ -191,6 +205,27 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150, transpare
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(SUFFIXES)}")
     for text in figure.findobj(Text):
         text.set_text(printable(text.get_text()))
+    said = nameless[suffix] | ({} if about is None else about.metadata(suffix))
     settings: dict[Any, Any] = {"svg.hashsalt": "attnviz", "svg.fonttype": "none", "pdf.fonttype": 42}
     with mpl.rc_context(settings), atomic(path) as temporary:
-        figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=nameless[suffix])
+        figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=said)
+
+
+_Drawn = TypeVar("_Drawn", bound="Axes | Figure")
+
+
+def showing(found: _Drawn) -> _Drawn:
+    """A figure, or Axes of one, that a notebook shows as a picture: those that pyplot doesn't know are but text there."""
+    found._repr_png_ = partial(picture, found)  # type: ignore[union-attr]
+    return found
+
+
+def picture(found: Axes | Figure) -> bytes:
+    """The PNG of a figure, as a notebook shows it."""
+    figure = found.get_figure(root=True)
+    assert figure is not None
+    content = BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that no font has: they are boxes
+        figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()

@@ -81,13 +81,16 @@ def _between(codes: Sequence[int], share: float) -> Rgb:
     return mix(_rgb(codes[first]), _rgb(codes[first + 1]), rest if first == int(index) else 1.0)
 
 
-def reason_colors(reasons: Iterable[str]) -> dict[str, Rgb]:
-    """A color for each reason: always the same for those we know, a spare one for any other."""
+def reason_colors(reasons: Iterable[str], *, dark: bool = False) -> dict[str, Rgb]:
+    """A color for each reason: always the same for those we know, a spare one for any other.
+
+    On a ``dark`` page, what is several is light.
+    """
     colors: dict[str, Rgb] = {}
     strangers = 0
     for reason in reasons:
         if reason in _OWN:
-            colors[reason] = _rgb(_OWN[reason])
+            colors[reason] = mix(_rgb(_OWN[reason]), WHITE, 0.75 if dark and reason == "several" else 0.0)
         elif reason not in colors:
             again, spare = divmod(strangers, len(_SPARE))
             colors[reason] = mix(_rgb(_SPARE[spare]), BLACK, 1 - 0.7**again)  # a darker round of the same

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
+import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import attnviz
 from attnviz.attention.patterns import GlobalKeys, Local, longformer
-from attnviz.maps.reasons import SEVERAL, reason_map
-from attnviz.show.figures.pattern import pattern_figure, story_figure
+from attnviz.engine.request import Request
+from attnviz.maps.reasons import SEVERAL, reason_map, reasons_of
+from attnviz.show.figures.pattern import _pairs, pattern_figure, story_figure
+from attnviz.show.figures.style import house_style
 from attnviz.show.scale.colors import HIDDEN, reason_colors
 
 
@@ -80,3 +87,42 @@ def test_a_reason_keeps_its_color_whatever_stands_beside_it():
     assert reason_colors(["stripes", "window"])["window"] == reason_colors(["window"])["window"]
     many = reason_colors([f"reason {n}" for n in range(12)])
     assert len(set(many.values())) == 12
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_parts_are_told_from_each_other_and_from_what_is_hidden_on_both_pages(theme):
+    inputs = attnviz.synthesize(heads=1, tokens=12, head_dim=4, global_positions=(0, 6))
+    with house_style(theme=theme):
+        drawn = np.array(pattern_figure(reason_map(inputs, longformer(2))).images[0].get_array()).reshape(-1, 3)
+        page = to_rgb(mpl.rcParams["axes.facecolor"])
+    kinds = np.unique(drawn.round(4), axis=0)
+    assert len(kinds) == 5
+    for one, other in itertools.combinations([*kinds, page], 2):
+        assert np.abs(np.subtract(one, other)).max() > 0.05
+
+
+@pytest.mark.parametrize("width", [3.25, 6.75])
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_width_is_kept_and_nothing_is_cut_off(width, labels):
+    inputs = attnviz.synthesize(heads=1, tokens=12, head_dim=4, global_positions=(0, 6))
+    inputs = inputs if labels else replace(inputs, tokens=None)
+    maps = [reasons_of(Request(inputs, longformer(2), 0), weights=labels)] * 3
+    with house_style(paper="column"):
+        figures = [pattern_figure(maps[0], width=width, caption="What this is. " * 9).figure]
+        if width > 5:
+            figures.append(story_figure(maps, ["a", "b", "c"], width=width, caption="What this is. " * 9))
+        for figure in figures:
+            figure.draw_without_rendering()
+            taken, (wide, tall) = figure.get_tightbbox(), figure.get_size_inches()
+            assert wide == width
+            assert (taken.x0 >= 0, taken.y0 >= 0, taken.x1 <= wide, taken.y1 <= tall) == (True,) * 4
+            box = figure.axes[0].get_window_extent()
+            assert box.width == pytest.approx(box.height, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "said"),
+    [(1, 4, "25.0%"), (0, 4, "0.0%"), (130_300, 65536**2, "0.0030%"), (1, 10**6, "0.00010%"), (4, 4, "100.0%")],
+)
+def test_a_few_pairs_are_not_none(count, total, said):
+    assert _pairs(count, total) == f"{count:,} of {total:,} pairs ({said})"
