@@ -52,6 +52,11 @@ def arrays_of(array: np.ndarray) -> None:
     np.savez("held.npz", *array)
 
 
+def files_of(array: np.ndarray) -> None:
+    for n, layer in enumerate(array):
+        np.save(f"layer_{n}.npy", layer)
+
+
 def cache_of(array: np.ndarray) -> None:
     held = {f"blocks.{n}.attn.hook_pattern": torch.from_numpy(layer) for n, layer in enumerate(array)}
     write_tensors(Path("held.safetensors"), held)
@@ -69,6 +74,7 @@ HOLDINGS = {
     "a tuple": (tuple_of, "lbh", "held.pt --weights {layer}"),
     "a list": (list_of, "lh", "held.pt --weights {layer}"),
     "an array a layer": (arrays_of, "lbh", "held.npz --weights arr_{layer}"),
+    "a file a layer": (files_of, "lbh", "--weights layer_{layer}.npy"),
     "a cache": (cache_of, "lbh", "held.safetensors --weights blocks.{layer}.attn.hook_pattern"),
 }
 SIZES = {"l": L, "b": B, "h": H}
