@@ -100,7 +100,7 @@ def test_from_a_file_to_numbers(run, folder, name):
     ]
     for row in found["heads"]:
         weights = whole[row["layer"] or 0, 1 if batched else 0, row["head"]]
-        wanted = reference.statistics(weights, np.ones((T, T), dtype=bool), None, 0)
+        wanted = reference.statistics(weights, np.ones((T, T), dtype=bool), None, [0] * T)
         for statistic, number in wanted.items():
             assert row[statistic] == (None if number is None else pytest.approx(number, abs=1e-6)), statistic
 
