@@ -220,6 +220,16 @@ def test_diff_takes_weights_on_both_sides(run, folder, held):
     assert run("diff", "bare.npy", "bare.npy", "--weights", "bare", "--layout", "lhts", "--layer", "1").code == 0
 
 
+def test_arrays_of_two_files_are_called_by_their_own_names(run, folder):
+    array = softmax(L, H, T, T)
+    np.save("one.npy", array)
+    np.save("two.npy", array + (np.arange(L) == 2)[:, None, None, None] * 0.01)
+    named = ["one.npy", "two.npy", "--weights", "one", "--layout", "lhts"]
+    assert [run("diff", *named, "--layer", layer).code for layer in (1, 2)] == [0, 1]
+    named = ["one.npy", "--compare", "two.npy", *named[2:], "--layer", "2", "--head", "0"]
+    assert run("plot", *named, "-o", "map.png").code == 0
+
+
 def test_weights_are_held_against_what_is_computed(run, folder):
     inputs = attnviz.synthesize(heads=2, tokens=6)
     attnviz.save("dump.npz", inputs)
