@@ -361,6 +361,8 @@ def given_calls(draw: st.DrawFn, *, signed: bool = False) -> GivenCall:
         query_padding_mask=inputs.query_padding_mask,
         query_positions=inputs.query_positions,
         key_positions=inputs.key_positions,
+        documents=inputs.documents,
+        query_documents=inputs.query_documents,
         pattern=call.pattern,
     )
     return GivenCall(weights, call, (seen & ~blank[..., None])[call.batch].numpy())

@@ -128,6 +128,7 @@ class GivenCall(Call):
 
     weights: Tensor  # (B, H, T, S)
     _: KW_ONLY
+    source: str = "weights"
     logits: Tensor | None = None  # (B, H, T, S)
     v: Tensor | None = None  # (B, H_kv, S, D_v)
 

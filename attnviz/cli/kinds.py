@@ -73,7 +73,7 @@ class SourceReader:
         """Another file's inputs: of ``layer``, else of the layer of the source where the file has layers."""
         from dataclasses import replace
 
-        whole = replace(self.source, source=path, layer=None)
+        whole = replace(self.source.of_file(path), layer=None)
         own = self.source.layer
         try:
             inputs = replace(whole, layer=own if layer is None and whole.layers() != [None] else layer).load(

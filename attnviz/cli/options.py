@@ -167,6 +167,12 @@ class Source:
         """The same, of one layer."""
         return replace(self, layer=None if label is None else f"{label}")
 
+    def of_file(self, path: Path) -> Source:
+        """The same, of another file: what a ``.npy`` calls by its own name is called by the other's there."""
+        own = self.source
+        renamed = own is not None and own.suffix == path.suffix == ".npy" and self.weights == own.stem
+        return replace(self, source=path, weights=path.stem if renamed else self.weights)
+
     def layers(self) -> list[Label | None]:
         """The layers this speaks of: those of ``--layer`` (``0,2-4`` is several), else all that a dump has.
 

@@ -139,8 +139,8 @@ class GivenRows:
         hides = "padding (key_padding_mask)" if self.pattern is None else f"the pattern {self.pattern}"
         raise InputError(
             f"{item.source}: {count:,} weight{'s are' if count != 1 else ' is'} not 0 on pairs that {hides} hides, first "
-            f"at index {(item.batch, self.head, *first)}; give the pattern that they were computed with (--pattern), or "
-            f"none (--pattern full)"
+            f"at index {(item.batch, self.head, *first)}; give the pattern and the padding that they were computed with "
+            f"(--pattern, --padding), or none (--pattern full)"
         )
 
     def _logits(self, rows: range | Tensor, at: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

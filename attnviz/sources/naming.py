@@ -1,6 +1,7 @@
 """Tensors as a user names them, in a file or in several, and the layers that these names hold.
 
-A name may be a template: ``blocks.{layer}.attn.hook_q`` is the tensor of each layer, whatever the numbers are.
+A name may be a template: ``blocks.{layer}.attn.hook_q`` is the tensor of each layer, whatever the numbers are; so may a file's
+name: ``layer_{layer}.npy``.
 """
 
 from __future__ import annotations
@@ -107,16 +108,7 @@ def named_layers(main: TensorFile | None, names: Mapping[str, str], layout: str 
     templates = {role: name for role, name in names.items() if is_template(name)}
     found: dict[str, list[int]] = {}
     for role, template in templates.items():
-        ref = TensorRef.parse(template)
-        file = main if ref.path is None else open_tensors(ref.path)
-        if file is None or ref.name is None:
-            raise InputError(f"--{role.replace('_', '-')} {template}: write FILE:NAME, with {_FIELD} in the name")
-        found[role] = of_template(ref.name, file.contents)
-        if not found[role]:
-            there = ", ".join([*file.contents][:8])
-            raise InputError(
-                f"{file.path}: no tensor is named {ref.name} with a number for {_FIELD}; there are {there}"
-            )
+        found[role] = _of_reference(main, role, template)
     for role in found:
         if role in ("q", "k", "weights") and found[role] != next(iter(found.values())):
             first = next(iter(found))
@@ -132,6 +124,24 @@ def named_layers(main: TensorFile | None, names: Mapping[str, str], layout: str 
     shape = None if name is None else _shape(main, name)
     layered = layout is not None and layout.startswith("l") and layout in WEIGHT_LAYOUTS
     return [*range(shape[0])] if shape is not None and (layered or len(shape) == 5) else None
+
+
+def _of_reference(main: TensorFile | None, role: str, template: str) -> list[int]:
+    """The layers that a template names, of tensors in a file or of files."""
+    ref = TensorRef.parse(template)
+    if ref.path is not None and is_template(ref.path.name):
+        there = sorted(path.name for path in ref.path.parent.glob(f"*{ref.path.suffix}"))
+        found, where, name = of_template(ref.path.name, there), str(ref.path.parent), ref.path.name
+    else:
+        file = main if ref.path is None else open_tensors(ref.path)
+        if file is None or ref.name is None:
+            raise InputError(f"--{role.replace('_', '-')} {template}: write FILE:NAME, with {_FIELD} in the name")
+        there = [*file.contents]
+        found, where, name = of_template(ref.name, there), str(file.path), ref.name
+    if not found:
+        listed = ", ".join(there[:8]) or "none"
+        raise InputError(f"{where}: nothing is named {name} with a number for {_FIELD}; there are {listed}")
+    return found
 
 
 def layers_there(path: Path | None, names: Mapping[str, str], layout: str | None = None) -> list[Label | None]:

@@ -205,7 +205,7 @@ def from_array(array: Any, layout: str | None = None, tokens: Any = None, **sett
 
 
 def _made(array: Any, layer: Label | None, **settings: Any) -> AttentionWeights:
-    what = {"source": "weights", **{name: value for name, value in settings.items() if value is not None}}
+    what = {name: value for name, value in settings.items() if value is not None}
     return AttentionWeights(as_tensor(array, f"layer {layer}" if layer is not None else "weights"), layer=layer, **what)
 
 

@@ -12,6 +12,7 @@ import torch
 
 import attnviz
 from attnviz import AttentionWeights
+from attnviz.show.figures.style import colormap
 from attnviz.sources.files import write_tensors
 from tests import planted, reference
 
@@ -52,6 +53,11 @@ def arrays_of(array: np.ndarray) -> None:
     np.savez("held.npz", *array)
 
 
+def files_of(array: np.ndarray) -> None:
+    for n, layer in enumerate(array):
+        np.save(f"layer_{n}.npy", layer)
+
+
 def cache_of(array: np.ndarray) -> None:
     held = {f"blocks.{n}.attn.hook_pattern": torch.from_numpy(layer) for n, layer in enumerate(array)}
     write_tensors(Path("held.safetensors"), held)
@@ -69,6 +75,7 @@ HOLDINGS = {
     "a tuple": (tuple_of, "lbh", "held.pt --weights {layer}"),
     "a list": (list_of, "lh", "held.pt --weights {layer}"),
     "an array a layer": (arrays_of, "lbh", "held.npz --weights arr_{layer}"),
+    "a file a layer": (files_of, "lbh", "--weights layer_{layer}.npy"),
     "a cache": (cache_of, "lbh", "held.safetensors --weights blocks.{layer}.attn.hook_pattern"),
 }
 SIZES = {"l": L, "b": B, "h": H}
@@ -94,7 +101,7 @@ def test_from_a_file_to_numbers(run, folder, name):
     ]
     for row in found["heads"]:
         weights = whole[row["layer"] or 0, 1 if batched else 0, row["head"]]
-        wanted = reference.statistics(weights, np.ones((T, T), dtype=bool), None, 0)
+        wanted = reference.statistics(weights, np.ones((T, T), dtype=bool), None, [0] * T)
         for statistic, number in wanted.items():
             assert row[statistic] == (None if number is None else pytest.approx(number, abs=1e-6)), statistic
 
@@ -213,6 +220,16 @@ def test_diff_takes_weights_on_both_sides(run, folder, held):
     assert run("diff", "bare.npy", "bare.npy", "--weights", "bare", "--layout", "lhts", "--layer", "1").code == 0
 
 
+def test_arrays_of_two_files_are_called_by_their_own_names(run, folder):
+    array = softmax(L, H, T, T)
+    np.save("one.npy", array)
+    np.save("two.npy", array + (np.arange(L) == 2)[:, None, None, None] * 0.01)
+    named = ["one.npy", "two.npy", "--weights", "one", "--layout", "lhts"]
+    assert [run("diff", *named, "--layer", layer).code for layer in (1, 2)] == [0, 1]
+    named = ["one.npy", "--compare", "two.npy", *named[2:], "--layer", "2", "--head", "0"]
+    assert run("plot", *named, "-o", "map.png").code == 0
+
+
 def test_weights_are_held_against_what_is_computed(run, folder):
     inputs = attnviz.synthesize(heads=2, tokens=6)
     attnviz.save("dump.npz", inputs)
@@ -226,12 +243,15 @@ def test_negative_weights_take_the_diverging_palette(run, folder):
     weights[0, 2, 3], weights[0, 5, 6] = -1.0, 1.0
     attnviz.save("held.npz", AttentionWeights(weights))
     assert run("plot", "held.npz", "-o", "map.png").code == 0
-    picture = planted.opened(folder / "map.png")
-    for color in ((5, 48, 97), (103, 0, 31)):  # the ends of RdBu_r
-        assert (np.abs(picture.astype(int) - color).max(axis=2) < 6).sum() > 100
+    ends = [np.round(255 * np.array(colormap(None, "difference")(end)[:3])) for end in (0.0, 1.0)]
+
+    def cells(color: np.ndarray) -> int:
+        return int((np.abs(planted.opened(folder / "map.png") - color).max(axis=2) < 6).sum())
+
+    assert min(map(cells, ends)) > 100
     attnviz.save("plain.npz", AttentionWeights(np.abs(weights)))
     assert run("plot", "plain.npz", "-o", "map.png").code == 0
-    assert not (np.abs(planted.opened(folder / "map.png").astype(int) - (5, 48, 97)).max(axis=2) < 6).any()
+    assert cells(ends[0]) == 0
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_statistics_and_sides_are_those_of_the_weights(one: GivenCall):
     batch, call, dtype = one.call.batch, one.call, one.weights.dtype
     for found in attnviz.head_statistics(one.weights, batch=batch):
         numbers, seen = one.numbers[found.head], one.visible[found.head]
-        wanted = reference.statistics(np.nan_to_num(numbers), seen, call.globals_, call.first_key, call.places)
+        wanted = reference.statistics(np.nan_to_num(numbers), seen, call.globals_, call.first_keys, call.places)
         for name, number in wanted.items():
             if number is None:
                 assert getattr(found, name) is None

@@ -108,7 +108,7 @@ def test_a_layer_of_a_mapped_array_is_a_view_of_it(tmp_path):
             {"weights": "b.{layer}"},
             None,
             None,
-            r"no tensor is named b.\{layer\} with a number for \{layer\}; there are a",
+            r"nothing is named b.\{layer\} with a number for \{layer\}; there are a",
         ),
     ],
 )
@@ -147,6 +147,19 @@ def test_an_array_a_layer_is_named_by_a_template(tmp_path, suffix, template):
         attnviz.load(path)
 
 
+def test_a_file_a_layer_is_named_by_a_template(tmp_path):
+    arrays = [softmax(2, 4, 4) * n for n in range(1, 4)]
+    for n, array in enumerate(arrays):
+        np.save(tmp_path / f"layer_{n}.npy", array)
+    names = {"weights": f"{tmp_path}/layer_{{layer}}.npy"}
+    assert layers_there(None, names) == [0, 1, 2]
+    np.testing.assert_array_equal(attnviz.load(names=names, layer=2).weights[0], arrays[2])
+    with pytest.raises(InputError, match="holds 3 layers"):
+        attnviz.load(names=names)
+    with pytest.raises(InputError, match=r"nothing is named x_\{layer\}.npy .*; there are layer_0.npy"):
+        layers_there(None, {"weights": f"{tmp_path}/x_{{layer}}.npy"})
+
+
 def test_queries_and_keys_of_another_tools_names(tmp_path):
     inputs = small(batch=1)
     held = {}
@@ -162,7 +175,7 @@ def test_queries_and_keys_of_another_tools_names(tmp_path):
     with pytest.raises(InputError, match="holds 3 layers"):
         attnviz.load(tmp_path / "cache.safetensors", names=names, layout="bthd")
     names["k"] = "blocks.{layer}.attn.hook_z"
-    with pytest.raises(InputError, match="no tensor is named blocks"):
+    with pytest.raises(InputError, match="nothing is named blocks"):
         attnviz.load(tmp_path / "cache.safetensors", names=names, layer=0)
 
 

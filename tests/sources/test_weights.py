@@ -11,6 +11,7 @@ from torch import Tensor
 
 import attnviz
 from attnviz import AttentionWeights, InputError
+from tests import planted
 
 WORDS = ["the", "cat", "sat", "down", "."]
 
@@ -122,7 +123,7 @@ def test_the_arguments_of_bertviz():
     attention = tuple(softmax(1, 2, 5, 5, seed=n) for n in range(3))
     given = attnviz.weights.from_attentions(attention, WORDS)
     assert [one.layer for one in given] == [0, 1, 2]
-    assert attnviz.plot_overview(given).get_title() == "3 layers, 6 heads"
+    assert attnviz.plot_overview(given).get_title() == "3 layers, 6 heads, given"
     cross = attnviz.weights.from_attentions((softmax(1, 2, 3, 5),), WORDS, query_tokens=WORDS[:3], cross=True)
     assert attnviz.attention_map(cross[0], 0).query_labels == WORDS[:3]
 
@@ -147,6 +148,35 @@ def test_a_cache_of_transformer_lens(batched):
 def test_a_cache_by_number():
     given = attnviz.weights.from_cache({3: softmax(2, 3, 3), 1: softmax(2, 3, 3)})
     assert [one.layer for one in given] == [1, 3]
+
+
+HELD = {
+    "outputs": lambda array: attnviz.weights.from_outputs(SimpleNamespace(attentions=(array[0][None], array[1][None]))),
+    "a tuple": lambda array: attnviz.weights.from_attentions((array[0], array[1])),
+    "steps": lambda array: attnviz.weights.from_generate(
+        [[layer[None, :, :40, :40] for layer in array]]
+        + [[layer[None, :, t : t + 1, : t + 1] for layer in array] for t in range(40, 64)]
+    ),
+    "a cache": lambda array: attnviz.weights.from_cache({f"blocks.{n}.attn.hook_pattern": array[n] for n in (0, 1)}),
+    "an array": lambda array: attnviz.weights.from_array(array.numpy(), "lhts"),
+    "an array of another library": lambda array: attnviz.weights.from_array(Foreign(array), "lhts"),
+    "weights": lambda array: [AttentionWeights(array[:1]), AttentionWeights(array[1])],
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_from_an_object_to_numbers_and_to_a_picture(tmp_path, name):
+    """Of two layers of two heads, the last head of the last layer has bright cells on dark ones, under the diagonal."""
+    array = torch.full((2, 2, 64, 64), 0.02, dtype=torch.float64).tril()
+    spots = [(10 * n + 8, 5 * n + 1) for n in range(5)]
+    for t, s in spots:
+        array[1, 1, t, s] = 1.0
+    one = HELD[name](array)[1]
+    cells = attnviz.attention_map(one, 1).cells
+    np.testing.assert_array_equal(np.nan_to_num(cells), array[1, 1].numpy())
+    ax = attnviz.plot(one, 1)
+    ax.figure.savefig(tmp_path / "map.png", dpi=150)
+    assert planted.seen(planted.opened(tmp_path / "map.png")) == len(spots) + 1  # and the color bar
 
 
 class Foreign:

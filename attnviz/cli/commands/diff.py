@@ -155,9 +155,9 @@ def _sides(
 
     if plain["A"]:
         assert other is not None
-        second = replace(source, source=Path(other))
+        second = source.of_file(Path(other))
     else:
-        second = source if other is None or plain["B"] else replace(source, source=Path(other))
+        second = source if other is None or plain["B"] else source.of_file(Path(other))
     if plain["B"]:
         for option in _given(b):
             raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")

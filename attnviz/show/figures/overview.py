@@ -118,7 +118,8 @@ def overview_figure(
     ax.grid(False)  # whatever the style says: lines would lie over the panels
     ax.set_xlabel("head" + _cell_note(maps))
     ax.set_ylabel("layer" if any(names) else "")
-    sizes = f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}"
+    said = ", given" if all(shown.given for shown in maps) else ""
+    sizes = f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}{said}"
     ax.set_title(in_place(sizes, None, place_of(maps)[1]) if title is None else title, parse_math=False)
     blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
     _bar(ax, fitted, each=each, inside=not given, blank=blank)
