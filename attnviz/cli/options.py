@@ -35,6 +35,10 @@ ROLE_OPTIONS = {
     "q_global": "--q-global",
     "k_global": "--k-global",
     "v_global": "--v-global",
+    "cu_seqlens_q": "--cu-seqlens-q",
+    "cu_seqlens_k": "--cu-seqlens-k",
+    "block_table": "--block-table",
+    "cache_seqlens": "--cache-seqlens",
     "weights": "--weights",
     "logits": "--logits",
 }
@@ -104,6 +108,25 @@ class Source:
     bias: Annotated[str | None, typer.Option(metavar="NAME", help="Tensor (H, T, S) added to the scores.")] = None
     alibi: Annotated[str | None, typer.Option(metavar="NAME", help="Tensor (H,) of ALiBi slopes.")] = None
     sinks: Annotated[str | None, typer.Option(metavar="NAME", help="Tensor (H,) of attention sinks' logits.")] = None
+    cu_seqlens_q: Annotated[
+        str | None,
+        typer.Option(
+            "--cu-seqlens-q", metavar="NAME", help="Tensor (B+1,) of where packed sequences end: q is (tokens, H, D)."
+        ),
+    ] = None
+    cu_seqlens_k: Annotated[
+        str | None, typer.Option("--cu-seqlens-k", metavar="NAME", help="Likewise of keys.  \\[default: as of q]")
+    ] = None
+    block_table: Annotated[
+        str | None,
+        typer.Option(
+            "--block-table", metavar="NAME", help="Tensor (B, n) of the blocks of paged k and v of each sequence."
+        ),
+    ] = None
+    cache_seqlens: Annotated[
+        str | None,
+        typer.Option("--cache-seqlens", metavar="NAME", help="Tensor (B,) of how many keys each has in them."),
+    ] = None
     q_global: Annotated[str | None, typer.Option("--q-global", metavar="NAME", hidden=True)] = None
     k_global: Annotated[str | None, typer.Option("--k-global", metavar="NAME", hidden=True)] = None
     v_global: Annotated[str | None, typer.Option("--v-global", metavar="NAME", hidden=True)] = None

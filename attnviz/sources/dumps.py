@@ -29,6 +29,7 @@ from attnviz.sources.naming import (
     layers_of,
     named_layers,
 )
+from attnviz.sources.packed import PACKED, check_stray, unpacked
 
 if TYPE_CHECKING:
     import torch
@@ -55,13 +56,17 @@ ROLES: dict[str, str] = {
     "key_positions": "where keys stand (B, S)",
     "documents": "which packed document a key is of (B, S)",
     "query_documents": "which packed document a query is of (B, T)",
+    "cu_seqlens_q": "where packed sequences of queries begin and end (B + 1,)",
+    "cu_seqlens_k": "where packed sequences of keys begin and end (B + 1,)",
+    "block_table": "which blocks of k and v are a sequence's (B, blocks)",
+    "cache_seqlens": "how many keys each sequence has in its blocks (B,)",
     "weights": "attention weights that were given (B, H, T, S)",
     "logits": "scores before softmax, beside weights (B, H, T, S)",
 }
 """Every role a tensor can play, and what it is."""
 
 OF_WEIGHTS = ("weights", "logits")
-_OF_PRODUCTS = ("q", "k", "q_global", "k_global", "v_global", "bias", "alibi_slopes", "sinks")
+_OF_PRODUCTS = ("q", "k", "q_global", "k_global", "v_global", "bias", "alibi_slopes", "sinks", *PACKED)
 """Roles that weights which were given have no use for."""
 
 SETTINGS = ("scale", "softcap")
@@ -209,6 +214,9 @@ def load(
         )
     else:
         _check_products(main, where, prefix, tensors, names)
+        if main is not None and not any(role in tensors for role in PACKED):
+            check_stray(where, main.contents)
+        layout = unpacked(where, tensors, own, layout)
     _round(where, tensors, dtype)
     if "pattern" in own:
         own["pattern"] = _own_pattern(main, prefix, own["pattern"])
@@ -224,8 +232,8 @@ def load(
 def _holds_weights(main: TensorFile | None, names: Mapping[str, str], prefix: str) -> bool:
     """Whether weights are what is read, and not q and k. Raises InputError where both are named."""
     if "weights" in names:
-        for role in (*_OF_PRODUCTS, "logits"):
-            if role in names and role != "logits":
+        for role in _OF_PRODUCTS:
+            if role in names:
                 raise InputError(
                     f"--{role.replace('_', '-')} {names[role]}: --weights gives weights that were computed already; leave one out"
                 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
+import torch
 
+import attnviz
 from attnviz import AttentionInputs
 from attnviz.attention.patterns import Local
 from attnviz.sources.dumps import layer_metadata, tensors_of
@@ -59,3 +62,17 @@ def test_a_dump_of_today_is_read_without_a_word(run, folder):
     inputs = small()
     write_tensors(folder / "new.safetensors", {"q": inputs.q[:, :, -2:], "k": inputs.k}, {"format": 2})
     assert run("stats", "new.safetensors", "--pattern", "local", "--window", 2).err == ""
+
+
+def test_packed_sequences_are_batch_items(run, folder):
+    """FlashAttention's own shapes, from the file to the numbers of the second sequence."""
+    inputs = attnviz.synthesize(heads=2, tokens=6)
+    q, k = (torch.cat([tensor[0].transpose(0, 1)[:2], tensor[0].transpose(0, 1)]) for tensor in (inputs.q, inputs.k))
+    write_tensors(folder / "held.npz", {"q": q, "k": k, "cu_seqlens": torch.tensor([0, 2, 8])})
+    refused = run("stats", "held.npz", "--pattern", "causal")
+    assert "several sequences, packed; say so: --cu-seqlens-q cu_seqlens" in refused.err
+    asked = ["stats", "held.npz", "--cu-seqlens-q", "cu_seqlens", "--batch", "1", "--pattern", "causal"]
+    rows = json.loads(run(*asked, "--format", "json").out)["heads"]
+    wanted = attnviz.head_statistics(AttentionInputs(inputs.q, inputs.k), "causal")
+    for row, one in zip(rows, wanted, strict=True):
+        assert row["entropy"] == pytest.approx(one.entropy, abs=1e-5)

@@ -26,6 +26,7 @@ from attnviz.sources.dumps import (
 )
 from attnviz.sources.files import TensorFile, open_tensors, opened_once, write_tensors
 from attnviz.sources.naming import TensorRef, layers_of
+from attnviz.sources.packed import PACKED
 from tests.cases import small
 
 SUFFIXES = [".safetensors", ".npz", ".pt", ".pth"]
@@ -283,7 +284,7 @@ def test_only_what_is_wanted_is_read(tmp_path, monkeypatch, suffix):
     original = TensorFile.read
     monkeypatch.setattr(TensorFile, "read", lambda self, name: (read.append(name), original(self, name))[1])
     attnviz.load(tmp_path / f"dump{suffix}", values=False, global_positions="0")
-    assert sorted(read) == sorted(set(ROLES) - {"v", "v_global", "global_mask", *OF_WEIGHTS})
+    assert sorted(read) == sorted(set(ROLES) - {"v", "v_global", "global_mask", *OF_WEIGHTS, *PACKED})
 
 
 @pytest.mark.parametrize(
