@@ -26,7 +26,7 @@ def patterns() -> list[str]:
 
         return known_names()
     first: list[str] = next(value for name, value in _assigned(_body("attnviz.attention.names")) if name == "NAMES")
-    modules = ("given", "order", "patterns")
+    modules = ("pairs", "order", "patterns")
     bodies = [node for module in modules for node in _body(f"attnviz.attention.{module}")]
     classes = [node for node in bodies if isinstance(node, ast.ClassDef)]
     named: list[Any] = [value for node in classes for name, value in _assigned(node.body) if name == "name"]
