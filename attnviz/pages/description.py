@@ -13,6 +13,8 @@ from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
+from attnviz.base.errors import InputError
+from attnviz.base.types import Cells
 from attnviz.engine.attention import Attention
 from attnviz.engine.makers import attention_of
 from attnviz.maps.pyramid import Pyramid
@@ -155,6 +157,14 @@ def _formula(layer: PageLayer) -> dict[str, Any]:
         "sinks": layer.of_heads(products.sinks),
         "alibi": layer.of_heads(products.alibi_slopes),
     }
+
+
+def check_signs(layer: PageLayer, head: int, weights: Tensor | Cells) -> None:
+    """Raises InputError for weights below 0, for which the page's colors and lines have no word."""
+    if bool((weights < 0).any()):
+        raise InputError(
+            f"{layer.item.source}: head {head} has weights below 0, which a page can't show; look at them with: attnviz plot"
+        )
 
 
 def page_name(source: str, items: Iterable[int | None]) -> str:

@@ -22,7 +22,7 @@ from attnviz.engine.blocks import Block
 from attnviz.engine.reducer import REDUCTIONS, reduce_block
 from attnviz.maps.pyramid import Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
-from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name
+from attnviz.pages.description import Labels, PageLayer, Visible, check_signs, describe, description, page_name
 
 WITHIN = 1e-3
 """How far a weight of the page may be from the engine's."""
@@ -110,11 +110,7 @@ def _encode_given(
             for block in layer.attention.blocks(head):
                 there = block.visible > 0
                 weights = torch.where(there[:, None], block.values, 0)
-                if bool((weights < 0).any()):
-                    raise InputError(
-                        f"{item.source}: head {head} has weights below 0, which a page of one file can't show; look at them "
-                        f"with: attnviz plot"
-                    )
+                check_signs(layer, head, weights)
                 logs = torch.where(weights > 0, weights.log(), _NOTHING).cpu()
                 worst = max(worst, float((logs.half().exp() - weights.cpu()).abs().amax()))
                 bias[n, block.rows.cpu()] = logs.float()

@@ -23,7 +23,7 @@ from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Progress
 from attnviz.maps.pyramid import Overview, Pyramid
-from attnviz.pages.description import Labels, PageLayer, describe, description, page_name
+from attnviz.pages.description import Labels, PageLayer, check_signs, describe, description, page_name
 
 Key = tuple[Any, ...]
 Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
@@ -171,7 +171,14 @@ class Viewer:
             if len(part) > MOST_RECTANGLE:
                 raise InputError(f"{len(part)} {name} are asked for at once; the most is {MOST_RECTANGLE}")
         key = (values, layer, head, queries, keys)
-        return await self._kept_or(key, lambda: pyramid.rectangle(number, queries, keys, values=values))
+
+        def read() -> Cells:
+            cells = pyramid.rectangle(number, queries, keys, values=values)
+            if pyramid.item.given and values == "weights":
+                check_signs(opened.layer, number, cells)
+            return cells
+
+        return await self._kept_or(key, read)
 
     async def vectors(self, layer: int, head: int, query: int, key: int) -> Cells:
         """A query's vector and a key's as their score uses them, (2, D) float32.
@@ -280,6 +287,9 @@ class Viewer:
                         shown(rows)
 
                 progress(0)
+                if pyramid.item.given:
+                    for block in pyramid.attention.blocks(number):
+                        check_signs(opened.layer, number, block.values)
                 return pyramid.prepare(number, progress)
 
         def keep(overview: Overview) -> None:

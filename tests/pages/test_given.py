@@ -39,10 +39,17 @@ def test_weights_of_the_page_are_those_that_were_given(one: GivenCall):
     np.testing.assert_allclose(np.where(sees, found, np.nan), wanted, rtol=0, atol=WITHIN)
 
 
-def test_weights_below_0_are_refused_by_a_page_of_one_file(tmp_path):
+def test_weights_below_0_are_refused_by_a_page(tmp_path):
     weights = AttentionWeights(torch.tensor([[[0.5, -0.5]]]), source="mine")
     with pytest.raises(InputError, match="mine: head 0 has weights below 0"):
         write_page(tmp_path / "page.html", [layer_of(weights)], "mine")
+    viewer = Viewer([layer_of(weights)], "mine")
+    try:
+        for ask in (viewer.rectangle(0, 0, range(1), range(2), "weights"), viewer.tile(0, 0, 0, 0, 0, "max")):
+            with pytest.raises(InputError, match="mine: head 0 has weights below 0"):
+                run_coroutine(ask)
+    finally:
+        viewer.close()
 
 
 def test_a_live_page_has_weights_and_refuses_the_rest():
