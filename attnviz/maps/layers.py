@@ -92,11 +92,16 @@ def _opened(
     if not several:
         raise InputError("an overview of no layers; give the inputs of one or more")
 
-    def of_list(label: Label | None) -> Inputs:
-        assert isinstance(label, int)
-        return several[label]
+    labels: list[Label] = [n if one.layer is None else one.layer for n, one in enumerate(several)]
+    if len({*labels}) < len(labels):  # of one layer, under several settings
+        labels = [*range(len(several))]
+    by_label = dict(zip(labels, several, strict=True))
 
-    return several[0].source, of_list, range(len(several))
+    def of_list(label: Label | None) -> Inputs:
+        assert label is not None
+        return by_label[label]
+
+    return several[0].source, of_list, labels
 
 
 @asks("batch", "values", "reduce", "device", "dtype", "memory")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import attnviz
 from attnviz import AttentionWeights, InputError
+from attnviz.maps.layers import Layers
 from tests import planted
 
 WORDS = ["the", "cat", "sat", "down", "."]
@@ -117,6 +118,15 @@ def test_longformers_own_layout_is_refused():
 def test_a_layer_without_attention_keeps_its_number():
     given = attnviz.weights.from_attentions((None, softmax(1, 2, 3, 3)))
     assert [one.layer for one in given] == [1]
+
+
+def test_layers_in_a_list_keep_their_own_numbers():
+    layers = attnviz.weights.from_cache({5: softmax(2, 3, 3), 7: softmax(2, 3, 3)})
+    assert Layers(layers).labels == [5, 7]
+    assert [inputs.layer for _, inputs in Layers(layers, [7])] == [7]
+    assert Layers([layers[0], layers[0]]).labels == [0, 1]
+    ax = attnviz.plot_overview(layers)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["5", "7"]
 
 
 def test_the_arguments_of_bertviz():
