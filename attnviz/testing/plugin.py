@@ -92,7 +92,7 @@ class AttentionSnapshot:
         """Asserts that a snapshot of ``source`` is what was stored, within what its dtype allows.
 
         Args:
-            source: AttentionInputs, AttentionScores, an AttentionMap, a tensor of weights or logits (H, T, S); or q,
+            source: AttentionInputs, AttentionWeights, AttentionScores, an AttentionMap, a tensor of weights or logits (H, T, S); or q,
                 with ``k``.
             k, mask: the keys, and a bool mask as in :func:`attnviz.assert_attention_close`, where ``source`` is q.
             name: sets several snapshots of one test apart; None numbers them.
