@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
-from attnviz.base.labels import one_line
-from attnviz.show.figures.captions import Sink, find_sink, percent
 from attnviz.show.figures.layout import LINE, points, width_of
+from attnviz.show.scale.sinks import Sink, find_sink, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,10 +115,7 @@ def _point(ax: Axes, sink: Sink, x: float, S: int, across: float) -> None:
     # The middle of the marker is half its size beyond the edge, so that its tip touches.
     ax.plot([x], [1], transform=to_edge, clip_on=False, scalex=False, scaley=False, label="sink", **shape)
     share, size = percent(sink.share), _letters()
-    first, last = sink.keys
-    name = (
-        one_line(sink.label) if sink.label is not None else f"key {first}" if first == last else f"keys {first}–{last}"
-    )
+    name = sink.short
     texts = [f"{name} {share}", share] if sink.exact else [f"{name} lead {share} of rows", f"{share} of rows"]
     at = (x + 0.5) / S * across  # inches from the left edge
     right = at <= across / 2
