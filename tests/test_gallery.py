@@ -55,12 +55,12 @@ def test_every_picture_kept_is_in_the_gallery():
 
 
 def test_another_weight_is_seen(tmp_path):
-    """One cell that is a fifth of the palette brighter is enough to fail."""
+    """One cell that is a fifth of the palette darker is enough to fail."""
     with Image.open(KEPT / "detail.png") as image:
         pixels = np.array(image.convert("RGB"))
     height, width = pixels.shape[:2]
     y, x = height // 2, width // 3
-    pixels[y : y + 40, x : x + 40] = np.clip(pixels[y : y + 40, x : x + 40].astype(int) + 50, 0, 255)
+    pixels[y : y + 40, x : x + 40] = np.clip(pixels[y : y + 40, x : x + 40].astype(int) - 50, 0, 255)
     Image.fromarray(pixels).save(tmp_path / "changed.png")
     assert likeness(KEPT / "detail.png", KEPT / "detail.png") == 1
     assert likeness(tmp_path / "changed.png", KEPT / "detail.png") < LIKENESS

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
-from attnviz.base.labels import one_line
-from attnviz.show.figures.captions import Sink, find_sink, percent
 from attnviz.show.figures.layout import LINE, points, width_of
+from attnviz.show.scale.sinks import Sink, find_sink, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 _FINE = 3.0  # points of a cell, below which a lone one is easily overlooked
 _MOST_RINGS = 8  # of a map: more peaks are not lone
 _PEAK, _AROUND = 0.5, 0.25  # of the map's largest: a lone peak at the least, and what is around it at the most
+_FEW = 16  # cells that a row sees, where each is large by nature
 _NEAR = 2  # cells around a peak
 _TIP = 4.5  # points of a triangle
 
@@ -60,13 +60,15 @@ def _peaks(shown: AttentionMap, sink: Sink | None) -> list[tuple[int, int]]:
     if min(cells.shape) <= 4 * _NEAR or not (top := cells.max()) > 0:
         return []
     found = []
+    seen = np.isfinite(shown.cells).sum(axis=1)
+    cells[seen < min(_FEW, cells.shape[1] // 2)] = 0.0  # queries that have little choice, as a causal map's first
     rows, columns = np.nonzero(cells >= _PEAK * top)
-    if len(rows) > 16 * _MOST_RINGS:
+    if len(rows) > 2 * _MOST_RINGS:  # then those that have nothing beside them are no others than the rest
         return []
     for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
         around = cells[max(0, row - _NEAR) : row + _NEAR + 1, max(0, column - _NEAR) : column + _NEAR + 1]
         lone = np.sort(around, axis=None)[-2] <= _AROUND * cells[row, column]
-        if lone and (row, column) != (0, 0):  # the first query of a causal map has no choice
+        if lone:
             found.append((row, column))
     return found if len(found) <= _MOST_RINGS else []
 
@@ -116,10 +118,7 @@ def _point(ax: Axes, sink: Sink, x: float, S: int, across: float) -> None:
     # The middle of the marker is half its size beyond the edge, so that its tip touches.
     ax.plot([x], [1], transform=to_edge, clip_on=False, scalex=False, scaley=False, label="sink", **shape)
     share, size = percent(sink.share), _letters()
-    first, last = sink.keys
-    name = (
-        one_line(sink.label) if sink.label is not None else f"key {first}" if first == last else f"keys {first}–{last}"
-    )
+    name = sink.short
     texts = [f"{name} {share}", share] if sink.exact else [f"{name} lead {share} of rows", f"{share} of rows"]
     at = (x + 0.5) / S * across  # inches from the left edge
     right = at <= across / 2

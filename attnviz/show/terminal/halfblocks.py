@@ -21,6 +21,7 @@ from attnviz.base.types import Cells
 from attnviz.maps.map import AttentionMap, cell_words, grid_name
 from attnviz.show.scale.colors import diverging, sequential
 from attnviz.show.scale.scaling import LABELS, FittedScaling, Scaling
+from attnviz.show.scale.sinks import find_sink, percent
 from attnviz.show.terminal.tables import short
 
 _TOKEN_CELLS = 10
@@ -56,6 +57,8 @@ _ASCII = str.maketrans(
         "⇥": "\\",
         "→": ">",
         "↓": "v",
+        "▼": "v",
+        "–": "-",
     }
 )
 
@@ -355,12 +358,7 @@ def _side_by_side(
     out = [Text(title, style="bold")]
     for start in range(0, len(maps), columns):
         beside = maps[start : start + columns]
-        names = Text(
-            " ".join(
-                set_cell_size(shown.heads_name if cell_len(shown.heads_name) <= panel else f"{shown.head}", panel)
-                for shown in beside
-            )
-        )
+        names = Text(" ".join(set_cell_size(_heading(shown, panel), panel) for shown in beside))
         painted = [brush.lines(picture.fitted.shares(shown.cells), wide, whole=whole) for shown in beside]
         out.append(names)
         for parts in zip(*painted, strict=True):
@@ -369,6 +367,13 @@ def _side_by_side(
                 line.append_text(part).append(" " * (panel - part.cell_len + 1))
             out.append(line)
     return out, maps
+
+
+def _heading(shown: AttentionMap, width: int) -> str:
+    """What stands over a panel: the head and, of a column that takes most, its share; as much as there is room for."""
+    sink = find_sink(shown)
+    long = shown.heads_name if sink is None else f"{shown.heads_name} ▼{percent(sink.share)}"
+    return next((text for text in (long, shown.heads_name) if cell_len(text) <= width), f"{shown.head}")
 
 
 # What the colors mean
@@ -391,6 +396,11 @@ def _legend(fitted: FittedScaling, maps: Sequence[AttentionMap], brush: _Brush, 
     if any(np.isnan(shown.cells).any() for shown in maps):
         blank = Text("blank:") if brush.color is None else brush.cell(math.nan, math.nan, 2)
         values.append("  ").append_text(blank).append(" not visible")
+    sink = find_sink(first) if len(maps) == 1 else None
+    if sink is not None:
+        values.append(
+            f"  ▼ {sink.short} {'' if sink.exact else 'leads '}{percent(sink.share)}{'' if sink.exact else ' of rows'}"
+        )
     yield values
     if first.reduced:
         what = "the largest of its pairs" if first.reduce == "max" else "the mass of its pairs"

@@ -128,3 +128,11 @@ def test_a_caption_says_all_that_one_has_to_know():
         "run.npz layer 2, head 0. Pattern: causal. Weights of 40 queries × 80 keys, 1 cell = 4 × 4 (mass: their mass). "
         "Log scale from 0.0105 to 0.8. Keys 12 to 15 take 80% of the weight shown."
     )
+
+
+def test_a_map_of_one_key_is_told_to_say_nothing():
+    shown = AttentionMap(np.ones((4, 1)), "weights", 0, range(4), [2], pattern="global")
+    hint = visibility_hint([shown] * 8, ColorScale())
+    assert hint == "there is one key, so that every weight is 1 under the pattern global; choose another with --pattern"
+    more = AttentionMap(np.full((4, 2), 0.5), "weights", 0, range(4), [2, 3], pattern="global")
+    assert visibility_hint([more], ColorScale()) is None

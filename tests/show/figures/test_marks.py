@@ -71,6 +71,13 @@ def test_what_is_everywhere_is_no_peak():
     assert find_marks(band).peaks == find_marks(many).peaks == ()
 
 
+def test_the_first_rows_of_a_causal_map_are_no_peaks_and_hide_none():
+    weights = np.tri(256) / np.arange(1, 257)[:, None] * 0.5
+    weights[200, 90] = 0.9
+    cells = np.where(np.tri(256, dtype=bool), weights, np.nan)
+    assert find_marks(replace(long_map(), cells=cells)).peaks == ((200, 90),)
+
+
 @pytest.mark.parametrize("values", ["logits", "difference"])
 def test_values_that_are_no_weights_have_no_marks(values):
     marks = find_marks(replace(long_map(sink=0), values=values))

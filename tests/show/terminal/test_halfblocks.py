@@ -255,3 +255,28 @@ def test_the_numbers_of_the_legend_stand_apart(width):
     assert below.split()[0] == "0.00279"
     assert below.split()[-1] == "0.0279"
     assert len(below.split()) in (2, 3)
+
+
+# A column that takes most
+
+
+def sink_cells(share: float = 0.6, size: int = 10) -> np.ndarray:
+    cells = np.full((size, size), (1 - share) / (size - 1))
+    cells[:, 2] = share
+    return cells
+
+
+def test_a_column_that_takes_most_is_named_with_its_share():
+    shown = map_of(sink_cells(), key_labels=["a", "b", "[CLS]", *"defghij"])
+    assert "▼ [CLS] 60%" in printed(HeatmapPicture(shown), no_color=True)
+    assert "v [CLS] 60%" in printed(HeatmapPicture(shown), no_color=True, encoding="ascii")
+    assert "▼" not in printed(HeatmapPicture(map_of(np.full((10, 10), 0.1))), no_color=True)
+
+
+def test_in_a_grid_each_head_has_its_own():
+    maps = [map_of(sink_cells(share), head=head) for head, share in enumerate((0.6, 0.1, 0.75))]
+    text = printed(HeatmapPicture(maps), 80, no_color=True)
+    assert "head 0 ▼60%" in text
+    assert "head 1 " in text
+    assert "head 1 ▼" not in text
+    assert "head 2 ▼75%" in text
