@@ -116,6 +116,7 @@ class QueryBlock:
         self.keys, self.item, self._block = block.keys, item, block  # (n,) key indices
         self.head, self._tokens = head, tokens
         self._seen = block.seen if every or block.seen is None else block.seen[sees]  # (b, n), None where all are seen
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
         self.largest_logits = block.largest if every or block.largest is None else block.largest[sees]  # (b,)
 
     @cached_property
@@ -152,24 +153,20 @@ class QueryBlock:
 
     def at(self, keys: Tensor) -> Tensor:
         """Each query's weight on one key of its own, by index, (b,); 0 where it does not see it, or it is -1."""
-        if not self.weights.numel():
-            return self.zero
-        return self._gathered(self.weights, keys, self.zero)
+        return self._on(keys)[0]
 
     def sees_key(self, keys: Tensor) -> Tensor:
         """Whether each query sees one key of its own, by index, (b,) bool."""
-        if not self.weights.numel():
-            return ~self.all
-        if self._seen is None:
-            return torch.isin(keys, self.keys)
-        return self._gathered(self._seen, keys, ~self.all)
+        return self._on(keys)[1]
 
     def before(self, places: int) -> Values:
         """Each query's weight on the key so many positions before its own, and whether it sees that; None without order."""
         if not self.ordered:
             return None
-        own = self.rows - places if self.item is None else self.item.key_at(self.rows, places)
-        return self.at(own), self.sees_key(own)
+        if places not in self._before:
+            own = self.rows - places if self.item is None else self.item.key_at(self.rows, places)
+            self._before[places] = self._on(own)
+        return self._before[places]
 
     def on_same_token(self, role: str) -> Values:
         """Each query's weight on keys that stand to its token as a role says, and whether it sees such a key.
@@ -184,8 +181,7 @@ class QueryBlock:
         total, sees = self.zero.clone(), ~self.all
         for part, row, key in self._tokens.pairs(role, self.rows.cpu().numpy()):
             row, key = (torch.from_numpy(index).to(self.rows.device) for index in (row, key))
-            inside = key < len(self._columns)
-            column = torch.where(inside, self._columns[key.clamp(max=len(self._columns) - 1)], -1)
+            column = self._column(key)
             there = column >= 0
             row, column = row[there] + part, column[there]
             if self._seen is not None:
@@ -204,7 +200,17 @@ class QueryBlock:
         column[keys[:shared]] = torch.arange(shared, device=keys.device)  # hidden where it comes again
         return column
 
-    def _gathered(self, values: Tensor, keys: Tensor, otherwise: Tensor) -> Tensor:
-        inside = (keys >= 0) & (keys < len(self._columns))
-        found = torch.where(inside, self._columns[keys.clamp(0, len(self._columns) - 1)], -1)
-        return torch.where(found >= 0, values.gather(1, found.clamp(min=0)[:, None])[:, 0], otherwise)
+    def _column(self, keys: Tensor) -> Tensor:
+        """The column of each of some keys, by index; -1 for one that is none."""
+        most = len(self._columns) - 1
+        return torch.where((keys >= 0) & (keys <= most), self._columns[keys.clamp(0, most)], -1)
+
+    def _on(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Each query's weight on one key of its own, by index, and whether it sees that."""
+        if not self.weights.numel():
+            return self.zero, ~self.all
+        column = self._column(keys)
+        sees, place = column >= 0, column.clamp(min=0)[:, None]
+        if self._seen is not None:
+            sees = sees & self._seen.gather(1, place)[:, 0]
+        return torch.where(sees, self.weights.gather(1, place)[:, 0], self.zero), sees
