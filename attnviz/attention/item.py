@@ -155,6 +155,16 @@ class AttentionItem:
         return first[torch.from_numpy(self.documents[0]).to(t.device)[t]]
 
     @cached_property
+    def key_ranks(self) -> Tensor:
+        """How many existing keys of its document stand before each key, (S,); S for one that doesn't exist."""
+        exists, ranks = self._present, np.full(self.S, self.S)
+        documents = np.zeros(self.S, dtype=np.int64) if self.documents is None else self.documents[1]
+        order = exists[np.lexsort((self.key_position(torch.from_numpy(exists)).numpy(), documents[exists]))]
+        _, begin, which = np.unique(documents[order], return_index=True, return_inverse=True)
+        ranks[order] = np.arange(len(order)) - begin[which]
+        return torch.from_numpy(ranks)
+
+    @cached_property
     def _first_key(self) -> int:
         exists = self._present
         return int(exists[self.key_position(torch.from_numpy(exists)).argmin()]) if len(exists) else -1
@@ -458,7 +468,7 @@ class AttentionItem:
         slopes = self.products.alibi_slopes
         if slopes is None:
             return None
-        return self._held(f"alibi_slopes[{head}]", float(slopes[head]), times=self._farthest)
+        return self._held(f"alibi_slopes[{head}]", float(slopes[head]), times=self.farthest)
 
     def sink(self, head: int) -> float | None:
         """The logit of a head's attention sink. Raises InputError for one that the arithmetic can't hold."""
@@ -505,7 +515,7 @@ class AttentionItem:
         return min(self.batch, B - 1), min(head, H - 1)
 
     @cached_property
-    def _farthest(self) -> float:
+    def farthest(self) -> float:
         """The largest distance between a query and a key."""
         queries, keys = self.query_position(torch.arange(self.T)), self.key_position(torch.arange(self.S))
         return float(max(queries.max() - keys.min(), keys.max() - queries.min()))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
+from attnviz.base.errors import InputError
 from attnviz.engine.blocks import Block
 from attnviz.measures.tokens import SameTokens
 
@@ -68,6 +69,53 @@ def statistic(
     return known
 
 
+def own_statistic(function: Any, name: str, said: str, known: Mapping[str, Statistic]) -> str:
+    """Makes a function of the user's own a statistic, and gives its name.
+
+    Args:
+        function: takes a :class:`QueryBlock` and gives values; it may carry the decorator :func:`statistic` already.
+        name: what it is called in the user's file.
+        said: what errors call it.
+        known: the statistics there were before.
+
+    Raises:
+        InputError: it is no function, or has the name of a statistic that there is; when it is asked, what it raises, or
+            gives that is no value of each query.
+    """
+    if not callable(function):
+        raise InputError(f"{said}: {name} is a {type(function).__name__}, wanted a function of a block of queries")
+    name = getattr(function, "__name__", name)
+    if name in known:
+        raise InputError(f"{said}: there is a statistic {name} already; call yours otherwise")
+    if name not in STATISTICS:
+        statistic()(function)
+
+    def checked(block: Any) -> Values:
+        try:
+            found = function(block)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a function of the user's raises, said in one line
+            first = str(error).partition("\n")[0]
+            raise InputError(f"{said}: fails with {type(error).__name__}: {first}") from error
+        if found is None:
+            return None
+        size = (len(block.rows),) if isinstance(block, QueryBlock) else (block.item.S,)
+        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(one, Tensor) for one in found)):
+            raise InputError(
+                f"{said}: gives {type(found).__name__}, wanted two tensors: values, and whether there is one"
+            )
+        values, there = found
+        if tuple(values.shape) != size or tuple(there.shape) != size or there.dtype != torch.bool:
+            raise InputError(
+                f"{said}: gives shapes {tuple(values.shape)} and {tuple(there.shape)}, wanted {size} of values, and as many bools"
+            )
+        return values, there
+
+    STATISTICS[name] = replace(STATISTICS[name], function=checked)
+    return name
+
+
 @dataclass(frozen=True)
 class HeadKeys:
     """The keys of a head, of which some statistics are."""
@@ -89,7 +137,7 @@ class HeadKeys:
 
 def has_vectors(item: AttentionItem | None) -> bool:
     """Whether an item has queries and keys, and not weights alone."""
-    return item is not None and isinstance(getattr(item.inputs, "q", None), Tensor)
+    return item is not None and not item.given
 
 
 def norms(vectors: Tensor, item: AttentionItem) -> Tensor:
@@ -147,6 +195,25 @@ class QueryBlock:
             return None
         return norms(self.item.query(self.head, for_global=self._block.for_global)[self.rows], self.item)
 
+    @cached_property
+    def seen(self) -> Tensor:
+        """(b, n) bool: whether each query sees each key; one that comes twice among the columns counts once."""
+        return torch.ones_like(self.weights, dtype=torch.bool) if self._seen is None else self._seen
+
+    @property
+    def sees_count(self) -> Tensor:
+        """(n,) how many of the queries see each key."""
+        count: Tensor = torch.count_nonzero(self.seen, dim=0)
+        return count
+
+    def among_first(self, count: int) -> Tensor:
+        """(b, n) bool: which keys are among the first so many that exist, of each query's document where there are such."""
+        if self.item is None:
+            return (self.keys < count).expand_as(self.weights)
+        ranks = self.item.key_ranks.to(self.keys.device)[self.keys] < count
+        together = self.item.together(self.rows[:, None], self.keys[None])
+        return ranks.expand_as(self.weights) if together is None else ranks & together
+
     def mass(self, where: Tensor) -> Tensor:
         """Each query's weight on the keys where ``where``, (n,) bool, is True, (b,)."""
         return self.weights[:, where].sum(1) if self.weights.numel() else self.zero
@@ -179,8 +246,8 @@ class QueryBlock:
         if not self.weights.numel():
             return self.zero, ~self.all
         total, sees = self.zero.clone(), ~self.all
-        for part, row, key in self._tokens.pairs(role, self.rows.cpu().numpy()):
-            row, key = (torch.from_numpy(index).to(self.rows.device) for index in (row, key))
+        for part, *pairs in self._tokens.pairs(role, self.rows.cpu().numpy()):
+            row, key = (torch.from_numpy(index).to(self.rows.device) for index in pairs)
             column = self._column(key)
             there = column >= 0
             row, column = row[there] + part, column[there]

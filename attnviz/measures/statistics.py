@@ -20,6 +20,7 @@ from attnviz.base.types import Label, Progress
 from attnviz.engine.blocks import Block
 from attnviz.engine.request import Request, asks
 from attnviz.measures.statistic import STATISTICS, HeadKeys, QueryBlock, Statistic, Values, statistic
+from attnviz.measures.tags import tag_of
 from attnviz.measures.tokens import SameTokens
 
 __all__ = [
@@ -184,6 +185,22 @@ class HeadStatistics:
     batch: int | None = None
     """The batch item, of several."""
 
+    @property
+    def tag(self) -> str:
+        """What the head is in a word, by :data:`attnviz.measures.tags.TAGS`."""
+        return tag_of(self.values)[0]
+
+    @property
+    def tag_score(self) -> float | None:
+        """The statistic that gave the tag; None of ``mixed``."""
+        return tag_of(self.values)[1]
+
+    def columns(self) -> dict[str, list[Any]]:
+        """One row, for tables and frames: layer, head, how many queries see a key, each statistic, tag and its score."""
+        whose = {"layer": self.layer, "head": self.head, "queries": self.queries}
+        said = {**whose, **self.values, "tag": self.tag, "tag_score": self.tag_score}
+        return {name: [value] for name, value in said.items()}
+
     def __getattr__(self, name: str) -> float | None:
         """A statistic, by its name."""
         values = self.__dict__.get("values", {})
@@ -255,7 +272,7 @@ def statistics_of(
     """
     found = {name: _Total() for name in STATISTICS}
     queries = 0
-    for block in _seeing(weights, head, item, progress):
+    for block in seeing_blocks(weights, head, item, progress):
         queries += len(block.rows)
         for name, one in STATISTICS.items():
             found[name].add(one.of_queries(block))
@@ -270,7 +287,7 @@ def statistics_of(
     return HeadStatistics(head, queries, values, item.inputs.layer if layer is None else layer, item.batch_shown)
 
 
-def _seeing(
+def seeing_blocks(
     weights: Iterable[Block], head: int, item: AttentionItem | None, progress: Progress | None
 ) -> Iterator[QueryBlock]:
     """The queries of each block that see a key, where there are such."""
