@@ -238,9 +238,8 @@ def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 10
     labels += max(len(row.tag) for row in rows) + 3 if tags else 0
     every = len(names)
     beside = 1 + 2 * int(width >= 90)  # a border and what is left blank
-    while (
-        len(names) > 1 and labels + sum(max(map(len, header.split("\n"))) + beside for header in names.values()) > width
-    ):
+    wide = {name: _widest(rows, name, header) + beside for name, header in names.items()}
+    while len(names) > 1 and labels + sum(wide[name] for name in names) > width:
         names.popitem()
     if len(names) < every:
         table.caption = f"{every - len(names)} of {every} statistics left out (a wider terminal shows more)"
@@ -269,11 +268,21 @@ def _header(one: Statistic) -> str:
     return f"{one.name.removesuffix(f'_{one.unit}').replace('_', ' ')}\n({one.unit})"
 
 
+def _widest(rows: Sequence[HeadStatistics], name: str, header: str) -> int:
+    """How many characters a column's header and numbers take."""
+    values = [value for row in rows if (value := getattr(row, name)) is not None]
+    return max(*map(len, header.split("\n")), *(len(_number(value, max(values))) for value in values), 1)
+
+
+def _number(value: float, most: float) -> str:
+    """A number with as many digits as suit its column's largest."""
+    return f"{value:.{4 if most < 10 else 2 if most < 1000 else 1}f}"
+
+
 def _with_bar(value: float | None, most: float, cells: int) -> Text:
     if value is None:
         return Text("–", style="dim")
-    digits = 4 if most < 10 else 2 if most < 1000 else 1
-    number = f"{value:.{digits}f}"
+    number = _number(value, most)
     if not cells:
         return Text(number)
     eighths = round(value / most * cells * 8) if most else 0
@@ -329,7 +338,7 @@ def columns_table(columns: Mapping[str, Sequence[Any]], title: str, width: int =
     table.padding = (0, int(width >= 90))
     given = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     cells = {name: [_cell(value) for value in values] for name, values in given.items()}
-    wide = {name: max(len(name), *map(len, values)) + 3 for name, values in cells.items()}
+    wide = {name: max(len(name), *map(len, values)) + 1 + 2 * int(width >= 90) for name, values in cells.items()}
     names = [*wide]
     while len(names) > 3 and sum(wide[name] for name in names) + 1 > width:
         names.pop()
