@@ -180,7 +180,9 @@ def by_key(request: Request, *, progress: Progress | None = None) -> list[Receiv
                 if not block.weights.numel():
                     continue
                 total.index_add_(0, block.keys, block.weights.sum(0, dtype=torch.float64))
-                largest.scatter_reduce_(0, block.keys, block.weights.masked_fill(~block.seen, -torch.inf).amax(0).double(), "amax")
+                largest.scatter_reduce_(
+                    0, block.keys, block.weights.masked_fill(~block.seen, -torch.inf).amax(0).double(), "amax"
+                )
                 queries.index_add_(0, block.keys, block.sees_count)
             part = slice(keys.start, keys.stop)
             seen, whole, most = (one[part].cpu().numpy() for one in (queries, total, largest))
