@@ -38,8 +38,11 @@ if TYPE_CHECKING:
     from attnviz.maps.marginals import marginals as marginals
     from attnviz.maps.pyramid import Pyramid as Pyramid
     from attnviz.measures.context import context as context
+    from attnviz.measures.curves import head_curves as head_curves
     from attnviz.measures.explanation import Explanation as Explanation
     from attnviz.measures.explanation import explain as explain
+    from attnviz.measures.rows import query_statistics as query_statistics
+    from attnviz.measures.rows import weight_received as weight_received
     from attnviz.measures.statistics import head_statistics as head_statistics
     from attnviz.pages.widget import view as view
     from attnviz.plots.plotting import plot as plot
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from attnviz.plots.plotting import plot_overview as plot_overview
     from attnviz.plots.plotting import plot_strip as plot_strip
     from attnviz.show.figures.heatmap import heatmap as heatmap
+    from attnviz.show.frames import frame as frame
     from attnviz.sources import weights as weights
     from attnviz.sources.dumps import load as load
     from attnviz.sources.dumps import save as save
@@ -73,6 +77,10 @@ _HOMES = {
     "marginals": "attnviz.maps.marginals",
     "head_statistics": "attnviz.measures.statistics",
     "explain": "attnviz.measures.explanation",
+    "frame": "attnviz.show.frames",
+    "head_curves": "attnviz.measures.curves",
+    "query_statistics": "attnviz.measures.rows",
+    "weight_received": "attnviz.measures.rows",
     "heatmap": "attnviz.show.figures.heatmap",
     "load": "attnviz.sources.dumps",
     "Causal": "attnviz.attention.patterns",

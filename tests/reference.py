@@ -68,6 +68,11 @@ class Places:
         wanted = self.queries[t] - before
         return next((s for s, own in enumerate(self.keys) if own == wanted and self.together(t, s)), None)
 
+    def precedes(self, r: int, s: int) -> bool:
+        """Whether key ``r`` stands one position before key ``s``, in its document."""
+        documents = self.key_documents
+        return self.keys[r] == self.keys[s] - 1 and (documents is None or documents[r] == documents[s])
+
     def own_key(self, t: int) -> int | None:
         """The key that stands where a query does."""
         return self.key_before(t, 0)
@@ -226,9 +231,17 @@ def statistics(
     globals_: set[int] | None,
     first: Sequence[int | None],  # (T,) the first key of each query's document that is not padding
     places: Places | None = None,
+    *,
+    tokens: tuple[Sequence[str | None], Sequence[str]]
+    | None = None,  # of queries, None where one has none, and of keys
+    logits: np.ndarray | None = None,  # (T, S)
+    q: np.ndarray | None = None,  # (T, D), as each query scores
+    k: np.ndarray | None = None,  # (S, D)
+    padding: Any = None,  # (S,) bool, True where the key exists
 ) -> dict[str, float | None]:
-    """Means over the queries that see a key, or the key a number is of; None where there is no such query."""
+    """Means, or the largest, over the queries that see a key, or the key a number is of; None where there is no such query."""
     T, S = weights.shape
+    exists = [True] * S if padding is None else [bool(flag) for flag in padding]
     places = Places.of(T, S) if places is None else places
     rows: dict[str, list[float]] = {}
 
@@ -250,15 +263,64 @@ def statistics(
         sink = first[t]
         note("sink_mass", 0.0 if sink is None else row.get(sink, 0.0))
         note("distance", math.fsum(w * abs(places.queries[t] - places.keys[s]) for s, w in row.items()))
-        for name, before in (("diagonal_mass", 0), ("previous_mass", 1)):
+        for name, before in (("diagonal_mass", 0), ("previous_mass", 1), ("next_mass", -1)):
             key = places.key_before(t, before)
             if key in row:
                 note(name, row[key])
-    names = ("entropy", "entropy_share", "max_weight", "global_mass", "sink_mass", "distance")
-    return {
-        name: math.fsum(rows[name]) / len(rows[name]) if name in rows else None
-        for name in (*names, "diagonal_mass", "previous_mass")
-    }
+        near = [w for s, w in row.items() if places.together(t, s) and abs(places.queries[t] - places.keys[s]) <= NEAR]
+        note("local_mass", math.fsum(near))
+        if tokens is not None and tokens[0][t] is not None:
+            duplicates, after = [], []
+            for s, w in row.items():
+                if not places.together(t, s):
+                    continue
+                if places.keys[s] < places.queries[t] and tokens[1][s] == tokens[0][t]:
+                    duplicates.append(w)
+                before = next(
+                    (r for r in range(S) if exists[r] and places.precedes(r, s)),
+                    None,
+                )
+                if places.keys[s] <= places.queries[t] and before is not None and tokens[1][before] == tokens[0][t]:
+                    after.append(w)
+            if duplicates:
+                note("duplicate", math.fsum(duplicates))
+            if after:
+                note("induction", math.fsum(after))
+        if logits is not None:
+            note("max_logit", max(float(logits[t, s]) for s in keys))
+        if q is not None:
+            length = math.sqrt(math.fsum(float(x) ** 2 for x in q[t]))
+            note("mean_q_norm", length)
+            note("max_q_norm", length)
+    for s in range(S) if k is not None else ():
+        if exists[s]:
+            length = math.sqrt(math.fsum(float(x) ** 2 for x in k[s]))
+            note("mean_k_norm", length)
+            note("max_k_norm", length)
+    largest = {name: max(rows[name]) for name in ("max_logit", "max_q_norm", "max_k_norm") if name in rows}
+    return {name: math.fsum(rows[name]) / len(rows[name]) if name in rows else None for name in STATISTICS} | largest
+
+
+NEAR = 4  # positions to each side, of local_mass
+STATISTICS = (
+    "entropy",
+    "entropy_share",
+    "max_weight",
+    "global_mass",
+    "sink_mass",
+    "distance",
+    "diagonal_mass",
+    "previous_mass",
+    "next_mass",
+    "local_mass",
+    "duplicate",
+    "induction",
+    "max_logit",
+    "mean_q_norm",
+    "max_q_norm",
+    "mean_k_norm",
+    "max_k_norm",
+)
 
 
 def picture(

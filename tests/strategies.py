@@ -66,6 +66,44 @@ class Call:
         return TOLERANCE[self.inputs.q.dtype]
 
     @property
+    def tokens(self) -> tuple[list[str | None], list[str]] | None:
+        """The tokens of queries, None where one has none, and of keys."""
+        inputs, places = self.inputs, self.places
+        if inputs.tokens is None:
+            return None
+        keys = list(inputs.tokens[self.batch])
+        if inputs.query_tokens is not None:
+            return list(inputs.query_tokens[self.batch]), keys
+        at = [places.own_key(t) for t in range(inputs.T)]
+        return [None if s is None else keys[s] for s in at], keys
+
+    def statistics(self) -> list[dict[str, float | None]]:
+        """What the reference says of every head."""
+        inputs, b, whole = self.inputs, self.batch, self.expected()
+        own = set(self.global_queries) if self.has_global_queries and inputs.q_global is not None else set()
+        padding = None if inputs.key_padding_mask is None else inputs.key_padding_mask[b].tolist()
+        found = []
+        for head, weights in enumerate(whole.weights):
+            q = inputs.q[b, head].double().numpy().copy()
+            for t in own:
+                q[t] = inputs.q_global[b, head, t].double().numpy()
+            found.append(
+                reference.statistics(
+                    weights,
+                    self.visible(head),
+                    None if inputs.global_mask is None else self.globals_,
+                    self.first_keys,
+                    self.places,
+                    tokens=self.tokens,
+                    logits=whole.logits[head],
+                    q=q,
+                    k=inputs.k[b, head // (inputs.H // inputs.H_kv)].double().numpy(),
+                    padding=padding,
+                )
+            )
+        return found
+
+    @property
     def places(self) -> Places:
         """Where the item's queries and keys stand."""
         inputs = self.inputs
@@ -239,6 +277,7 @@ def calls(draw: st.DrawFn, dtype: torch.dtype = torch.float64, *, values: bool =
         **of_global,
         **draw(positions(B, T, S)),
         **draw(modifiers(B, H, T, S, seed)),
+        **draw(words(B, T, S)),
     )
     packed = inputs.documents is not None
     return Call(inputs, draw(rules(T, S, documents=packed)), draw(st.integers(0, B - 1)))
@@ -316,6 +355,17 @@ def modifiers(draw: st.DrawFn, B: int, H: int, T: int, S: int, seed: int) -> dic
     if draw(st.booleans()):
         given["sinks"] = normal((H,), seed + 8)
     return given
+
+
+@st.composite
+def words(draw: st.DrawFn, B: int, T: int, S: int) -> dict[str, Any]:
+    """Tokens, a few of which come again and again; those of queries of their own, or none at all."""
+    token = st.sampled_from(["a", "b", "c"])
+    kind = draw(st.sampled_from(["none", "keys", "both"]))
+    found = {}
+    for name, size in {"keys": {"tokens": S}, "both": {"tokens": S, "query_tokens": T}}.get(kind, {}).items():
+        found[name] = [draw(st.lists(token, min_size=size, max_size=size)) for _ in range(B)]
+    return found
 
 
 def parts(size: int) -> st.SearchStrategy[range | None]:

@@ -53,17 +53,17 @@ def strided() -> Iterator[type[Pattern]]:
 
 
 @pytest.fixture(autouse=True)
-def induction() -> Iterator[None]:
+def echo() -> Iterator[None]:
     """A statistic: a function."""
 
     @statistic()
-    def induction(block: QueryBlock) -> Values:
+    def echo(block: QueryBlock) -> Values:
         """Weight on the key three places before the query, over the queries that see it."""
         own = block.rows - 3
         return block.at(own), block.sees_key(own)
 
     yield
-    del STATISTICS["induction"]
+    del STATISTICS["echo"]
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def test_the_library_takes_it_by_name(dump):
     np.testing.assert_allclose(
         np.nan_to_num(attnviz.attention_map(small(), 1, "strided:stride=3").cells), expected(1), atol=1e-6
     )
-    assert head_statistics(small(), "strided:stride=3", heads=[1])[0].induction == pytest.approx(
+    assert head_statistics(small(), "strided:stride=3", heads=[1])[0].echo == pytest.approx(
         np.diagonal(expected(1), -3).mean(), abs=1e-6
     )
 
@@ -146,11 +146,11 @@ def test_the_pattern_itself_is_shown(run, dump):  # noqa: F811
 
 def test_a_statistic_is_in_tables_data_and_figures(run, dump):  # noqa: F811
     row = json.loads(run("stats", dump, "--head", "1", "--format", "json").out)["heads"][0]
-    assert row["induction"] == pytest.approx(np.diagonal(expected(1), -3).mean(), abs=2e-6)
-    assert "induction" in run("stats", dump, "--format", "csv").out.splitlines()[0].split(",")
-    ordered = json.loads(run("stats", dump, "--sort", "induction", "--format", "json").out)["heads"]
-    assert [one["induction"] for one in ordered] == sorted((one["induction"] for one in ordered), reverse=True)
-    assert run("stats", dump, "--statistic", "induction", "-o", "stats.png").code == 0
+    assert row["echo"] == pytest.approx(np.diagonal(expected(1), -3).mean(), abs=2e-6)
+    assert "echo" in run("stats", dump, "--format", "csv").out.splitlines()[0].split(",")
+    ordered = json.loads(run("stats", dump, "--sort", "echo", "--format", "json").out)["heads"]
+    assert [one["echo"] for one in ordered] == sorted((one["echo"] for one in ordered), reverse=True)
+    assert run("stats", dump, "--statistic", "echo", "-o", "stats.png").code == 0
 
 
 def test_a_statistic_is_a_column_of_the_table(dump):
@@ -160,14 +160,14 @@ def test_a_statistic_is_a_column_of_the_table(dump):
 
     console = Console(width=200, record=True, file=StringIO())
     console.print(statistics_table(head_statistics(small(), "strided"), "title", 200))
-    assert "induction" in console.export_text()
+    assert "echo" in console.export_text()
 
 
 def test_a_snapshot_keeps_both(run, dump):  # noqa: F811
     assert run("snapshot", "save", dump, "kept.json", *NAMED).code == 0
     kept = json.loads(Path("kept.json").read_text())
     assert "strided by 3" in json.dumps(kept)
-    assert "induction" in json.dumps(kept)
+    assert "echo" in json.dumps(kept)
     assert run("snapshot", "check", dump, "kept.json").code == 0
 
 
@@ -197,6 +197,6 @@ def test_help_and_manual_list_them(run):  # noqa: F811
     plot.fill()
     assert "strided" in next(param.help for param in plot.params if param.name == "pattern")
     page = manual()
-    for told in ("`--profile`", "`--color`", "strided;", "previous_mass, induction"):
+    for told in ("`--profile`", "`--color`", "strided;", "max_k_norm, echo"):
         assert told in page, told
-    assert "induction" in " ".join(run("stats", "--help").out.split())
+    assert "echo" in " ".join(run("stats", "--help").out.split())

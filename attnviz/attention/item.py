@@ -102,11 +102,11 @@ class AttentionItem:
         queries, keys = self._query_positions, self._key_positions
         if queries is None and keys is None:
             return self.S - self.T
-        if self._documents is not None:
+        if self.documents is not None:
             own = self.own_keys
             if own is None:
                 return None
-            steps = np.unique((own - np.arange(self.T))[self._documents[0] >= 0])
+            steps = np.unique((own - np.arange(self.T))[self.documents[0] >= 0])
             return int(steps[0]) if len(steps) == 1 else None
         queries, keys = (
             self.query_position(torch.arange(self.T)),
@@ -135,18 +135,34 @@ class AttentionItem:
             found = found.masked_fill((found < 0) | (found >= self.S), -1)
             together = self.together(t, found.clamp(min=0))
             return found if together is None else torch.where(together, found, -1)
-        documents = None if self._documents is None else self._documents[0]
+        documents = None if self.documents is None else self.documents[0]
         wanted = self.query_position(t.cpu()).numpy() - before
         places = _Places.of(self, self._present)
         own = places.at(wanted, None if documents is None else documents[t.cpu().numpy()])
         return torch.from_numpy(own).to(t.device)
 
+    def key_before(self, s: Positions) -> Positions:
+        """The index of the key that stands one position before each key, in its document; -1 where none does."""
+        documents = None if self.documents is None else self.documents[1][s]
+        wanted = self.key_position(torch.from_numpy(s)).numpy() - 1
+        return _Places.of(self, self._present).at(wanted, documents)
+
     def first_keys(self, t: Tensor) -> Tensor:
         """The index of the existing key that stands first in each query's document, or in all; -1 where there is none."""
-        if self._documents is None:
+        if self.documents is None:
             return torch.full_like(t, self._first_key)
         first = torch.from_numpy(np.append(self._firsts, -1)).to(t.device)
-        return first[torch.from_numpy(self._documents[0]).to(t.device)[t]]
+        return first[torch.from_numpy(self.documents[0]).to(t.device)[t]]
+
+    @cached_property
+    def key_ranks(self) -> Tensor:
+        """How many existing keys of its document stand before each key, (S,); S for one that doesn't exist."""
+        exists, ranks = self._present, np.full(self.S, self.S)
+        documents = np.zeros(self.S, dtype=np.int64) if self.documents is None else self.documents[1]
+        order = exists[np.lexsort((self.key_position(torch.from_numpy(exists)).numpy(), documents[exists]))]
+        _, begin, which = np.unique(documents[order], return_index=True, return_inverse=True)
+        ranks[order] = np.arange(len(order)) - begin[which]
+        return torch.from_numpy(ranks)
 
     @cached_property
     def _first_key(self) -> int:
@@ -156,8 +172,8 @@ class AttentionItem:
     @cached_property
     def _firsts(self) -> Positions:
         """The existing key that stands first in each document, by its rank; -1 where there is none."""
-        assert self._documents is not None
-        exists, documents = self._present, self._documents[1]
+        assert self.documents is not None
+        exists, documents = self._present, self.documents[1]
         order = exists[np.lexsort((self.key_position(torch.from_numpy(exists)).numpy(), documents[exists]))]
         found = np.full(int(documents.max(initial=-1)) + 1, -1)
         ranks, where = np.unique(documents[order], return_index=True)
@@ -168,9 +184,9 @@ class AttentionItem:
 
     def together(self, t: Tensor, s: Tensor) -> Tensor | None:
         """Whether queries and keys are of one document, for any indices that broadcast; None where there are no documents."""
-        if self._documents is None:
+        if self.documents is None:
             return None
-        queries, keys = (torch.from_numpy(ranks).to(s.device) for ranks in self._documents)
+        queries, keys = (torch.from_numpy(ranks).to(s.device) for ranks in self.documents)
         return queries[t] == keys[s]
 
     @cached_property
@@ -179,9 +195,9 @@ class AttentionItem:
 
         The last says whether every existing key between is of that document.
         """
-        if self._documents is None:
+        if self.documents is None:
             return None
-        (queries, keys), exists = self._documents, self._present
+        (queries, keys), exists = self.documents, self._present
         first, stop = np.full(keys.max() + 2, self.S), np.zeros(keys.max() + 2, dtype=np.int64)
         np.minimum.at(first, keys[exists], exists)
         np.maximum.at(stop, keys[exists], exists + 1)
@@ -198,21 +214,21 @@ class AttentionItem:
         exists, S = self._present, self.S
         positions = self.query_position(torch.arange(self.T)).numpy()
         shift = self.key_position(torch.arange(S)).numpy() - np.arange(S)  # of a key's position against its index
-        if self._documents is None:
+        if self.documents is None:
             steady = len(exists) > 0 and bool((shift[exists] == shift[exists[0]]).all())
             return positions - shift[exists[0]] if steady else None
         bounds = self.document_bounds
         assert bounds is not None
         if not bounds[2] or not len(exists):
             return None
-        (queries, keys), of_document = self._documents, np.zeros(len(self._firsts) + 1, dtype=np.int64)
+        (queries, keys), of_document = self.documents, np.zeros(len(self._firsts) + 1, dtype=np.int64)
         of_document[keys[exists]] = shift[exists]
         if (of_document[keys[exists]] != shift[exists]).any():
             return None
         return positions - of_document[queries]
 
     @cached_property
-    def _documents(self) -> tuple[Positions, Positions] | None:
+    def documents(self) -> tuple[Positions, Positions] | None:
         """The document of each query and of each key by its rank, (T,) and (S,); -1 where a query is of none of the keys'."""
         given = self.inputs.documents
         if given is None:
@@ -345,7 +361,7 @@ class AttentionItem:
             return self._tokens(inputs.query_tokens, inputs.query_word_ids, inputs.query_special_tokens)
         if self.key_tokens is None or self.cross:
             return None
-        at = self._keys_of_queries
+        at = self.keys_of_queries
         return self.key_tokens if at == list(range(self.S)) else self.key_tokens.at(at)
 
     def key_labels(self, positions: Sequence[int], *, space: str = SPACE) -> list[str] | None:
@@ -356,12 +372,13 @@ class AttentionItem:
         """The tokens of queries, by index, likewise; None where one of them has none."""
         if self.query_tokens is None:
             return None
-        if self.inputs.query_tokens is None and min((self._keys_of_queries[t] for t in positions), default=0) < 0:
+        if self.inputs.query_tokens is None and min((self.keys_of_queries[t] for t in positions), default=0) < 0:
             return None
         return self.query_tokens.labels(positions, space=space)
 
     @cached_property
-    def _keys_of_queries(self) -> list[int]:
+    def keys_of_queries(self) -> list[int]:
+        """The index of the key at each query's position, be it padding; -1 where there is none."""
         return [int(s) for s in self._any_key_at().tolist()]
 
     def _tokens(
@@ -386,7 +403,7 @@ class AttentionItem:
         if offset is not None:
             return self.key_at(t)
         existing = self.key_at(t)
-        documents = None if self._documents is None else self._documents[0]
+        documents = None if self.documents is None else self.documents[0]
         padded = _Places.of(self, np.arange(self.S)).at(self.query_position(t).numpy(), documents)
         return torch.where(existing >= 0, existing, torch.from_numpy(padded))
 
@@ -451,7 +468,7 @@ class AttentionItem:
         slopes = self.products.alibi_slopes
         if slopes is None:
             return None
-        return self._held(f"alibi_slopes[{head}]", float(slopes[head]), times=self._farthest)
+        return self._held(f"alibi_slopes[{head}]", float(slopes[head]), times=self.farthest)
 
     def sink(self, head: int) -> float | None:
         """The logit of a head's attention sink. Raises InputError for one that the arithmetic can't hold."""
@@ -498,7 +515,7 @@ class AttentionItem:
         return min(self.batch, B - 1), min(head, H - 1)
 
     @cached_property
-    def _farthest(self) -> float:
+    def farthest(self) -> float:
         """The largest distance between a query and a key."""
         queries, keys = self.query_position(torch.arange(self.T)), self.key_position(torch.arange(self.S))
         return float(max(queries.max() - keys.min(), keys.max() - queries.min()))
@@ -558,7 +575,7 @@ class _Places:
     @classmethod
     def of(cls, item: AttentionItem, index: Positions) -> _Places:
         """The places of some keys of an item."""
-        documents = None if item._documents is None else item._documents[1][index]
+        documents = None if item.documents is None else item.documents[1][index]
         return cls(item.key_position(torch.from_numpy(index)).numpy(), index, documents)
 
     def at(self, wanted: Positions, documents: Positions | None = None) -> Positions:

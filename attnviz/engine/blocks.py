@@ -203,6 +203,7 @@ class Block:
     shared: int  # how many of the first columns are keys that all rows share; one may come again, hidden, in the rest
     for_global: bool = False  # whether these are rows of global queries
     seen: Tensor | None = None  # (b, n) bool, whether the query sees the key; None where all do
+    largest: Tensor | None = None  # (b,) each query's largest logit, where the values are weights of logits
 
 
 def blocks(
@@ -223,10 +224,11 @@ def blocks(
         hides = block.scorer.bias_hides or any(sees.hides(rows, part) for part in parts)
         seen = values > HIDDEN if hides else None
         visible = torch.full((b,), n, device=item.device) if seen is None else torch.count_nonzero(seen, dim=1)
+        largest = values.amax(1) if weights and n else None
         if weights:
             softmax_(values, block.scorer.sink)
         at, keep = to_positions(rows, item.device), block.keep
         if keep is not None:
             at, values, visible = at[keep], values[keep], visible[keep]
-            seen = None if seen is None else seen[keep]
-        yield Block(at, keys, values, visible, sees.g, sees.for_global, seen)
+            seen, largest = (None if one is None else one[keep] for one in (seen, largest))
+        yield Block(at, keys, values, visible, sees.g, sees.for_global, seen, largest)

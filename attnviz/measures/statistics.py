@@ -5,10 +5,10 @@ A statistic is one function, and :func:`statistic` makes it known: to the comman
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,116 +19,20 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.types import Label, Progress
 from attnviz.engine.blocks import Block
 from attnviz.engine.request import Request, asks
+from attnviz.measures.statistic import STATISTICS, HeadKeys, QueryBlock, Statistic, Values, statistic
+from attnviz.measures.tags import tag_of
+from attnviz.measures.tokens import SameTokens
 
-Values = tuple[Tensor, Tensor] | None
-"""Each query's value, (b,), and whether it has one, (b,) bool; None where the inputs say nothing of it."""
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """A number of each query, averaged over the queries that have one."""
-
-    name: str
-    about: str
-    """What it is, for tables, help and docs."""
-    of_queries: Callable[[QueryBlock], Values]
-    unit: str = "weight"
-    """What it is counted in: ``weight``, ``nats``, ``share``, ``tokens``."""
-
-    @property
-    def in_tokens(self) -> bool:
-        """Whether it counts tokens, so that it is as large as the sequence and not a share."""
-        return self.unit == "tokens"
-
-
-STATISTICS: dict[str, Statistic] = {}
-"""Each statistic by its name, in the order of tables; a mean over the queries that have one."""
-
-
-OfQueries = Callable[["QueryBlock"], Values]
-_AnyStatistic = TypeVar("_AnyStatistic", bound=OfQueries)
-
-
-def statistic(*, unit: str = "weight") -> Callable[[_AnyStatistic], _AnyStatistic]:
-    """Makes a function of a block of queries a statistic: its name is the function's, what it is its docstring's.
-
-    Args:
-        unit: what it is counted in: ``weight``, ``nats``, ``share`` (of its most) or ``tokens``.
-    """
-
-    def known(function: _AnyStatistic) -> _AnyStatistic:
-        name, about = function.__name__, " ".join((function.__doc__ or "").split()).removesuffix(".")
-        STATISTICS[name] = Statistic(name, about, function, unit)
-        return function
-
-    return known
-
-
-class QueryBlock:
-    """The queries of a block that see a key, b of them, and what statistics ask of them."""
-
-    def __init__(self, block: Block, item: AttentionItem | None) -> None:
-        """``item`` says where queries and keys stand, and what is global and padding; None: the last T of S keys."""
-        sees = block.visible > 0
-        every = bool(sees.all())
-        self.weights = block.values if every else block.values[sees]  # (b, n)
-        self.rows = block.rows if every else block.rows[sees]  # (b,) query indices
-        self.visible = block.visible if every else block.visible[sees]  # (b,) keys that each sees
-        self.keys, self.item, self._block = block.keys, item, block  # (n,) key indices
-        self._seen = block.seen if every or block.seen is None else block.seen[sees]  # (b, n), None where all are seen
-
-    @cached_property
-    def zero(self) -> Tensor:
-        """(b,) zeros."""
-        return self.weights.new_zeros(len(self.rows))
-
-    @cached_property
-    def all(self) -> Tensor:
-        """(b,) True."""
-        return torch.ones(len(self.rows), dtype=torch.bool, device=self.rows.device)
-
-    @cached_property
-    def entropy(self) -> Tensor:
-        """The entropy of each query's weights in nats, (b,); -inf where one that was given is negative."""
-        found: Tensor = torch.special.entr(self.weights).sum(1)
-        return found
-
-    @property
-    def ordered(self) -> bool:
-        """Whether queries and keys stand in one sequence."""
-        return self.item is None or not self.item.cross
-
-    def mass(self, where: Tensor) -> Tensor:
-        """Each query's weight on the keys where ``where``, (n,) bool, is True, (b,)."""
-        return self.weights[:, where].sum(1) if self.weights.numel() else self.zero
-
-    def at(self, keys: Tensor) -> Tensor:
-        """Each query's weight on one key of its own, by index, (b,); 0 where it does not see it, or it is -1."""
-        if not self.weights.numel():
-            return self.zero
-        return self._gathered(self.weights, keys, self.zero)
-
-    def sees_key(self, keys: Tensor) -> Tensor:
-        """Whether each query sees one key of its own, by index, (b,) bool."""
-        if not self.weights.numel():
-            return ~self.all
-        if self._seen is None:
-            return torch.isin(keys, self.keys)
-        return self._gathered(self._seen, keys, ~self.all)
-
-    @cached_property
-    def _columns(self) -> Tensor:
-        """The column of each key, (most + 1,); -1 for a key that is none."""
-        keys, shared = self.keys, self._block.shared
-        column = keys.new_full((int(keys.amax()) + 1,), -1)
-        column[keys[shared:]] = torch.arange(shared, len(keys), device=keys.device)
-        column[keys[:shared]] = torch.arange(shared, device=keys.device)  # hidden where it comes again
-        return column
-
-    def _gathered(self, values: Tensor, keys: Tensor, otherwise: Tensor) -> Tensor:
-        inside = (keys >= 0) & (keys < len(self._columns))
-        found = torch.where(inside, self._columns[keys.clamp(0, len(self._columns) - 1)], -1)
-        return torch.where(found >= 0, values.gather(1, found.clamp(min=0)[:, None])[:, 0], otherwise)
+__all__ = [
+    "STATISTICS",
+    "HeadKeys",
+    "HeadStatistics",
+    "QueryBlock",
+    "Statistic",
+    "Values",
+    "head_statistics",
+    "statistic",
+]
 
 
 @statistic(unit="nats")
@@ -181,20 +85,72 @@ def distance(block: QueryBlock) -> Values:
 @statistic()
 def diagonal_mass(block: QueryBlock) -> Values:
     """Weight on the query's own position, over the queries that see it."""
-    return _at_distance(block, 0)
+    return block.before(0)
 
 
 @statistic()
 def previous_mass(block: QueryBlock) -> Values:
     """Weight on the position before the query's, over the queries that see it."""
-    return _at_distance(block, 1)
+    return block.before(1)
 
 
-def _at_distance(block: QueryBlock, before: int) -> Values:
-    if not block.ordered:
-        return None
-    own = block.rows - before if block.item is None else block.item.key_at(block.rows, before)
-    return block.at(own), block.sees_key(own)
+@statistic()
+def next_mass(block: QueryBlock) -> Values:
+    """Weight on the position after the query's, over the queries that see it."""
+    return block.before(-1)
+
+
+NEAR = 4
+"""How many positions to each side are near, for ``local_mass``."""
+
+
+@statistic()
+def local_mass(block: QueryBlock) -> Values:
+    """Weight on the nearest positions, up to 4 to each side, the query's own among them."""
+    near = [block.before(places) for places in range(-NEAR, NEAR + 1)]
+    return None if near[0] is None else (sum((found[0] for found in near if found), block.zero), block.all)
+
+
+@statistic()
+def duplicate(block: QueryBlock) -> Values:
+    """Weight on earlier keys that hold the query's token, over the queries that see one."""
+    return block.on_same_token("duplicate")
+
+
+@statistic()
+def induction(block: QueryBlock) -> Values:
+    """Weight on keys that stand right after an earlier holding of the query's token, over the queries that see one."""
+    return block.on_same_token("induction")
+
+
+@statistic(unit="logit", how="max")
+def max_logit(block: QueryBlock) -> Values:
+    """The largest logit of any query and key that it sees."""
+    return None if block.largest_logits is None else (block.largest_logits, block.all)
+
+
+@statistic(unit="norm")
+def mean_q_norm(block: QueryBlock) -> Values:
+    """The mean length of the query vectors of queries that see a key."""
+    return None if block.norms is None else (block.norms, block.all)
+
+
+@statistic(unit="norm", how="max")
+def max_q_norm(block: QueryBlock) -> Values:
+    """The largest length of a query vector of a query that sees a key."""
+    return None if block.norms is None else (block.norms, block.all)
+
+
+@statistic(unit="norm", of="keys")
+def mean_k_norm(keys: HeadKeys) -> Values:
+    """The mean length of the key vectors of keys that are not padding."""
+    return None if keys.norms is None else (keys.norms, keys.exist)
+
+
+@statistic(unit="norm", how="max", of="keys")
+def max_k_norm(keys: HeadKeys) -> Values:
+    """The largest length of a key vector of a key that is not padding."""
+    return None if keys.norms is None else (keys.norms, keys.exist)
 
 
 def _distance(weights: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
@@ -218,7 +174,7 @@ def _distance(weights: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """One head's statistics: means over the queries that have one; None where no query does, or the inputs say nothing."""
+    """One head's statistics, over the queries that have one; None where no query does, or the inputs say nothing."""
 
     head: int
     queries: int
@@ -229,6 +185,22 @@ class HeadStatistics:
     batch: int | None = None
     """The batch item, of several."""
 
+    @property
+    def tag(self) -> str:
+        """What the head is in a word, by :data:`attnviz.measures.tags.TAGS`."""
+        return tag_of(self.values)[0]
+
+    @property
+    def tag_score(self) -> float | None:
+        """The statistic that gave the tag; None of ``mixed``."""
+        return tag_of(self.values)[1]
+
+    def columns(self) -> dict[str, list[Any]]:
+        """One row, for tables and frames: layer, head, how many queries see a key, each statistic, tag and its score."""
+        whose = {"layer": self.layer, "head": self.head, "queries": self.queries}
+        said = {**whose, **self.values, "tag": self.tag, "tag_score": self.tag_score}
+        return {name: [value] for name, value in said.items()}
+
     def __getattr__(self, name: str) -> float | None:
         """A statistic, by its name."""
         values = self.__dict__.get("values", {})
@@ -238,7 +210,7 @@ class HeadStatistics:
         return number
 
 
-@asks("batch", "device", "dtype")
+@asks("batch", "queries", "device", "dtype")
 def head_statistics(
     inputs: Inputs,
     pattern: Pattern | str | None = None,
@@ -256,7 +228,7 @@ def head_statistics(
         heads: the query heads, in the order wanted; None is all of them.
         layer: what to call the layer in the results; None is the inputs' own.
         progress: called with the number of rows done, as they are.
-        what: ``batch``, ``device``, ``dtype``, as in :func:`attnviz.score`.
+        what: ``batch``, ``device``, ``dtype``, as in :func:`attnviz.score`; ``queries``, those that count, None is all.
 
     Raises:
         InputError: as :func:`attnviz.score`.
@@ -271,11 +243,13 @@ def head_statistics(
 def statistics_of_request(
     request: Request, *, layer: Label | None = None, progress: Progress | None = None
 ) -> list[HeadStatistics]:
-    """The statistics of each head of a request, over all of its queries."""
+    """The statistics of each head of a request, over its queries."""
     attention = request.attention
     with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
         return [
-            statistics_of(attention.blocks(head), head, attention.item, layer=layer, progress=progress)
+            statistics_of(
+                attention.blocks(head, queries=request.queries), head, attention.item, layer=layer, progress=progress
+            )
             for head in request.chosen
         ]
 
@@ -296,26 +270,54 @@ def statistics_of(
         item: says where queries and keys stand, which keys are global and which are padding; None: nothing of it.
         layer, progress: as in :func:`head_statistics`.
     """
-    sums, counts = dict.fromkeys(STATISTICS, 0.0), dict.fromkeys(STATISTICS, 0)
+    found = {name: _Total() for name in STATISTICS}
     queries = 0
-    for block in weights:
-        seeing = QueryBlock(block, item)
-        queries += len(seeing.rows)
-        for name, total, count in _totals(seeing) if len(seeing.rows) else ():
-            sums[name] += total
-            counts[name] += count
-        if progress is not None:
-            progress(len(block.rows))
-    values = {name: sums[name] / counts[name] if counts[name] else None for name in STATISTICS}
+    for block in seeing_blocks(weights, head, item, progress):
+        queries += len(block.rows)
+        for name, one in STATISTICS.items():
+            found[name].add(one.of_queries(block))
+    if item is not None:
+        keys = HeadKeys(item, head)
+        for name, one in STATISTICS.items():
+            if one.of == "keys":
+                found[name].add(one.function(keys))
+    values = {name: found[name].made(one.how) for name, one in STATISTICS.items()}
     if item is None:
         return HeadStatistics(head, queries, values, layer)
     return HeadStatistics(head, queries, values, item.inputs.layer if layer is None else layer, item.batch_shown)
 
 
-def _totals(block: QueryBlock) -> Iterator[tuple[str, float, int]]:
-    """The sum of each statistic over the queries of a block that have it, and how many these are."""
-    for name, one in STATISTICS.items():
-        found = one.of_queries(block)
-        if found is not None:
-            values, there = found
-            yield name, float(torch.where(there, values, 0).sum(dtype=torch.float64)), int(there.sum())
+def seeing_blocks(
+    weights: Iterable[Block], head: int, item: AttentionItem | None, progress: Progress | None
+) -> Iterator[QueryBlock]:
+    """The queries of each block that see a key, where there are such."""
+    tokens = SameTokens.of(item)
+    for block in weights:
+        seeing = QueryBlock(block, item, head, tokens)
+        if len(seeing.rows):
+            yield seeing
+        if progress is not None:
+            progress(len(block.rows))
+
+
+class _Total:
+    """A statistic while blocks come in."""
+
+    def __init__(self) -> None:
+        self.sum, self.count, self.largest = 0.0, 0, -math.inf
+
+    def add(self, values: Values) -> None:
+        """Takes in the values of some queries or keys that have one."""
+        if values is None:
+            return
+        numbers, there = values
+        self.sum += float(torch.where(there, numbers, 0).sum(dtype=torch.float64))
+        self.count += int(there.sum())
+        if len(numbers):
+            self.largest = max(self.largest, float(torch.where(there, numbers, -torch.inf).max()))
+
+    def made(self, how: str) -> float | None:
+        """The mean or the largest of them; None of none."""
+        if not self.count:
+            return None
+        return self.largest if how == "max" else self.sum / self.count

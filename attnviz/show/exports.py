@@ -197,7 +197,7 @@ def write_results(path: Path, results: Sequence[AttentionScores]) -> None:
     write_tensors(path, tensors, metadata)
 
 
-def statistics_json(rows: Sequence[HeadStatistics], source: str, pattern: str) -> str:
+def statistics_json(rows: Sequence[HeadStatistics], source: str, pattern: str, *, tags: bool = False) -> str:
     """Statistics of heads as one line of JSON, rounded to DECIMALS; ``docs/statistics.md`` gives the schema."""
     document = {
         "schema": "attnviz.stats/2",
@@ -205,26 +205,33 @@ def statistics_json(rows: Sequence[HeadStatistics], source: str, pattern: str) -
         "pattern": pattern,
         "decimals": DECIMALS,
         "heads": [
-            {name: round(value, DECIMALS) if isinstance(value, float) else value for name, value in _in_order(row)}
+            {
+                name: round(value, DECIMALS) if isinstance(value, float) else value
+                for name, value in _in_order(row, tags=tags)
+            }
             for row in rows
         ],
     }
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
-def statistics_csv(rows: Sequence[HeadStatistics]) -> str:
-    """Statistics of heads, a row a head; empty where a head has none."""
+def statistics_csv(rows: Sequence[HeadStatistics], *, tags: bool = False) -> str:
+    """Statistics of heads, a row a head; empty where a head has none; ``tags``: with each head's tag and its score."""
     stream = StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["layer", "head", "queries", *STATISTICS])
+    writer.writerow(["layer", "head", "queries", *STATISTICS, *(_TAGS if tags else ())])
     for row in rows:
-        numbers = (value for _, value in _in_order(row))
+        numbers = (value for _, value in _in_order(row, tags=tags))
         writer.writerow([_number(value) if isinstance(value, float) else value for value in numbers])
     return stream.getvalue()
 
 
-def _in_order(row: HeadStatistics) -> list[tuple[str, Any]]:
-    return [(name, getattr(row, name)) for name in ("layer", "head", "queries", *STATISTICS)]
+_TAGS = ("tag", "tag_score")
+
+
+def _in_order(row: HeadStatistics, *, tags: bool) -> list[tuple[str, Any]]:
+    names = ("layer", "head", "queries", *STATISTICS, *(_TAGS if tags else ()))
+    return [(name, getattr(row, name)) for name in names]
 
 
 def write_text(path: Path, text: str) -> None:

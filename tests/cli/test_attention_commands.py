@@ -304,7 +304,9 @@ def test_stats_of_every_layer_or_one(succeed, layered):
 
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_stats_are_sorted_by_any_statistic(succeed, layered, statistic):
-    options = [layered, "--pattern", "full", "--format", "json", "--sort", statistic]
+    words = {"tokens": [["a", "b", "a", "c", "a", "b"]]}  # some of which come again
+    write_tensors(Path("worded.npz"), {n: torch.from_numpy(a) for n, a in np.load(layered).items()}, words)
+    options = ["worded.npz", "--pattern", "full", "--format", "json", "--sort", statistic]
     down, up = rows_of(succeed("stats", *options)), rows_of(succeed("stats", *options, "--ascending"))
     numbers = [row[statistic] for row in down]
     assert numbers == sorted(numbers, reverse=True)

@@ -16,18 +16,12 @@ import attnviz
 from attnviz import AttentionInputs
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, longformer
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
-from tests import reference
 from tests.cases import small
 from tests.strategies import DTYPES, Call, calls, longformer_rule, normal
 
 
 def expected(call: Call) -> list[dict[str, float | None]]:
-    whole = call.expected()
-    globals_ = None if call.inputs.global_mask is None else call.globals_
-    return [
-        reference.statistics(weights, call.visible(head), globals_, call.first_keys, call.places)
-        for head, weights in enumerate(whole.weights)
-    ]
+    return call.statistics()
 
 
 def assert_alike(found: list[HeadStatistics], wanted: list[dict[str, float | None]], atol: float) -> None:

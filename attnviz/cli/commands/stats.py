@@ -1,7 +1,10 @@
-"""``attnviz stats``: what each head does, in numbers."""
+"""``attnviz stats``: what each head does, in numbers: head by head, query by query, key by key, or by distance."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +18,42 @@ from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
-    from attnviz.measures.statistics import HeadStatistics
+    from collections.abc import Callable, Sequence
 
-_PICTURES, _DATA = (".png", ".pdf", ".svg"), (".json", ".csv")
+    from attnviz.measures.statistics import HeadStatistics
+    from attnviz.show.frames import Columns
+
+_PICTURES, _DATA = (".png", ".pdf", ".svg"), (".json", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a row of the table is, where it is no head."""
+
+    by_query: Annotated[bool, typer.Option("--by-query", help="A row a query: its own statistics.")] = False
+    keys_received: Annotated[
+        bool,
+        typer.Option(
+            "--keys-received",
+            help="A row a key: the weight it receives; sum, mean over queries that can see it, largest.",
+        ),
+    ] = False
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            help="A row a distance or a window: weight by distance, or inside windows of powers of two and the first 4 keys."
+        ),
+    ] = None
+
+    def kind(self) -> str:
+        """``heads``, ``queries``, ``keys``, ``distance`` or ``windows``. Raises InputError where more than one is asked for."""
+        if self.curve is not None:
+            check_choice("--curve", self.curve, ("distance", "windows"))
+        asked = {"--by-query": self.by_query, "--keys-received": self.keys_received, "--curve": self.curve}
+        given = [option for option, value in asked.items() if value]
+        if len(given) > 1:
+            raise InputError(f"{given[0]} and {given[1]}: each says what a row is; give one")
+        return str(self.curve or ("queries" if self.by_query else "keys" if self.keys_received else "heads"))
 
 
 def register(app: typer.Typer) -> None:
@@ -28,15 +64,29 @@ def register(app: typer.Typer) -> None:
         source: Source,
         head: Heads = "all",
         batch: Item = "0",
+        queries: Annotated[
+            str | None, typer.Option(metavar="A:B", help="Queries A to B-1 only, or those of a word.")
+        ] = None,
+        rows: Rows = Rows(),
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         sort: Annotated[str | None, typer.Option(help="Statistic to sort by, largest first: {statistics}.")] = None,
         ascending: Annotated[bool, typer.Option("--ascending", help="Smallest first.")] = False,
+        tags: Annotated[
+            bool, typer.Option("--tags", help="Each head's tag too, and its score: sink, previous, induction, …")
+        ] = False,
         format: Annotated[str, typer.Option(help="table, json or csv.")] = "table",
-        statistic: Annotated[str, typer.Option(help="Statistic that the figure shows.")] = "entropy",
+        statistic: Annotated[
+            str,
+            typer.Option(
+                help="Statistic that the figure shows; or FILE.py:NAME, one of your own: runs that file, your own code."
+            ),
+        ] = "entropy",
         out: Annotated[
             Path | None,
-            typer.Option("--out", "-o", help="Figure of layers x heads (.png, .pdf, .svg), or data (.json, .csv)."),
+            typer.Option(
+                "--out", "-o", help="Figure of layers x heads (.png, .pdf, .svg), or data (.json, .csv, .parquet)."
+            ),
         ] = None,
         look: Look = PLAIN,
     ) -> None:
@@ -47,55 +97,128 @@ def register(app: typer.Typer) -> None:
         check_choice("--format", format, ("table", "json", "csv"))
         from attnviz.base.writing import check_output, is_stdout
 
-        _check(sort, ascending, statistic, out)
-        if out is not None:
-            out = check_output(out, (*_PICTURES, *_DATA), inputs=[*source.paths(), *choice.paths()])
-        drawn = None if out is None or out.suffix.lower() in _DATA else out
-        look = look_of_file(look, drawn, unused=("marks",))
-        found, patterns = _computed(source, choice, compute, head, batch)
-        found = found if sort is None else _in_order(found, sort, ascending=ascending)
-        named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
-        if out is not None:
-            _write(out, found, statistic, source.title, named, look)
-        if not is_stdout(out):
-            _print(found, format, source.title, named)
+        kind = rows.kind()
+        with _own_statistic(statistic) as shown:
+            _check(sort, ascending, shown, out, kind, own=shown != statistic)
+            if tags and kind != "heads":
+                raise InputError(f"--tags: they are of heads, and a row is of {kind}; leave it out")
+            if out is not None:
+                taken = (*_PICTURES, *_DATA) if kind == "heads" else _DATA
+                out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
+            look = look_of_file(look, None if out is None or out.suffix.lower() in _DATA else out, unused=("marks",))
+            found, patterns = _computed(kind, source, choice, compute, head, batch, queries)
+            named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
+            if kind == "heads":
+                ordered = found if sort is None else _in_order(found, sort, ascending=ascending)
+                if out is not None:
+                    _write(out, ordered, shown, source.title, named, look, tags=tags)
+                if not is_stdout(out):
+                    _print(ordered, format, source.title, named, tags=tags)
+            else:
+                columns = _sorted(_columns(found, kind), sort, ascending=ascending)
+                if out is not None:
+                    _write_rows(out, columns, kind, source.title, named)
+                if not is_stdout(out):
+                    _print_rows(columns, kind, source.title, named, format)
 
 
-def _check(sort: str | None, ascending: bool, statistic: str, out: Path | None) -> None:
+@contextmanager
+def _own_statistic(text: str) -> Iterator[str]:
+    """The statistic's name, while one of the user's own, out of their file, is known by it."""
+    from attnviz.base.owncode import OwnName
+    from attnviz.measures.statistic import own_statistic
+    from attnviz.measures.statistics import STATISTICS
+
+    if ".py:" not in text:
+        yield text
+        return
+    before = dict(STATISTICS)
+    try:
+        own = OwnName.parse(text, "--statistic")
+        yield own_statistic(own.load(), own.name, f"--statistic {text}", before)
+    finally:
+        STATISTICS.clear()
+        STATISTICS.update(before)
+
+
+def _check(sort: str | None, ascending: bool, statistic: str, out: Path | None, kind: str, *, own: bool) -> None:
     """Raises InputError for options that name no statistic, or have no use for each other."""
     from attnviz.measures.statistics import STATISTICS
 
     if sort is not None:
-        check_choice("--sort", sort, tuple(STATISTICS))
+        columns = {"keys": ("sum", "mean", "largest"), "distance": ("mass", "weight"), "windows": ("mass",)}
+        check_choice("--sort", sort, columns.get(kind, tuple(STATISTICS)))
     elif ascending:
         raise InputError("--ascending: it turns --sort around, and no --sort is given")
     check_choice("--statistic", statistic, tuple(STATISTICS))
-    if statistic != "entropy" and (out is None or out.suffix.lower() in _DATA):
+    if statistic != "entropy" and not own and (out is None or out.suffix.lower() in _DATA):
         raise InputError(f"--statistic {statistic}: it says what a figure shows; name one with -o (.png, .pdf, .svg)")
 
 
 def _computed(
-    source: Source, choice: PatternChoice, compute: Compute, head: str, batch: str
-) -> tuple[list[HeadStatistics], list[str]]:
+    kind: str, source: Source, choice: PatternChoice, compute: Compute, head: str, batch: str, queries: str | None
+) -> tuple[list[Any], list[str]]:
     """The statistics of every head, one layer in memory at a time, and the pattern of each layer."""
+    from attnviz.base.selections import parse_index, parse_range
     from attnviz.cli.console import note
     from attnviz.cli.progress import rows_progress
-    from attnviz.measures.statistics import statistics_of_request
 
-    found: list[HeadStatistics] = []
+    compute_rows = _computing(kind)
+    found: list[Any] = []
     patterns: list[str] = []
     caveats: dict[str, None] = {}
     for label, inputs in source.each(compute.dtype):
         inputs, pattern = choice.on(inputs)
         request = request_of(inputs, pattern, compute, head=head, batch=batch)
+        if queries is not None:
+            item = inputs.item(parse_index(batch, inputs.B, option="--batch", noun="batch item"))
+            part = parse_range(queries, inputs.T, item.query_tokens, option="--queries", source=inputs.source)
+            request = request.but(queries=part)
         patterns.append(request.attention.pattern_name)
         caveats |= {} if request.attention.caveat is None else {request.attention.caveat: None}
-        with rows_progress(inputs.T * len(request.chosen), "stats" if label is None else f"layer {label}") as progress:
-            found += statistics_of_request(request, progress=progress)
+        size = len(request.rows) * len(request.chosen)
+        with rows_progress(size, "stats" if label is None else f"layer {label}") as progress:
+            found += compute_rows(request, progress=progress)
         del inputs, request  # before the next layer is read
     for said in caveats:
         note(said)
     return found, patterns
+
+
+def _computing(kind: str) -> Callable[..., list[Any]]:
+    """What computes rows of a kind, of a request."""
+    from attnviz.measures.curves import curves_of
+    from attnviz.measures.rows import by_key, by_query
+    from attnviz.measures.statistics import statistics_of_request
+
+    known: dict[str, Callable[..., list[Any]]] = {
+        "heads": statistics_of_request,
+        "queries": by_query,
+        "keys": by_key,
+        "distance": curves_of,
+        "windows": curves_of,
+    }
+    return known[kind]
+
+
+def _columns(found: Sequence[Any], kind: str) -> Columns:
+    """All rows as columns."""
+    from attnviz.show.frames import joined
+
+    of_curves = {"distance": "by_distance", "windows": "by_window"}
+    return joined(getattr(one, of_curves.get(kind, "columns"))() for one in found)
+
+
+def _sorted(columns: Columns, sort: str | None, *, ascending: bool) -> Columns:
+    """Rows by a column; those without a number come last either way."""
+    if sort is None:
+        return columns
+    values = columns.get(sort, [])
+    known = sorted(
+        (n for n, value in enumerate(values) if value is not None), key=lambda n: values[n], reverse=not ascending
+    )
+    order = [*known, *(n for n, value in enumerate(values) if value is None)]
+    return {name: [column[n] for n in order] for name, column in columns.items()}
 
 
 def _in_order(rows: list[HeadStatistics], sort: str, *, ascending: bool) -> list[HeadStatistics]:
@@ -105,37 +228,72 @@ def _in_order(rows: list[HeadStatistics], sort: str, *, ascending: bool) -> list
     return known + [row for row in rows if getattr(row, sort) is None]
 
 
-def _write(out: Path, found: list[HeadStatistics], statistic: str, title: str, named: str, look: Look) -> None:
+def _write(
+    out: Path, found: list[HeadStatistics], statistic: str, title: str, named: str, look: Look, *, tags: bool
+) -> None:
     """A figure of one statistic, or all of them as data."""
     from attnviz.cli.console import note
-    from attnviz.show import exports
+    from attnviz.show import exports, frames
     from attnviz.show.figures.statistics import statistics_figure, statistics_words
 
     suffix = out.suffix.lower()
-    if suffix in _DATA:
-        of_json = suffix == ".json"
-        exports.write_text(
-            out, exports.statistics_json(found, title, named) if of_json else exports.statistics_csv(found)
-        )
-        note(f"wrote {out}")
+    if suffix == ".parquet":
+        frames.write_parquet(out, _columns(found, "heads"))
+    elif suffix == ".json":
+        exports.write_text(out, exports.statistics_json(found, title, named, tags=tags))
+    elif suffix == ".csv":
+        exports.write_text(out, exports.statistics_csv(found, tags=tags))
+    else:
+        words = statistics_words(found, statistic, source=title, pattern=named)
+        said = words if look.caption is True else look.caption or None
+        how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.inches, **look.colors}
+        write_figure(out, lambda: statistics_figure(found, statistic, **how), look, words, kind="stats")
         return
-    words = statistics_words(found, statistic, source=title, pattern=named)
-    said = words if look.caption is True else look.caption or None
-    how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.inches, **look.colors}
-    write_figure(out, lambda: statistics_figure(found, statistic, **how), look, words, kind="stats")
+    note(f"wrote {out}")
 
 
-def _print(found: list[HeadStatistics], format: str, title: str, named: str) -> None:
-    """All statistics, as a table or as data."""
+def _print(found: list[HeadStatistics], format: str, title: str, named: str, *, tags: bool) -> None:
+    """All statistics of heads, as a table or as data."""
     from attnviz.cli.console import output
     from attnviz.show import exports
     from attnviz.show.terminal.tables import statistics_table
 
     if format == "json":
-        data(exports.statistics_json(found, title, named))
+        data(exports.statistics_json(found, title, named, tags=tags))
     elif format == "csv":
-        data(exports.statistics_csv(found))
+        data(exports.statistics_csv(found, tags=tags))
     else:
         console = output()
         said = title if found[0].batch is None else f"{title}, batch item {found[0].batch}"
-        console.print(statistics_table(found, f"{said} · {named}", console.width))
+        console.print(statistics_table(found, f"{said} · {named}", console.width, tags=tags))
+
+
+def _write_rows(out: Path, columns: Columns, kind: str, title: str, named: str) -> None:
+    """Rows of queries, keys, distances or windows, as data."""
+    from attnviz.cli.console import note
+    from attnviz.show import exports, frames
+
+    suffix = out.suffix.lower()
+    if suffix == ".parquet":
+        frames.write_parquet(out, columns)
+    else:
+        of_json = suffix == ".json"
+        exports.write_text(
+            out, frames.columns_json(columns, kind, title, named) if of_json else frames.columns_csv(columns)
+        )
+    note(f"wrote {out}")
+
+
+def _print_rows(columns: Columns, kind: str, title: str, named: str, format: str) -> None:
+    """Rows of queries, keys, distances or windows, as a table or as data."""
+    from attnviz.cli.console import output
+    from attnviz.show import frames
+    from attnviz.show.terminal.tables import columns_table
+
+    if format == "json":
+        data(frames.columns_json(columns, kind, title, named))
+    elif format == "csv":
+        data(frames.columns_csv(columns))
+    else:
+        console = output()
+        console.print(columns_table(columns, f"{title} · {named} · {kind}", console.width))

@@ -167,12 +167,17 @@ def _statistics_apart(
         return  # means over queries that one side can't tell from those that see nothing
     for name, value in before.statistics.items():
         other = after.statistics.get(name)
-        if (value is None or other is None) and not alike:
+        if (value is None or other is None) and not (alike and _told_by_weights(name)):
             continue
         if (one_knows and name not in _OF_WEIGHTS_ALONE) or (stored.version != now.version and name in CHANGED):
             continue
         if not _near(name, value, other, allowed, stored):
             yield StatisticDifference(before.head, name, value, other)
+
+
+def _told_by_weights(name: str) -> bool:
+    """Whether every side tells a statistic; weights without their logits, or without q and k, tell none of these."""
+    return name not in STATISTICS or STATISTICS[name].unit not in ("logit", "norm")
 
 
 def _near(name: str, a: float | None, b: float | None, tolerance: Tolerance, stored: Snapshot) -> bool:

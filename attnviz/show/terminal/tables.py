@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -218,19 +219,27 @@ def _ends(count: int, most: int) -> list[int | None]:
     return [*range(first), None, *range(count - (most - first), count)]
 
 
-def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 100) -> Table:
-    """A row a head: each statistic as a number and, where there is room, a bar of its share of the column's most."""
+def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 100, *, tags: bool = False) -> Table:
+    """A row a head: each statistic as a number and, where there is room, a bar of its share of the column's most.
+
+    ``tags``: with each head's tag first.
+    """
     table = Table(title=escape(title), title_justify="left", header_style="bold", box=box.ROUNDED)
     table.padding = (0, int(width >= 90))
     with_layers = any(row.layer is not None for row in rows)
     if with_layers:
         table.add_column("layer", justify="right")
     table.add_column("head", justify="right")
+    if tags:
+        table.add_column("tag", no_wrap=True)
     names = {name: _header(one) for name, one in STATISTICS.items()}
     # Columns that do not fit are left out: squeezed ones would cut numbers, and the names of heads first.
-    labels = (max(5, *(len(f"{row.layer}") for row in rows)) + 1 if with_layers else 0) + 6
+    labels = (max(5, *(len(f"{row.layer}") for row in rows)) + 1 if with_layers else 0) + 6 + 4 * int(width >= 90)
+    labels += max(len(row.tag) for row in rows) + 3 if tags else 0
     every = len(names)
-    while len(names) > 1 and labels + sum(max(map(len, header.split("\n"))) + 1 for header in names.values()) > width:
+    beside = 1 + 2 * int(width >= 90)  # a border and what is left blank
+    wide = {name: _widest(rows, name, header) + beside for name, header in names.items()}
+    while len(names) > 1 and labels + sum(wide[name] for name in names) > width:
         names.popitem()
     if len(names) < every:
         table.caption = f"{every - len(names)} of {every} statistics left out (a wider terminal shows more)"
@@ -244,7 +253,7 @@ def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 10
     most = {name: max((getattr(row, name) or 0.0 for row in rows), default=0.0) for name in names}
     for row in rows:
         cells = [_with_bar(getattr(row, name), most[name], bar) for name in names]
-        table.add_row(*([f"{row.layer}"] if with_layers else []), f"{row.head}", *cells)
+        table.add_row(*([f"{row.layer}"] if with_layers else []), f"{row.head}", *([row.tag] if tags else []), *cells)
     return table
 
 
@@ -259,11 +268,21 @@ def _header(one: Statistic) -> str:
     return f"{one.name.removesuffix(f'_{one.unit}').replace('_', ' ')}\n({one.unit})"
 
 
+def _widest(rows: Sequence[HeadStatistics], name: str, header: str) -> int:
+    """How many characters a column's header and numbers take."""
+    values = [value for row in rows if (value := getattr(row, name)) is not None]
+    return max(*map(len, header.split("\n")), *(len(_number(value, max(values))) for value in values), 1)
+
+
+def _number(value: float, most: float) -> str:
+    """A number with as many digits as suit its column's largest."""
+    return f"{value:.{4 if most < 10 else 2 if most < 1000 else 1}f}"
+
+
 def _with_bar(value: float | None, most: float, cells: int) -> Text:
     if value is None:
         return Text("–", style="dim")
-    digits = 4 if most < 10 else 2 if most < 1000 else 1
-    number = f"{value:.{digits}f}"
+    number = _number(value, most)
     if not cells:
         return Text(number)
     eighths = round(value / most * cells * 8) if most else 0
@@ -304,3 +323,41 @@ def difference_table(
         numbers = [f"{value:.2e}" for value in (row.max_abs, row.mean_abs, *divergences) if value is not None]
         table.add_row(f"{row.head}", *numbers, f"{row.top_k_agreement:.1%}", beyond, Text(worst))
     return table
+
+
+def columns_table(columns: Mapping[str, Sequence[Any]], title: str, width: int = 100, *, most: int = 40) -> Table:
+    """Columns of numbers and labels, a row a query, a key or a distance: the first and last rows of many.
+
+    Args:
+        columns: columns of one length by name; one whose values are all None is left out.
+        title: what is above.
+        width: characters across; columns that don't fit are left out, the last first.
+        most: the most rows.
+    """
+    table = Table(title=escape(title), title_justify="left", header_style="bold", box=box.ROUNDED)
+    table.padding = (0, int(width >= 90))
+    given = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    cells = {name: [_cell(value) for value in values] for name, values in given.items()}
+    wide = {name: max(len(name), *map(len, values)) + 1 + 2 * int(width >= 90) for name, values in cells.items()}
+    names = [*wide]
+    while len(names) > 3 and sum(wide[name] for name in names) + 1 > width:
+        names.pop()
+    notes = [f"{len(wide) - len(names)} of {len(wide)} columns left out"] if len(names) < len(wide) else []
+    for name in names:
+        table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
+    count = len(next(iter(cells.values()), []))
+    shown = [*range(count)] if count <= most else [*range(most - most // 4), *range(count - most // 4, count)]
+    for before, n in zip([-1, *shown], shown, strict=False):
+        if n - before > 1:
+            table.add_row(*["…"] * len(names))
+        table.add_row(*(Text(cells[name][n]) for name in names))
+    notes += [f"{count - len(shown):,} of {count:,} rows left out (-o FILE.csv has all)"] if count > most else []
+    if notes:
+        table.caption, table.caption_justify = "; ".join(notes), "left"
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value}"
