@@ -6,11 +6,12 @@ ranks make it. A rank reads the queries of its share only. Started by ``torchrun
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from textwrap import shorten
 from typing import Any
 
@@ -58,6 +59,7 @@ class Ranks:
             # The tile is that of the whole picture: a smaller share must not get larger tiles.
             own = attention.cells(head, edges, column_edges, **{**options, "tile": tile})
         try:
+            self._agree(digest(item, pattern, head), item)
             return self._gathered(item, own, cuts, row_edges, shape, reductions)
         except RuntimeError as error:
             raise RankError(
@@ -76,6 +78,19 @@ class Ranks:
             dist.barrier()
         except RuntimeError as error:
             raise RankError(f"another rank stopped before the work was done ({_first(error)})") from error
+
+    def _agree(self, own: bytes, item: AttentionItem) -> None:
+        """Raises InputError, on every rank, where one has read something else than the first."""
+        where = item.device if dist.get_backend() == "nccl" else torch.device("cpu")
+        mine = torch.frombuffer(bytearray(own), dtype=torch.uint8).to(where)
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(every, mine)
+        apart = [rank for rank, one in enumerate(every) if not torch.equal(one, every[0])]
+        if apart:
+            raise InputError(
+                f"{item.source}: rank {apart[0]} has read other inputs than rank 0; give every rank the same file and the "
+                f"same options"
+            )
 
     def _gathered(
         self,
@@ -158,7 +173,10 @@ def ranks(device: str) -> Iterator[Ranks]:
         InputError: the processes do not find each other.
         RankError: another rank stopped.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    said = os.environ.get("WORLD_SIZE") or "1"
+    if not re.fullmatch("[1-9][0-9]{0,8}", said):
+        raise InputError(f"WORLD_SIZE {said[:20]!r} is no number of ranks; unset it, or start with torchrun")
+    size = int(said)
     if size == 1:
         yield Ranks(0, 1)
         return
@@ -173,6 +191,26 @@ def ranks(device: str) -> Iterator[Ranks]:
         world.wait()  # nobody leaves before rank 0 has written
     finally:
         dist.destroy_process_group()
+
+
+def digest(item: AttentionItem, pattern: Pattern, head: int) -> bytes:
+    """32 bytes that say what a head's map is made of: sizes, settings, masks, keys, and rows of queries or weights."""
+    inputs, rows = item.inputs, sorted({0, item.T // 2, item.T - 1})
+    made = hashlib.sha256(repr((item.sizes, item.batch, head, str(pattern), str(item.dtype))).encode())
+    for name in ("scale", "softcap", "cross"):
+        made.update(repr(getattr(inputs, name, None)).encode())
+    for field in fields(inputs):
+        value = getattr(inputs, field.name)
+        if not isinstance(value, torch.Tensor):
+            continue
+        if field.name in ("q", "weights", "logits"):  # each rank reads but its share of these
+            value = value[item.batch, head, rows]
+        elif field.name == "k":
+            value = value[item.batch, item.kv_head(head)]
+        elif value.ndim > 3:  # projections of global queries, values and biases are large
+            value = value[..., :1, :]
+        made.update(value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+    return made.digest()
 
 
 def rank_device(device: str) -> str:

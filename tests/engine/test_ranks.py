@@ -9,6 +9,7 @@ import select
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern,
 from attnviz.base.bins import bin_edges
 from attnviz.cli.main import main
 from attnviz.engine.attention import Computed
-from attnviz.engine.ranks import Ranks, rank_device, shares
+from attnviz.engine.ranks import Ranks, digest, rank_device, shares
 from attnviz.engine.reducer import REDUCTIONS, reduce_map
 from attnviz.engine.tiles import TileSize
 from tests import warm
@@ -32,6 +33,35 @@ from tests.cases import small
 from tests.strategies import normal
 
 PATIENCE = 240  # seconds; a rank that hangs is a failure, not a stuck build
+
+
+def test_ranks_that_read_other_inputs_stop(tmp_path, start):
+    attnviz.save(tmp_path / "a.npz", small(batch=1))
+    other = small(batch=1)
+    other.k[0, 0, 0, 0] += 1e-3
+    attnviz.save(tmp_path / "b.npz", other)
+    for rank, file in enumerate(("a.npz", "b.npz")):
+        start(rank, 2, "plot", tmp_path / file, "--pattern", "full", "-o", tmp_path / f"{rank}.png")
+    for process in start.started:
+        _, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 2
+        assert "rank 1 has read other inputs than rank 0" in said
+    assert not list(tmp_path.glob("*.png"))
+
+
+@given(data=st.data())
+def test_a_digest_tells_inputs_apart(data):
+    inputs = small(batch=1, tokens=5)
+    whole = digest(inputs.item(), Causal(), 1)
+    assert digest(small(batch=1, tokens=5).item(), Causal(), 1) == whole
+    assert digest(inputs.item(), Full(), 1) != whole
+    name = data.draw(st.sampled_from(["k", "global_mask", "scale"]))
+    changed = getattr(inputs, name)
+    if name == "k":
+        changed = changed.clone()
+        changed[0, inputs.item().kv_head(1), data.draw(st.integers(0, 4)), 0] += 1
+    changed = ~changed if name == "global_mask" else 0.5 if name == "scale" else changed
+    assert digest(replace(inputs, **{name: changed}).item(), Causal(), 1) != whole
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -73,6 +103,7 @@ def start():
         started.append(process)
         return process
 
+    start.started = started
     yield start
     for process in started:
         if process.poll() is None:
