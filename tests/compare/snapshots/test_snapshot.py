@@ -206,7 +206,7 @@ def test_inputs_that_have_nothing_to_do_with_it_do_not_hold_at_any_length(dtype)
     )
     found = compare_snapshots(take_snapshot(one, Full()), take_snapshot(other, Full()))
     assert {(c.head, c.reduction) for c in found.cells} == {(h, r) for h in range(2) for r in ("max", "mass")}
-    assert all(c.beyond > c.cells / 10 for c in found.cells)
+    assert all(c.beyond > c.cells / 4 for c in found.cells if c.reduction == "max")
 
 
 def test_a_tolerance_of_ones_own():
