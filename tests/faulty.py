@@ -225,9 +225,8 @@ def _after(change: Callable[[Tensor], Tensor]) -> Mistake:
 
 def _stale(kernel: Kernel) -> Kernel:
     """The own key of a query reads what a ring of window + 1 had there: the key of window + 1 before."""
-    size, w = kernel.window + 1, kernel.window
-    far, own = kernel.distance(), kernel.distance() == 0
-    del w
+    size, far = kernel.window + 1, kernel.distance()
+    own = far == 0
 
     def after(weights: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         k, v = (tensor.double()[:, kernel.kv_heads] for tensor in (kernel.k, kernel.v))
@@ -274,10 +273,6 @@ def _permuted(tensor: Tensor) -> Tensor:
     size = max(2, tensor.shape[2] // 4)
     pages = list(order.split(size))
     return tensor[:, :, torch.cat([pages[2 % len(pages)], *(p for n, p in enumerate(pages) if n != 2 % len(pages))])]
-
-
-def _low(dtype: torch.dtype) -> Mistake:
-    return lambda kernel: replace(kernel, **{name: getattr(kernel, name).to(dtype).double() for name in "qkv"})
 
 
 ORDERED = ("causal", "causal window", "softcap", "alibi", "sinks")
@@ -337,11 +332,6 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Mistake]] = {
     "constant factor": (EVERY, _after(lambda x: x * 1.25)),
 }
 """By kind and, after a colon, which of it."""
-
-PRECISION = {
-    "inputs rounded": (EVERY, _low(torch.bfloat16)),
-    "accumulation in a half type": (("full",), lambda c: c),
-}
 
 
 def _to_first(kernel: Kernel) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

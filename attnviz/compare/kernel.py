@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.attention.patterns import Pattern
+from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.types import Progress
@@ -240,7 +240,7 @@ def check_kernel(outputs: Outputs, asked: Asked | None = None) -> Report:
     own = dtype_name(inputs.q.dtype)
     said = ", ".join(dtypes) + ("" if dtypes == [own] else f" of {own} inputs")
     labels = {b: side_labels(Exact(Request(inputs, batch=b))) for b in range(inputs.B)} if inputs.tokens else None
-    return Report(str(inputs.pattern), said, rules, heads, tuple(findings), labels, inputs.B, checker.note)
+    return Report(str(inputs.pattern or GlobalKeys()), said, rules, heads, tuple(findings), labels, inputs.B, checker.note)
 
 
 def _rule(name: str, tensor: Tensor, inputs: AttentionInputs) -> Rule:

@@ -102,7 +102,7 @@ class Accumulated(Fault):
     late = 2
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        if case.what != "context" or case.share < 0.5:
+        if case.what != "context" or case.share < 0.2:
             return
         own = case.rule.dtype if isinstance(case.rule, Rounding) else "float64"
         for dtype in dict.fromkeys([*(d for d in (own,) if d in ("bfloat16", "float16")), *_coarser(case)]):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.attention.patterns import Full
+from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.errors import InputError
 from attnviz.compare.faults import layout, masks, precision, scores  # noqa: F401 (they make the kinds known)
 from attnviz.compare.faults.fault import FAULTS, Case
@@ -63,7 +63,7 @@ def search(
         one = left[0]
         case = Case(
             inputs,
-            inputs.pattern or Full(),
+            inputs.pattern or GlobalKeys(),
             one.batch,
             one.head,
             what,

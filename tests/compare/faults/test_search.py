@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
 import torch
 
+import attnviz
+from attnviz.attention.patterns import Causal
 from attnviz.compare.faults import search as _search  # noqa: F401 (it makes the kinds known)
 from attnviz.compare.faults.fault import FAULTS
 from attnviz.compare.kernel import Asked, Outputs, check_kernel
@@ -40,8 +43,7 @@ def test_a_planted_mistake_is_red_and_named(mistake, case, dtype, output):
 
 @pytest.mark.parametrize("output", ["weights", "context"])
 def test_two_mistakes_together_are_named(output):
-    one, other = planted("scale: twice", "causal window", "float32", 40, 24), MISTAKES["stale keys of a ring buffer"][1]
-    del other
+    one = planted("scale: twice", "causal window", "float32", 40, 24)
     wrong = MISTAKES["part of the pattern left out: window"][1](MISTAKES["scale: twice"][1](one.right))
     weights, context, _ = wrong.run()
     given = {"weights": weights, "context": context}[output].float()
@@ -57,6 +59,38 @@ def test_a_log_sum_exp_in_base_2_is_named():
     assert check_kernel(Outputs(one.inputs, lse=total)).within
     report = check_kernel(Outputs(one.inputs, lse=total / torch.tensor(2.0).log()))
     assert report.findings[0].names == ("a log-sum-exp in base 2",)
+
+
+def test_a_document_that_sees_another_is_named():
+    """Documents packed into one row, and a kernel that knows nothing of them."""
+    q, k, v = torch.randn(3, 1, 2, 20, 8, generator=torch.Generator().manual_seed(4))
+    documents = torch.tensor([[0] * 7 + [1] * 13])
+    inputs = attnviz.AttentionInputs(q, k, v, documents=documents, pattern=Causal())
+    right = attnviz.context(inputs)[None]
+    assert check_kernel(Outputs(inputs, context=right)).within
+    leaked = attnviz.context(attnviz.AttentionInputs(q, k, v, pattern=Causal()))[None]
+    report = check_kernel(Outputs(inputs, context=leaked))
+    assert report.findings[0].names == ("documents left out: a document sees another",)
+
+
+def test_inputs_that_a_kernel_rounds_are_named():
+    one = planted("scale: twice", "causal", "float32", 40, 24)
+    low = replace(one.right, **{name: getattr(one.right, name).bfloat16().double() for name in "qkv"})
+    report = check_kernel(Outputs(one.inputs, context=low.run()[1].float()))
+    assert report.findings[0].names[0] == "inputs rounded to bfloat16"
+
+
+def test_sums_that_are_kept_in_a_half_type_are_named():
+    """2,048 numbers added up one by one in bfloat16."""
+    one = planted("scale: twice", "full", "bfloat16", 2048, 8)
+    weights, v = one.exact["weights"], one.right.v.double()[:, one.right.kv_heads]
+    total = torch.zeros_like(one.exact["context"])
+    for key in range(2048):
+        total = (total + weights[..., key : key + 1] * v[:, :, key : key + 1]).bfloat16().double()
+    report = check_kernel(Outputs(one.inputs, context=total.bfloat16()), Asked(heads=[0], batches=[0]))
+    assert not report.within
+    assert kinds(report) == {"accumulation in a half type"}
+    assert "sums over tiles of 1 keys kept in bfloat16" in report.findings[0].names
 
 
 def test_nothing_is_named_for_noise_of_no_kind():
