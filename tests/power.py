@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnviz.compare.kernel import Asked, Outputs, check_kernel
+from attnviz.compare.handed import Outputs
+from attnviz.compare.kernel import Asked, check_kernel
 from attnviz.compare.outputs import contexts, exact_attention, plain_attention
 from attnviz.compare.rounding import Rounding, Sizes, rule_of
 from attnviz.compare.sides import Exact

@@ -8,7 +8,8 @@ import torch
 from attnviz import AttentionInputs, InputError, assert_attention_close
 from attnviz.attention.patterns import Causal, Full, Local, longformer
 from attnviz.compare.gradients import gradients
-from attnviz.compare.kernel import Asked, Outputs, check_kernel
+from attnviz.compare.handed import Outputs
+from attnviz.compare.kernel import Asked, check_kernel
 from attnviz.compare.outputs import exact_attention
 from attnviz.engine.visibility import HIDDEN
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from attnviz import assert_attention_close
-from attnviz.compare.kernel import Asked, Outputs, check_kernel
+from attnviz.compare.handed import Outputs
+from attnviz.compare.kernel import Asked, check_kernel
 from attnviz.sources.arguments import inputs_of
 from tests.faulty import CASES, MISTAKES
 from tests.kernels import CONTEXTS, WEIGHTS

@@ -250,7 +250,8 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     from attnviz.base.selections import parse_indices
     from attnviz.cli.console import output
     from attnviz.cli.progress import rows_progress
-    from attnviz.compare.kernel import Asked, Outputs, as_bhtd, check_kernel
+    from attnviz.compare.handed import Outputs, as_bhtd
+    from attnviz.compare.kernel import Asked, check_kernel
     from attnviz.show import exports
     from attnviz.sources.dumps import read_tensor
 

@@ -27,7 +27,7 @@ _WRONG, _RIGHT = 8, 4
 _VERIFIED = 1 << 24
 """Cells of maps that what is left is held against."""
 
-_NEAREST = 12
+_NEAREST = 8
 """Hypotheses that are tried with each other one: those that bring the numbers nearest."""
 
 _NAMED = 4

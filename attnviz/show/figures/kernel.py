@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from attnviz.compare.handed import Outputs
 from attnviz.compare.heads import compare
-from attnviz.compare.kernel import Outputs, sides_of
+from attnviz.compare.kernel import sides_of
 from attnviz.compare.report import Report
 from attnviz.show.figures.cells import most_cells
 from attnviz.show.figures.difference import comparison_inches, difference_figure
