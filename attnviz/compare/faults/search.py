@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from attnviz.compare.faults import layout, masks, precision, scores  # noqa: F40
 from attnviz.compare.faults.fault import FAULTS, Case
 from attnviz.compare.faults.way import Variant, compute
 from attnviz.compare.report import Finding, HeadCheck
-from attnviz.compare.rounding import Rule
+from attnviz.compare.rounding import Rule, Tolerance
 
 _FEW = 2
 """Rows that most hypotheses fail on."""
@@ -29,6 +30,11 @@ _VERIFIED = 1 << 24
 
 _NEAREST = 8
 """Hypotheses that are tried with each other one: those that bring the numbers nearest."""
+
+_ANY = Tolerance(math.inf, 0.0)
+
+_LEFT = 0.2
+"""The share of the squared differences that a hypothesis may leave."""
 
 _NAMED = 4
 """Hypotheses with equal numbers that are named."""
@@ -133,11 +139,14 @@ def _fitting(case: Case, hypotheses: Iterable[tuple[Variant, ...]], wrong: Tenso
     """The hypotheses that explain the rows that are wrong."""
     few = wrong[:: max(1, len(wrong) // _FEW)][:_FEW]
     found = []
+    exact = _agrees(replace(case, rule=_ANY), (), case.batch, case.head, wrong)
+    unexplained = math.inf if exact is None else exact.square
     for variants in hypotheses:
         if _agrees(case, variants, case.batch, case.head, few) is None:
             continue
         fit = _agrees(case, variants, case.batch, case.head, wrong)
-        if fit is not None:
+        # What is within rounding of numbers that are hardly beyond it explains nothing yet.
+        if fit is not None and (fit.square <= _LEFT * unexplained or any(one.rule for one in variants)):
             found.append(fit)
     return found
 
