@@ -11,7 +11,7 @@ from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.errors import InputError
 from attnviz.compare.gradients import GRADIENTS
 from attnviz.sources.arguments import inputs_of
-from attnviz.sources.packed import Packed, calls_of
+from attnviz.sources.packed import PACKED, side_by_side, unpacked
 
 
 @dataclass(frozen=True)
@@ -53,37 +53,44 @@ def outputs_of(
     values: str = "weights",
     given: dict[str, Tensor | None] | None = None,
     layout: str = "bhtd",
-    cu_seqlens: Tensor | None = None,
-    cu_seqlens_k: Tensor | None = None,
-    block_table: Tensor | None = None,
-    cache_seqlens: Tensor | None = None,
     **call: Any,
 ) -> Outputs:
     """What a kernel gave, out of the arguments of :func:`assert_attention_close`; ``given``: what it gave beside ``actual``."""
     if values not in ("weights", "logits"):
         raise InputError(f"values {values!r} is not one of weights, logits")
     named = {values if v is None else "context": actual, **(given or {})}
-    if cu_seqlens is None and block_table is None:
-        inputs = inputs_of(q, k, mask, v, layout=layout, **call)
-        return Outputs(inputs, **{name: as_bhtd(name, tensor, inputs, layout) for name, tensor in named.items()})
-    turned = q.transpose(1, 2) if layout == "bthd" and cu_seqlens is None else q
-    packing = {"cu_seqlens_k": cu_seqlens_k, "block_table": block_table, "cache_seqlens": cache_seqlens}
-    fields, queries, keys = calls_of(turned, k, v, cu_seqlens=cu_seqlens, **packing)
-    inputs = inputs_of(fields.pop("q"), fields.pop("k"), mask, fields.pop("v"), **fields, **call)
-    whole = {name: _unpacked(name, tensor, queries, keys) for name, tensor in named.items()}
-    own = layout if queries is None else "bhtd"
-    return Outputs(inputs, **{name: as_bhtd(name, tensor, inputs, own) for name, tensor in whole.items()})
+    packing = {role: call.pop(role, None) for role in PACKED}
+    said = {role: tensor for role, tensor in packing.items() if tensor is not None}
+    own = layout
+    tensors: dict[str, Any] = {name: tensor for name, tensor in (("q", q), ("k", k), ("v", v)) if tensor is not None}
+    if said:
+        packed = "cu_seqlens_q" in said
+        order = layout if layout != "bhtd" or not packed else None  # of packed tensors (tokens, H, D) is the default
+        named = {name: _side_by_side(name, tensor, said, order) for name, tensor in named.items()}
+        tensors |= said
+        own = "bhtd" if packed else layout
+        layout = unpacked("inputs", tensors, {}, order) or "bhtd"
+    beside = {name: tensor for name, tensor in tensors.items() if name not in ("q", "k", "v")}
+    inputs = inputs_of(tensors["q"], tensors["k"], mask, tensors.get("v"), layout=layout, **beside, **call)
+    return Outputs(inputs, **{name: as_bhtd(name, tensor, inputs, own) for name, tensor in named.items()})
 
 
-def _unpacked(name: str, tensor: Tensor | None, queries: Packed | None, keys: Packed | None) -> Tensor | None:
-    """An output of sequences end to end, side by side."""
-    if name in ("dk", "dv"):
-        if tensor is not None and keys is None:
-            raise InputError(f"{name}: gradients of keys in pages are not checked; leave it out")
-        return None if tensor is None or keys is None else keys.unpacked(tensor, name)
-    if tensor is None or queries is None or name in ("weights", "logits"):
+def _side_by_side(name: str, tensor: Tensor | None, said: dict[str, Tensor], order: str | None) -> Tensor | None:
+    """An output of sequences that are packed, as batch items."""
+    if tensor is None or ("cu_seqlens_q" not in said and name not in ("dk", "dv")):
         return tensor
-    return queries.unpacked(tensor.T if name == "lse" else tensor, name)
+    role = "cu_seqlens_q"
+    if name in ("dk", "dv"):
+        if "block_table" in said:
+            raise InputError(f"{name}: gradients of keys in pages are not checked; leave it out")
+        role = "cu_seqlens_k" if "cu_seqlens_k" in said else role
+    if name in ("weights", "logits"):
+        return tensor
+    if name != "lse":
+        return side_by_side("inputs", name, tensor, said[role], role, order)
+    if tensor.ndim != 2:
+        raise InputError(f"lse has shape {tuple(tensor.shape)}, wanted (H, tokens) beside {role}")
+    return side_by_side("inputs", name, tensor.T[..., None], said[role], role)[..., 0]
 
 
 def as_bhtd(name: str, tensor: Tensor | None, inputs: AttentionInputs, layout: str = "bhtd") -> Tensor | None:

@@ -96,7 +96,7 @@ def assert_attention_close(
         tokens: labels of the S keys, for the message.
         layout: the order of dimensions of q, k, v, of a context and of gradients: ``bhtd``, ``bthd``, ``htd`` or ``thd``.
         settings: other fields of :class:`attnviz.AttentionInputs`: ``scale``, ``softcap``, ``key_padding_mask``, ...; for
-            sequences end to end ``cu_seqlens`` and ``cu_seqlens_k``, (B + 1,) where each begins, q, k, v, context and gradients
+            sequences end to end ``cu_seqlens_q`` and ``cu_seqlens_k``, (B + 1,) where each begins, q, k, v, context and gradients
             being (total, H, D), lse (H, total); for keys in pages ``block_table``, (B, n), and ``cache_seqlens``, (B,), k and v
             being (pages, page size, H_kv, D). Each sequence's queries are its last ones.
 

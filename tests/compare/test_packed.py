@@ -42,7 +42,7 @@ def outputs(call: dict[str, torch.Tensor], causal: bool) -> list[torch.Tensor]:
 @pytest.mark.parametrize("causal", [True, False])
 def test_sequences_end_to_end(call, causal):
     out = torch.cat(outputs(call, causal))
-    how = {"cu_seqlens": cu(QUERIES), "cu_seqlens_k": cu(KEYS), "pattern": "causal" if causal else "full"}
+    how = {"cu_seqlens_q": cu(QUERIES), "cu_seqlens_k": cu(KEYS), "pattern": "causal" if causal else "full"}
     assert_attention_close(out, **call, **how)
     if not causal:
         return
@@ -58,7 +58,7 @@ def test_a_mask_that_is_not_told_apart_by_sequences_is_named(call):
     ]
     with pytest.raises(AssertionError, match="pattern='full': is the mask left out"):
         assert_attention_close(
-            torch.cat(first), **call, cu_seqlens=cu(QUERIES), cu_seqlens_k=cu(KEYS), pattern=Causal()
+            torch.cat(first), **call, cu_seqlens_q=cu(QUERIES), cu_seqlens_k=cu(KEYS), pattern=Causal()
         )
 
 
@@ -73,7 +73,7 @@ def test_keys_in_pages(call, packed):
     how = {"block_table": table, "cache_seqlens": torch.tensor(KEYS), "pattern": "causal"}
     if packed:
         out, q = torch.cat(outputs(call, True)), call["q"]
-        how["cu_seqlens"] = cu(QUERIES)
+        how["cu_seqlens_q"] = cu(QUERIES)
     else:  # a decode step: the last query of each
         q = torch.stack([part[-1:] for part in call["q"].split(QUERIES)])  # (B, 1, H, D)
         out, how["layout"] = torch.stack([part[-1:] for part in outputs(call, True)]), "bthd"
@@ -85,9 +85,14 @@ def test_keys_in_pages(call, packed):
 
 def test_what_cannot_be(call):
     out = torch.cat(outputs(call, False))
-    with pytest.raises(InputError, match=r"q has shape \(15, 4, 8\), wanted \(16, H, ...\)"):
-        assert_attention_close(out, **call, cu_seqlens=cu([5, 2, 9]), cu_seqlens_k=cu(KEYS))
+    with pytest.raises(InputError, match="cu_seqlens_q is"):
+        assert_attention_close(out, **call, cu_seqlens_q=cu([5, 2, 9]), cu_seqlens_k=cu(KEYS))
     with pytest.raises(InputError, match="cu_seqlens_k is"):
-        assert_attention_close(out, **call, cu_seqlens=cu(QUERIES), cu_seqlens_k=torch.tensor([3, 1]))
-    with pytest.raises(InputError, match="give cache_seqlens too"):
+        assert_attention_close(out, **call, cu_seqlens_q=cu(QUERIES), cu_seqlens_k=torch.tensor([3, 1]))
+    with pytest.raises(InputError, match="block_table and cache_seqlens go together"):
         assert_attention_close(out, **call, block_table=torch.zeros(3, 1, dtype=torch.int64))
+    table = {"block_table": torch.zeros(3, 3, dtype=torch.int64), "cache_seqlens": torch.tensor(KEYS)}
+    pages, grad = torch.ones(8, 4, H_KV, D), torch.ones_like(call["q"])
+    how = {"cu_seqlens_q": cu(QUERIES), "dk": pages, "grad": grad, **table}
+    with pytest.raises(InputError, match="gradients of keys in pages"):
+        assert_attention_close(None, call["q"], pages, v=pages, **how)
