@@ -4,7 +4,7 @@
 code what it says
 ==== ==========================================================================
 0    done
-1    of ``diff`` and ``snapshot check``: there is a difference, and nothing else
+1    of ``diff``, ``snapshot check`` and ``audit``: there is a difference, and nothing else
 2    something given cannot be used
 70   a defect of attnviz
 129… 128 and a signal's number: it was told to end, or nobody reads its output

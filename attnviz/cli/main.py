@@ -12,6 +12,7 @@ import typer
 
 from attnviz.cli import streams
 from attnviz.cli.commands import (
+    audit,
     capture,
     context,
     diff,
@@ -54,6 +55,7 @@ for module in (
     stats,
     diff,
     snapshot,
+    audit,
     explain,
     capture,
     synth,

@@ -6,9 +6,8 @@ Both sides are walked block by block, so that maps of any length can be compared
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,40 +17,33 @@ from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
 from attnviz.base.labels import labels_of_both
 from attnviz.base.types import Cells, Positions
-from attnviz.compare.sides import Side, aligned, row_groups
+from attnviz.compare.pairs import Bounds, Pair, is_computed, pairs, rule_of_sides
+from attnviz.compare.places import Places
+from attnviz.compare.rounding import Rounding, Rule, check_can_fail, explicit
+from attnviz.compare.sides import Side
 from attnviz.engine.reducer import reduce_block
-from attnviz.engine.visibility import to_positions
 from attnviz.maps.map import AttentionMap
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """How far two numbers may be apart: ``|a - b| <= atol + rtol * |b|``."""
-
-    atol: float
-    rtol: float
-
-    def __str__(self) -> str:
-        return f"atol {self.atol:g}, rtol {self.rtol:g}"
-
-
-TOLERANCES = {
-    "float64": Tolerance(1e-9, 1e-9),
-    "float32": Tolerance(1e-5, 1e-5),
-    "float16": Tolerance(1e-3, 1e-3),
-    "bfloat16": Tolerance(1e-2, 1e-2),
-}
-"""What weights and contexts of a dtype may be apart where both are right: a few roundings of it, at values about 1."""
-
-
-@dataclass(frozen=True)
-class WorstCell:
-    """Where two maps are furthest apart."""
+class Cell:
+    """A pair of both maps."""
 
     query: int
     key: int
     a: float
     b: float
+    allowed: float
+    """How far the two may be apart."""
+
+
+@dataclass(frozen=True)
+class WorstRow:
+    """The query whose weights are furthest apart as a distribution, against what they may be."""
+
+    query: int
+    total_variation: float
+    allowed: float
 
 
 @dataclass(frozen=True)
@@ -68,11 +60,26 @@ class HeadDifference:
     js_divergence: float | None
     top_k_agreement: float
     """Share of queries whose top-k keys are the same on both sides (ties within the tolerance count as the same)."""
-    worst: WorstCell | None
+    worst: Cell | None
+    """The furthest apart, of those that are beyond what they may be where some are."""
     beyond: int
-    """Pairs where ``|a - b| > atol + rtol * |b|``, or where one side has no number: a hidden key's logit, NaN."""
+    """Pairs further apart than they may be, or where one side has no number: a hidden key's logit, NaN."""
     pairs: int
     """Pairs that either side sees."""
+    first: Cell | None = None
+    """The first pair that is beyond: of the lowest query, the lowest key."""
+    rows_beyond: int = 0
+    """Queries whose total variation is more than it may be."""
+    worst_row: WorstRow | None = None
+    where: tuple[str, ...] = ()
+    """Where the pairs that are beyond lie, in words; none where that is everywhere."""
+    wrong: tuple[int, ...] = ()
+    """Queries with something beyond, the first 4096."""
+
+    @property
+    def within(self) -> bool:
+        """Whether nothing is beyond what it may be."""
+        return not (self.beyond or self.rows_beyond)
 
 
 @dataclass(frozen=True)
@@ -83,16 +90,15 @@ class Difference:
     a: str
     b: str
     values: str
-    atol: float
-    rtol: float
+    rule: Rule
     top_k: int
     pictures: list[tuple[AttentionMap, AttentionMap, AttentionMap]]
     """A, B and A - B of each head."""
 
     @property
     def within(self) -> bool:
-        """Whether every pair of every head is within the tolerance."""
-        return all(head.beyond == 0 for head in self.heads)
+        """Whether every pair and every query of every head is within the tolerance."""
+        return all(head.within for head in self.heads)
 
 
 def compare(
@@ -101,8 +107,10 @@ def compare(
     *,
     heads: Sequence[int] | None = None,
     values: str = "weights",
-    atol: float = 1e-5,
-    rtol: float = 1e-5,
+    atol: float | None = None,
+    rtol: float | None = None,
+    rule: Rule | None = None,
+    rows: Tensor | None = None,
     top_k: int = 5,
     pixels: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -110,48 +118,54 @@ def compare(
     """Compares two sides head by head.
 
     Args:
-        a, b: the two sides; ``b`` is the reference of ``rtol``.
+        a, b: the two sides; ``b`` is the reference of ``rtol``, and of rounding the one that is computed.
         heads: the heads to compare; None is all.
         values: what the sides hold, ``weights`` or ``logits``.
-        atol, rtol: a pair is within the tolerance where ``|a - b| <= atol + rtol * |b|``.
+        atol, rtol: a pair is within the tolerance where ``|a - b| <= atol + rtol * |b|``; what isn't given is 0. None of
+            both: what rounding costs (:mod:`attnviz.compare.rounding`).
+        rule: how far numbers may be apart, in place of ``atol`` and ``rtol``.
+        rows: the queries to compare, ascending; None is all.
         top_k: how many of each query's largest keys to compare.
         pixels: also draw maps of at most this many cells a side; None draws none.
         progress: called with the number of rows done, as they are.
 
     Raises:
-        InputError: sides of different sizes, a head that is not there, or a tolerance that is no number.
+        InputError: sides of different sizes, a head that is not there, a tolerance that is no number or that zeros meet.
     """
-    _check(a, b, atol, rtol)
+    _check(a, b)
+    rule = rule or explicit(atol, rtol) or rule_of_sides(a, b)
     chosen = range(a.H) if heads is None else heads
     for head in chosen:
         if not 0 <= head < a.H:
             raise InputError(f"{a.name}: head {head} is out of range; there are {a.H} (0 to {a.H - 1})")
-    rows: list[HeadDifference] = []
-    pictures = []
+    done: list[HeadDifference] = []
+    pictures, largest = [], 0.0
     with torch.no_grad():
         for head in chosen:
-            total = _Total(a, b, head, values, Tolerance(atol, rtol), top_k)
+            total = _Total(a, b, head, values, rule, top_k)
             drawn = None if pixels is None else _Pictures(a, b, head, values, pixels)
-            for pair in _pairs(a, b, head, values, range(a.T), progress):
+            queries = range(a.T) if rows is None else rows
+            for pair in pairs(a, b, head, values, queries, progress, logits=isinstance(rule, Rounding)):
                 total.add(pair)
                 if drawn is not None:
                     drawn.add(pair)
-            rows.append(total.result())
+            done.append(total.result())
+            largest = max(largest, total.largest)
             if drawn is not None:
                 pictures.append(drawn.result())
-    return Difference(rows, a.name, b.name, values, atol, rtol, top_k, pictures)
+    found = Difference(done, a.name, b.name, values, rule, top_k, pictures)
+    if found.within:  # or there is nothing to excuse
+        check_can_fail(rule, largest, values.removesuffix("s"))
+    return found
 
 
-def _check(a: Side, b: Side, atol: float, rtol: float) -> None:
-    """Raises InputError for sides of different sizes, or a tolerance that is no number."""
+def _check(a: Side, b: Side) -> None:
+    """Raises InputError for sides of different sizes."""
     for name, left, right in (("heads", a.H, b.H), ("queries", a.T, b.T), ("keys", a.S, b.S)):
         if left != right:
             raise InputError(
                 f"{a.name} has {left} {name} but {b.name} has {right}; as (H, T, S): {(a.H, a.T, a.S)} and {(b.H, b.T, b.S)}"
             )
-    for name, tolerance in (("atol", atol), ("rtol", rtol)):
-        if not (math.isfinite(tolerance) and tolerance >= 0):
-            raise InputError(f"--{name} {tolerance:g}: a tolerance is a finite number, 0 or more")
 
 
 def signed_cells(
@@ -180,7 +194,7 @@ def signed_cells(
     above, below = np.full(shape, -np.inf), np.full(shape, -np.inf)
     queries = range(int(row_edges[0]), int(row_edges[-1]))
     with torch.no_grad():
-        for pair in _pairs(a, b, head, values, queries, progress):
+        for pair in pairs(a, b, head, values, queries, progress):
             shown = (pair.keys >= int(column_edges[0])) & (pair.keys < int(column_edges[-1]))
             if not bool(shown.any()):
                 continue
@@ -197,95 +211,98 @@ def _furthest(above: Cells, below: Cells) -> Cells:
     return np.where(np.isfinite(found), found, np.nan)
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """The same queries of both sides, over the keys that either may see."""
-
-    queries: Tensor  # (b,) indices, ascending
-    keys: Tensor  # (n,) indices, ascending
-    a: Tensor  # (b, n) float64: a weight on a key that is not seen is 0, a logit of it -inf
-    b: Tensor
-    seen_by_a: Tensor  # (b, n) bool
-    seen_by_b: Tensor
-    compared: Tensor  # (b,) bool: the queries whose numbers mean something on both sides
-
-    @cached_property
-    def seen(self) -> Tensor:
-        """The pairs that either side sees, of the queries that are compared, (b, n) bool."""
-        return (self.seen_by_a | self.seen_by_b) & self.compared[:, None]
-
-    @cached_property
-    def both(self) -> Tensor:
-        """Those that both sides have a number for, (b, n) bool."""
-        return self.seen & torch.isfinite(self.a) & torch.isfinite(self.b)
-
-
-def _pairs(
-    a: Side, b: Side, head: int, values: str, queries: range, progress: Callable[[int], None] | None
-) -> Iterator[_Pair]:
-    """One head of both sides, block by block, each query once."""
-    weights = values == "weights"
-    rows_of_a, rows_of_b = a.rows(head, queries), b.rows(head, queries)
-    for rows in row_groups(rows_of_a, rows_of_b, queries, a.S):
-        x, y = aligned(rows_of_a.read(rows, weights=weights), rows_of_b.read(rows, weights=weights), weights)
-        positions = to_positions(rows, torch.device("cpu"))
-        compared = torch.ones(len(positions), dtype=torch.bool)
-        if a.knows_hidden != b.knows_hidden:
-            # What a library puts in the row of a query that sees nothing (0, NaN, a uniform row) is compared with nothing.
-            compared = (x if a.knows_hidden else y).seen.any(1)
-        if len(x.keys):
-            yield _Pair(positions, x.keys, x.values, y.values, x.seen, y.seen, compared)
-        if progress is not None:
-            progress(len(positions))
-
-
 class _Total:
     """One head's comparison while blocks come in."""
 
-    def __init__(self, a: Side, b: Side, head: int, values: str, allowed: Tolerance, top_k: int) -> None:
-        self.head, self.values, self.allowed, self.top_k = head, values, allowed, top_k
-        self.max_abs = self.sum_abs = self.sum_tv = self.sum_js = 0.0
-        self.queries = self.agreeing = self.divergent = self.pairs = self.lost = self.beyond = 0
-        self.worst: WorstCell | None = None
+    def __init__(self, a: Side, b: Side, head: int, values: str, rule: Rule, top_k: int) -> None:
+        self.head, self.values, self.rule, self.top_k = head, values, rule, top_k
+        self.max_abs = self.sum_abs = self.sum_tv = self.sum_js = self.largest = 0.0
+        self.queries = self.agreeing = self.divergent = self.pairs = self.lost = self.beyond = self.rows_beyond = 0
+        self.worst: Cell | None = None
+        self.first: Cell | None = None
+        self.worst_row: WorstRow | None = None
+        item = next((side.item for side in (b, a) if side.item is not None), None)
+        self.places = Places(a.T, a.S, item)
+        self.bounds = Bounds(rule, values, next((side for side in (b, a) if is_computed(side)), None), head)
+        self.exact_is_a = is_computed(a) and not is_computed(b)
 
-    def add(self, pair: _Pair) -> None:
+    def add(self, pair: Pair) -> None:
         """Takes in a block."""
         a, b, seen, both = pair.a, pair.b, pair.seen, pair.both
         # A pair that one side sees and the other has no number for is beyond any tolerance.
         lost = seen & ~both
         distance = torch.where(both, (a - b).abs(), 0.0)
+        allowed, of_rows = self.bounds.of(pair.queries, a if self.exact_is_a else b, pair.logits)
         self.pairs += int(seen.sum())
         self.lost += int(lost.sum())
-        beyond = both & (distance > self.allowed.atol + self.allowed.rtol * b.abs())
-        self.beyond += int(lost.sum()) + int(beyond.sum())
+        beyond = lost | (both & (distance > allowed))
+        self.beyond += int(beyond.sum())
         self.sum_abs += float(distance.sum())
-        self._furthest(pair, lost, distance)
+        exact = torch.where(both, a if self.exact_is_a else b, 0.0)
+        self.largest = max(self.largest, float(exact.abs().max()))
+        self._furthest(pair, lost, distance, allowed, beyond)
+        self._first(pair, allowed, beyond)
+        self.places.add(pair.queries, pair.keys, torch.where(lost, torch.inf, distance), beyond)
         sees = seen.any(1)
         if bool(sees.any()):
             self.queries += int(sees.sum())
             top_a, top_b = (torch.where(seen & torch.isfinite(side), side, -torch.inf)[sees] for side in (a, b))
-            self.agreeing += int(self._top_keys_agree(top_a, top_b).sum())
-        sees = both.any(1)
-        if bool(sees.any()) and self.values == "weights":
-            self.divergent += int(sees.sum())
-            self._divergence(torch.where(both, a, 0.0)[sees], torch.where(both, b, 0.0)[sees])
+            self.agreeing += int(self._top_keys_agree(top_a, top_b, allowed[sees]).sum())
+        if self.values == "weights":
+            self._rows(pair, of_rows)
+            sees = both.any(1)
+            if bool(sees.any()):
+                self.divergent += int(sees.sum())
+                self._divergence(torch.where(both, a, 0.0)[sees], torch.where(both, b, 0.0)[sees])
 
-    def _furthest(self, pair: _Pair, lost: Tensor, distance: Tensor) -> None:
-        """Keeps the worst pair."""
-        gone = bool(lost.any())
-        largest = math.inf if gone else float(distance.max())
-        if largest > self.max_abs or (self.worst is None and bool(pair.seen.any())):
-            flat = int(lost.int().argmax() if gone else distance.masked_fill(~pair.seen, -1).argmax())
-            row, column = divmod(flat, len(pair.keys))
-            numbers = float(pair.a[row, column]), float(pair.b[row, column])
-            self.worst = WorstCell(int(pair.queries[row]), int(pair.keys[column]), *numbers)
-            self.max_abs = max(self.max_abs, largest)
+    def _cell(self, pair: Pair, row: int, column: int, allowed: Tensor) -> Cell:
+        numbers = (float(side[row, column]) for side in (pair.a, pair.b, allowed))
+        return Cell(int(pair.queries[row]), int(pair.keys[column]), *numbers)
 
-    def _top_keys_agree(self, a: Tensor, b: Tensor) -> Tensor:
+    def _furthest(self, pair: Pair, lost: Tensor, distance: Tensor, allowed: Tensor, beyond: Tensor) -> None:
+        """Keeps the worst pair: of those beyond, once there is one."""
+        among = beyond if bool(beyond.any()) else pair.seen
+        far = torch.where(lost, torch.inf, distance).masked_fill(~among, -1)
+        self.max_abs = max(self.max_abs, float(torch.where(lost, torch.inf, distance).max()))
+        flat = int(far.argmax())
+        row, column = divmod(flat, len(pair.keys))
+        most, now = float(far[row, column]), self.worst
+        was = -1.0 if now is None else abs(now.a - now.b)
+        was = math.inf if math.isnan(was) else was
+        better = bool(beyond.any()) and self.beyond == int(beyond.sum())  # the first block with any
+        if most >= 0 and (now is None or better or (most > was and (bool(beyond.any()) or not self.beyond))):
+            self.worst = self._cell(pair, row, column, allowed)
+
+    def _first(self, pair: Pair, allowed: Tensor, beyond: Tensor) -> None:
+        """Keeps the first pair that is beyond; blocks come in any order."""
+        rows = beyond.any(1).nonzero().flatten()
+        if not len(rows):
+            return
+        row = int(rows[pair.queries[rows].argmin()])
+        if self.first is None or int(pair.queries[row]) < self.first.query:
+            self.first = self._cell(pair, row, int(beyond[row].int().argmax()), allowed)
+
+    def _rows(self, pair: Pair, allowed: Tensor | None) -> None:
+        """Holds each query's weights, as a distribution, against what they may be apart."""
+        if allowed is None:
+            return
+        apart = torch.where(pair.both, (pair.a - pair.b).abs(), 0.0).sum(1) / 2
+        beyond = apart > allowed
+        self.rows_beyond += int(beyond.sum())
+        self.places.add_rows(pair.queries[beyond])
+        row = int((apart / allowed).nan_to_num().argmax())
+        found = WorstRow(int(pair.queries[row]), float(apart[row]), float(allowed[row]))
+        if self.worst_row is None or found.total_variation * self.worst_row.allowed > (
+            self.worst_row.total_variation * found.allowed
+        ):
+            self.worst_row = found
+
+    def _top_keys_agree(self, a: Tensor, b: Tensor, allowed: Tensor) -> Tensor:
         """Whether each query's top keys on one side are top keys on the other, give or take the tolerance, (b,)."""
         k = min(self.top_k, a.shape[1])
-        least_a, least_b = a.topk(k).values[:, -1:], b.topk(k).values[:, -1:]
-        slack = self.allowed.atol + self.allowed.rtol * least_b.abs().nan_to_num(posinf=0.0)
+        least_a, (least_b, at) = a.topk(k).values[:, -1:], b.topk(k)
+        slack = allowed.gather(1, at[:, -1:]).nan_to_num(posinf=0.0)
+        least_b = least_b[:, -1:]
         hidden = -torch.inf
         missing_in_b = (a >= least_a) & (a > hidden) & ((b < least_b - slack) | (b == hidden))
         missing_in_a = (b >= least_b) & (b > hidden) & ((a < least_a - slack) | (a == hidden))
@@ -313,6 +330,11 @@ class _Total:
             self.worst,
             self.beyond,
             self.pairs,
+            self.first,
+            self.rows_beyond,
+            self.worst_row,
+            self.places.described(),
+            tuple(self.places.rows.nonzero().flatten().tolist()[:4096]),
         )
 
 
@@ -326,7 +348,7 @@ class _Pictures:
         # The largest of A, of B, of A - B and of B - A in each cell.
         self.cells = [np.full([len(edges) - 1 for edges in self.edges], -np.inf) for _ in range(4)]
 
-    def add(self, pair: _Pair) -> None:
+    def add(self, pair: Pair) -> None:
         """Takes in a block."""
         a, b, both = pair.a, pair.b, pair.both
         parts = ((a, pair.seen_by_a), (b, pair.seen_by_b), (a - b, both), (b - a, both))

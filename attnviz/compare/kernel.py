@@ -1,29 +1,56 @@
-"""A kernel's output against the exact formula: weights, scores over the global keys, or the context."""
+"""A kernel's output against the exact formula: weights, scores over the global keys, contexts, denominators or gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.attention.patterns import Causal, Full, Masked, Pattern
+from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
-from attnviz.compare.heads import TOLERANCES, HeadDifference, Tolerance, compare, side_labels
-from attnviz.compare.sides import Exact, Given
+from attnviz.base.types import Progress
+from attnviz.compare.gradients import GRADIENTS, check_gradients
+from attnviz.compare.handed import Outputs, check_shape, outputs_of
+from attnviz.compare.heads import Difference, HeadDifference, compare, side_labels
+from attnviz.compare.outputs import contexts, denominators, exact_attention, held, plain_attention
+from attnviz.compare.pairs import is_computed
+from attnviz.compare.places import Places
+from attnviz.compare.report import Finding, HeadCheck, Number, Report
+from attnviz.compare.rounding import Rounding, Rule, check_can_fail, explicit, rule_of
+from attnviz.compare.sides import Exact, Given, Side
 from attnviz.engine.request import Request
-from attnviz.measures.context import context
-from attnviz.sources.arguments import inputs_of
 
-_MOST_HEADS = 6  # named in a message
-_MOST_GUESSED = 1 << 22  # pairs of a head for which it is worth guessing what a kernel computed instead
+
+@dataclass(frozen=True)
+class Asked:
+    """How outputs are to be checked.
+
+    Args:
+        atol, rtol: as ``|actual - exact| <= atol + rtol * |exact|``, what isn't given being 0; None of both: what rounding costs.
+        rows: how many queries of each head to look at; None is all.
+        heads, batches: which; None is all.
+        seed: of the rows that are drawn.
+        explain: whether to search for what is wrong.
+        progress: called with the number of rows done.
+    """
+
+    atol: float | None = None
+    rtol: float | None = None
+    rows: int | None = None
+    heads: Sequence[int] | None = None
+    batches: Sequence[int] | None = None
+    seed: int = 0
+    explain: bool = True
+    progress: Progress | None = field(default=None, compare=False)
 
 
 def assert_attention_close(
-    actual: Tensor,
+    actual: Tensor | None,
     q: Tensor,
     k: Tensor,
     mask: Tensor | None = None,
@@ -32,8 +59,14 @@ def assert_attention_close(
     pattern: Pattern | str | None = None,
     window: int | None = None,
     values: str = "weights",
+    lse: Tensor | None = None,
+    grad: Tensor | None = None,
+    dq: Tensor | None = None,
+    dk: Tensor | None = None,
+    dv: Tensor | None = None,
     atol: float | None = None,
     rtol: float | None = None,
+    rows: int | None = None,
     tokens: Sequence[str] | Sequence[Sequence[str]] | None = None,
     layout: str = "bhtd",
     **settings: Any,
@@ -43,7 +76,8 @@ def assert_attention_close(
     Args:
         actual: without ``v`` weights, (B, H, T, S), or (B, H, T, G) over the global keys; with ``v`` the context,
             (B, H, T, D_v), in ``layout``. A batch of one may leave B out. The exact side is streamed: where ``actual``
-            is a context nothing of the size T x S is made. Rows of padded queries are left out.
+            is a context nothing of the size T x S is made. Rows of padded queries are left out. None: ``lse`` or gradients
+            alone.
         q, k, v: what the kernel was given, (B, H, T, D), (B, H_kv, S, D) and (B, H_kv, S, D_v).
         mask: bool, True where there is something to see: (T, S) or (B, T, S) which query sees which key; (S,) or
             (B, S) the global keys.
@@ -51,16 +85,25 @@ def assert_attention_close(
             what the mask says, else every key.
         window: keys to each side, for local patterns by name.
         values: what ``actual`` holds without ``v``: ``weights``, or ``logits``, -inf where a key is hidden.
-        atol, rtol: as ``|actual - exact| <= atol + rtol * |exact|``; None is what the coarser dtype of ``actual`` and
-            ``q`` allows (:data:`attnviz.compare.heads.TOLERANCES`).
+        lse: (B, H, T) the logarithm of each query's sum of exponentials, which FlexAttention and flash attention give: it
+            checks every denominator.
+        grad: (B, H, T, D_v) in ``layout``, the gradient of the context, which ``dq``, ``dk`` and ``dv`` are made of; each of
+            them as q, k and v.
+        atol, rtol: as ``|actual - exact| <= atol + rtol * |exact|``, what isn't given being 0; None of both: what rounding
+            to the coarser dtype of ``actual`` and ``q`` costs (:mod:`attnviz.compare.rounding`).
+        rows: how many queries of each head to look at, drawn at random; None is all. The message says how likely that is to
+            miss a fault.
         tokens: labels of the S keys, for the message.
-        layout: the order of dimensions of q, k, v and of a context: ``bhtd``, ``bthd``, ``htd`` or ``thd``.
-        settings: other fields of :class:`attnviz.AttentionInputs`: ``scale``, ``softcap``, ``key_padding_mask``, ...
+        layout: the order of dimensions of q, k, v, of a context and of gradients: ``bhtd``, ``bthd``, ``htd`` or ``thd``.
+        settings: other fields of :class:`attnviz.AttentionInputs`: ``scale``, ``softcap``, ``key_padding_mask``, ...; for
+            sequences end to end ``cu_seqlens_q`` and ``cu_seqlens_k``, (B + 1,) where each begins, q, k, v, context and gradients
+            being (total, H, D), lse (H, total); for keys in pages ``block_table``, (B, n), and ``cache_seqlens``, (B,), k and v
+            being (pages, page size, H_kv, D). Each sequence's queries are its last ones.
 
     Raises:
-        AssertionError: a pair, or an element of a context, is beyond the tolerance; names batch item, head, query and
-            key, and what the kernel may have computed instead.
-        InputError: shapes that do not fit, or as AttentionInputs.
+        AssertionError: a number is further off than it may be; names batch item, head, query and key, where the
+            differences lie, and what the kernel computed instead.
+        InputError: shapes that do not fit, a tolerance that zeros meet, or as AttentionInputs.
 
     >>> import torch, attnviz
     >>> q, k, v = torch.randn(3, 1, 2, 16, 8)
@@ -68,173 +111,255 @@ def assert_attention_close(
     >>> attnviz.assert_attention_close(out, q, k, v=v, pattern="causal")
     """
     __tracebackhide__ = True
-    inputs = inputs_of(q, k, mask, v, pattern=pattern, window=window, tokens=tokens, layout=layout, **settings)
-    allowed = _tolerance(actual, inputs, atol, rtol, 10 if v is None and values == "logits" else 1)
-    check = _weights_apart if v is None else _context_apart
-    given = _checked(actual, inputs, layout, values)
-    lines: list[str] = []
-    for batch in range(inputs.B):
-        lines += check(given[batch], inputs, batch, allowed, values)
-    if lines:
-        dtypes = dtype_name(actual.dtype) + ("" if actual.dtype == q.dtype else f" of {dtype_name(q.dtype)} inputs")
-        what = (
-            f"the context ({inputs.pattern}) is not that"
-            if v is not None
-            else f"the {values} ({inputs.pattern}) are not those"
-        )
-        hint = _guess(given, inputs, allowed, values)
-        raise AssertionError("\n".join([f"{what} of the exact formula: beyond {allowed}, for {dtypes}", *lines, *hint]))
+    kept: dict[str, Any] = {
+        "lse": lse,
+        "grad": grad,
+        "dq": dq,
+        "dk": dk,
+        "dv": dv,
+        "atol": atol,
+        "rtol": rtol,
+        "rows": rows,
+    }
+    call = {"pattern": pattern, "window": window, "values": values, "tokens": tokens, "layout": layout, **settings}
+    _, report = checked(actual, q, k, mask, v, **kept, **call)
+    if not report.within:
+        raise AssertionError(report.message())
 
 
-def _tolerance(
-    actual: Tensor, inputs: AttentionInputs, atol: float | None, rtol: float | None, factor: float
-) -> Tolerance:
-    names = (dtype_name(actual.dtype), dtype_name(inputs.q.dtype))
-    if names[0] not in TOLERANCES:
-        raise InputError(f"actual has dtype {names[0]}, wanted one of {', '.join(TOLERANCES)}")
-    coarser = max((TOLERANCES[name] for name in names), key=lambda one: one.atol)
-    return Tolerance(factor * coarser.atol if atol is None else atol, coarser.rtol if rtol is None else rtol)
+def checked(
+    *arguments: Tensor | None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    rows: int | None = None,
+    **options: Any,
+) -> tuple[Outputs, Report]:
+    """What a kernel gave and what is found of it, by the arguments of :func:`assert_attention_close`."""
+    beside = {name: options.pop(name, None) for name in ("lse", "grad", "dq", "dk", "dv")}
+    outputs = outputs_of(*arguments, given=beside, **options)  # type: ignore[arg-type]
+    return outputs, check_kernel(outputs, Asked(atol, rtol, rows))
 
 
-def _checked(actual: Tensor, inputs: AttentionInputs, layout: str, values: str) -> Tensor:
-    """``actual`` as (B, H, T, ...)."""
-    if values not in ("weights", "logits"):
-        raise InputError(f"values {values!r} is not one of weights, logits")
-    shape = tuple(actual.shape)
-    if inputs.v is None:
-        wanted: tuple[int, ...] = (inputs.B, inputs.H, inputs.T)
-        letters = "(B, H, T, S)"
-    else:
-        wanted, letters = (inputs.B, inputs.H, inputs.T, inputs.v.shape[-1]), "(B, H, T, D_v)"
-        if layout in ("bthd", "thd"):
-            actual = actual.transpose(-3, -2) if actual.ndim >= 3 else actual
-    if actual.ndim == 3 and inputs.B == 1:
-        actual = actual.unsqueeze(0)
-    if actual.ndim != 4 or tuple(actual.shape[: len(wanted)]) != wanted:
-        full = (*wanted, inputs.S) if inputs.v is None else wanted
-        hint = "; for a context give v" if inputs.v is None and actual.ndim == 4 else ""
-        raise InputError(f"actual has shape {shape}, wanted {letters} = {full} in layout {layout}{hint}")
-    return actual.detach()
+def check_kernel(outputs: Outputs, asked: Asked | None = None) -> Report:
+    """Holds what a kernel gave against the exact formula, streamed, and says what is wrong.
 
+    Args:
+        outputs: what it gave, and its inputs.
+        asked: how to check; None is everything, by what rounding costs.
 
-def _exact(inputs: AttentionInputs, batch: int) -> Exact:
-    return Exact(Request(inputs, batch=batch, device=_exact_device(inputs), dtype=torch.float64))
-
-
-def _exact_device(inputs: AttentionInputs) -> str:
-    # MPS has no float64.
-    return "cpu" if inputs.q.device.type == "mps" else str(inputs.q.device)
-
-
-def _weights_apart(actual: Tensor, inputs: AttentionInputs, batch: int, allowed: Tolerance, values: str) -> list[str]:
-    exact = _exact(inputs, batch)
-    kernel = Given(actual, exact.shared_keys, inputs.S, "actual")
-    found = compare(kernel, exact, values=values, atol=allowed.atol, rtol=allowed.rtol, top_k=1)
-    wrong = sorted((head for head in found.heads if head.beyond), key=lambda head: -head.max_abs)
-    labels = side_labels(exact)
-    return _named([_of_pair(head, batch, inputs, allowed, *labels) for head in wrong], len(wrong), batch, inputs)
-
-
-def _of_pair(
-    found: HeadDifference,
-    batch: int,
-    inputs: AttentionInputs,
-    allowed: Tolerance,
-    query_labels: Sequence[str] | None,
-    key_labels: Sequence[str] | None,
-) -> str:
-    worst = found.worst
-    assert worst is not None, "a head with a pair beyond has a worst one"
-    query, key = _labeled("query", worst.query, query_labels), _labeled("key", worst.key, key_labels)
-    return (
-        f"  batch {batch}, head {found.head}: {found.beyond:,} of {found.pairs:,} pairs; the worst is {query} → {key}, "
-        f"{_apart(worst.a, worst.b, allowed)}"
+    Raises:
+        InputError: shapes that do not fit, a tolerance that zeros meet, or nothing to check.
+    """
+    asked = asked or Asked()
+    inputs, given = outputs.inputs, outputs.given()
+    if not given:
+        raise InputError(f"{inputs.source}: nothing to check; give weights, a context, lse or gradients")
+    for name, tensor in given.items():
+        check_shape(name, tensor, inputs)
+    rules = {name: explicit(asked.atol, asked.rtol) or _rule(name, tensor, inputs) for name, tensor in given.items()}
+    checker = _Checker(outputs, asked, rules)
+    with torch.no_grad():
+        heads = [head for name in given for head in checker.check(name)]
+    findings: list[Finding] = []
+    if asked.explain and not all(head.within for head in heads):
+        findings = _findings(outputs, heads, rules)
+    dtypes = list(dict.fromkeys(dtype_name(tensor.dtype) for tensor in given.values()))
+    own = dtype_name(inputs.q.dtype)
+    said = ", ".join(dtypes) + ("" if dtypes == [own] else f" of {own} inputs")
+    labels = {b: side_labels(Exact(Request(inputs, batch=b))) for b in range(inputs.B)} if inputs.tokens else None
+    return Report(
+        str(inputs.pattern or GlobalKeys()), said, rules, heads, tuple(findings), labels, inputs.B, checker.note
     )
 
 
-def _context_apart(actual: Tensor, inputs: AttentionInputs, batch: int, allowed: Tolerance, values: str) -> list[str]:
-    exact = context(inputs, batch=batch, device=_exact_device(inputs), dtype=torch.float64)  # (H, T, D_v)
-    item = inputs.item(batch)
-    labels = item.query_labels(range(inputs.T))
-    lines: list[tuple[float, str]] = []
-    for head in range(inputs.H):
-        a, b = actual[head].to(exact.device).double(), exact[head]
-        # A query that sees nothing has no mean; what a kernel writes for it is compared with nothing.
-        blank = torch.isnan(b).all(1, keepdim=True)
-        apart = (a - b).abs()
-        beyond = ~(apart <= allowed.atol + allowed.rtol * b.abs()) & ~blank
-        count = int(beyond.sum())
-        if not count:
+def _rule(name: str, tensor: Tensor, inputs: AttentionInputs) -> Rule:
+    # A denominator is kept in float32, whatever the inputs are, and is as exact as that.
+    return rule_of(dtype_name(tensor.dtype), *(() if name == "lse" else (dtype_name(inputs.q.dtype),)))
+
+
+def _findings(outputs: Outputs, heads: list[HeadCheck], rules: dict[str, Rule]) -> list[Finding]:
+    from attnviz.compare.faults.search import search
+
+    found: list[Finding] = []
+    for name, tensor in outputs.given().items():
+        wrong = sorted((head for head in heads if head.what == name and not head.within), key=lambda head: -head.off)
+        if not wrong or name in GRADIENTS or any(head.what == "context" for head in heads if found):
             continue
-        far = torch.where(beyond, apart.nan_to_num(nan=torch.inf), -1)
-        query, dim = divmod(int(far.argmax()), far.shape[1])
-        rows = int(beyond.any(1).sum())
-        where = f"{_labeled('query', query, labels)}, dim {dim}"
-        text = (
-            f"  batch {batch}, head {head}: {count:,} of {beyond.numel():,} elements, of {rows:,} of {inputs.T:,} queries; "
-            f"the worst is {where}, {_apart(float(a[query, dim]), float(b[query, dim]), allowed)}; "
-            f"{_seen(inputs, batch, head, query)}"
+        actual = tensor.unsqueeze(-1) if name == "lse" else tensor
+        columns = None
+        if name in ("weights", "logits") and tensor.shape[-1] != outputs.inputs.S:
+            if (
+                outputs.inputs.B > 1
+                and len({str(Exact(Request(outputs.inputs, batch=b)).shared_keys) for b in range(outputs.inputs.B)}) > 1
+            ):
+                continue
+            columns = tuple(Exact(Request(outputs.inputs)).shared_keys or ())
+        found += search(outputs.inputs, name, actual, rules[name], wrong, columns)
+    return found
+
+
+def explained_sides(a: Side, b: Side, found: Difference) -> tuple[Finding, ...]:
+    """What explains the heads of a kernel's map that are not those of the exact one, where that is what was compared."""
+    kernel, exact = (a, b) if isinstance(a, Given) else (b, a)
+    if not isinstance(kernel, Given) or not is_computed(exact) or not isinstance(exact.inputs, AttentionInputs):
+        return ()
+    item = exact.attention.item
+    wrong = [of_difference(found.values, item.batch, head, exact.T) for head in found.heads if not head.within]
+    if not wrong:
+        return ()
+    from attnviz.compare.faults.search import search
+
+    inputs = replace(exact.inputs, pattern=exact.attention.pattern)
+    columns = None if len(kernel.keys) == kernel.S else tuple(kernel.keys.tolist())
+    actual = kernel.tensor.expand(item.batch + 1, *kernel.tensor.shape)
+    wrong.sort(key=lambda head: -head.off)
+    return search(inputs, found.values, actual, found.rule, wrong, columns)
+
+
+def drawn_rows(T: int, count: int, seed: int = 0) -> Tensor:
+    """Some of T queries, ascending."""
+    return torch.randperm(T, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+
+
+class _Checker:
+    """Holds each output against the exact one."""
+
+    def __init__(self, outputs: Outputs, asked: Asked, rules: dict[str, Rule]) -> None:
+        self.outputs, self.inputs, self.asked, self.rules = outputs, outputs.inputs, asked, rules
+        self.heads = range(self.inputs.H) if asked.heads is None else asked.heads
+        self.batches = range(self.inputs.B) if asked.batches is None else asked.batches
+        T = self.inputs.T
+        self.rows: Tensor | None = None
+        if asked.rows is not None and asked.rows < T:
+            if asked.rows < 1:
+                raise InputError(f"rows is {asked.rows}; at least 1 query of each head is looked at")
+            self.rows = drawn_rows(T, asked.rows, asked.seed)
+
+    @property
+    def note(self) -> str:
+        """How much was looked at, and how likely that is to miss something."""
+        if self.rows is None:
+            return ""
+        n = len(self.rows)
+        missed = ", ".join(f"{share:g} with probability {(1 - share) ** n:.2g}" for share in (0.001, 0.01, 0.1))
+        return f"{n:,} of {self.inputs.T:,} queries of each head; missed is a fault in a share of them of {missed}"
+
+    def check(self, name: str) -> Iterator[HeadCheck]:
+        """Each head of an output."""
+        if name in GRADIENTS:
+            outputs, at = self.outputs, {"heads": self.heads, "batches": self.batches}
+            yield from check_gradients(
+                name, outputs.given()[name], outputs.inputs, outputs.grad, self.rules[name], self.rows, **at
+            )
+            return
+        for batch in self.batches:
+            if name in ("weights", "logits"):
+                yield from self._maps(name, batch)
+            else:
+                yield from self._rows(name, batch)
+
+    def _maps(self, name: str, batch: int) -> Iterator[HeadCheck]:
+        kernel, exact = sides_of(self.outputs, name, batch)
+        rule = self.rules[name]
+        found = compare(
+            kernel,
+            exact,
+            heads=self.heads,
+            values=name,
+            rule=rule,
+            top_k=1,
+            rows=self.rows,
+            progress=self.asked.progress,
         )
-        lines.append((float(far.max()), text))
-    lines.sort(key=lambda line: -line[0])
-    return _named([line for _, line in lines], len(lines), batch, inputs)
+        rows = self.inputs.T if self.rows is None else len(self.rows)
+        for head in found.heads:
+            yield of_difference(name, batch, head, rows)
+
+    def _rows(self, name: str, batch: int) -> Iterator[HeadCheck]:
+        inputs, rule = self.inputs, self.rules[name]
+        exact_of = exact_attention(inputs, batch)
+        rows = torch.arange(inputs.T) if self.rows is None else self.rows
+        for head in self.heads:
+            actual = self.outputs.given()[name][batch, head][rows.to(self.outputs.given()[name].device)].cpu().double()
+            plain = None
+            if name == "lse":
+                exact, allowed = denominators(exact_of, head, rule, self.rows)
+                exact, actual = exact[:, None], actual[:, None]
+            else:
+                exact = contexts(exact_of, head, self.rows)
+                if isinstance(rule, Rounding):
+                    plain = contexts(plain_attention(inputs, batch), head, self.rows, rule.dtype)
+                    allowed = rule.of_contexts(exact, plain, inputs.S)
+                else:
+                    allowed = rule.atol + rule.rtol * exact.abs()
+            places = Places(inputs.T, inputs.S, exact_of.item)
+            found = held(name, actual, exact, allowed, (batch, head), rows, places, plain)
+            if found.within:
+                largest = (
+                    torch.where(torch.isfinite(exact), exact, 0.0).abs().max() if exact.numel() else torch.tensor(0.0)
+                )
+                check_can_fail(rule, float(largest), name)
+            elif name == "context" and found.worst is not None:
+                found = _seeing(found, exact_of.rows(head), inputs, batch)
+            if self.asked.progress is not None:
+                self.asked.progress(len(rows))
+            yield found
 
 
-def _seen(inputs: AttentionInputs, batch: int, head: int, query: int) -> str:
-    """Which keys a query sees, and which it looks at most: where a kernel of blocks may have gone wrong."""
-    row = _exact(inputs, batch).rows(head).read(torch.tensor([query]))
+def sides_of(outputs: Outputs, what: str, batch: int) -> tuple[Given, Exact]:
+    """A kernel's weights or logits of one batch item, and the exact ones."""
+    exact = Exact(_exact_request(outputs.inputs, batch))
+    return Given(outputs.given()[what][batch], exact.shared_keys, outputs.inputs.S, "actual"), exact
+
+
+def _exact_request(inputs: AttentionInputs, batch: int) -> Request:
+    # MPS has no float64.
+    device = "cpu" if inputs.q.device.type == "mps" else str(inputs.q.device)
+    return Request(inputs, batch=batch, device=device, dtype=torch.float64)
+
+
+def of_difference(what: str, batch: int, found: HeadDifference, rows: int) -> HeadCheck:
+    """What comparing a head's map found, as a check says it."""
+
+    def number(cell: Any) -> Number | None:
+        return None if cell is None else Number(cell.query, cell.key, cell.a, cell.b, cell.allowed)
+
+    spread = ""
+    row = found.worst_row
+    if found.rows_beyond and row is not None:
+        spread = (
+            f"{found.rows_beyond:,} of {rows:,} queries; the worst is query {row.query}, whose weights are "
+            f"{row.total_variation:.3g} apart in total variation, allowed {row.allowed:.3g}"
+        )
+    return HeadCheck(
+        what,
+        batch,
+        found.head,
+        beyond=found.beyond,
+        numbers=found.pairs,
+        rows_beyond=found.rows_beyond,
+        rows=rows,
+        off=found.max_abs,
+        plain=None,
+        worst=number(found.worst),
+        first=number(found.first),
+        where=found.where if found.beyond > 1 else (),
+        spread=spread,
+        wrong=found.wrong,
+    )
+
+
+def _seeing(found: HeadCheck, rows: Any, inputs: AttentionInputs, batch: int) -> HeadCheck:
+    """With which keys the worst query sees, and which it looks at most: where a kernel of blocks may have gone wrong."""
+    assert found.worst is not None
+    row = rows.read(torch.tensor([found.worst.query]))
     visible, weights = row.keys[row.seen[0]], row.values[0]
     if not len(visible):
-        return "it sees no key"
+        return replace(found, sees="it sees no key")
     most = int(torch.where(row.seen[0], weights, -1).argmax())
-    label = _labeled("key", int(row.keys[most]), inputs.item(batch).key_labels(range(inputs.S)))
+    labels = inputs.item(batch).key_labels(range(inputs.S))
+    key = int(row.keys[most])
+    label = f"key {key}" + ("" if labels is None else f" {labels[key]!r}")
     noun = "key" if len(visible) == 1 else "keys"
-    return f"it sees {len(visible):,} {noun}, {int(visible.min())} to {int(visible.max())}, {label} most ({float(weights[most]):.3g})"
-
-
-def _named(lines: list[str], count: int, batch: int, inputs: AttentionInputs) -> list[str]:
-    item = f" of batch item {batch}" if inputs.B > 1 else ""
-    more = count - _MOST_HEADS
-    return lines[:_MOST_HEADS] + ([f"  and {more} more head{'s' if more > 1 else ''}{item}"] if more > 0 else [])
-
-
-def _labeled(noun: str, position: int, labels: Sequence[str] | None) -> str:
-    return f"{noun} {position}" + ("" if labels is None else f" {labels[position]!r}")
-
-
-def _apart(actual: float, exact: float, allowed: Tolerance) -> str:
-    most = allowed.atol + allowed.rtol * abs(exact)
-    return f"actual {actual:.7g}, exact {exact:.7g}: apart by {abs(actual - exact):.3g}, allowed {most:.3g}"
-
-
-def _guess(actual: Tensor, inputs: AttentionInputs, allowed: Tolerance, values: str) -> list[str]:
-    """A line that says what the kernel did compute, where it is one of the usual mistakes."""
-    if inputs.T * inputs.S > _MOST_GUESSED:
-        return []
-    from dataclasses import replace
-
-    check = _weights_apart if inputs.v is None else _context_apart
-    T, S = inputs.T, inputs.S
-    first_aligned = Masked(torch.ones(T, S, dtype=torch.bool).tril())
-    guesses: dict[str, dict[str, Any]] = {
-        "a scale of 1: is 1/sqrt(D) missing?": {"scale": 1.0},
-        "the scale twice: are q or k scaled already?": {"scale": inputs.item().scale ** 2},
-        "pattern='causal'": {"pattern": Causal()},
-        "pattern='full': is the mask left out?": {"pattern": Full()},
-        "a causal mask aligned to the first key, not to the last": {"pattern": first_aligned} if T != S else {},
-        "key_padding_mask left out": {"key_padding_mask": None} if inputs.key_padding_mask is not None else {},
-        "softcap left out": {"softcap": None} if inputs.softcap is not None else {},
-        "bias left out": {"bias": None} if inputs.bias is not None else {},
-    }
-    if inputs.v is None and values == "weights":
-        guesses["scores before softmax"] = {"values": "logits"}
-    for name, changes in guesses.items():
-        if not changes:
-            continue
-        kind = changes.pop("values", values)
-        try:
-            if not any(check(actual[b], replace(inputs, **changes), b, allowed, kind) for b in range(inputs.B)):
-                return [f"  it is what the formula gives with {name}"]
-        except InputError:
-            continue
-    return []
+    text = f"it sees {len(visible):,} {noun}, {int(visible.min())} to {int(visible.max())}, {label} most ({float(weights[most]):.3g})"
+    return replace(found, sees=text)

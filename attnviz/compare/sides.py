@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
@@ -48,6 +49,10 @@ class Side(Protocol):
         """What says where queries and keys stand and what they are called; None where nothing does."""
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What its numbers are rounded to: of what is computed, what it is computed in."""
+
+    @property
     def knows_hidden(self) -> bool:
         """Whether it says which keys a query sees. A tensor doesn't: its 0 is hidden or faint, and its row of padding anything."""
 
@@ -60,11 +65,13 @@ class Exact:
 
     def __init__(self, request: Request, settings: Sequence[str] = ()) -> None:
         """``settings``: what else to say of this side in its name."""
-        self.attention = request.attention
+        self.attention, self.inputs = request.attention, request.inputs
         self.item: AttentionItem | None = self.attention.item
         which = [] if self.attention.item.batch_shown is None else [f"batch item {self.attention.item.batch}"]
         self.name = ", ".join([self.attention.name.removesuffix(")"), *which, *settings]) + ")"
         self.H, self.T, self.S = request.inputs.H, request.inputs.T, request.inputs.S
+        self.computed = isinstance(request.inputs, AttentionInputs)
+        self.dtype = self.attention.item.compute_dtype if self.computed else request.inputs.dtype
 
     @property
     def knows_hidden(self) -> bool:
@@ -101,7 +108,7 @@ class Given:
                 f"{name}: has shape {tuple(tensor.shape)} and dtype {dtype_name(tensor.dtype)}, "
                 f"wanted weights or scores (H, T, S) of a floating dtype, one batch item"
             )
-        self.tensor, self.name = tensor.detach(), name
+        self.tensor, self.name, self.dtype = tensor.detach(), name, tensor.dtype
         self.H, self.T, C = tensor.shape
         self.S = S or C
         if C == self.S:
@@ -149,6 +156,7 @@ class Scored:
         self.item: AttentionItem | None = result.item
         self.name = result.item.source
         self.H, self.T, self.S = result.item.inputs.H, result.item.T, result.item.S
+        self.dtype = result.item.compute_dtype
 
     def rows(self, head: int, queries: range | None = None) -> Rows:
         """The rows of one of the heads that were scored."""

@@ -23,7 +23,10 @@ from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.writing import atomic, atomic_directory
+from attnviz.compare.audit import Audit
 from attnviz.compare.heads import Difference
+from attnviz.compare.report import Finding, Report
+from attnviz.compare.snapshots.difference import SnapshotDifference
 from attnviz.engine.scores import AttentionScores
 from attnviz.maps.map import AttentionMap
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
@@ -240,26 +243,83 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def difference_json(found: Difference) -> str:
-    """A comparison as one line of JSON; ``docs/diff.md`` gives the schema."""
+def difference_json(found: Difference, findings: Sequence[Finding] = ()) -> str:
+    """A comparison of two maps as one line of JSON; ``docs/diff.md`` gives the schema."""
+    heads = []
+    for head in found.heads:
+        said = asdict(head)
+        del said["wrong"]
+        heads.append({**said, "within": head.within})
+    return _diff_json(
+        {
+            "a": found.a,
+            "b": found.b,
+            "values": found.values,
+            "rule": found.rule.said,
+            "top_k": found.top_k,
+            "within": found.within,
+            "heads": heads,
+            "findings": [asdict(finding) for finding in findings],
+        }
+    )
+
+
+def report_json(report: Report, a: str, b: str, values: str) -> str:
+    """The check of a kernel's output as one line of JSON; ``docs/diff.md`` gives the schema."""
+    said = report.said
+    return _diff_json({"a": a, "b": b, "values": values, "rule": said.pop("rules")[values], **said})
+
+
+def snapshot_check_json(found: SnapshotDifference, file: str, where: tuple[int, int, float] | None = None) -> str:
+    """The check of a snapshot as one line of JSON; ``docs/snapshots.md`` gives the schema.
+
+    Args:
+        found: what sets the later snapshot apart.
+        file: that of the stored one.
+        where: the pair with the largest value of the worst cell.
+    """
+    cells = [{**asdict(cell), "queries": _ends(cell.queries), "keys": _ends(cell.keys)} for cell in found.cells]
+    largest = None if where is None else dict(zip(("query", "key", "value"), where, strict=True))
+    return _line(
+        {
+            "schema": "attnviz.snapshot-check/1",
+            "snapshot": file,
+            "within": found.within,
+            "rule": found.tolerance.said,
+            "dtype": found.stored.dtype,
+            "note": found.note,
+            "settings": found.settings,
+            "cells": cells,
+            "largest": largest,
+            "statistics": [asdict(one) for one in found.statistics],
+        }
+    )
+
+
+def audit_json(found: Audit) -> str:
+    """An audit of two runs as one line of JSON; ``docs/checking.md`` gives the schema."""
+    return _line(found.said)
+
+
+def _ends(positions: Sequence[int]) -> list[int]:
+    return [positions[0], positions[-1]]
+
+
+def _diff_json(document: dict[str, Any]) -> str:
+    return _line({"schema": "attnviz.diff/2", **document})
+
+
+def _line(document: dict[str, Any]) -> str:
+    """A document as one line of JSON, numbers of 7 digits; what is no number is null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float):
             return float(f"{value:.6e}") if math.isfinite(value) else None
+        if isinstance(value, (list, tuple)):
+            return [plain(part) for part in value]
         return {name: plain(part) for name, part in value.items()} if isinstance(value, dict) else value
 
-    document = {
-        "schema": "attnviz.diff/1",
-        "a": found.a,
-        "b": found.b,
-        "values": found.values,
-        "atol": found.atol,
-        "rtol": found.rtol,
-        "top_k": found.top_k,
-        "within": found.within,
-        "heads": [plain(asdict(head)) for head in found.heads],
-    }
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return json.dumps(plain(document), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def write_maps(path: Path, maps: Sequence[AttentionMap], source: str) -> None:

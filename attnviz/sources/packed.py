@@ -80,6 +80,23 @@ def unpacked(where: str, tensors: dict[str, Tensor], own: dict[str, Any], layout
     return "bhtd"
 
 
+def side_by_side(where: str, name: str, tensor: Tensor, ends: Tensor, role: str, layout: str | None = None) -> Tensor:
+    """What is packed, (tokens, H, D), as batch items, (B, H, n, D), filled up with 0.
+
+    Args:
+        where: what errors call the inputs.
+        name: the tensor's.
+        tensor: (tokens, H, D).
+        ends: (B + 1,) where each sequence begins and the last ends.
+        role: what that is called.
+        layout: ``thd`` or ``htd``; None is ``thd``.
+
+    Raises:
+        InputError: lengths that don't fit.
+    """
+    return _padded(_packed(where, name, tensor, ends, role, layout))
+
+
 def _keys(where: str, name: str, tensor: Tensor, said: Mapping[str, Tensor], layout: str | None) -> list[Tensor]:
     """The keys or values of each sequence, (S, H_kv, D)."""
     if "block_table" in said:

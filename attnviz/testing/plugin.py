@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures ``attention_snapshot`` and ``assert_attention_close``.
+"""The pytest plugin: fixtures ``attention_snapshot``, ``assert_attention_close`` and ``assert_runs_agree``.
 
 pytest loads this with every run of every project that has attnviz installed: it imports nothing of weight until a
 fixture is used.
@@ -6,6 +6,7 @@ fixture is used.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,11 +54,34 @@ def attention_snapshot(request: pytest.FixtureRequest) -> AttentionSnapshot:
 
 
 @pytest.fixture(scope="session")
-def assert_attention_close() -> Callable[..., None]:
-    """:func:`attnviz.assert_attention_close`: a kernel's output against the exact formula."""
-    from attnviz.compare.kernel import assert_attention_close
+def assert_attention_close(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., None]:
+    """:func:`attnviz.assert_attention_close`: a kernel's output against the exact formula; with a picture of a wrong map."""
 
-    return assert_attention_close
+    def check(*arguments: Any, **options: Any) -> None:
+        __tracebackhide__ = True
+        from attnviz.compare.kernel import checked
+
+        outputs, report = checked(*arguments, **options)
+        if report.within:
+            return
+        from attnviz.show.figures.kernel import write_kernel_difference
+
+        test = os.environ.get("PYTEST_CURRENT_TEST", "kernel").rpartition(" (")[0].rpartition("::")[2]
+        picture = _pictures(pytestconfig, tmp_path_factory) / f"{_file_name(test)}.kernel.png"
+        drawn = write_kernel_difference(picture, outputs, report)
+        raise AssertionError(report.message() + (f"\n  picture: {picture}" if drawn else ""))
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_runs_agree() -> Callable[..., None]:
+    """:func:`attnviz.compare.audit.assert_runs_agree`: two runs of a model, layer by layer."""
+    from attnviz.compare.audit import assert_runs_agree
+
+    return assert_runs_agree
 
 
 class AttentionSnapshot:
@@ -96,7 +120,7 @@ class AttentionSnapshot:
                 with ``k``.
             k, mask: the keys, and a bool mask as in :func:`attnviz.assert_attention_close`, where ``source`` is q.
             name: sets several snapshots of one test apart; None numbers them.
-            atol, rtol: what numbers may be apart; None is what the dtype of the inputs allows.
+            atol, rtol: how far cells may be apart, what isn't given being 0; None of both is what the snapshot says.
             suffix: ``.json``, or ``.npz`` for more cells than anyone reviews.
             heads, batch, values, cells, queries, keys: as in :func:`attnviz.take_snapshot`.
             pattern: which query sees which key; by name too, where ``k`` is given.
@@ -187,12 +211,10 @@ class AttentionSnapshot:
         locate: Callable[[CellDifference], tuple[int, int, float] | None],
     ) -> None:
         __tracebackhide__ = True
-        from attnviz.compare.heads import Tolerance
+        from attnviz.compare.rounding import explicit
         from attnviz.compare.snapshots.comparing import compare_snapshots
 
-        allowed, (atol, rtol) = stored.tolerance, tolerance
-        allowed = Tolerance(allowed.atol if atol is None else atol, allowed.rtol if rtol is None else rtol)
-        found = compare_snapshots(stored, now, allowed)
+        found = compare_snapshots(stored, now, explicit(*tolerance))
         if found.within:
             return  # an update leaves what still holds as it is: no noise in its commit
         if self._config.getoption("attention_update"):
@@ -241,14 +263,15 @@ class AttentionSnapshot:
         return picture if write_difference(picture, found) else None
 
     def _pictures(self) -> Path:
-        """The folder that pictures of what differs go to."""
-        wanted = self._config.getoption("attention_pictures")
-        if wanted:
-            folder = self._config.invocation_params.dir / wanted
-        else:
-            folder = self._request.getfixturevalue("tmp_path_factory").mktemp("attention")
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(folder)
+        return _pictures(self._config, self._request.getfixturevalue("tmp_path_factory"))
+
+
+def _pictures(config: pytest.Config, temporary: pytest.TempPathFactory) -> Path:
+    """The folder that pictures of what differs go to."""
+    wanted = config.getoption("attention_pictures")
+    folder = config.invocation_params.dir / wanted if wanted else temporary.mktemp("attention")
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(folder)
 
 
 class _Account:

@@ -48,13 +48,13 @@ def test_exit_codes_of_the_program_itself(dump, kernel, name, code):
 def test_within_the_tolerance_is_0(run, dump, kernel):
     result = run("diff", dump, "kernel.npz:weights", *CAUSAL)
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines()[-1] == "within tolerance (atol 1e-05, rtol 1e-05)"
+    assert result.out.splitlines()[-1] == "within tolerance (what rounding to float32 costs)"
 
 
 def test_beyond_the_tolerance_is_1_and_says_where(run, dump, kernel):
     result = run("diff", dump, "kernel.npz:wrong", *CAUSAL)
     assert (result.code, result.err) == (1, "")
-    assert result.out.splitlines()[-1] == "BEYOND tolerance (atol 1e-05, rtol 1e-05)"
+    assert result.out.splitlines()[-1] == "BEYOND tolerance (what rounding to float32 costs)"
     assert "4 t4 → 1 t1" in " ".join(result.out.split())
 
 
@@ -81,27 +81,30 @@ def document(result) -> dict:
 
 
 def test_json(run, dump, kernel):
-    result = run("diff", dump, "kernel.npz:wrong", *CAUSAL, "--format", "json", "--top-k", "3", "--rtol", "0")
+    result = run("diff", dump, "kernel.npz:wrong", *CAUSAL, "--format", "json", "--top-k", "3")
     found = document(result)
     assert result.code == 1
     heads = found.pop("heads")
     assert found == {
-        "schema": "attnviz.diff/1",
-        "a": "dump.safetensors (causal, float32, cpu, batch item 0)",
+        "schema": "attnviz.diff/2",
+        "a": "dump.safetensors (causal, float64, cpu, batch item 0)",
         "b": "kernel.npz:wrong",
         "values": "weights",
-        "atol": 1e-5,
-        "rtol": 0.0,
+        "rule": {"rounding": "float32", "sides": 1},
         "top_k": 3,
         "within": False,
+        "findings": [],
     }
     assert [head["head"] for head in heads] == [0, 1, 2, 3]
     names = ["head", "max_abs", "mean_abs", "total_variation", "js_divergence", "top_k_agreement", "worst", "beyond"]
-    assert all(list(head) == [*names, "pairs"] for head in heads)
+    names += ["pairs", "first", "rows_beyond", "worst_row", "where", "within"]
+    assert all(list(head) == names for head in heads)
     assert [head["beyond"] for head in heads] == [0, 0, 1, 0]
     assert [head["pairs"] for head in heads] == [21] * 4
     worst = heads[2]["worst"]
     assert (worst["query"], worst["key"]) == (4, 1)
+    assert heads[2]["first"] == worst
+    assert worst["allowed"] < 1e-5
     assert worst["b"] - worst["a"] == pytest.approx(0.01, abs=1e-5)
     assert heads[2]["max_abs"] == pytest.approx(0.01, rel=1e-3)
     assert heads[2]["total_variation"] == pytest.approx(0.01 / 2 / 6, rel=1e-2)
@@ -173,8 +176,60 @@ def test_a_kernel_of_the_global_keys_alone(run, dump):
 
 def test_a_half_precision_kernel(run, dump):
     torch.save({"weights": attnviz.score(small(), Full()).weights.bfloat16()}, "kernel.pt")
-    assert run("diff", dump, "kernel.pt:weights", "--pattern", "full").code == 1
-    assert run("diff", dump, "kernel.pt:weights", "--pattern", "full", "--atol", "2e-3", "--rtol", "4e-3").code == 0
+    full = ["diff", dump, "kernel.pt:weights", "--pattern", "full"]
+    assert run(*full).code == 0
+    assert run(*full, "--atol", "1e-5", "--rtol", "1e-5").code == 1
+    assert run(*full, "--atol", "2e-3", "--rtol", "4e-3").code == 0
+
+
+def test_a_tolerance_that_zeros_would_meet_is_refused(run, dump, kernel):
+    np.save("zeros.npy", np.zeros((4, 6, 6), dtype=np.float32))
+    result = run("diff", dump, "zeros.npy", "--pattern", "full", "--atol", "1.5")
+    assert result.code == 2
+    assert "--atol 1.5: the largest exact weight is" in result.err
+    assert run("diff", dump, "zeros.npy", "--pattern", "full").code == 1
+
+
+# What a kernel gives beside its map
+
+
+def rows_of(pattern) -> dict[str, torch.Tensor]:
+    """Contexts and log-sum-exps of every batch item."""
+    inputs = small()
+    logits = [attnviz.score(inputs, pattern, batch=b).scores for b in range(inputs.B)]
+    return {
+        "context": torch.stack([attnviz.context(inputs, pattern, batch=b) for b in range(inputs.B)]),
+        "lse": torch.stack([torch.logsumexp(one, -1) for one in logits]),
+        "weights": torch.stack([one.softmax(-1) for one in logits]),
+    }
+
+
+@pytest.mark.parametrize("name", ["context", "lse", "weights"])
+def test_rows_of_a_kernel_are_held_against_the_exact_ones_in_all_batch_items(run, folder, name):
+    attnviz.save("dump.safetensors", small())
+    for pattern, file in ((Causal(), "right"), (Full(), "wrong")):
+        torch.save({name: rows_of(pattern)[name]}, f"{file}.pt")
+    right = run("diff", "dump.safetensors", f"right.pt:{name}", *CAUSAL)
+    assert (right.code, right.out.split()[:2]) == (0, ["the", name])
+    wrong = run("diff", "dump.safetensors", f"wrong.pt:{name}", *CAUSAL, "--format", "json")
+    found = document(wrong)
+    assert wrong.code == 1
+    assert {head["batch"] for head in found["heads"] if not head["within"]} == {0, 1}
+    assert [finding["faults"] for finding in found["findings"]] == [["mask left out"]]
+    one = run("diff", "dump.safetensors", f"wrong.pt:{name}", *CAUSAL, "--batch", "1", "--head", "2")
+    assert one.code == 1
+    assert "pattern='full'" in one.out
+
+
+def test_some_rows_say_how_likely_they_miss_a_fault(run, folder):
+    attnviz.save("dump.safetensors", small())
+    torch.save(rows_of(Causal()), "kernel.pt")
+    result = run("diff", "dump.safetensors", "kernel.pt:context", *CAUSAL, "--rows", "4")
+    assert result.code == 0
+    assert (
+        "4 of 6 queries of each head; missed is a fault in a share of them of 0.001 with probability 1, 0.01"
+        in result.out
+    )
 
 
 # One dump under two settings

@@ -39,7 +39,7 @@ def test_save_says_what_it_wrote(run, dump):
 def test_what_holds_is_0(run, dump, kept):
     result = run("snapshot", "check", dump, kept, "-o", "difference.png")
     assert (result.code, result.err) == (0, "")
-    assert result.out == "kept.json: within tolerance (atol 1e-05, rtol 1e-05, for float32)\n"
+    assert result.out == "kept.json: within tolerance (atol 2e-08, rtol 1.5e-05, for float32)\n"
     assert not Path("difference.png").exists()
 
 
@@ -48,7 +48,7 @@ def test_what_changed_is_1_and_is_drawn(run, dump, kept):
     result = run("snapshot", "check", "changed.safetensors", kept, "-o", "difference.png")
     assert result.code == 1
     first, *rest = result.out.splitlines()
-    assert first == "kept.json: BEYOND tolerance (atol 1e-05, rtol 1e-05, for float32)"
+    assert first == "kept.json: BEYOND tolerance (atol 2e-08, rtol 1.5e-05, for float32)"
     assert {line.split(",")[0] for line in rest} == {"  head 2", "  head 3"}  # those that read key head 1
     assert "→ key 4 't4'" in rest[0]
     assert result.err == "attnviz: wrote difference.png\n"
@@ -57,7 +57,13 @@ def test_what_changed_is_1_and_is_drawn(run, dump, kept):
 
 def test_a_wider_tolerance_is_0_again(run, dump, kept):
     change()
-    assert run("snapshot", "check", "changed.safetensors", kept, "--atol", "10").code == 0
+    assert run("snapshot", "check", "changed.safetensors", kept, "--atol", "0.9", "--rtol", "5").code == 0
+
+
+def test_a_tolerance_that_zeros_would_meet_is_refused(run, dump, kept):
+    result = run("snapshot", "check", dump, kept, "--atol", "10")
+    assert result.code == 2
+    assert "--atol 10: the largest exact cell is 1" in result.err
 
 
 @pytest.mark.parametrize(
@@ -138,3 +144,28 @@ def test_the_help_has_an_example(run, command):
     result = run("snapshot", command, "--help")
     assert result.code == 0
     assert f"attnviz snapshot {command} dump.safetensors attention.json" in " ".join(result.out.split())
+
+
+def test_json_for_programs(run, dump, kept):
+    result = run("snapshot", "check", dump, kept, "--format", "json")
+    found = json.loads(result.out)
+    assert (result.code, found["schema"], found["within"], found["cells"]) == (0, "attnviz.snapshot-check/1", True, [])
+    assert found["rule"] == {"atol": 2e-08, "rtol": 1.5e-05}
+    change()
+    result = run("snapshot", "check", "changed.safetensors", kept, "--format", "json")
+    found = json.loads(result.out)
+    assert (result.code, result.out.count("\n"), found["within"]) == (1, 1, False)
+    assert {cell["head"] for cell in found["cells"]} == {2, 3}
+    assert found["cells"][0]["keys"] == [4, 4]
+    assert list(found) == [
+        "schema",
+        "snapshot",
+        "within",
+        "rule",
+        "dtype",
+        "note",
+        "settings",
+        "cells",
+        "largest",
+        "statistics",
+    ]

@@ -163,7 +163,7 @@ def test_a_damaged_snapshot_is_told_and_can_be_updated(project, pytester):
 
 
 def test_a_tolerance_of_ones_own(project, monkeypatch):
-    body = ONE.replace("pattern=Causal()", "pattern=Causal(), atol=10.0")
+    body = ONE.replace("pattern=Causal()", "pattern=Causal(), atol=0.9, rtol=9.0")
     project(body, "--attention-update")
     monkeypatch.setenv("CHANGE", "0.5")
     project().assert_outcomes(passed=1)
@@ -369,5 +369,23 @@ def test_wrong(assert_attention_close):
     result = project(body)
     result.assert_outcomes(passed=1, failed=1)
     assert "the weights (full) are not those of the exact formula" in errors(result)
-    assert errors(result).endswith("it is what the formula gives with pattern='causal'")
+    *_, named, picture = errors(result).splitlines()
+    assert named == "it is what the formula gives with pattern='causal'"
+    assert Path(picture.removeprefix("picture: ")).name == "test_wrong.kernel.png"
+    project(None, "--attention-pictures", "drawn")
+    assert (pytester.path / "drawn" / "test_wrong.kernel.png").stat().st_size
+
+
+def test_two_runs_that_part(project):
+    body = """
+def test_same(assert_runs_agree):
+    assert_runs_agree({0: layer()}, {0: layer()})
+
+def test_apart(assert_runs_agree):
+    from dataclasses import replace
+    assert_runs_agree({0: layer()}, {0: replace(layer(), scale=1.0)})
+"""
+    result = project(body)
+    result.assert_outcomes(passed=1, failed=1)
+    assert "the runs part at layer 0" in errors(result)
     assert "closeness.py" not in result.stdout.str()

@@ -11,13 +11,51 @@ import typer
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice
+from attnviz.cli.options import Compute, Heads, PatternChoice, Source, check_choice
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
+    from attnviz.attention.inputs import AttentionInputs
+    from attnviz.compare.heads import Difference
+    from attnviz.compare.report import Finding
     from attnviz.compare.sides import Exact, Given, Side
     from attnviz.sources.naming import TensorRef
+
+
+MAPS = ("weights", "logits")
+ROWS = ("context", "lse", "dq", "dk", "dv")
+"""What a kernel gives beside its map, a row a query or a key."""
+
+_CALLED = {"out": "context", "output": "context", "attn_output": "context", **{name: name for name in ROWS}}
+"""What a tensor of a name holds, where no --values says it."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is compared, and how closely."""
+
+    values: Annotated[
+        str | None,
+        typer.Option(
+            help="weights (after softmax) or logits (before); of a kernel's tensor also context, lse, dq, dk or dv.  "
+            "\\[default: what its name says, else weights]",
+            show_default=False,
+        ),
+    ] = None
+    atol: Annotated[float | None, typer.Option(help="Absolute tolerance.  \\[default: what rounding costs]", min=0)] = (
+        None
+    )
+    rtol: Annotated[
+        float | None, typer.Option(help="Tolerance relative to B.  \\[default: what rounding costs]", min=0)
+    ] = None
+    rows: Annotated[
+        int | None, typer.Option(help="Look at this many queries of each head, drawn at random; none: at all.", min=1)
+    ] = None
+    top_k: Annotated[int, typer.Option(help="How many of each query's largest keys must agree.", min=1)] = 5
+    grad: Annotated[
+        str | None, typer.Option(metavar="FILE:NAME", help="The gradient of the context, which dq, dk and dv are of.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -41,24 +79,24 @@ class Other:
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
 
-    @command(app, example="attnviz diff dump.safetensors kernel.npz:weights --pattern causal --atol 1e-5")
+    @command(app, example="attnviz diff dump.safetensors kernel.npz:weights --pattern causal")
     def diff(
         source: Source,
         other: Annotated[
             str | None,
-            typer.Argument(
-                help="B: a dump, or FILE:NAME of weights or scores (H, T, S). None: A again.", show_default=False
-            ),
+            typer.Argument(help="B: a dump, or FILE:NAME of what a kernel gave. None: A again.", show_default=False),
         ] = None,
         head: Heads = "all",
-        batch: Annotated[int, typer.Option(help="Batch item.", min=0)] = 0,
-        values: Values = "weights",
+        batch: Annotated[
+            str | None,
+            typer.Option(
+                metavar="B", help="Batch item; of a kernel's (B, H, ...) several.  \\[default: all that it has, else 0]"
+            ),
+        ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         b: Other = Other(),
-        atol: Annotated[float, typer.Option(help="Absolute tolerance.", min=0)] = 1e-5,
-        rtol: Annotated[float, typer.Option(help="Tolerance relative to B.", min=0)] = 1e-5,
-        top_k: Annotated[int, typer.Option(help="How many of each query's largest keys must agree.", min=1)] = 5,
+        held: Held = Held(),
         format: Annotated[str, typer.Option(help="table or json.")] = "table",
         out: Annotated[
             Path | None, typer.Option("--out", "-o", help="Draw A, B and A - B side by side: .png, .pdf or .svg.")
@@ -67,80 +105,211 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Compare two maps: two dumps, one dump under two settings, or a kernel's output with the exact formula.
 
-        Ends with 0 where every pair of positions is within atol + rtol * |B|, with 1 where one is beyond, with 2 on
-        bad input. Either side may be FILE:NAME, a tensor of weights or scores (H, T, S), where -inf is not visible.
+        Ends with 0 where every number is within what rounding costs, or within atol + rtol * |B| where those are given, with
+        1 where one is beyond, with 2 on bad input. Either side may be FILE:NAME, a tensor of weights or scores, (H, T, S) or
+        (B, H, T, S), where -inf is not visible; B also a context, a log-sum-exp or a gradient. Where a kernel is wrong, it
+        says what it computes instead.
         """
-        check_choice("--values", values, ("weights", "logits"))
         check_choice("--format", format, ("table", "json"))
-        look = look_of_file(look, out, unused=("marks",))
-        from attnviz.base.selections import parse_indices
-        from attnviz.base.writing import check_output, is_stdout
-        from attnviz.cli.progress import rows_progress
-        from attnviz.compare.heads import compare, labels_of_sides, side_labels
-        from attnviz.show import exports
-
         if other is None and not _given(b):
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
-        side_a, side_b = _sides(source, other, choice, compute, b, batch, values)
-        if out is not None:
-            other_file = [] if other is None else [_ref(other).path or Path(other)]
-            other_file += _changed(choice, b).paths()
-            out = check_output(out, (".png", ".pdf", ".svg"), inputs=[*source.paths(), *choice.paths(), *other_file])
-        heads = parse_indices(head, side_a.H, option="--head", noun="head")
-        pixels = None
-        if out is not None:
-            from attnviz.plots.room import comparison_pixels
-
-            pixels = comparison_pixels((side_a.T, side_a.S), look)
-        with rows_progress(side_a.T * len(heads), "diff") as progress:
-            found = compare(
-                side_a,
-                side_b,
-                heads=heads,
-                values=values,
-                atol=atol,
-                rtol=rtol,
-                top_k=top_k,
-                pixels=pixels,
-                progress=progress,
-            )
-        if out is not None:
-            from attnviz.show.figures.captions import caption as about_maps
-            from attnviz.show.figures.difference import difference_figure
-
-            a_maps = [row[0] for row in found.pictures]
-            sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
-            how = look.words(a_maps, sides)
-            words = about_maps(a_maps, look.scale.fit(a_maps), source=sides)
-            write_figure(out, lambda: difference_figure(found.pictures, **how), look, words, kind="diff")
-        if is_stdout(out):
-            pass  # the picture is there
-        elif format == "json":
-            data(exports.difference_json(found))
-        else:
-            from attnviz.cli.console import output
-            from attnviz.show.terminal.tables import difference_table
-
-            console = output()
-            labels = labels_of_sides(side_labels(side_a), side_labels(side_b))
-            console.print(difference_table(found, console.width, *labels))
-            console.print(
-                f"{'within' if found.within else 'BEYOND'} tolerance (atol {atol:g}, rtol {rtol:g})",
-                style="green" if found.within else "bold red",
-                highlight=False,
-            )
-        raise typer.Exit(0 if found.within else 1)
+        look = look_of_file(look, out, unused=("marks",))
+        values = _values(held, other)
+        asked = _Asked(source, other, head, batch, choice, compute, b, held, values, look)
+        hold = _checked if values in ROWS or asked.of_items else _compared
+        raise typer.Exit(0 if hold(asked, format, out) else 1)
 
 
-def _sides(
-    source: Source, other: str | None, choice: PatternChoice, compute: Compute, b: Other, batch: int, values: str
-) -> tuple[Side, Side]:
-    """The two sides; a plain tensor takes its key positions from the side that is computed."""
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line asks."""
+
+    source: Source
+    other: str | None
+    head: str
+    batch: str | None
+    choice: PatternChoice
+    compute: Compute
+    b: Other
+    held: Held
+    values: str
+    look: Look
+
+    @property
+    def of_items(self) -> bool:
+        """Whether B is a kernel's map of several batch items."""
+        text = _plain(self.other, self.values, named=self.source.weights is not None)
+        if (
+            text is None
+            or self.source.weights is not None
+            or _plain(str(self.source.source) if self.source.source else None, self.values)
+        ):
+            return False
+        from attnviz.sources.dumps import read_tensor
+
+        tensor = read_tensor(text, option="diff")
+        return tensor.ndim == 4 and tensor.shape[0] > 1
+
+    @property
+    def item(self) -> int:
+        """The batch item of two maps."""
+        from attnviz.base.selections import parse_index
+
+        return 0 if self.batch is None else parse_index(self.batch, 1 << 62, option="--batch", noun="batch item")
+
+    def paths(self) -> list[Path]:
+        """Every file that this reads."""
+        others = [] if self.other is None else [_ref(self.other).path or Path(self.other)]
+        grad = [] if self.held.grad is None else [path for path in (_ref(self.held.grad).path,) if path is not None]
+        return [*self.source.paths(), *self.choice.paths(), *others, *_changed(self.choice, self.b).paths(), *grad]
+
+
+def _values(held: Held, other: str | None) -> str:
+    """What is compared."""
+    if held.values is not None:
+        return check_choice("--values", held.values, (*MAPS, *ROWS))
+    name = None if other is None else _ref(other).name
+    return _CALLED.get(name or "", "weights")
+
+
+def _compared(asked: _Asked, format: str, out: Path | None) -> bool:
+    """Compares two maps, and prints how far they are apart."""
+    from attnviz.base.selections import parse_indices
+    from attnviz.base.writing import check_output, is_stdout
+    from attnviz.cli.progress import rows_progress
+    from attnviz.compare.heads import compare
+    from attnviz.compare.kernel import explained_sides
+    from attnviz.show import exports
+
+    held = asked.held
+    side_a, side_b = _sides(asked)
+    if out is not None:
+        out = check_output(out, (".png", ".pdf", ".svg"), inputs=asked.paths())
+    heads = parse_indices(asked.head, side_a.H, option="--head", noun="head")
+    how: dict[str, Any] = {"atol": held.atol, "rtol": held.rtol, "top_k": held.top_k, "values": asked.values}
+    if held.rows is not None:
+        from attnviz.compare.kernel import drawn_rows
+
+        how["rows"] = drawn_rows(side_a.T, held.rows)
+    with rows_progress(side_a.T * len(heads), "diff") as progress:
+        found = compare(side_a, side_b, heads=heads, pixels=_pixels(side_a, out, asked.look), progress=progress, **how)
+    findings = explained_sides(side_a, side_b, found)
+    if out is not None:
+        _draw(found, out, asked.look)
+    if is_stdout(out):
+        pass  # the picture is there
+    elif format == "json":
+        data(exports.difference_json(found, findings))
+    else:
+        _print(found, findings, side_a, side_b)
+    return found.within
+
+
+def _pixels(side: Side, out: Path | None, look: Look) -> int | None:
+    if out is None:
+        return None
+    from attnviz.plots.room import comparison_pixels
+
+    return comparison_pixels((side.T, side.S), look)
+
+
+def _draw(found: Difference, out: Path, look: Look) -> None:
+    from attnviz.show.figures.captions import caption as about_maps
+    from attnviz.show.figures.difference import difference_figure
+
+    a_maps = [row[0] for row in found.pictures]
+    sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
+    how = look.words(a_maps, sides)
+    words = about_maps(a_maps, look.scale.fit(a_maps), source=sides)
+    write_figure(out, lambda: difference_figure(found.pictures, **how), look, words, kind="diff")
+
+
+def _print(found: Difference, findings: tuple[Finding, ...], side_a: Side, side_b: Side) -> None:
+    from attnviz.cli.console import output
+    from attnviz.compare.heads import labels_of_sides, side_labels
+    from attnviz.compare.report import finding_lines
+    from attnviz.show.terminal.tables import difference_table
+
+    console = output()
+    labels = labels_of_sides(side_labels(side_a), side_labels(side_b))
+    console.print(difference_table(found, console.width, *labels))
+    for head in found.heads:
+        if head.where and head.beyond > 1:
+            console.print(f"head {head.head}: they lie {', '.join(head.where)}", highlight=False, soft_wrap=True)
+    for line in finding_lines(findings):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{'within' if found.within else 'BEYOND'} tolerance ({found.rule})",
+        style="green" if found.within else "bold red",
+        highlight=False,
+    )
+
+
+def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
+    """Holds a kernel's rows, or its maps of several batch items, against the exact ones, and prints what was found."""
+    from attnviz.base.selections import parse_indices
+    from attnviz.cli.console import output
+    from attnviz.cli.progress import rows_progress
+    from attnviz.compare.handed import Outputs, as_bhtd
+    from attnviz.compare.kernel import Asked, check_kernel
+    from attnviz.show import exports
+    from attnviz.sources.dumps import read_tensor
+
+    if asked.other is None or (text := _plain(asked.other, asked.values)) is None:
+        raise InputError(f"--values {asked.values}: B is what a kernel gave; name it as FILE:NAME")
+    for option in _given(asked.b):
+        raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")
+    if out is not None:
+        raise InputError(f"{out}: pictures are of one batch item's weights or logits; name one with --batch")
+    inputs, held = _inputs(asked), asked.held
+    tensor, named = read_tensor(text, option="diff"), {}
+    batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")
+    rank = 3 if asked.values == "lse" else 4
+    if tensor.ndim == rank - 1 and inputs.B > 1:  # one item's
+        batches = batches or (0,)
+        tensor = tensor.expand(inputs.B, *tensor.shape)
+    named[asked.values] = tensor
+    if held.grad is not None:
+        named["grad"] = read_tensor(held.grad, option="--grad")
+    layout = asked.source.layout or "bhtd"
+    outputs = Outputs(inputs, **{name: as_bhtd(name, given, inputs, layout) for name, given in named.items()})
+    heads = parse_indices(asked.head, inputs.H, option="--head", noun="head")
+    with rows_progress(inputs.T * len(heads) * len(batches or range(inputs.B)), "diff") as progress:
+        report = check_kernel(outputs, Asked(held.atol, held.rtol, held.rows, heads, batches, progress=progress))
+    if format == "json":
+        data(exports.report_json(report, inputs.source, text, asked.values))
+        return report.within
+    console = output()
+    for n, line in enumerate(report.message().split("\n")):
+        style = ("green" if report.within else "bold red") if not n else None
+        console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+    return report.within
+
+
+def _inputs(asked: _Asked) -> AttentionInputs:
+    """A's, with the pattern that is asked for."""
+    from dataclasses import replace
+
+    from attnviz.attention.inputs import AttentionInputs
+
+    wanted = asked.values in ("context", "dq", "dk", "dv")
+    inputs, pattern = asked.choice.on(asked.source.load(asked.compute.dtype, values=wanted))
+    if not isinstance(inputs, AttentionInputs):
+        raise InputError(
+            f"{inputs.source}: holds weights, and {asked.values} are checked against the formula of q and k"
+        )
+    return replace(inputs, pattern=pattern)
+
+
+def _sides(asked: _Asked) -> tuple[Side, Side]:
+    """The two sides; a plain tensor takes its key positions from the side that is computed, which then is in float64."""
     from dataclasses import replace
 
     from attnviz.compare.sides import Exact
     from attnviz.engine.request import Request
 
+    source, other, choice, compute, b = asked.source, asked.other, asked.choice, asked.compute, asked.b
+    batch, values = asked.item, asked.values
     named = source.weights is not None  # in either file
     plain = {
         "A": None if named else _plain(str(source.source) if source.source else None, values),
@@ -178,7 +347,10 @@ def _sides(
         inputs, pattern = choice.on(inputs)
         named = {"scale": b.b_scale, "softcap": b.b_softcap, "globals": b.b_global}
         said = [f"{name} {value}" for name, value in named.items() if of_b and value is not None]
-        return Exact(Request(inputs, pattern, batch=item, values=values, device=device), said)
+        exact = "float64" if plain["A"] or plain["B"] else None
+        if exact is not None and device == "mps":
+            device = "cpu"  # MPS has no float64
+        return Exact(Request(inputs, pattern, batch=item, values=values, device=device, dtype=exact), said)
 
     def right() -> Exact:
         try:
@@ -253,7 +425,7 @@ def _plain(text: str | None, values: str, *, named: bool = False) -> str | None:
     contents = file.contents
     if named or "format" in file.metadata:  # as attnviz saved it
         return None
-    name = "weights" if values == "weights" else "scores"
+    name = {"weights": "weights", "logits": "scores"}.get(values, values)
     if "q" in contents or layers_of(contents) or (name not in contents and len(contents) != 1):
         return None
     return f"{text}:{name if name in contents else next(iter(contents))}"

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
+    from attnviz.compare.snapshots.difference import SnapshotDifference
     from attnviz.compare.snapshots.snapshot import Snapshot
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -89,10 +91,10 @@ def register(app: typer.Typer) -> None:
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         atol: Annotated[
-            float | None, typer.Option(help="Absolute tolerance.  \\[default: by the snapshot's dtype]", min=0)
+            float | None, typer.Option(help="Absolute tolerance.  \\[default: the snapshot's own rule]", min=0)
         ] = None,
         rtol: Annotated[
-            float | None, typer.Option(help="Tolerance relative to the snapshot.  \\[default: by its dtype]", min=0)
+            float | None, typer.Option(help="Tolerance relative to the snapshot.  \\[default: its own rule]", min=0)
         ] = None,
         out: Annotated[
             Path | None,
@@ -100,15 +102,17 @@ def register(app: typer.Typer) -> None:
                 "--out", "-o", help="Draw stored, now and the difference where they differ: .png, .pdf or .svg."
             ),
         ] = None,
+        format: Annotated[str, typer.Option(help="text or json.")] = "text",
     ) -> None:
         """Check SOURCE against a snapshot, with the heads, values and cells that it keeps.
 
         Ends with 0 where it holds, with 1 where a value, a token or a setting is not what was stored, with 2 on bad
         input. Without --pattern the snapshot's own is taken, where it has a name, else the dump's.
         """
+        check_choice("--format", format, ("text", "json"))
         from attnviz.base.writing import check_output, is_stdout
-        from attnviz.cli.console import note, output
-        from attnviz.compare.heads import Tolerance
+        from attnviz.cli.console import note
+        from attnviz.compare.rounding import explicit
         from attnviz.compare.snapshots.comparing import compare_snapshots
         from attnviz.compare.snapshots.files import read_snapshot
         from attnviz.compare.snapshots.taking import locate
@@ -118,50 +122,68 @@ def register(app: typer.Typer) -> None:
         stored = read_snapshot(file)
         inputs, chosen = choice.on(source.load(compute.dtype))
         pattern = _pattern(choice, chosen, stored)
-        heads = [one.head for one in stored.heads]
-        batch = stored.settings.get("batch", 0)
-        for name, wanted, size in (
-            ("head", max(heads, default=0), inputs.H),
-            ("batch item", batch, inputs.B),
-            ("query", stored.queries.stop - 1, inputs.T),
-            ("key", stored.keys[-1], inputs.S),
-        ):
-            if not isinstance(wanted, int) or not 0 <= wanted < size:
-                raise InputError(
-                    f"{inputs.source}: {file} keeps {name} {wanted}, and there are {size} (0 to {size - 1}); "
-                    f"is it a snapshot of another dump?"
-                )
-        now = _taken(
-            inputs,
-            pattern,
-            compute.device,
-            heads=heads,
-            batch=batch,
-            values=str(stored.settings["values"]),
-            cells=max((max(cells.shape) for one in stored.heads for cells in one.cells.values()), default=1),
-            queries=_part(stored.queries, inputs.T),
-            keys=_part(stored.keys, inputs.S) if isinstance(stored.keys, range) else None,
-            version=stored.version,
-        )
-        allowed = stored.tolerance
-        allowed = Tolerance(allowed.atol if atol is None else atol, allowed.rtol if rtol is None else rtol)
-        found = compare_snapshots(stored, now, allowed)
+        now = _later(stored, inputs, pattern, compute, file)
+        found = compare_snapshots(stored, now, explicit(atol, rtol))
         if found.note is not None:
             note(f"{file}: {found.note}")
         if out is not None and not found.within:
-            from attnviz.cli.console import drawing
-            from attnviz.show.figures.snapshot import write_difference
-
-            with drawing():
-                drawn = write_difference(out, found)
-            note(f"wrote {out}" if drawn else f"{out}: not drawn, as the two have no cells in common")
-        console = output(stderr=is_stdout(out))
+            _draw(found, out)
         where = locate(inputs, pattern, found.cells[0], now) if found.cells else None
-        first, *rest = found.report(where=where).split("\n")
-        console.print(f"{file}: {first}", style="green" if found.within else "bold red", highlight=False, markup=False)
-        for line in rest:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if format == "json" and not is_stdout(out):
+            from attnviz.show.exports import snapshot_check_json
+
+            data(snapshot_check_json(found, str(file), where))
+        else:
+            _print(found, file, where, stderr=is_stdout(out))
         raise typer.Exit(0 if found.within else 1)
+
+
+def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute, file: Path) -> Snapshot:
+    """What the stored snapshot keeps, of these inputs."""
+    heads = [one.head for one in stored.heads]
+    batch = stored.settings.get("batch", 0)
+    for name, wanted, size in (
+        ("head", max(heads, default=0), inputs.H),
+        ("batch item", batch, inputs.B),
+        ("query", stored.queries.stop - 1, inputs.T),
+        ("key", stored.keys[-1], inputs.S),
+    ):
+        if not isinstance(wanted, int) or not 0 <= wanted < size:
+            raise InputError(
+                f"{inputs.source}: {file} keeps {name} {wanted}, and there are {size} (0 to {size - 1}); "
+                f"is it a snapshot of another dump?"
+            )
+    return _taken(
+        inputs,
+        pattern,
+        compute.device,
+        heads=heads,
+        batch=batch,
+        values=str(stored.settings["values"]),
+        cells=max((max(cells.shape) for one in stored.heads for cells in one.cells.values()), default=1),
+        queries=_part(stored.queries, inputs.T),
+        keys=_part(stored.keys, inputs.S) if isinstance(stored.keys, range) else None,
+        version=stored.version,
+    )
+
+
+def _draw(found: SnapshotDifference, out: Path) -> None:
+    from attnviz.cli.console import drawing, note
+    from attnviz.show.figures.snapshot import write_difference
+
+    with drawing():
+        drawn = write_difference(out, found)
+    note(f"wrote {out}" if drawn else f"{out}: not drawn, as the two have no cells in common")
+
+
+def _print(found: SnapshotDifference, file: Path, where: tuple[int, int, float] | None, *, stderr: bool) -> None:
+    from attnviz.cli.console import output
+
+    console = output(stderr=stderr)
+    first, *rest = found.report(where=where).split("\n")
+    console.print(f"{file}: {first}", style="green" if found.within else "bold red", highlight=False, markup=False)
+    for line in rest:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _taken(inputs: Inputs, pattern: Pattern, device: str, **how: Any) -> Snapshot:

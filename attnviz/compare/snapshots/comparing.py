@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from attnviz.base.bins import of_bin
+from attnviz.base.devices import DTYPES
 from attnviz.base.labels import same_label
 from attnviz.base.types import Cells
-from attnviz.compare.heads import Tolerance
+from attnviz.compare.rounding import FIXED, Tolerance, check_can_fail
 from attnviz.compare.snapshots.difference import (
     CellDifference,
     SnapshotDifference,
@@ -34,9 +36,13 @@ def compare_snapshots(stored: Snapshot, now: Snapshot, tolerance: Tolerance | No
     Args:
         stored: the reference, of which ``rtol`` is a part.
         now: the later one.
-        tolerance: how far numbers may be apart; None is what the stored dtype allows.
+        tolerance: how far cells may be apart; None is what the stored one says, and of a tensor, which knows little of its
+            logits, what either says.
+
+    Raises:
+        InputError: a tolerance that zeros meet.
     """
-    allowed = stored.tolerance if tolerance is None else tolerance
+    allowed = _allowed(stored, now) if tolerance is None else tolerance
     cells: list[CellDifference] = []
     statistics: list[StatisticDifference] = []
     for before, after in _heads_of_both(stored, now):
@@ -47,7 +53,17 @@ def compare_snapshots(stored: Snapshot, now: Snapshot, tolerance: Tolerance | No
         statistics += _statistics_apart(stored, now, before, after, allowed)
     # Blank on one side is worse than any number.
     cells.sort(key=lambda found: -abs(np.nan_to_num(found.a - found.b, nan=np.inf)))
-    return SnapshotDifference(stored, now, allowed, _settings_apart(stored, now), cells, statistics)
+    difference = SnapshotDifference(stored, now, allowed, _settings_apart(stored, now), cells, statistics)
+    if tolerance is not None and difference.within:
+        largest = [np.nanmax(np.abs(grid), initial=0.0) for one in stored.heads for grid in one.cells.values()]
+        check_can_fail(tolerance, float(max(largest, default=0.0)), "cell")
+    return difference
+
+
+def _allowed(stored: Snapshot, now: Snapshot) -> Tolerance:
+    if stored.knows_hidden or stored.rule is None or now.rule is None:
+        return stored.tolerance
+    return Tolerance(max(stored.rule.atol, now.rule.atol), max(stored.rule.rtol, now.rule.rtol))
 
 
 def difference_maps(found: SnapshotDifference, most: int = 4) -> list[tuple[AttentionMap, AttentionMap, AttentionMap]]:
@@ -185,7 +201,9 @@ def _near(name: str, a: float | None, b: float | None, tolerance: Tolerance, sto
         return a is b
     # Sums over many keys: ten times what a cell may be apart, and a distance adds up tokens.
     in_tokens = name in STATISTICS and STATISTICS[name].in_tokens
-    atol = tolerance.atol * (len(stored.keys) if in_tokens else 10)
+    # Weights near 1 are rounded to it: what is left of a row is off by a step of the dtype at 1, however little it is.
+    step = 0.0 if stored.rule is None else max(torch.finfo(DTYPES[stored.dtype]).eps, FIXED.atol)
+    atol = (tolerance.atol + step) * (len(stored.keys) if in_tokens else 10)
     return abs(a - b) <= atol + 10 * tolerance.rtol * abs(a)
 
 

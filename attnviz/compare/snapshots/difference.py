@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from attnviz.compare.heads import Tolerance
+from attnviz.compare.rounding import Tolerance
 from attnviz.compare.snapshots.snapshot import VERSION, Snapshot
 
 
@@ -81,7 +81,9 @@ class SnapshotDifference:
     def note(self) -> str | None:
         """What is to be said of the versions of the two."""
         if self.stored.version == self.now.version == VERSION:
-            return None
+            if self.stored.rule is not None:
+                return None
+            return "without a rule of its own, and held by what its dtype allowed; write it again for today's (docs/snapshots.md)"
         if self.stored.version == self.now.version:
             return (
                 f"of version {self.stored.version}, and compared by that version's definitions; "

@@ -16,6 +16,7 @@ import torch
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells
 from attnviz.base.writing import atomic
+from attnviz.compare.rounding import Tolerance
 from attnviz.compare.snapshots.snapshot import VERSION, HeadSnapshot, Snapshot
 from attnviz.sources.files import METADATA, open_tensors, parsed_json, write_tensors
 
@@ -60,7 +61,7 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
 
 
 def snapshot_text(snapshot: Snapshot) -> str:
-    """The JSON of a snapshot: a setting, a statistic or a row of cells a line, numbers rounded to its decimals."""
+    """The JSON of a snapshot: a setting, a statistic or a row of cells a line, numbers rounded to its digits."""
     return _lines(_described(snapshot, cells=True)) + "\n"
 
 
@@ -120,11 +121,17 @@ def _described(snapshot: Snapshot, *, cells: bool) -> dict[str, Any]:
     def number(value: float | None) -> float | None:
         if value is None or not math.isfinite(value):
             return None
-        rounded = round(float(value), snapshot.decimals) + 0.0  # never -0.0
+        if snapshot.rule is None:
+            rounded = round(float(value), snapshot.digits) + 0.0  # never -0.0
+        else:
+            rounded = float(f"{value:.{snapshot.digits}g}") + 0.0
         return int(rounded) if rounded == int(rounded) else rounded
 
-    document: dict[str, Any] = {"schema": f"attnviz.snapshot/{snapshot.version}"}
-    document |= {"settings": snapshot.settings, "decimals": snapshot.decimals}
+    document: dict[str, Any] = {"schema": f"attnviz.snapshot/{snapshot.version}", "settings": snapshot.settings}
+    if snapshot.rule is None:
+        document["decimals"] = snapshot.digits
+    else:
+        document |= {"rule": snapshot.rule.said, "digits": snapshot.digits}
     document["queries"] = [snapshot.queries.start, snapshot.queries.stop]
     keys = snapshot.keys
     document |= {"keys": [keys.start, keys.stop]} if isinstance(keys, range) else {"global_keys": list(keys)}
@@ -171,7 +178,17 @@ def _snapshot(document: Any, arrays: dict[str, Cells] | None) -> Snapshot:
     if settings["values"] not in ("weights", "logits"):
         raise ValueError(f"values {settings['values']!r}")
     tokens = [_texts(document.get(name), len(at)) for name, at in (("query_tokens", queries), ("key_tokens", keys))]
-    return Snapshot(settings, queries, keys, tokens[0], tokens[1], heads, version)
+    rule = None if version == 1 else _rule(document.get("rule"))
+    return Snapshot(settings, queries, keys, tokens[0], tokens[1], heads, version, rule)
+
+
+def _rule(value: Any) -> Tolerance | None:
+    if value is None:
+        return None
+    numbers = float(value["atol"]), float(value["rtol"])
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise ValueError(f"rule {value!r}")
+    return Tolerance(*numbers)
 
 
 def _counts(value: Any, grids: dict[str, Cells]) -> tuple[int, ...] | None:

@@ -1,7 +1,8 @@
 """What a snapshot is: one attention call's maps, reduced, with statistics and settings, to be held against a later run's.
 
 The formula runs in float64, whatever the dtype of the inputs, so that a snapshot says the same on every machine and
-number of threads. How far a later run may be from it depends on the dtype of the inputs (:data:`TOLERANCES`).
+number of threads. How far a later run may be from it is what rounding costs (:mod:`attnviz.compare.rounding`), for the dtype of
+the inputs and how large their logits are; a snapshot says it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from attnviz.base.bins import bin_edges
 from attnviz.base.types import Cells, Positions
-from attnviz.compare.heads import TOLERANCES, Tolerance
+from attnviz.compare.rounding import Tolerance
 from attnviz.maps.map import AttentionMap
 
 VERSION = 2
@@ -26,8 +27,8 @@ CELLS = 32
 MOST_TOKENS = 64
 """Sequences that are longer are kept without their tokens."""
 
-DECIMALS = {"float64": 10, "float32": 6, "float16": 5, "bfloat16": 4}
-"""Decimals of the numbers in a file: at least a tenth of the absolute tolerance."""
+DIGITS = {"float64": 10, "float32": 6, "float16": 5, "bfloat16": 4}
+"""Significant digits of the numbers in a file: finer than their tolerance, which is relative. Decimals, where it wasn't."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Snapshot:
         query_tokens, key_tokens: a label for each, where they are few and there are any.
         heads: the heads.
         version: by which definitions the numbers are made.
+        rule: how far apart cells of a later run may be; None is what their dtype allowed, before snapshots said it.
     """
 
     settings: dict[str, Any]
@@ -62,18 +64,29 @@ class Snapshot:
     key_tokens: Sequence[str] | None
     heads: Sequence[HeadSnapshot]
     version: int = VERSION
+    rule: Tolerance | None = None
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that its numbers are of."""
+        name = str(self.settings.get("dtype"))
+        return name if name in DIGITS else "float32"
 
     @property
     def tolerance(self) -> Tolerance:
-        """How far apart numbers of this dtype may be; logits, which are not bound by 1, ten times as far."""
-        allowed = TOLERANCES.get(str(self.settings.get("dtype")), TOLERANCES["float32"])
+        """How far apart cells of a later run may be."""
+        if self.rule is not None:
+            return self.rule
+        from attnviz.compare.snapshots.version1 import TOLERANCES
+
+        allowed = TOLERANCES[self.dtype]
         factor = 10 if self.settings.get("values") == "logits" else 1
         return Tolerance(factor * allowed.atol, allowed.rtol)
 
     @property
-    def decimals(self) -> int:
-        """Decimals that its numbers have in a file."""
-        return DECIMALS.get(str(self.settings.get("dtype")), DECIMALS["float32"])
+    def digits(self) -> int:
+        """Significant digits that its numbers have in a file; decimals, without a rule."""
+        return DIGITS[self.dtype]
 
     @property
     def knows_hidden(self) -> bool:

@@ -17,7 +17,7 @@ from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name, parse_device
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
-from attnviz.compare.heads import TOLERANCES
+from attnviz.compare.rounding import ORDER, Rounding, Rule, Sizes, Tolerance, rule_of
 from attnviz.compare.sides import BLOCK_CELLS, Given, Scored, Side
 from attnviz.compare.snapshots import version1
 from attnviz.compare.snapshots.difference import CellDifference
@@ -111,7 +111,43 @@ def _of_request(request: Request, version: int, progress: Progress | None) -> Sn
     few = max(len(rows), len(columns)) <= MOST_TOKENS
     labels = (attention.item.query_labels(rows), attention.item.key_labels(columns)) if few else (None, None)
     settings = _settings(attention.item, attention.pattern, asked.values)
-    return Snapshot(settings, rows, columns, *labels, taken, version)
+    item = attention.item
+    if item.given:
+        rule = _rule_of_cells(taken, settings, item.S, version)
+    else:
+        rule = _rule_of_item(item, asked.chosen, asked.values, version)
+    return Snapshot(settings, rows, columns, *labels, taken, version, rule)
+
+
+def _rule_of_item(item: AttentionItem, heads: Iterable[int], values: str, version: int) -> Tolerance | None:
+    """How far a later run may be: what rounding costs logits as large as these queries and keys make them."""
+    reach = 0.0
+    for head in heads:
+        sizes = Sizes.of(item, head)
+        largest = float(sizes.reach.max()) if len(sizes.reach) else 0.0
+        bias = item.bias(head)
+        if bias is not None:
+            largest += float(bias[torch.isfinite(bias)].abs().max()) if bool(torch.isfinite(bias).any()) else 0.0
+        reach = max(reach, largest * (2 if sizes.modified else 1))
+    return _rule(dtype_name(item.inputs.dtype), values, reach, item.products.D, item.S, version)
+
+
+def _rule(dtype: str, values: str, reach: float, D: int, keys: int, version: int) -> Tolerance | None:
+    if version == 1:
+        return None
+    rule: Rule = rule_of(dtype)
+    return rule.of_cells(values, reach, D, keys) if isinstance(rule, Rounding) else rule
+
+
+def _rule_of_cells(
+    heads: Sequence[HeadSnapshot], settings: dict[str, Any], keys: int, version: int
+) -> Tolerance | None:
+    """That of what something else computed: how large its logits were is guessed from its weights."""
+    numbers = [np.abs(grid[np.isfinite(grid)]) for one in heads for grid in one.cells.values()]
+    every = np.concatenate([part.ravel() for part in numbers]) if numbers else np.zeros(0)
+    if settings["values"] == "weights":
+        every = np.abs(np.log(every[every > 0]))
+    return _rule(settings["dtype"], settings["values"], float(every.max(initial=1.0)), 64, keys, version)
 
 
 def _told(blocks: Iterable[Block], progress: Progress | None) -> Iterator[Block]:
@@ -186,11 +222,12 @@ def _of_map(shown: AttentionMap, cells: int, version: int) -> Snapshot:
         reduce_block(fewer, hidden, np.arange(rows), np.arange(columns), edges[0], edges[1])
         values, name = np.where(fewer > -np.inf, fewer, np.nan), "max"
     few = len(shown.queries) <= MOST_TOKENS and len(shown.keys) <= MOST_TOKENS
+    kept = [HeadSnapshot(shown.head, {}, {name: values.astype(np.float64)})]
     settings = {
         "source": "map",
         "values": shown.values,
         "pattern": shown.pattern,
-        "dtype": str(shown.cells.dtype) if str(shown.cells.dtype) in TOLERANCES else "float32",
+        "dtype": str(shown.cells.dtype) if str(shown.cells.dtype) in ORDER else "float32",
     }
     return Snapshot(
         settings,
@@ -198,8 +235,9 @@ def _of_map(shown: AttentionMap, cells: int, version: int) -> Snapshot:
         shown.keys,
         shown.query_labels if few else None,
         shown.key_labels if few else None,
-        [HeadSnapshot(shown.head, {}, {name: values.astype(np.float64)})],
+        kept,
         version,
+        _rule_of_cells(kept, settings, len(shown.keys), version),
     )
 
 
@@ -222,7 +260,8 @@ def _of_scores(result: AttentionScores, heads: Sequence[int] | None, values: str
     few = max(item.T, len(keys)) <= MOST_TOKENS
     labels = (item.query_labels(range(item.T)), item.key_labels(keys)) if few else (None, None)
     settings = _settings(item, result.pattern, values)
-    return Snapshot(settings, range(item.T), keys, *labels, taken, version)
+    rule = _rule_of_item(item, chosen, values, version)
+    return Snapshot(settings, range(item.T), keys, *labels, taken, version, rule)
 
 
 def _of_tensor(
@@ -247,7 +286,8 @@ def _of_tensor(
     settings |= {"heads": H, "queries": T, "keys": S}
     key_tokens = list(tokens) if tokens is not None and max(T, S) <= MOST_TOKENS else None
     query_tokens = key_tokens[S - T :] if key_tokens is not None and T <= S else None
-    return Snapshot(settings, range(T), range(S), query_tokens, key_tokens, taken, version)
+    rule = _rule_of_cells(taken, settings, S, version)
+    return Snapshot(settings, range(T), range(S), query_tokens, key_tokens, taken, version, rule)
 
 
 def _of_side(

@@ -15,9 +15,18 @@ from torch import Tensor
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Both, Either, Item, Local, Pattern
 from attnviz.attention.reach import Reach
+from attnviz.compare.rounding import Tolerance
 from attnviz.engine.blocks import Block
 from attnviz.engine.request import Request
 from attnviz.measures.statistics import STATISTICS, HeadStatistics, QueryBlock, statistics_of
+
+TOLERANCES = {
+    "float64": Tolerance(1e-9, 1e-9),
+    "float32": Tolerance(1e-5, 1e-5),
+    "float16": Tolerance(1e-3, 1e-3),
+    "bfloat16": Tolerance(1e-2, 1e-2),
+}
+"""How far apart weights of a dtype could be, before files said their own rule; logits ten times as far."""
 
 CHANGED = ("distance", "diagonal_mass", "previous_mass")
 """The statistics that mean something else since."""

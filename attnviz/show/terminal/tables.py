@@ -319,7 +319,9 @@ def difference_table(
         if row.worst is not None:
             where = f"{place(row.worst.query, query_tokens)} → {place(row.worst.key, key_tokens)}"
             worst = f"{where}, {row.worst.a:.6g}, {row.worst.b:.6g}"
-        beyond = Text(f"{row.beyond:,}", style="bold red" if row.beyond else "green")
+        beyond = Text(f"{row.beyond:,}", style="green" if row.within else "bold red")
+        if row.rows_beyond and not row.beyond:  # as distributions alone
+            beyond.append(f"\n{row.rows_beyond:,} rows")
         numbers = [f"{value:.2e}" for value in (row.max_abs, row.mean_abs, *divergences) if value is not None]
         table.add_row(f"{row.head}", *numbers, f"{row.top_k_agreement:.1%}", beyond, Text(worst))
     return table

@@ -12,9 +12,9 @@ import torch
 import attnviz
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, longformer
 from attnviz.base.errors import InputError
-from attnviz.compare.heads import TOLERANCES, Tolerance
+from attnviz.compare.rounding import Tolerance
 from attnviz.compare.snapshots.comparing import compare_snapshots, difference_maps
-from attnviz.compare.snapshots.snapshot import DECIMALS
+from attnviz.compare.snapshots.snapshot import DIGITS
 from attnviz.compare.snapshots.taking import locate, take_snapshot
 from attnviz.show.figures.difference import difference_figure
 from tests.cases import small
@@ -178,11 +178,35 @@ def moved(by: float, **changes: object) -> tuple[attnviz.Snapshot, attnviz.Snaps
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_the_tolerance_is_the_dtypes(dtype):
-    allowed = TOLERANCES[dtype].atol
-    assert compare_snapshots(*moved(allowed / 4, dtype=dtype)).within
-    found = compare_snapshots(*moved(8 * allowed, dtype=dtype))
+def test_the_tolerance_is_the_cells_own_by_what_the_dtype_and_the_logits_cost(dtype):
+    stored = moved(0.0, dtype=dtype)[0]
+    weight, rule = stored.heads[2].cells["weights"][7, 4], stored.rule
+    allowed = rule.atol + rule.rtol * weight
+
+    def later(by: float) -> attnviz.Snapshot:
+        cells = stored.heads[2].cells["weights"].copy()
+        cells[7, 4] += by
+        heads = [one if one.head != 2 else replace(one, cells={"weights": cells}) for one in stored.heads]
+        return replace(stored, heads=heads)
+
+    assert compare_snapshots(stored, later(allowed / 4)).within
+    found = compare_snapshots(stored, later(1.01 * allowed))
     assert [(c.head, list(c.queries), list(c.keys), c.beyond) for c in found.cells] == [(2, [7], [4], 1)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_inputs_that_have_nothing_to_do_with_it_do_not_hold_at_any_length(dtype):
+    """Weights of 512 keys are all below what was allowed of a bfloat16, 0.01."""
+    draw = torch.Generator().manual_seed(0)
+    one, other = (
+        attnviz.AttentionInputs(
+            *torch.randn(2, 1, 2, 512, 16, generator=draw, dtype=torch.float64).to(getattr(torch, dtype))
+        )
+        for _ in range(2)
+    )
+    found = compare_snapshots(take_snapshot(one, Full()), take_snapshot(other, Full()))
+    assert {(c.head, c.reduction) for c in found.cells} == {(h, r) for h in range(2) for r in ("max", "mass")}
+    assert all(c.beyond > c.cells / 4 for c in found.cells if c.reduction == "max")
 
 
 def test_a_tolerance_of_ones_own():
@@ -191,9 +215,10 @@ def test_a_tolerance_of_ones_own():
     assert compare_snapshots(*pair, Tolerance(0.02, 0.0)).within
 
 
-def test_numbers_of_a_file_are_well_within_the_tolerance():
-    assert all(10.0 ** -DECIMALS[dtype] <= allowed.atol / 10 for dtype, allowed in TOLERANCES.items())
-    assert DECIMALS.keys() == TOLERANCES.keys()
+@pytest.mark.parametrize("dtype", list(DIGITS))
+def test_numbers_of_a_file_are_well_within_the_tolerance(dtype):
+    stored = take_snapshot(inputs(dtype=dtype), Causal())
+    assert 10.0 ** -DIGITS[dtype] <= stored.rule.rtol / 4
 
 
 def test_a_changed_setting_is_a_difference():

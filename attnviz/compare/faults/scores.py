@@ -1,0 +1,306 @@
+"""Mistakes in the logits, and in what is made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from attnviz.compare.faults.fault import MOST_MATCHED, Case, Fault
+from attnviz.compare.faults.way import Change, Variant, Work
+
+
+class Scale(Fault):
+    """No scale, the scale twice, or that of another size than D."""
+
+    name = "scale"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        D, own, inputs = case.inputs.D, case.item.scale, case.inputs
+        found = {
+            "a scale of 1: is 1/sqrt(D) missing?": 1.0,
+            "the scale twice: are q or k scaled already?": own**2,
+            "a scale of 1/D, not 1/sqrt(D)": 1 / D,
+            "a scale of sqrt(D): multiplied, not divided": math.sqrt(D),
+            "the default scale, 1/sqrt(D)": 1 / math.sqrt(D),
+            f"the scale of {inputs.H} heads together, 1/sqrt({inputs.H * D})": 1 / math.sqrt(inputs.H * D),
+            "the root of the scale: are q and k to be scaled both?": math.sqrt(abs(own)),
+        }
+        for multiple in (8, 16, 32, 64, 128, 256):
+            padded = -(-D // multiple) * multiple
+            found.setdefault(f"the scale of a padded head_dim, 1/sqrt({padded})", 1 / math.sqrt(padded))
+        padded = 1 << (D - 1).bit_length()
+        found.setdefault(f"the scale of a padded head_dim, 1/sqrt({padded})", 1 / math.sqrt(padded))
+        if inputs.v is not None and inputs.v.shape[-1] != D:
+            found["the scale of v's size, 1/sqrt(D_v)"] = 1 / math.sqrt(inputs.v.shape[-1])
+        tried = [own]
+        for name, scale in found.items():
+            if not any(math.isclose(scale, other, rel_tol=1e-9) for other in tried):
+                tried.append(scale)
+                yield self.having(name, f"--scale {scale:.6g}", scale=scale)
+
+
+class Softcap(Fault):
+    """The softcap left out, after the mask, or of other numbers."""
+
+    name = "softcap"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        cap = case.inputs.softcap
+        if cap is None:
+            return
+        yield self.having("softcap left out", softcap=None)
+
+        def after_mask(work: Work) -> None:
+            work.logits = torch.where(work.count == 0, -cap, work.logits)
+            work.count = torch.ones_like(work.count)
+
+        def unscaled(work: Work) -> None:
+            work.logits = torch.tanh(torch.atanh((work.logits / cap).clamp(-1 + 1e-15, 1 - 1e-15)) / work.scale) * cap
+            work.logits = work.logits * work.scale
+
+        def after_bias(work: Work) -> None:
+            work.logits = torch.tanh(_product(work) / cap + (work.logits - _capped(work)) / cap) * cap
+
+        def clamped(work: Work) -> None:
+            work.logits = _product(work).clamp(-cap, cap) + (work.logits - _capped(work))
+
+        yield self.variant("softcap after the mask: hidden keys count with -softcap", "mask", after_mask)
+        yield self.variant("softcap before the scale", "cap", unscaled)
+        yield self.variant("softcap as a clamp, not a tanh", "mask", clamped)
+        if case.inputs.bias is not None or case.inputs.alibi_slopes is not None:
+            yield self.variant("softcap after the bias", "mask", after_bias)
+
+        def divided(work: Work) -> None:
+            work.logits = work.logits / cap
+
+        yield self.variant("softcap without its factor: tanh(score / softcap)", "cap", divided)
+
+
+def _product(work: Work) -> Tensor:
+    return work.q @ work.k.T * work.scale
+
+
+def _capped(work: Work) -> Tensor:
+    product = _product(work)
+    return product if work.softcap is None else torch.tanh(product / work.softcap) * work.softcap
+
+
+class Bias(Fault):
+    """The bias left out, transposed, negative, scaled with the product, or of another head."""
+
+    name = "bias"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        whole = case.inputs.bias
+        if whole is None:
+            return
+
+        def left_out(work: Work) -> None:
+            work.bias = None
+
+        def times(factor: float | None) -> Change:
+            def change(work: Work) -> None:
+                if work.bias is not None:
+                    work.bias = work.bias * (work.scale if factor is None else factor)
+
+            return change
+
+        yield self.variant("bias left out", "tensors", left_out)
+        yield self.variant("the bias subtracted, not added", "cap", times(-1.0))
+        yield self.variant("the bias twice", "cap", times(2.0))
+        yield self.variant("the bias before the scale", "cap", times(None))
+        if case.inputs.T == case.inputs.S:
+
+            def turned(work: Work) -> None:
+                work.bias = _bias_of(whole, work, work.head).T[work.rows]
+
+            yield self.variant("the bias transposed", "tensors", turned)
+        for head in range(min(whole.shape[1], 64)):
+            if head != case.head:
+
+                def of_head(work: Work, head: int = head) -> None:
+                    work.bias = _bias_of(whole, work, head)[work.rows]
+
+                yield self.variant(f"the bias of head {head}", "tensors", of_head)
+
+
+def _bias_of(whole: Tensor, work: Work, head: int) -> Tensor:
+    item = work.item
+    part = whole[min(work.batch, whole.shape[0] - 1), min(head, whole.shape[1] - 1)]
+    return part.cpu().double().expand(item.T, item.S)
+
+
+class Alibi(Fault):
+    """ALiBi's slopes left out, of the wrong sign, from the wrong end, or of another head."""
+
+    name = "ALiBi"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        slopes = case.inputs.alibi_slopes
+        if slopes is None:
+            return
+        own = float(slopes[case.head])
+        yield self.having("ALiBi left out", slope=None)
+
+        def times(work: Work, factor: float) -> None:
+            if work.slope is not None:
+                work.slope *= factor
+
+        yield self.variant("ALiBi of the wrong sign: far keys gain", "cap", lambda work: times(work, -1))
+
+        yield self.variant("ALiBi before the scale", "cap", lambda work: times(work, work.scale))
+        yield self.variant("ALiBi times log2(e)", "cap", lambda work: times(work, math.log2(math.e)))
+        offset = case.inputs.S - case.inputs.T
+        for by in dict.fromkeys((offset, -offset, 1, -1)):
+            if by:
+
+                def moved(work: Work, by: int = by) -> None:
+                    work.distance = work.distance + by
+
+                hint = ": counted from the first key?" if by == offset else ""
+                yield self.variant(f"ALiBi's distances {by:+d} off{hint}", "tensors", moved)
+
+        def signed(work: Work) -> None:
+            if work.slope is not None:  # a key of the future gains
+                work.logits = work.logits + work.slope * (work.distance.abs() + work.distance)
+
+        yield self.variant("ALiBi by p(t) - p(s), without its absolute value", "mask", signed)
+        for head in range(min(len(slopes), 64)):
+            if head != case.head and float(slopes[head]) != own:
+                yield self.having(f"the ALiBi slope of head {head}", slope=float(slopes[head]))
+
+
+class Sink(Fault):
+    """An attention sink left out, counted as a key, or of another head."""
+
+    name = "attention sink"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        sinks = case.inputs.sinks
+        if sinks is None:
+            return
+        own = float(sinks[case.head])
+        yield self.having("the sink left out of the denominator", sink=None)
+        made: dict[str, Callable[[float], float]] = {
+            "the sink's logit of the wrong sign": lambda sink: -sink,
+            "the sink twice": lambda sink: sink + math.log(2),
+            "the sink's logit scaled": lambda sink: sink * case.item.scale,
+        }
+        for name, rule in made.items():
+
+            def other(work: Work, rule: Callable[[float], float] = rule) -> None:
+                work.sink = None if work.sink is None else rule(work.sink)
+
+            yield self.variant(name, "settings", other)
+
+        def to_first(work: Work) -> None:
+            work.weights[:, 0] += 1 - work.weights.sum(1)
+
+        yield self.variant("the sink counted as a key: its weight goes to key 0", "weights", to_first)
+
+        def not_exponential(work: Work) -> None:
+            total = torch.logsumexp(work.logits, 1, keepdim=True)
+            work.weights = torch.exp(work.logits - total)
+            work.weights = work.weights / (1 + (work.sink or 0.0) * torch.exp(-total))
+
+        yield self.variant("the sink added as it is, not as exp(sink)", "weights", not_exponential)
+        for head in range(min(len(sinks), 64)):
+            if head != case.head and float(sinks[head]) != own:
+                yield self.having(f"the sink of head {head}", sink=float(sinks[head]))
+
+
+class Base2(Fault):
+    """Powers of 2 in place of e, or a logarithm in base 2."""
+
+    name = "base 2 for base e"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        def power(factor: float) -> Change:
+            def change(work: Work) -> None:
+                work.logits = work.logits * factor
+                if work.sink is not None:
+                    work.sink *= factor
+
+            return change
+
+        def logarithm(factor: float) -> Change:
+            def change(work: Work) -> None:
+                work.out = work.out * factor
+
+            return change
+
+        if case.what == "lse":
+            yield self.variant("a log-sum-exp in base 2", "output", logarithm(math.log2(math.e)))
+            yield self.variant("a log-sum-exp scaled by log(2)", "output", logarithm(math.log(2)))
+        elif case.what != "logits":
+            yield self.variant("2**x in place of e**x", "mask", power(math.log(2)))
+            yield self.variant("log2(e) twice in the exponent", "mask", power(math.log2(math.e)))
+
+
+class WrongAxis(Fault):
+    """Softmax over queries in place of keys."""
+
+    name = "softmax over the wrong axis"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        if case.what in ("logits", "lse") or case.inputs.T * case.inputs.S > MOST_MATCHED:
+            return
+        totals: dict[tuple[int, int], Tensor] = {}
+
+        def change(work: Work) -> None:
+            place = work.batch, work.head
+            if place not in totals:
+                from attnviz.compare.faults.way import compute
+                from attnviz.compare.rounding import FIXED
+
+                every = Work(work.inputs, work.pattern, *place, torch.arange(work.item.T), "logits")
+                totals[place] = torch.logsumexp(compute(every, (), FIXED).out, 0)
+            work.weights = torch.exp(work.logits - totals[place][None, :])
+
+        yield self.variant("softmax over queries, the wrong axis", "weights", change)
+
+
+class NoSoftmax(Fault):
+    """Scores in place of weights, exponentials without a sum, or softmax twice."""
+
+    name = "softmax left out"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        if case.what in ("logits", "lse"):
+            return
+
+        def scores(work: Work) -> None:
+            work.weights = work.logits.masked_fill(
+                torch.isinf(work.logits), 0.0 if work.what == "context" else -torch.inf
+            )
+
+        def exponentials(work: Work) -> None:
+            work.weights = work.count * torch.exp(work.logits)
+
+        def shifted(work: Work) -> None:
+            work.weights = work.count * torch.exp(work.logits - work.logits.amax(1, keepdim=True))
+
+        def twice(work: Work) -> None:
+            again = torch.exp(work.weights) * (work.count > 0)
+            work.weights = again / again.sum(1, keepdim=True)
+
+        def whole(work: Work) -> None:
+            again = torch.exp(work.weights)
+            work.weights = again / again.sum(1, keepdim=True)
+
+        def sigmoid(work: Work) -> None:
+            work.weights = torch.sigmoid(work.logits)
+
+        def unmasked(work: Work) -> None:
+            work.weights = _capped(work)
+
+        yield self.variant("scores before softmax", "weights", scores)
+        yield self.variant("scores before softmax and mask", "weights", unmasked)
+        yield self.variant("exponentials that nothing divides by their sum", "weights", exponentials)
+        yield self.variant("exponentials of score - max that nothing divides by their sum", "weights", shifted)
+        yield self.variant("softmax twice", "weights", twice)
+        yield self.variant("softmax twice, hidden keys among the second's", "weights", whole)
+        yield self.variant("sigmoid in place of softmax", "weights", sigmoid)

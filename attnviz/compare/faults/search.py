@@ -1,0 +1,282 @@
+"""The search: which mistake, or which two, explain the numbers of a kernel within rounding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import GlobalKeys
+from attnviz.base.errors import InputError
+from attnviz.compare.faults import layout, masks, precision, scores  # noqa: F401 (they make the kinds known)
+from attnviz.compare.faults.fault import FAULTS, Case
+from attnviz.compare.faults.way import Variant, compute
+from attnviz.compare.report import Finding, HeadCheck
+from attnviz.compare.rounding import Rule, Tolerance
+
+_FEW = 2
+"""Rows that most hypotheses fail on."""
+
+_WRONG, _RIGHT = 8, 4
+"""Rows of a head that a hypothesis is tried on: those that are wrong, and those that are not, which it must leave so."""
+
+_VERIFIED = 1 << 24
+"""Cells of maps that what is left is held against."""
+
+_NEAREST = 8
+"""Hypotheses that are tried with each other one: those that bring the numbers nearest."""
+
+_ANY = Tolerance(math.inf, 0.0)
+
+_LEFT = 0.2
+"""The share of the squared differences that a hypothesis may leave."""
+
+_NAMED = 4
+"""Hypotheses with equal numbers that are named."""
+
+
+def search(
+    inputs: AttentionInputs,
+    what: str,
+    actual: Tensor,
+    rule: Rule,
+    heads: Sequence[HeadCheck],
+    columns: tuple[int, ...] | None = None,
+) -> tuple[Finding, ...]:
+    """What explains the heads that are wrong.
+
+    Args:
+        inputs: what the kernel was given, with the pattern that it should have.
+        what: ``weights``, ``logits``, ``context`` or ``lse``.
+        actual: (B, H, T, C) what it gave.
+        rule: how far right numbers may be off.
+        heads: the heads that are wrong, the furthest off first.
+        columns: the keys of given weights; None is all.
+
+    Returns:
+        The findings, those with equal numbers one after another; none where nothing explains a head.
+    """
+    found: list[Finding] = []
+    left = list(heads)
+    for _ in range(3):  # heads may be wrong in ways of their own
+        if not left:
+            break
+        one = left[0]
+        case = Case(
+            inputs,
+            inputs.pattern or GlobalKeys(),
+            one.batch,
+            one.head,
+            what,
+            actual,
+            rule,
+            _spread(sorted(one.wrong), _WRONG),
+            one.rows_beyond / max(one.rows, 1)
+            if what not in ("weights", "logits")
+            else len(one.wrong) / max(one.rows, 1),
+            columns,
+        )
+        names, explained = _explained(case, left)
+        if not names:
+            break
+        found += names
+        left = [head for head in left if (head.batch, head.head) not in explained]
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How well some variants explain some rows."""
+
+    variants: tuple[Variant, ...]
+    off: float
+    """The largest ``|kernel - hypothesis|``."""
+    square: float
+    """The mean of its square."""
+
+
+def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], set[tuple[int, int]]]:
+    """The findings for a head, and which of the wrong heads they explain."""
+    wrong = torch.tensor(case.rows)
+    own = next(head for head in heads if (head.batch, head.head) == (case.batch, case.head))
+    right = _right_rows(case, own)
+    singles = list(_singles(case, 0))
+    tried: tuple[Callable[[], Iterable[tuple[Variant, ...]]], ...] = (
+        lambda: [(one,) for one in singles],
+        lambda: [(one,) for one in _singles(case, 1)],
+        lambda: _pairs(case, singles, wrong),
+        lambda: [(one,) for one in _singles(case, 2)],
+    )
+    for hypotheses in tried:
+        candidates = _fitting(case, hypotheses(), wrong)
+        whole = [fit for fit in candidates if _agrees(case, fit.variants, case.batch, case.head, right) is not None]
+        for some, scope in ((whole, "all"), (candidates, "wrong")):
+            best = [fit for fit in sorted(some, key=lambda fit: fit.square) if fit.square <= 1.2 * _least(some)]
+            verified = [(fit, _verified(case, fit.variants, heads, scope)) for fit in best]
+            kept = [(fit, held) for fit, held in verified if held is not None][:_NAMED]
+            if kept:
+                held = kept[0][1]
+                return [_finding([fit.variants for fit, _ in _of_each_kind(kept)], held[1], held[2], scope)], held[0]
+    return [], set()
+
+
+def _least(fits: Iterable[_Fit]) -> float:
+    return min((fit.square for fit in fits), default=0.0) + 1e-300
+
+
+def _singles(case: Case, late: int) -> Iterator[Variant]:
+    for fault in FAULTS:
+        if fault.late == late:
+            yield from fault.variants(case)
+
+
+def _fitting(case: Case, hypotheses: Iterable[tuple[Variant, ...]], wrong: Tensor) -> list[_Fit]:
+    """The hypotheses that explain the rows that are wrong."""
+    few = wrong[:: max(1, len(wrong) // _FEW)][:_FEW]
+    found = []
+    exact = _agrees(replace(case, rule=_ANY), (), case.batch, case.head, wrong)
+    unexplained = math.inf if exact is None else exact.square
+    for variants in hypotheses:
+        if _agrees(case, variants, case.batch, case.head, few) is None:
+            continue
+        fit = _agrees(case, variants, case.batch, case.head, wrong)
+        # What is within rounding of numbers that are hardly beyond it explains nothing yet.
+        if fit is not None and (fit.square <= _LEFT * unexplained or any(one.rule for one in variants)):
+            found.append(fit)
+    return found
+
+
+def _pairs(case: Case, singles: Sequence[Variant], wrong: Tensor) -> Iterator[tuple[Variant, Variant]]:
+    """Combinations of two kinds, of those that change the numbers at all: one of them by itself brings them nearest."""
+    few = wrong[:: max(1, len(wrong) // _FEW)][:_FEW]
+    given, exact = case.given(case.batch, case.head, few), _made(case, (), case.batch, case.head, few)
+    able: list[tuple[float, int, Variant]] = []
+    for n, one in enumerate(singles):
+        if one.fault in ("rows not written", "constant factor"):
+            continue
+        made = _made(case, (one,), case.batch, case.head, few)
+        if (
+            made is None
+            or exact is None
+            or made.shape != given.shape
+            or torch.equal(made.nan_to_num(), exact.nan_to_num())
+        ):
+            continue
+        able.append((float((made - given).nan_to_num(posinf=0.0, neginf=0.0).abs().mean()), n, one))
+    able.sort()
+    for place, (_, _, first) in enumerate(able[:_NEAREST]):
+        for _, _, second in able[place + 1 :]:
+            if first.fault != second.fault:
+                yield first, second
+
+
+def _made(case: Case, variants: tuple[Variant, ...], batch: int, head: int, rows: Tensor) -> Tensor | None:
+    try:
+        return compute(case.work(batch, head, rows), variants, case.rule).out
+    except (InputError, IndexError):
+        return None
+
+
+def _agrees(case: Case, variants: tuple[Variant, ...], batch: int, head: int, rows: Tensor) -> _Fit | None:
+    """How well variants explain rows; None where they don't."""
+    if not len(rows):
+        return _Fit(variants, 0.0, 0.0)
+    try:
+        made = compute(case.work(batch, head, rows), variants, case.rule)
+    except (InputError, IndexError):  # what can't be asked of these inputs
+        return None
+    given = case.given(batch, head, rows)
+    if made.out.shape != given.shape:
+        return None
+    blank = torch.isnan(made.out).all(1)
+    if bool(blank.all()):
+        return None
+    if bool(blank.any()):  # of a query that sees nothing, what a kernel has is compared with nothing
+        exact = _made(case, (), batch, head, rows[blank])
+        seeing = torch.ones(int(blank.sum()), dtype=torch.bool) if exact is None else ~torch.isnan(exact).all(1)
+        if not bool(((given[blank][seeing] == 0) | torch.isnan(given[blank][seeing])).all()):
+            return None
+    off = torch.where(given == made.out, 0.0, (given - made.out).abs())[~blank]
+    if not bool(((off <= made.allowed[~blank]) & torch.isfinite(off)).all()):
+        return None
+    return _Fit(variants, float(off.max()) if off.numel() else 0.0, float((off**2).mean()) if off.numel() else 0.0)
+
+
+def _verified(
+    case: Case, variants: tuple[Variant, ...], heads: Sequence[HeadCheck], scope: str
+) -> tuple[set[tuple[int, int]], int, float] | None:
+    """Which wrong heads variants explain, over how many rows, and how well; None where not even the first."""
+    explained: set[tuple[int, int]] = set()
+    count, most = 0, 0.0
+    budget = max(_WRONG, _VERIFIED // case.inputs.S // len(heads))
+    for head in sorted(heads, key=lambda head: (head.batch, head.head) != (case.batch, case.head)):
+        rows = torch.tensor(sorted(head.wrong)) if scope == "wrong" else _seeing(case, head)
+        rows = rows[:: max(1, -(-len(rows) // budget))]
+        fits = [
+            _agrees(case, variants, head.batch, head.head, part)
+            for part in rows.split(max(1, (1 << 20) // case.inputs.S))
+        ]
+        if any(fit is None for fit in fits):
+            if (head.batch, head.head) == (case.batch, case.head):
+                return None
+            continue
+        explained.add((head.batch, head.head))
+        count += len(rows)
+        most = max([most, *(fit.off for fit in fits if fit is not None)])
+    return explained, count, most
+
+
+def _seeing(case: Case, head: HeadCheck) -> Tensor:
+    """The rows of a head that exist."""
+    padding = case.inputs.item(head.batch).query_padding
+    return torch.arange(case.inputs.T) if padding is None else padding.cpu().nonzero().flatten()
+
+
+def _right_rows(case: Case, head: HeadCheck) -> Tensor:
+    """Some rows of a head that are not wrong, and see a key."""
+    if len(head.wrong) >= 4096:  # there may be more that are
+        return torch.empty(0, dtype=torch.int64)
+    rows = _seeing(case, head)
+    rows = rows[~torch.isin(rows, torch.tensor(head.wrong))]
+    some = torch.tensor(_spread(rows.tolist(), _RIGHT), dtype=torch.int64)
+    exact = _made(case, (), case.batch, case.head, some) if len(some) else None
+    return some if exact is None else some[~torch.isnan(exact).all(1)]
+
+
+def _spread(numbers: Sequence[int], count: int) -> tuple[int, ...]:
+    """A few of some numbers, from the first to the last."""
+    if len(numbers) <= count:
+        return tuple(numbers)
+    return tuple(numbers[i * (len(numbers) - 1) // (count - 1)] for i in range(count))
+
+
+def _of_each_kind(kept: Sequence[tuple[_Fit, Any]]) -> Iterator[tuple[_Fit, Any]]:
+    """The first of each kind of fault, of those that give the same numbers."""
+    seen: set[tuple[object, ...]] = set()
+    for fit, held in kept:
+        kind = (*(one.fault for one in fit.variants), fit.square)
+        if kind not in seen:
+            seen.add(kind)
+            yield fit, held
+
+
+def _said(variants: tuple[Variant, ...]) -> str:
+    return ", and ".join(one.name for one in variants)
+
+
+def _finding(equal: Sequence[tuple[Variant, ...]], rows: int, off: float, scope: str) -> Finding:
+    variants = equal[0]
+    settings = tuple(one.setting for one in variants if one.setting)
+    asked = " ".join(settings) if len(settings) == len(variants) else "that"
+    which = f"{rows:,} rows" if scope == "all" else f"{rows:,} rows that differ"
+    return Finding(
+        tuple(_said(each) for each in equal),
+        tuple(dict.fromkeys(one.fault for each in equal for one in each)),
+        f"with {asked} all {which} agree within {off:.1g}",
+        settings,
+    )

@@ -1,0 +1,135 @@
+"""What a kernel handed over: weights, contexts, denominators, gradients, in the layouts that kernels have them in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.base.errors import InputError
+from attnviz.compare.gradients import GRADIENTS
+from attnviz.sources.arguments import inputs_of
+from attnviz.sources.packed import PACKED, side_by_side, unpacked
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a kernel gave, each (B, H, ...), and the inputs that it was given, with the pattern it should have.
+
+    Args:
+        inputs: what it was given.
+        weights, logits: (B, H, T, S), or (B, H, T, G) over the global keys.
+        context: (B, H, T, D_v).
+        lse: (B, H, T), the logarithm of each query's sum of exponentials.
+        grad: (B, H, T, D_v), the gradient of the context that gradients are of.
+        dq, dk, dv: gradients, as q, k and v.
+    """
+
+    inputs: AttentionInputs
+    weights: Tensor | None = None
+    logits: Tensor | None = None
+    context: Tensor | None = None
+    lse: Tensor | None = None
+    grad: Tensor | None = None
+    dq: Tensor | None = None
+    dk: Tensor | None = None
+    dv: Tensor | None = None
+
+    def given(self) -> dict[str, Tensor]:
+        """What there is, by name."""
+        named = {name: getattr(self, name) for name in ("weights", "logits", "context", "lse", *GRADIENTS)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+def outputs_of(
+    actual: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None = None,
+    v: Tensor | None = None,
+    *,
+    values: str = "weights",
+    given: dict[str, Tensor | None] | None = None,
+    layout: str = "bhtd",
+    **call: Any,
+) -> Outputs:
+    """What a kernel gave, out of the arguments of :func:`assert_attention_close`; ``given``: what it gave beside ``actual``."""
+    if values not in ("weights", "logits"):
+        raise InputError(f"values {values!r} is not one of weights, logits")
+    named = {values if v is None else "context": actual, **(given or {})}
+    packing = {role: call.pop(role, None) for role in PACKED}
+    said = {role: tensor for role, tensor in packing.items() if tensor is not None}
+    own = layout
+    tensors: dict[str, Any] = {name: tensor for name, tensor in (("q", q), ("k", k), ("v", v)) if tensor is not None}
+    if said:
+        packed = "cu_seqlens_q" in said
+        order = layout if layout != "bhtd" or not packed else None  # of packed tensors (tokens, H, D) is the default
+        named = {name: _side_by_side(name, tensor, said, order) for name, tensor in named.items()}
+        tensors |= said
+        own = "bhtd" if packed else layout
+        layout = unpacked("inputs", tensors, {}, order) or "bhtd"
+    beside = {name: tensor for name, tensor in tensors.items() if name not in ("q", "k", "v")}
+    inputs = inputs_of(tensors["q"], tensors["k"], mask, tensors.get("v"), layout=layout, **beside, **call)
+    return Outputs(inputs, **{name: as_bhtd(name, tensor, inputs, own) for name, tensor in named.items()})
+
+
+def _side_by_side(name: str, tensor: Tensor | None, said: dict[str, Tensor], order: str | None) -> Tensor | None:
+    """An output of sequences that are packed, as batch items."""
+    if tensor is None or ("cu_seqlens_q" not in said and name not in ("dk", "dv")):
+        return tensor
+    role = "cu_seqlens_q"
+    if name in ("dk", "dv"):
+        if "block_table" in said:
+            raise InputError(f"{name}: gradients of keys in pages are not checked; leave it out")
+        role = "cu_seqlens_k" if "cu_seqlens_k" in said else role
+    if name in ("weights", "logits"):
+        return tensor
+    if name != "lse":
+        return side_by_side("inputs", name, tensor, said[role], role, order)
+    if tensor.ndim != 2:
+        raise InputError(f"lse has shape {tuple(tensor.shape)}, wanted (H, tokens) beside {role}")
+    return side_by_side("inputs", name, tensor.T[..., None], said[role], role)[..., 0]
+
+
+def as_bhtd(name: str, tensor: Tensor | None, inputs: AttentionInputs, layout: str = "bhtd") -> Tensor | None:
+    """An output as (B, H, ...), of the inputs' shape. Raises InputError for one that isn't."""
+    if tensor is None:
+        return None
+    shape = tuple(tensor.shape)
+    if name == "lse":
+        tensor = tensor.unsqueeze(0) if tensor.ndim == 2 and inputs.B == 1 else tensor
+    else:
+        if layout in ("bthd", "thd") and name not in ("weights", "logits") and tensor.ndim >= 3:
+            tensor = tensor.transpose(-3, -2)
+        tensor = tensor.unsqueeze(0) if tensor.ndim == 3 and inputs.B == 1 else tensor
+    check_shape(name, tensor, inputs, shape, layout)
+    return tensor.detach()
+
+
+def check_shape(
+    name: str, tensor: Tensor, inputs: AttentionInputs, shape: tuple[int, ...] | None = None, layout: str = "bhtd"
+) -> None:
+    """Raises InputError for a tensor that isn't (B, H, ...)."""
+    rows = (inputs.B, inputs.H, inputs.T)
+    D_v = () if inputs.v is None else (inputs.v.shape[-1],)
+    wanted, letters = {
+        "weights": (rows, "(B, H, T, S)"),
+        "logits": (rows, "(B, H, T, S)"),
+        "context": ((*rows, *D_v), "(B, H, T, D_v)"),
+        "grad": ((*rows, *D_v), "(B, H, T, D_v)"),
+        "lse": (rows, "(B, H, T)"),
+        "dq": ((*rows, inputs.D), "(B, H, T, D)"),
+        "dk": ((inputs.B, inputs.H_kv, inputs.S, inputs.D), "(B, H_kv, S, D)"),
+        "dv": ((inputs.B, inputs.H_kv, inputs.S, *D_v), "(B, H_kv, S, D_v)"),
+    }[name]
+    dims = 3 if name == "lse" else 4
+    if tensor.ndim == dims and tuple(tensor.shape[: len(wanted)]) == wanted:
+        return
+    full = (*wanted, inputs.S) if name in ("weights", "logits") else wanted
+    hint = "; for a context give v" if name in ("weights", "logits") and tensor.ndim == 4 else ""
+    called = "actual" if name in ("weights", "logits", "context") else name
+    raise InputError(
+        f"{called} has shape {tuple(tensor.shape) if shape is None else shape}, wanted {letters} = {full} in layout {layout}{hint}"
+    )

@@ -1,0 +1,96 @@
+"""`make power`: every planted fault in every dtype, length and output, and right kernels over many seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from attnviz import assert_attention_close
+from attnviz.compare.handed import Outputs
+from attnviz.compare.kernel import Asked, check_kernel
+from attnviz.sources.arguments import inputs_of
+from tests.faulty import CASES, MISTAKES
+from tests.kernels import CONTEXTS, WEIGHTS
+from tests.power import DTYPES, LENGTHS, plane, planted, table
+
+DOCS = Path(__file__).parents[2] / "docs" / "checking.md"
+HALF = ("float32", "float16", "bfloat16")
+
+
+def inputs(dtype: str, T: int, S: int, seed: int) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    spread = (1.0, 0.2, 5.0)[seed % 3]
+    shapes = ((1, 1, T, 32), (1, 1, S, 32), (1, 1, S, 32))
+    q, k, v = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
+    return [tensor.to(DTYPES[dtype]) for tensor in (q * spread, k, v)]
+
+
+@pytest.mark.power
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_fault_that_can_be_seen_is_red_and_the_docs_say_which_cannot(dtype):
+    """The docs have those of bfloat16, which sees least."""
+    found = table(plane([dtype]))
+    assert dtype != "bfloat16" or found in DOCS.read_text()
+
+
+@pytest.mark.power
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_every_fault_is_named_in_every_case_dtype_and_output(mistake, dtype):
+    T = 48
+    for name in MISTAKES[mistake][0]:
+        one = planted(mistake, name, dtype, T if "transposed" in mistake else 74, T)
+        for output in ("weights", "context"):
+            if one.visible(output, dtype):
+                report = one.check(output, dtype, explain=True)
+                named = {fault for finding in report.findings for fault in finding.faults}
+                assert mistake.split(":")[0] in named, f"{name}, {output}: {report.message()}"
+
+
+@pytest.mark.power
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(("T", "S", "seeds"), [(16, 16, 1000), (128, 128, 300), (1024, 1024, 20), (64, LENGTHS[-1], 3)])
+def test_right_kernels_are_never_red(dtype, T, S, seeds, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for seed in range(seeds):
+            q, k, v = inputs(dtype, T, S, seed)
+            causal = T == S and seed % 2 == 0
+            call = inputs_of(q, k, None, v, pattern="causal" if causal else "full")
+            given = {
+                "context": {
+                    name: kernel(q, k, v, causal) for name, kernel in CONTEXTS.items() if name != "flex" or T < 64
+                }
+            }
+            given["weights"] = {name: kernel(q, k, causal) for name, kernel in WEIGHTS.items()}
+            for output, kernels in given.items():
+                for name, out in kernels.items():
+                    report = check_kernel(Outputs(call, **{output: out}), Asked(explain=False))
+                    assert report.within, f"{name}, seed {seed}: {report.message()}"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_part_of_the_power_right_kernels_of_every_case():
+    """In every pattern and modifier, in float32 and bfloat16, weights and contexts; `make power` has more of everything."""
+    for n, name in enumerate(CASES):
+        dtype = ("float32", "bfloat16")[n % 2]
+        one = planted("scale: none", name, dtype, 40, 24)
+        for output in ("weights", "context"):
+            assert one.check(output, dtype, wrong=False).within
+            assert not one.check(output, dtype).within
+
+
+def test_the_part_of_the_power_at_length():
+    """One key too many of 513 is red in a half type: the window's edge, at 16,384 keys."""
+    one = planted("window of another size: +1", "window", "bfloat16", LENGTHS[-1], 4)
+    assert one.visible("weights", "bfloat16")
+    assert not one.check("weights", "bfloat16").within
+    assert one.check("context", "bfloat16", wrong=False).within
+    q, k, v = inputs("bfloat16", 4, LENGTHS[-1], 0)
+    with pytest.raises(AssertionError):
+        assert_attention_close(torch.zeros_like(q), q, k, v=v)

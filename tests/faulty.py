@@ -1,0 +1,343 @@
+"""Attention kernels with a planted mistake each, dense and in float64. Shares no code with the package, on purpose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+NEVER = -math.inf
+
+
+@dataclass
+class Kernel:
+    """What a dense kernel does, step by step; a mistake changes some of it."""
+
+    q: Tensor  # (B, H, T, D)
+    k: Tensor  # (B, H_kv, S, D)
+    v: Tensor  # (B, H_kv, S, D_v)
+    count: Tensor  # (B, T, S) how often each key counts
+    scale: float
+    kv_heads: list[int]  # which key head each head reads
+    window: int = 0
+    dilation: int = 1
+    globals_: tuple[int, ...] = ()
+    q_global: Tensor | None = None
+    k_global: Tensor | None = None
+    v_global: Tensor | None = None
+    global_rows: tuple[int, ...] = ()
+    cap: float | None = None
+    bias: Tensor | None = None  # (H, T, S)
+    slopes: Tensor | None = None  # (H,)
+    sinks: Tensor | None = None  # (H,)
+    padding: Tensor | None = None  # (B, S) True where the key exists
+    base: float = math.e
+    axis: int = -1
+    hidden: float = NEVER
+    cap_last: bool = False
+    of_first: bool = False  # distances from index t, not from t + S - T
+    after: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = field(default=lambda w, c: (w, c))
+
+    @property
+    def T(self) -> int:
+        return self.q.shape[2]
+
+    @property
+    def S(self) -> int:
+        return self.k.shape[2]
+
+    def distance(self) -> Tensor:
+        """p(s) - p(t), (T, S)."""
+        t = torch.arange(self.T) + (0 if self.of_first else self.S - self.T)
+        return torch.arange(self.S)[None, :] - t[:, None]
+
+    def run(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (B, H, T, S), context (B, H, T, D_v), log-sum-exp (B, H, T)."""
+        weights, context, total = self._run(self.q, self.k, self.v)
+        if self.q_global is not None and self.global_rows:
+            rows = list(self.global_rows)
+            own = self._run(self.q_global, self.k_global, self.v_global)
+            for whole, part in zip((weights, context, total), own, strict=True):
+                whole[:, :, rows] = part[:, :, rows]
+        return *self.after(weights, context), total
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v = (tensor.double()[:, self.kv_heads] for tensor in (k, v))
+        x = q.double() @ k.transpose(2, 3) * self.scale
+        if self.cap is not None and not self.cap_last:
+            x = self.cap * torch.tanh(x / self.cap)
+        if self.bias is not None:
+            x = x + self.bias.double()
+        if self.slopes is not None:
+            x = x - self.slopes.double()[:, None, None] * self.distance().abs()
+        count = self.count[:, None].double().expand(x.shape)
+        x = x.masked_fill(count == 0, self.hidden)
+        if self.cap is not None and self.cap_last:
+            x = self.cap * torch.tanh(x / self.cap)
+            count = count.clamp(min=1)
+        if self.hidden != NEVER:
+            count = count.clamp(min=1)
+        x = x * math.log(self.base)
+        terms = count * torch.exp(x)
+        total = terms.sum(self.axis, keepdim=True)
+        if self.sinks is not None:
+            total = total + torch.exp(self.sinks.double() * math.log(self.base))[:, None, None]
+        weights = terms / total
+        return weights, weights @ v, torch.log(total.squeeze(-1)) if self.axis == -1 else total[..., 0]
+
+
+def band(kernel: Kernel, low: int, high: int, step: int = 1, phase: int = 0) -> Tensor:
+    """(B, T, S): keys at distances of ``low`` to ``high``, global keys and rows of global queries beside."""
+    far = kernel.distance()
+    seen = (far >= low) & (far <= high) & ((far - phase) % step == 0)
+    for key in kernel.globals_:
+        seen[:, key] = True
+    for row in kernel.global_rows:
+        seen[row] = True
+    return _whole(kernel, seen)
+
+
+def _whole(kernel: Kernel, seen: Tensor) -> Tensor:
+    found = seen.expand(kernel.q.shape[0], *seen.shape).double().clone()
+    return found if kernel.padding is None else found * kernel.padding[:, None, :]
+
+
+CASES = (
+    "full",
+    "causal",
+    "window",
+    "causal window",
+    "dilated",
+    "longformer",
+    "padded",
+    "mask",
+    "softcap",
+    "bias",
+    "alibi",
+    "sinks",
+)
+
+
+def case(name: str, T: int, S: int, dtype: torch.dtype, seed: int = 0, *, D: int = 16, B: int = 2) -> Kernel:
+    """A right kernel: grouped heads, queries that are the last T of S positions."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)
+
+    H, H_kv = 4, 2
+    made = Kernel(
+        normal(B, H, T, D),
+        normal(B, H_kv, S, D),
+        normal(B, H_kv, S, D + 3),
+        torch.empty(0),
+        D**-0.5,
+        [h // 2 for h in range(H)],
+    )
+    every, window = 2 * S, max(2, min(256, S // 4))
+    made.count = band(made, -every, every)
+    if name == "causal":
+        made.count = band(made, -every, 0)
+    if name == "window":
+        made.window, made.count = window, band(made, -window, window)
+    if name == "causal window":
+        made.window, made.count = window, band(made, -window, 0)
+    if name == "dilated":
+        made.window, made.dilation = window // 2, 2
+        made.count = band(made, -2 * made.window, 2 * made.window, 2)
+    if name == "longformer":
+        made.window = window
+        made.globals_ = (0, S - 2)
+        made.global_rows = tuple(key - (S - T) for key in made.globals_ if key >= S - T)
+        made.q_global, made.k_global, made.v_global = (
+            normal(B, H, T, D),
+            normal(B, H_kv, S, D),
+            normal(B, H_kv, S, D + 3),
+        )
+        made.count = band(made, -window, window)
+    if name == "padded":
+        made.padding = torch.arange(S)[None] < torch.tensor([[S], [S - max(1, S // 5)]])[:B]
+        made.count = band(made, -every, every)
+    if name == "mask":
+        seen = torch.rand(T, S, generator=draw) < 0.6
+        seen[:, 0] = True
+        made.count = _whole(made, seen)
+    if name == "softcap":
+        made.cap, made.count = 3.0, band(made, -every, 0)
+    if name == "bias":
+        made.bias = normal(H, T, S)
+    if name == "alibi":
+        made.slopes, made.count = 0.5 ** torch.arange(1.0, H + 1).double(), band(made, -every, 0)
+    if name == "sinks":
+        made.sinks, made.count = normal(H).double() + 1, band(made, -every, 0)
+    return made
+
+
+def called(kernel: Kernel, name: str) -> dict[str, object]:
+    """The arguments that tell ``assert_attention_close`` what this kernel should do."""
+    from attnviz.attention.patterns import Causal, Full, Local, Masked, longformer
+
+    patterns = {
+        "causal": Causal(),
+        "window": Local(kernel.window),
+        "causal window": Local(kernel.window) & Causal(),
+        "dilated": Local(kernel.window, kernel.dilation),
+        "longformer": longformer(kernel.window),
+        "mask": Masked(kernel.count[0] > 0),
+        "softcap": Causal(),
+        "alibi": Causal(),
+        "sinks": Causal(),
+    }
+    given: dict[str, object] = {"q": kernel.q, "k": kernel.k, "pattern": patterns.get(name, Full())}
+    for option, value in (("softcap", kernel.cap), ("bias", kernel.bias), ("sinks", kernel.sinks)):
+        given |= {} if value is None else {option: value}
+    given |= {} if kernel.slopes is None else {"alibi_slopes": kernel.slopes}
+    if kernel.padding is not None:
+        every = torch.ones(kernel.q.shape[0], kernel.T, dtype=torch.bool)
+        given |= {"key_padding_mask": kernel.padding, "query_padding_mask": every}
+    if kernel.q_global is not None:
+        mask = torch.zeros(kernel.q.shape[0], kernel.S, dtype=torch.bool)
+        mask[:, list(kernel.globals_)] = True
+        given |= {
+            "global_mask": mask,
+            "q_global": kernel.q_global,
+            "k_global": kernel.k_global,
+            "v_global": kernel.v_global,
+        }
+    return given
+
+
+# Mistakes: the name that a message has to have, the cases it can be made in, and what it changes.
+Mistake = Callable[[Kernel], Kernel]
+EVERY = CASES
+
+
+def _count(change: Callable[[Kernel], Tensor]) -> Mistake:
+    return lambda kernel: replace(kernel, count=change(kernel))
+
+
+def _after(change: Callable[[Tensor], Tensor]) -> Mistake:
+    return lambda kernel: replace(kernel, after=lambda w, c: (change(w), change(c)))
+
+
+def _stale(kernel: Kernel) -> Kernel:
+    """The own key of a query reads what a ring of window + 1 had there: the key of window + 1 before."""
+    size, far = kernel.window + 1, kernel.distance()
+    own = far == 0
+
+    def after(weights: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = (tensor.double()[:, kernel.kv_heads] for tensor in (kernel.k, kernel.v))
+        index = torch.arange(kernel.S).expand(far.shape).clone()
+        index = torch.where(own & (index >= size), index - size, index)
+        x = (kernel.q.double() @ k.transpose(2, 3) * kernel.scale).gather(3, index.expand(weights.shape))
+        x = x.masked_fill(kernel.count[:, None] == 0, NEVER)
+        weights = torch.softmax(x, -1)
+        moved = torch.zeros_like(weights).scatter_add_(3, index.expand(weights.shape), weights)
+        return weights, moved @ v
+
+    return replace(kernel, after=after)
+
+
+def _double(kernel: Kernel) -> Kernel:
+    window = replace(kernel, globals_=(), global_rows=())
+    keys = torch.zeros(kernel.S, dtype=torch.bool)
+    keys[list(kernel.globals_)] = True
+    again = (band(window, -kernel.window, kernel.window) > 0) & keys
+    count = kernel.count + again.double()
+    count[:, list(kernel.global_rows)] = kernel.count[:, list(kernel.global_rows)]
+    return replace(kernel, count=count)
+
+
+def _tail(kernel: Kernel) -> Tensor:
+    count, first = kernel.count.clone(), (kernel.S - 1) // 16 * 16
+    count[:, :, first:] = 0
+    return count
+
+
+def _zero_tail(kernel: Kernel) -> Kernel:
+    more = -kernel.S % 16 or 16
+
+    def after(weights: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        total = replace(kernel).run()[2]
+        share = torch.sigmoid(total - math.log(more))[..., None]
+        return weights * share, context * share
+
+    return replace(kernel, after=after)
+
+
+def _permuted(tensor: Tensor) -> Tensor:
+    order = torch.arange(tensor.shape[2])
+    size = max(2, tensor.shape[2] // 4)
+    pages = list(order.split(size))
+    return tensor[:, :, torch.cat([pages[2 % len(pages)], *(p for n, p in enumerate(pages) if n != 2 % len(pages))])]
+
+
+ORDERED = ("causal", "causal window", "softcap", "alibi", "sinks")
+
+MISTAKES: dict[str, tuple[tuple[str, ...], Mistake]] = {
+    "window of another size: -1": (("window",), _count(lambda c: band(c, -c.window + 1, c.window - 1))),
+    "window of another size: +1": (("window", "longformer"), _count(lambda c: band(c, -c.window - 1, c.window + 1))),
+    "window of other sides: left": (("window", "longformer"), _count(lambda c: band(c, -c.window, 0))),
+    "window of other sides: edge": (("window", "longformer"), _count(lambda c: band(c, -c.window + 1, c.window))),
+    "part of the pattern left out: causal": (("causal window",), _count(lambda c: band(c, -c.window, c.window))),
+    "part of the pattern left out: window": (("causal window",), _count(lambda c: band(c, -2 * c.S, 0))),
+    "part of the pattern left out: global keys": (
+        ("longformer",),
+        _count(lambda c: band(replace(c, globals_=()), -c.window, c.window)),
+    ),
+    "dilation: none": (("dilated",), _count(lambda c: band(c, -c.window, c.window))),
+    "dilation: phase": (("dilated",), _count(lambda c: band(c, -c.window * 2, c.window * 2, 2, 1))),
+    "scale: none": (EVERY, lambda c: replace(c, scale=1.0)),
+    "scale: twice": (EVERY, lambda c: replace(c, scale=c.scale**2)),
+    "scale: padded D": (EVERY, lambda c: replace(c, scale=32**-0.5)),
+    "scale: multiplied": (("full",), lambda c: replace(c, scale=1 / c.scale)),
+    "mask inverted": (("mask", "causal"), _count(lambda c: 1 - c.count)),
+    "mask left out": (("mask", "causal", "window"), _count(lambda c: torch.ones_like(c.count))),
+    "causal in its place": (("full",), _count(lambda c: band(c, -2 * c.S, 0))),
+    "aligned to the first key": (("causal",), _count(lambda c: band(replace(c, of_first=True), -2 * c.S, 0))),
+    "causal off by one: own": (("causal",), _count(lambda c: band(c, -2 * c.S, -1))),
+    "causal off by one: future": (("causal",), _count(lambda c: band(c, -2 * c.S, 1))),
+    "grouped-query heads: interleaved": (("full", "causal"), lambda c: replace(c, kv_heads=[h % 2 for h in range(4)])),
+    "grouped-query heads: first": (("full", "causal"), lambda c: replace(c, kv_heads=[0] * 4)),
+    "key counted twice": (("longformer",), _double),
+    "projections of global queries": (("longformer",), lambda c: replace(c, q_global=c.q, k_global=c.k, v_global=c.v)),
+    "padding: seen": (("padded",), _count(lambda c: torch.ones_like(c.count))),
+    "softcap: none": (("softcap",), lambda c: replace(c, cap=None)),
+    "softcap: after the mask": (("softcap",), lambda c: replace(c, cap_last=True)),
+    "attention sink: none": (("sinks",), lambda c: replace(c, sinks=None)),
+    "attention sink: a key": (("sinks",), lambda c: replace(c, after=_to_first(c))),
+    "ALiBi: sign": (("alibi",), lambda c: replace(c, slopes=-c.slopes)),
+    "ALiBi: none": (("alibi",), lambda c: replace(c, slopes=None)),
+    "ALiBi: before the scale": (("alibi",), lambda c: replace(c, slopes=c.slopes * c.scale)),
+    "bias: none": (("bias",), lambda c: replace(c, bias=None)),
+    "bias: subtracted": (("bias",), lambda c: replace(c, bias=-c.bias)),
+    "bias: transposed": (("bias",), lambda c: replace(c, bias=c.bias.transpose(1, 2)) if c.T == c.S else c),
+    "base 2 for base e": (EVERY, lambda c: replace(c, base=2.0)),
+    "tile of keys left out": (("full", "causal", "padded"), _count(_tail)),
+    "tail of keys counted": (("full",), _zero_tail),
+    "heads swapped: reverse": (("full", "causal"), _after(lambda x: x.flip(1))),
+    "heads swapped: two": (("full",), _after(lambda x: x[:, [0, 2, 1, 3]])),
+    "batch items swapped": (("full", "causal"), _after(lambda x: x.flip(0))),
+    "rows shifted": (("full", "causal"), _after(lambda x: torch.cat([x[:, :, 1:], x[:, :, -1:]], 2))),
+    "rows shifted: reshaped": (("full",), _after(lambda x: x.transpose(1, 2).reshape(x.shape))),
+    "rows permuted": (("full", "causal"), _after(_permuted)),
+    "keys in another order": (("causal",), lambda c: replace(c, k=c.k.flip(2), v=c.v.flip(2))),
+    "stale keys of a ring buffer": (("causal window",), _stale),
+    "softmax over the wrong axis": (("full", "causal"), lambda c: replace(c, axis=-2)),
+    "hidden keys in the softmax": (("causal", "window"), lambda c: replace(c, hidden=0.0)),
+    "rows not written": (EVERY, _after(torch.zeros_like)),
+    "constant factor": (EVERY, _after(lambda x: x * 1.25)),
+}
+"""By kind and, after a colon, which of it."""
+
+
+def _to_first(kernel: Kernel) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def after(weights: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        weights = weights.clone()
+        weights[..., 0] += 1 - weights.sum(-1)
+        return weights, weights @ kernel.v.double()[:, kernel.kv_heads]
+
+    return after
