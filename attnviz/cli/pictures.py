@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,8 @@ def write_figure(
         high = look.too_high(figure)
         if high is not None:
             note(high)
-        about = About(words, {"kind": kind, **look_said(look)})
+        # Where its files lay is no part of a figure, whose bytes are the same elsewhere.
+        about = About(re.sub(r"\S*/", "", words), {"kind": kind, **look_said(look)})
         save_figure(figure, out, dpi=look.dots, transparent=look.transparent, about=about)
     note(f"wrote {out}")
 
