@@ -16,6 +16,7 @@ from torch import Tensor
 from attnviz.attention.additive import seen_and_added
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.item import AttentionItem
+from attnviz.attention.pairs import asked_by_head, listed_blocks
 from attnviz.attention.patterns import Causal, Full, Local, Masked, Pattern
 from attnviz.base.errors import InputError
 
@@ -144,36 +145,18 @@ def block_mask(mask: Any, B: int, H: int, T: int, S: int) -> Tensor:
 
 def _blocks_shown(counts: Tensor, indices: Tensor, size: tuple[int, int], T: int, S: int) -> Tensor:
     """Which pairs lie in the first ``counts`` blocks of each row of blocks, (B | 1, H | 1, T, S)."""
-    listed = torch.arange(indices.shape[-1], device=indices.device) < counts[..., None]
-    blocks = torch.zeros_like(listed).scatter(-1, indices.long(), listed)
+    blocks = listed_blocks(counts, indices)
     return blocks.repeat_interleave(size[0], -2)[..., :T, :].repeat_interleave(size[1], -1)[..., :S]
-
-
-class _Touched(Tensor):
-    """A head's index that remembers whether anything was done with it."""
-
-    touched = False
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        cls.touched = True
-        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
 def _of_mask_mod(mask_mod: Callable[..., Tensor], B: int, H: int, T: int, S: int, device: torch.device) -> Tensor:
     """What a ``mask_mod`` says, (B, H, T, S), or (B, 1, T, S) where it doesn't look at the head."""
     b, t, s = (torch.arange(size, device=device) for size in (B, T, S))
-    places = b[:, None, None, None], t[:, None], s
-
-    def said(h: Tensor, heads: int) -> Tensor:
-        return mask_mod(places[0], h, *places[1:]).as_subclass(Tensor).expand(B, heads, T, S)
-
-    class Head(_Touched):
-        pass
-
     try:
-        shown = said(torch.zeros((1, 1, 1), dtype=torch.int64, device=device).as_subclass(Head), 1)
-        return said(torch.arange(H, device=device)[:, None, None], H) if Head.touched else shown
+        found = asked_by_head(lambda h: mask_mod(b[:, None, None, None], h, t[:, None], s), H, device).as_subclass(
+            Tensor
+        )
+        return found.expand(B, found.shape[-3] if found.ndim > 2 else 1, T, S)
     except (RuntimeError, IndexError) as error:
         raise InputError(f"a mask_mod of FlexAttention can't be read as a mask: {error}") from error
 
