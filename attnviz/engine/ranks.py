@@ -209,7 +209,7 @@ def digest(item: AttentionItem, pattern: Pattern, head: int) -> bytes:
             value = value[item.batch, item.kv_head(head)]
         elif value.ndim > 3:  # projections of global queries, values and biases are large
             value = value[..., :1, :]
-        made.update(value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        made.update(value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return made.digest()
 
 
