@@ -106,7 +106,7 @@ FIGURES = {
     "pattern": ["pattern", "DUMP", "--pattern", "causal"],
     "pattern --story": ["pattern", "--story"],
     "stats": ["stats", "DUMP", "--pattern", "causal"],
-    "diff": ["diff", "DUMP", "--pattern", "causal", "--b-dtype", "float16", "--atol", "1"],
+    "diff": ["diff", "DUMP", "--pattern", "causal", "--b-dtype", "float16", "--atol", "0.1"],
 }
 every_figure = pytest.mark.parametrize("name", list(FIGURES))
 
