@@ -303,7 +303,7 @@ def test_pictures_are_of_the_heads_that_differ():
 
 def test_the_color_bar_of_a_picture_says_what_is_taken_from_what():
     figure = difference_figure(difference_maps(compare_snapshots(*moved(0.25))))
-    assert "stored − now, weight" in [ax.get_ylabel() for ax in figure.axes]
+    assert "stored − now, weight" in [label for ax in figure.axes for label in (ax.get_xlabel(), ax.get_ylabel())]
 
 
 # What can't be
