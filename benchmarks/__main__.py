@@ -21,7 +21,7 @@ RESULTS = Path(__file__).with_name("results.json")
 def main() -> None:
     """Runs, prints the table, writes files."""
     for module in iter_modules(benchmarks.__path__):
-        if module.name != "__main__":
+        if module.name not in ("__main__", "gpu"):  # gpu is a command of its own, and imports triton
             import_module(f"benchmarks.{module.name}")
     parser = argparse.ArgumentParser(prog="python -m benchmarks", epilog=f"Benchmarks: {', '.join(sorted(BENCHMARKS))}")
     parser.add_argument("words", nargs="*", metavar="WORD", help="run the benchmarks with this in their names")
