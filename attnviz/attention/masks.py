@@ -84,9 +84,9 @@ def with_mask(
         InputError: as :func:`read_mask`; numbers to add where there is a bias already.
 
     >>> import attnviz
-    >>> padded = with_mask(attnviz.synthesize(tokens=4), torch.tensor([[0, 1, 1, 1]]))
+    >>> padded = with_mask(attnviz.synthesize(tokens=4), torch.tensor([[1, 1, 0, 1]]))
     >>> padded.key_padding_mask.tolist(), str(padded.pattern)
-    ([[False, True, True, True]], 'None')
+    ([[True, True, False, True]], 'None')
     """
     sizes = (inputs.B, inputs.H, inputs.T, inputs.S)
     read = read_mask(mask, sizes, name=name, source=inputs.source, pairs_first=pairs_first)

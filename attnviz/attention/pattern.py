@@ -93,7 +93,8 @@ class Pattern(ABC):
     def reasons(self) -> list[tuple[str, Pattern]]:
         """The parts whose union this pattern is, each with its reason; ``|`` has several, and ``&`` narrows each.
 
-        >>> [reason for reason, _ in (longformer(4) & Causal()).reasons()]
+        >>> import attnviz
+        >>> [reason for reason, _ in (attnviz.longformer(4) & attnviz.Causal()).reasons()]
         ['window', 'global key', 'global query']
         """
         return [(self.reason, self)]

@@ -28,7 +28,7 @@ def printable(text: str) -> str:
     Those are control characters, marks that turn the direction of what follows, and halves of letters. Names, metadata,
     tokens and errors pass here on their way to a terminal, a figure or a page.
 
-    >>> printable("a\x1b[31mb\u202e\n")
-    'a�[31mb�\n'
+    >>> printable("a\\x1b[31mb\\u202e\\n")
+    'a�[31mb�\\n'
     """
     return _UNSHOWN.sub("�", text)

@@ -91,8 +91,8 @@ def prepare() -> None:
     if sys.stderr is None:
         sys.stderr = io.TextIOWrapper(io.BytesIO(), "utf-8")
     elif type(sys.stderr) is io.TextIOWrapper:
-        encoding, lines = sys.stderr.encoding, sys.stderr.line_buffering
-        sys.stderr = Unheard(sys.stderr.detach(), encoding, "attnviz", line_buffering=lines)
+        encoding, lines, at_once = sys.stderr.encoding, sys.stderr.line_buffering, sys.stderr.write_through
+        sys.stderr = Unheard(sys.stderr.detach(), encoding, "attnviz", line_buffering=lines, write_through=at_once)
 
 
 def leave() -> None:

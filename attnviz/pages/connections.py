@@ -8,8 +8,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST = 128
-"""Connections at a time: a browser opens six to a page."""
+MOST = 400
+"""Connections at a time: a browser opens six to a page, and a process may have 1,024 files open."""
 
 PATIENCE = 10.0
 """Seconds that a connection may be open without a whole request."""

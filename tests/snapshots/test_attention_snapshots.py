@@ -84,7 +84,7 @@ def test_diff(attnviz_says, pair, snapshot_of, width):
 
 def test_diff_of_logits(attnviz_says, dump, snapshot_of):
     name = dump(heads=2, tokens=6, head_dim=8)
-    options = ("--values", "logits", "--b-scale", "0.5", "--atol", "5", "--top-k", "1")
+    options = ("--values", "logits", "--b-scale", "0.5", "--atol", "3", "--top-k", "1")
     assert attnviz_says("diff", name, *options, width=100) == snapshot_of("txt")
 
 

@@ -148,7 +148,12 @@ class _Asked:
         from attnviz.sources.dumps import read_tensor
 
         tensor = read_tensor(text, option="diff")
-        return tensor.ndim == 4 and tensor.shape[0] > 1
+        several = tensor.ndim == 4 and tensor.shape[0] > 1
+        if several and hasattr(self.source.load(), "weights"):  # two maps that are given: of one item
+            if self.batch is None:
+                raise InputError(f"{text}: has {tensor.shape[0]} batch items, and so has A; name one with --batch")
+            return False
+        return several
 
     @property
     def item(self) -> int:
