@@ -31,7 +31,7 @@ from attnviz.cli.commands import (
     view,
 )
 from attnviz.cli.console import say, saying_notes
-from attnviz.cli.endings import READER_LEFT, end_on_signals, ending
+from attnviz.cli.endings import end_on_signals, ending
 from attnviz.version import __version__
 
 app = typer.Typer(
@@ -104,10 +104,8 @@ def _run(arguments: list[str]) -> tuple[str | None, int]:
     except BaseException as error:  # whatever it is, it ends as one line
         if "--debug" in arguments[:1]:
             traceback.print_exc()
-        said = ending(error)
-        if said[1] == READER_LEFT:
-            streams.leave()
-        return said
+        streams.settle()
+        return ending(error)
     if not isinstance(code, int):
         return None, 0
     # Commands return 1 for "there is a difference"; typer gives the codes of its own endings back.

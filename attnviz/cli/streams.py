@@ -95,7 +95,10 @@ def prepare() -> None:
         sys.stderr = Unheard(sys.stderr.detach(), encoding, "attnviz", line_buffering=lines, write_through=at_once)
 
 
-def leave() -> None:
-    """Nobody reads stdout any more: what is still to be written to it at the end goes nowhere."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def settle() -> None:
+    """Writes what is still to be written to stdout, or lets it go where that fails: the end of Python would tell it anew."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
