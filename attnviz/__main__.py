@@ -15,7 +15,10 @@ def run() -> None:
         signal.signal(signal.SIGINT, _stop)
     from attnviz.cli.main import main
 
-    main()
+    try:
+        main()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and said; what is left is Python's own end
 
 
 if __name__ == "__main__":
