@@ -75,8 +75,17 @@ class Attention(ABC):
         """One head's rows; ``queries``: those that will be asked for, None meaning all."""
 
     @abstractmethod
-    def blocks(self, head: int, *, queries: range | None = None, weights: bool = True) -> Iterator[Block]:
-        """One head block by block, every query once: weights, or logits."""
+    def blocks(
+        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+    ) -> Iterator[Block]:
+        """One head block by block, every query once: weights, or logits.
+
+        Args:
+            head: the head.
+            queries: those that are wanted; None is all.
+            weights: whether the values are weights.
+            largest: whether each query's largest logit is wanted beside its weights.
+        """
 
     @abstractmethod
     def cells(
@@ -127,8 +136,10 @@ class Computed(Attention):
     def rows(self, head: int, queries: range | None = None) -> HeadRows:
         return HeadRows(self.item, self.pattern, head, queries=queries)
 
-    def blocks(self, head: int, *, queries: range | None = None, weights: bool = True) -> Iterator[Block]:
-        return blocks(self.item, self.pattern, head, queries=queries, weights=weights)
+    def blocks(
+        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+    ) -> Iterator[Block]:
+        return blocks(self.item, self.pattern, head, queries=queries, weights=weights, largest=largest)
 
     def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
         return reduce_map(self.item, self.pattern, head, row_edges, column_edges, **options)

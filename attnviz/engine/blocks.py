@@ -203,11 +203,17 @@ class Block:
     shared: int  # how many of the first columns are keys that all rows share; one may come again, hidden, in the rest
     for_global: bool = False  # whether these are rows of global queries
     seen: Tensor | None = None  # (b, n) bool, whether the query sees the key; None where all do
-    largest: Tensor | None = None  # (b,) each query's largest logit, where the values are weights of logits
+    largest: Tensor | None = None  # (b,) each query's largest logit, where it was asked for beside weights
 
 
 def blocks(
-    item: AttentionItem, pattern: Pattern, head: int, *, queries: range | None = None, weights: bool = True
+    item: AttentionItem,
+    pattern: Pattern,
+    head: int,
+    *,
+    queries: range | None = None,
+    weights: bool = True,
+    largest: bool = False,
 ) -> Iterator[Block]:
     """One head's rows, block by block, every query once: for what is summed up and never kept whole."""
     own = HeadRows(item, pattern, head, queries=queries)
@@ -224,11 +230,11 @@ def blocks(
         hides = block.scorer.bias_hides or any(sees.hides(rows, part) for part in parts)
         seen = values > HIDDEN if hides else None
         visible = torch.full((b,), n, device=item.device) if seen is None else torch.count_nonzero(seen, dim=1)
-        largest = values.amax(1) if weights and n else None
+        most = values.amax(1) if largest and weights and n else None
         if weights:
             softmax_(values, block.scorer.sink)
         at, keep = to_positions(rows, item.device), block.keep
         if keep is not None:
             at, values, visible = at[keep], values[keep], visible[keep]
-            seen, largest = (None if one is None else one[keep] for one in (seen, largest))
-        yield Block(at, keys, values, visible, sees.g, sees.for_global, seen, largest)
+            seen, most = (None if one is None else one[keep] for one in (seen, most))
+        yield Block(at, keys, values, visible, sees.g, sees.for_global, seen, most)

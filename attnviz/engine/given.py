@@ -193,7 +193,9 @@ class Given(Attention):
     def rows(self, head: int, queries: range | None = None) -> GivenRows:
         return GivenRows(self.item, self.pattern, head)
 
-    def blocks(self, head: int, *, queries: range | None = None, weights: bool = True) -> Iterator[Block]:
+    def blocks(
+        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+    ) -> Iterator[Block]:
         item, own = self.item, self.rows(head)
         keys = torch.arange(item.S, device=item.device)
         for rows in stepped(range(item.T) if queries is None else queries, rows_per_block(item.S, least=1)):

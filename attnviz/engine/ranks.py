@@ -155,8 +155,10 @@ class Shared(Attention):
     def rows(self, head: int, queries: range | None = None) -> Rows:
         return self._alone.rows(head, queries)
 
-    def blocks(self, head: int, *, queries: range | None = None, weights: bool = True) -> Iterator[Block]:
-        return self._alone.blocks(head, queries=queries, weights=weights)
+    def blocks(
+        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+    ) -> Iterator[Block]:
+        return self._alone.blocks(head, queries=queries, weights=weights, largest=largest)
 
     def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
         return self._ranks.reduce_map(self._alone, head, row_edges, column_edges, **options)

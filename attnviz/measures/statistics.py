@@ -248,7 +248,11 @@ def statistics_of_request(
     with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
         return [
             statistics_of(
-                attention.blocks(head, queries=request.queries), head, attention.item, layer=layer, progress=progress
+                attention.blocks(head, queries=request.queries, largest=True),
+                head,
+                attention.item,
+                layer=layer,
+                progress=progress,
             )
             for head in request.chosen
         ]

@@ -103,7 +103,9 @@ def _of_request(request: Request, version: int, progress: Progress | None) -> Sn
     taken = []
     for head in asked.chosen:
         with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
-            described = _statistics(_told(attention.blocks(head), progress), head, attention.item, version)
+            described = _statistics(
+                _told(attention.blocks(head, largest=True), progress), head, attention.item, version
+            )
             found = attention.cells(head, *asked.edges(), reductions=wanted, values=asked.values, progress=progress)
         assert found.max is not None
         cells = {"max": found.max} if found.mass is None else {"max": found.max, "mass": found.mass}
