@@ -166,8 +166,10 @@ class NpzFile(TensorFile):
             return str(archive[METADATA]) if METADATA in archive.files else None
 
     def _read(self, name: str) -> Tensor:
+        from attnviz.attention.arrays import from_numpy  # it imports torch
+
         with np.load(self.path, allow_pickle=False) as archive:
-            return _from_numpy(archive[name])
+            return from_numpy(archive[name], f"{self.path}: {name}")
 
 
 class NpyFile(TensorFile):
@@ -185,7 +187,9 @@ class NpyFile(TensorFile):
         return None
 
     def _read(self, name: str) -> Tensor:
-        return _from_numpy(np.load(self.path, allow_pickle=False, mmap_mode="c"))
+        from attnviz.attention.arrays import from_numpy
+
+        return from_numpy(np.load(self.path, allow_pickle=False, mmap_mode="c"), f"{self.path}: {name}")
 
 
 class TorchFile(TensorFile):
@@ -427,11 +431,3 @@ def _npy_info(stream: Any) -> TensorInfo:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
     return TensorInfo(tuple(shape), dtype.name)
-
-
-def _from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
-    import torch
-
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return torch.from_numpy(array)
