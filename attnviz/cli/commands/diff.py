@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,9 @@ from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
-    from attnviz.attention.inputs import AttentionInputs
+    from torch import Tensor
+
+    from attnviz.attention.inputs import AttentionInputs, Inputs
     from attnviz.compare.heads import Difference
     from attnviz.compare.report import Finding
     from attnviz.compare.sides import Exact, Given, Side
@@ -145,15 +148,29 @@ class _Asked:
             or _plain(str(self.source.source) if self.source.source else None, self.values)
         ):
             return False
-        from attnviz.sources.dumps import read_tensor
+        from attnviz.attention.inputs import AttentionInputs
 
-        tensor = read_tensor(text, option="diff")
+        tensor = self.tensor
         several = tensor.ndim == 4 and tensor.shape[0] > 1
-        if several and hasattr(self.source.load(), "weights"):  # two maps that are given: of one item
+        if several and not isinstance(self.inputs, AttentionInputs):  # two maps that are given: of one item
             if self.batch is None:
                 raise InputError(f"{text}: has {tensor.shape[0]} batch items, and so has A; name one with --batch")
             return False
         return several
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """What B holds, a plain tensor."""
+        from attnviz.sources.dumps import read_tensor
+
+        text = _plain(self.other, self.values)
+        assert text is not None
+        return read_tensor(text, option="diff")
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What A holds, with values where they are compared."""
+        return self.source.load(self.compute.dtype, values=self.values in ("context", "dq", "dk", "dv"))
 
     @property
     def item(self) -> int:
@@ -267,7 +284,7 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     if out is not None:
         raise InputError(f"{out}: pictures are of one batch item's weights or logits; name one with --batch")
     inputs, held = _inputs(asked), asked.held
-    tensor, named = read_tensor(text, option="diff"), {}
+    tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")
     rank = 3 if asked.values == "lse" else 4
     if tensor.ndim == rank - 1 and inputs.B > 1:  # one item's
@@ -297,8 +314,7 @@ def _inputs(asked: _Asked) -> AttentionInputs:
 
     from attnviz.attention.inputs import AttentionInputs
 
-    wanted = asked.values in ("context", "dq", "dk", "dv")
-    inputs, pattern = asked.choice.on(asked.source.load(asked.compute.dtype, values=wanted))
+    inputs, pattern = asked.choice.on(asked.inputs)
     if not isinstance(inputs, AttentionInputs):
         raise InputError(
             f"{inputs.source}: holds weights, and {asked.values} are checked against the formula of q and k"
