@@ -127,8 +127,13 @@ class AttentionItem:
         """``p(s)``: where keys stand in their sequence, for any shape of indices."""
         return s if self._key_positions is None else self._key_positions.to(s.device)[s]
 
-    def key_at(self, t: Tensor, before: int = 0) -> Tensor:
-        """The index of the key that stands ``before`` positions before each query; -1 where none does."""
+    def key_at(self, t: Tensor, before: int | Tensor = 0) -> Tensor:
+        """The index of the key that stands ``before`` positions before each query; -1 where none does.
+
+        Args:
+            t: query indices.
+            before: how many positions, of any shape that broadcasts with ``t``.
+        """
         offset = self.offset
         if offset is not None:
             found = t + (offset - before)
@@ -136,16 +141,20 @@ class AttentionItem:
             together = self.together(t, found.clamp(min=0))
             return found if together is None else torch.where(together, found, -1)
         documents = None if self.documents is None else self.documents[0]
-        wanted = self.query_position(t.cpu()).numpy() - before
-        places = _Places.of(self, self._present)
-        own = places.at(wanted, None if documents is None else documents[t.cpu().numpy()])
+        wanted = (self.query_position(t) - before).cpu().numpy()
+        own = self._places.at(wanted, None if documents is None else documents[t.cpu().numpy()])
         return torch.from_numpy(own).to(t.device)
 
     def key_before(self, s: Positions) -> Positions:
         """The index of the key that stands one position before each key, in its document; -1 where none does."""
         documents = None if self.documents is None else self.documents[1][s]
         wanted = self.key_position(torch.from_numpy(s)).numpy() - 1
-        return _Places.of(self, self._present).at(wanted, documents)
+        return self._places.at(wanted, documents)
+
+    @cached_property
+    def _places(self) -> _Places:
+        """Where the keys that exist stand."""
+        return _Places.of(self, self._present)
 
     def first_keys(self, t: Tensor) -> Tensor:
         """The index of the existing key that stands first in each query's document, or in all; -1 where there is none."""

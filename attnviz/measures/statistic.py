@@ -19,6 +19,10 @@ Values = tuple[Tensor, Tensor] | None
 """Each query's value, (b,), and whether it has one, (b,) bool; None where the inputs say nothing of it."""
 
 
+NEAR = 4
+"""How many positions to each side are near, for ``local_mass``."""
+
+
 @dataclass(frozen=True)
 class Statistic:
     """A number of each query, made one of the head: the mean over the queries that have one, or the largest of them."""
@@ -164,7 +168,6 @@ class QueryBlock:
         self.keys, self.item, self._block = block.keys, item, block  # (n,) key indices
         self.head, self._tokens = head, tokens
         self._seen = block.seen if every or block.seen is None else block.seen[sees]  # (b, n), None where all are seen
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
         self.largest_logits = block.largest if every or block.largest is None else block.largest[sees]  # (b,)
 
     @cached_property
@@ -230,10 +233,25 @@ class QueryBlock:
         """Each query's weight on the key so many positions before its own, and whether it sees that; None without order."""
         if not self.ordered:
             return None
-        if places not in self._before:
-            own = self.rows - places if self.item is None else self.item.key_at(self.rows, places)
-            self._before[places] = self._on(own)
-        return self._before[places]
+        if abs(places) > NEAR:
+            return self._on(self._own(torch.tensor(places)))
+        weights, sees = self._near
+        return weights[:, places + NEAR], sees[:, places + NEAR]
+
+    @property
+    def near(self) -> Values:
+        """Each query's weight on the nearest positions, up to ``NEAR`` to each side of its own; None without order."""
+        return (self._near[0].sum(1), self.all) if self.ordered else None
+
+    @cached_property
+    def _near(self) -> tuple[Tensor, Tensor]:
+        """Of the keys ``NEAR`` positions behind each query to ``NEAR`` before it, in this order, (b, 2 NEAR + 1)."""
+        return self._on(self._own(torch.arange(-NEAR, NEAR + 1)))
+
+    def _own(self, places: Tensor) -> Tensor:
+        """The key so many positions before each query's own, by index, for one or (n,) places: (b,) or (b, n)."""
+        places, rows = places.to(self.rows.device), self.rows[:, None] if places.dim() else self.rows
+        return rows - places if self.item is None else self.item.key_at(rows, places)
 
     def on_same_token(self, role: str) -> Values:
         """Each query's weight on keys that stand to its token as a role says, and whether it sees such a key.
@@ -273,11 +291,12 @@ class QueryBlock:
         return torch.where((keys >= 0) & (keys <= most), self._columns[keys.clamp(0, most)], -1)
 
     def _on(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Each query's weight on one key of its own, by index, and whether it sees that."""
+        """Each query's weight on keys of its own, by index, one or n each, and whether it sees them: (b,) or (b, n)."""
         if not self.weights.numel():
-            return self.zero, ~self.all
-        column = self._column(keys)
-        sees, place = column >= 0, column.clamp(min=0)[:, None]
+            return self.weights.new_zeros(keys.shape), torch.zeros_like(keys, dtype=torch.bool)
+        column = self._column(keys).reshape(len(keys), -1)
+        sees, place = column >= 0, column.clamp(min=0)
         if self._seen is not None:
-            sees = sees & self._seen.gather(1, place)[:, 0]
-        return torch.where(sees, self.weights.gather(1, place)[:, 0], self.zero), sees
+            sees = sees & self._seen.gather(1, place)
+        weights = torch.where(sees, self.weights.gather(1, place), 0)
+        return weights.reshape(keys.shape), sees.reshape(keys.shape)

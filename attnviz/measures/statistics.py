@@ -6,6 +6,7 @@ A statistic is one function, and :func:`statistic` makes it known: to the comman
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,15 +101,10 @@ def next_mass(block: QueryBlock) -> Values:
     return block.before(-1)
 
 
-NEAR = 4
-"""How many positions to each side are near, for ``local_mass``."""
-
-
 @statistic()
 def local_mass(block: QueryBlock) -> Values:
     """Weight on the nearest positions, up to 4 to each side, the query's own among them."""
-    near = [block.before(places) for places in range(-NEAR, NEAR + 1)]
-    return None if near[0] is None else (sum((found[0] for found in near if found), block.zero), block.all)
+    return block.near
 
 
 @statistic()
@@ -274,18 +270,15 @@ def statistics_of(
         item: says where queries and keys stand, which keys are global and which are padding; None: nothing of it.
         layer, progress: as in :func:`head_statistics`.
     """
-    found = {name: _Total() for name in STATISTICS}
+    found = _Totals()
     queries = 0
     for block in seeing_blocks(weights, head, item, progress):
         queries += len(block.rows)
-        for name, one in STATISTICS.items():
-            found[name].add(one.of_queries(block))
+        found.add({name: one.of_queries(block) for name, one in STATISTICS.items()})
     if item is not None:
         keys = HeadKeys(item, head)
-        for name, one in STATISTICS.items():
-            if one.of == "keys":
-                found[name].add(one.function(keys))
-    values = {name: found[name].made(one.how) for name, one in STATISTICS.items()}
+        found.add({name: one.function(keys) for name, one in STATISTICS.items() if one.of == "keys"})
+    values = {name: found.made(name, one.how) for name, one in STATISTICS.items()}
     if item is None:
         return HeadStatistics(head, queries, values, layer)
     return HeadStatistics(head, queries, values, item.inputs.layer if layer is None else layer, item.batch_shown)
@@ -304,24 +297,30 @@ def seeing_blocks(
             progress(len(block.rows))
 
 
-class _Total:
-    """A statistic while blocks come in."""
+class _Totals:
+    """Statistics while blocks come in."""
 
     def __init__(self) -> None:
-        self.sum, self.count, self.largest = 0.0, 0, -math.inf
+        self.sum: dict[str, float] = defaultdict(float)
+        self.count: dict[str, int] = defaultdict(int)
+        self.largest: dict[str, float] = {}
 
-    def add(self, values: Values) -> None:
-        """Takes in the values of some queries or keys that have one."""
-        if values is None:
+    def add(self, values: Mapping[str, Values]) -> None:
+        """Takes in the values that some queries, or keys, have: all statistics at once, for blocks can be small."""
+        there_are = {name: found for name, found in values.items() if found is not None}
+        if not there_are:
             return
-        numbers, there = values
-        self.sum += float(torch.where(there, numbers, 0).sum(dtype=torch.float64))
-        self.count += int(there.sum())
-        if len(numbers):
-            self.largest = max(self.largest, float(torch.where(there, numbers, -torch.inf).max()))
+        numbers = torch.stack([number.double() for number, _ in there_are.values()])  # (statistics, b)
+        there = torch.stack([has for _, has in there_are.values()])
+        sums, counts = torch.where(there, numbers, 0).sum(1).tolist(), there.sum(1).tolist()
+        largest = torch.where(there, numbers, -torch.inf).amax(1).tolist()
+        for name, one, count, most in zip(there_are, sums, counts, largest, strict=True):
+            self.sum[name] += one
+            self.count[name] += count
+            self.largest[name] = max(self.largest.get(name, -math.inf), most)
 
-    def made(self, how: str) -> float | None:
-        """The mean or the largest of them; None of none."""
-        if not self.count:
+    def made(self, name: str, how: str) -> float | None:
+        """The mean of a statistic, or the largest; None of none."""
+        if not self.count[name]:
             return None
-        return self.largest if how == "max" else self.sum / self.count
+        return self.largest[name] if how == "max" else self.sum[name] / self.count[name]
