@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,11 @@ class Places:
 
     def own_key(self, t: int) -> int | None:
         """The key that stands where a query does."""
-        return self.key_before(t, 0)
+        return self._own_keys[t]
+
+    @cached_property
+    def _own_keys(self) -> list[int | None]:
+        return [self.key_before(t, 0) for t in range(len(self.queries))]
 
 
 def attend(

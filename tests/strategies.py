@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -213,17 +214,28 @@ def windows() -> st.SearchStrategy[Rule]:
     return st.tuples(st.just("local"), st.integers(0, 4), st.integers(1, 4))
 
 
+@cache
+def flags(size: int) -> st.SearchStrategy[list[bool]]:
+    """So many bits, by one draw: drawn one by one they take longer than what they test."""
+    count = -(-size // 8)
+    return st.binary(min_size=count, max_size=count).map(
+        lambda drawn: np.unpackbits(np.frombuffer(drawn, np.uint8))[:size].astype(bool).tolist()
+    )
+
+
+@cache
 def matrices(rows: int, columns: int) -> st.SearchStrategy[list[list[bool]]]:
-    return st.lists(st.lists(st.booleans(), min_size=columns, max_size=columns), min_size=rows, max_size=rows)
+    return flags(rows * columns).map(lambda flat: [flat[r * columns : (r + 1) * columns] for r in range(rows)])
 
 
+@cache
 def of_blocks(T: int, S: int, rows: int, columns: int) -> st.SearchStrategy[Rule]:
     matrix = matrices(-(-T // rows), -(-S // columns))
     return st.tuples(st.just("blocks"), matrix, st.just(rows), st.just(columns))
 
 
-@st.composite
-def rules(draw: st.DrawFn, T: int, S: int, *, documents: bool = False) -> Rule:
+@cache
+def rules(T: int, S: int, *, documents: bool = False) -> st.SearchStrategy[Rule]:
     """The patterns of the specification and, as often, compositions of any."""
     plain = st.sampled_from([("global",), ("full",), ("causal",), *([("documents",)] * 2 if documents else [])])
     plain |= (
@@ -240,7 +252,7 @@ def rules(draw: st.DrawFn, T: int, S: int, *, documents: bool = False) -> Rule:
     composed = st.recursive(
         leaves, lambda rule: st.tuples(st.sampled_from(["or", "or", "and"]), rule, rule), max_leaves=4
     )
-    return draw(named | composed)
+    return named | composed
 
 
 def normal(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -253,9 +265,8 @@ def calls(draw: st.DrawFn, dtype: torch.dtype = torch.float64, *, values: bool =
     T, D = draw(st.integers(1, 8)), draw(st.integers(1, 4))
     S = draw(st.just(T) | st.integers(1, 8))
     H, seed = H_kv * group, draw(st.integers(0, 2**32 - 10))
-    flags = st.lists(st.booleans(), min_size=S, max_size=S)
-    global_mask = torch.tensor([draw(flags.filter(any)) for _ in range(B)])
-    padding = draw(st.none() | st.lists(flags, min_size=B, max_size=B))
+    global_mask = torch.tensor([draw(flags(S).filter(any)) for _ in range(B)])
+    padding = draw(st.none() | matrices(B, S))
 
     def tensor(heads: int, length: int, place: int) -> Tensor:
         return normal((B, heads, length, D), seed + place).to(dtype)
@@ -265,7 +276,7 @@ def calls(draw: st.DrawFn, dtype: torch.dtype = torch.float64, *, values: bool =
         of_global = {"q_global": tensor(H, T, 3), "k_global": tensor(H_kv, S, 4)}
     if values and draw(st.booleans()):
         of_global["v_global"] = tensor(H_kv, S, 5)
-    query_padding = draw(st.none() | st.lists(st.lists(st.booleans(), min_size=T, max_size=T), min_size=B, max_size=B))
+    query_padding = draw(st.none() | matrices(B, T))
     inputs = AttentionInputs(
         tensor(H, T, 0),
         tensor(H_kv, S, 1),

@@ -91,14 +91,22 @@ def number(text: str) -> float:
     return {"hidden": math.nan}.get(text) if text == "hidden" else float(text.replace("\u2212", "-"))
 
 
+def wait_for_text(page: Page, selector: str, pattern: str) -> None:
+    """Waits until all elements of a selector say so, and looks every frame: ``expect`` looks after 0.1 s, then later."""
+    page.wait_for_function(
+        """([selector, pattern]) => {
+            const all = [...document.querySelectorAll(selector)];
+            return all.length && all.every(one => new RegExp(pattern).test(one.textContent.replace(/\\s+/g, ' ').trim()));
+        }""",
+        arg=[selector, pattern],
+    )
+
+
 def read_pair(page: Page, query: int, key: int) -> tuple[float, float]:
     """Weight and logit of the crosshair, once they are those of the query and key at these positions."""
+    number_ = r"\s*(hidden|[\d.e\u2212-]+)"
+    wait_for_text(page, ".readout", rf"query {query}(?!\d).*key {key}(?!\d).*weight{number_}\s*logit{number_}")
     readout = page.locator(".readout")
-    expect(readout).to_have_text(
-        re.compile(
-            rf"query {query}(?!\d).*key {key}(?!\d).*weight\s*(hidden|[\d.e-]+)\s*logit\s*(hidden|[\d.e\u2212-]+)"
-        )
-    )
     weight, logit = (readout.locator(f"[data-value={name}]").inner_text() for name in ("weight", "logit"))
     return number(weight), number(logit)
 
@@ -220,8 +228,7 @@ def hover(page: Page, dx: float = 0, dy: float = 0) -> dict[str, str]:
     assert box
     page.mouse.move(box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2 + dy)
     tooltip = page.locator(".tooltip")
-    for value in tooltip.locator("[data-value]").all():
-        expect(value).not_to_have_text("\u2026")
+    wait_for_text(page, ".tooltip [data-value]", "[^\u2026]")
     names, values = (tooltip.locator(tag).all_inner_texts() for tag in ("dt", "dd"))
     return dict(zip(names, values, strict=True))
 
@@ -304,9 +311,8 @@ def test_products_by_dimension_sum_to_the_logit(sentence, opened: Opener) -> Non
 
 def read_text(page: Page, query: str, key: int) -> float:
     """What the text view says a query gives to a key, once it knows."""
-    said = page.locator("[data-role=text-readout]")
-    expect(said).to_have_text(re.compile(rf"^{query}(?!\d).*key {key}(?!\d).*: [\d.e-]+$"))
-    return number(said.inner_text().split()[-1])
+    wait_for_text(page, "[data-role=text-readout]", rf"^{query}(?!\d).*key {key}(?!\d).*: [\d.e-]+$")
+    return number(page.locator("[data-role=text-readout]").inner_text().split()[-1])
 
 
 def test_a_decode_step_sees_the_keys_before_its_own_position(tmp_path, opened: Opener) -> None:
@@ -368,14 +374,15 @@ def test_text_is_shaded_by_the_weights_of_the_pinned_query(sentence, opened: Ope
 # Manners
 
 
-@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_view_opens_without_asking_anybody(sentence, opened: Opener, view: str, dark: bool) -> None:
-    it = opened(sentence, f"view={view}", dark=dark)
-    expect(it.page.get_by_role("tab", selected=True)).to_have_id(f"attnviz-tab-{view}")
-    expect(it.page.locator(".app")).to_have_attribute("data-theme", "dark" if dark else "light")
-    it.page.wait_for_load_state("networkidle")
-    assert [url for url in it.requests if not url.startswith(("blob:", "data:"))] == [sentence.as_uri()]
+def test_a_view_opens_without_asking_anybody(sentence, opened: Opener, dark: bool) -> None:
+    pages = {view: opened(sentence, f"view={view}", dark=dark) for view in VIEWS}  # they are idle together
+    for view, it in pages.items():
+        expect(it.page.get_by_role("tab", selected=True)).to_have_id(f"attnviz-tab-{view}")
+        expect(it.page.locator(".app")).to_have_attribute("data-theme", "dark" if dark else "light")
+    for it in pages.values():
+        it.page.wait_for_load_state("networkidle")
+        assert [url for url in it.requests if not url.startswith(("blob:", "data:"))] == [sentence.as_uri()]
 
 
 def test_every_view_is_reached_by_clicks_and_back_leads_back(sentence, opened: Opener) -> None:

@@ -338,9 +338,10 @@ def test_what_a_person_put_beside_them_is_left_alone(project, pytester):
     }
 
 
-def test_with_xdist_the_account_is_the_same(project, pytester):
+def test_with_xdist_the_account_is_the_same(project, pytester, monkeypatch):
     pytester.makepyfile(test_model=LAYER + TWO)
-    options = ["-n", "1", "-p", "no:cacheprovider"]
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # each process would import what others' plugins need
+    options = ["-n", "1", "-p", "xdist", "-p", "attnviz.testing.plugin", "-p", "no:cacheprovider"]
     result = pytester.runpytest_subprocess(*options, "--attention-update")
     result.stdout.fnmatch_lines(["2 snapshots written"])
     pytester.makepyfile(test_model=LAYER + ONE)
