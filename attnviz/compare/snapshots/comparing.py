@@ -138,7 +138,8 @@ def _held(
         gone = (given < known)[:, None]  # a row of NaN where there is something to see
         a, b = (a, np.where(gone, np.nan, b)) if stored.knows_hidden else (np.where(gone, np.nan, a), b)
         if weights:  # a tensor's 0, or what rounds to it, may be of a hidden key
-            a, b = _none_where(a, b, allowed.atol), _none_where(b, a, allowed.atol)
+            found = _none_where(a, b, allowed.atol), _none_where(b, a, allowed.atol)
+            a, b = (np.where(gone, *pair) for pair in zip((a, b), found, strict=True))
     elif weights and not (stored.knows_hidden and min(stored.version, now.version) >= VERSION):
         a, b = _none_where(a, b, 0.0), _none_where(b, a, 0.0)
     return _Held(a, b, compared & ~(np.isnan(a) & np.isnan(b)))
