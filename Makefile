@@ -4,6 +4,9 @@ PYTHON ?= python3
 CONSTRAINTS ?= .ci/constraints.txt
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addprefix -c ,$(CONSTRAINTS))
 
+# Compiled files are kept, wherever a container says not to: every test process would compile all of them anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test matrix power lint format bench docs commands snapshots gallery web clean
 
 demo: .venv/package
