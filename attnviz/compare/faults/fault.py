@@ -132,6 +132,24 @@ class Ruled(Pattern):
         return Reach(band_exact=False)
 
 
+@dataclass(frozen=True)
+class Read(Pattern):
+    """Another pattern, of each head its own, read in another way."""
+
+    part: Pattern
+    rule: Callable[[Pattern, Tensor, Tensor, Item], Tensor]
+    """What of it queries and keys see."""
+
+    def of_head(self, head: int) -> Pattern:
+        return replace(self, part=self.part.of_head(head))
+
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
+        return self.rule(self.part, t, s, item)
+
+    def reach(self, item: Item) -> Reach:
+        return Reach(band_exact=False)
+
+
 def leaves(pattern: Pattern) -> Iterator[Pattern]:
     """The patterns that one is made of."""
     if isinstance(pattern, (Both, Either)):

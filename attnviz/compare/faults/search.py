@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.errors import InputError
-from attnviz.compare.faults import layout, masks, precision, scores  # noqa: F401 (they make the kinds known)
+from attnviz.compare.faults import layout, masks, patterns, precision, scores  # noqa: F401 (they make the kinds known)
 from attnviz.compare.faults.fault import FAULTS, Case
 from attnviz.compare.faults.way import Variant, compute
 from attnviz.compare.report import Finding, HeadCheck
@@ -118,10 +119,10 @@ def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], s
         for some, scope in ((whole, "all"), (candidates, "wrong")):
             best = [fit for fit in sorted(some, key=lambda fit: fit.square) if fit.square <= 1.2 * _least(some)]
             verified = [(fit, _verified(case, fit.variants, heads, scope)) for fit in best]
-            kept = [(fit, held) for fit, held in verified if held is not None][:_NAMED]
+            kept = [(fit, held) for fit, held in verified if held is not None]
             if kept:
                 held = kept[0][1]
-                return [_finding([fit.variants for fit, _ in _of_each_kind(kept)], held[1], held[2], scope)], held[0]
+                return [_finding([fit.variants for fit, _ in islice(_of_each_kind(kept), _NAMED)], held[1], held[2], scope)], held[0]
     return [], set()
 
 
