@@ -420,6 +420,88 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Mistake]] = {
 """By kind and, after a colon, which of it."""
 
 
+def gradients(right: Kernel, grad: Tensor, mistake: Mistake = lambda kernel: kernel) -> dict[str, Tensor]:
+    """What autograd makes of a gradient of the context, dq, dk and dv, of a kernel with a mistake."""
+    leaves = {name: getattr(right, name).double().requires_grad_() for name in "qkv"}
+    context = mistake(replace(right, **leaves)).run()[1]
+    made = torch.autograd.grad((context * grad.double()).sum(), list(leaves.values()))
+    return dict(zip(("dq", "dk", "dv"), made, strict=True))
+
+
+def backward(
+    right: Kernel,
+    grad: Tensor,
+    wrong: Kernel | None = None,
+    *,
+    delta: float = 1.0,
+    scales: tuple[float, float] = (1.0, 1.0),
+    heads: Callable[[int], bool] = lambda head: True,
+    queries: slice = slice(None),
+) -> dict[str, Tensor]:
+    """dq, dk and dv by hand, with the denominators and outputs of a right forward pass, as flash attention has them.
+
+    Args:
+        right: the forward pass.
+        grad: (B, H, T, D_v) of the context.
+        wrong: what weights are computed again by, in the backward pass; None is the right one.
+        delta: how often each row's sum of ``P dP`` is subtracted.
+        scales: what dq and dk are multiplied by beside the scale.
+        heads: the query heads that a key head's gradients are sums over.
+        queries: the queries that they are sums over.
+    """
+    wrong, total = wrong or right, right.run()[2]
+    k, v = (getattr(wrong, name).double()[:, wrong.kv_heads] for name in "kv")
+    x = wrong.q.double() @ k.transpose(2, 3) * wrong.scale
+    bend = torch.ones_like(x)
+    if wrong.cap is not None:
+        x = wrong.cap * torch.tanh(x / wrong.cap)
+        bend = 1 - (x / wrong.cap) ** 2
+    p = wrong.count[:, None] * torch.exp(x - total[..., None])
+    g = grad.double()
+    pull = g @ v.transpose(2, 3)
+    flow = p * (pull - delta * (g * right.run()[1]).sum(-1, keepdim=True)) * bend * wrong.scale
+    made = {"dq": flow @ k * scales[0]}
+    for name, left, read in (("dk", flow * scales[1], wrong.q.double()), ("dv", p, g)):
+        each = left[:, :, queries].transpose(2, 3) @ read[:, :, queries]
+        made[name] = torch.zeros_like(getattr(wrong, name[1]), dtype=torch.float64)
+        for head, key_head in enumerate(wrong.kv_heads):
+            if heads(head):
+                made[name][:, key_head] += each[:, head]
+    return made
+
+
+BACKWARD: dict[str, tuple[str, str, Callable[[Kernel, Tensor], dict[str, Tensor]]]] = {
+    "gradient: delta left out": ("causal", "dq dk", lambda c, g: backward(c, g, delta=0.0)),
+    "gradient: delta added": ("window", "dq dk", lambda c, g: backward(c, g, delta=-1.0)),
+    "gradient: dq without the scale": ("full", "dq", lambda c, g: backward(c, g, scales=(1 / c.scale, 1.0))),
+    "gradient: dk with the scale twice": ("causal", "dk", lambda c, g: backward(c, g, scales=(1.0, c.scale))),
+    "gradient: one head of a group": ("causal", "dk dv", lambda c, g: backward(c, g, heads=lambda head: head % 2 == 1)),
+    "gradient: a tile of queries left out": (
+        "full",
+        "dk dv",
+        lambda c, g: backward(c, g, queries=slice(0, c.T - (c.T % 16 or 16))),
+    ),
+    "backward pass: mask left out": (
+        "causal",
+        "dq dk dv",
+        lambda c, g: backward(c, g, replace(c, count=torch.ones_like(c.count))),
+    ),
+    "backward pass: a window too wide": (
+        "window",
+        "dq dk dv",
+        lambda c, g: backward(c, g, replace(c, count=band(c, -c.window - 1, c.window + 1))),
+    ),
+    "backward pass: scale": ("full", "dq dk dv", lambda c, g: backward(c, g, replace(c, scale=1.0))),
+    "backward pass: softcap left out": ("softcap", "dq dk dv", lambda c, g: backward(c, g, replace(c, cap=None))),
+    "grouped-query heads: interleaved, v alone, backward": (
+        "full",
+        "dk dv",
+        lambda c, g: backward(c, g, replace(c, kv_heads=[h % 2 for h in range(4)])),
+    ),
+}
+"""Mistakes in the backward pass: the case, the gradients that they make wrong, and what it gives then."""
+
+
 def _to_first(kernel: Kernel) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     def after(weights: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         weights = weights.clone()

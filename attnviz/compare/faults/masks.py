@@ -23,7 +23,7 @@ from attnviz.attention.patterns import (
     Prefix,
 )
 from attnviz.compare.faults.fault import Case, Fault, Read, Ruled, leaves, rewritten, without
-from attnviz.compare.faults.way import Change, Variant, Work
+from attnviz.compare.faults.work import Change, Variant, Work
 
 TILES = (8, 16, 32, 64, 128, 256, 512)
 """Keys or queries that a kernel takes together."""
@@ -341,6 +341,7 @@ class HiddenKeysCount(Fault):
 
     def variants(self, case: Case) -> Iterator[Variant]:
         def as_zero(work: Work) -> None:
+            work.bent((work.count > 0).double())
             work.logits = work.logits.masked_fill(work.count == 0, 0.0)
             work.count = torch.ones_like(work.count)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -22,7 +23,7 @@ from attnviz.attention.patterns import (
     Prefix,
 )
 from attnviz.compare.faults.fault import Case, Fault, Read, Ruled, leaves, rewritten
-from attnviz.compare.faults.way import Change, Variant, Work
+from attnviz.compare.faults.work import Change, Variant, Work
 
 Rule = Callable[[Tensor, Tensor, Item], Tensor]
 Kind = TypeVar("Kind", bound=Pattern)
@@ -49,23 +50,25 @@ class Chunks(Fault):
 
     def variants(self, case: Case) -> Iterator[Variant]:
         for part in _parts(case, Chunked):
-            c = part.size
-            for size in dict.fromkeys((c - 1, c + 1, c // 2, 2 * c)):
-                if size > 0 and size != c:
-                    yield self.under(
-                        f"chunks of {size}, not {c}", _instead(case, part, Chunked(size)), f"--pattern chunked:size={size}"
-                    )
-            rules = {
-                f"a window of the last {c} in place of chunks": lambda t, s, item: (_far(t, s, item) <= 0)
-                & (_far(t, s, item) > -c),
-                f"a window of {c} to each side in place of chunks": lambda t, s, item: _far(t, s, item).abs() < c,
-                "a chunk that sees the one before it too": lambda t, s, item: _apart(t, s, item, c) // 2 == 0,
-                "a chunk that sees every one before it": lambda t, s, item: _apart(t, s, item, c) >= 0,
-                "chunks that begin one key early": lambda t, s, item: _apart(t, s, item, c, 1) == 0,
-                "chunks that begin one key late": lambda t, s, item: _apart(t, s, item, c, -1) == 0,
-            }
-            for name, rule in rules.items():
-                yield self.under(name, _instead(case, part, rule))
+            yield from self._of(case, part, part.size)
+
+    def _of(self, case: Case, part: Pattern, c: int) -> Iterator[Variant]:
+        for size in dict.fromkeys((c - 1, c + 1, c // 2, 2 * c)):
+            if size > 0 and size != c:
+                other = _instead(case, part, Chunked(size))
+                yield self.under(f"chunks of {size}, not {c}", other, f"--pattern chunked:size={size}")
+        rules: dict[str, Rule] = {
+            f"a window of the last {c} in place of chunks": lambda t, s, item: (
+                (_far(t, s, item) <= 0) & (_far(t, s, item) > -c)
+            ),
+            f"a window of {c} to each side in place of chunks": lambda t, s, item: _far(t, s, item).abs() < c,
+            "a chunk that sees the one before it too": lambda t, s, item: _apart(t, s, item, c) // 2 == 0,
+            "a chunk that sees every one before it": lambda t, s, item: _apart(t, s, item, c) >= 0,
+            "chunks that begin one key early": lambda t, s, item: _apart(t, s, item, c, 1) == 0,
+            "chunks that begin one key late": lambda t, s, item: _apart(t, s, item, c, -1) == 0,
+        }
+        for name, rule in rules.items():
+            yield self.under(name, _instead(case, part, rule))
 
 
 def _far(t: Tensor, s: Tensor, item: Item) -> Tensor:
@@ -88,24 +91,28 @@ class PrefixLength(Fault):
 
     def variants(self, case: Case) -> Iterator[Variant]:
         for part in _parts(case, Prefix):
-            n = part.of(case.item)
-            sizes = {n - 1: "", n + 1: "", 2 * n: ""}
-            if isinstance(part.n, tuple):
-                sizes |= {other: f": that of batch item {b}?" for b, other in enumerate(part.n[:_MOST])}
-            for size, hint in sizes.items():
-                if size >= 0 and size != n:
-                    name = f"a prefix of {size}, not {n}{hint}"
-                    yield self.under(name, _instead(case, part, Prefix(size)), f"--pattern prefix:n={size}")
-            yield self.under("the prefix left out: causal", _instead(case, part, Causal()))
-            rules = {
-                "the prefix alone: nothing after it": lambda t, s, item: _position(t, s, item) < n,
-                "queries of the prefix that see every key": lambda t, s, item: (_far(t, s, item) <= 0)
-                | (item.query_position(t) < n),
-                "a prefix without what comes before the query": lambda t, s, item: (_position(t, s, item) < n)
-                | (_far(t, s, item) == 0),
-            }
-            for name, rule in rules.items():
-                yield self.under(name, _instead(case, part, rule))
+            yield from self._of(case, part, part.of(case.item))
+
+    def _of(self, case: Case, part: Prefix, n: int) -> Iterator[Variant]:
+        sizes = {n - 1: "", n + 1: "", 2 * n: ""}
+        if isinstance(part.n, tuple):
+            sizes |= {other: f": that of batch item {b}?" for b, other in enumerate(part.n[:_MOST])}
+        for size, hint in sizes.items():
+            if size >= 0 and size != n:
+                name = f"a prefix of {size}, not {n}{hint}"
+                yield self.under(name, _instead(case, part, Prefix(size)), f"--pattern prefix:n={size}")
+        yield self.under("the prefix left out: causal", _instead(case, part, Causal()))
+        rules: dict[str, Rule] = {
+            "the prefix alone: nothing after it": lambda t, s, item: _position(t, s, item) < n,
+            "queries of the prefix that see every key": lambda t, s, item: (
+                (_far(t, s, item) <= 0) | (item.query_position(t) < n)
+            ),
+            "a prefix without what comes before the query": lambda t, s, item: (
+                (_position(t, s, item) < n) | (_far(t, s, item) == 0)
+            ),
+        }
+        for name, rule in rules.items():
+            yield self.under(name, _instead(case, part, rule))
 
 
 def _position(t: Tensor, s: Tensor, item: Item) -> Tensor:
@@ -134,7 +141,7 @@ class DocumentBounds(Fault):
                     of_other = documents[other].expand_as(documents), own[other].expand_as(own)
                     yield self._of(case, f"the documents of batch item {other}", of_other[0], of_other[1])
         listed = torch.unique_consecutive(documents[min(case.batch, len(documents) - 1)]).tolist()
-        for one, two in list(zip(listed, listed[1:], strict=False))[:_MOST]:
+        for one, two in list(pairwise(listed))[:_MOST]:
             joined = torch.where(documents == two, one, documents)
             of_queries = None if queries is None else torch.where(queries == two, one, queries)
             yield self._of(case, f"documents {one} and {two} as one", joined, of_queries)
