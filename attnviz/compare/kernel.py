@@ -18,11 +18,11 @@ from attnviz.base.types import Progress
 from attnviz.compare.gradients import GRADIENTS, OF_KEYS, Flow, check_gradients
 from attnviz.compare.handed import Outputs, check_shape, outputs_of
 from attnviz.compare.heads import Difference, HeadDifference, compare, side_labels
-from attnviz.compare.outputs import contexts, denominators, exact_attention, held, plain_attention
+from attnviz.compare.outputs import exact_attention, held, reference
 from attnviz.compare.pairs import is_computed
 from attnviz.compare.places import Places
 from attnviz.compare.report import Finding, HeadCheck, Number, Report
-from attnviz.compare.rounding import Rounding, Rule, check_can_fail, explicit, rule_of
+from attnviz.compare.rounding import Rule, check_can_fail, explicit, rule_of
 from attnviz.compare.sides import Exact, Given, Side
 from attnviz.engine.request import Request
 
@@ -307,31 +307,18 @@ class _Checker:
             yield of_difference(name, batch, head, rows)
 
     def _rows(self, name: str, batch: int) -> Iterator[HeadCheck]:
-        inputs, rule = self.inputs, self.rules[name]
-        exact_of = exact_attention(inputs, batch)
+        inputs, rule, given = self.inputs, self.rules[name], self.outputs.given()[name]
         rows = torch.arange(inputs.T) if self.rows is None else self.rows
         for head in self.heads:
-            actual = self.outputs.given()[name][batch, head][rows.to(self.outputs.given()[name].device)].cpu().double()
-            plain = None
-            if name == "lse":
-                exact, allowed = denominators(exact_of, head, rule, self.rows)
-                exact, actual = exact[:, None], actual[:, None]
-            else:
-                exact = contexts(exact_of, head, self.rows)
-                if isinstance(rule, Rounding):
-                    plain = contexts(plain_attention(inputs, batch), head, self.rows, rule.dtype)
-                    allowed = rule.of_contexts(exact, plain, inputs.S)
-                else:
-                    allowed = rule.of_rows(exact)
-            places = Places(inputs.T, inputs.S, exact_of.item)
-            found = held(name, actual, exact, allowed, (batch, head), rows, places, plain)
+            actual = given[batch, head][rows.to(given.device)].cpu().double().reshape(len(rows), -1)
+            right = reference(name, inputs, batch, head, rule, self.rows)
+            places = Places(inputs.T, inputs.S, inputs.item(batch))
+            found = held(name, actual, right.exact, right.allowed, (batch, head), rows, places, right.plain)
             if found.within:
-                largest = (
-                    torch.where(torch.isfinite(exact), exact, 0.0).abs().max() if exact.numel() else torch.tensor(0.0)
-                )
-                check_can_fail(rule, float(largest), name)
+                size = torch.where(torch.isfinite(right.exact), right.exact, 0.0).abs()
+                check_can_fail(rule, float(size.max()) if size.numel() else 0.0, name)
             elif name == "context" and found.worst is not None:
-                found = _seeing(found, exact_of.rows(head), inputs, batch)
+                found = _seeing(found, exact_attention(inputs, batch).rows(head), inputs, batch)
             if self.asked.progress is not None:
                 self.asked.progress(len(rows))
             yield found

@@ -123,6 +123,38 @@ def denominators(attention: Attention, head: int, rule: Rule, rows: Tensor | Non
     return found, allowed
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What rows of an output are by the formula, and how far they may be off."""
+
+    exact: Tensor  # (n, C), a row of NaN or -inf where a query sees nothing
+    allowed: Tensor  # (n,) or (n, C)
+    plain: Tensor | None = None  # (n, C) the plain computation's, of a context
+
+
+def reference(
+    what: str, inputs: AttentionInputs, batch: int, head: int, rule: Rule, rows: Tensor | None = None
+) -> Reference:
+    """What a head's context or log-sum-exp should be.
+
+    Args:
+        what: ``context`` or ``lse``.
+        inputs: what the kernel was given.
+        batch, head: which.
+        rule: how far it may be off.
+        rows: query indices, ascending; None is all.
+    """
+    attention = exact_attention(inputs, batch)
+    if what == "lse":
+        exact, allowed = denominators(attention, head, rule, rows)
+        return Reference(exact[:, None], allowed)
+    exact = contexts(attention, head, rows)
+    if not isinstance(rule, Rounding):
+        return Reference(exact, rule.of_rows(exact))
+    plain = contexts(plain_attention(inputs, batch), head, rows, rule.dtype)
+    return Reference(exact, rule.of_contexts(exact, plain, inputs.S), plain)
+
+
 def rounded(numbers: Tensor, dtype: str | None) -> Tensor:
     """Numbers as a dtype has them, in the dtype they came in."""
     return numbers if dtype is None else numbers.to(DTYPES[dtype]).to(numbers.dtype)
