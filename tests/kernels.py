@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from tests.faulty import Kernel as Faulty
+
 Seen = bool | Tensor
 """True is causal, False every key, a bool tensor (T, S) which query sees which key."""
 Kernel = Callable[[Tensor, Tensor, Tensor, Seen], Tensor]
@@ -117,3 +119,21 @@ DENOMINATORS: dict[str, Callable[[Tensor, Tensor, Tensor, Seen], tuple[Tensor, T
     "online, 64": online_with_lse,
 }
 """Those that give their log-sum-exp, after the context."""
+
+
+def stepwise(right: Faulty, *, wide: bool) -> tuple[Tensor, Tensor]:
+    """Weights and context of a right kernel of any case, each step in the dtype of its inputs; ``wide``: softmax in float32."""
+    q, dtype = right.q, right.q.dtype
+    k, v = (tensor[:, right.kv_heads] for tensor in (right.k, right.v))
+    x = q @ k.transpose(-1, -2) * right.scale
+    if right.cap is not None:
+        x = torch.tanh(x / right.cap) * right.cap
+    if right.bias is not None:
+        x = x + right.bias.to(dtype)
+    if right.slopes is not None:
+        x = x - (right.slopes[:, None, None] * right.distance().abs()).to(dtype)
+    x = x.masked_fill(right.count[:, None] == 0, -math.inf)
+    if right.sinks is not None:
+        x = torch.cat([x, right.sinks.to(dtype)[None, :, None, None].expand(*x.shape[:-1], 1)], -1)
+    weights = (x.float() if wide else x).softmax(-1).to(dtype)[..., : right.S]
+    return weights, weights @ v

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Causal, Chunked, Full, Local, Pattern, Prefix
+from attnviz.compare.gradients import GRADIENTS, Flow, check_gradients
 from attnviz.compare.handed import Outputs
 from attnviz.compare.kernel import Asked, check_kernel
 from attnviz.compare.outputs import reference
@@ -18,8 +19,8 @@ from attnviz.compare.rounding import Rounding, Rule, Sizes, rule_of
 from attnviz.compare.sides import Exact
 from attnviz.engine.request import Request
 from attnviz.sources.arguments import inputs_of
-from tests.faulty import MISTAKES, Kernel, called, case
-from tests.kernels import CONTEXTS, DENOMINATORS, STREAMED, WEIGHTS
+from tests.faulty import CASES, MISTAKES, Kernel, called, case
+from tests.kernels import CONTEXTS, DENOMINATORS, STREAMED, WEIGHTS, stepwise
 
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16")}
 LENGTHS = (16, 128, 1024, 16_384)
@@ -192,7 +193,9 @@ class Draw:
         return hold
 
 
-def red_kernels(dtype: str, T: int, S: int, seeds: int, *, at_once: int, threads: Sequence[int] = (1, 2)) -> list[str]:
+def red_kernels(
+    dtype: str, T: int, S: int, seeds: int, *, at_once: int, threads: Sequence[int] = (1, 2), flex: int = 8
+) -> list[str]:
     """Right kernels of every kind that a check calls wrong; none, where it is right itself.
 
     Args:
@@ -201,6 +204,7 @@ def red_kernels(dtype: str, T: int, S: int, seeds: int, *, at_once: int, threads
         seeds: how many times inputs are drawn, the patterns taking turns.
         at_once: how many of them make a batch.
         threads: numbers of threads that each kernel runs on.
+        flex: batches that FlexAttention takes part in, which takes seconds uncompiled.
     """
     found, rule, before = [], rule_of(dtype), torch.get_num_threads()
     wide = dtype == "float64"
@@ -215,14 +219,14 @@ def red_kernels(dtype: str, T: int, S: int, seeds: int, *, at_once: int, threads
                     if (
                         (wide and name in NARROW)
                         or (T * S > MAPPED and name not in STREAMED)
-                        or (name == "flex" and n > 7)
+                        or (name == "flex" and n >= flex)
                     ):
                         continue
                     made["context"][f"{name}, {count} threads"] = kernel(drawn.q, drawn.k, drawn.v, drawn.seen)
         finally:
             torch.set_num_threads(before)
         for name, kernel in DENOMINATORS.items():
-            if not (wide or T * S > MAPPED or (name == "flex" and n > 7)):
+            if not (wide or T * S > MAPPED or (name == "flex" and n >= flex)):
                 made["lse"][name] = kernel(drawn.q, drawn.k, drawn.v, drawn.seen)[1]
         for name, kernel in WEIGHTS.items() if T * S <= MAPPED else ():
             if not (wide and name in NARROW):
@@ -232,6 +236,50 @@ def red_kernels(dtype: str, T: int, S: int, seeds: int, *, at_once: int, threads
             found += [f"{dtype}, {T} x {S}, {shape}, seed {first}: {one}" for one in drawn.red(outputs, what, own)]
     return found
 
+
+def red_gradients(dtype: str, T: int, seeds: int) -> list[str]:
+    """Right kernels whose gradients, by autograd, a check calls wrong."""
+    found, rule, names = (
+        [],
+        rule_of(dtype),
+        [name for name in DIFFERENTIATED if dtype != "float64" or name not in NARROW],
+    )
+    for n, shape in enumerate(SHAPES):
+        drawn = Draw.of(range(n, seeds, len(SHAPES)), dtype, T, T, shape)
+        draw = torch.Generator().manual_seed(n)
+        grad = torch.randn(drawn.v.shape, generator=draw, dtype=torch.float64).to(drawn.v.dtype)
+        flow = Flow(drawn.inputs, grad)
+        for name in names:
+            leaves = [tensor.clone().requires_grad_() for tensor in (drawn.q, drawn.k, drawn.v)]
+            made = torch.autograd.grad(CONTEXTS[name](*leaves, drawn.seen), leaves, grad)
+            for what, gradient in zip(GRADIENTS, made, strict=True):
+                items = range(len(drawn.q))
+                heads = check_gradients(what, gradient, flow, rule, None, heads=[0], batches=items)
+                found += [f"{dtype}, {T}, {shape}, {name}: {head}" for head in heads if not head.within]
+    return found
+
+
+def red_cases(dtype: str, T: int, seeds: int) -> list[str]:
+    """Right kernels of each case, every step in the dtype, that a check calls wrong."""
+    found = []
+    for name in CASES:
+        for seed in range(seeds if name != "longformer" else 0):  # whose global rows are another call
+            right = case(name, T, T, DTYPES[dtype], seed, B=1 + (name == "padded"))
+            right = replace(right, q=right.q * (1.0, 0.25, 4.0)[seed % 3])
+            for setting in ("sinks", "slopes"):
+                if getattr(right, setting) is not None:
+                    right = replace(right, **{setting: getattr(right, setting).to(DTYPES[dtype]).double()})
+            given = called(right, name)
+            inputs = inputs_of(given.pop("q"), given.pop("k"), None, right.v, **given)
+            for wide in (True, False) if dtype != "float64" else (False,):
+                weights, context = stepwise(right, wide=wide)
+                report = check_kernel(Outputs(inputs, weights=weights, context=context), Asked(explain=False))
+                found += [] if report.within else [f"{name}, seed {seed}: {report.message()}"]
+    return found
+
+
+DIFFERENTIATED = ("sdpa math", "sdpa flash", "plain", "online, 64")
+"""Kernels that autograd goes back through."""
 
 NARROW = ("sdpa flash", "flex", "scaled first", "float32 softmax")
 """Kernels that compute in float32 whatever goes in."""

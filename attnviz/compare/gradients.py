@@ -10,10 +10,10 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.errors import InputError
-from attnviz.compare.outputs import exact_attention, held, logit_rows, plain_attention, rounded
+from attnviz.compare.outputs import LogitRows, exact_attention, held, logit_rows, plain_attention, rounded
 from attnviz.compare.places import Places
 from attnviz.compare.report import HeadCheck
-from attnviz.compare.rounding import Rounding, Rule, check_can_fail
+from attnviz.compare.rounding import Rounding, Rule, Sizes, check_can_fail
 from attnviz.engine.attention import Attention
 from attnviz.engine.softmax import softmax_
 from attnviz.engine.visibility import HIDDEN
@@ -27,15 +27,16 @@ OF_KEYS = ("dk", "dv")
 
 @dataclass(frozen=True)
 class Gradients:
-    """The gradients of one query head, in float64 on the CPU."""
+    """The gradients of one query head, in float64 on the CPU; of each beside it what its errors are relative to."""
 
-    dq: Tensor  # (T, D), NaN in the row of a query that sees nothing
-    dk: Tensor  # (S, D)
-    dv: Tensor  # (S, D_v)
-    squares: dict[str, Tensor]  # of each, of the same shape: the sum of the squares of what it is a sum of
+    made: dict[str, Tensor]  # dq (T, D), NaN in the row of a query that sees nothing; dk (S, D); dv (S, D_v)
+    squares: dict[str, Tensor]  # the sums of the squares of what each is a sum of
+    strays: dict[str, Tensor]  # the sums of the squares of what the errors of products make of each
 
 
-def gradients(attention: Attention, head: int, grad: Tensor, dtype: str | None = None) -> Gradients:
+def gradients(
+    attention: Attention, head: int, grad: Tensor, dtype: str | None = None, rule: Rounding | None = None
+) -> Gradients:
     """What a gradient of the context makes of q, k and v, each result rounded to ``dtype`` where one is given.
 
     With ``p`` the weights and ``g`` the gradient: ``dv = p' g``; with ``s = g v'``, a logit's is ``p (s - sum p s)``, times the
@@ -46,6 +47,7 @@ def gradients(attention: Attention, head: int, grad: Tensor, dtype: str | None =
         head: the query head.
         grad: (T, D_v), the gradient of its context.
         dtype: what results are rounded to.
+        rule: how far products may be off, where ``strays`` are wanted.
 
     Raises:
         InputError: global queries, whose projections have gradients of their own.
@@ -54,40 +56,88 @@ def gradients(attention: Attention, head: int, grad: Tensor, dtype: str | None =
     if attention.pattern.global_queries:
         raise InputError(f"{item.source}: gradients of patterns with global queries are not checked; leave them out")
     with torch.no_grad():
-        return _streamed(attention, head, grad, dtype)
+        way = _Backward(attention, head, grad, dtype, rule)
+        for block in logit_rows(attention, head, None):
+            if len(block.keys):
+                way.add(block)
+        return way.result()
 
 
-def _streamed(attention: Attention, head: int, grad: Tensor, dtype: str | None) -> Gradients:
-    item = attention.item
-    wide = item.compute_dtype
-    q, k, v = (tensor.to(wide) for tensor in (item.query(head), item.key(head), item.value(head)))
-    g = grad.to(item.device, wide)
-    made = [torch.zeros_like(tensor) for tensor in (q, k, v)]
-    made[0][:] = torch.nan
-    squares = [torch.zeros_like(tensor) for tensor in (q, k, v)]
-    cap = item.softcap()
-    for block in logit_rows(attention, head, None):
-        rows, keys = block.rows, block.keys
-        if not len(keys):
-            continue
-        slope = None
+class _Backward:
+    """The gradients of one head while blocks of rows come in."""
+
+    def __init__(self, attention: Attention, head: int, grad: Tensor, dtype: str | None, rule: Rounding | None) -> None:
+        self.item, self.head, self.dtype, self.rule = attention.item, head, dtype, rule
+        wide = self.item.compute_dtype
+        self.q, self.k, self.v = (
+            tensor.to(wide) for tensor in (self.item.query(head), self.item.key(head), self.item.value(head))
+        )
+        self.g = grad.to(self.item.device, wide)
+        zeros = [{name: torch.zeros_like(getattr(self, name[1])) for name in GRADIENTS} for _ in range(3)]
+        self.made, self.squares, self.strays = zeros
+        self.made["dq"][:] = torch.nan
+        if rule is not None:
+            self.sizes = Sizes.of(self.item, head).to(self.item.device)
+            longest = torch.linalg.vector_norm(self.v, dim=1).max()
+            self.pulls = Sizes(torch.linalg.vector_norm(self.g, dim=1, keepdim=True) * longest, self.v.shape[1], False)
+
+    def add(self, block: LogitRows) -> None:
+        """Takes in some rows."""
+        rows, keys, dtype, scale = block.rows, block.keys, self.dtype, self.item.scale
+        q, k, v, g = self.q[rows], self.k[keys], self.v[keys], self.g[rows]
+        cap, slope = self.item.softcap(), None
         if cap is not None:  # of the product before what is added to it
-            slope = 1 - torch.tanh(q[rows] @ k[keys].T * item.scale / cap) ** 2
-        p = rounded(softmax_(rounded(block.logits, dtype), item.sink(head)).nan_to_num(), dtype)
-        s = rounded(g[rows] @ v[keys].T, dtype)
+            slope = 1 - torch.tanh(q @ k.T * scale / cap) ** 2
+        p = rounded(softmax_(rounded(block.logits, dtype), self.item.sink(self.head)).nan_to_num(), dtype)
+        s = rounded(g @ v.T, dtype)
         delta = (p * s).sum(1, keepdim=True)
         d = p * (s - delta)
         d = rounded(d if slope is None else d * slope, dtype)
-        made[0][rows] = (d @ k[keys] * item.scale).masked_fill((block.logits == HIDDEN).all(1, keepdim=True), torch.nan)
-        made[1].index_add_(0, keys, d.T @ q[rows] * item.scale)
-        made[2].index_add_(0, keys, p.T @ g[rows])
-        drag = p * (s.abs() + delta.abs()) * item.scale
-        drag = (drag if slope is None else drag * slope) ** 2
-        squares[0][rows] = drag @ k[keys] ** 2
-        squares[1].index_add_(0, keys, drag.T @ q[rows] ** 2)
-        squares[2].index_add_(0, keys, (p**2).T @ g[rows] ** 2)
-    dq, dk, dv = (rounded(part, dtype).double().cpu() for part in made)
-    return Gradients(dq, dk, dv, {name: part.double().cpu() for name, part in zip(GRADIENTS, squares, strict=True)})
+        blank = (block.logits == HIDDEN).all(1, keepdim=True)
+        self.made["dq"][rows] = (d @ k * scale).masked_fill(blank, torch.nan)
+        self.made["dk"].index_add_(0, keys, d.T @ q * scale)
+        self.made["dv"].index_add_(0, keys, p.T @ g)
+        bent = p * scale if slope is None else p * slope * scale  # what a product's gradient is, of s - delta
+        drag = (bent * (s.abs() + delta.abs())) ** 2
+        self._add(self.squares, rows, keys, drag, drag, p**2)
+        if self.rule is not None:
+            self._add_strays(block, p, s, delta, bent, self.rule)
+
+    def _add(self, to: dict[str, Tensor], rows: Tensor, keys: Tensor, dq: Tensor, dk: Tensor, dv: Tensor) -> None:
+        """Adds the products of the squares of pairs, (b, n), with those of k, q and g."""
+        to["dq"][rows] = dq @ self.k[keys] ** 2
+        to["dk"].index_add_(0, keys, dk.T @ self.q[rows] ** 2)
+        to["dv"].index_add_(0, keys, dv.T @ self.g[rows] ** 2)
+
+    def _add_strays(self, block: LogitRows, p: Tensor, s: Tensor, delta: Tensor, bent: Tensor, rule: Rounding) -> None:
+        """What the errors of logits, of ``s`` and of ``delta`` make of each gradient."""
+        rows, keys = block.rows, block.keys
+        error = rule.of_logits(block.logits, self.sizes.at(rows))
+        of_pull = rule.of_logits(s, self.pulls.at(rows))
+        own = (error * (s - delta)) ** 2 + of_pull**2  # of each pair, by itself
+        # Those of a row's delta go into all of its pairs alike: what a rounded context makes of it, and what weights do.
+        of_context = rule.unit**2 * (self.g[rows] ** 2 * (p @ self.v[keys]) ** 2).sum(1, keepdim=True)
+        shared = (p**2 * own).sum(1, keepdim=True) + of_context
+        self._add(self.strays, rows, keys, bent**2 * own, bent**2 * (own + shared), (p * error) ** 2)
+        along = (p * error).sum(1, keepdim=True) * self.made["dq"][rows].nan_to_num()
+        self.strays["dq"][rows] += shared * (bent @ self.k[keys]) ** 2 + along**2
+
+    def result(self) -> Gradients:
+        """What came in."""
+        made = {name: rounded(part, self.dtype).double().cpu() for name, part in self.made.items()}
+        squares, strays = (
+            {name: part.double().cpu() for name, part in parts.items()} for parts in (self.squares, self.strays)
+        )
+        return Gradients(made, squares, strays)
+
+
+@dataclass(frozen=True)
+class Summed:
+    """One gradient of a head, summed over the query heads that make it, (n, C) each."""
+
+    made: Tensor
+    size: Tensor  # the root of the sum of the squares of what it is a sum of
+    strays: Tensor  # that of what the errors of products make of it
 
 
 @dataclass(frozen=True)
@@ -104,7 +154,7 @@ class Flow:
 
     inputs: AttentionInputs
     grad: Tensor
-    _made: dict[tuple[int, int, str | None], Gradients] = field(default_factory=dict)
+    _made: dict[tuple[int, int, str | None, Rule | None], Gradients] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for batch in range(self.inputs.B):
@@ -115,19 +165,24 @@ class Flow:
                     f"{self.inputs.source}: grad of batch item {batch} holds NaN or Inf; is it the right one?"
                 )
 
-    def of(self, name: str, batch: int, heads: Sequence[int], dtype: str | None = None) -> tuple[Tensor, Tensor]:
-        """One gradient, summed over query heads, and the root of the sum of the squares of its terms, (n, C) both."""
-        each = [self._of_head(batch, head, dtype) for head in heads]
-        total = torch.stack([getattr(one, name) for one in each]).sum(0)
-        return rounded(total, dtype), torch.stack([one.squares[name] for one in each]).sum(0).sqrt()
+    def of(
+        self, name: str, batch: int, heads: Sequence[int], dtype: str | None = None, rule: Rule | None = None
+    ) -> Summed:
+        """One gradient; ``dtype``: what results are rounded to; ``rule``: how far products may be off."""
+        each = [self._of_head(batch, head, dtype, rule) for head in heads]
+        made, squares, strays = (
+            torch.stack([getattr(one, part)[name] for one in each]).sum(0) for part in ("made", "squares", "strays")
+        )
+        return Summed(rounded(made, dtype), squares.sqrt(), strays.sqrt())
 
-    def _of_head(self, batch: int, head: int, dtype: str | None) -> Gradients:
-        place = batch, head, dtype
+    def _of_head(self, batch: int, head: int, dtype: str | None, rule: Rule | None) -> Gradients:
+        place = batch, head, dtype, rule
         if place not in self._made:
             attention = (exact_attention if dtype is None else plain_attention)(self.inputs, batch)
             exists, grad = attention.item.query_padding, self.grad[batch, head]
             grad = grad if exists is None else grad.masked_fill(~exists.to(grad.device)[:, None], 0.0)
-            self._made[place] = gradients(attention, head, grad, dtype)
+            how = rule if isinstance(rule, Rounding) else None
+            self._made[place] = gradients(attention, head, grad, dtype, how)
         return self._made[place]
 
     def check_padding(self, name: str) -> None:
@@ -173,12 +228,14 @@ def check_gradients(
         item = inputs.item(batch)
         for head in own:
             queries = [head] if name == "dq" else range(head * group, (head + 1) * group)
-            exact, size = flow.of(name, batch, queries)
+            right = flow.of(name, batch, queries, rule=rule)
+            exact, plain = right.made, None
             at = torch.arange(len(exact)) if rows is None else rows
-            plain = None
             if isinstance(rule, Rounding):
-                plain, _ = flow.of(name, batch, queries, rule.dtype)
-                allowed = rule.of_contexts(exact, plain, max(inputs.T * group, inputs.S), size)[at]
+                plain = flow.of(name, batch, queries, rule.dtype).made
+                terms = max(inputs.T * group, inputs.S)
+                strays = 2 * right.strays.amax(1)  # of both passes
+                allowed = rule.of_contexts(exact, plain, terms, right.size, strays)[at]
                 plain = plain[at]
             else:
                 allowed = rule.of_rows(exact)[at]

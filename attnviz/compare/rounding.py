@@ -40,6 +40,10 @@ _FEW = 512
 """Elements of a context that are too few for their largest error to say what an error is there."""
 
 
+STRAY = 1.0
+"""How often the root of the sum of the squares of what logits are off may be met."""
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """How far two numbers may be apart: ``|a - b| <= atol + rtol * |b|``."""
@@ -129,7 +133,9 @@ class Rounding:
         size = torch.where(torch.isfinite(total), total.abs(), 0.0)
         return self.sides * (_SUMS * (4 + math.sqrt(keys)) + 2 * (self.unit + _SUMS) * size)
 
-    def of_contexts(self, exact: Tensor, plain: Tensor, terms: int, size: Tensor | None = None) -> Tensor:
+    def of_contexts(
+        self, exact: Tensor, plain: Tensor, terms: int, size: Tensor | None = None, strays: Tensor | None = None
+    ) -> Tensor:
         """How far each row of a context may be off, (T,).
 
         Args:
@@ -137,6 +143,7 @@ class Rounding:
             plain: (T, D_v) the plain computation's.
             terms: how many numbers are summed up for each.
             size: (T, D_v) how large they are together where they cancel, as in gradients: the root of the sum of their squares.
+            strays: (T,) what the errors of each row's logits make of it, as the root of the sum of their squares.
         """
         scale = torch.where(torch.isnan(exact), 0.0, exact).abs().amax(1)
         scale = scale if size is None else torch.maximum(scale, size.amax(1))
@@ -152,7 +159,8 @@ class Rounding:
                 continue
             allowed[waiting] = 2 * worst + (4 * self.unit + _SUMS * math.sqrt(terms)) * 2.0**one
             waiting[:] = False
-        return self.sides * allowed
+        # Where two logits are large and near each other, a row is off by more than its like: as much as its own logits are.
+        return self.sides * (allowed if strays is None else torch.maximum(allowed, STRAY * strays))
 
     def of_cells(self, values: str, reach: float, D: int, keys: int) -> Tolerance:
         """How far the cells of two runs of a model may be apart, whose queries and keys are as far apart as rounding takes them.
@@ -262,6 +270,10 @@ class Sizes:
     def guessed(cls, logits: Tensor) -> Sizes:
         """Those of rows whose queries and keys nobody knows, of what their weights say."""
         return cls(logits.abs().masked_fill(torch.isinf(logits), 0.0).amax(1, keepdim=True), 64, False)
+
+    def to(self, device: torch.device) -> Sizes:
+        """The same on a device."""
+        return Sizes(self.reach.to(device), self.D, self.modified)
 
     def at(self, rows: Tensor) -> Sizes:
         """Those of some rows."""

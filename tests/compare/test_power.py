@@ -9,7 +9,7 @@ import torch
 
 from attnviz import assert_attention_close
 from tests.faulty import CASES, MISTAKES
-from tests.power import DTYPES, LENGTHS, plane, planted, red_kernels, table
+from tests.power import DTYPES, LENGTHS, plane, planted, red_cases, red_gradients, red_kernels, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "checking.md"
 HALF = ("float32", "float16", "bfloat16")
@@ -55,9 +55,26 @@ def test_right_kernels_are_never_red(dtype, T, S, seeds, at_once):
     assert red_kernels(dtype, T, S, seeds, at_once=at_once) == []
 
 
+@pytest.mark.power
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("T", "seeds"), [(16, 700), (128, 210), (512, 14)])
+def test_right_gradients_are_never_red(dtype, T, seeds):
+    assert red_gradients(dtype, T, seeds) == []
+
+
+@pytest.mark.power
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("T", "seeds"), [(16, 100), (160, 12)])
+def test_right_kernels_of_every_case_are_never_red(dtype, T, seeds):
+    """Softcap, bias, ALiBi, sinks, padding and grouped heads among them."""
+    assert red_cases(dtype, T, seeds) == []
+
+
 def test_a_part_of_the_power_right_kernels_of_every_pattern():
     for dtype in HALF:
-        assert red_kernels(dtype, 16, 16, 7, at_once=1, threads=(1,)) == []
+        assert red_kernels(dtype, 16, 16, 7, at_once=1, threads=(1,), flex=1) == []
+        assert red_gradients(dtype, 12, 7) == []
+    assert red_cases("bfloat16", 16, 1) == []
 
 
 def test_a_part_of_the_power_right_kernels_of_every_case():
