@@ -42,6 +42,9 @@ _ANY = Tolerance(math.inf, 0.0)
 _LEFT = 0.2
 """The share of the squared differences that a hypothesis may leave."""
 
+_EQUAL = 1e-13
+"""How near hypotheses are, of the size of the numbers, that only float64 tells apart."""
+
 _NAMED = 4
 """Hypotheses with equal numbers that are named."""
 
@@ -126,7 +129,8 @@ def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], s
         candidates = _fitting(case, hypotheses(), wrong)
         whole = [fit for fit in candidates if _agrees(case, fit.variants, case.batch, case.head, right) is not None]
         for some, scope in ((whole, "all"), (candidates, "wrong")):
-            best = [fit for fit in sorted(some, key=lambda fit: fit.square) if fit.square <= 1.2 * _least(some)]
+            most = max(1.2 * _least(some), _alike(case, wrong))
+            best = [fit for fit in sorted(some, key=lambda fit: fit.square) if fit.square <= most]
             verified = [(fit, _verified(case, fit.variants, heads, scope)) for fit in best]
             kept = [(fit, held) for fit, held in verified if held is not None]
             if kept:
@@ -135,6 +139,13 @@ def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], s
                     _finding([fit.variants for fit, _ in islice(_of_each_kind(kept), _NAMED)], held[1], held[2], scope)
                 ], held[0]
     return [], set()
+
+
+def _alike(case: Case, rows: Tensor) -> float:
+    """A square of differences that float64 alone makes: what is nearer than that is equal."""
+    given = case.given(case.batch, case.head, rows)
+    given = given[torch.isfinite(given)]
+    return float((given**2).mean()) * _EQUAL**2 if given.numel() else 0.0
 
 
 def _least(fits: Iterable[_Fit]) -> float:
