@@ -253,9 +253,11 @@ class MaskMoved(Fault):
             "a mask_mod of head 0": by(lambda b, h, t, s: (b, h * 0, t, s)),
         }
         for offset in (S - T, T - S) if S != T else ():
-            found[f"a mask_mod whose q_idx is {offset:+d} off: an index for a position?"] = by(
-                lambda b, h, t, s, offset=offset: (b, h, t + offset, s)
-            )
+
+            def moved(b: Tensor, h: Tensor, t: Tensor, s: Tensor, by: int = offset) -> tuple[Tensor, ...]:
+                return b, h, t + by, s
+
+            found[f"a mask_mod whose q_idx is {offset:+d} off: an index for a position?"] = by(moved)
         for name, pattern in found.items():
             yield self.under(name, pattern)
 
