@@ -221,6 +221,34 @@ def test_rows_of_a_kernel_are_held_against_the_exact_ones_in_all_batch_items(run
     assert "pattern='full'" in one.out
 
 
+def test_a_picture_is_of_one_batch_item(run, folder):
+    attnviz.save("dump.safetensors", small())
+    torch.save(rows_of(Full()), "wrong.pt")
+    several = run("diff", "dump.safetensors", "wrong.pt:weights", *CAUSAL, "-o", "d.png")
+    assert (several.code, "name one with --batch" in several.err) == (2, True)
+    one = run("diff", "dump.safetensors", "wrong.pt:weights", *CAUSAL, "--batch", "1", "-o", "d.png")
+    assert (one.code, (folder / "d.png").exists(), "pattern='full'" in one.out) == (1, True, True)
+    rows = run("diff", "dump.safetensors", "wrong.pt:context", *CAUSAL, "--batch", "1", "-o", "e.png")
+    assert (rows.code, "of context there is none" in rows.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["dq", "dk", "dv"])
+def test_a_gradient_of_a_file_is_named(run, folder, name):
+    inputs = small()
+    attnviz.save("dump.safetensors", inputs)
+    leaves = {role: getattr(inputs, role).double().requires_grad_() for role in "qkv"}
+    k, v = (leaves[role].repeat_interleave(inputs.H // inputs.H_kv, 1) for role in "kv")
+    context = torch.softmax(leaves["q"] @ k.transpose(2, 3) * inputs.D**-0.5, -1) @ v
+    grad = torch.randn(context.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    made = dict(zip(("dq", "dk", "dv"), torch.autograd.grad((context * grad).sum(), list(leaves.values())), strict=True))
+    torch.save({"grad": grad, **{role: gradient.float() for role, gradient in made.items()}}, "kernel.pt")
+    how = ("diff", "dump.safetensors", f"kernel.pt:{name}", "--grad", "kernel.pt:grad")
+    assert run(*how, "--pattern", "full").code == 0
+    wrong = run(*how, *CAUSAL)
+    assert (wrong.code, "pattern='full'" in wrong.out) == (1, True)
+    assert "give it too (grad)" in run(*how[:3], *CAUSAL).err
+
+
 def test_some_rows_say_how_likely_they_miss_a_fault(run, folder):
     attnviz.save("dump.safetensors", small())
     torch.save(rows_of(Causal()), "kernel.pt")

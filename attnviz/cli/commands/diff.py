@@ -119,7 +119,7 @@ def register(app: typer.Typer) -> None:
         look = look_of_file(look, out, unused=("marks",))
         values = _values(held, other)
         asked = _Asked(source, other, head, batch, choice, compute, b, held, values, look)
-        hold = _checked if values in ROWS or asked.of_items else _compared
+        hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
         raise typer.Exit(0 if hold(asked, format, out) else 1)
 
 
@@ -157,6 +157,11 @@ class _Asked:
                 raise InputError(f"{text}: has {tensor.shape[0]} batch items, and so has A; name one with --batch")
             return False
         return several
+
+    @property
+    def of_one(self) -> bool:
+        """Whether one batch item is asked for, whose map can be drawn."""
+        return self.batch is not None and self.batch.isdecimal()
 
     @cached_property
     def tensor(self) -> Tensor:
@@ -282,7 +287,8 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     for option in _given(asked.b):
         raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")
     if out is not None:
-        raise InputError(f"{out}: pictures are of one batch item's weights or logits; name one with --batch")
+        how = f"of {asked.values} there is none" if asked.values in ROWS else "name one with --batch"
+        raise InputError(f"{out}: pictures are of one batch item's weights or logits; {how}")
     inputs, held = _inputs(asked), asked.held
     tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")
