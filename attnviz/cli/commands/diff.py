@@ -277,7 +277,7 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     from attnviz.base.selections import parse_indices
     from attnviz.cli.console import output
     from attnviz.cli.progress import rows_progress
-    from attnviz.compare.handed import Outputs, as_bhtd
+    from attnviz.compare.handed import Outputs, laid_out
     from attnviz.compare.kernel import Asked, check_kernel
     from attnviz.show import exports
     from attnviz.sources.dumps import read_tensor
@@ -293,14 +293,15 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")
     rank = 3 if asked.values == "lse" else 4
-    if tensor.ndim == rank - 1 and inputs.B > 1:  # one item's
+    packing = asked.source.packing()
+    if tensor.ndim == rank - 1 and inputs.B > 1 and "cu_seqlens_q" not in packing:  # one item's
         batches = batches or (0,)
         tensor = tensor.expand(inputs.B, *tensor.shape)
     named[asked.values] = tensor
     if held.grad is not None:
         named["grad"] = read_tensor(held.grad, option="--grad")
     layout = asked.source.layout or "bhtd"
-    outputs = Outputs(inputs, **{name: as_bhtd(name, given, inputs, layout) for name, given in named.items()})
+    outputs = Outputs(inputs, **{name: laid_out(name, given, inputs, layout, packing) for name, given in named.items()})
     heads = parse_indices(asked.head, inputs.H, option="--head", noun="head")
     with rows_progress(inputs.T * len(heads) * len(batches or range(inputs.B)), "diff") as progress:
         report = check_kernel(outputs, Asked(held.atol, held.rtol, held.rows, heads, batches, progress=progress))
