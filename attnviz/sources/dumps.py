@@ -229,6 +229,26 @@ def load(
     return inputs if global_positions is None else _with_globals(inputs, global_positions)
 
 
+def packing(
+    source: str | Path | None, *, layer: Label | None = None, names: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """What says which sequence each token of a dump is of, by role; nothing where its tensors are batch items.
+
+    Args:
+        source, layer, names: as :func:`load` takes them.
+    """
+    names = dict(names or {})
+    main = open_tensors(Path(source)) if source is not None else None
+    prefix = _layer_prefix(main, layer, names, None)
+    found = {}
+    for role in PACKED:
+        if role in names:
+            found[role] = _read_ref(main, TensorRef.parse(in_layer(names[role], layer)), role, prefix)
+        elif main is not None and prefix + role in main.contents:
+            found[role] = main.read(prefix + role)
+    return found
+
+
 def _holds_weights(main: TensorFile | None, names: Mapping[str, str], prefix: str) -> bool:
     """Whether weights are what is read, and not q and k. Raises InputError where both are named."""
     if "weights" in names:

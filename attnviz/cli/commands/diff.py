@@ -119,7 +119,7 @@ def register(app: typer.Typer) -> None:
         look = look_of_file(look, out, unused=("marks",))
         values = _values(held, other)
         asked = _Asked(source, other, head, batch, choice, compute, b, held, values, look)
-        hold = _checked if values in ROWS or asked.of_items else _compared
+        hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
         raise typer.Exit(0 if hold(asked, format, out) else 1)
 
 
@@ -157,6 +157,11 @@ class _Asked:
                 raise InputError(f"{text}: has {tensor.shape[0]} batch items, and so has A; name one with --batch")
             return False
         return several
+
+    @property
+    def of_one(self) -> bool:
+        """Whether one batch item is asked for, whose map can be drawn."""
+        return self.batch is not None and self.batch.isdecimal()
 
     @cached_property
     def tensor(self) -> Tensor:
@@ -272,7 +277,7 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     from attnviz.base.selections import parse_indices
     from attnviz.cli.console import output
     from attnviz.cli.progress import rows_progress
-    from attnviz.compare.handed import Outputs, as_bhtd
+    from attnviz.compare.handed import Outputs, laid_out
     from attnviz.compare.kernel import Asked, check_kernel
     from attnviz.show import exports
     from attnviz.sources.dumps import read_tensor
@@ -282,19 +287,21 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     for option in _given(asked.b):
         raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")
     if out is not None:
-        raise InputError(f"{out}: pictures are of one batch item's weights or logits; name one with --batch")
+        how = f"of {asked.values} there is none" if asked.values in ROWS else "name one with --batch"
+        raise InputError(f"{out}: pictures are of one batch item's weights or logits; {how}")
     inputs, held = _inputs(asked), asked.held
     tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")
     rank = 3 if asked.values == "lse" else 4
-    if tensor.ndim == rank - 1 and inputs.B > 1:  # one item's
+    packing = asked.source.packing()
+    if tensor.ndim == rank - 1 and inputs.B > 1 and "cu_seqlens_q" not in packing:  # one item's
         batches = batches or (0,)
         tensor = tensor.expand(inputs.B, *tensor.shape)
     named[asked.values] = tensor
     if held.grad is not None:
         named["grad"] = read_tensor(held.grad, option="--grad")
     layout = asked.source.layout or "bhtd"
-    outputs = Outputs(inputs, **{name: as_bhtd(name, given, inputs, layout) for name, given in named.items()})
+    outputs = Outputs(inputs, **{name: laid_out(name, given, inputs, layout, packing) for name, given in named.items()})
     heads = parse_indices(asked.head, inputs.H, option="--head", noun="head")
     with rows_progress(inputs.T * len(heads) * len(batches or range(inputs.B)), "diff") as progress:
         report = check_kernel(outputs, Asked(held.atol, held.rtol, held.rows, heads, batches, progress=progress))
