@@ -186,7 +186,7 @@ def audit(a: Layers, b: Layers, *, batch: int = 0, explain: bool = True) -> Audi
             missing.append(label)
             continue
         left, right = one(), other[label]()
-        _check_sizes(label, left, right)
+        _check_sizes(label, left, right, batch)
         dtype = max(dtype, *(dtype_name(side.q.dtype) for side in (left, right)), key=ORDER.index)
         parted = any(not layer.within for layer in found)
         found.append(_layer(label, depth, left, right, batch, explain=explain and not parted))
@@ -234,7 +234,11 @@ def _held(inputs: AttentionInputs) -> Any:
     return lambda: inputs
 
 
-def _check_sizes(label: str, a: AttentionInputs, b: AttentionInputs) -> None:
+def _check_sizes(label: str, a: AttentionInputs, b: AttentionInputs, batch: int) -> None:
+    for side in (a, b):
+        side.item(batch)  # raises where there is no such item
+        if not isinstance(side, AttentionInputs):
+            raise InputError(f"{side.source}: holds weights; an audit is of runs with queries and keys: attnviz diff A B")
     for name, left, right in (("heads", a.H, b.H), ("queries", a.T, b.T), ("keys", a.S, b.S), ("head_dim", a.D, b.D)):
         if left != right:
             raise InputError(

@@ -427,13 +427,13 @@ def documents_of(lengths: str, S: int, *, source: str = "inputs") -> Tensor:
     """
     import torch
 
-    sizes = torch.tensor([int(part) for part in lengths.split(",")])
-    if int(sizes.sum()) != S:
+    sizes = [int(part) for part in lengths.split(",")]
+    if sum(sizes) != S:
         raise InputError(
-            f"{source}: --documents {lengths} are {int(sizes.sum())} tokens in all, and there are {S} keys; give lengths that "
+            f"{source}: --documents {lengths} are {sum(sizes)} tokens in all, and there are {S} keys; give lengths that "
             f"add up, or name a tensor (B, S)"
         )
-    return torch.arange(len(sizes)).repeat_interleave(sizes)
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 
 def _saved_pattern(inputs: Inputs) -> tuple[dict[str, Any] | None, list[Tensor]]:
