@@ -238,7 +238,9 @@ def _check_sizes(label: str, a: AttentionInputs, b: AttentionInputs, batch: int)
     for side in (a, b):
         side.item(batch)  # raises where there is no such item
         if not isinstance(side, AttentionInputs):
-            raise InputError(f"{side.source}: holds weights; an audit is of runs with queries and keys: attnviz diff A B")
+            raise InputError(
+                f"{side.source}: holds weights; an audit is of runs with queries and keys: attnviz diff A B"
+            )
     for name, left, right in (("heads", a.H, b.H), ("queries", a.T, b.T), ("keys", a.S, b.S), ("head_dim", a.D, b.D)):
         if left != right:
             raise InputError(

@@ -231,17 +231,17 @@ def load(
 
 def _holds_weights(main: TensorFile | None, names: Mapping[str, str], prefix: str) -> bool:
     """Whether weights are what is read, and not q and k. Raises InputError where both are named."""
-    if "weights" in names:
-        for role in _OF_PRODUCTS:
-            if role in names:
-                raise InputError(
-                    f"--{role.replace('_', '-')} {names[role]}: --weights gives weights that were computed already; leave one out"
-                )
-        return True
-    if "logits" in names:
+    if "logits" in names and "weights" not in names:
         raise InputError(f"--logits {names['logits']}: logits stand beside weights; name these too (--weights NAME)")
-    named = main is not None and prefix + "weights" in main.contents
-    return named and main is not None and "q" not in names and prefix + "q" not in main.contents
+    there = {*names} if main is None else {*names, *(role for role in ROLES if prefix + role in main.contents)}
+    if "weights" not in names and ("weights" not in there or "q" in there):
+        return False
+    for role in _OF_PRODUCTS:
+        if role in names:
+            raise InputError(
+                f"--{role.replace('_', '-')} {names[role]}: --weights gives weights that were computed already; leave one out"
+            )
+    return True
 
 
 def _take_weights(

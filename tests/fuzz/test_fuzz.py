@@ -103,6 +103,10 @@ def answered(client: TestClient, method: str, path: str, headers: dict[str, str]
 FOUND = (
     "audit good.safetensors good.safetensors --batch 1",
     "audit weights.npy weights.npy",
+    *(
+        f"score weights.npy --{role} good.safetensors:k"
+        for role in ("k", "q-global", "v-global", "bias", "cu-seqlens-k")
+    ),
     f"score good.safetensors --documents {'9' * 30}",
 )
 """Options that once ended in a defect."""
