@@ -513,6 +513,9 @@ def _read_as_format_1(where: str, tensors: dict[str, Tensor]) -> None:
     bias = tensors.get("bias")
     if bias is None or not bias.is_floating_point():
         return
+    from attnviz.attention.checks import unexpanded
+
+    bias = unexpanded(bias)
     hid = _hid_in_format_1(bias)
     if bool(hid.any()):
         tensors["bias"] = bias.masked_fill(hid, -torch.inf)
