@@ -52,10 +52,10 @@ class AttentionScores:
     global_scores: Tensor | None = None  # (n, R, S) logits
     global_weights: Tensor | None = None  # (n, R, S)
     visible: Tensor | None = None  # (n, T, C1) bool, of weights that were given, which no logits tell of
-    queries: Sequence[int] | None = None  # the T query positions of the rows; None is all
+    queries: range | None = None  # the T query positions of the rows; None is all
 
     @property
-    def rows(self) -> Sequence[int]:
+    def rows(self) -> range:
         """The query positions of the rows."""
         return range(self.item.T) if self.queries is None else self.queries
 
