@@ -15,6 +15,7 @@ from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
+from attnviz.base.words import printable
 from attnviz.compare.heads import compare
 from attnviz.compare.kernel import of_difference
 from attnviz.compare.report import Finding, finding_lines
@@ -151,7 +152,7 @@ class Audit:
                 said,
             ]
             lines.append(f"| {' | '.join(row)} |")
-        return "\n".join(lines) + "\n"
+        return printable("\n".join(lines) + "\n")
 
 
 def _quoted(lines: Sequence[str]) -> list[str]:

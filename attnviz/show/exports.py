@@ -6,7 +6,6 @@ JSON and CSV round to a fixed number of decimals, so that two runs can be compar
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ import torch
 
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
+from attnviz.base.words import json_text
 from attnviz.base.writing import atomic, atomic_directory
 from attnviz.compare.audit import Audit
 from attnviz.compare.heads import Difference
@@ -55,7 +55,7 @@ def statistics_json(rows: Sequence[HeadStatistics], source: str, pattern: str, *
             for row in rows
         ],
     }
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return json_text(document) + "\n"
 
 
 def statistics_csv(rows: Sequence[HeadStatistics], *, tags: bool = False) -> str:
@@ -159,7 +159,7 @@ def _line(document: dict[str, Any]) -> str:
             return [plain(part) for part in value]
         return {name: plain(part) for name, part in value.items()} if isinstance(value, dict) else value
 
-    return json.dumps(plain(document), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return json_text(plain(document)) + "\n"
 
 
 def write_maps(path: Path, maps: Sequence[AttentionMap], source: str) -> None:

@@ -8,7 +8,6 @@ empty in CSV.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
+from attnviz.base.words import json_text
 from attnviz.base.writing import atomic, free_bytes
 from attnviz.engine.scores import AttentionScores, ScoreStream
 from attnviz.show.exports import DECIMALS, decimal
@@ -72,7 +72,7 @@ def json_pieces(results: Results) -> Iterator[str]:
 
 
 def _line(document: Any) -> str:
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json_text(document)
 
 
 def _item(result: AttentionScores) -> dict[str, Any]:

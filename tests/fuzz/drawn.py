@@ -143,16 +143,20 @@ SOURCES = st.sampled_from(
 @cache
 def commands() -> dict[str, Any]:
     """The commands that end by themselves and run no model, by what is typed for each."""
-    found = dict(_leaves(typer.main.get_command(app)))
-    return {name: command for name, command in found.items() if name not in ("view", "capture")}
+    return {name: command for name, command in leaves().items() if name not in ("view", "capture")}
 
 
-def _leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if not hasattr(command, "commands"):
-        yield name.strip(), command
-        return
-    for own, one in command.commands.items():
-        yield from _leaves(one, f"{name} {own}")
+def leaves() -> dict[str, Any]:
+    """Every command, by what is typed for it."""
+
+    def below(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if not hasattr(command, "commands"):
+            yield name.strip(), command
+            return
+        for own, one in command.commands.items():
+            yield from below(one, f"{name} {own}")
+
+    return dict(below(typer.main.get_command(app), ""))
 
 
 # ---- arguments
