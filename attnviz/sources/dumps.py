@@ -251,17 +251,17 @@ def packing(
 
 def _holds_weights(main: TensorFile | None, names: Mapping[str, str], prefix: str) -> bool:
     """Whether weights are what is read, and not q and k. Raises InputError where both are named."""
-    if "weights" in names:
-        for role in _OF_PRODUCTS:
-            if role in names:
-                raise InputError(
-                    f"--{role.replace('_', '-')} {names[role]}: --weights gives weights that were computed already; leave one out"
-                )
-        return True
-    if "logits" in names:
+    if "logits" in names and "weights" not in names:
         raise InputError(f"--logits {names['logits']}: logits stand beside weights; name these too (--weights NAME)")
-    named = main is not None and prefix + "weights" in main.contents
-    return named and main is not None and "q" not in names and prefix + "q" not in main.contents
+    there = {*names} if main is None else {*names, *(role for role in ROLES if prefix + role in main.contents)}
+    if "weights" not in names and ("weights" not in there or "q" in there):
+        return False
+    for role in _OF_PRODUCTS:
+        if role in names:
+            raise InputError(
+                f"--{role.replace('_', '-')} {names[role]}: --weights gives weights that were computed already; leave one out"
+            )
+    return True
 
 
 def _take_weights(
@@ -447,13 +447,13 @@ def documents_of(lengths: str, S: int, *, source: str = "inputs") -> Tensor:
     """
     import torch
 
-    sizes = torch.tensor([int(part) for part in lengths.split(",")])
-    if int(sizes.sum()) != S:
+    sizes = [int(part) for part in lengths.split(",")]
+    if sum(sizes) != S:
         raise InputError(
-            f"{source}: --documents {lengths} are {int(sizes.sum())} tokens in all, and there are {S} keys; give lengths that "
+            f"{source}: --documents {lengths} are {sum(sizes)} tokens in all, and there are {S} keys; give lengths that "
             f"add up, or name a tensor (B, S)"
         )
-    return torch.arange(len(sizes)).repeat_interleave(sizes)
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 
 def _saved_pattern(inputs: Inputs) -> tuple[dict[str, Any] | None, list[Tensor]]:
@@ -533,6 +533,9 @@ def _read_as_format_1(where: str, tensors: dict[str, Tensor]) -> None:
     bias = tensors.get("bias")
     if bias is None or not bias.is_floating_point():
         return
+    from attnviz.attention.checks import unexpanded
+
+    bias = unexpanded(bias)
     hid = _hid_in_format_1(bias)
     if bool(hid.any()):
         tensors["bias"] = bias.masked_fill(hid, -torch.inf)
