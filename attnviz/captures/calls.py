@@ -12,6 +12,7 @@ from torch import Tensor
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Local, Pattern, longformer
 from attnviz.base.errors import InputError
+from attnviz.captures.checking import EVERY, Output, Sample
 from attnviz.captures.masks import Mask, Step, Visibility, read
 
 Label = int | str
@@ -50,6 +51,7 @@ class Call:
         window: the sliding window the model names, the query itself included.
         local: keys to each side that Longformer's queries see; with it, ``mask`` holds the padding alone.
         global_mask, q_global, k_global, v_global: as in :class:`attnviz.AttentionInputs`.
+        unread: arguments that the function was given and that have no place here.
     """
 
     q: Tensor
@@ -69,6 +71,7 @@ class Call:
     q_global: Tensor | None = None
     k_global: Tensor | None = None
     v_global: Tensor | None = None
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -81,6 +84,8 @@ class Layer:
     calls: list[Call] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     passes: list[int] = field(default_factory=list)  # the forward pass of each call
+    samples: list[Sample | None] = field(default_factory=list)  # of each call, rows of what the model made of it
+    unchecked: str | None = None  # why rows of what the model made say nothing
     first: int = 0  # the position of the first key
 
     @property
@@ -123,13 +128,32 @@ class Layer:
                     f"layer {self.label}: its cache holds {call.past or 'the'} keys that were projected before the capture "
                     f"began; begin it before the first forward pass"
                 )
-            self.calls, self.steps, self.passes = [], [], []
+            self.calls, self.steps, self.passes, self.samples, self.unchecked = [], [], [], [], None
             S = end = call.k.shape[2]
             self.first = call.kept.first if call.kept and call.kept.first + S == call.kept.past + call.q.shape[2] else 0
         self.calls.append(_owned(call) if copy else call)
         self.steps.append(Step(call.mask, row or 0, call.q.shape[2], S, end))
         self.passes.append(forward_pass)
+        self.samples.append(None)
         return row
+
+    def made(self, output: Output) -> None:
+        """Keeps some rows of what the model made of the last call: of a ``generate``, of each so many-th step."""
+        if output.unchecked is not None or output.context is None:
+            self.unchecked = output.unchecked or "what it gave isn't known"
+            return
+        step = self.steps[-1]
+        if step.T > 1 or len(self.steps) % EVERY == 1:
+            self.samples[-1] = output.sample(step.mask.changes(step.T, step.S))
+
+    @property
+    def checks(self) -> list[tuple[int, Sample]]:
+        """Rows of what the model made, each with the row of its call's first query."""
+        return [
+            (step.start, sample)
+            for step, sample in zip(self.steps, self.samples, strict=True)
+            if sample is not None
+        ]
 
     def inputs(
         self,
@@ -210,13 +234,15 @@ class Layer:
     def _cut(self, rows: int) -> None:
         """Drops the queries from row ``rows`` on, and their keys where they are of one sequence."""
         while self.steps[-1].start >= rows:
-            for kept in (self.calls, self.steps, self.passes):
-                kept.pop()
+            for kept in (self.calls, self.steps, self.passes, self.samples):
+                kept.pop()  # type: ignore[attr-defined]
         call, step = self.calls[-1], self.steps[-1]
         T = rows - step.start
         if T == step.T:
             return
         more = 0 if call.cross else step.T - T
+        sample = self.samples[-1]
+        self.samples[-1] = None if sample is None else sample.first(T)
         mask, S = step.mask.part(T, step.S - more), step.S - more
         self.calls[-1] = replace(
             call,
@@ -256,8 +282,8 @@ class Layer:
         return torch.cat(parts, dim=2)
 
 
-Hear = Callable[[str, Call], None]
-"""What is done with a call: (the name of the module that makes it, the call)."""
+Hear = Callable[[str, Call], Callable[[Output], None]]
+"""What is done with a call: (the name of the module that makes it, the call); and then with what the model made of it."""
 
 
 def _owned(call: Call) -> Call:

@@ -21,10 +21,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from attnviz.captures.calls import Hear
-from attnviz.captures.doors.mha import of_mha
+from attnviz.captures.doors.mha import mha_output, of_mha
 from attnviz.captures.doors.registry import registry
 from attnviz.captures.doors.running import Ids, Running
-from attnviz.captures.doors.sdpa import of_sdpa
+from attnviz.captures.doors.sdpa import of_sdpa, sdpa_output
 
 TRIED = (
     "transformers' attention functions, torch's scaled_dot_product_attention and nn.MultiheadAttention, "
@@ -63,12 +63,21 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._running.stack and not self._running.inside:
-            frame = self._running.frame()
-            if func is F.scaled_dot_product_attention:
-                self._hear(frame.name, of_sdpa(frame.cross, *args, **kwargs))
-            elif func is F.multi_head_attention_forward:
-                given = inspect.signature(func).bind(*args, **kwargs)
-                given.apply_defaults()
-                self._hear(frame.name, of_mha(given.arguments))
-        return func(*args, **kwargs)
+        running = self._running
+        if not running.stack or running.inside or func not in _OF_TORCH:
+            return func(*args, **kwargs)
+        frame = running.frame()
+        if func is F.scaled_dot_product_attention:
+            made = self._hear(frame.name, of_sdpa(frame.cross, *args, **kwargs))
+            output = func(*args, **kwargs)
+            made(sdpa_output(output, *args, **kwargs))
+            return output
+        given = inspect.signature(func).bind(*args, **kwargs)
+        given.apply_defaults()
+        made = self._hear(frame.name, of_mha(given.arguments))
+        output = func(*args, **kwargs)
+        made(mha_output(output[0], given.arguments))
+        return output
+
+
+_OF_TORCH = (F.scaled_dot_product_attention, F.multi_head_attention_forward)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, Note
 from attnviz.base.labels import Tokens
 from attnviz.base.registry import called, shown
 from attnviz.base.writing import as_path, atomic, check_output
 from attnviz.captures.calls import Call, Label, Layer, Memo
+from attnviz.captures.checking import Output, difference
 from attnviz.captures.listening import TRIED, listening
 from attnviz.captures.tokens import TokenReader, token_fields
 from attnviz.captures.writer import Writer
@@ -37,6 +39,7 @@ def capture(
     tokenizer: Any = None,
     out: str | Path | None = None,
     metadata: dict[str, Any] | None = None,
+    check: bool = True,
 ) -> Iterator[Run]:
     """Captures q, k, v and the mask of every attention call that a model makes while the block runs.
 
@@ -54,6 +57,8 @@ def capture(
         out: a ``.safetensors`` file to write each layer to as soon as it has run, so that memory holds one layer; it
             is there when the block ends. One forward pass only. None keeps all in memory.
         metadata: what to note in ``out`` beside attnviz's own.
+        check: whether to hold some rows of each layer against the output of the attention function that ran. A layer
+            whose context is farther from it than rounding explains is refused, with both numbers.
 
     Raises:
         InputError: no attention was heard, or some that can't be captured; no such layer; ``out`` can't be written.
@@ -71,6 +76,7 @@ def capture(
         None if layers is None else set(layers),
         None if tokenizer is None else TokenReader(tokenizer),
         metadata or {},
+        check=check,
     )
     with ExitStack() as stack:
         if out is not None:
@@ -95,11 +101,21 @@ class Run:
     """What :func:`capture` heard; its layers can be had once the block has ended."""
 
     def __init__(
-        self, model: nn.Module, wanted: set[Label] | None, reader: TokenReader | None, metadata: dict[str, Any]
+        self,
+        model: nn.Module,
+        wanted: set[Label] | None,
+        reader: TokenReader | None,
+        metadata: dict[str, Any],
+        *,
+        check: bool = True,
     ) -> None:
+        self.notes: list[str] = []
+        """What was not captured, or not checked, and why: a line each."""
         self._model, self._wanted, self._reader, self._metadata = model, wanted, reader, metadata
         self._layers: dict[Label, Layer] = {}
         self._skipped: set[Label] = set()
+        self._check, self._refused = check, dict[Label, str]()
+        self._unchecked: dict[str, list[Label]] = {}  # by why
         self._labels: dict[tuple[str, str, int], tuple[str, int]] = {}  # of a module's n-th call of a pass
         self._heard_in_pass: dict[tuple[str, str], int] = {}
         self._ids: dict[str, list[_Ids]] = {}
@@ -150,6 +166,8 @@ class Run:
         label: Label = f"{kind}.{layer}" if kind else layer
         if isinstance(label, str) and label.isdecimal():
             label = int(label)
+        if label in self._refused:
+            raise InputError(f"{self.name}: layer {label} was refused: {self._refused[label]}")
         if label not in self.layers:
             raise InputError(
                 f"{self.name}: layer {label} was not captured; captured are {_listed(self.layers) or 'none'}"
@@ -211,12 +229,12 @@ class Run:
         if self._reader is not None:
             self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
 
-    def _hear(self, module: str, call: Call) -> None:
+    def _hear(self, module: str, call: Call) -> Callable[[Output], None]:
         group, number = self._place(module, call.cross)
         label: Label = f"{group}.{number}" if group else number
         if self._wanted is not None and label not in self._wanted and number not in self._wanted:
             self._skipped.add(label)
-            return
+            return lambda output: None
         fresh = label not in self._layers
         layer = self._layers.setdefault(label, Layer(group, number, module))
         streaming = self._out is not None
@@ -228,10 +246,39 @@ class Run:
         row = layer.add(call, self._pass, begins=self._begins, copy=not streaming)
         if row is not None and not call.cross:
             self._begins = row
-        if self._out is not None:
+
+        def made(output: Output) -> None:
+            layer.made(output)
+            if self._out is not None:
+                self._write(layer)
+
+        return made
+
+    def _write(self, layer: Layer) -> None:
+        """Writes a layer as soon as it has run, where it is what the model computes."""
+        assert self._out is not None
+        inputs = self._inputs(layer)
+        if self._holds(layer, inputs):
             self._writer = self._writer or self._new_writer(self._out)
-            self._writer.add(layer, self._inputs(layer))
-            layer.calls.clear()
+            self._writer.add(layer, inputs)
+        layer.calls.clear()
+
+    def _holds(self, layer: Layer, inputs: AttentionInputs) -> bool:
+        """Whether a layer's context is the model's own, as far as that can be seen."""
+        unread = [name for call in layer.calls for name in call.unread]
+        told = f"; its function was given {', '.join(sorted(set(unread)))}, which attnviz doesn't know" if unread else ""
+        why = "the check is off" if not self._check else layer.unchecked
+        if why is not None or inputs.v is None:
+            if unread:
+                self._refused[layer.label] = f"it can't be checked ({why}){told}"
+                return False
+            self._unchecked.setdefault(why or "there is no v", []).append(layer.label)
+            return True
+        found = difference(inputs, layer.checks)
+        if found is None or found.holds:
+            return True
+        self._refused[layer.label] = f"{found}{told}"
+        return False
 
     def _place(self, module: str, cross: bool) -> tuple[str, int]:
         """The group and number of a module's call; a module that runs again in the same pass is a further layer."""
@@ -318,11 +365,32 @@ class Run:
             if not self._pass:
                 raise InputError(f"{self.name}: the model did not run inside the block; call it there")
             raise InputError(f"{self.name}: its attention can't be captured; none went through what was tried: {TRIED}")
+        if self._out is None:
+            for label, layer in [*self._layers.items()]:
+                if not self._holds(layer, self._inputs(layer)):
+                    del self._layers[label]
+        self._tell()
         if self._writer is not None:
             self._close(self._writer)
 
+    def _tell(self) -> None:
+        """Says what was refused and what was not checked. Raises InputError where nothing is left."""
+        if self._refused and not (self._writer.labels if self._writer else self._layers):
+            label, why = next(iter(self._refused.items()))
+            raise InputError(f"{self.name}: its attention can't be captured; layer {label} is not what the model computes: {why}")
+        self.notes += [f"{self.name}: layer {label} was refused: {why}" for label, why in self._refused.items()]
+        if self._check:
+            self.notes += [
+                f"{self.name}: layers {_listed(labels)} were not held against the model's output: {why}"
+                for why, labels in self._unchecked.items()
+            ]
+        for note in self.notes:
+            warnings.warn(Note(note), stacklevel=4)
+
     def _close(self, writer: Writer) -> None:
         about = dict(self._metadata)
+        if self.notes:
+            about["notes"] = list(self.notes)
         if self._picture is not None:
             writer.add_picture(self._picture)
         if self._patches is not None:

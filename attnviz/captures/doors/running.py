@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnviz.captures.calls import Hear, Kept
-from attnviz.captures.doors.projections import check_kind, projected_call, projects
+from attnviz.captures.doors.projections import OUT, check_kind, projected_call, projected_output, projects
 
 _OTHER = ("key_value_states", "encoder_hidden_states")
 """What transformers calls the other sequence, where a module is given one."""
@@ -98,12 +98,15 @@ class Running:
         projected = self._projected.pop(id(module), None)
         if projected is not None and frame is not None:
             given = self._given.pop(id(module))
-            self._hear(frame.name, projected_call(module, projected, given, frame.cross, frame.kept, self._length))
+            call = projected_call(module, projected, given, frame.cross, frame.kept, self._length)
+            self._hear(frame.name, call)(projected_output(module, call, projected, output))
         parent = self.stack[-1].module if self.stack else None
         if parent is not None and id(parent) in self._projected and isinstance(output, Tensor):
             name = self.names[id(module)].rpartition(".")[2]
             if name in projects(parent):
                 self._projected[id(parent)][name] = output.detach().clone()  # the model scales it in place
+            if name == OUT and isinstance(args[0], Tensor):
+                self._projected[id(parent)][name] = args[0].detach()
 
 
 def _named_cross(name: str) -> bool:
