@@ -29,7 +29,7 @@ DROPOUT = "dropout is on; model.eval() turns it off"
 _ROWS, _ITEMS = 6, 4
 """At most so many rows of a call, besides the first and the last, and so many batch items."""
 
-_SLACK = 24.0
+_SLACK = 5.0
 """How often what rounding is expected to cost a right capture may be off by: errors of one key's logit in many heads add up."""
 
 _CELLS = 1 << 22
@@ -159,7 +159,7 @@ def _of_item(item: AttentionItem, rows: Tensor, sample: Sample, output: Tensor) 
     size = torch.linalg.vector_norm(theirs, dim=-1)
     own = torch.maximum(size, torch.linalg.vector_norm(ours, dim=-1))
     off = torch.linalg.vector_norm(ours - theirs, dim=-1)
-    allowed = _SLACK * variance.sqrt() + 16 * unit * own + torch.finfo(torch.float32).tiny
+    allowed = _SLACK * variance.sqrt() + (4 * unit + 32 * 2.0**-24) * own + torch.finfo(torch.float32).tiny
     excess = torch.where(sees, (off / allowed).nan_to_num(nan=math.inf), -1.0)
     place = int(excess.flatten().argmax())
     scale = float(own.flatten()[place]) or 1.0
@@ -174,9 +174,7 @@ def _of_item(item: AttentionItem, rows: Tensor, sample: Sample, output: Tensor) 
     )
 
 
-def _projected(
-    ours: Tensor, variance: Tensor, projection: tuple[Tensor, Tensor | None]
-) -> tuple[Tensor, Tensor]:
+def _projected(ours: Tensor, variance: Tensor, projection: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
     """The context of all heads through a projection, (r, E), and what its error adds up to, (r,)."""
     weight, bias = (None if one is None else one.detach().double() for one in projection)
     assert weight is not None
@@ -227,7 +225,11 @@ def _weights(item: AttentionItem, heads: list[int], rows: Tensor, seen: _Seen, u
     if products.q_global is not None and seen.of_global is not None:
         own = products.q_global[item.batch, heads][:, at].double() @ _of_heads(item, "k_global", heads).transpose(1, 2)
         logits = torch.where(seen.of_global[:, None], own * item.scale, logits)
-    reach = torch.linalg.vector_norm(q, dim=-1, keepdim=True) * torch.linalg.vector_norm(k, dim=-1)[:, None] * abs(item.scale)
+    reach = (
+        torch.linalg.vector_norm(q, dim=-1, keepdim=True)
+        * torch.linalg.vector_norm(k, dim=-1)[:, None]
+        * abs(item.scale)
+    )
     size = logits.abs()
     if products.softcap is not None:
         logits = products.softcap * torch.tanh(logits / products.softcap)

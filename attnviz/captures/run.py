@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.base.errors import InputError, Note
 from attnviz.base.labels import Tokens
 from attnviz.base.registry import called, shown
+from attnviz.base.types import Label
 from attnviz.base.writing import as_path, atomic, check_output
-from attnviz.captures.calls import Call, Label, Layer, Memo
+from attnviz.captures.calls import Call, Layer
 from attnviz.captures.checking import Output, difference
+from attnviz.captures.doors.running import own_name
+from attnviz.captures.heard import Heard, Memo
+from attnviz.captures.labels import Labels
 from attnviz.captures.listening import TRIED, listening
 from attnviz.captures.tokens import TokenReader, token_fields
+from attnviz.captures.weighed import Weighed, WeighedLayer
 from attnviz.captures.writer import Writer
 from attnviz.sources.dumps import load
+from attnviz.sources.naming import known, order_of
 from attnviz.sources.streams import TensorStream
 
 if TYPE_CHECKING:
@@ -84,9 +89,10 @@ def capture(
             temporary = stack.enter_context(atomic(path))
             run._out = temporary
             stack.callback(run._close_stream)
-        with listening(model, run._hear, ids=run._note_ids, begin=run._begin):
+        with listening(model, run._hear, ids=run._note_ids, begin=run._begin) as softmaxes:
             yield run
-        run._finish()
+            softmaxes.finish()
+        run._finish(softmaxes.unheard)
     if out is not None:
         run._path = path
 
@@ -112,12 +118,12 @@ class Run:
         self.notes: list[str] = []
         """What was not captured, or not checked, and why: a line each."""
         self._model, self._wanted, self._reader, self._metadata = model, wanted, reader, metadata
-        self._layers: dict[Label, Layer] = {}
+        self._layers: dict[Label, Heard[Any]] = {}
         self._skipped: set[Label] = set()
         self._check, self._refused = check, dict[Label, str]()
         self._unchecked: dict[str, list[Label]] = {}  # by why
-        self._labels: dict[tuple[str, str, int], tuple[str, int]] = {}  # of a module's n-th call of a pass
-        self._heard_in_pass: dict[tuple[str, str], int] = {}
+        self._labels = Labels((own_name(name), module) for name, module in model.named_modules())
+        self._heard_in_pass: dict[tuple[str, str], int] = {}  # how often a module was heard, by name and group
         self._ids: dict[str, list[_Ids]] = {}
         self._pass = 0
         self._begins: int | None = None  # the row at which the queries of this pass begin, where it goes on
@@ -127,8 +133,6 @@ class Run:
         self._path: Path | None = None
         self._picture: Tensor | None = None
         self._patches: tuple[int, int] | None = None
-        components = {part for name, _ in model.named_modules() for part in name.split(".")}
-        self._has_encoder = "encoder" in components
 
     @property
     def name(self) -> str:
@@ -152,8 +156,9 @@ class Run:
         """
         self._picture, self._patches = picture, patches
 
-    def inputs(self, layer: Label, kind: str | None = None) -> AttentionInputs:
-        """What went into a layer's attention.
+    def inputs(self, layer: Label, kind: str | None = None) -> Any:
+        """What went into a layer's attention: :class:`attnviz.AttentionInputs`, or :class:`attnviz.AttentionWeights` of one
+        that multiplies by itself.
 
         Args:
             layer: its number, or its label among :attr:`layers`.
@@ -164,8 +169,7 @@ class Run:
             InputError: it wasn't captured.
         """
         label: Label = f"{kind}.{layer}" if kind else layer
-        if isinstance(label, str) and label.isdecimal():
-            label = int(label)
+        label = known(label, self.layers)
         if label in self._refused:
             raise InputError(f"{self.name}: layer {label} was refused: {self._refused[label]}")
         if label not in self.layers:
@@ -174,7 +178,6 @@ class Run:
             )
         if self._path is not None:
             found = load(self._path, layer=label)
-            assert isinstance(found, AttentionInputs)  # as it was captured
             return found
         return self._inputs(self._layers[label])
 
@@ -229,14 +232,22 @@ class Run:
         if self._reader is not None:
             self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
 
-    def _hear(self, module: str, call: Call) -> Callable[[Output], None]:
-        group, number = self._place(module, call.cross)
-        label: Label = f"{group}.{number}" if group else number
-        if self._wanted is not None and label not in self._wanted and number not in self._wanted:
+    def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], None]:
+        group, number = self._labels.of(module, cross=call.cross)
+        nth = self._heard_in_pass[module, group] = self._heard_in_pass.get((module, group), 0) + 1
+        kind: type[Heard[Any]] = Layer if isinstance(call, Call) else WeighedLayer
+        made = kind(group, number, module, nth)
+        label = made.label
+        if self._wanted is not None and self._wanted.isdisjoint(
+            (label, number, f"{group}.{number}" if group else f"text.{number}")
+        ):
             self._skipped.add(label)
             return lambda output: None
         fresh = label not in self._layers
-        layer = self._layers.setdefault(label, Layer(group, number, module))
+        if not isinstance(self._layers.get(label, made), kind):
+            fresh = True
+            self._layers[label] = made
+        layer = self._layers.setdefault(label, made)
         streaming = self._out is not None
         if streaming and not fresh:
             raise InputError(
@@ -247,14 +258,14 @@ class Run:
         if row is not None and not call.cross:
             self._begins = row
 
-        def made(output: Output) -> None:
+        def finish(output: Output) -> None:
             layer.made(output)
             if self._out is not None:
                 self._write(layer)
 
-        return made
+        return finish
 
-    def _write(self, layer: Layer) -> None:
+    def _write(self, layer: Heard[Any]) -> None:
         """Writes a layer as soon as it has run, where it is what the model computes."""
         assert self._out is not None
         inputs = self._inputs(layer)
@@ -263,12 +274,14 @@ class Run:
             self._writer.add(layer, inputs)
         layer.calls.clear()
 
-    def _holds(self, layer: Layer, inputs: AttentionInputs) -> bool:
+    def _holds(self, layer: Heard[Any], inputs: Inputs) -> bool:
         """Whether a layer's context is the model's own, as far as that can be seen."""
-        unread = [name for call in layer.calls for name in call.unread]
-        told = f"; its function was given {', '.join(sorted(set(unread)))}, which attnviz doesn't know" if unread else ""
+        unread = [name for call in layer.calls for name in getattr(call, "unread", ())]
+        told = (
+            f"; its function was given {', '.join(sorted(set(unread)))}, which attnviz doesn't know" if unread else ""
+        )
         why = "the check is off" if not self._check else layer.unchecked
-        if why is not None or inputs.v is None:
+        if why is not None or getattr(inputs, "v", None) is None:
             if unread:
                 self._refused[layer.label] = f"it can't be checked ({why}){told}"
                 return False
@@ -280,40 +293,11 @@ class Run:
         self._refused[layer.label] = f"{found}{told}"
         return False
 
-    def _place(self, module: str, cross: bool) -> tuple[str, int]:
-        """The group and number of a module's call; a module that runs again in the same pass is a further layer."""
-        group = self._group(module, cross)
-        nth = self._heard_in_pass.get((module, group), 0)
-        self._heard_in_pass[module, group] = nth + 1
-        place = (module, group, nth)
-        if place not in self._labels:
-            taken = {number for other, number in self._labels.values() if other == group}
-            named = re.search(r"(?:^|\.)(\d+)(?:\.|$)", module)
-            number = int(named[1]) if named else 0
-            self._labels[place] = (group, max(taken) + 1 if number in taken else number)
-        return self._labels[place]
-
-    def _group(self, module: str, cross: bool) -> str:
-        if cross:
-            return "cross"
-        parts = module.lower().split(".")
-        for group, words in (("vision", ("vision", "visual")), ("audio", ("audio",))):
-            if any(word in part for part in parts for word in words):
-                return group if self._has_text() else ""
-        return "decoder" if self._has_encoder and "decoder" in parts else ""
-
-    def _has_text(self) -> bool:
-        """Whether the model has layers of text beside those of pictures or sound."""
-        return any(
-            not re.search("vision|visual|audio", name.lower()) and "layers.0" in name
-            for name, _ in self._model.named_modules()
-        )
-
     # Afterwards.
 
-    def _inputs(self, layer: Layer) -> AttentionInputs:
+    def _inputs(self, layer: Heard[Any]) -> Inputs:
         first = layer.calls[0]
-        B = first.q.shape[0]
+        B = first.sizes[0]
         T = layer.steps[-1].start + layer.steps[-1].T
         S = layer.steps[-1].end
         own, other = self._stacks(layer)
@@ -326,7 +310,7 @@ class Run:
             source=f"{self.name} layer {layer.label}", tokens=token_fields(tokens, query_tokens), memo=self._memo
         )
 
-    def _stacks(self, layer: Layer) -> tuple[str | None, str | None]:
+    def _stacks(self, layer: Heard[Any]) -> tuple[str | None, str | None]:
         """The parts of the model whose token ids are a layer's queries, and its keys where it is cross-attention."""
         module = layer.stack
         around = [name for name in self._ids if not name or module == name or module.startswith(name + ".")]
@@ -355,12 +339,14 @@ class Run:
         if self._writer is not None:
             self._writer.abandon()
 
-    def _finish(self) -> None:
+    def _finish(self, unheard: Iterable[str] = ()) -> None:
+        heard = {layer.stack for layer in self._layers.values()}
+        self._unheard = [name for name in unheard if name not in heard]
         if not self._layers:
             if self._skipped:
                 raise InputError(
                     f"{self.name}: none of the layers {_listed(sorted(map(str, self._wanted or ())))} is there; "
-                    f"the model ran layers {_listed(sorted(self._skipped, key=_order))}"
+                    f"the model ran layers {_listed(sorted(self._skipped, key=order_of))}"
                 )
             if not self._pass:
                 raise InputError(f"{self.name}: the model did not run inside the block; call it there")
@@ -377,13 +363,20 @@ class Run:
         """Says what was refused and what was not checked. Raises InputError where nothing is left."""
         if self._refused and not (self._writer.labels if self._writer else self._layers):
             label, why = next(iter(self._refused.items()))
-            raise InputError(f"{self.name}: its attention can't be captured; layer {label} is not what the model computes: {why}")
+            raise InputError(
+                f"{self.name}: its attention can't be captured; layer {label} is not what the model computes: {why}"
+            )
         self.notes += [f"{self.name}: layer {label} was refused: {why}" for label, why in self._refused.items()]
         if self._check:
             self.notes += [
                 f"{self.name}: layers {_listed(labels)} were not held against the model's output: {why}"
                 for why, labels in self._unchecked.items()
             ]
+        if self._unheard:
+            self.notes.append(
+                f"{self.name}: {_listed(self._unheard)} ran a softmax whose weights multiply no values over all keys, or which can't "
+                f"be followed; they are not captured"
+            )
         for note in self.notes:
             warnings.warn(Note(note), stacklevel=4)
 
@@ -406,11 +399,6 @@ def patch_tokens(patches: tuple[int, int], S: int, B: int) -> list[Tokens] | Non
         return None
     extra = ["[CLS]", *(f"[{number}]" for number in range(1, before))][:before]
     return [Tokens([*extra, *(f"{row},{column}" for row in range(rows) for column in range(columns))])] * B
-
-
-def _order(label: Label) -> tuple[str, int]:
-    group, _, number = str(label).rpartition(".")
-    return group, int(number)
 
 
 def _listed(labels: Sequence[Label]) -> str:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.base.errors import InputError
-from attnviz.captures.calls import Call, Kept
+from attnviz.captures.calls import Call
 from attnviz.captures.checking import DROPOUT, Output
+from attnviz.captures.heard import Kept
 from attnviz.captures.masks import Mask, from_tensor
 
 PROJECTIONS = {
@@ -64,7 +65,7 @@ def projected_output(module: nn.Module, call: Call, projected: dict[str, Tensor]
         return Output(unchecked=DROPOUT)
     if not isinstance(context, Tensor) or context.ndim != 3:
         return Output(unchecked="its output has another shape")
-    B, H, T, _ = call.q.shape
+    _, H, T, _ = call.q.shape
     return Output(context[:, :T].unflatten(2, (H, -1)).transpose(1, 2))
 
 

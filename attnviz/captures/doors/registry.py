@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnviz.captures.calls import Call, Hear
+from attnviz.captures.calls import Call
 from attnviz.captures.checking import DROPOUT, Output
 from attnviz.captures.doors.running import Frame, Running
+from attnviz.captures.heard import Hear
 from attnviz.captures.masks import Mask, block_mask, from_tensor
 
 _ADDING = ("eager", "flex_attention")
@@ -138,7 +139,7 @@ def _heard(
         return Mask(causal=causal, window=width if implementation.startswith("flash") else None), None
     if not isinstance(mask, Tensor):
         return Mask(block_mask(mask, B, H, T, S)), None
-    if mask.ndim == 2 and mask.shape != (T, S) or implementation.startswith("flash"):
+    if (mask.ndim == 2 and mask.shape != (T, S)) or implementation.startswith("flash"):
         return Mask(causal=causal, window=width, padding=mask[:, -S:].bool()), None
     if implementation in _ADDING:
         mask = mask.to(q.dtype) if mask.dtype == torch.bool else mask
