@@ -154,12 +154,13 @@ def _of_item(item: AttentionItem, rows: Tensor, sample: Sample, output: Tensor) 
     if sample.projection is not None:
         ours, variance = _projected(ours, variance, sample.projection)
         sees = sees.any(0)  # (r,)
-    if not bool(sees.any()):
-        return None
     size = torch.linalg.vector_norm(theirs, dim=-1)
     own = torch.maximum(size, torch.linalg.vector_norm(ours, dim=-1))
     off = torch.linalg.vector_norm(ours - theirs, dim=-1)
     allowed = _SLACK * variance.sqrt() + (4 * unit + 32 * 2.0**-24) * own + torch.finfo(torch.float32).tiny
+    sees = sees & theirs.isfinite().all(-1)  # a model may make NaN of padding, and carry it on
+    if not bool(sees.any()):
+        return None
     excess = torch.where(sees, (off / allowed).nan_to_num(nan=math.inf), -1.0)
     place = int(excess.flatten().argmax())
     scale = float(own.flatten()[place]) or 1.0
@@ -201,11 +202,16 @@ def _contexts(item: AttentionItem, rows: Tensor, unit: float) -> tuple[Tensor, T
     seen = _Seen(item, rows)
     for first in range(0, H, step):
         heads = list(range(first, min(first + step, H)))
-        weights, errors = _given(item, heads, rows, unit) if item.given else _weights(item, heads, rows, seen, unit)
-        v = _of_heads(item, "v", heads)  # (h, S, D_v)
+        seen.narrow(heads)
+        weights, errors = (
+            _given(item, heads, rows, seen, unit) if item.given else _weights(item, heads, rows, seen, unit)
+        )
+        v = _of_heads(item, "v", heads, seen.keys)  # (h, S, D_v)
         context = weights @ v
         if seen.of_global is not None and getattr(item.inputs, "v_global", None) is not None:
-            context = torch.where(seen.of_global[:, None], weights @ _of_heads(item, "v_global", heads), context)
+            context = torch.where(
+                seen.of_global[:, None], weights @ _of_heads(item, "v_global", heads, seen.keys), context
+            )
         spread = (weights * errors) ** 2  # (h, r, S)
         squares = (v * v).sum(-1)  # (h, S)
         total = spread.sum(-1)
@@ -220,10 +226,12 @@ def _weights(item: AttentionItem, heads: list[int], rows: Tensor, seen: _Seen, u
     """Weights of some rows of some heads, (h, r, S), and how far each logit may be off."""
     products = item.products
     at = rows.to(item.device)
-    q, k = products.q[item.batch, heads][:, at].double(), _of_heads(item, "k", heads)
+    q, k = products.q[item.batch, heads][:, at].double(), _of_heads(item, "k", heads, seen.keys)
     logits = q @ k.transpose(1, 2) * item.scale
     if products.q_global is not None and seen.of_global is not None:
-        own = products.q_global[item.batch, heads][:, at].double() @ _of_heads(item, "k_global", heads).transpose(1, 2)
+        own = products.q_global[item.batch, heads][:, at].double() @ _of_heads(
+            item, "k_global", heads, seen.keys
+        ).transpose(1, 2)
         logits = torch.where(seen.of_global[:, None], own * item.scale, logits)
     reach = (
         torch.linalg.vector_norm(q, dim=-1, keepdim=True)
@@ -246,17 +254,17 @@ def _weights(item: AttentionItem, heads: list[int], rows: Tensor, seen: _Seen, u
     return weights, unit * (2 + 2 * size + 4 * reach / math.sqrt(products.D)) + 2.0**-22 * reach
 
 
-def _given(item: AttentionItem, heads: list[int], rows: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+def _given(item: AttentionItem, heads: list[int], rows: Tensor, seen: _Seen, unit: float) -> tuple[Tensor, Tensor]:
     """Weights that were given, likewise; they are off by their own rounding alone."""
     weights = item.inputs.weights[item.batch, heads][:, rows.to(item.device)].double()  # type: ignore[attr-defined]
+    weights = weights.masked_fill(~seen.by(heads), 0.0)
     return weights, torch.full_like(weights, 2 * unit)
 
 
-def _of_heads(item: AttentionItem, name: str, heads: list[int]) -> Tensor:
-    """What some query heads read of the keys or values, (h, S, D), 0 where the key doesn't exist."""
+def _of_heads(item: AttentionItem, name: str, heads: list[int], keys: Tensor) -> Tensor:
+    """What some query heads read of the keys or values, (h, S, D), 0 where no query sees the key, whatever stands there."""
     of = getattr(item.inputs, name)[item.batch, [item.kv_head(head) for head in heads]].double()
-    exists = item.key_padding
-    return of if exists is None else of.masked_fill(~exists.to(of.device)[:, None], 0.0)
+    return of.masked_fill(~keys[:, None], 0.0)
 
 
 class _Seen:
@@ -270,6 +278,10 @@ class _Seen:
         self.pattern = pattern
         of_global = bool(pattern is not None and pattern.global_queries)
         self.of_global = torch.isin(self.rows, item.global_queries.to(item.device)) if of_global else None  # (r,)
+
+    def narrow(self, heads: list[int]) -> None:
+        """Says which keys any of the rows sees, of these heads: :attr:`keys`, (S,) bool."""
+        self.keys = self.by(heads).flatten(0, 1).any(0)
 
     def by(self, heads: list[int]) -> Tensor:
         """(h | 1, r, S) bool."""
