@@ -22,7 +22,7 @@ _SENSES = {"vision": ("vision", "visual", "image"), "audio": ("audio", "speech")
 """What layers of pictures and of sound are called, and by which words they are known."""
 
 _TEXT = ("text", "language", "llm")
-_NO_ATTENTION = re.compile(r"output|norm|mask|bias|embed|rotary|dropout|processor|loss|head$")
+_NO_ATTENTION = re.compile(r"output|norm|mask|bias|embed|rotary|dropout|processor|loss")
 _CROSS = ("cross", "encoder_attn", "encdec", "enc_dec", "multihead_attn")
 """What the names of modules that attend to another sequence contain."""
 
@@ -59,7 +59,7 @@ class Place:
         """
         parts = name.split(".")
         at = max((n for n, part in enumerate(parts) if part.isdecimal()), default=-1)
-        before = parts[: at + 1] if at >= 0 else parts[:-1]
+        before = parts[: at + 1] if at >= 0 else parts[:-1] if "att" in parts[-1].lower() else parts
         words = tuple(part for part in before if not part.isdecimal() and not _STACK.fullmatch(part))
         return cls(
             words,
@@ -94,7 +94,9 @@ class Labels:
         """``modules``: all of a model, with their names."""
         self._towers: dict[tuple[str, ...], _Tower] = {}
         self._known: dict[tuple[str, bool], tuple[str, int]] = {}
-        for name in _attentions(modules):
+        named = list(modules)
+        self._kinds = {name: type(module) for name, module in named}
+        for name in _attentions(named):
             self._add(name)
         self._names = self._named()
 
@@ -108,8 +110,11 @@ class Labels:
         if (name, cross) not in self._known:
             place = Place.of(name)
             tower = self._towers.get(place.words)
-            if tower is None or place not in tower.places:
-                tower = self._add(name)
+            if tower is None or place not in tower.places:  # not called attention: nor are others of its class
+                kind = self._kinds.get(name)
+                for other in [other for other, own in self._kinds.items() if own is kind] or [name]:
+                    self._add(other)
+                tower = self._towers[place.words]
                 self._names = {**self._named(), **self._names}
             self._known[name, cross] = self._free(self._group(tower, place, cross), self._number(tower, place, cross))
         return self._known[name, cross]
@@ -122,6 +127,10 @@ class Labels:
     def _add(self, name: str) -> _Tower:
         place = Place.of(name)
         tower = self._towers.setdefault(place.words, _Tower(place.words))
+        inner = f"{place.suffix}."  # parts of what attends are none themselves
+        tower.places = [
+            one for one in tower.places if one.position != place.position or not one.suffix.startswith(inner)
+        ]
         tower.places.append(place)
         tower.crosses = tower.crosses or named_cross(name)
         return tower

@@ -120,6 +120,7 @@ class Run:
         self._model, self._wanted, self._reader, self._metadata = model, wanted, reader, metadata
         self._layers: dict[Label, Heard[Any]] = {}
         self._skipped: set[Label] = set()
+        self._alone: set[Label] = set()  # layers of weights
         self._check, self._refused = check, dict[Label, str]()
         self._unchecked: dict[str, list[Label]] = {}  # by why
         self._labels = Labels((own_name(name), module) for name, module in model.named_modules())
@@ -146,6 +147,11 @@ class Run:
             assert self._writer is not None
             return list(self._writer.labels)
         return list(self._layers)
+
+    @property
+    def weights_only(self) -> list[Label]:
+        """The layers of which weights were seen, and not q and k: the model multiplies by itself."""
+        return [label for label in self.layers if label in self._alone]
 
     def show(self, picture: Tensor, patches: tuple[int, int] | None = None) -> None:
         """Says that the model looks at a picture: its patches label the tokens, and the dump holds it.
@@ -254,6 +260,8 @@ class Run:
                 f"{self.name}: layer {label} ran twice, and out= writes one forward pass; leave out= away and use "
                 f"run.save to keep the steps of a generate"
             )
+        if kind is WeighedLayer:
+            self._alone.add(label)
         row = layer.add(call, self._pass, begins=self._begins, copy=not streaming)
         if row is not None and not call.cross:
             self._begins = row
@@ -382,6 +390,8 @@ class Run:
 
     def _close(self, writer: Writer) -> None:
         about = dict(self._metadata)
+        if self.weights_only:
+            about["weights_only"] = list(map(str, self.weights_only))
         if self.notes:
             about["notes"] = list(self.notes)
         if self._picture is not None:

@@ -109,7 +109,7 @@ def test_the_steps_of_a_generate_are_checked(monkeypatch):
         lambda call: replace(call, bias=torch.randn(1, 4, 1, call.k.shape[2])) if call.q.shape[2] == 1 else call,
     )
     model = transformers.LlamaForCausalLM._from_config(FAMILIES["Llama"].config()).eval()
-    with pytest.raises(InputError, match="query 7[0-9]"), attnviz.capture(model):
+    with pytest.raises(InputError, match=r"query 7[0-9]"), attnviz.capture(model):
         model.generate(ids()[:1], max_new_tokens=66, do_sample=False, eos_token_id=None, pad_token_id=0)
 
 

@@ -173,5 +173,5 @@ def test_weights_that_are_not_the_models_are_refused(monkeypatch):
     from attnviz.captures.doors import softmax
 
     monkeypatch.setattr(softmax, "_bhts", lambda tensor, heads: tensor.flip(1) if tensor.shape[-1] == 7 else tensor)
-    with pytest.raises(InputError, match="are .* apart"):
+    with pytest.raises(InputError, match=r"are .* apart"):
         captured(Own("einsum"), {"x": torch.randn(B, 4, 7, 8)})
