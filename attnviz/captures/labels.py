@@ -156,26 +156,31 @@ class Labels:
         return names
 
     def _group(self, tower: _Tower, place: Place, cross: bool) -> str:
-        name = self._names.get(tower.words, "")
+        group = name = self._names.get(tower.words, "")
         if cross:
             several = sum(one.crosses for one in self._towers.values()) > 1
-            return f"{name}_cross" if several and name not in ("", "decoder") else "cross"
-        first = next(
-            (one.suffix for one in tower.places if one.position == place.position and not named_cross(one.suffix)), None
-        )
-        if first is None or first == place.suffix:
-            return name
+            group = f"{name}_cross" if several and name not in ("", "decoder") else "cross"
+            if not named_cross(place.suffix):  # by what it was given
+                return group
+        alike = (one for one in tower.places if one.position == place.position and _alike(one, place))
+        first = next((one.suffix for one in alike), place.suffix)
+        if first == place.suffix:
+            return group
         # Two in one layer: the second by its own word.
         own = [word for word in place.suffix.split(".") if word not in first.split(".")]
-        word = _clean(re.sub(r"_?(attention|attn)$", "", own[0])) or own[0] if own else place.suffix.replace(".", "_")
-        return f"{name}_{word}" if name else word
+        word = (
+            _clean(re.sub(r"_?(cross)?_?(attention|attn)$", "", own[0])) or own[0]
+            if own
+            else place.suffix.replace(".", "_")
+        )
+        return f"{word}_{group}" if cross else f"{name}_{word}" if name else word
 
     def _number(self, tower: _Tower, place: Place, cross: bool) -> int:
         if not place.indices:
             return 0
         alike = [one for one in tower.places if one.template == place.template and one.suffix == place.suffix]
         varying = [n for n in range(len(place.indices)) if len({one.indices[n] for one in alike}) > 1]
-        templates = {one.template for one in tower.places if named_cross(one.suffix) == named_cross(place.suffix)}
+        templates = {one.template for one in tower.places if one.suffix == place.suffix}
         if len(varying) <= 1 and len({re.sub(r"\.\*$", "", one) for one in templates}) == 1:
             return place.indices[varying[0] if varying else 0]
         if len(varying) <= 1 and len(place.indices) > 1 and len(templates) == 1:
@@ -186,7 +191,7 @@ class Labels:
 
 def _alike(one: Place, other: Place) -> bool:
     """Whether two modules can be of one sequence of layers: both attend to another sequence, or neither."""
-    return bool(one.indices) and named_cross(one.suffix) == named_cross(other.suffix)
+    return named_cross(one.suffix) == named_cross(other.suffix)
 
 
 def _main(own: dict[tuple[str, ...], list[str]]) -> tuple[str, ...] | None:

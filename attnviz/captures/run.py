@@ -90,6 +90,7 @@ def capture(
             run._out = temporary
             stack.callback(run._close_stream)
         with listening(model, run._hear, ids=run._note_ids, begin=run._begin) as softmaxes:
+            run._parted = softmaxes.parted
             yield run
             softmaxes.finish()
         run._finish(softmaxes.unheard)
@@ -121,6 +122,8 @@ class Run:
         self._layers: dict[Label, Heard[Any]] = {}
         self._skipped: set[Label] = set()
         self._alone: set[Label] = set()  # layers of weights
+        self._parted: Collection[str] = ()  # modules whose weights multiply values in parts
+        self._waiting: Heard[Any] | None = None  # a layer that is to be written once its module has done with it
         self._check, self._refused = check, dict[Label, str]()
         self._unchecked: dict[str, list[Label]] = {}  # by why
         self._labels = Labels((own_name(name), module) for name, module in model.named_modules())
@@ -239,6 +242,7 @@ class Run:
             self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
 
     def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], None]:
+        self._flush()
         group, number = self._labels.of(module, cross=call.cross)
         nth = self._heard_in_pass[module, group] = self._heard_in_pass.get((module, group), 0) + 1
         kind: type[Heard[Any]] = Layer if isinstance(call, Call) else WeighedLayer
@@ -269,13 +273,17 @@ class Run:
         def finish(output: Output) -> None:
             layer.made(output)
             if self._out is not None:
-                self._write(layer)
+                self._waiting = layer
+                if kind is Layer:
+                    self._flush()
 
         return finish
 
-    def _write(self, layer: Heard[Any]) -> None:
+    def _flush(self) -> None:
         """Writes a layer as soon as it has run, where it is what the model computes."""
-        assert self._out is not None
+        layer, self._waiting = self._waiting, None
+        if layer is None or self._out is None:
+            return
         inputs = self._inputs(layer)
         if self._holds(layer, inputs):
             self._writer = self._writer or self._new_writer(self._out)
@@ -284,6 +292,9 @@ class Run:
 
     def _holds(self, layer: Heard[Any], inputs: Inputs) -> bool:
         """Whether a layer's context is the model's own, as far as that can be seen."""
+        if layer.stack in self._parted and layer.label in self._alone:
+            self._refused[layer.label] = "its weights multiply values in parts, of which the first alone was seen"
+            return False
         unread = [name for call in layer.calls for name in getattr(call, "unread", ())]
         told = (
             f"; its function was given {', '.join(sorted(set(unread)))}, which attnviz doesn't know" if unread else ""
@@ -347,7 +358,8 @@ class Run:
         if self._writer is not None:
             self._writer.abandon()
 
-    def _finish(self, unheard: Iterable[str] = ()) -> None:
+    def _finish(self, unheard: Iterable[str]) -> None:
+        self._flush()
         heard = {layer.stack for layer in self._layers.values()}
         self._unheard = [name for name in unheard if name not in heard]
         if not self._layers:
@@ -369,7 +381,8 @@ class Run:
 
     def _tell(self) -> None:
         """Says what was refused and what was not checked. Raises InputError where nothing is left."""
-        if self._refused and not (self._writer.labels if self._writer else self._layers):
+        written: Collection[Label] = () if self._writer is None else self._writer.labels
+        if self._refused and not (self._layers if self._out is None else written):
             label, why = next(iter(self._refused.items()))
             raise InputError(
                 f"{self.name}: its attention can't be captured; layer {label} is not what the model computes: {why}"

@@ -169,6 +169,18 @@ def test_what_was_not_heard_is_named():
     assert run.layers == [0]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_weights_that_multiply_values_in_parts_are_refused(streamed, tmp_path):
+    class Parts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            weights = (x @ x.transpose(2, 3)).softmax(-1)
+            return weights[..., :3] @ x[:, :, :3] + weights[..., 3:] @ x[:, :, 3:]
+
+    with pytest.raises(InputError, match="its weights multiply values in parts"):
+        captured(Parts(), {"x": torch.randn(B, 4, 7, 8)}, out=tmp_path / "run.safetensors" if streamed else None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_that_are_not_the_models_are_refused(monkeypatch):
     from attnviz.captures.doors import softmax
 

@@ -62,6 +62,8 @@ class Softmaxes:
     def __init__(self, running: Running, hear: Hear) -> None:
         self.unheard: dict[str, None] = {}
         """The modules that ran a softmax over keys that was not captured, in order."""
+        self.parted: set[str] = set()
+        """The modules whose weights multiply values in parts, of which one alone was captured."""
         self._running, self._hear = running, hear
         self._open: list[_Open] = []
         self._products: dict[int, set[int]] = {}  # by module, sizes of products of activations
@@ -147,7 +149,10 @@ class Softmaxes:
     def _used(self, operands: list[Tensor]) -> _Open | None:
         """The softmax whose weights are one of the operands."""
         for one in reversed(self._open):
-            if not one.heard and any(_storage(operand) in one.storages for operand in operands):
+            if any(_storage(operand) in one.storages for operand in operands):
+                if one.heard:
+                    self.parted.add(one.frame.name)
+                    return None
                 return one
         return None
 
