@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,13 +96,9 @@ class Layer(Heard[Call]):
         self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None
     ) -> AttentionInputs:
         first = self.calls[0]
-        q = torch.cat([call.q for call in self.calls], dim=2)
-        k = torch.cat([call.k for call in self.calls if call.k is not None], dim=2)
-        v = (
-            None
-            if first.v is None
-            else torch.cat([call.v for call in self.calls if call.v is not None], dim=2).to(q.dtype)
-        )
+        q = _joined([call.q for call in self.calls])
+        k = _joined([call.k for call in self.calls])
+        v = None if first.v is None else _joined([call.v for call in self.calls]).to(q.dtype)
         S = k.shape[2]
         visibility = self._visibility(S, {} if memo is None else memo)
         padding = visibility.key_padding_mask
@@ -192,6 +188,12 @@ class Layer(Heard[Call]):
                 wide[..., step.end - step.S : step.end] = bias
             parts.append(wide)
         return torch.cat(parts, dim=2)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor:
+    """The parts there are as one tensor, along positions."""
+    there = [part for part in parts if part is not None]
+    return there[0] if len(there) == 1 else torch.cat(there, dim=2)
 
 
 def _owned(call: Call) -> Call:

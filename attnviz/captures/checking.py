@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnviz.attention.given import AttentionWeights
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
 from attnviz.base.devices import dtype_name
+from attnviz.engine.products import rounds
 
 EVERY = 64
 """Of the steps of a ``generate``, each so many-th is checked."""
@@ -26,8 +27,8 @@ EVERY = 64
 DROPOUT = "dropout is on; model.eval() turns it off"
 """Why the output of a model in training says nothing of its weights."""
 
-_ROWS, _ITEMS = 6, 4
-"""At most so many rows of a call, besides the first and the last, and so many batch items."""
+_ROWS, _ITEMS = 4, 4
+"""So many rows of a call where its mask changes or at random, besides the first and the last; so many batch items."""
 
 _SLACK = 5.0
 """How often what rounding is expected to cost a right capture may be off by: errors of one key's logit in many heads add up."""
@@ -86,7 +87,7 @@ class Output:
         B, T = self.context.shape[0], self.context.shape[-2]
         random = torch.Generator().manual_seed(T)  # the process's own stays as it is
         some = torch.randint(T, (_ROWS,), generator=random).tolist()
-        rows = sorted({0, T - 1, *[t for t in changes if t < T][: _ROWS - 2], *some[: _ROWS - min(len(changes), 4)]})
+        rows = sorted({0, T - 1, *[t for t in changes if t < T][:_ROWS], *some[: max(2, _ROWS - len(changes))]})
         items = sorted({0, B - 1, *torch.randint(B, (_ITEMS - 2,), generator=random).tolist()})
         at, of = torch.tensor(rows), torch.tensor(items)
         device = self.context.device
@@ -126,7 +127,7 @@ class Difference:
         )
 
 
-def difference(inputs: AttentionInputs | AttentionWeights, samples: Sequence[tuple[int, Sample]]) -> Difference | None:
+def difference(inputs: Inputs, samples: Sequence[tuple[int, Sample]]) -> Difference | None:
     """The row whose context is farthest from the model's own, for what rounding explains; None where no row sees a key.
 
     Args:
@@ -195,76 +196,89 @@ def _unit(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _contexts(item: AttentionItem, rows: Tensor, unit: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The context of some rows of all heads, in float64: (H, r, D_v), its variance by rounding (H, r), and which see a key (H, r)."""
-    H, parts = item.inputs.H, []
-    wide = item.S * (item.inputs.v.shape[-1] + 2 * len(rows))  # type: ignore[attr-defined]
-    step = max(1, _CELLS // wide)
-    seen = _Seen(item, rows)
+    """The context of some rows of all heads, (H, r, D_v), its variance by rounding (H, r), and which see a key (H, r)."""
+    H, group = item.inputs.H, item.inputs.H // item.inputs.H_kv
+    each = item.S * (item.value(0).shape[-1] + 2 * group * len(rows))
+    step = group * max(1, _CELLS // each)
+    seen, parts = _Seen(item, rows), []
     for first in range(0, H, step):
-        heads = list(range(first, min(first + step, H)))
-        seen.narrow(heads)
-        weights, errors = (
-            _given(item, heads, rows, seen, unit) if item.given else _weights(item, heads, rows, seen, unit)
-        )
-        v = _of_heads(item, "v", heads, seen.keys)  # (h, S, D_v)
-        context = weights @ v
+        heads = _Heads(item, range(first, min(first + step, H)), seen)
+        weights, errors = _given(heads, unit) if item.given else _weights(heads, unit)
+        v = heads.of("v")  # (n, S, D_v)
+        context = heads.times(weights, v)
         if seen.of_global is not None and getattr(item.inputs, "v_global", None) is not None:
-            context = torch.where(
-                seen.of_global[:, None], weights @ _of_heads(item, "v_global", heads, seen.keys), context
-            )
+            context = torch.where(seen.of_global[:, None], heads.times(weights, heads.of("v_global")), context)
         spread = (weights * errors) ** 2  # (h, r, S)
-        squares = (v * v).sum(-1)  # (h, S)
-        total = spread.sum(-1)
-        crossed = ((spread @ v) * context).sum(-1)
-        variance = (spread @ squares[..., None])[..., 0] - 2 * crossed + total * (context * context).sum(-1)
-        parts.append((context, variance.clamp(min=0), weights.sum(-1) > 0))
+        squares = heads.times(spread, (v * v).sum(-1, keepdim=True))[..., 0]
+        crossed = (heads.times(spread, v) * context).sum(-1)
+        variance = squares - 2 * crossed + spread.sum(-1) * (context * context).sum(-1)
+        parts.append((context, variance.clamp(min=0), (weights != 0).any(-1)))
     context, variance, sees = (torch.cat(part) for part in zip(*parts, strict=True))
-    return context, variance, sees
+    return context.double(), variance.double(), sees
 
 
-def _weights(item: AttentionItem, heads: list[int], rows: Tensor, seen: _Seen, unit: float) -> tuple[Tensor, Tensor]:
+def _weights(heads: _Heads, unit: float) -> tuple[Tensor, Tensor]:
     """Weights of some rows of some heads, (h, r, S), and how far each logit may be off."""
-    products = item.products
-    at = rows.to(item.device)
-    q, k = products.q[item.batch, heads][:, at].double(), _of_heads(item, "k", heads, seen.keys)
-    logits = q @ k.transpose(1, 2) * item.scale
+    item, seen = heads.item, heads.seen
+    products, at = item.products, seen.rows
+    q, k = products.q[item.batch, heads.first : heads.last][:, at].to(heads.dtype), heads.of("k")
+    logits = heads.times(q, k.transpose(1, 2)) * item.scale
     if products.q_global is not None and seen.of_global is not None:
-        own = products.q_global[item.batch, heads][:, at].double() @ _of_heads(
-            item, "k_global", heads, seen.keys
-        ).transpose(1, 2)
+        of_global = products.q_global[item.batch, heads.first : heads.last][:, at].to(heads.dtype)
+        own = heads.times(of_global, heads.of("k_global").transpose(1, 2))
         logits = torch.where(seen.of_global[:, None], own * item.scale, logits)
-    reach = (
-        torch.linalg.vector_norm(q, dim=-1, keepdim=True)
-        * torch.linalg.vector_norm(k, dim=-1)[:, None]
-        * abs(item.scale)
-    )
+    longest = heads.repeated(torch.linalg.vector_norm(k, dim=-1))[:, None]
+    reach = torch.linalg.vector_norm(q, dim=-1, keepdim=True) * longest * abs(item.scale)
     size = logits.abs()
     if products.softcap is not None:
         logits = products.softcap * torch.tanh(logits / products.softcap)
     if products.bias is not None:
-        bias = products.bias
-        part = bias[min(item.batch, len(bias) - 1)].expand(item.inputs.H, item.T, item.S)[heads][:, at].double()
+        whole = products.bias[min(item.batch, len(products.bias) - 1)].expand(item.inputs.H, item.T, item.S)
+        part = whole[heads.first : heads.last][:, at].to(heads.dtype)
         logits, size = logits + part, size + part.abs().masked_fill(part.isinf(), 0)
     logits = logits.masked_fill(~seen.by(heads), -math.inf)
     if products.sinks is not None:
-        sink = products.sinks.to(item.device)[heads].double()[:, None, None].expand(*logits.shape[:2], 1)
-        weights = torch.cat([logits, sink], dim=-1).softmax(-1)[..., :-1]
+        sink = products.sinks.to(item.device)[heads.first : heads.last].to(heads.dtype)[:, None, None]
+        weights = torch.cat([logits, sink.expand(*logits.shape[:2], 1)], dim=-1).softmax(-1)[..., :-1]
     else:
         weights = logits.softmax(-1).nan_to_num(nan=0.0)  # a row that sees nothing
     return weights, unit * (2 + 2 * size + 4 * reach / math.sqrt(products.D)) + 2.0**-22 * reach
 
 
-def _given(item: AttentionItem, heads: list[int], rows: Tensor, seen: _Seen, unit: float) -> tuple[Tensor, Tensor]:
+def _given(heads: _Heads, unit: float) -> tuple[Tensor, Tensor]:
     """Weights that were given, likewise; they are off by their own rounding alone."""
-    weights = item.inputs.weights[item.batch, heads][:, rows.to(item.device)].double()  # type: ignore[attr-defined]
-    weights = weights.masked_fill(~seen.by(heads), 0.0)
+    item = heads.item
+    given: Tensor = item.inputs.weights  # type: ignore[attr-defined]
+    weights = given[item.batch, heads.first : heads.last][:, heads.seen.rows].to(heads.dtype)
+    weights = weights.masked_fill(~heads.seen.by(heads), 0.0)
     return weights, torch.full_like(weights, 2 * unit)
 
 
-def _of_heads(item: AttentionItem, name: str, heads: list[int], keys: Tensor) -> Tensor:
-    """What some query heads read of the keys or values, (h, S, D), 0 where no query sees the key, whatever stands there."""
-    of = getattr(item.inputs, name)[item.batch, [item.kv_head(head) for head in heads]].double()
-    return of.masked_fill(~keys[:, None], 0.0)
+class _Heads:
+    """Some query heads beside each other, whole groups that share their keys: products without repeating these."""
+
+    def __init__(self, item: AttentionItem, heads: range, seen: _Seen) -> None:
+        self.item, self.seen, self.first, self.last = item, seen, heads.start, heads.stop
+        self.kv = [*dict.fromkeys(map(item.kv_head, heads))]
+        self.group = len(heads) // len(self.kv)
+        exact = item.dtype == torch.float64 or rounds(item.device)
+        self.dtype = torch.float64 if exact else torch.float32
+        self.keys = seen.by(self).flatten(0, 1).any(0)  # (S,) which any of the rows sees
+
+    def of(self, name: str) -> Tensor:
+        """What they read of the keys or values, (n, S, D), 0 where no row sees the key, whatever stands there."""
+        part: Tensor = getattr(self.item.inputs, name)[self.item.batch, self.kv[0] : self.kv[-1] + 1].to(self.dtype)
+        return part if bool(self.keys.all()) else part.masked_fill(~self.keys[:, None], 0.0)
+
+    def times(self, rows: Tensor, of_keys: Tensor) -> Tensor:
+        """``rows`` (h, r, m) times what each head reads, (n, m, D): (h, r, D)."""
+        n, r = len(self.kv), rows.shape[1]
+        product: Tensor = rows.reshape(n, self.group * r, -1) @ of_keys
+        return product.reshape(len(rows), r, -1)
+
+    def repeated(self, of_keys: Tensor) -> Tensor:
+        """What each query head reads of numbers a key, (n, S): (h, S)."""
+        return of_keys.repeat_interleave(self.group, 0)
 
 
 class _Seen:
@@ -274,29 +288,24 @@ class _Seen:
         self.item, self.rows = item, rows.to(item.device)
         self._shared: Tensor | None = None
         pattern = item.inputs.pattern
-        assert pattern is not None or item.given
+        assert pattern is not None  # captures name theirs
         self.pattern = pattern
-        of_global = bool(pattern is not None and pattern.global_queries)
-        self.of_global = torch.isin(self.rows, item.global_queries.to(item.device)) if of_global else None  # (r,)
+        own = pattern.global_queries
+        self.of_global = torch.isin(self.rows, item.global_queries.to(item.device)) if own else None  # (r,)
 
-    def narrow(self, heads: list[int]) -> None:
-        """Says which keys any of the rows sees, of these heads: :attr:`keys`, (S,) bool."""
-        self.keys = self.by(heads).flatten(0, 1).any(0)
-
-    def by(self, heads: list[int]) -> Tensor:
+    def by(self, heads: _Heads) -> Tensor:
         """(h | 1, r, S) bool."""
-        assert self.pattern is not None
-        own = [self.pattern.of_head(head) for head in heads]
+        own = [self.pattern.of_head(head) for head in range(heads.first, heads.last)]
         if all(one is self.pattern for one in own):
             if self._shared is None:
                 self._shared = self._of(self.pattern)[None]
             return self._shared
         return torch.stack([self._of(one) for one in own])
 
-    def _of(self, pattern: object) -> Tensor:
+    def _of(self, pattern: Pattern) -> Tensor:
         item = self.item
         keys = torch.arange(item.S, device=self.rows.device)[None]
-        seen = pattern.visible(self.rows[:, None], keys, item).expand(len(self.rows), item.S)  # type: ignore[attr-defined]
+        seen = pattern.visible(self.rows[:, None], keys, item).expand(len(self.rows), item.S)
         if item.key_padding is not None:
             seen = seen & item.key_padding.to(seen.device)
         if item.query_padding is not None:

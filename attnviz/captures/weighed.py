@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,11 +54,13 @@ class WeighedLayer(Heard[Weighed]):
         else:
             self.cut(row)
         mask = Mask(_seen(call))
-        kept = [
-            None if one is None else one.detach().clone() if copy else one.detach()
-            for one in (call.weights, call.logits, call.v)
-        ]
-        self.keep(Weighed(kept[0], *kept[1:], call.cross, call.kept), Step(mask, row or 0, T, S, S), forward_pass)  # type: ignore[arg-type]
+        own = replace(
+            call,
+            weights=_own(call.weights, copy=copy),
+            logits=None if call.logits is None else _own(call.logits, copy=copy),
+            v=None if call.v is None else _own(call.v, copy=copy),
+        )
+        self.keep(own, Step(mask, row or 0, T, S, S), forward_pass)
         return row
 
     def inputs(
@@ -127,6 +129,10 @@ def _seen(call: Weighed) -> Tensor | None:
         return None
     same = bool((seen == seen[:, :1]).all())
     return seen[:, :1] if same else seen
+
+
+def _own(tensor: Tensor, *, copy: bool) -> Tensor:
+    return tensor.detach().clone() if copy else tensor.detach()
 
 
 def _wide(part: Tensor, S: int, empty: float) -> Tensor:

@@ -6,7 +6,7 @@ from a layer of parameters, and its weights choose.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,14 +136,12 @@ class Softmaxes:
         tensors = [arg for arg in (*_flat(args), *kwargs.values()) if isinstance(arg, Tensor)]
         operands = tensors[1:] if name == "baddbmm" else tensors
         used = self._used(operands)
-        before = None if used is None or used.dropped else used.weights
         result: Tensor = func(*args, **kwargs)
         if used is not None and len(operands) == 2:
             self._heard(used, name, args, operands, result)
         elif len(operands) > 1 and not any(isinstance(operand, nn.Parameter) for operand in operands):
             for frame in self._frames():
                 self._products.setdefault(id(frame.module), set()).add(result.numel())
-        del before
         return result
 
     def _used(self, operands: list[Tensor]) -> _Open | None:
@@ -185,7 +183,7 @@ class Softmaxes:
     def _frame(self) -> Frame:
         return next(self._frames())
 
-    def _frames(self) -> Any:
+    def _frames(self) -> Iterator[Frame]:
         """The module that runs and the one around it, layers of torch without parameters left out."""
         found = [
             frame
@@ -243,10 +241,12 @@ def _bhts(tensor: Tensor, heads: int | None) -> Tensor:
         return tensor[None, None]
     if len(leading) == 1:
         split = heads if heads and leading[0] % heads == 0 else 1
-        return tensor.unflatten(0, (-1, split))
+        apart: Tensor = tensor.unflatten(0, (-1, split))
+        return apart
     if heads is not None and leading[-1] != heads and heads in leading:
         tensor = tensor.movedim(max(n for n, size in enumerate(leading) if size == heads), len(leading) - 1)
-    return tensor.flatten(0, tensor.ndim - 4)
+    whole: Tensor = tensor.flatten(0, tensor.ndim - 4)
+    return whole
 
 
 def _like(values: Tensor, weights: Tensor, heads: int | None) -> Tensor | None:
