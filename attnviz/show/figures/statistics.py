@@ -32,6 +32,7 @@ from attnviz.show.figures.layout import (
 )
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.show.scale.colors import is_dark
+from attnviz.sources.naming import order_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,9 +191,8 @@ def _item(rows: Sequence[HeadStatistics]) -> int | None:
     return items.pop() if len(items) == 1 else None
 
 
-def _order(layer: int | str | None) -> tuple[str, int]:
-    kind, _, number = ("-1" if layer is None else str(layer)).rpartition(".")
-    return kind, int(number)
+def _order(layer: int | str | None) -> tuple[int, str, int, int]:
+    return order_of("-1" if layer is None else layer)
 
 
 def _name(layer: int | str | None) -> str:
