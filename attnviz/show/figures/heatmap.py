@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from attnviz.base.errors import InputError
 from attnviz.maps.map import AttentionMap, cell_words, grid_name
 from attnviz.show.figures.bars import Bar, colorbar, frame
+from attnviz.show.figures.captions import cell_said
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.layout import (
     EDGE,
@@ -334,7 +335,15 @@ def draw(
     aspect = "auto" if is_strip(shown.size) else "equal"
     both_ways = scale.values == "difference"
     image = CellImage(
-        ax, cells, extent, aspect=aspect, cmap=scale.cmap, norm=scale.norm, both_ways=both_ways, hatch=True
+        ax,
+        cells,
+        extent,
+        aspect=aspect,
+        cmap=scale.cmap,
+        norm=scale.norm,
+        both_ways=both_ways,
+        hatch=True,
+        names=partial(cell_said, shown),
     )
     frame(ax)
     if annot:

@@ -16,6 +16,7 @@ from attnviz.base.labels import one_line
 from attnviz.base.words import in_place
 from attnviz.maps.map import place_of
 from attnviz.show.figures.bars import dress
+from attnviz.show.figures.captions import number_said
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.heatmap import write_caption
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
     from attnviz.maps.map import AttentionMap
+    from attnviz.show.figures.vectors import Names
 
 Picture = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 _PICTURE = 0.55  # of a picture's contrast, beneath weights
@@ -38,6 +40,7 @@ def overlay(
     *,
     title: str | None = None,
     scale: FittedScale | None = None,
+    names: Names | None = None,
     **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws a picture in gray under the weights of its patches: the more weight, the less of the picture shows.
@@ -48,6 +51,7 @@ def overlay(
         ax: the Axes to draw into; None makes a figure.
         title: above the picture.
         scale: a color scale that several share; None makes one of ``colors``.
+        names: what a patch says of itself in an SVG, by row and column; None is its weight.
         colors: the fields of :class:`~attnviz.show.figures.scales.ColorScale`.
 
     Returns:
@@ -60,7 +64,16 @@ def overlay(
     cells = scale.cells(weights)
     ax.imshow(faded(picture), extent=(0, width, height, 0))
     opacity = _opacity(np.clip(np.ma.filled(scale.norm(cells), 0), 0, 1))
-    CellImage(ax, cells, (0, width, height, 0), aspect="equal", cmap=scale.cmap, norm=scale.norm, alpha=opacity)
+    CellImage(
+        ax,
+        cells,
+        (0, width, height, 0),
+        aspect="equal",
+        cmap=scale.cmap,
+        norm=scale.norm,
+        alpha=opacity,
+        names=names or (lambda row, column: f"patch {row}, {column}: {number_said(float(weights[row, column]))}"),
+    )
     ax.set_xticks([])
     ax.set_yticks([])
     if title is not None:

@@ -5,23 +5,27 @@ All panels are one image, painted as it is drawn, so that thousands of heads are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from attnviz.base.words import count, in_place
 from attnviz.maps.map import cell_words, place_of
 from attnviz.show.figures.bars import FRAME, NOT_VISIBLE, colorbar, dress, swatch
-from attnviz.show.figures.cells import Array, PixelImage, Pixels, hatch_colors
+from attnviz.show.figures.captions import cell_said
+from attnviz.show.figures.cells import Array, Extent, Piece, PixelImage, Pixels, hatch_colors
 from attnviz.show.figures.heatmap import write_caption
 from attnviz.show.figures.layout import caption_lines
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
+from attnviz.show.figures.vectors import is_vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
 
     from attnviz.maps.layers import OverviewRow
     from attnviz.maps.map import AttentionMap
-    from attnviz.show.scale.scaling import Values
 
 _MOST_WIDE, _MOST_TALL = 12.0, 10.0  # inches of all panels together, while each can keep its least
 _LARGEST, _LEAST = 1.1, 0.16  # inches of one panel
@@ -110,7 +113,7 @@ def overview_figure(
             )
     scale = ColorScale(**colors)
     fitted = scale.fit(maps)
-    panels = [{shown.head: (shown.cells, scale.fit([shown]) if each else fitted) for shown in row.maps} for row in rows]
+    panels = [{shown.head: (shown, scale.fit([shown]) if each else fitted) for shown in row.maps} for row in rows]
     _Mosaic(ax, [[row.get(head) for head in heads] for row in panels])
     _label(ax.xaxis, [f"{head}" for head in heads])
     _label(ax.yaxis, names)
@@ -133,10 +136,10 @@ class _Mosaic(PixelImage):
 
     Args:
         ax: the Axes.
-        panels: of each row and column the cells and their scale; None where there is no panel.
+        panels: of each row and column the map and its scale; None where there is no panel.
     """
 
-    def __init__(self, ax: Axes, panels: Sequence[Sequence[tuple[Values, FittedScale] | None]]) -> None:
+    def __init__(self, ax: Axes, panels: Sequence[Sequence[tuple[AttentionMap, FittedScale] | None]]) -> None:
         self.panels = panels
         super().__init__(ax, np.zeros((len(panels), len(panels[0]), 4), dtype=np.uint8))
 
@@ -149,9 +152,9 @@ class _Mosaic(PixelImage):
         for line, (height, rows, y) in zip(self.panels, down, strict=True):
             for panel, (width, columns, x) in zip(line, across, strict=True):
                 if panel is not None and rows and columns:
-                    cells, scale = panel
-                    values = np.ma.filled(scale.cells(cells), np.nan)
-                    own = Pixels(height, width, rows, columns, pixels.grain, pixels.point)
+                    shown, scale = panel
+                    values = np.ma.filled(scale.cells(shown.cells), np.nan)
+                    own = Pixels(height, width, rows, columns, pixels.point)
                     hatch = hatch_colors(scale.cmap.get_bad())
                     top, left = max(y - 1, 0), max(x - 1, 0)  # a frame, in the gap
                     if apart:
@@ -159,6 +162,50 @@ class _Mosaic(PixelImage):
                     colors = own.paint(values, _colors_of(scale), hatch=hatch)
                     picture[y : y + len(rows), x : x + len(columns)] = colors
         return picture
+
+    def pieces(self) -> Iterator[Piece]:
+        for y, line in enumerate(self.panels):
+            for x, panel in enumerate(line):
+                if panel is not None:
+                    yield _piece(*panel, x, y)
+
+    def draw(self, renderer: Any) -> None:
+        super().draw(renderer)
+        if is_vector(renderer) and self.get_visible():
+            frames = [
+                _piece(*panel, x, y).extent
+                for y, line in enumerate(self.panels)
+                for x, panel in enumerate(line)
+                if panel
+            ]
+            _draw_frames(renderer, self, frames)
+
+
+def _piece(shown: AttentionMap, scale: FittedScale, x: int, y: int) -> Piece:
+    """A panel of a PDF or an SVG: half a gap from the edges of its slot."""
+    values, colors = np.ma.filled(scale.cells(shown.cells), np.nan), _colors_of(scale)
+
+    def paint(pixels: Pixels) -> tuple[Array, Array]:
+        return pixels.paint(values, colors), np.isnan(pixels.merged(values))
+
+    half = 0.5 - _GAP / 2
+    extent = (x - half, x + half, y + half, y - half)
+    return Piece(values.shape, paint, extent, hatch_colors(scale.cmap.get_bad()), partial(_said, shown))
+
+
+def _said(shown: AttentionMap, row: int, column: int) -> str:
+    return f"{in_place(shown.heads_name, shown.layer)}: {cell_said(shown, row, column)}"
+
+
+def _draw_frames(renderer: Any, image: PixelImage, frames: Sequence[Extent]) -> None:
+    """A thin line around each panel."""
+    gc = renderer.new_gc()
+    gc.set_linewidth(FRAME["linewidth"])
+    gc.set_foreground(FRAME["edgecolor"])
+    for left, right, bottom, top in frames:
+        corners = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
+        renderer.draw_path(gc, Path(corners, closed=True), image.get_transform())
+    gc.restore()
 
 
 def _colors_of(scale: FittedScale) -> Callable[[Array], Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 
 from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
-from attnviz.show.figures.cells import Array, Extent, PixelImage, Pixels
+from attnviz.show.figures.captions import number_said, pair_said
+from attnviz.show.figures.cells import Array, Extent, Piece, PixelImage, Pixels
 from attnviz.show.figures.heatmap import write_below
 from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points
 from attnviz.show.scale.colors import BLACK, WHITE, Rgb, hidden, is_dark, mix, reason_colors
@@ -247,7 +248,7 @@ class _ReasonImage(PixelImage):
     """
 
     def __init__(self, shown: ReasonMap, full: float, ax: Axes, extent: Extent, aspect: Any) -> None:
-        self.reasons, self.full = shown.reasons, full
+        self.shown, self.reasons, self.full = shown, shown.reasons, full
         self.weights = None if _outlined(shown) else shown.weights
         self.tinted = shown.weights is not None
         kinds, counts = np.unique(shown.kinds, return_counts=True)
@@ -256,10 +257,24 @@ class _ReasonImage(PixelImage):
         super().__init__(ax, self._colors(shown.kinds, self.weights), extent, aspect=aspect)
 
     def paint(self, pixels: Pixels) -> Array:
+        return self._painted(pixels)[0]
+
+    def pieces(self) -> Iterator[Piece]:
+        yield Piece(self.places.shape, self._painted, self.get_extent(), names=self._said)
+
+    def _said(self, row: int, column: int) -> str:
+        kind, weights = self.kinds[self.places[row, column]], self.shown.weights
+        said = f"{pair_said(self.shown, row, column)} {[*self.reasons, SEVERAL, 'not visible'][kind]}"
+        weighed = weights is not None and np.isfinite(weights[row, column])
+        return f"{said} {number_said(float(weights[row, column]))}" if weighed else said  # type: ignore[index]
+
+    def _painted(self, pixels: Pixels) -> tuple[Array, Array]:
         kinds = self.kinds[pixels.merged(self.places, np.maximum)]
         weights = None if self.weights is None else pixels.merged(self.weights)
         colors = pixels.spread(np.rint(self._colors(kinds, weights) * 255).astype(np.uint8), self.places)
-        return np.concatenate([colors, np.full((*colors.shape[:2], 1), 255, dtype=np.uint8)], axis=2)
+        return np.dstack([colors, np.full(colors.shape[:2], 255, dtype=np.uint8)]), pixels.spread(
+            kinds < 0, self.places
+        )
 
     def _colors(self, kinds: Array, weights: Array | None) -> Array:
         """(..., 3), the darker the more weight."""

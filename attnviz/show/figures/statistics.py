@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from attnviz.base.words import count, in_place
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
 from attnviz.show.figures.bars import Bar, colorbar, frame
+from attnviz.show.figures.captions import number_said
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.heatmap import letters, write_below, write_caption
 from attnviz.show.figures.layout import (
@@ -78,7 +79,14 @@ def statistics_figure(
     given = ax is not None
     if ax is None:
         ax = _sheet(cells, heads, names, scale, title, caption, width)
-    image = CellImage(ax, scale.cells(cells), cmap=scale.cmap, norm=scale.norm, hatch=True)
+    image = CellImage(
+        ax,
+        scale.cells(cells),
+        cmap=scale.cmap,
+        norm=scale.norm,
+        hatch=True,
+        names=lambda row, column: f"{in_place(f'head {heads[column]}', layers[row])} {number_said(cells[row, column])}",
+    )
     frame(ax)
     ax.grid(False)
     _label(ax.xaxis, [f"{head}" for head in heads])

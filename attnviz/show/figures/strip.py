@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
@@ -17,8 +16,10 @@ from matplotlib.patches import Rectangle
 from attnviz.base.errors import InputError
 from attnviz.base.labels import SPACE, one_line, spaced
 from attnviz.show.figures.bars import dress
+from attnviz.show.figures.captions import cell_said
 from attnviz.show.figures.heatmap import write_caption
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
+from attnviz.show.figures.vectors import Words
 from attnviz.show.scale.colors import is_dark
 
 if TYPE_CHECKING:
@@ -212,7 +213,8 @@ def _draw(
         spine.set_visible(False)
     colors = np.asarray(fitted.cmap(fitted.norm(fitted.cells(shown.cells))))[0]  # (S, 4)
     boxes = [Rectangle((word.x, word.line * tall + 0.1 * tall), word.width, 0.8 * tall) for word in words]
-    ax.add_collection(PatchCollection(boxes, facecolors=colors, edgecolors="none"), autolim=False)
+    said = [cell_said(shown, 0, n) for n in range(len(words))]
+    ax.add_collection(Words(boxes, said, facecolors=colors, edgecolors="none"), autolim=False)
     seen = np.isfinite(shown.cells[0])
     for word, (red, green, blue, _), sees in zip(words, colors, seen, strict=True):
         ink = "white" if is_dark((red, green, blue)) else "black"

@@ -209,6 +209,8 @@ def save_figure(
     settings: dict[Any, Any] = {"svg.hashsalt": "attnviz", "svg.fonttype": "none", "pdf.fonttype": 42}
     with mpl.rc_context(settings), atomic(path) as temporary:
         figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=said)
+        if suffix == ".svg" and about is not None:
+            about.describe(temporary)
 
 
 _Drawn = TypeVar("_Drawn", bound="Axes | Figure")
