@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
@@ -290,12 +290,20 @@ class _ReasonImage(PixelImage):
 
 
 def _outline(shown: ReasonMap, ax: Axes) -> None:
-    """White lines between cells."""
+    """Lines of the page's color between cells."""
     rows, columns = shown.cells.shape
-    ax.set_xticks(np.linspace(-0.5, len(shown.keys) - 0.5, columns + 1), minor=True)
-    ax.set_yticks(np.linspace(-0.5, len(shown.queries) - 0.5, rows + 1), minor=True)
-    ax.grid(which="minor", color=mpl.rcParams["axes.facecolor"], linewidth=1.0 if max(rows, columns) <= 32 else 0.5)
-    ax.tick_params(which="minor", length=0)
+    x = np.linspace(-0.5, len(shown.keys) - 0.5, columns + 1)
+    y = np.linspace(-0.5, len(shown.queries) - 0.5, rows + 1)
+    lines = [[(at, y[0]), (at, y[-1])] for at in x] + [[(x[0], at), (x[-1], at)] for at in y]
+    ax.add_collection(
+        LineCollection(
+            lines,
+            colors=mpl.rcParams["axes.facecolor"],
+            linewidths=1.0 if max(rows, columns) <= 32 else 0.5,
+            zorder=1.5,
+        ),
+        autolim=False,
+    )
 
 
 def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:

@@ -73,8 +73,10 @@ def is_vector(renderer: Any) -> bool:
 
 def draw_picture(renderer: Any, gc: Any, picture: Picture, clip: Bbox, *, rectangles: bool) -> None:
     """Draws a map's cells into a vector file; outside of ``clip`` nothing of them."""
-    if rectangles:
+    if rectangles and hasattr(renderer, "writer"):
         draw_rectangles(renderer, gc, *_rectangles(picture, clip))
+    elif rectangles:
+        draw_rectangles(renderer, gc, *_runs_of_colors(picture, clip))
     else:
         _draw_pixels(renderer, gc, picture)
         lone = _lone(picture.colors)
@@ -134,6 +136,19 @@ def _rectangles(picture: Picture, clip: Bbox, which: Array | None = None) -> tup
     places = zip(rows.ravel()[seen].tolist(), columns.ravel()[seen].tolist(), strict=True)
     names = None if picture.names is None else [picture.names(*place) for place in places]
     return boxes[seen], picture.colors.reshape(-1, 4)[seen], names
+
+
+def _runs_of_colors(picture: Picture, clip: Bbox) -> tuple[Array, Array]:
+    """As :func:`_rectangles`, where nothing tells cells of one color apart: those beside each other are one."""
+    boxes, colors, names = _rectangles(replace(picture, names=None), clip)
+    assert names is None
+    if not len(boxes):
+        return boxes, colors
+    first = np.ones(len(boxes), dtype=bool)
+    first[1:] = (colors[1:] != colors[:-1]).any(axis=1) | (boxes[1:, [1, 3]] != boxes[:-1, [1, 3]]).any(axis=1)
+    starts = np.flatnonzero(first)
+    left, right = (most.reduceat(boxes[:, n], starts) for most, n in ((np.minimum, 0), (np.maximum, 2)))
+    return np.stack([left, boxes[starts, 1], right, boxes[starts, 3]], axis=1), colors[starts]
 
 
 def _reaching(edges: Array, low: float, high: float, *, under: bool) -> tuple[Array, Array]:
