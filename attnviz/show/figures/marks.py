@@ -87,22 +87,34 @@ def draw_marks(shown: AttentionMap, marks: Marks, ax: Axes) -> None:
     (T, S), (rows, columns) = shown.size, shown.cells.shape
     if marks.sink is not None:
         _point(ax, marks.sink, (marks.sink.column + 0.5) * S / columns - 0.5, S, across)
-    if marks.peaks and 72 * min(across / columns, down / rows) < _FINE:
-        y, x = np.array(marks.peaks).T
-        ax.plot(
-            (x + 0.5) * S / columns - 0.5,
-            (y + 0.5) * T / rows - 0.5,
-            linestyle="",
-            marker="o",
-            markersize=7,
-            markerfacecolor="none",
-            markeredgewidth=0.6,
-            markeredgecolor=mpl.rcParams["axes.labelcolor"],
-            clip_on=False,
-            scalex=False,
-            scaley=False,
-            label="peaks",
-        )
+    if marks.peaks and is_fine(72 * min(across / columns, down / rows)):
+        draw_rings(ax, [((x + 0.5) * S / columns - 0.5, (y + 0.5) * T / rows - 0.5) for y, x in marks.peaks])
+
+
+def is_fine(cell: float) -> bool:
+    """Whether a lone cell of so many points is easily overlooked."""
+    return cell < _FINE
+
+
+def draw_rings(ax: Axes, places: Sequence[tuple[float, float]], size: float = 7.0) -> None:
+    """Rings around lone peaks, of so many points."""
+    if places:
+        look = {"marker": "o", "markersize": size, "markerfacecolor": "none", "markeredgewidth": 0.6}
+        _draw(ax, places, "peaks", markeredgecolor=mpl.rcParams["axes.labelcolor"], **look)
+
+
+def draw_tips(ax: Axes, places: Sequence[tuple[float, float]], size: float = _TIP, **where: Any) -> None:
+    """Triangles of so many points that stand on columns, and touch them."""
+    tip = [(0, 0), (-0.5, 1), (0.5, 1), (0, 0)]
+    # The middle of the marker is half its size beyond the edge, so that its tip touches.
+    look = {"marker": tip, "markersize": 2 * size, "markeredgewidth": 0, "color": mpl.rcParams["axes.labelcolor"]}
+    if places:
+        _draw(ax, places, "sink", **look, **where)
+
+
+def _draw(ax: Axes, places: Sequence[tuple[float, float]], label: str, **look: Any) -> None:
+    x, y = np.array(places, dtype=float).T
+    ax.plot(x, y, linestyle="", clip_on=False, scalex=False, scaley=False, label=label, **look)
 
 
 def _letters() -> float:
@@ -113,10 +125,7 @@ def _point(ax: Axes, sink: Sink, x: float, S: int, across: float) -> None:
     """A triangle over a column, and beside it what it takes; as much of that as there is room for."""
     color: Any = mpl.rcParams["axes.labelcolor"]
     to_edge = ax.get_xaxis_transform()
-    tip = [(0, 0), (-0.5, 1), (0.5, 1), (0, 0)]
-    shape = {"linestyle": "", "marker": tip, "markersize": 2 * _TIP, "markeredgewidth": 0, "color": color}
-    # The middle of the marker is half its size beyond the edge, so that its tip touches.
-    ax.plot([x], [1], transform=to_edge, clip_on=False, scalex=False, scaley=False, label="sink", **shape)
+    draw_tips(ax, [(x, 1.0)], transform=to_edge)
     share, size = percent(sink.share), _letters()
     name = sink.short
     texts = [f"{name} {share}", share] if sink.exact else [f"{name} lead {share} of rows", f"{share} of rows"]

@@ -18,8 +18,8 @@ from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
 from attnviz.show.figures.captions import number_said, pair_said
 from attnviz.show.figures.cells import Array, Extent, Piece, PixelImage, Pixels
-from attnviz.show.figures.heatmap import write_below
-from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points
+from attnviz.show.figures.heatmap import write_above, write_below
+from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points, wrapped
 from attnviz.show.scale.colors import BLACK, WHITE, Rgb, hidden, is_dark, mix, reason_colors
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def pattern_figure(
         narrow = width is not None and width < _NARROW
 
         def draw(axes: Sequence[Axes]) -> None:
-            pattern_figure(shown, axes[0], title=title, full=full, legend=legend and not narrow)
+            inches = _width(axes[0]) if narrow else max(_width(axes[0]), 2.0)
+            words = wrapped(_title(shown) if title is None else title, inches, points("axes.titlesize"))
+            pattern_figure(shown, axes[0], title="\n".join(words), full=full, legend=legend and not narrow)
 
         ax = _fitted(shown, 1, draw, None if narrow else caption, width)[0]
         if narrow:
@@ -139,26 +141,29 @@ def story_figure(
 
     def draw(row: Sequence[Axes]) -> None:
         for ax, shown, own in zip(row, maps, titles, strict=True):
-            pattern_figure(shown, ax, title=f"{own}\n{_pairs(shown.visible, shown.total)}", full=full, legend=False)
+            name = f"{own}\n{_pairs(shown.visible, shown.total)}"
+            words = wrapped(name, _width(ax), points("axes.titlesize"))
+            pattern_figure(shown, ax, title="\n".join(words), full=full, legend=False)
             if ax is not row[0]:
                 ax.set_ylabel("")
                 ax.tick_params(left=False, labelleft=False)
         names, handles = _legend(maps, full)
         row[-1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.04, 1.0), **_LEGEND)
-        if title is not None:
-            row[len(row) // 2].annotate(
-                title,
-                (0.5, 1),
-                (0, 36),
-                ha="center",
-                xycoords="axes fraction",
-                textcoords="offset points",
-                parse_math=False,
-            )
 
     figure = _fitted(maps[0], len(maps), draw, caption, width)[0].get_figure(root=True)
     assert figure is not None
+    if title is not None:
+        lines = wrapped(title, float(figure.get_figwidth()) - 2 * EDGE, points("figure.titlesize"))
+        grow(figure, above=line("figure.titlesize", len(lines)) + 0.06)
+        write_above(figure, lines)
     return figure
+
+
+def _width(ax: Axes) -> float:
+    """Inches across of Axes."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return float(ax.get_position(original=True).width * figure.get_figwidth())
 
 
 def _fitted(

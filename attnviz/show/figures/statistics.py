@@ -151,9 +151,9 @@ def _sheet(
         return Sheet(1, 1, panel, around)
 
     found = fitted_to(width, sheet)
-    inches = found.size[0] - 2 * EDGE
+    middle = found.around.left + found.inner[0] / 2
     said = caption_lines(caption, found.size[0])
-    above = wrapped(title, inches, points("axes.titlesize"))
+    above = wrapped(title, 2 * (min(middle, found.size[0] - middle) - EDGE), points("axes.titlesize"))
     found = found.with_room([], said)
     found = replace(found, around=replace(found.around, top=found.around.top + line("axes.titlesize", len(above))))
     figure.set_size_inches(found.size)
