@@ -13,7 +13,7 @@ from attnviz.maps.map import AttentionMap, cell_words, place_of
 from attnviz.maps.reasons import ReasonMap
 from attnviz.show.figures.scales import ColorScale, FittedScale
 from attnviz.show.scale.scaling import DECADES
-from attnviz.show.scale.sinks import MOST, sink_note
+from attnviz.show.scale.sinks import MOST, row_note, sink_note
 
 _DARK = 0.05  # of the scale's top: a sequential palette's first colors, which no eye tells apart
 _MOSTLY = 0.95
@@ -84,9 +84,7 @@ def caption(
         scale.note[0].upper() + scale.note[1:],
         *notes,
     ]
-    sink = sink_note(maps)
-    if sink is not None:
-        sentences.append(sink[0].upper() + sink[1:])
+    sentences += [said[0].upper() + said[1:] for said in (sink_note(maps), row_note(maps)) if said is not None]
     return " ".join(f"{sentence}." for sentence in sentences)
 
 

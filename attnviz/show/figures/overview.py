@@ -241,7 +241,7 @@ def _draw_marks(table: _Table, ax: Axes) -> None:
     side = 72 * float(ax.get_position().width * figure.get_figwidth()) / len(table.rows[0])  # points
     if side < _LEAST_MARKED:
         return
-    half, tips, rings = 0.5 - _GAP / 2, [], []
+    half, tips, sides, rings = 0.5 - _GAP / 2, [], [], []
     for y, row in enumerate(table.rows):
         for x, shown in enumerate(row):
             marks = None if shown is None else find_marks(shown)
@@ -250,12 +250,15 @@ def _draw_marks(table: _Table, ax: Axes) -> None:
             rows, columns = shown.cells.shape
             if marks.sink is not None:
                 tips.append((x - half + 2 * half * (marks.sink.column + 0.5) / columns, y - half))
+            if marks.row is not None:
+                sides.append((x + half, y - half + 2 * half * (marks.row.row + 0.5) / rows))
             if is_fine(side * 2 * half / max(rows, columns)):
                 rings += [
                     (x - half + 2 * half * (column + 0.5) / columns, y - half + 2 * half * (row_ + 0.5) / rows)
                     for row_, column in marks.peaks
                 ]
     draw_tips(ax, tips, min(side * _GAP, 4.5))
+    draw_tips(ax, sides, min(side * _GAP, 3.5), aside=True)
     draw_rings(ax, rings, min(7.0, 0.1 * side))
 
 
