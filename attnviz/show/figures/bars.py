@@ -185,6 +185,7 @@ def colorbar(image: AxesImage | ScalarMappable, axes: Sequence[Axes], scale: Fit
 def dress(bar: Colorbar, scale: FittedScale, *, label: str | None = None) -> None:
     """The label, plain ticks and the frame of a color bar."""
     # Vectors in a PDF and an SVG; each step reaches under the next, so that no seam shows the page.
+    assert bar.solids is not None
     bar.solids.set(rasterized=False, edgecolor="face", linewidth=0.3)
     axis = bar.ax.xaxis if bar.orientation == "horizontal" else bar.ax.yaxis
     if isinstance(scale.norm, LogNorm):

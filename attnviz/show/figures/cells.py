@@ -230,14 +230,14 @@ class PixelImage(AxesImage):
         """What a PDF or an SVG holds: the maps that this is made of."""
         raise NotImplementedError
 
-    @allow_rasterization
+    @allow_rasterization  # type: ignore[untyped-decorator]
     def draw(self, renderer: Any) -> None:
         transform = self.get_transform()
         if not is_vector(renderer) or not self.get_visible() or not transform.is_affine:
             super().draw(renderer)
             return
         gc = renderer.new_gc()
-        self._set_gc_clip(gc)
+        self._set_gc_clip(gc)  # type: ignore[attr-defined]  # as every artist of matplotlib does
         clip = self.get_clip_box() or self.axes.bbox
         renderer.open_group("cells", self.get_gid())
         few = self._few()

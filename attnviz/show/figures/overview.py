@@ -23,12 +23,12 @@ from attnviz.base.words import count, in_place
 from attnviz.maps.map import cell_words, place_of
 from attnviz.show.figures.bars import FRAME, Bar, colorbar
 from attnviz.show.figures.captions import cell_said
-from attnviz.show.figures.cells import Array, Extent, Piece, PixelImage, Pixels, hatch_colors
+from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels, hatch_colors
 from attnviz.show.figures.heatmap import grid_columns, write_below, write_caption
 from attnviz.show.figures.layout import EDGE, LINE, caption_lines, line, place, points, width_of, wrapped
 from attnviz.show.figures.marks import draw_rings, draw_tips, find_marks, is_fine
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
-from attnviz.show.figures.vectors import is_vector
+from attnviz.show.figures.vectors import Array, is_vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,9 +17,10 @@ from matplotlib.lines import Line2D
 from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
 from attnviz.show.figures.captions import number_said, pair_said
-from attnviz.show.figures.cells import Array, Extent, Piece, PixelImage, Pixels
+from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels
 from attnviz.show.figures.heatmap import write_above, write_below
 from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points, wrapped
+from attnviz.show.figures.vectors import Array
 from attnviz.show.scale.colors import BLACK, WHITE, Rgb, hidden, is_dark, mix, reason_colors
 
 if TYPE_CHECKING:
