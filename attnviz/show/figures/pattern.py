@@ -64,7 +64,7 @@ def pattern_figure(
         narrow = width is not None and width < _NARROW
 
         def draw(axes: Sequence[Axes]) -> None:
-            inches = _width(axes[0]) if narrow else max(_width(axes[0]), 2.0)
+            inches = max(_width(axes[0]), 4.0 if width is None else 0.0 if narrow else 2.0)
             words = wrapped(_title(shown) if title is None else title, inches, points("axes.titlesize"))
             pattern_figure(shown, axes[0], title="\n".join(words), full=full, legend=legend and not narrow)
 
@@ -78,9 +78,9 @@ def pattern_figure(
     aspect: Any = "auto" if is_strip((len(shown.queries), len(shown.keys))) else "equal"
     _ReasonImage(shown, full, ax, extent, aspect)
     if _outlined(shown):
-        _outline(shown, ax)
         if shown.weights is not None:
             _squares(shown, ax, full)
+        _outline(shown, ax)
     label_axis(ax.xaxis, shown.keys, shown.key_labels)
     label_axis(ax.yaxis, shown.queries, shown.query_labels)
     ax.set_xlabel("key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else ""))
