@@ -116,7 +116,7 @@ def register(app: typer.Typer) -> None:
         check_choice("--format", format, ("table", "json"))
         if other is None and not _given(b):
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
-        look = look_of_file(look, out, unused=("marks",))
+        look = look_of_file(look, out)
         values = _values(held, other)
         asked = _Asked(source, other, head, batch, choice, compute, b, held, values, look)
         hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
@@ -246,7 +246,7 @@ def _draw(found: Difference, out: Path, look: Look) -> None:
 
     a_maps = [row[0] for row in found.pictures]
     sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
-    how = look.words(a_maps, sides)
+    how = look.words(a_maps, sides, marks=look.marks)
     words = about_maps(a_maps, look.scale.fit(a_maps), source=sides)
     write_figure(out, lambda: difference_figure(found.pictures, **how), look, words, kind="diff")
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from attnviz.base.words import count, in_place
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
 from attnviz.show.figures.bars import Bar, colorbar, frame
+from attnviz.show.figures.captions import number_said
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.heatmap import letters, write_below, write_caption
 from attnviz.show.figures.layout import (
@@ -79,7 +80,14 @@ def statistics_figure(
     given = ax is not None
     if ax is None:
         ax = _sheet(cells, heads, names, scale, title, caption, width)
-    image = CellImage(ax, scale.cells(cells), cmap=scale.cmap, norm=scale.norm, hatch=True)
+    image = CellImage(
+        ax,
+        scale.cells(cells),
+        cmap=scale.cmap,
+        norm=scale.norm,
+        hatch=True,
+        names=lambda row, column: f"{in_place(f'head {heads[column]}', layers[row])} {number_said(cells[row, column])}",
+    )
     frame(ax)
     ax.grid(False)
     _label(ax.xaxis, [f"{head}" for head in heads])
@@ -144,9 +152,9 @@ def _sheet(
         return Sheet(1, 1, panel, around)
 
     found = fitted_to(width, sheet)
-    inches = found.size[0] - 2 * EDGE
+    middle = found.around.left + found.inner[0] / 2
     said = caption_lines(caption, found.size[0])
-    above = wrapped(title, inches, points("axes.titlesize"))
+    above = wrapped(title, 2 * (min(middle, found.size[0] - middle) - EDGE), points("axes.titlesize"))
     found = found.with_room([], said)
     found = replace(found, around=replace(found.around, top=found.around.top + line("axes.titlesize", len(above))))
     figure.set_size_inches(found.size)
