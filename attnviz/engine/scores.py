@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.devices import memory_of_machine
@@ -24,9 +24,10 @@ from attnviz.base.errors import InputError
 from attnviz.base.registry import shown
 from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import HeadRows, RowBlock, rows_per_block
+from attnviz.engine.derived import Derived
 from attnviz.engine.given import no_logits
 from attnviz.engine.makers import attention_of
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import ask_for_weights, asks
 from attnviz.engine.softmax import BLANK, softmax_
 
 
@@ -86,9 +87,9 @@ class AttentionScores:
         return shown(self)
 
 
-@asks("batch", "queries", "device", "dtype")
+@asks("batch", "values", "queries", "device", "dtype")
 def score(
-    inputs: Inputs,
+    inputs: SomeInputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,
@@ -121,7 +122,7 @@ def score(
     >>> tuple(result.weights.shape), bool(result.weights.sum(-1).allclose(torch.ones(2, 5)))
     ((2, 5, 2), True)
     """
-    request = Request(inputs, pattern, heads, **what)
+    request = ask_for_weights(inputs, pattern, heads, **what)
     with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
         if not request.attention.softmaxed:
             return _given(request.attention, request.chosen, request.rows, logits, weights)
@@ -142,12 +143,14 @@ def _check_room(item: AttentionItem, heads: int, rows: int, columns: int, tensor
 def _given(
     attention: Attention, heads: tuple[int, ...], queries: range, logits: bool, weights: bool
 ) -> AttentionScores:
-    """The rows of weights that were given, over the keys that are columns of their map."""
+    """The rows of weights that need no softmax, over the keys that are columns of their map."""
     item, columns = attention.item, attention.columns()
     positions = torch.tensor(list(columns), dtype=torch.int64)
     index, shape = positions.to(item.device), (len(heads), len(queries), len(positions))
     _check_room(item, *shape, logits + weights)
     there = getattr(item.inputs, "logits", None) is not None
+    if logits and not weights and isinstance(attention, Derived):
+        raise attention.no_logits()
     made: dict[bool, Tensor | None] = {}
     visible = torch.zeros(shape, dtype=torch.bool, device=item.device)
     for of_weights, wanted in ((False, logits and (there or not weights)), (True, weights)):
@@ -156,8 +159,8 @@ def _given(
             for block in attention.blocks(head, queries=queries, weights=of_weights):
                 assert out is not None
                 rows = block.rows - queries.start
-                out[n, rows] = block.values[:, index]
-                visible[n, rows] = True if block.seen is None else block.seen[:, index]
+                values, seen = block.over_all(item.S, weights=of_weights)
+                out[n, rows], visible[n, rows] = values[:, index], seen[:, index]
     return AttentionScores(
         item,
         attention.pattern,
