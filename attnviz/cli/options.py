@@ -485,7 +485,14 @@ class Region:
 Batch = Annotated[str, typer.Option(metavar="B", help="Batch item, or several: 0,2-4 or all.")]
 Item = Annotated[str, typer.Option("--batch", metavar="B", help="Batch item.")]
 Heads = Annotated[str, typer.Option("--head", metavar="HEADS", help="Query heads: 3, 0,2-4 or all.")]
-Values = Annotated[str, typer.Option(help="weights (after softmax) or logits (before).")]
+Values = Annotated[
+    str,
+    typer.Option(
+        help="weights (after softmax), logits (before), norms (weight times ‖v‖, through w_o where there is one) or "
+        "norm-shares (of a row)."
+    ),
+]
+VALUES = ("weights", "logits", "norms", "norm-shares")
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attnviz.attention.call import Call
+from attnviz.attention.given import AttentionWeights
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.patterns import Full, Pattern
+from attnviz.attention.patterns import Full, Masked, Pattern
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.selections import checked_range
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.attention import Attention, Rows, rows_together
 from attnviz.engine.blocks import Block, SeenRows, rows_per_block
-from attnviz.engine.given import GivenCells
+from attnviz.engine.given import GivenCells, no_logits
 from attnviz.engine.reducer import Reduced
 from attnviz.engine.softmax import BLANK
 from attnviz.engine.tiles import TileSize, segment, segments
@@ -102,9 +105,7 @@ class Derived(Attention):
 
     def no_logits(self) -> InputError:
         """The error of asking what is made of weights for logits."""
-        return InputError(
-            f"{self.item.source}: {self.said} is made of weights, and has no logits; take --values weights"
-        )
+        return no_logits(self.item)
 
     def _block(self, rows: range | Tensor, found: SeenRows) -> Block:
         """A block of rows that were read."""
@@ -236,6 +237,27 @@ class CombinedRows:
             total = total / count[:, None]
         total[count == 0] = torch.nan
         return SeenRows(keys, total, seen)
+
+
+def as_given(attention: Derived, heads: Sequence[int]) -> tuple[AttentionWeights, Pattern]:
+    """The weights of some heads of a batch item, made here, and the pattern of what each of their queries sees."""
+    item = attention.item
+    weights = torch.full((1, len(heads), item.T, item.S), torch.nan, dtype=item.compute_dtype, device=item.device)
+    visible = torch.zeros(weights.shape, dtype=torch.bool, device=item.device)
+    with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
+        for n, head in enumerate(heads):
+            for block in attention.blocks(head):
+                weights[0, n, block.rows], visible[0, n, block.rows] = block.over_all(item.S)
+    inputs, part = item.inputs, slice(item.batch, item.batch + 1)
+    own: dict[str, Any] = {field.name: getattr(inputs, field.name) for field in fields(Call) if field.init}
+    for name, value in own.items():
+        of_batch = isinstance(value, Tensor) or name in _OF_BATCH
+        own[name] = value[part] if of_batch and value is not None else value
+    pattern: Pattern = Masked(visible.cpu()) if attention.knows_hidden else Full()
+    return AttentionWeights(weights, **{**own, "pattern": pattern}), pattern
+
+
+_OF_BATCH = ("tokens", "query_tokens", "word_ids", "query_word_ids", "special_tokens", "query_special_tokens")
 
 
 class _Cells:

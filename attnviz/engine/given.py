@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnviz.attention.call import GivenCall
 from attnviz.attention.checks import magnitude
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Full, Pattern
@@ -28,6 +29,10 @@ from attnviz.engine.visibility import HIDDEN, to_positions
 
 def no_logits(item: AttentionItem) -> InputError:
     """The error of asking weights that were given for logits that were not."""
+    if not isinstance(item.inputs, GivenCall):
+        return InputError(
+            f"{item.source}: is made of several maps, or of weights and values, and has no logits; take --values weights"
+        )
     return InputError(
         f"{item.source}: holds weights that were given, without logits, which are before softmax; give them too "
         f"(--logits NAME), or take --values weights"
