@@ -529,6 +529,8 @@ def request_of(
     from attnviz.engine.request import Request
 
     item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
+    if getattr(inputs, "how", None) == "rollout" and head not in ("all", "0"):
+        raise InputError(f"--head {head}: --rollout is of the mean of all heads; leave --head out")
     what: dict[str, Any] = {"heads": parse_indices(head, inputs.H, option="--head", noun="head"), "batch": item}
     if region is not None:
         what |= region.asked(inputs, item)

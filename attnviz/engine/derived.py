@@ -551,7 +551,7 @@ class Normed(Derived):
     @property
     def measured(self) -> str:
         length = "‖v w_o‖" if _w_o(self.parts[0].item) is not None else "‖v‖"
-        return f"weight × {length}" + (", share of its row" if self.shares else "")
+        return f"{'share of ' if self.shares else ''}weight × {length}"
 
     def head_name(self, head: int) -> str | None:
         return self.parts[0].head_name(head)

@@ -64,6 +64,11 @@ class AttentionScores:
         """What titles call the pattern."""
         return attention_of(self.item, self.pattern).pattern_name
 
+    def head_name(self, head: int) -> str:
+        """What titles call a head, and what its values measure where that is not weight alone."""
+        attention = attention_of(self.item, self.pattern)
+        return ", ".join(one for one in (attention.head_name(head) or f"head {head}", attention.measured) if one)
+
     def values(self, name: str) -> Tensor:
         """The logits (``name="logits"``) or the weights (``name="weights"``), (n, T, C1 + C2)."""
         tensor = self.scores if name == "logits" else self.weights

@@ -223,7 +223,7 @@ def test_norms_of_given_weights_and_of_a_mean_of_layers():
         ({"cross": True}, "the keys of layer 0 are of the queries' own sequence and those of layer 1 of another"),
         ({"documents": torch.tensor([0] * 4 + [1] * 4)}, "packed documents are not the same"),
     ],
-    ids=lambda value: "" if isinstance(value, str) else [*value][0],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
 def test_layers_that_are_not_of_one_map_are_refused(changes, said):
     first = replace(attnviz.synthesize(heads=2, tokens=8), layer=0)
@@ -271,3 +271,44 @@ def test_one_pattern_for_all_layers_or_each_its_own():
     np.testing.assert_allclose(
         own.cells, np.where(np.isnan(each).all(0), np.nan, np.nansum(each, axis=0) / 2), atol=1e-6
     )
+
+
+def test_a_small_model_as_published_code_has_it():
+    """BERT's own attentions: rollout by the joint attention of Abnar and Zuidema, norms by the transformed vectors of Kobayashi et al.
+
+    Their definitions are written anew here: ``joint[l] = normalized(A[l] + I) @ joint[l - 1]``, and of head h, query i and
+    key j the length of ``A[i, j] * (x[j] W_v[h] + b_v[h]) W_o[h]``.
+    """
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=32,
+        max_position_embeddings=16, attn_implementation="eager",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.BertModel(config).double().eval()
+    tokens, there = torch.arange(9)[None] + 3, torch.tensor([[1] * 7 + [0] * 2])
+    with torch.no_grad():
+        for weight in model.parameters():  # far from uniform
+            weight.mul_(3 if weight.ndim > 1 else 1)
+        out = model(tokens, attention_mask=there, output_attentions=True, output_hidden_states=True)
+    mask = there.bool()
+    given = [AttentionWeights(a.masked_fill(~mask[:, None, None], 0), key_padding_mask=mask) for a in out.attentions]
+
+    joint = torch.eye(9, dtype=torch.float64)
+    for attention in out.attentions:
+        added = attention[0].mean(0) + torch.eye(9, dtype=torch.float64)
+        joint = (added / added.sum(-1, keepdim=True)) @ joint
+    found = attnviz.attention_map(given, 0, rollout=True).cells
+    np.testing.assert_allclose(found[:7, :7], joint[:7, :7], atol=1e-12)
+    assert np.isnan(found[7:]).all()
+
+    for n, layer in enumerate(model.encoder.layer):
+        own, dense = layer.attention.self, layer.attention.output.dense.weight  # (d_model, H * D)
+        with torch.no_grad():
+            v = own.value(out.hidden_states[n]).view(1, 9, 4, 6).transpose(1, 2)
+            w_o = dense.T.reshape(4, 6, 24)
+            transformed = torch.einsum("bhij,bhjd,hdm->bhijm", out.attentions[n], v, w_o)
+        with_values = replace(given[n], v=v, w_o=w_o)
+        for head in range(4):
+            norms = attnviz.attention_map(with_values, head, values="norms").cells
+            np.testing.assert_allclose(norms[:7, :7], transformed[0, head].norm(dim=-1)[:7, :7], atol=1e-12)

@@ -120,7 +120,7 @@ def _of_request(request: Request, version: int, progress: Progress | None) -> Sn
         taken.append(_head(head, described, cells, found.counts, (rows, columns), asked.values))
     few = max(len(rows), len(columns)) <= MOST_TOKENS
     labels = (attention.item.query_labels(rows), attention.item.key_labels(columns)) if few else (None, None)
-    settings = _settings(attention.item, attention.pattern, asked.values)
+    settings = _settings(attention.item, asked.pattern, asked.values)  # type: ignore[arg-type]
     item = attention.item
     if isinstance(item.inputs, DerivedInputs):
         of_layers = item.inputs.layer if isinstance(item.inputs.layer, str) and " " in item.inputs.layer else None
