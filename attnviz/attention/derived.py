@@ -125,7 +125,7 @@ def layers_words(labels: Sequence[Label | None]) -> str:
     noun = "layer" if len(labels) == 1 else "layers"
     if None in labels:
         return f"{len(labels)} {noun}"
-    numbers = [int(label) for label in labels if isinstance(label, int) or label.isdecimal()]  # type: ignore[union-attr]
+    numbers = [int(label) for label in labels if label is not None and f"{label}".isdecimal()]
     said = ranges(numbers) if len(numbers) == len(labels) else ",".join(map(str, labels))
     return f"{noun} {said}" if len(said) <= 24 else f"{len(labels)} {noun}"
 
@@ -156,7 +156,7 @@ def _with_pattern(inputs: Inputs, pattern: Pattern | str | None) -> Inputs:
     if isinstance(inputs, DerivedInputs):
         parts = tuple(_with_pattern(one, wanted) for one in inputs.parts)
         return replace(inputs, parts=parts, pattern=wanted)
-    return replace(inputs, pattern=wanted)  # type: ignore[type-var]
+    return replace(inputs, pattern=wanted)
 
 
 def with_pattern(inputs: DerivedInputs, pattern: Pattern) -> DerivedInputs:

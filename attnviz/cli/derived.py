@@ -73,7 +73,7 @@ class Derive:
         parts = []
         for label in source.layers():
             inputs, pattern, left = self._one(source.of(label), choice, compute, values)
-            parts.append(replace(inputs, pattern=pattern))  # type: ignore[type-var]
+            parts.append(replace(inputs, pattern=pattern))
             values = left if label == source.layers()[-1] else values
         made = over_layers(parts, hows["layers"])
         assert made.pattern is not None
