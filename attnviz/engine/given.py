@@ -206,10 +206,12 @@ class Given(Attention):
         self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
     ) -> Iterator[Block]:
         item, own = self.item, self.rows(head)
+        with_logits = largest and getattr(item.inputs, "logits", None) is not None
         keys = torch.arange(item.S, device=item.device)
         for rows in stepped(range(item.T) if queries is None else queries, rows_per_block(item.S, least=1)):
             values, seen, visible = own.block(rows, weights=weights)
-            yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen)
+            most = own.block(rows, weights=False)[0].amax(1) if weights and with_logits else None
+            yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen, largest=most)
 
     def cells(
         self,
