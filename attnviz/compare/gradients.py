@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.errors import InputError
-from attnviz.compare.outputs import exact_attention, held, logit_rows, plain_attention, rounded
+from attnviz.compare.outputs import exact_attention, held, plain_attention, rounded, value_rows
 from attnviz.compare.places import Places
 from attnviz.compare.report import HeadCheck
 from attnviz.compare.rounding import Rounding, Rule, check_can_fail
@@ -59,14 +59,14 @@ def _streamed(attention: Attention, head: int, grad: Tensor, dtype: str | None) 
     g = grad.to(item.device, wide)
     made = [torch.zeros_like(tensor) for tensor in (q, k, v)]
     cap = item.softcap()
-    for block in logit_rows(attention, head, None):
+    for block in value_rows(attention, head, None):
         rows, keys = block.rows, block.keys
         if not len(keys):
             continue
         slope = None
         if cap is not None:  # of the product before what is added to it
             slope = 1 - torch.tanh(q[rows] @ k[keys].T * item.scale / cap) ** 2
-        p = rounded(softmax_(rounded(block.logits, dtype), item.sink(head)).nan_to_num(), dtype)
+        p = rounded(softmax_(rounded(block.values, dtype), item.sink(head)).nan_to_num(), dtype)
         s = rounded(g[rows] @ v[keys].T, dtype)
         d = p * (s - (p * s).sum(1, keepdim=True))
         d = rounded(d if slope is None else d * slope, dtype)
