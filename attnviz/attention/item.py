@@ -58,14 +58,19 @@ class AttentionItem:
         """The inputs with their q and k. Raises InputError for weights that were given, which have none."""
         if isinstance(self.inputs, AttentionCall):
             return self.inputs
+        if isinstance(self.inputs, GivenCall):
+            raise InputError(
+                f"{self.source}: holds weights that were given, and this needs q and k, which they were computed from"
+            )
         raise InputError(
-            f"{self.source}: holds weights that were given, and this needs q and k, which they were computed from"
+            f"{self.source}: is made of several maps, or of weights and values, and this needs the q and k of one; ask it of "
+            f"one layer, without --mean, --max, --rollout or --values norms"
         )
 
     @property
     def given(self) -> bool:
-        """Whether its weights were given, and are no softmax of products."""
-        return isinstance(self.inputs, GivenCall)
+        """Whether its weights were given, or are made of others, and are no softmax of its own products."""
+        return not isinstance(self.inputs, AttentionCall)
 
     @property
     def scale(self) -> float:

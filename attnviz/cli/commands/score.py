@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
-from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Region, Source, Values, check_choice
+from attnviz.cli.options import VALUES, Batch, Compute, Heads, PatternChoice, Region, Source, Values, check_choice
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
@@ -32,6 +33,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
         format: Annotated[str, typer.Option(help="table, json, csv or markdown.")] = "table",
         rows: Annotated[int, typer.Option(help="Most rows of a table; the middle is left out beyond.", min=2)] = 20,
         out: Annotated[
@@ -40,7 +42,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Print the scores of each head, or their softmax, and write them to a file."""
-        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--values", values, VALUES)
         check_choice("--format", format, ("table", "json", "csv", "markdown"))
         from attnviz.base.writing import Stdout, check_output, is_stdout
         from attnviz.cli.console import note
@@ -48,12 +50,12 @@ def register(app: typer.Typer) -> None:
 
         if out is not None:
             out = check_output(out, written.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
-        inputs = source.load(compute.dtype)
+        inputs, pattern, values = derive.load(source, choice, compute, values)
         if values == "logits":
             _check_logits(inputs)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
-        results = _computed(*choice.on(inputs), compute, head, batch, queries, wanted)
+        results = _computed(inputs, pattern, compute, derive, head, batch, queries, wanted)
         if out is not None or format in ("json", "csv"):
             _say_size(results, out)
         if out is not None:
@@ -106,6 +108,7 @@ def _computed(
     inputs: Inputs,
     pattern: Pattern,
     compute: Compute,
+    derive: Derive,
     head: str,
     batch: str,
     queries: str | None,
@@ -118,6 +121,12 @@ def _computed(
     from attnviz.engine.scores import ScoreStream
 
     heads = parse_indices(head, inputs.H, option="--head", noun="head")
+    how = derive.hows.get("heads")
+    if how is not None:
+        from attnviz.attention.derived import over_heads
+
+        inputs, heads = over_heads(inputs, how, heads, pattern), (0,)
+        pattern = inputs.pattern or pattern
     both = not isinstance(pattern, GlobalKeys)
     found = []
     for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item"):
