@@ -196,12 +196,15 @@ class Flow:
     def columns(self, name: str, batch: int, heads: Sequence[int]) -> Tensor:
         """The size of what each column of a gradient is a sum of, (C,): of k's, q's or grad's columns."""
         item = self.inputs.item(batch)
-        read = {
-            "dq": lambda head: (item.key(head), item.key_padding),
-            "dk": lambda head: (item.query(head), item.query_padding),
-            "dv": lambda head: (self.grad[batch, head], item.query_padding),
-        }[name]
-        return torch.stack([sizes_of_columns(*read(head)) for head in heads]).amax(0)
+
+        def size(head: int) -> Tensor:
+            if name == "dv":
+                return sizes_of_columns(self.grad[batch, head], item.query_padding)
+            if name == "dk":
+                return sizes_of_columns(item.query(head), item.query_padding)
+            return sizes_of_columns(item.key(head), item.key_padding)
+
+        return torch.stack([size(head) for head in heads]).amax(0)
 
     def check_padding(self, name: str) -> None:
         """Raises InputError where sums over queries would depend on whether a kernel computes those that don't exist."""
