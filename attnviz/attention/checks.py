@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
     (B, H, T, _), S = found["q"].shape, found["k"].shape[2]
     found |= _checked_places(call, (B, T, S))
     _check_numbers(call, H)
+    _check_output(call, H)
     if call.bias is not None:
         found["bias"] = _bias(call.source, call.bias, (B, H, T, S))
     return found
@@ -80,7 +81,28 @@ def checked_given(call: GivenCall) -> dict[str, Any]:
             raise InputError(
                 f"{call.source}: {name} is on {found[name].device} but weights are on {weights.device}; move both to one"
             )
+    _check_output(call, H)
     return found | _checked_places(call, (B, T, S))
+
+
+def _check_output(call: AttentionCall | GivenCall, H: int) -> None:
+    """Raises InputError for an output projection that doesn't fit the values."""
+    w_o, v = call.w_o, call.v
+    if w_o is None:
+        return
+    if v is None:
+        raise InputError(f"{call.source}: w_o is given without v, the values that it projects; give both")
+    if not w_o.is_floating_point() or w_o.dtype not in DTYPES.values():
+        raise InputError(f"{call.source}: w_o has dtype {dtype_name(w_o.dtype)}, wanted one of {', '.join(DTYPES)}")
+    D_v = v.shape[-1]
+    if w_o.ndim != 3 or tuple(w_o.shape[:2]) != (H, D_v) or not w_o.shape[2]:
+        raise InputError(
+            f"{call.source}: w_o has shape {tuple(w_o.shape)}, wanted (H, D_v, d_model) = ({H}, {D_v}, ...): the output "
+            f"projection, a part a head"
+        )
+    if w_o.device != v.device:
+        raise InputError(f"{call.source}: w_o is on {w_o.device} but v is on {v.device}; move both to one")
+    require_finite(call.source, "w_o", w_o)
 
 
 def _checked_places(call: Call, sizes: tuple[int, int, int]) -> dict[str, Any]:
@@ -137,6 +159,18 @@ def magnitude(tensor: Tensor) -> float:
     """The largest magnitude in ``tensor``, NaN where it holds one."""
     low, high = (float(end) for end in torch.aminmax(tensor))
     return math.nan if math.isnan(low) or math.isnan(high) else max(abs(low), abs(high))
+
+
+def unexpanded(tensor: Tensor, dims: Iterable[int] | None = None) -> Tensor:
+    """A tensor without the copies that ``expand`` made of it in name: each of these dimensions is 1 where all along it is the same.
+
+    >>> tuple(unexpanded(torch.zeros(1, 1, 1, 5).expand(2, 4, 5, 5)).shape)
+    (1, 1, 1, 5)
+    """
+    for dim in range(tensor.ndim) if dims is None else dims:
+        if tensor.shape[dim] > 1 and tensor.stride(dim) == 0:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def _as_bhtd(source: str, name: str, tensor: Tensor, layout: str) -> Tensor:
@@ -371,4 +405,4 @@ def _bias(source: str, bias: Tensor, wanted: tuple[int, int, int, int]) -> Tenso
             f"{source}: bias has shape {shape} and dtype {dtype_name(bias.dtype)}, "
             f"wanted (H, T, S) = {wanted[1:]} or (B, H, T, S) of a floating dtype, where 1 broadcasts"
         )
-    return whole
+    return unexpanded(whole)

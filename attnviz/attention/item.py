@@ -18,7 +18,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.labels import SPACE, Tokens
 from attnviz.base.types import Positions
 
-_BIAS_ROWS = 64  # of a bias that are looked at together
+_BIAS_CELLS = 1 << 16  # of a bias that are looked at together
 
 _SUSPECT = 1e15
 """A number this large in a tensor with padding may be the padding's, where anything may stand."""
@@ -58,14 +58,19 @@ class AttentionItem:
         """The inputs with their q and k. Raises InputError for weights that were given, which have none."""
         if isinstance(self.inputs, AttentionCall):
             return self.inputs
+        if isinstance(self.inputs, GivenCall):
+            raise InputError(
+                f"{self.source}: holds weights that were given, and this needs q and k, which they were computed from"
+            )
         raise InputError(
-            f"{self.source}: holds weights that were given, and this needs q and k, which they were computed from"
+            f"{self.source}: is made of several maps, or of weights and values, and this needs the q and k of one; ask it of "
+            f"one layer, without --mean, --max, --rollout or --values norms"
         )
 
     @property
     def given(self) -> bool:
-        """Whether its weights were given, and are no softmax of products."""
-        return isinstance(self.inputs, GivenCall)
+        """Whether its weights were given, or are made of others, and are no softmax of its own products."""
+        return not isinstance(self.inputs, AttentionCall)
 
     @property
     def scale(self) -> float:
@@ -498,8 +503,9 @@ class AttentionItem:
         seen = ("bias", *place, None)
         if seen not in self.inputs._largest:
             largest = 0.0
-            for first in range(0, len(bias), _BIAS_ROWS):  # in parts, as nothing of the size of the map is made
-                part = bias[first : first + _BIAS_ROWS]
+            rows = max(1, _BIAS_CELLS // bias.shape[1])
+            for first in range(0, len(bias), rows):  # in parts, as nothing of the size of the map is made
+                part = bias[first : first + rows]
                 if not math.isfinite(magnitude(part)) and bool((hidden := part == -torch.inf).any()):
                     self.inputs._blanked.add(seen)
                     part = part.masked_fill(hidden, 0)

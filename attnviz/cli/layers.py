@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attnviz.cli.options import Compute, PatternChoice, Source, request_of
 
 if TYPE_CHECKING:
+    from attnviz.cli.derived import Derive
     from attnviz.pages.description import Layers, PageLayer
 
 
@@ -17,6 +18,8 @@ def page_layers(
     batch: str,
     choice: PatternChoice,
     compute: Compute,
+    derive: Derive,
+    values: str = "weights",
     told: Callable[[PageLayer], None] = lambda layer: None,
 ) -> Layers:
     """Every layer that the options speak of, each with its own pattern where no other is asked for.
@@ -26,16 +29,16 @@ def page_layers(
     Raises:
         InputError: what the source lacks; when one is read, a head or batch item that is not there.
     """
-    from attnviz.pages.description import Layers, PageLayer
+    from attnviz.pages.description import Layers, page_layer
 
-    labels = source.layers()
+    labels = [None] if "layers" in derive.hows else source.layers()
 
     def read(number: int) -> PageLayer:
         label = labels[number]
-        inputs = source.of(label).load(compute.dtype)
-        inputs, pattern = choice.on(inputs)
-        request = request_of(inputs, pattern, compute, head=head, batch=batch)
-        layer = PageLayer("0" if label is None else f"{label}", request.item, pattern, request.chosen)
+        one = source if "layers" in derive.hows else source.of(label)
+        inputs, pattern, _ = derive.load(one, choice, compute, values)
+        request = derive.heads(request_of(inputs, pattern, compute, head=head, batch=batch))
+        layer = page_layer(request, "0" if label is None else f"{label}")
         told(layer)
         return layer
 

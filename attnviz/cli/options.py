@@ -493,7 +493,14 @@ class Region:
 Batch = Annotated[str, typer.Option(metavar="B", help="Batch item, or several: 0,2-4 or all.")]
 Item = Annotated[str, typer.Option("--batch", metavar="B", help="Batch item.")]
 Heads = Annotated[str, typer.Option("--head", metavar="HEADS", help="Query heads: 3, 0,2-4 or all.")]
-Values = Annotated[str, typer.Option(help="weights (after softmax) or logits (before).")]
+Values = Annotated[
+    str,
+    typer.Option(
+        help="weights (after softmax), logits (before), norms (weight times ‖v‖, through w_o where there is one) or "
+        "norm-shares (of a row)."
+    ),
+]
+VALUES = ("weights", "logits", "norms", "norm-shares")
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
@@ -530,6 +537,8 @@ def request_of(
     from attnviz.engine.request import Request
 
     item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
+    if getattr(inputs, "how", None) == "rollout" and head not in ("all", "0"):
+        raise InputError(f"--head {head}: --rollout is of the mean of all heads; leave --head out")
     what: dict[str, Any] = {"heads": parse_indices(head, inputs.H, option="--head", noun="head"), "batch": item}
     if region is not None:
         what |= region.asked(inputs, item)

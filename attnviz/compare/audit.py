@@ -15,6 +15,7 @@ from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
+from attnviz.base.words import printable
 from attnviz.compare.heads import HeadDifference, compare
 from attnviz.compare.kernel import of_difference
 from attnviz.compare.report import Finding, HeadCheck, finding_lines
@@ -155,7 +156,7 @@ class Audit:
                 said,
             ]
             lines.append(f"| {' | '.join(row)} |")
-        return "\n".join(lines) + "\n"
+        return printable("\n".join(lines) + "\n")
 
 
 def _quoted(lines: Sequence[str]) -> list[str]:
@@ -242,6 +243,11 @@ def _held(inputs: AttentionInputs) -> Any:
 
 
 def _check_sizes(label: str, a: AttentionInputs, b: AttentionInputs) -> None:
+    for side in (a, b):
+        if not isinstance(side, AttentionInputs):
+            raise InputError(
+                f"{side.source}: holds weights; an audit is of runs with queries and keys: attnviz diff A B"
+            )
     sizes = {
         "batch items": ((a.B, b.B), "were both runs given the same?"),
         "heads": ((a.H, b.H), "is it another model?"),

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice
 
 if TYPE_CHECKING:
     from attnviz.pages.description import PageLayer
@@ -25,6 +26,8 @@ def register(app: typer.Typer) -> None:
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         most: Annotated[str, typer.Option(metavar="SIZE", help="Largest file to write: 200MB, 1GiB.")] = "200MB",
     ) -> None:
         """Write an interactive page of every layer and head, as one file that opens anywhere, offline.
@@ -51,7 +54,9 @@ def register(app: typer.Typer) -> None:
             heads[layer.label] = len(layer.heads)
             progress.layer(rows_of(layer))
 
-        layers = page_layers(source, head, batch, choice, compute, told)
+        layers = page_layers(
+            source, head, batch, choice, compute, derive, check_choice("--values", values, ("weights", *NORMS)), told
+        )
         with layers_progress(len(layers), "html") as progress:
             size = write_page(out, layers, source.title, most=bound, progress=progress)
         note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads.values()), 'head')}, {decimal(size)}")

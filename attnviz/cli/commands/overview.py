@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, Values, check_choice, request_of
+from attnviz.cli.options import VALUES, Compute, Heads, Item, PatternChoice, Source, Values, check_choice, request_of
 from attnviz.cli.pictures import look_of_file, write_figure
 from attnviz.plots.kinds.overview import Overview
 from attnviz.plots.look import Look
@@ -40,9 +41,9 @@ def register(app: typer.Typer) -> None:
         All layers of a dump, or those of --layer (0,2-4). Each panel is the exact map, reduced to as many cells as it
         has pixels; one layer is in memory at a time.
         """
-        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--values", values, VALUES)
         check_choice("--reduce", reduce, ("max", "mass"))
-        look = look_of_file(look, out, unused=("marks",))
+        look = look_of_file(look, out)
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note
         from attnviz.cli.progress import layers_progress
@@ -53,9 +54,9 @@ def register(app: typer.Typer) -> None:
         count = len(source.layers())
 
         def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:
-            for label, inputs in source.each(compute.dtype):
-                inputs, pattern = choice.on(inputs)
-                request = request_of(inputs, pattern, compute, head=head, batch=batch, values=values, reduce=reduce)
+            held = "logits" if values == "logits" else "weights"
+            for label, inputs, pattern in Derive().each(source, choice, compute, values):
+                request = request_of(inputs, pattern, compute, head=head, batch=batch, values=held, reduce=reduce)
                 begin.layer(len(request.rows) * len(request.chosen))
                 del inputs
                 yield label, request

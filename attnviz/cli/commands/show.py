@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Region, Source, Values, check_choice, request_of
+from attnviz.cli.options import (
+    VALUES,
+    Compute,
+    Heads,
+    Item,
+    PatternChoice,
+    Region,
+    Source,
+    Values,
+    check_choice,
+    request_of,
+)
 from attnviz.plots.look import Scale
 
 if TYPE_CHECKING:
@@ -34,6 +46,7 @@ def register(app: typer.Typer) -> None:
         region: Region = Region(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         scale: Scale = Scale(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
         color: Annotated[
             str, typer.Option(help="auto (what the terminal has; NO_COLOR is heeded), truecolor, 256, 16 or none.")
         ] = "auto",
@@ -43,7 +56,7 @@ def register(app: typer.Typer) -> None:
         Two cells a character where there is color, shades where there is none. A map of any length: where it is larger
         than the window, each cell holds the largest weight of its pairs (max), or their mass.
         """
-        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--values", values, VALUES)
         region.check()
         check_choice("--color", color, tuple(COLORS))
         if all_ and head != "0":
@@ -55,10 +68,10 @@ def register(app: typer.Typer) -> None:
         from attnviz.show.terminal.halfblocks import HeatmapPicture
 
         scaling = Scaling(**scale.ends)
-        inputs = source.load(compute.dtype)
-        inputs, pattern = choice.on(inputs)
-        heads = "all" if all_ else head
-        request = request_of(inputs, pattern, compute, head=heads, batch=batch, region=region, values=values)
+        inputs, pattern, left = derive.load(source, choice, compute, values)
+        heads = "all" if all_ or ("heads" in derive.hows and head == "0") else head
+        request = request_of(inputs, pattern, compute, head=heads, batch=batch, region=region, values=left)
+        request = derive.heads(request)
         forced: dict[str, Any] = {}
         if color == "none":
             forced = {"no_color": True}

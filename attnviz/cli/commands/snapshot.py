@@ -11,10 +11,13 @@ import typer
 
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice
+from attnviz.cli.options import VALUES, Compute, Heads, PatternChoice, Source, Values, check_choice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.compare.snapshots.difference import SnapshotDifference
@@ -51,6 +54,7 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
         values: Values = "weights",
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         queries: Annotated[str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only.")] = None,
         keys: Annotated[str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only.")] = None,
@@ -58,7 +62,7 @@ def register(app: typer.Typer) -> None:
         compute: Compute = Compute(),  # noqa: B008 (frozen)
     ) -> None:
         """Write a snapshot: the maps of heads in few cells, their statistics and the settings, for review and for CI."""
-        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--values", values, VALUES)
         from attnviz.base.selections import parse_index, parse_indices, parse_range
         from attnviz.base.words import count
         from attnviz.base.writing import check_output
@@ -68,14 +72,17 @@ def register(app: typer.Typer) -> None:
         file = check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         if file.suffix.lower() == ".json" and cells > MOST_CELLS:
             raise InputError(f"--cells {cells}: text that is reviewed has {MOST_CELLS} at most; name a .npz")
-        inputs, pattern = choice.on(source.load(compute.dtype))
+        inputs, pattern, left = derive.load(source, choice, compute, values)
+        inputs, pattern, heads = _of_heads(
+            derive, inputs, pattern, parse_indices(head, inputs.H, option="--head", noun="head")
+        )
         found = _taken(
             inputs,
             pattern,
             compute.device,
-            heads=parse_indices(head, inputs.H, option="--head", noun="head"),
+            heads=heads,
             batch=parse_index(batch, inputs.B, option="--batch", noun="batch item"),
-            values=values,
+            values=left,
             cells=cells,
             queries=None if queries is None else parse_range(queries, inputs.T, option="--queries"),
             keys=None if keys is None else parse_range(keys, inputs.S, option="--keys"),
@@ -90,6 +97,8 @@ def register(app: typer.Typer) -> None:
         file: File,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         atol: Annotated[
             float | None, typer.Option(help="Absolute tolerance.  \\[default: the snapshot's own rule]", min=0)
         ] = None,
@@ -120,8 +129,10 @@ def register(app: typer.Typer) -> None:
         if out is not None:
             out = check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
         stored = read_snapshot(file)
-        inputs, chosen = choice.on(source.load(compute.dtype))
+        check_choice("--values", values, ("weights", *NORMS))
+        inputs, chosen, _ = derive.load(source, choice, compute, values)
         pattern = _pattern(choice, chosen, stored)
+        inputs, pattern, _ = _of_heads(derive, inputs, pattern, range(inputs.H))
         now = _later(stored, inputs, pattern, compute, file)
         found = compare_snapshots(stored, now, explicit(atol, rtol))
         if found.note is not None:
@@ -136,6 +147,19 @@ def register(app: typer.Typer) -> None:
         else:
             _print(found, file, where, stderr=is_stdout(out))
         raise typer.Exit(0 if found.within else 1)
+
+
+def _of_heads(
+    derive: Derive, inputs: Inputs, pattern: Pattern, heads: Sequence[int]
+) -> tuple[Inputs, Pattern, Sequence[int]]:
+    """Inputs, pattern and heads, of one map of these heads where that is asked for."""
+    from attnviz.attention.derived import over_heads
+
+    how = derive.hows.get("heads")
+    if how is None:
+        return inputs, pattern, heads
+    made = over_heads(inputs, how, heads, pattern)
+    return made, made.pattern or pattern, (0,)
 
 
 def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute, file: Path) -> Snapshot:

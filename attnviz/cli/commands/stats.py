@@ -12,6 +12,7 @@ import typer
 
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice, request_of
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
@@ -20,6 +21,9 @@ from attnviz.plots.look import Look
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from attnviz.attention.inputs import Inputs
+    from attnviz.attention.patterns import Pattern
+    from attnviz.base.types import Label
     from attnviz.measures.statistics import HeadStatistics
     from attnviz.show.frames import Columns
 
@@ -70,6 +74,8 @@ def register(app: typer.Typer) -> None:
         rows: Rows = Rows(),
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         sort: Annotated[str | None, typer.Option(help="Statistic to sort by, largest first: {statistics}.")] = None,
         ascending: Annotated[bool, typer.Option("--ascending", help="Smallest first.")] = False,
         tags: Annotated[
@@ -95,6 +101,7 @@ def register(app: typer.Typer) -> None:
         Each number is a mean over the queries that see a key. The statistics: {statistics}.
         """
         check_choice("--format", format, ("table", "json", "csv"))
+        check_choice("--values", values, ("weights", *NORMS))
         from attnviz.base.writing import check_output, is_stdout
 
         kind = rows.kind()
@@ -106,7 +113,8 @@ def register(app: typer.Typer) -> None:
                 taken = (*_PICTURES, *_DATA) if kind == "heads" else _DATA
                 out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
             look = look_of_file(look, None if out is None or out.suffix.lower() in _DATA else out, unused=("marks",))
-            found, patterns = _computed(kind, source, choice, compute, head, batch, queries)
+            layers = derive.each(source, choice, compute, values)
+            found, patterns = _computed(kind, layers, derive, compute, head, batch, queries)
             named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
             if kind == "heads":
                 ordered = found if sort is None else _in_order(found, sort, ascending=ascending)
@@ -156,7 +164,13 @@ def _check(sort: str | None, ascending: bool, statistic: str, out: Path | None, 
 
 
 def _computed(
-    kind: str, source: Source, choice: PatternChoice, compute: Compute, head: str, batch: str, queries: str | None
+    kind: str,
+    layers: Iterator[tuple[Label | None, Inputs, Pattern]],
+    derive: Derive,
+    compute: Compute,
+    head: str,
+    batch: str,
+    queries: str | None,
 ) -> tuple[list[Any], list[str]]:
     """The statistics of every head, one layer in memory at a time, and the pattern of each layer."""
     from attnviz.base.selections import parse_index, parse_range
@@ -167,13 +181,13 @@ def _computed(
     found: list[Any] = []
     patterns: list[str] = []
     caveats: dict[str, None] = {}
-    for label, inputs in source.each(compute.dtype):
-        inputs, pattern = choice.on(inputs)
+    for label, inputs, pattern in layers:
         request = request_of(inputs, pattern, compute, head=head, batch=batch)
         if queries is not None:
             item = inputs.item(parse_index(batch, inputs.B, option="--batch", noun="batch item"))
             part = parse_range(queries, inputs.T, item.query_tokens, option="--queries", source=inputs.source)
             request = request.but(queries=part)
+        request = derive.heads(request)
         patterns.append(request.attention.pattern_name)
         caveats |= {} if request.attention.caveat is None else {request.attention.caveat: None}
         size = len(request.rows) * len(request.chosen)

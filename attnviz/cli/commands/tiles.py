@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, request_of
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice, request_of
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +25,8 @@ def register(app: typer.Typer) -> None:
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         levels: Annotated[
             str | None,
             typer.Option(
@@ -47,9 +50,8 @@ def register(app: typer.Typer) -> None:
         from attnviz.show.tiles import write_tiles
 
         bound = None if memory is None else parse_bytes(memory)
-        inputs = source.load(compute.dtype)
-        inputs, pattern = choice.on(inputs)
-        request = request_of(inputs, pattern, compute, head=head, batch=batch, memory=bound)
+        inputs, pattern, _ = derive.load(source, choice, compute, check_choice("--values", values, ("weights", *NORMS)))
+        request = derive.heads(request_of(inputs, pattern, compute, head=head, batch=batch, memory=bound))
         pyramid, heads = Pyramid(request.attention, bound), request.chosen
         chosen = tuple(range(pyramid.overview_level + 1))
         if levels is not None:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +21,8 @@ def register(app: typer.Typer) -> None:
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         memory: Annotated[
             str | None,
             typer.Option(
@@ -51,7 +54,9 @@ def register(app: typer.Typer) -> None:
         from attnviz.pages.viewer import Viewer
 
         bound = None if memory is None else parse_bytes(memory)
-        layers = page_layers(source, head, batch, choice, compute)
+        layers = page_layers(
+            source, head, batch, choice, compute, derive, check_choice("--values", values, ("weights", *NORMS))
+        )
         viewer = Viewer(layers, source.title, memory=bound, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)

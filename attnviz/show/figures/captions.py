@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from attnviz.base.words import count, in_place
+from attnviz.base.labels import SPACE, one_line
+from attnviz.base.words import count, in_place, ranges
 from attnviz.maps.map import AttentionMap, cell_words, place_of
+from attnviz.maps.reasons import ReasonMap
 from attnviz.show.figures.scales import ColorScale, FittedScale
 from attnviz.show.scale.scaling import DECADES
-from attnviz.show.scale.sinks import MOST, sink_note
+from attnviz.show.scale.sinks import MOST, row_note, sink_note
 
 _DARK = 0.05  # of the scale's top: a sequential palette's first colors, which no eye tells apart
 _MOSTLY = 0.95
@@ -67,7 +70,7 @@ def caption(
     'run.npz layer 2, head 3. Pattern: global. Weights of 10 queries × 3 global keys. Linear scale from 0 to 0.809.'
     """
     first = maps[0]
-    heads = first.heads_name if len(maps) == 1 else f"heads {_ranges(sorted({shown.head for shown in maps}))}"
+    heads = first.heads_name if len(maps) == 1 else f"heads {ranges(sorted({shown.head for shown in maps}))}"
     which = in_place(heads, None, place_of(maps)[1])  # the source says the layer
     noun = "key" if isinstance(first.keys, range) else "global key"
     size = f"{count(len(first.queries), 'query', 'queries')} × {count(len(first.keys), noun)}"
@@ -77,22 +80,48 @@ def caption(
     sentences = [
         f"{source}, {which}" if source else which.capitalize(),
         f"Pattern: {first.pattern}",
-        f"{'Given ' + first.values if first.given else first.values.capitalize()} of {size}",
+        f"{_values(first)} of {size}",
         scale.note[0].upper() + scale.note[1:],
         *notes,
     ]
-    sink = sink_note(maps)
-    if sink is not None:
-        sentences.append(sink[0].upper() + sink[1:])
+    sentences += [said[0].upper() + said[1:] for said in (sink_note(maps), row_note(maps)) if said is not None]
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """``0-3,7``: runs of numbers by their ends."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+def cell_said(shown: AttentionMap, row: int, column: int) -> str:
+    """What a cell is, in a line: ``it → tired 0.61``.
+
+    >>> import attnviz
+    >>> cell_said(attnviz.attention_map(attnviz.synthesize(), head=3), 4, 1)
+    't4 → t4 0.0929'
+    """
+    return f"{pair_said(shown, row, column)} {number_said(float(shown.cells[row, column]))}"
+
+
+def pair_said(shown: AttentionMap | ReasonMap, row: int, column: int) -> str:
+    """Whose cell it is: ``it → tired``, ``queries 0–3 → key 2``."""
+    query = _place(shown.queries, shown.query_labels, shown.cells.shape[0], row, ("query", "queries"))
+    key = _place(shown.keys, shown.key_labels, shown.cells.shape[1], column, ("key", "keys"))
+    return f"{query} → {key}"
+
+
+def number_said(value: float) -> str:
+    """A value in few digits: ``0.61``, ``12.35``, ``0.0012``; ``not visible`` where it is none."""
+    if not math.isfinite(value):
+        return "not visible"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
+
+
+def _place(positions: Sequence[int], labels: Sequence[str] | None, cells: int, n: int, nouns: tuple[str, str]) -> str:
+    """The token of a row or a column, or what it is called."""
+    first, end = (at * len(positions) // cells for at in (n, n + 1))
+    if end > first + 1:
+        return f"{nouns[1]} {positions[first]}–{positions[end - 1]}"
+    label = "" if labels is None else one_line(labels[first]).strip(SPACE)
+    return label or f"{nouns[0]} {positions[first]}"
+
+
+def _values(shown: AttentionMap) -> str:
+    """What a map's cells hold, as a sentence begins."""
+    what = shown.values if shown.measured is None else shown.measured
+    return f"Given {what}" if shown.given else what[0].upper() + what[1:]
