@@ -156,9 +156,7 @@ class Reference:
     plain: Tensor | None = None  # (n, C) the plain computation's, of a context
 
 
-def reference(
-    what: str, inputs: Inputs, batch: int, head: int, rule: Rule, rows: Tensor | None = None
-) -> Reference:
+def reference(what: str, inputs: Inputs, batch: int, head: int, rule: Rule, rows: Tensor | None = None) -> Reference:
     """What a head's context or log-sum-exp should be.
 
     Args:

@@ -312,3 +312,31 @@ def test_a_small_model_as_published_code_has_it():
         for head in range(4):
             norms = attnviz.attention_map(with_values, head, values="norms").cells
             np.testing.assert_allclose(norms[:7, :7], transformed[0, head].norm(dim=-1)[:7, :7], atol=1e-12)
+
+
+def test_layers_of_several_steps_are_read_in_blocks_that_fit(monkeypatch):
+    """Windows of two dilations have no step in common: such rows are read over every key, few at a time."""
+    from attnviz.engine.derived import CombinedRows
+
+    read, inner = [], CombinedRows.read
+    monkeypatch.setattr(
+        CombinedRows, "read", lambda self, rows, **how: (read.append(len(rows)), inner(self, rows, **how))[1]
+    )
+    monkeypatch.setattr("attnviz.engine.derived._BLOCK_CELLS", 1 << 14)
+    inputs = [
+        replace(attnviz.synthesize(heads=1, tokens=600, head_dim=4, seed=n), pattern=Local(3, dilation))
+        for n, dilation in enumerate([2, 3])
+    ]
+    found = attnviz.attention_map(inputs, 0, mean="layers", pixels=600).cells
+    assert max(read) <= (1 << 14) // 600
+    each = [attnviz.attention_map(one, 0, pixels=600).cells for one in inputs]
+    np.testing.assert_allclose(found, np.where(np.isnan(each).all(0), np.nan, np.nansum(each, axis=0) / 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{"mean": "layers"}, {"rollout": True, "reduce": "mass"}], ids=str)
+def test_a_bound_on_memory_makes_blocks_smaller_or_is_refused(how):
+    inputs = [attnviz.synthesize(heads=1, tokens=300, head_dim=4, seed=n, dtype="float64") for n in range(2)]
+    whole = attnviz.attention_map(inputs, 0, Causal(), pixels=10, **how).cells
+    np.testing.assert_allclose(attnviz.attention_map(inputs, 0, Causal(), pixels=10, memory=50_000, **how).cells, whole)
+    with pytest.raises(InputError, match="too small for one row"):
+        attnviz.attention_map(inputs, 0, Causal(), pixels=10, memory=500, **how)
