@@ -126,11 +126,16 @@ class Derived(Attention):
         """A block of rows that were read."""
         item = self.item
         values = found.values.to(device=item.device, dtype=item.compute_dtype)
-        blank = torch.isnan(found.values).all(1)
-        seen = found.seen if self.knows_hidden else (~blank)[:, None].expand(values.shape)
+        seen = found.seen if self.knows_hidden else self._existing(found)
         seen = seen.to(item.device)
         at = to_positions(rows, item.device)
         return Block(at, found.keys.to(item.device), values, seen.sum(1), 0, seen=seen)
+
+    def _existing(self, found: SeenRows) -> Tensor:
+        """Every key that exists, (b, n) bool, of rows that aren't blank: what is seen where nobody says which keys are."""
+        there = ~torch.isnan(found.values).all(1, keepdim=True)
+        padding = self.item.key_padding
+        return there.expand(found.values.shape) if padding is None else there & padding.cpu()[found.keys]
 
 
 class Combined(Derived):
@@ -511,9 +516,9 @@ class Rollout(Derived):
             at = to_positions(rows, torch.device("cpu"))
             blank = torch.isnan(read.values).all(1)
             found[:, at[blank]] += vectors[:, at[blank]] / 2
+            ways = (read.seen if layer.knows_hidden else layer._existing(read))[~blank]
             at, values = at[~blank], read.values[~blank]
             found[:, read.keys] += vectors[:, at] @ values / 2
-            ways = read.seen[~blank] if layer.knows_hidden else torch.ones_like(values, dtype=torch.bool)
             reached[:, read.keys] |= seen[:, at].float() @ ways.float() > 0
         return found, reached
 
