@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -46,6 +47,11 @@ class DerivedInputs(Inputs):
     @property
     def main(self) -> Tensor:
         return self.parts[0].main
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that holds what its parts are of."""
+        return reduce(torch.promote_types, (part.dtype for part in self.parts))
 
     @property
     def H(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
+from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
 from attnviz.captures.run import Run
 from attnviz.engine.request import DERIVED, Request, ask, asks
@@ -35,15 +36,16 @@ _OF_FILES = ("theme", "transparent")
 """Parts of a look that only a file has: here, the style is matplotlib's own."""
 
 
-def _takes(*without: str) -> Callable[[_Function], _Function]:
+def _takes(*without: str, derived: bool = True) -> Callable[[_Function], _Function]:
     """Gives a function that takes ``**options`` a signature that lists them, and its docstring what each is.
 
     Args:
         without: fields of a request that it has no use for.
+        derived: whether it takes several layers, and draws one map of them.
     """
 
     def said(function: _Function) -> _Function:
-        function = asks(*(name for name in _ASKED if name not in without))(function)
+        function = asks(*(name for name in _ASKED if name not in without), derived=derived)(function)
         own = inspect.signature(function)
         looks = [field for field in options_of(Look) if field.name not in _OF_FILES]
         listed = [
@@ -225,7 +227,7 @@ def plot_heads(
     return showing(figure_of(drawn(kind, request, look, progress=progress)))
 
 
-@_takes("queries", "keys")
+@_takes("queries", "keys", derived=False)
 def plot_overview(
     source: str | Path | Run | Inputs | Sequence[Inputs],
     pattern: Pattern | str | None = None,
@@ -259,6 +261,11 @@ def plot_overview(
     '3 layers, 24 heads'
     """
     what, look, progress = _split(options)
+    for name in DERIVED:
+        if what.pop(name, None):
+            raise InputError(
+                f"{name}: an overview is of every layer and head; draw one map of them with plot(..., {name}=...)"
+            )
     chosen, kind = Layers(source, layers), Overview(each=each)
 
     def asked() -> Iterator[tuple[Label | None, Request]]:

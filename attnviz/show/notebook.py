@@ -9,10 +9,12 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from attnviz.base.devices import dtype_name
+from attnviz.base.words import ranges
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from attnviz.attention.derived import DerivedInputs
     from attnviz.attention.inputs import Inputs
     from attnviz.captures.run import Run
     from attnviz.engine.scores import AttentionScores
@@ -58,6 +60,24 @@ def inputs_html(inputs: Inputs) -> str:
     pattern = "" if inputs.pattern is None else f"pattern {inputs.pattern}"
     return _table(inputs.source, ("tensor", "shape", "dtype", "device"), rows) + _note(
         " · ".join(part for part in (pattern, *settings) if part)
+    )
+
+
+def derived_html(inputs: DerivedInputs) -> str:
+    """A table of what the map is made of."""
+    rows = [
+        (
+            one.source if one.layer is None else f"{one.layer}",
+            f"{one.H}",
+            f"{one.T:,} x {one.S:,}",
+            dtype_name(one.dtype),
+            f"{one.pattern or 'global'}",
+        )
+        for one in inputs.parts
+    ]
+    of_heads = "" if inputs.heads is None else f" of heads {ranges(inputs.heads)}"
+    return _table(inputs.source, ("layer", "heads", "queries x keys", "dtype", "pattern"), rows) + _note(
+        f"{inputs.how}{of_heads}"
     )
 
 

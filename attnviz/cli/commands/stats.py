@@ -188,7 +188,8 @@ def _computed(
             part = parse_range(queries, inputs.T, item.query_tokens, option="--queries", source=inputs.source)
             request = request.but(queries=part)
         request = derive.heads(request)
-        patterns.append(request.attention.pattern_name)
+        measured = request.attention.measured
+        patterns.append(request.attention.pattern_name + ("" if measured is None else f", {measured}"))
         caveats |= {} if request.attention.caveat is None else {request.attention.caveat: None}
         size = len(request.rows) * len(request.chosen)
         with rows_progress(size, "stats" if label is None else f"layer {label}") as progress:
