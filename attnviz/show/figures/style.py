@@ -231,7 +231,8 @@ _Drawn = TypeVar("_Drawn", bound="Axes | Figure")
 
 def showing(found: _Drawn) -> _Drawn:
     """A figure, or Axes of one, that a notebook shows as a picture: those that pyplot doesn't know are but text there."""
-    found._repr_png_ = partial(picture, found)  # type: ignore[union-attr]
+    for shown in (found, found.get_figure(root=True)):
+        shown._repr_png_ = partial(picture, shown)  # type: ignore[union-attr]
     return found
 
 
