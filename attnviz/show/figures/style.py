@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
+LOOK = 2
+"""The version of how figures look: it goes up where the same numbers are drawn otherwise, as they are since figures are ink."""
+
 PALETTES = {"weights": INK, "logits": POLES, "difference": POLES}
 """The default palette of each kind of value: from 0 for weights, to both sides of 0 for the rest."""
 
