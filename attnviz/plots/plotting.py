@@ -205,6 +205,7 @@ def plot_heads(
     *,
     annot: bool = False,
     pattern_outline: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Figure:
     """Draws a grid of heads with one color scale.
@@ -212,6 +213,7 @@ def plot_heads(
     Args:
         inputs, pattern, annot, pattern_outline: as in :func:`plot`.
         heads: the query heads; None is all.
+        tags: whether heads are sorted by what they do (:data:`attnviz.measures.tags.TAGS`), and named by it.
         options: what to compute, as in :func:`attnviz.attention_map`, in as many cells as a panel has pixels; and how it looks.
 
     Returns:
@@ -221,7 +223,8 @@ def plot_heads(
         InputError: as :func:`plot`.
     """
     what, look, progress = _split(options)
-    kind, request = Heatmap(annot=annot, pattern_outline=pattern_outline), ask(inputs, pattern, heads, **what)
+    kind = Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags)
+    request = ask(inputs, pattern, heads, **what)
     from attnviz.show.figures.style import showing
 
     return showing(figure_of(drawn(kind, request, look, progress=progress)))
@@ -275,7 +278,7 @@ def plot_overview(
     from attnviz.show.figures.style import showing
 
     found = kind.draw(kind.compute(asked(), len(chosen), chosen.name, look, ax, progress), look, ax)
-    return found if ax is not None else showing(found)
+    return cast("Axes", found if ax is not None else showing(found))
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | None]:

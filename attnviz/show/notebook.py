@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnviz.base.devices import dtype_name
 from attnviz.base.words import ranges
@@ -102,7 +102,12 @@ def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -
 def _rich_html(shown: RenderableType) -> str:
     from rich.console import Console
 
-    console = Console(width=_COLUMNS, file=StringIO(), record=True, force_terminal=True, color_system="truecolor")
+    how: dict[str, Any] = {
+        "force_terminal": True,
+        "force_jupyter": False,
+        "color_system": "truecolor",
+    }  # shown by us alone
+    console = Console(width=_COLUMNS, file=StringIO(), record=True, **how)
     console.print(shown)
     lines = console.export_html(inline_styles=True, code_format="{code}")
     return f'<pre style="line-height:1.2;overflow-x:auto">{lines.rstrip()}</pre>'

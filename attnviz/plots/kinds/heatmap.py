@@ -9,6 +9,7 @@ from attnviz.base.errors import InputError
 from attnviz.plots.kind import Kind, Parts, figure_of
 from attnviz.plots.look import Look
 from attnviz.plots.said import said
+from attnviz.plots.tagged import by_tags, tag_names, tags_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,16 +117,31 @@ class OverMaps(Kind):
 class Heatmap(OfHeads, OverMaps):
     """A head's heatmap, or a grid of heads with one color scale."""
 
+    tags: bool = said(
+        False,
+        "Sort heads by what they do and name it: sink, previous, induction, … (attnviz stats --tags).",
+        refused="--tags names the heads of a grid; leave {kind} out",
+    )
+
     def compute(self, request: Request, progress: Progress | None = None) -> Parts:
-        return self.outlined(self.maps(request, progress), request)
+        parts = self.maps(request, progress)
+        if self.tags and self.how is not None:
+            raise InputError("--tags says what each head does; leave --mean and --max out")
+        if self.tags:
+            tags = tags_of(request, request.inputs.layer)
+            parts = replace(parts, maps=tuple(by_tags(parts.maps, tags)), more={**parts.more, "tags": tags})
+        return self.outlined(parts, request)
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:
         from attnviz.show.figures.heatmap import heads_grid, heatmap
 
         words = parts.words(look) | {"marks": look.marks and not self.pattern_outline}  # whose own marks stand there
         if len(parts.maps) > 1:
-            found: Axes | Figure = heads_grid(parts.maps, annot=self.annot, **words)
+            names = tag_names(parts.maps, parts.more["tags"]) if self.tags else None
+            found: Axes | Figure = heads_grid(parts.maps, annot=self.annot, names=names, **words)
         else:
+            if self.tags and look.title is None:
+                words["title"] = tag_names(parts.maps, parts.more["tags"])[0][0]
             found = heatmap(parts.maps[0], ax, annot=self.annot, **words)
         self.draw_outlines(parts, found, given=ax is not None)
         return found
