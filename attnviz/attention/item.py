@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.call import AttentionCall, Call, GivenCall
+from attnviz.attention.call import AttentionCall, Call
 from attnviz.attention.checks import magnitude, require_finite
 from attnviz.base.devices import accumulation_dtype, dtype_name
 from attnviz.base.errors import InputError
@@ -58,14 +58,12 @@ class AttentionItem:
         """The inputs with their q and k. Raises InputError for weights that were given, which have none."""
         if isinstance(self.inputs, AttentionCall):
             return self.inputs
-        raise InputError(
-            f"{self.source}: holds weights that were given, and this needs q and k, which they were computed from"
-        )
+        raise InputError(f"{self.source}: {self.inputs.without_products}")
 
     @property
     def given(self) -> bool:
-        """Whether its weights were given, and are no softmax of products."""
-        return isinstance(self.inputs, GivenCall)
+        """Whether there are weights alone, given or derived, and no products that they are the softmax of."""
+        return not isinstance(self.inputs, AttentionCall)
 
     @property
     def scale(self) -> float:

@@ -50,6 +50,9 @@ class Attention(ABC):
     softmaxed: bool = True
     """Whether weights are the softmax of logits, so that logits say it all."""
 
+    given: bool = False
+    """Whether its weights are what something else computed, and may be anything."""
+
     @property
     def pattern_name(self) -> str:
         """What titles call the pattern."""
@@ -63,6 +66,10 @@ class Attention(ABC):
     @property
     def caveat(self) -> str | None:
         """What to say where numbers depend on how many keys are visible, and that isn't known; None where it is."""
+        return None
+
+    def left_out(self, head: int, queries: range | None = None) -> float | None:
+        """The weight on keys that were hidden from it, the mean over the queries that see any; None where none were hidden."""
         return None
 
     @property

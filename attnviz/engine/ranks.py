@@ -134,7 +134,7 @@ class Shared(Attention):
 
     def __init__(self, alone: Attention, ranks: Ranks) -> None:
         self.item, self.pattern, self._alone, self._ranks = alone.item, alone.pattern, alone, ranks
-        self.softmaxed = alone.softmaxed
+        self.softmaxed, self.given = alone.softmaxed, alone.given
 
     @property
     def pattern_name(self) -> str:
@@ -147,6 +147,9 @@ class Shared(Attention):
     @property
     def caveat(self) -> str | None:
         return self._alone.caveat
+
+    def left_out(self, head: int, queries: range | None = None) -> float | None:
+        return self._alone.left_out(head, queries)
 
     @property
     def name(self) -> str:

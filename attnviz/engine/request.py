@@ -13,12 +13,14 @@ import torch
 from attnviz.attention.call import Call
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
+from attnviz.attention.merged import merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError
 from attnviz.base.selections import checked_range
+from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Positions
 from attnviz.engine.attention import Attention
 from attnviz.engine.makers import attention_of
@@ -27,6 +29,9 @@ from attnviz.engine.reducer import REDUCTIONS
 
 VALUES = ("weights", "logits")
 """What a map, a table or a comparison can hold: after softmax, or before."""
+
+DERIVED = ("merge", "spans", "hide", "renormalize")
+"""The fields that derive an attention from another's weights."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -44,7 +49,14 @@ class Request:
         values: ``weights`` or ``logits``.
         reduce: what a cell holds where the map is larger than the picture: ``max`` or ``mass``.
         pixels: the most cells along each side.
-        queries, keys: the indices to show; softmax still runs over every visible key. None is all.
+        merge: ``words``: queries and keys are seen as words, by their word ids or else by the marks of their form.
+        spans: runs of positions that are seen as one: ``{"system": range(0, 41)}``, ``"system:0-40,answer:90-99"`` (both ends
+            belong to a range), or ``"sep:."``, which end with a token; what none has is a run of its own.
+        hide: keys that are left out of rows, not of softmax: ``special``, ``padding``, positions and tokens, as text with
+            commas or a list. What that leaves out is said.
+        renormalize: whether rows are made to sum to 1 after that; a rest of 0 is a blank row.
+        queries, keys: the indices to show, of words or spans where there are such; softmax still runs over every visible key.
+            None is all.
         every_key: whether a pattern of shared keys alone has a column for each key all the same.
         device: where to compute (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``); None is where the inputs are.
         dtype: round the inputs to this dtype first; None keeps theirs. Half types compute in float32.
@@ -63,6 +75,10 @@ class Request:
     values: str = "weights"
     reduce: str = "max"
     pixels: int = 1024
+    merge: str | None = None
+    spans: Spans | None = None
+    hide: Hide | None = None
+    renormalize: bool = False
     queries: range | None = None
     keys: range | None = None
     every_key: bool = False
@@ -79,6 +95,7 @@ class Request:
             raise InputError("mass sums weights, and logits are not weights; choose max, or values weights")
         if self.pixels < 1:
             raise InputError(f"a picture has at least 1 cell a side; pixels is {self.pixels}")
+        self._derive()
         one = [self.heads] if isinstance(self.heads, int) else self.heads
         resolved: dict[str, Any] = {
             "heads": check_heads(self.inputs, None if one is None else tuple(one)),
@@ -89,6 +106,21 @@ class Request:
             "keys": checked_range(self.keys, self.inputs.S, "keys", self.inputs.source),
         }
         for name, value in resolved.items():
+            object.__setattr__(self, name, value)
+
+    def _derive(self) -> None:
+        """Takes inputs derived from those asked about, where keys are hidden or tokens seen as one: once, for every view."""
+        asked = {name: getattr(self, name) for name in DERIVED}
+        if not any(value is not None and value is not False for value in asked.values()):
+            return
+        if self.values == "logits":
+            raise InputError(
+                "--values logits: words, spans and hidden keys are of weights, and logits don't add up; take --values weights"
+            )
+        pattern = pattern_of(self.pattern) or self.inputs.pattern or GlobalKeys()
+        made = merged(self.inputs, self.batch, pattern, **asked)
+        settled: dict[str, Any] = {"merge": None, "spans": None, "hide": None, "renormalize": False}
+        for name, value in {"inputs": made, "pattern": None, **settled}.items():
             object.__setattr__(self, name, value)
 
     def but(self, **changes: Any) -> Request:
@@ -153,7 +185,8 @@ def asks(*names: str) -> Callable[[_Function], _Function]:
     Args:
         names: the fields that it takes; none is all that a map has.
     """
-    listed = names or ("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
+    listed = names or ("batch", "values", "reduce", "pixels", *DERIVED, "queries", "keys", "device", "dtype", "memory")
+    listed = (*listed, *DERIVED) if "queries" in listed else listed
 
     def said(function: _Function) -> _Function:
         own = inspect.signature(function)

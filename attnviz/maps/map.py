@@ -159,7 +159,7 @@ def map_with(request: Request, head: int, cells: Cells) -> AttentionMap:
         layer=request.item.inputs.layer,
         batch=request.item.batch_shown,
         token_form=request.item.inputs.token_form,
-        given=not request.attention.softmaxed,
+        given=request.attention.given,
     )
 
 

@@ -16,6 +16,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name, parse_device
 from attnviz.base.errors import InputError
+from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.compare.rounding import ORDER, Rounding, Rule, Sizes, Tolerance, rule_of
 from attnviz.compare.sides import BLOCK_CELLS, Given, Scored, Side
@@ -40,6 +41,10 @@ def take_snapshot(
     batch: int = 0,
     values: str = "weights",
     cells: int = CELLS,
+    merge: str | None = None,
+    spans: Spans | None = None,
+    hide: Hide | None = None,
+    renormalize: bool = False,
     queries: range | None = None,
     keys: range | None = None,
     tokens: Sequence[str] | None = None,
@@ -57,6 +62,7 @@ def take_snapshot(
         batch: the batch item.
         values: ``weights`` or ``logits``.
         cells: the most cells along each side.
+        merge, spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         queries, keys: the positions to keep, of inputs; None is all.
         tokens: S labels, of a tensor, which has none.
         device: where to compute; None is where the inputs are.
@@ -78,10 +84,12 @@ def take_snapshot(
     if isinstance(source, Inputs):
         where = source.device if device is None else parse_device(device)
         what: dict[str, Any] = {"batch": batch, "values": values, "queries": queries, "keys": keys, "pixels": cells}
+        what |= {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
         # MPS has no float64.
         what |= {"device": "cpu" if where.type == "mps" else where, "dtype": torch.float64}
         return _of_request(Request(source, pattern, heads, **what), version, progress)
-    for name, given in (("pattern", pattern), ("queries", queries), ("keys", keys)):
+    own = {"pattern": pattern, "merge": merge, "spans": spans, "hide": hide, "queries": queries, "keys": keys}
+    for name, given in {**own, "renormalize": renormalize or None}.items():
         if given is not None:
             raise InputError(f"{name}: a {type(source).__name__} is computed already; leave {name} out")
     if isinstance(source, AttentionMap):
