@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
@@ -41,6 +41,7 @@ class MergedInputs(Inputs):
         hidden: the keys that are hidden, ascending.
         renormalized: whether rows sum to 1 again.
         said: what was done, in words.
+        asked: what was asked for, as :func:`merged` takes it.
     """
 
     base: Inputs
@@ -52,6 +53,7 @@ class MergedInputs(Inputs):
     hidden: tuple[int, ...] = ()
     renormalized: bool = False
     said: tuple[str, ...] = ()
+    asked: Mapping[str, Any] = field(default_factory=dict, compare=False)
     _items: dict[tuple[torch.device, torch.dtype], AttentionItem] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -123,6 +125,7 @@ def merged(
     Raises:
         InputError: what can't be: words where nothing says what is one, spans that overlap, nothing left to see.
     """
+    asked = {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
     item = inputs.item(batch)
     hidden: tuple[int, ...] = ()
     if hide is not None:
@@ -139,6 +142,7 @@ def merged(
         "hidden": hidden,
         "renormalized": renormalize,
         "said": tuple(said),
+        "asked": {name: value for name, value in asked.items() if value is not None and value is not False},
         "source": inputs.source,
         "layer": inputs.layer,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attnviz.cli.options import Compute, PatternChoice, Source, request_of
+from attnviz.cli.options import Compute, Derived, PatternChoice, Source, request_of
 
 if TYPE_CHECKING:
     from attnviz.pages.description import Layers, PageLayer
@@ -17,6 +17,7 @@ def page_layers(
     batch: str,
     choice: PatternChoice,
     compute: Compute,
+    derived: Derived,
     told: Callable[[PageLayer], None] = lambda layer: None,
 ) -> Layers:
     """Every layer that the options speak of, each with its own pattern where no other is asked for.
@@ -34,8 +35,8 @@ def page_layers(
         label = labels[number]
         inputs = source.of(label).load(compute.dtype)
         inputs, pattern = choice.on(inputs)
-        request = request_of(inputs, pattern, compute, head=head, batch=batch)
-        layer = PageLayer("0" if label is None else f"{label}", request.item, pattern, request.chosen)
+        request = request_of(inputs, pattern, compute, head=head, batch=batch, derived=derived)
+        layer = PageLayer("0" if label is None else f"{label}", request.item, request.attention.pattern, request.chosen)
         told(layer)
         return layer
 

@@ -15,7 +15,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.labels import labels_of_both
 from attnviz.base.types import Cells, Progress
 from attnviz.compare.heads import signed_cells
-from attnviz.compare.sides import Exact
+from attnviz.compare.sides import Exact, check_groups
 from attnviz.engine.request import Request, asks
 from attnviz.maps.map import AttentionMap, cells_of, map_with, reduced_of
 
@@ -63,14 +63,14 @@ def compare_maps(
     >>> float(abs(found.difference.cells).max())
     0.0
     """
-    check_sizes(a, b)
-    return compared(
-        Request(a, pattern, head, **what), Request(b, b_pattern or pattern, head, **what), progress=progress
-    )
+    one, other = Request(a, pattern, head, **what), Request(b, b_pattern or pattern, head, **what)
+    check_sizes(one.inputs, other.inputs)
+    return compared(one, other, progress=progress)
 
 
 def check_sizes(a: Inputs, b: Inputs) -> None:
-    """Raises InputError for inputs of different sizes."""
+    """Raises InputError for inputs of different sizes, or whose words are not of the same tokens."""
+    check_groups(a, b)
     for name, left, right in (("queries", a.T, b.T), ("keys", a.S, b.S)):
         if left != right:
             raise InputError(

@@ -13,7 +13,7 @@ import torch
 from attnviz.attention.call import Call
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.merged import merged
+from attnviz.attention.merged import MergedInputs, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.bins import bin_edges
@@ -126,6 +126,11 @@ class Request:
     def but(self, **changes: Any) -> Request:
         """The same with some of it changed."""
         return replace(self, **changes)
+
+    def of(self, inputs: Inputs, pattern: Pattern | str | None = None) -> Request:
+        """The same asked of other inputs, under a pattern of theirs; what is seen as one and left out too."""
+        derived = self.inputs.asked if isinstance(self.inputs, MergedInputs) else {}
+        return self.but(inputs=inputs, pattern=pattern, **derived)
 
     @cached_property
     def attention(self) -> Attention:

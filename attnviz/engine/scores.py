@@ -121,7 +121,11 @@ def score(
     >>> tuple(result.weights.shape), bool(result.weights.sum(-1).allclose(torch.ones(2, 5)))
     ((2, 5, 2), True)
     """
-    request = Request(inputs, pattern, heads, **what)
+    return scores_of(Request(inputs, pattern, heads, **what), logits=logits, weights=weights)
+
+
+def scores_of(request: Request, *, logits: bool = True, weights: bool = True) -> AttentionScores:
+    """The logits and weights of a request's heads and queries."""
     with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
         if not request.attention.softmaxed:
             return _given(request.attention, request.chosen, request.rows, logits, weights)

@@ -12,7 +12,7 @@ from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.registry import shown
 from attnviz.base.types import Cells, Progress
-from attnviz.base.words import in_place
+from attnviz.base.words import in_place, percent
 from attnviz.engine.reducer import Reduced
 from attnviz.engine.request import Request, asks
 
@@ -37,6 +37,7 @@ class AttentionMap:
         batch: the batch item, of several.
         token_form: how the tokenizer writes the tokens that the labels are of: it says where a word begins.
         given: whether the weights were given, and not computed.
+        left_out: the share of the weight that lies on keys which were hidden, the mean over queries; None where none were.
     """
 
     cells: Cells
@@ -54,11 +55,14 @@ class AttentionMap:
     batch: int | None = None
     token_form: str = "plain"
     given: bool = False
+    left_out: float | None = None
 
     @property
     def name(self) -> str:
-        """:attr:`heads_name`, of which layer and batch item: ``layer 2, head 3``, ``layer 2, max of 12 heads``; and ``given``."""
-        return in_place(self.heads_name, self.layer, self.batch) + (", given" if self.given else "")
+        """:attr:`heads_name`, of which layer and batch item: ``layer 2, head 3``, ``layer 2, max of 12 heads``; whether it was given, and what is left out."""
+        said = ", given" if self.given else ""
+        said += "" if self.left_out is None else f", {percent(self.left_out)} left out"
+        return in_place(self.heads_name, self.layer, self.batch) + said
 
     @property
     def heads_name(self) -> str:
@@ -160,6 +164,7 @@ def map_with(request: Request, head: int, cells: Cells) -> AttentionMap:
         batch=request.item.batch_shown,
         token_form=request.item.inputs.token_form,
         given=request.attention.given,
+        left_out=request.attention.left_out(head, request.rows),
     )
 
 

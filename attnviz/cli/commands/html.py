@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source
+from attnviz.cli.options import Compute, Derived, Heads, Item, PatternChoice, Source, tell_left_out
 
 if TYPE_CHECKING:
     from attnviz.pages.description import PageLayer
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        derived: Derived = Derived(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         most: Annotated[str, typer.Option(metavar="SIZE", help="Largest file to write: 200MB, 1GiB.")] = "200MB",
     ) -> None:
@@ -46,12 +47,15 @@ def register(app: typer.Typer) -> None:
         bound = parse_bytes(most, option="--most")
         out = check_output(out, (".html", ".htm"), inputs=[*source.paths(), *choice.paths()])
         heads: dict[str, int] = {}  # of each layer
+        left_out: list[float | None] = []
 
         def told(layer: PageLayer) -> None:
             heads[layer.label] = len(layer.heads)
             progress.layer(rows_of(layer))
+            left_out.extend(layer.attention.left_out(head) for head in layer.heads)
 
-        layers = page_layers(source, head, batch, choice, compute, told)
+        layers = page_layers(source, head, batch, choice, compute, derived, told)
         with layers_progress(len(layers), "html") as progress:
             size = write_page(out, layers, source.title, most=bound, progress=progress)
+        tell_left_out(left_out)
         note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads.values()), 'head')}, {decimal(size)}")

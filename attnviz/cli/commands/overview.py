@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, Values, check_choice, request_of
+from attnviz.cli.options import (
+    Compute,
+    Derived,
+    Heads,
+    Item,
+    Part,
+    PatternChoice,
+    Source,
+    Values,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 from attnviz.cli.pictures import look_of_file, write_figure
 from attnviz.plots.kinds.overview import Overview
 from attnviz.plots.look import Look
@@ -30,6 +42,8 @@ def register(app: typer.Typer) -> None:
         batch: Item = "0",
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        part: Part = Part(),  # noqa: B008 (frozen)
+        derived: Derived = Derived(),  # noqa: B008 (frozen)
         reduce: Annotated[str, typer.Option(help="What a cell of a panel holds: max or mass.")] = "max",
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         look: Look = Look(theme="light"),  # noqa: B008 (frozen)
@@ -55,7 +69,8 @@ def register(app: typer.Typer) -> None:
         def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:
             for label, inputs in source.each(compute.dtype):
                 inputs, pattern = choice.on(inputs)
-                request = request_of(inputs, pattern, compute, head=head, batch=batch, values=values, reduce=reduce)
+                asked = {"head": head, "batch": batch, "region": part, "derived": derived}
+                request = request_of(inputs, pattern, compute, **asked, values=values, reduce=reduce)
                 begin.layer(len(request.rows) * len(request.chosen))
                 del inputs
                 yield label, request
@@ -64,6 +79,7 @@ def register(app: typer.Typer) -> None:
         with layers_progress(count, "overview") as progress:
             name = str(source.source or "inputs")
             parts = kind.compute(asked(progress), count, name, look, progress=progress)
+        tell_left_out(shown.left_out for shown in parts.maps)
         hint = None if kind.each else look.hint(parts.maps)
         if hint is not None:
             note(hint)

@@ -13,6 +13,7 @@ from attnviz.cli.groups import command
 from attnviz.cli.kinds import KindChoice, SourceReader, paths
 from attnviz.cli.options import (
     Compute,
+    Derived,
     Heads,
     Item,
     PatternChoice,
@@ -21,6 +22,7 @@ from attnviz.cli.options import (
     Values,
     check_choice,
     request_of,
+    tell_left_out,
 )
 from attnviz.plots.look import Look
 
@@ -49,6 +51,7 @@ def register(app: typer.Typer) -> None:
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
+        derived: Derived = Derived(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         look: Look = Look(theme="light"),  # noqa: B008 (frozen)
         kind: KindChoice = KindChoice(),  # noqa: B008 (made by the options)
@@ -78,7 +81,8 @@ def register(app: typer.Typer) -> None:
             inputs = source.load(compute.dtype)
             more = {"values": values, "device": rank_device(compute.device), "ranks": world}
             inputs, pattern = choice.on(inputs)
-            request = request_of(inputs, pattern, compute, head=head, batch=batch, region=region, **more)
+            of = {"head": head, "batch": batch, "region": region, "derived": derived}
+            request = request_of(inputs, pattern, compute, **of, **more)
             drawn = drawn.reading(SourceReader(source, choice, compute))
             request = drawn.asked(request)
             fitted = drawn.fitted(request, look) if figures else request
@@ -91,6 +95,7 @@ def register(app: typer.Typer) -> None:
             if world.rank == 0:
                 for line in parts.notes:
                     note(line)
+                tell_left_out(shown.left_out for shown in parts.maps)
                 if figures and parts.blank:
                     note("nothing is visible in what is shown: no query of it sees a key of it")
                 hint = look.hint(parts.spoken) if figures and drawn.hints else None

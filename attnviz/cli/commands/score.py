@@ -10,7 +10,19 @@ import typer
 
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Region, Source, Values, check_choice
+from attnviz.cli.options import (
+    Batch,
+    Compute,
+    Derived,
+    Heads,
+    Part,
+    PatternChoice,
+    Source,
+    Values,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
@@ -31,6 +43,7 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only, or those of a word.")
         ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        derived: Derived = Derived(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         format: Annotated[str, typer.Option(help="table, json, csv or markdown.")] = "table",
         rows: Annotated[int, typer.Option(help="Most rows of a table; the middle is left out beyond.", min=2)] = 20,
@@ -50,10 +63,13 @@ def register(app: typer.Typer) -> None:
             out = check_output(out, exports.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         inputs = source.load(compute.dtype)
         if values == "logits":
+            derived.refuse(
+                "words, spans and hidden keys are of weights, and logits don't add up; take --values weights"
+            )
             _check_logits(inputs)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
-        results = _computed(*choice.on(inputs), compute, head, batch, queries, wanted)
+        results = _computed(*choice.on(inputs), compute, head, batch, queries, derived, wanted)
         if out is not None:
             exports.write_results(out, results)
             note(f"wrote {out}")
@@ -86,28 +102,24 @@ def _computed(
     head: str,
     batch: str,
     queries: str | None,
+    derived: Derived,
     wanted: Sequence[str],
 ) -> list[AttentionScores]:
     """The scores of each batch item."""
     from attnviz.attention.patterns import GlobalKeys
     from attnviz.base.selections import parse_indices
-    from attnviz.engine.scores import score as compute_scores
+    from attnviz.engine.scores import scores_of
 
     heads = parse_indices(head, inputs.H, option="--head", noun="head")
     both = not isinstance(pattern, GlobalKeys)
     of = {"logits": both or "logits" in wanted, "weights": both or "weights" in wanted}
-    return [
-        compute_scores(
-            inputs,
-            pattern,
-            batch=item,
-            queries=Region(queries=queries).ranges(inputs, item)["queries"],
-            heads=heads,
-            device=compute.device,
-            **of,
-        )
-        for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item")
-    ]
+    found = []
+    for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item"):
+        part = {"head": head, "batch": f"{item}", "region": Part(queries=queries), "derived": derived}
+        request = request_of(inputs, pattern, compute, **part)
+        tell_left_out(request.attention.left_out(one, request.rows) for one in heads)
+        found.append(scores_of(request, **of))
+    return found
 
 
 def _print(results: Sequence[AttentionScores], values: str, rows: int) -> None:

@@ -8,7 +8,19 @@ import typer
 
 from attnviz.base.errors import InputError
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Region, Source, Values, check_choice, request_of
+from attnviz.cli.options import (
+    Compute,
+    Derived,
+    Heads,
+    Item,
+    PatternChoice,
+    Region,
+    Source,
+    Values,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 from attnviz.plots.look import Scale
 
 if TYPE_CHECKING:
@@ -32,6 +44,7 @@ def register(app: typer.Typer) -> None:
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
+        derived: Derived = Derived(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         scale: Scale = Scale(),  # noqa: B008 (frozen)
         color: Annotated[
@@ -58,7 +71,9 @@ def register(app: typer.Typer) -> None:
         inputs = source.load(compute.dtype)
         inputs, pattern = choice.on(inputs)
         heads = "all" if all_ else head
-        request = request_of(inputs, pattern, compute, head=heads, batch=batch, region=region, values=values)
+        request = request_of(
+            inputs, pattern, compute, head=heads, batch=batch, region=region, derived=derived, values=values
+        )
         forced: dict[str, Any] = {}
         if color == "none":
             forced = {"no_color": True}
@@ -68,6 +83,7 @@ def register(app: typer.Typer) -> None:
         height = console.height if console.file.isatty() else None
         with rows_progress(len(request.rows) * len(request.chosen), "show") as progress:
             parts = Heatmap().compute(_fitted(request, console, height), progress)
+        tell_left_out(shown.left_out for shown in parts.maps)
         console.print(HeatmapPicture(parts.maps, scaling, height=height))
 
 

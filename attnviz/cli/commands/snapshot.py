@@ -12,7 +12,18 @@ import typer
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, Values, check_choice
+from attnviz.cli.options import (
+    Compute,
+    Derived,
+    Heads,
+    Part,
+    PatternChoice,
+    Source,
+    Values,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
@@ -52,14 +63,13 @@ def register(app: typer.Typer) -> None:
         batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        queries: Annotated[str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only.")] = None,
-        keys: Annotated[str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only.")] = None,
+        part: Part = Part(),  # noqa: B008 (frozen)
+        derived: Derived = Derived(),  # noqa: B008 (frozen)
         cells: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 32,
         compute: Compute = Compute(),  # noqa: B008 (frozen)
     ) -> None:
         """Write a snapshot: the maps of heads in few cells, their statistics and the settings, for review and for CI."""
         check_choice("--values", values, ("weights", "logits"))
-        from attnviz.base.selections import parse_index, parse_indices, parse_range
         from attnviz.base.words import count
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note
@@ -69,17 +79,22 @@ def register(app: typer.Typer) -> None:
         if file.suffix.lower() == ".json" and cells > MOST_CELLS:
             raise InputError(f"--cells {cells}: text that is reviewed has {MOST_CELLS} at most; name a .npz")
         inputs, pattern = choice.on(source.load(compute.dtype))
+        asked = request_of(
+            inputs, pattern, compute, head=head, batch=batch, region=part, derived=derived, values=values
+        )
         found = _taken(
             inputs,
             pattern,
             compute.device,
-            heads=parse_indices(head, inputs.H, option="--head", noun="head"),
-            batch=parse_index(batch, inputs.B, option="--batch", noun="batch item"),
+            heads=asked.chosen,
+            batch=asked.batch,
             values=values,
             cells=cells,
-            queries=None if queries is None else parse_range(queries, inputs.T, option="--queries"),
-            keys=None if keys is None else parse_range(keys, inputs.S, option="--keys"),
+            queries=_part(asked.rows, asked.item.T),
+            keys=None if part.keys is None else asked.keys,
+            **derived.asked(),
         )
+        tell_left_out(asked.attention.left_out(head) for head in asked.chosen)
         write_snapshot(file, found)
         rows, columns = next(iter(found.heads[0].cells.values())).shape
         note(f"wrote {file}: {count(len(found.heads), 'head')}, {found.settings['pattern']}, {rows} × {columns} cells")
@@ -140,6 +155,8 @@ def register(app: typer.Typer) -> None:
 
 def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute, file: Path) -> Snapshot:
     """What the stored snapshot keeps, of these inputs."""
+    from attnviz.engine.request import DERIVED
+
     heads = [one.head for one in stored.heads]
     batch = stored.settings.get("batch", 0)
     for name, wanted, size in (
@@ -164,6 +181,7 @@ def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute,
         queries=_part(stored.queries, inputs.T),
         keys=_part(stored.keys, inputs.S) if isinstance(stored.keys, range) else None,
         version=stored.version,
+        **{name: stored.settings[name] for name in DERIVED if name in stored.settings},
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, request_of
+from attnviz.cli.options import Compute, Derived, Heads, Item, PatternChoice, Source, request_of, tell_left_out
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        derived: Derived = Derived(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         levels: Annotated[
             str | None,
@@ -49,11 +50,12 @@ def register(app: typer.Typer) -> None:
         bound = None if memory is None else parse_bytes(memory)
         inputs = source.load(compute.dtype)
         inputs, pattern = choice.on(inputs)
-        request = request_of(inputs, pattern, compute, head=head, batch=batch, memory=bound)
+        request = request_of(inputs, pattern, compute, head=head, batch=batch, derived=derived, memory=bound)
         pyramid, heads = Pyramid(request.attention, bound), request.chosen
         chosen = tuple(range(pyramid.overview_level + 1))
         if levels is not None:
             chosen = parse_indices(levels, pyramid.levels, option="--levels", noun="level")
         files = write_tiles(out, pyramid, heads, chosen, watch=rows_progress)
+        tell_left_out(request.attention.left_out(head) for head in heads)
         named = f"level{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
         note(f"wrote {out}: {files:,} tiles of {count(len(heads), 'head')}, {named}")

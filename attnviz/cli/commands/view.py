@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source
+from attnviz.cli.options import Compute, Derived, Heads, Item, PatternChoice, Source
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        derived: Derived = Derived(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         memory: Annotated[
             str | None,
@@ -51,7 +52,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.pages.viewer import Viewer
 
         bound = None if memory is None else parse_bytes(memory)
-        layers = page_layers(source, head, batch, choice, compute)
+        layers = page_layers(source, head, batch, choice, compute, derived)
         viewer = Viewer(layers, source.title, memory=bound, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
+from attnviz.attention.merged import MergedInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name, parse_device
@@ -25,7 +26,7 @@ from attnviz.compare.snapshots.difference import CellDifference
 from attnviz.compare.snapshots.snapshot import CELLS, MOST_TOKENS, VERSION, HeadSnapshot, Snapshot
 from attnviz.engine.blocks import Block, stepped
 from attnviz.engine.reducer import reduce_block
-from attnviz.engine.request import Request
+from attnviz.engine.request import DERIVED, Request
 from attnviz.engine.scores import AttentionScores
 from attnviz.maps.map import AttentionMap, map_of
 from attnviz.measures.statistics import statistics_of
@@ -193,10 +194,14 @@ def _head(
 
 def _settings(item: AttentionItem, pattern: Pattern, values: str) -> dict[str, Any]:
     inputs, batch = item.inputs, item.batch
+    derived: dict[str, Any] = {}
+    if isinstance(inputs, MergedInputs):
+        pattern, derived = inputs.own, {name: _plain(value) for name, value in inputs.asked.items()}
     settings: dict[str, Any] = {
         "source": "weights" if item.given else "inputs",
         "values": values,
         "pattern": str(pattern),
+        **derived,
         "dtype": dtype_name(inputs.dtype),
         "batch": batch,
         "heads": inputs.H,
@@ -215,6 +220,15 @@ def _settings(item: AttentionItem, pattern: Pattern, values: str) -> dict[str, A
         settings["padding"] = int((~inputs.key_padding_mask[batch]).sum())
     extras = [name for name in ("bias", "alibi_slopes", "sinks", "q_global") if getattr(inputs, name, None) is not None]
     return settings | ({"with": extras} if extras else {})
+
+
+def _plain(value: Any) -> Any:
+    """What was asked of spans and hidden keys, as JSON holds it, and as it can be asked again."""
+    if isinstance(value, Mapping):
+        return {
+            name: [ends[0], ends[-1] + 1] if isinstance(ends, range) else list(ends) for name, ends in value.items()
+        }
+    return value if isinstance(value, str | bool) else list(value)
 
 
 def _of_map(shown: AttentionMap, cells: int, version: int) -> Snapshot:
@@ -375,6 +389,7 @@ def locate(
     if isinstance(source, Inputs):
         what: dict[str, Any] = {name: snapshot.settings[name] for name in ("batch", "values")}
         what |= {"queries": found.queries, "keys": found.keys, "pixels": max(len(found.queries), len(found.keys))}
+        what |= {name: snapshot.settings[name] for name in DERIVED if name in snapshot.settings}
         what["device"] = "cpu" if source.device.type == "mps" else source.device
         request = Request(source, pattern, found.head, dtype=torch.float64, **what)
         shown = map_of(version1.request_of(request) if snapshot.version == 1 else request).cells

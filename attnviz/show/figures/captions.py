@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnviz.base.words import count, in_place
+from attnviz.base.words import count, in_place, left_out_words
 from attnviz.maps.map import AttentionMap, cell_words, place_of
 from attnviz.show.figures.scales import ColorScale, FittedScale
 from attnviz.show.scale.scaling import DECADES
@@ -81,7 +81,9 @@ def caption(
         scale.note[0].upper() + scale.note[1:],
         *notes,
     ]
-    sink = sink_note(maps)
+    left_out, sink = left_out_words(shown.left_out for shown in maps), sink_note(maps)
+    if left_out is not None:
+        sentences.append(left_out)
     if sink is not None:
         sentences.append(sink[0].upper() + sink[1:])
     return " ".join(f"{sentence}." for sentence in sentences)
