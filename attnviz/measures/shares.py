@@ -50,10 +50,10 @@ class WeightShares:
         found: dict[str, list[Any]] = {"layer": [self.layer] * n, "head": [self.head] * n}
         found["query"] = self.queries[rows].tolist()
         if self.query_labels is not None:
-            found["query_token"] = [self.query_labels[row] for row in rows]
+            found["query_token"] = [self.query_labels[row] for row in rows.tolist()]
         found["key"] = self.keys[columns].tolist()
         if self.key_labels is not None:
-            found["key_token"] = [self.key_labels[column] for column in columns]
+            found["key_token"] = [self.key_labels[column] for column in columns.tolist()]
         return found | {"weight": self.weights[rows, columns].tolist()}
 
     def by_key(self) -> dict[str, list[Any]]:

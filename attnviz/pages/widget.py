@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from attnviz.attention.inputs import Inputs
-from attnviz.attention.patterns import GlobalKeys, Pattern
-from attnviz.base.devices import parse_device, parse_dtype
+from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
+from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Label
 from attnviz.captures.run import Run
-from attnviz.engine.request import check_heads
+from attnviz.engine.request import Request, check_heads
 from attnviz.maps.layers import Layers
 from attnviz.pages.description import PageLayer, to_json
 from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
@@ -35,6 +35,10 @@ def view(
     heads: Collection[int] | None = None,
     batch: int = 0,
     height: int = 640,
+    merge: str | None = None,
+    spans: Spans | None = None,
+    hide: Hide | None = None,
+    renormalize: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> Any:
@@ -47,6 +51,7 @@ def view(
         heads: the query heads; None is all.
         batch: the batch item.
         height: CSS pixels that the widget is tall.
+        merge, spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         device, dtype: as in :func:`attnviz.score`.
 
     Returns:
@@ -61,7 +66,8 @@ def view(
     """
     widget = _widget_class()
     source, named = _layers(shown, layers)
-    where = None if device is None else parse_device(device)
+    what: dict[str, Any] = {"batch": batch, "device": device, "dtype": dtype}
+    what |= {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
     chosen_heads = None if heads is None else list(heads)
 
     def read() -> Iterator[PageLayer]:
@@ -71,8 +77,8 @@ def view(
             chosen = check_heads(inputs, chosen_heads)
             if not chosen:
                 raise InputError(f"{inputs.source}: heads is empty; name at least one, or None for all")
-            item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
-            layer = PageLayer(label, item, pattern or inputs.pattern or GlobalKeys(), chosen)
+            request = Request(inputs, pattern, chosen, **what)
+            layer = PageLayer(label, request.item, request.attention.pattern, chosen)
             check_size(layer)
             size += least_bytes(layer)
             if size > MOST_BYTES:
@@ -81,7 +87,7 @@ def view(
                     f"or heads (layers=, heads=), or save it and look at it with: attnviz view"
                 )
             yield layer
-            del inputs, item, layer
+            del inputs, request, layer
 
     encoder = PageEncoder(read(), source)
     chunks = {chunk.index: bytes(chunk.data) for chunk in encoder.chunks()}

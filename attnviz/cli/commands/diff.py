@@ -378,7 +378,7 @@ def _sides(asked: _Asked) -> tuple[Side, Side]:
         exact = "float64" if plain["A"] or plain["B"] else None
         if exact is not None and device == "mps":
             device = "cpu"  # MPS has no float64
-        what = {"batch": item, "values": values, "device": device, "dtype": exact}
+        what: dict[str, Any] = {"batch": item, "values": values, "device": device, "dtype": exact}
         return Exact(Request(inputs, pattern, **what, **asked.derived.asked()), said)
 
     def right() -> Exact:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -69,8 +69,8 @@ def register(app: typer.Typer) -> None:
         def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:
             for label, inputs in source.each(compute.dtype):
                 inputs, pattern = choice.on(inputs)
-                asked = {"head": head, "batch": batch, "region": part, "derived": derived}
-                request = request_of(inputs, pattern, compute, **asked, values=values, reduce=reduce)
+                of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "derived": derived}
+                request = request_of(inputs, pattern, compute, **of, values=values, reduce=reduce)
                 begin.layer(len(request.rows) * len(request.chosen))
                 del inputs
                 yield label, request

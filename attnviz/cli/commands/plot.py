@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -79,9 +79,9 @@ def register(app: typer.Typer) -> None:
             if world.size > 1 and drawn.alone:
                 raise InputError(f"{drawn.title} runs in one process; start attnviz without torchrun")
             inputs = source.load(compute.dtype)
-            more = {"values": values, "device": rank_device(compute.device), "ranks": world}
+            more: dict[str, Any] = {"values": values, "device": rank_device(compute.device), "ranks": world}
             inputs, pattern = choice.on(inputs)
-            of = {"head": head, "batch": batch, "region": region, "derived": derived}
+            of: dict[str, Any] = {"head": head, "batch": batch, "region": region, "derived": derived}
             request = request_of(inputs, pattern, compute, **of, **more)
             drawn = drawn.reading(SourceReader(source, choice, compute))
             request = drawn.asked(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -115,7 +115,7 @@ def _computed(
     of = {"logits": both or "logits" in wanted, "weights": both or "weights" in wanted}
     found = []
     for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item"):
-        part = {"head": head, "batch": f"{item}", "region": Part(queries=queries), "derived": derived}
+        part: dict[str, Any] = {"head": head, "batch": f"{item}", "region": Part(queries=queries), "derived": derived}
         request = request_of(inputs, pattern, compute, **part)
         tell_left_out(request.attention.left_out(one, request.rows) for one in heads)
         found.append(scores_of(request, **of))

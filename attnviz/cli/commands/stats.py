@@ -217,7 +217,7 @@ def _computed(
     left_out: list[float | None] = []
     for label, inputs in source.each(compute.dtype):
         inputs, pattern = choice.on(inputs)
-        of = {"head": head, "batch": batch, "region": part, "derived": derived}
+        of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "derived": derived}
         request = request_of(inputs, pattern, compute, **of, every_key=True)
         patterns.append(request.attention.pattern_name)
         caveats |= {} if request.attention.caveat is None else {request.attention.caveat: None}
