@@ -184,7 +184,8 @@ def _of_groups(item: AttentionItem, groups: Merge) -> dict[str, Any]:
         if asks is None
         else any_of(asks.cpu().numpy(), groups.queries),
     }
-    places = {"query_positions": None, "key_positions": None} if ranks is None else _named(ranks, "positions")
+    none: dict[str, Tensor | None] = {"query_positions": None, "key_positions": None}
+    places = none if ranks is None else _named(ranks, "positions")
     of = {"query_documents": None, "key_documents": None} if documents is None else _named(documents, "documents")
     places["documents"], places["query_documents"] = of["key_documents"], of["query_documents"]
     return {

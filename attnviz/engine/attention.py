@@ -50,8 +50,10 @@ class Attention(ABC):
     softmaxed: bool = True
     """Whether weights are the softmax of logits, so that logits say it all."""
 
-    given: bool = False
-    """Whether its weights are what something else computed, and may be anything."""
+    @property
+    def given(self) -> bool:
+        """Whether its weights are what something else computed, and may be anything."""
+        return False
 
     @property
     def pattern_name(self) -> str:

@@ -150,8 +150,6 @@ class GivenRows:
 class Given(WholeRows):
     """Weights that were given, under a pattern that hides none of them."""
 
-    given = True
-
     def __init__(self, item: AttentionItem, pattern: Pattern) -> None:
         self.item, self.pattern = item, pattern
 
@@ -159,6 +157,10 @@ class Given(WholeRows):
     def name(self) -> str:
         said = (self.pattern_name, dtype_name(self.item.dtype), self.item.device.type)
         return f"{self.item.source} ({', '.join(said)})"
+
+    @property
+    def given(self) -> bool:
+        return True
 
     @property
     def pattern_name(self) -> str:

@@ -152,10 +152,12 @@ class MergedRows:
                 values[part] = np.nan_to_num(cells)
             return values, seen
         counts = np.zeros(len(groups))
-        for part in self._parts(groups):
-            weights, sees = self._queries(part)
+        for queries in self._parts(groups):
+            weights, sees = self._queries(queries)
             any_key = sees.any(1)
-            group = np.searchsorted(self.queries, np.arange(part.start, part.stop), side="right") - 1 - groups.start
+            group = (
+                np.searchsorted(self.queries, np.arange(queries.start, queries.stop), side="right") - 1 - groups.start
+            )
             first = np.flatnonzero(np.diff(group, prepend=-1))
             at = group[first]
             values[at] += np.add.reduceat(weights, first, axis=0)

@@ -134,11 +134,15 @@ class Shared(Attention):
 
     def __init__(self, alone: Attention, ranks: Ranks) -> None:
         self.item, self.pattern, self._alone, self._ranks = alone.item, alone.pattern, alone, ranks
-        self.softmaxed, self.given = alone.softmaxed, alone.given
+        self.softmaxed = alone.softmaxed
 
     @property
     def pattern_name(self) -> str:
         return self._alone.pattern_name
+
+    @property
+    def given(self) -> bool:
+        return self._alone.given
 
     @property
     def knows_hidden(self) -> bool:
