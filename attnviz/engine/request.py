@@ -49,6 +49,7 @@ class Request:
         values: ``weights`` or ``logits``.
         reduce: what a cell holds where the map is larger than the picture: ``max`` or ``mass``.
         pixels: the most cells along each side.
+        shape: the most cells down and across, in place of ``pixels``.
         merge: ``words``: queries and keys are seen as words, by their word ids or else by the marks of their form.
         spans: runs of positions that are seen as one: ``{"system": range(0, 41)}``, ``"system:0-40,answer:90-99"`` (both ends
             belong to a range), or ``"sep:."``, which end with a token; what none has is a run of its own.
@@ -75,6 +76,7 @@ class Request:
     values: str = "weights"
     reduce: str = "max"
     pixels: int = 1024
+    shape: tuple[int, int] | None = None
     merge: str | None = None
     spans: Spans | None = None
     hide: Hide | None = None
@@ -165,11 +167,8 @@ class Request:
 
     def edges(self) -> tuple[Positions, Positions]:
         """The bins of queries and of keys that a picture has."""
-        columns = self.columns
-        return (
-            bin_edges(self.rows, min(len(self.rows), self.pixels)),
-            bin_edges(columns, min(len(columns), self.pixels)),
-        )
+        columns, (down, across) = self.columns, self.shape or (self.pixels, self.pixels)
+        return bin_edges(self.rows, min(len(self.rows), down)), bin_edges(columns, min(len(columns), across))
 
 
 def check_heads(inputs: Call, heads: Sequence[int] | None) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ def visibility_hint(maps: Sequence[AttentionMap], scale: ColorScale) -> str | No
     """
     if scale.settled or maps[0].values != "weights":
         return None
-    if all(len(shown.keys) == 1 for shown in maps):
+    if all(len(shown.keys) == 1 and np.allclose(shown.cells[np.isfinite(shown.cells)], 1) for shown in maps):
         return f"there is one key, so that every weight is 1 under the pattern {maps[0].pattern}; choose another with --pattern"
     visible = np.concatenate([shown.cells[np.isfinite(shown.cells)] for shown in maps])
     if not visible.size:

@@ -93,6 +93,8 @@ def overlays(
     maps: Sequence[AttentionMap],
     patches: tuple[int, int],
     *,
+    told: str | None = None,
+    titles: Sequence[str] | None = None,
     title: str | None = None,
     caption: str | None = None,
     width: float | None = None,
@@ -102,9 +104,11 @@ def overlays(
 
     Args:
         picture, colors: as in :func:`overlay`.
-        maps: one query's weights of each head, (1, rows * columns) cells.
+        maps: one query's weights of each head, rows * columns cells.
         patches: rows and columns of patches.
-        title: above the grid; None says whose weights these are.
+        told: whose weights these are; None is the first map's query.
+        titles: above each picture; None is its head.
+        title: above the grid; None is what ``told`` says.
         caption, width: as in :func:`attnviz.heatmap`.
     """
     columns = min(len(maps), 6, math.ceil(math.sqrt(len(maps)) * 1.2))
@@ -117,10 +121,10 @@ def overlays(
     scale = ColorScale(**colors).fit(maps)
     for ax in grid.flat:
         ax.set_visible(False)
-    for ax, shown in zip(grid.flat, maps, strict=False):
+    for n, (ax, shown) in enumerate(zip(grid.flat, maps, strict=False)):
         ax.set_visible(True)
         weights = shown.cells.reshape(patches)
-        overlay(picture, weights, ax, title=shown.heads_name, scale=scale)
+        overlay(picture, weights, ax, title=shown.heads_name if titles is None else titles[n], scale=scale)
     bar = figure.colorbar(
         ScalarMappable(scale.norm, _as_drawn(scale)),
         ax=list(grid.flat),
@@ -132,7 +136,8 @@ def overlays(
     dress(bar, scale)
     first = maps[0]
     name = one_line(first.query_labels[0]) if first.query_labels else f"query {first.queries.start}"
-    figure.suptitle(in_place(f"what {name} sees", *place_of(maps)) if title is None else title, parse_math=False)
+    told = in_place(told or f"what {name} sees", *place_of(maps))
+    figure.suptitle(told if title is None else title, parse_math=False)
     if caption is not None:
         write_caption(grid[0, 0], caption)
     return figure
