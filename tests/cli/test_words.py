@@ -76,6 +76,15 @@ def test_every_view_takes_words_and_says_what_is_left_out(run, text, command):
         assert "of a head's weight is on hidden keys" in found.err or "of the weight is on hidden keys" in found.err
 
 
+@pytest.mark.parametrize("curve", ["distance", "windows"])
+def test_curves_are_drawn(run, refused, text, curve):
+    found = run(
+        "stats", "layers.safetensors", "--pattern", "causal", "--curve", curve, "-o", "curve.svg", "--merge", "words"
+    )
+    assert (found.code, "wrote curve.svg" in found.err) == (0, True)
+    refused("stats", "text.safetensors", "--curve", curve, "-o", "a.png", "--norm", "log", says="no use for it")
+
+
 def test_shares_are_a_table_of_spans(run, text):
     asked = (
         "stats",

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 _PICTURES, _DATA = (".png", ".pdf", ".svg"), (".json", ".csv", ".parquet")
 
+_DRAWN = ("heads", "distance", "windows")
+"""The kinds of rows that have a figure."""
+
+_NO_COLORS = ("norm", "robust", "vmin", "vmax", "cmap", "marks")
+"""Parts of a look that lines have no use for."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -108,7 +114,9 @@ def register(app: typer.Typer) -> None:
         out: Annotated[
             Path | None,
             typer.Option(
-                "--out", "-o", help="Figure of layers x heads (.png, .pdf, .svg), or data (.json, .csv, .parquet)."
+                "--out",
+                "-o",
+                help="Figure (.png, .pdf, .svg) of layers x heads, or with --curve of lines; or data (.json, .csv, .parquet).",
             ),
         ] = None,
         look: Look = PLAIN,
@@ -127,9 +135,10 @@ def register(app: typer.Typer) -> None:
             if tags and kind != "heads":
                 raise InputError(f"--tags: they are of heads, and a row is of {kind}; leave it out")
             if out is not None:
-                taken = (*_PICTURES, *_DATA) if kind == "heads" else _DATA
+                taken = (*_PICTURES, *_DATA) if kind in _DRAWN else _DATA
                 out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
-            look = look_of_file(look, None if out is None or out.suffix.lower() in _DATA else out, unused=("marks",))
+            drawn = None if out is None or out.suffix.lower() in _DATA else out
+            look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" else _NO_COLORS)
             found, patterns = _computed(kind, source, choice, compute, head, batch, part, derived)
             named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
             if kind == "heads":
@@ -141,7 +150,9 @@ def register(app: typer.Typer) -> None:
             else:
                 columns = _sorted(_columns(found, kind), sort, ascending=ascending)
                 wide = None if kind != "shares" or sort is not None else _columns(found, "shares in percent")
-                if out is not None:
+                if drawn is not None:
+                    _draw_curves(drawn, found, kind, source.title, named, look)
+                elif out is not None:
                     _write_rows(out, columns, kind, source.title, named)
                 if not is_stdout(out):
                     _print_rows(columns if format != "table" else wide or columns, kind, source.title, named, format)
@@ -316,6 +327,16 @@ def _print(found: list[HeadStatistics], format: str, title: str, named: str, *, 
         console = output()
         said = title if found[0].batch is None else f"{title}, batch item {found[0].batch}"
         console.print(statistics_table(found, f"{said} · {named}", console.width, tags=tags))
+
+
+def _draw_curves(out: Path, found: list[Any], kind: str, title: str, named: str, look: Look) -> None:
+    """A figure of lines, one a head."""
+    from attnviz.show.figures.curves import curves_figure, curves_words
+
+    words = curves_words(found, kind, source=title, pattern=named)
+    said = words if look.caption is True else look.caption or None
+    how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.inches}
+    write_figure(out, lambda: curves_figure(found, kind, **how), look, words, kind=f"stats {kind}")
 
 
 def _write_rows(out: Path, columns: Columns, kind: str, title: str, named: str) -> None:
