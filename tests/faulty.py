@@ -39,6 +39,10 @@ class Kernel:
     hidden: float = NEVER
     cap_last: bool = False
     of_first: bool = False  # distances from index t, not from t + S - T
+    size: int = 0  # of chunks
+    prefix: int = 0
+    documents: Tensor | None = None  # (B, S)
+    blocks: Tensor | None = None  # (n_q, n_k), of BLOCK queries and keys each
     after: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = field(default=lambda w, c: (w, c))
 
     @property
@@ -100,6 +104,34 @@ def band(kernel: Kernel, low: int, high: int, step: int = 1, phase: int = 0) -> 
     return _whole(kernel, seen)
 
 
+def chunks(kernel: Kernel, size: int) -> Tensor:
+    """(B, T, S): keys of the query's own chunk, up to its own."""
+    far = kernel.distance()
+    own = torch.arange(kernel.S)[None, :] - far
+    return _whole(kernel, (torch.arange(kernel.S) // size == own // size) & (far <= 0))
+
+
+def prefixed(kernel: Kernel, n: int) -> Tensor:
+    """(B, T, S): the first n keys, and those up to the query's own."""
+    return _whole(kernel, (kernel.distance() <= 0) | (torch.arange(kernel.S) < n))
+
+
+def packed(kernel: Kernel, documents: Tensor) -> Tensor:
+    """(B, T, S): keys of the query's own document, up to its own."""
+    own = documents[:, kernel.S - kernel.T :]
+    return (documents[:, None, :] == own[:, :, None]) & (kernel.distance() <= 0)
+
+
+def blocked(kernel: Kernel, matrix: Tensor, rows: int, columns: int, offset: int = 0) -> Tensor:
+    """(B, T, S): the keys of the blocks that the query's own block sees."""
+    down = ((torch.arange(kernel.T) + offset) // rows).clamp(max=matrix.shape[0] - 1)
+    across = (torch.arange(kernel.S) // columns).clamp(max=matrix.shape[1] - 1)
+    return _whole(kernel, matrix[down][:, across])
+
+
+BLOCK = 8
+
+
 def _whole(kernel: Kernel, seen: Tensor) -> Tensor:
     found = seen.expand(kernel.q.shape[0], *seen.shape).double().clone()
     return found if kernel.padding is None else found * kernel.padding[:, None, :]
@@ -118,6 +150,11 @@ CASES = (
     "bias",
     "alibi",
     "sinks",
+    "chunked",
+    "prefix",
+    "documents",
+    "blocks",
+    "mask_mod",
 )
 
 
@@ -171,6 +208,20 @@ def case(name: str, T: int, S: int, dtype: torch.dtype, seed: int = 0, *, D: int
         made.bias = normal(H, T, S)
     if name == "alibi":
         made.slopes, made.count = 0.5 ** torch.arange(1.0, H + 1).double(), band(made, -every, 0)
+    if name == "chunked":
+        made.size = window + 1
+        made.count = chunks(made, made.size)
+    if name == "prefix":
+        made.prefix = S - T // 2
+        made.count = prefixed(made, made.prefix)
+    if name == "documents":
+        ends = torch.tensor([S // 4, S - T // 2, S - T // 4])
+        made.documents = (torch.arange(S)[None] >= ends[:, None]).sum(0).expand(B, S)
+        made.count = packed(made, made.documents)
+    if name in ("blocks", "mask_mod"):
+        made.blocks = torch.rand(-(-T // BLOCK), -(-S // BLOCK), generator=draw) < 0.6
+        made.blocks[:, 0] = True
+        made.count = blocked(made, made.blocks, BLOCK, BLOCK)
     if name == "sinks":
         made.sinks, made.count = normal(H).double() + 1, band(made, -every, 0)
     return made
@@ -178,7 +229,7 @@ def case(name: str, T: int, S: int, dtype: torch.dtype, seed: int = 0, *, D: int
 
 def called(kernel: Kernel, name: str) -> dict[str, object]:
     """The arguments that tell ``assert_attention_close`` what this kernel should do."""
-    from attnviz.attention.patterns import Causal, Full, Local, Masked, longformer
+    from attnviz.attention.patterns import Blocks, Causal, Chunked, Full, Local, Masked, MaskMod, Prefix, longformer
 
     patterns = {
         "causal": Causal(),
@@ -190,11 +241,24 @@ def called(kernel: Kernel, name: str) -> dict[str, object]:
         "softcap": Causal(),
         "alibi": Causal(),
         "sinks": Causal(),
+        "documents": Causal(),
     }
+    if kernel.size:
+        patterns["chunked"] = Chunked(kernel.size) & Causal()
+    if kernel.prefix:
+        patterns["prefix"] = Prefix(kernel.prefix)
+    if kernel.blocks is not None:
+        matrix = kernel.blocks
+        patterns["blocks"] = Blocks(matrix, BLOCK)
+        last = [n - 1 for n in matrix.shape]
+        patterns["mask_mod"] = MaskMod(
+            lambda b, h, t, s: matrix[(t // BLOCK).clamp(max=last[0]), (s // BLOCK).clamp(max=last[1])]
+        )
     given: dict[str, object] = {"q": kernel.q, "k": kernel.k, "pattern": patterns.get(name, Full())}
     for option, value in (("softcap", kernel.cap), ("bias", kernel.bias), ("sinks", kernel.sinks)):
         given |= {} if value is None else {option: value}
     given |= {} if kernel.slopes is None else {"alibi_slopes": kernel.slopes}
+    given |= {} if kernel.documents is None else {"documents": kernel.documents}
     if kernel.padding is not None:
         every = torch.ones(kernel.q.shape[0], kernel.T, dtype=torch.bool)
         given |= {"key_padding_mask": kernel.padding, "query_padding_mask": every}
@@ -275,7 +339,9 @@ def _permuted(tensor: Tensor) -> Tensor:
     return tensor[:, :, torch.cat([pages[2 % len(pages)], *(p for n, p in enumerate(pages) if n != 2 % len(pages))])]
 
 
-ORDERED = ("causal", "causal window", "softcap", "alibi", "sinks")
+def _late(documents: Tensor) -> Tensor:
+    return torch.cat([documents[:, :1], documents[:, :-1]], 1)
+
 
 MISTAKES: dict[str, tuple[tuple[str, ...], Mistake]] = {
     "window of another size: -1": (("window",), _count(lambda c: band(c, -c.window + 1, c.window - 1))),
@@ -328,10 +394,112 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Mistake]] = {
     "stale keys of a ring buffer": (("causal window",), _stale),
     "softmax over the wrong axis": (("full", "causal"), lambda c: replace(c, axis=-2)),
     "hidden keys in the softmax": (("causal", "window"), lambda c: replace(c, hidden=0.0)),
+    "chunks: another size": (("chunked",), _count(lambda c: chunks(c, c.size + 1))),
+    "chunks: half": (("chunked",), _count(lambda c: chunks(c, c.size // 2))),
+    "chunks: a window": (("chunked",), _count(lambda c: band(c, 1 - c.size, 0))),
+    "prefix: one more": (("prefix",), _count(lambda c: prefixed(c, c.prefix + 1))),
+    "prefix: one less": (("prefix",), _count(lambda c: prefixed(c, c.prefix - 1))),
+    "prefix: none": (("prefix",), _count(lambda c: band(c, -2 * c.S, 0))),
+    "documents: leaked": (("documents",), _count(lambda c: band(c, -2 * c.S, 0))),
+    "documents: late": (("documents",), _count(lambda c: packed(c, _late(c.documents)))),
+    "documents: joined": (("documents",), _count(lambda c: packed(c, c.documents.clamp(min=1)))),
+    "blocks: transposed": (("blocks",), _count(lambda c: blocked(c, c.blocks.T, BLOCK, BLOCK))),
+    "blocks: keys off": (("blocks",), _count(lambda c: blocked(c, c.blocks.roll(1, 1), BLOCK, BLOCK))),
+    "blocks: half": (("blocks",), _count(lambda c: blocked(c, c.blocks, BLOCK // 2, BLOCK // 2))),
+    "blocks: from the first key": (("blocks",), _count(lambda c: blocked(c, c.blocks, BLOCK, BLOCK, c.S - c.T))),
+    "mask of another place: key": (("mask",), _count(lambda c: c.count.roll(1, 2))),
+    "mask of another place: first row": (("mask",), _count(lambda c: c.count[:, :1].expand_as(c.count))),
+    "mask of another place: offset": (
+        ("mask_mod",),
+        _count(lambda c: blocked(c, c.blocks, BLOCK, BLOCK, c.S - c.T)),
+    ),
+    "mask transposed": (("mask", "mask_mod"), _count(lambda c: c.count.transpose(1, 2) if c.T == c.S else c.count)),
     "rows not written": (EVERY, _after(torch.zeros_like)),
     "constant factor": (EVERY, _after(lambda x: x * 1.25)),
 }
 """By kind and, after a colon, which of it."""
+
+
+def gradients(right: Kernel, grad: Tensor, mistake: Mistake = lambda kernel: kernel) -> dict[str, Tensor]:
+    """What autograd makes of a gradient of the context, dq, dk and dv, of a kernel with a mistake."""
+    leaves = {name: getattr(right, name).double().requires_grad_() for name in "qkv"}
+    context = mistake(replace(right, **leaves)).run()[1]
+    made = torch.autograd.grad((context * grad.double()).sum(), list(leaves.values()))
+    return dict(zip(("dq", "dk", "dv"), made, strict=True))
+
+
+def backward(
+    right: Kernel,
+    grad: Tensor,
+    wrong: Kernel | None = None,
+    *,
+    delta: float = 1.0,
+    scales: tuple[float, float] = (1.0, 1.0),
+    heads: Callable[[int], bool] = lambda head: True,
+    queries: slice = slice(None),
+) -> dict[str, Tensor]:
+    """dq, dk and dv by hand, with the denominators and outputs of a right forward pass, as flash attention has them.
+
+    Args:
+        right: the forward pass.
+        grad: (B, H, T, D_v) of the context.
+        wrong: what weights are computed again by, in the backward pass; None is the right one.
+        delta: how often each row's sum of ``P dP`` is subtracted.
+        scales: what dq and dk are multiplied by beside the scale.
+        heads: the query heads that a key head's gradients are sums over.
+        queries: the queries that they are sums over.
+    """
+    wrong, total = wrong or right, right.run()[2]
+    k, v = (getattr(wrong, name).double()[:, wrong.kv_heads] for name in "kv")
+    x = wrong.q.double() @ k.transpose(2, 3) * wrong.scale
+    bend = torch.ones_like(x)
+    if wrong.cap is not None:
+        x = wrong.cap * torch.tanh(x / wrong.cap)
+        bend = 1 - (x / wrong.cap) ** 2
+    p = wrong.count[:, None] * torch.exp(x - total[..., None])
+    g = grad.double()
+    pull = g @ v.transpose(2, 3)
+    flow = p * (pull - delta * (g * right.run()[1]).sum(-1, keepdim=True)) * bend * wrong.scale
+    made = {"dq": flow @ k * scales[0]}
+    for name, left, read in (("dk", flow * scales[1], wrong.q.double()), ("dv", p, g)):
+        each = left[:, :, queries].transpose(2, 3) @ read[:, :, queries]
+        made[name] = torch.zeros_like(getattr(wrong, name[1]), dtype=torch.float64)
+        for head, key_head in enumerate(wrong.kv_heads):
+            if heads(head):
+                made[name][:, key_head] += each[:, head]
+    return made
+
+
+BACKWARD: dict[str, tuple[str, str, Callable[[Kernel, Tensor], dict[str, Tensor]]]] = {
+    "gradient: delta left out": ("causal", "dq dk", lambda c, g: backward(c, g, delta=0.0)),
+    "gradient: delta added": ("window", "dq dk", lambda c, g: backward(c, g, delta=-1.0)),
+    "gradient: dq without the scale": ("full", "dq", lambda c, g: backward(c, g, scales=(1 / c.scale, 1.0))),
+    "gradient: dk with the scale twice": ("causal", "dk", lambda c, g: backward(c, g, scales=(1.0, c.scale))),
+    "gradient: one head of a group": ("causal", "dk dv", lambda c, g: backward(c, g, heads=lambda head: head % 2 == 1)),
+    "gradient: a tile of queries left out": (
+        "full",
+        "dk dv",
+        lambda c, g: backward(c, g, queries=slice(0, c.T - (c.T % 16 or 16))),
+    ),
+    "backward pass: mask left out": (
+        "causal",
+        "dq dk dv",
+        lambda c, g: backward(c, g, replace(c, count=torch.ones_like(c.count))),
+    ),
+    "backward pass: a window too wide": (
+        "window",
+        "dq dk dv",
+        lambda c, g: backward(c, g, replace(c, count=band(c, -c.window - 1, c.window + 1))),
+    ),
+    "backward pass: scale": ("full", "dq dk dv", lambda c, g: backward(c, g, replace(c, scale=1.0))),
+    "backward pass: softcap left out": ("softcap", "dq dk dv", lambda c, g: backward(c, g, replace(c, cap=None))),
+    "grouped-query heads: interleaved, v alone, backward": (
+        "full",
+        "dk dv",
+        lambda c, g: backward(c, g, replace(c, kv_heads=[h % 2 for h in range(4)])),
+    ),
+}
+"""Mistakes in the backward pass: the case, the gradients that they make wrong, and what it gives then."""
 
 
 def _to_first(kernel: Kernel) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.patterns import Causal, Chunked, Full, Local, Pattern, Prefix
+from attnviz.compare.gradients import GRADIENTS, Flow, check_gradients
 from attnviz.compare.handed import Outputs
 from attnviz.compare.kernel import Asked, check_kernel
-from attnviz.compare.outputs import contexts, exact_attention, plain_attention
-from attnviz.compare.rounding import Rounding, Sizes, rule_of
+from attnviz.compare.outputs import reference
+from attnviz.compare.rounding import Rounding, Rule, Sizes, rule_of
 from attnviz.compare.sides import Exact
 from attnviz.engine.request import Request
 from attnviz.sources.arguments import inputs_of
-from tests.faulty import MISTAKES, Kernel, called, case
+from tests.faulty import CASES, MISTAKES, Kernel, called, case
+from tests.kernels import CONTEXTS, DENOMINATORS, STREAMED, WEIGHTS, stepwise
 
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16")}
 LENGTHS = (16, 128, 1024, 16_384)
@@ -55,16 +59,14 @@ class Planted:
 
     def _allowed(self, rule, output: str, b: int, h: int) -> Tensor:
         exact = self.exact[output][b, h]
-        if not isinstance(rule, Rounding):
+        if output == "weights" and not isinstance(rule, Rounding):
             return rule.atol + rule.rtol * exact.abs()
         if output == "weights":
             side = Exact(Request(self.inputs, batch=b, dtype=torch.float64))
             S = self.inputs.S
             logits = side.rows(h).read(torch.arange(side.T), weights=False).over(torch.arange(S), False).values
             return rule.of_weights(exact, rule.of_logits(logits, Sizes.of(side.attention.item, h)), S)[0]
-        ours = contexts(exact_attention(self.inputs, b), h)
-        plain = contexts(plain_attention(self.inputs, b), h, None, rule.dtype)
-        return rule.of_contexts(ours, plain, self.inputs.S)[:, None]
+        return reference(output, self.inputs, b, h, rule).allowed.reshape(len(exact), -1)
 
     def check(self, output: str, dtype: str, *, wrong: bool = True, explain: bool = False):
         """What a check says of the faulty kernel, or of the right one, its numbers rounded to the dtype."""
@@ -120,6 +122,170 @@ def table(found: Iterable[Seen]) -> str:
         listed = "; ".join(f"{place}: {', '.join(f'{n:,}' for n in lengths)}" for place, lengths in places.items())
         lines.append(f"| {mistake} | {name} | {listed} |")
     return "\n".join(lines)
+
+
+# Right kernels
+
+
+SHAPES: dict[str, Callable[[int], Pattern]] = {
+    "full": lambda S: Full(),
+    "causal": lambda S: Causal(),
+    "window": lambda S: Local(max(1, S // 8)),
+    "causal window": lambda S: Local(max(1, S // 4)) & Causal(),
+    "chunked": lambda S: Chunked(max(1, S // 5)) & Causal(),
+    "prefix": lambda S: Prefix(S // 3),
+    "dilated": lambda S: Local(max(1, S // 8), 3),
+}
+"""Patterns that right kernels are held to, of a length."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Queries, keys and values of many seeds, a batch item each, and what they see."""
+
+    q: Tensor  # (n, 1, T, D)
+    k: Tensor
+    v: Tensor
+    seen: bool | Tensor  # as kernels take it
+    inputs: AttentionInputs
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], dtype: str, T: int, S: int, shape: str) -> Draw:
+        each = []
+        for seed in seeds:
+            draw, spread = torch.Generator().manual_seed(seed), (1.0, 0.2, 5.0)[seed % 3]
+            q, k, v = (torch.randn((1, n, 32), generator=draw, dtype=torch.float64) for n in (T, S, S))
+            each.append([tensor.to(DTYPES[dtype]) for tensor in (q * spread, k, v)])
+        q, k, v = (torch.stack(tensors) for tensors in zip(*each, strict=True))
+        pattern = SHAPES[shape](S)
+        inputs = AttentionInputs(q, k, v, pattern=pattern)
+        seen: bool | Tensor = shape == "causal" and T == S
+        if shape != "full" and not seen:
+            seen = pattern.visible(torch.arange(T)[:, None], torch.arange(S)[None], inputs.item())
+        return cls(q, k, v, seen, inputs)
+
+    def red(self, made: dict[str, Tensor], what: str, rule: Rule) -> Iterator[str]:
+        """The kernels, of one output, that a check calls wrong, and their batch items; the exact numbers are made once for all."""
+        for b in range(len(self.q)):
+            hold = self._weights(b, rule) if what == "weights" else self._rows(b, what, rule)
+            for name, out in made.items():
+                if not hold(out[b, 0].double()):
+                    yield f"{name}, {what}, item {b}"
+
+    def _rows(self, b: int, what: str, rule: Rule) -> Callable[[Tensor], bool]:
+        right = reference(what, self.inputs, b, 0, rule)
+        allowed = right.allowed.reshape(len(right.exact), -1)
+        return lambda out: bool(((out.reshape(right.exact.shape) - right.exact).abs() <= allowed).all())
+
+    def _weights(self, b: int, rule: Rule) -> Callable[[Tensor], bool]:
+        side, T, S = Exact(Request(self.inputs, batch=b, dtype=torch.float64)), self.inputs.T, self.inputs.S
+        logits = side.rows(0).read(torch.arange(T), weights=False).over(torch.arange(S), False).values
+        exact = torch.softmax(logits, 1)
+        if isinstance(rule, Rounding):
+            pairs, rows = rule.of_weights(exact, rule.of_logits(logits, Sizes.of(side.attention.item, 0)), S)
+        else:
+            pairs, rows = rule.atol + rule.rtol * exact, torch.full((T,), torch.inf)
+
+        def hold(out: Tensor) -> bool:
+            off = (out - exact).abs()
+            return bool((off <= pairs).all()) and bool((off.sum(1) / 2 <= rows).all())
+
+        return hold
+
+
+def red_kernels(
+    dtype: str, T: int, S: int, seeds: int, *, at_once: int, threads: Sequence[int] = (1, 2), flex: int = 8
+) -> list[str]:
+    """Right kernels of every kind that a check calls wrong; none, where it is right itself.
+
+    Args:
+        dtype: of what goes in and comes out.
+        T, S: queries and keys.
+        seeds: how many times inputs are drawn, the patterns taking turns.
+        at_once: how many of them make a batch.
+        threads: numbers of threads that each kernel runs on.
+        flex: batches that FlexAttention takes part in, which takes seconds uncompiled.
+    """
+    found, rule, before = [], rule_of(dtype), torch.get_num_threads()
+    wide = dtype == "float64"
+    for n, first in enumerate(range(0, seeds, at_once)):
+        shape = list(SHAPES)[n % len(SHAPES)]
+        drawn = Draw.of(range(first, min(first + at_once, seeds)), dtype, T, S, shape)
+        made: dict[str, dict[str, Tensor]] = {"context": {}, "lse": {}, "weights": {}}
+        try:
+            for count in threads:
+                torch.set_num_threads(count)
+                for name, kernel in CONTEXTS.items():
+                    if (
+                        (wide and name in NARROW)
+                        or (T * S > MAPPED and name not in STREAMED)
+                        or (name == "flex" and n >= flex)
+                    ):
+                        continue
+                    made["context"][f"{name}, {count} threads"] = kernel(drawn.q, drawn.k, drawn.v, drawn.seen)
+        finally:
+            torch.set_num_threads(before)
+        for name, kernel in DENOMINATORS.items():
+            if not (wide or T * S > MAPPED or (name == "flex" and n >= flex)):
+                made["lse"][name] = kernel(drawn.q, drawn.k, drawn.v, drawn.seen)[1]
+        for name, kernel in WEIGHTS.items() if T * S <= MAPPED else ():
+            if not (wide and name in NARROW):
+                made["weights"][name] = kernel(drawn.q, drawn.k, drawn.seen)
+        for what, outputs in made.items():
+            own = rule_of("float32") if what == "lse" else rule
+            found += [f"{dtype}, {T} x {S}, {shape}, seed {first}: {one}" for one in drawn.red(outputs, what, own)]
+    return found
+
+
+def red_gradients(dtype: str, T: int, seeds: int) -> list[str]:
+    """Right kernels whose gradients, by autograd, a check calls wrong."""
+    found, rule, names = (
+        [],
+        rule_of(dtype),
+        [name for name in DIFFERENTIATED if dtype != "float64" or name not in NARROW],
+    )
+    for n, shape in enumerate(SHAPES):
+        drawn = Draw.of(range(n, seeds, len(SHAPES)), dtype, T, T, shape)
+        draw = torch.Generator().manual_seed(n)
+        grad = torch.randn(drawn.v.shape, generator=draw, dtype=torch.float64).to(drawn.v.dtype)
+        flow = Flow(drawn.inputs, grad)
+        for name in names:
+            leaves = [tensor.clone().requires_grad_() for tensor in (drawn.q, drawn.k, drawn.v)]
+            made = torch.autograd.grad(CONTEXTS[name](*leaves, drawn.seen), leaves, grad)
+            for what, gradient in zip(GRADIENTS, made, strict=True):
+                items = range(len(drawn.q))
+                heads = check_gradients(what, gradient, flow, rule, None, heads=[0], batches=items)
+                found += [f"{dtype}, {T}, {shape}, {name}: {head}" for head in heads if not head.within]
+    return found
+
+
+def red_cases(dtype: str, T: int, seeds: int) -> list[str]:
+    """Right kernels of each case, every step in the dtype, that a check calls wrong."""
+    found = []
+    for name in CASES:
+        for seed in range(seeds if name != "longformer" else 0):  # whose global rows are another call
+            right = case(name, T, T, DTYPES[dtype], seed, B=1 + (name == "padded"))
+            right = replace(right, q=right.q * (1.0, 0.25, 4.0)[seed % 3])
+            for setting in ("sinks", "slopes"):
+                if getattr(right, setting) is not None:
+                    right = replace(right, **{setting: getattr(right, setting).to(DTYPES[dtype]).double()})
+            given = called(right, name)
+            inputs = inputs_of(given.pop("q"), given.pop("k"), None, right.v, **given)
+            for wide in (True, False) if dtype != "float64" else (False,):
+                weights, context = stepwise(right, wide=wide)
+                report = check_kernel(Outputs(inputs, weights=weights, context=context), Asked(explain=False))
+                found += [] if report.within else [f"{name}, seed {seed}: {report.message()}"]
+    return found
+
+
+DIFFERENTIATED = ("sdpa math", "sdpa flash", "plain", "online, 64")
+"""Kernels that autograd goes back through."""
+
+NARROW = ("sdpa flash", "flex", "scaled first", "float32 softmax")
+"""Kernels that compute in float32 whatever goes in."""
+
+MAPPED = 1 << 22
+"""Cells of a map up to which kernels that make one are run."""
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -137,6 +137,18 @@ def magnitude(tensor: Tensor) -> float:
     """The largest magnitude in ``tensor``, NaN where it holds one."""
     low, high = (float(end) for end in torch.aminmax(tensor))
     return math.nan if math.isnan(low) or math.isnan(high) else max(abs(low), abs(high))
+
+
+def unexpanded(tensor: Tensor, dims: Iterable[int] | None = None) -> Tensor:
+    """A tensor without the copies that ``expand`` made of it in name: each of these dimensions is 1 where all along it is the same.
+
+    >>> tuple(unexpanded(torch.zeros(1, 1, 1, 5).expand(2, 4, 5, 5)).shape)
+    (1, 1, 1, 5)
+    """
+    for dim in range(tensor.ndim) if dims is None else dims:
+        if tensor.shape[dim] > 1 and tensor.stride(dim) == 0:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def _as_bhtd(source: str, name: str, tensor: Tensor, layout: str) -> Tensor:
@@ -371,4 +383,4 @@ def _bias(source: str, bias: Tensor, wanted: tuple[int, int, int, int]) -> Tenso
             f"{source}: bias has shape {shape} and dtype {dtype_name(bias.dtype)}, "
             f"wanted (H, T, S) = {wanted[1:]} or (B, H, T, S) of a floating dtype, where 1 broadcasts"
         )
-    return whole
+    return unexpanded(whole)

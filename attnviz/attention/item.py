@@ -18,7 +18,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.labels import SPACE, Tokens
 from attnviz.base.types import Positions
 
-_BIAS_ROWS = 64  # of a bias that are looked at together
+_BIAS_CELLS = 1 << 16  # of a bias that are looked at together
 
 _SUSPECT = 1e15
 """A number this large in a tensor with padding may be the padding's, where anything may stand."""
@@ -496,8 +496,9 @@ class AttentionItem:
         seen = ("bias", *place, None)
         if seen not in self.inputs._largest:
             largest = 0.0
-            for first in range(0, len(bias), _BIAS_ROWS):  # in parts, as nothing of the size of the map is made
-                part = bias[first : first + _BIAS_ROWS]
+            rows = max(1, _BIAS_CELLS // bias.shape[1])
+            for first in range(0, len(bias), rows):  # in parts, as nothing of the size of the map is made
+                part = bias[first : first + rows]
                 if not math.isfinite(magnitude(part)) and bool((hidden := part == -torch.inf).any()):
                     self.inputs._blanked.add(seen)
                     part = part.masked_fill(hidden, 0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnviz.attention.additive import seen_and_added
 from attnviz.attention.call import AttentionCall
+from attnviz.attention.checks import unexpanded
 from attnviz.attention.patterns import Full, Masked
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
@@ -57,6 +58,7 @@ def read_mask(
     [[True, True, False]]
     """
     what = f"{source}: {name}"
+    mask = unexpanded(mask, range(mask.ndim - 2))  # of items and heads
     integers = not mask.is_floating_point() and mask.dtype != torch.bool
     seen, added = _seen(mask, what)
     if not _of_padding(seen, sizes, what, integers=integers, pairs_first=pairs_first):

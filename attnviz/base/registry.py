@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from attnviz.base.words import printable
+
 _HTML = {
     "AttentionInputs": "attnviz.show.notebook:inputs_html",
     "AttentionWeights": "attnviz.show.notebook:inputs_html",
@@ -21,8 +23,7 @@ _HTML = {
 
 def shown(value: object) -> str:
     """What a notebook shows of ``value``: HTML, or the Markdown of a lesson."""
-    text: str = called(_HTML[type(value).__name__], value)
-    return text
+    return printable(called(_HTML[type(value).__name__], value))
 
 
 def called(place: str, *arguments: Any, **options: Any) -> Any:

@@ -1,11 +1,14 @@
-"""Numbers and names in sentences."""
+"""Numbers and names in sentences, and in JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable
+from typing import Any
 
-_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -50,10 +53,37 @@ def percent(share: float) -> str:
 def printable(text: str) -> str:
     """Text that can be shown: what a terminal would obey and XML can't hold is ``�``; line ends and tabs stay.
 
-    Those are control characters, marks that turn the direction of what follows, and halves of letters. Names, metadata,
+    Those are control characters, ends of lines in disguise, marks that turn the direction of what follows, and halves of letters. Names, metadata,
     tokens and errors pass here on their way to a terminal, a figure or a page.
 
     >>> printable("a\\x1b[31mb\\u202e\\n")
     'a�[31mb�\\n'
     """
     return _UNSHOWN.sub("�", text)
+
+
+def json_text(value: Any, *, spaced: bool = False, lenient: bool = False) -> str:
+    """JSON on one line, its letters as they are but for those that a terminal would obey, which are spelled with escapes.
+
+    >>> json_text({"tokens": ["caf\u00e9", "\x9b"], "scale": 1.0})
+    '{"tokens":["caf\u00e9","\\\\u009b"],"scale":1.0}'
+
+    Args:
+        value: what is said.
+        spaced: whether commas and colons have a space after them.
+        lenient: whether a number that is not finite is null, as JSON has none.
+
+    Raises:
+        ValueError: a number that is not finite, where that is a fault of ours.
+    """
+    separators = (", ", ": ") if spaced else (",", ":")
+    text = json.dumps(_finite(value) if lenient else value, ensure_ascii=False, allow_nan=False, separators=separators)
+    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return {name: _finite(one) for name, one in value.items()} if isinstance(value, dict) else value

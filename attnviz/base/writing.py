@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attnviz.base.errors import InputError
+from attnviz.base.words import printable
 
 
 class Stdout(type(Path())):  # type: ignore[misc]
@@ -29,6 +30,14 @@ def as_path(path: str | Path) -> Path:
 def is_stdout(path: Path | None) -> bool:
     """Whether an output is stdout, which then is no place for anything else."""
     return isinstance(path, Stdout)
+
+
+def free_bytes(path: Path) -> int | None:
+    """Bytes that the disk of an output has room for; None where it is no file."""
+    target = Path(os.path.realpath(path))
+    if isinstance(path, Stdout) or (target.exists() and not target.is_file()) or not target.parent.is_dir():
+        return None
+    return shutil.disk_usage(target.parent).free
 
 
 @contextmanager
@@ -62,6 +71,8 @@ def atomic(path: Path) -> Iterator[Path]:
     except BrokenPipeError:
         raise  # nobody reads: no fault of the path
     except OSError as error:
+        if isinstance(path, Stdout):
+            raise  # as what is printed says it
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -84,8 +95,13 @@ def _copy(written: Path, target: Path) -> None:
     with written.open("rb") as source:
         if isinstance(target, Stdout):
             sys.stdout.flush()
-            shutil.copyfileobj(source, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            binary = None if sys.stdout.isatty() else getattr(sys.stdout, "buffer", None)
+            if binary is None:  # a terminal, to which only text goes: see check_output
+                sys.stdout.writelines(printable(line.decode(errors="replace")) for line in source)
+                sys.stdout.flush()
+                return
+            shutil.copyfileobj(source, binary)
+            binary.flush()
         else:
             with target.open("wb", buffering=0) as stream:
                 shutil.copyfileobj(source, stream)

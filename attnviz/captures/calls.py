@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,26 +12,8 @@ from torch import Tensor
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Local, Pattern, longformer
 from attnviz.base.errors import InputError
+from attnviz.captures.heard import Heard, Kept, Memo
 from attnviz.captures.masks import Mask, Step, Visibility, read
-
-Label = int | str
-"""A layer: ``5``, or with what kind of attention it is, ``"cross.5"``."""
-
-Memo = dict[tuple[object, ...], tuple[object, Visibility]]
-"""What masks were read as, by their identities; layers share masks, and the masks are kept alive beside it."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a cache held before a call.
-
-    Args:
-        past: positions that went by: that of the call's first query.
-        first: the position of the first key that the kernel sees; caches of sliding windows drop their first keys.
-    """
-
-    past: int
-    first: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +32,7 @@ class Call:
         window: the sliding window the model names, the query itself included.
         local: keys to each side that Longformer's queries see; with it, ``mask`` holds the padding alone.
         global_mask, q_global, k_global, v_global: as in :class:`attnviz.AttentionInputs`.
+        unread: arguments that the function was given and that have no place here.
     """
 
     q: Tensor
@@ -69,46 +52,25 @@ class Call:
     q_global: Tensor | None = None
     k_global: Tensor | None = None
     v_global: Tensor | None = None
+    unread: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """B, H and T."""
+        B, H, T, _ = self.q.shape
+        return B, H, T
 
 
 @dataclass(eq=False)
-class Layer:
-    """The calls of one attention layer that belong together: a forward pass, or the steps of a ``generate``."""
+class Layer(Heard[Call]):
+    """The calls of one attention layer that belong together, its queries and keys seen."""
 
-    group: str  # "", "decoder", "cross", ...
-    number: int
-    stack: str  # the module whose token ids its queries are
-    calls: list[Call] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    passes: list[int] = field(default_factory=list)  # the forward pass of each call
     first: int = 0  # the position of the first key
 
-    @property
-    def label(self) -> Label:
-        """``5``, or ``"cross.5"``."""
-        return f"{self.group}.{self.number}" if self.group else self.number
-
     def add(self, call: Call, forward_pass: int, *, begins: int | None = None, copy: bool = True) -> int | None:
-        """Takes in a call: as the next step where its keys go on from the last, else in place of what there was.
-
-        Steps whose keys the cache has dropped again (tokens that were guessed and rejected) are dropped first.
-
-        Args:
-            call: the call.
-            forward_pass: the forward pass it belongs to.
-            begins: the row at which the queries of this pass begin, where self-attention went on; cross-attention
-                can't see that by itself.
-            copy: whether to keep copies of q, k and v; models may write into theirs again.
-
-        Returns:
-            The row at which its queries begin, where it went on.
-
-        Raises:
-            InputError: keys that were in the cache before, and were never seen.
-        """
         row = self._joint(call, begins)
         if row is not None:
-            self._cut(row)
+            self.cut(row)
             S, end = self.steps[-1].end, self.steps[-1].end
             if call.cross:
                 call = _with(call, k=None, v=None)
@@ -123,36 +85,20 @@ class Layer:
                     f"layer {self.label}: its cache holds {call.past or 'the'} keys that were projected before the capture "
                     f"began; begin it before the first forward pass"
                 )
-            self.calls, self.steps, self.passes = [], [], []
+            self.anew()
             S = end = call.k.shape[2]
             self.first = call.kept.first if call.kept and call.kept.first + S == call.kept.past + call.q.shape[2] else 0
-        self.calls.append(_owned(call) if copy else call)
-        self.steps.append(Step(call.mask, row or 0, call.q.shape[2], S, end))
-        self.passes.append(forward_pass)
+        step = Step(call.mask, row or 0, call.q.shape[2], S, end)
+        self.keep(_owned(call) if copy else call, step, forward_pass)
         return row
 
     def inputs(
-        self,
-        *,
-        source: str,
-        tokens: Mapping[str, Any] | None = None,
-        memo: Memo | None = None,
+        self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None
     ) -> AttentionInputs:
-        """The layer's calls as the inputs of one.
-
-        Args:
-            source: what errors call them.
-            tokens: the fields that say which tokens the positions are.
-            memo: what masks were read as.
-        """
         first = self.calls[0]
-        q = torch.cat([call.q for call in self.calls], dim=2)
-        k = torch.cat([call.k for call in self.calls if call.k is not None], dim=2)
-        v = (
-            None
-            if first.v is None
-            else torch.cat([call.v for call in self.calls if call.v is not None], dim=2).to(q.dtype)
-        )
+        q = _joined([call.q for call in self.calls])
+        k = _joined([call.k for call in self.calls])
+        v = None if first.v is None else _joined([call.v for call in self.calls]).to(q.dtype)
         S = k.shape[2]
         visibility = self._visibility(S, {} if memo is None else memo)
         padding = visibility.key_padding_mask
@@ -207,26 +153,14 @@ class Layer:
                 return call.k[:, :, index - step.end]
         raise IndexError(index)
 
-    def _cut(self, rows: int) -> None:
-        """Drops the queries from row ``rows`` on, and their keys where they are of one sequence."""
-        while self.steps[-1].start >= rows:
-            for kept in (self.calls, self.steps, self.passes):
-                kept.pop()
-        call, step = self.calls[-1], self.steps[-1]
-        T = rows - step.start
-        if T == step.T:
-            return
-        more = 0 if call.cross else step.T - T
-        mask, S = step.mask.part(T, step.S - more), step.S - more
-        self.calls[-1] = replace(
+    def first_of(self, call: Call, T: int, more: int) -> Call:
+        return replace(
             call,
             q=call.q[:, :, :T],
             k=None if call.k is None else call.k[:, :, : call.k.shape[2] - more],
             v=None if call.v is None else call.v[:, :, : call.v.shape[2] - more],
-            mask=mask,
-            bias=None if call.bias is None else call.bias[:, :, :T, :S],
+            bias=None if call.bias is None else call.bias[:, :, :T, : self.steps[-1].S - more],
         )
-        self.steps[-1] = Step(mask, step.start, T, S, step.end - more, step.dropped + step.T - T)
 
     def _visibility(self, S: int, memo: Memo) -> Visibility:
         first = self.calls[0]
@@ -256,8 +190,10 @@ class Layer:
         return torch.cat(parts, dim=2)
 
 
-Hear = Callable[[str, Call], None]
-"""What is done with a call: (the name of the module that makes it, the call)."""
+def _joined(parts: Sequence[Tensor | None]) -> Tensor:
+    """The parts there are as one tensor, along positions."""
+    there = [part for part in parts if part is not None]
+    return there[0] if len(there) == 1 else torch.cat(there, dim=2)
 
 
 def _owned(call: Call) -> Call:

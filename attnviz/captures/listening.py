@@ -1,40 +1,44 @@
 """Hearing what goes into a model's attention, whatever kernel runs, without a change to the model or its output.
 
-Four doors, each narrow, in :mod:`attnviz.captures.doors`:
+Five doors, each narrow, in :mod:`attnviz.captures.doors`:
 
 - the attention functions of Hugging Face transformers: every model of its registry asks it for the function to call,
   which is wrapped as it is handed out;
 - ``torch.nn.functional.scaled_dot_product_attention``, by a ``TorchFunctionMode``;
 - ``torch.nn.functional.multi_head_attention_forward``, where ``nn.MultiheadAttention`` computes, likewise;
-- models that multiply by themselves (Longformer, LED, BigBird): hooks on the layers that project q, k and v.
+- Longformer, LED and BigBird: hooks on the layers that project q, k and v;
+- models that multiply by themselves: their softmax, its logits, its weights and what these multiply.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from attnviz.captures.calls import Hear
-from attnviz.captures.doors.mha import of_mha
+from attnviz.captures.doors.mha import mha_output, of_mha
 from attnviz.captures.doors.registry import registry
 from attnviz.captures.doors.running import Ids, Running
-from attnviz.captures.doors.sdpa import of_sdpa
+from attnviz.captures.doors.sdpa import of_sdpa, sdpa_output
+from attnviz.captures.doors.softmax import Softmaxes
+from attnviz.captures.heard import Hear
 
 TRIED = (
     "transformers' attention functions, torch's scaled_dot_product_attention and nn.MultiheadAttention, "
-    "and the projections of Longformer, LED and BigBird"
+    "the projections of Longformer, LED and BigBird, and softmax between two products"
 )
 """The doors, for the error of a model that uses none."""
 
 
 @contextmanager
-def listening(model: nn.Module, hear: Hear, *, ids: Ids, begin: Callable[[], None]) -> Iterator[None]:
+def listening(model: nn.Module, hear: Hear, *, ids: Ids, begin: Callable[[], None]) -> Iterator[Softmaxes]:
     """Reports every attention call that ``model`` makes while the block runs.
 
     Args:
@@ -47,11 +51,34 @@ def listening(model: nn.Module, hear: Hear, *, ids: Ids, begin: Callable[[], Non
         InputError: inside the block, where a call can't be put into words.
     """
     with ExitStack() as stack:
-        running = Running(model, hear, ids, begin)
+        if _is_compiled(model):  # a graph runs no hooks and asks no registry
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        running = Running(model, ids, begin)
+        hear = running.hear = _quietly(running, hear)
         stack.callback(running.remove)
         stack.enter_context(registry(running, hear))
-        stack.enter_context(_Functions(running, hear))
-        yield
+        functions = stack.enter_context(_Functions(running, hear))
+        yield functions.softmaxes
+
+
+def _quietly(running: Running, hear: Hear) -> Hear:
+    """Hears calls without hearing what is computed meanwhile."""
+
+    def quiet(function: Callable[..., Any], *args: Any) -> Any:
+        running.inside, outer = True, running.inside
+        try:
+            return function(*args)
+        finally:
+            running.inside = outer
+
+    return lambda module, call: functools.partial(quiet, quiet(hear, module, call))
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(
+        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
 
 
 class _Functions(TorchFunctionMode):
@@ -60,15 +87,27 @@ class _Functions(TorchFunctionMode):
     def __init__(self, running: Running, hear: Hear) -> None:
         super().__init__()
         self._running, self._hear = running, hear
+        self.softmaxes = Softmaxes(running, hear)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._running.stack and not self._running.inside:
-            frame = self._running.frame()
-            if func is F.scaled_dot_product_attention:
-                self._hear(frame.name, of_sdpa(frame.cross, *args, **kwargs))
-            elif func is F.multi_head_attention_forward:
-                given = inspect.signature(func).bind(*args, **kwargs)
-                given.apply_defaults()
-                self._hear(frame.name, of_mha(given.arguments))
-        return func(*args, **kwargs)
+        running = self._running
+        if not running.stack or running.inside:
+            return func(*args, **kwargs)
+        if func not in _OF_TORCH:
+            return func(*args, **kwargs) if running.projecting else self.softmaxes.run(func, args, kwargs)
+        frame = running.frame()
+        if func is F.scaled_dot_product_attention:
+            made = self._hear(frame.name, of_sdpa(frame.cross, *args, **kwargs))
+            output = func(*args, **kwargs)
+            made(sdpa_output(output, *args, **kwargs))
+            return output
+        given = inspect.signature(func).bind(*args, **kwargs)
+        given.apply_defaults()
+        made = self._hear(frame.name, of_mha(given.arguments))
+        output = func(*args, **kwargs)
+        made(mha_output(output[0], given.arguments))
+        return output
+
+
+_OF_TORCH = (F.scaled_dot_product_attention, F.multi_head_attention_forward)

@@ -53,6 +53,16 @@ class Mask:
             None if padding is None else padding[:, :S],
         )
 
+    def changes(self, T: int, S: int) -> list[int]:
+        """Some of the queries from which on it shows another number of keys more, or fewer, than it did."""
+        if self.visible is None:
+            return [] if self.window is None else [t for t in (self.window, self.window + 1) if t < T]
+        if self.visible.shape[2] == 1 or T < 3:
+            return []
+        counts = self.visible[:, 0].sum(-1)  # (B | 1, T)
+        found = (counts.diff(n=2) != 0).any(0).nonzero().flatten() + 2
+        return found[torch.linspace(0, len(found) - 1, min(len(found), 4)).long().to(found.device)].tolist()
+
     def rows(self, rows: range, T: int, S: int) -> Tensor:
         """Visibility of some of the queries, (B | 1, H | 1, len(rows), S)."""
         if self.visible is not None:

@@ -82,11 +82,15 @@ def load_model(
     transformers = _transformers()
     _check_folder(name)
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, **_NO_CODE)
+        _check_kernel(name, config, attention)
         model = transformers.AutoModel.from_pretrained(
-            name, config=config, dtype="auto" if dtype is None else dtype, attn_implementation=attention
+            name, config=config, dtype="auto" if dtype is None else dtype, attn_implementation=attention, **_NO_CODE
         )
+    except InputError:
+        raise
     except Exception as error:  # transformers raises almost anything for what it can't load
+        _check_own_code(name, "model", error)
         if attention is not None and ("attention" in str(error).lower() or attention in str(error)):
             raise InputError(f"{name}: --attn {attention}: {_first_sentence(error)}; try eager or sdpa") from error
         raise InputError(f"{name}: is not a model that transformers can load: {_first_sentence(error)}") from error
@@ -186,8 +190,9 @@ def feed_picture(pretrained: Pretrained, path: Path) -> Fed:
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"--image {path}: is not a picture that Pillow reads: {_first_sentence(error)}") from error
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(pretrained.name, backend="pil")
+        processor = transformers.AutoImageProcessor.from_pretrained(pretrained.name, backend="pil", **_NO_CODE)
     except Exception as error:
+        _check_own_code(pretrained.name, "image processor", error)
         raise InputError(
             f"{pretrained.name}: there is no image processor (preprocessor_config.json), which says how the model "
             f"wants its pictures: {_first_sentence(error)}"
@@ -215,6 +220,37 @@ def _transformers() -> Any:
     return transformers
 
 
+_NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""A model, a tokenizer and a processor are of transformers' own classes, or are refused: without it, one is asked on stdin."""
+
+
+def _check_own_code(name: str, what: str, error: Exception) -> None:
+    """Raises InputError where what could not be loaded is code, or a pickle that may be."""
+    if "trust_remote_code" in str(error) or "custom code" in str(error):
+        raise _own_code(name, what) from error
+    if "weights_only" in str(error) or "Weights only" in str(error):
+        raise InputError(
+            f"{name}: its weights are a pickle that holds more than tensors and could run code, so it was not loaded; save the "
+            f"model again, as .safetensors"
+        ) from error
+
+
+def _own_code(name: str, what: str) -> InputError:
+    return InputError(
+        f"{name}: its {what} is made by code of its own (auto_map), which is not run here; run it in Python, and capture it "
+        f"there: with attnviz.capture(model)"
+    )
+
+
+def _check_kernel(name: str, config: Any, attention: str | None) -> None:
+    """Raises InputError where a model's configuration names a kernel that would be fetched from the hub, which is code."""
+    own = str(getattr(config, "_attn_implementation", None) or "")
+    if attention is None and "/" in own:
+        raise InputError(
+            f"{name}: its config.json names {own} to be fetched and run; name a kernel yourself: --attn sdpa"
+        )
+
+
 def _check_folder(name: str) -> None:
     folder = Path(name)
     if folder.is_dir():
@@ -232,9 +268,16 @@ def _tokenizer(name: str) -> Any:
     missing = f"{name}: there is no tokenizer; save it beside the model, with tokenizer.save_pretrained({name!r})"
     if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise InputError(missing)
+    transformers = _transformers()
     try:
-        return _transformers().AutoTokenizer.from_pretrained(name)
+        said = transformers.models.auto.tokenization_auto.get_tokenizer_config(name)
+        if said.get("auto_map") and not hasattr(transformers, str(said.get("tokenizer_class"))):
+            raise _own_code(name, "tokenizer")  # a class of transformers would stand in for it, and read other tokens
+        return transformers.AutoTokenizer.from_pretrained(name, **_NO_CODE)
+    except InputError:
+        raise
     except Exception as error:
+        _check_own_code(name, "tokenizer", error)
         raise InputError(f"{missing} ({_first_sentence(error)})") from error
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from attnviz.attention.inputs import AttentionInputs
-from attnviz.base.errors import InputError
+from attnviz.attention.inputs import Inputs
+from attnviz.base.errors import InputError, Note
 from attnviz.base.labels import Tokens
 from attnviz.base.registry import called, shown
+from attnviz.base.types import Label
 from attnviz.base.writing import as_path, atomic, check_output
-from attnviz.captures.calls import Call, Label, Layer, Memo
+from attnviz.captures.calls import Call, Layer
+from attnviz.captures.checking import Output, difference
+from attnviz.captures.doors.running import own_name
+from attnviz.captures.heard import Heard, Memo
+from attnviz.captures.labels import Labels
 from attnviz.captures.listening import TRIED, listening
 from attnviz.captures.tokens import TokenReader, token_fields
+from attnviz.captures.weighed import Weighed, WeighedLayer
 from attnviz.captures.writer import Writer
 from attnviz.sources.dumps import load
+from attnviz.sources.naming import known, order_of
 from attnviz.sources.streams import TensorStream
 
 if TYPE_CHECKING:
@@ -37,6 +44,7 @@ def capture(
     tokenizer: Any = None,
     out: str | Path | None = None,
     metadata: dict[str, Any] | None = None,
+    check: bool = True,
 ) -> Iterator[Run]:
     """Captures q, k, v and the mask of every attention call that a model makes while the block runs.
 
@@ -54,6 +62,8 @@ def capture(
         out: a ``.safetensors`` file to write each layer to as soon as it has run, so that memory holds one layer; it
             is there when the block ends. One forward pass only. None keeps all in memory.
         metadata: what to note in ``out`` beside attnviz's own.
+        check: whether to hold some rows of each layer against the output of the attention function that ran. A layer
+            whose context is farther from it than rounding explains is refused, with both numbers.
 
     Raises:
         InputError: no attention was heard, or some that can't be captured; no such layer; ``out`` can't be written.
@@ -71,6 +81,7 @@ def capture(
         None if layers is None else set(layers),
         None if tokenizer is None else TokenReader(tokenizer),
         metadata or {},
+        check=check,
     )
     with ExitStack() as stack:
         if out is not None:
@@ -78,9 +89,11 @@ def capture(
             temporary = stack.enter_context(atomic(path))
             run._out = temporary
             stack.callback(run._close_stream)
-        with listening(model, run._hear, ids=run._note_ids, begin=run._begin):
+        with listening(model, run._hear, ids=run._note_ids, begin=run._begin) as softmaxes:
+            run._parted = softmaxes.parted
             yield run
-        run._finish()
+            softmaxes.finish()
+        run._finish(softmaxes.unheard)
     if out is not None:
         run._path = path
 
@@ -95,13 +108,26 @@ class Run:
     """What :func:`capture` heard; its layers can be had once the block has ended."""
 
     def __init__(
-        self, model: nn.Module, wanted: set[Label] | None, reader: TokenReader | None, metadata: dict[str, Any]
+        self,
+        model: nn.Module,
+        wanted: set[Label] | None,
+        reader: TokenReader | None,
+        metadata: dict[str, Any],
+        *,
+        check: bool = True,
     ) -> None:
+        self.notes: list[str] = []
+        """What was not captured, or not checked, and why: a line each."""
         self._model, self._wanted, self._reader, self._metadata = model, wanted, reader, metadata
-        self._layers: dict[Label, Layer] = {}
+        self._layers: dict[Label, Heard[Any]] = {}
         self._skipped: set[Label] = set()
-        self._labels: dict[tuple[str, str, int], tuple[str, int]] = {}  # of a module's n-th call of a pass
-        self._heard_in_pass: dict[tuple[str, str], int] = {}
+        self._alone: set[Label] = set()  # layers of weights
+        self._parted: Collection[str] = ()  # modules whose weights multiply values in parts
+        self._waiting: Heard[Any] | None = None  # a layer that is to be written once its module has done with it
+        self._check, self._refused = check, dict[Label, str]()
+        self._unchecked: dict[str, list[Label]] = {}  # by why
+        self._labels = Labels((own_name(name), module) for name, module in model.named_modules())
+        self._heard_in_pass: dict[tuple[str, str], int] = {}  # how often a module was heard, by name and group
         self._ids: dict[str, list[_Ids]] = {}
         self._pass = 0
         self._begins: int | None = None  # the row at which the queries of this pass begin, where it goes on
@@ -111,8 +137,6 @@ class Run:
         self._path: Path | None = None
         self._picture: Tensor | None = None
         self._patches: tuple[int, int] | None = None
-        components = {part for name, _ in model.named_modules() for part in name.split(".")}
-        self._has_encoder = "encoder" in components
 
     @property
     def name(self) -> str:
@@ -127,6 +151,11 @@ class Run:
             return list(self._writer.labels)
         return list(self._layers)
 
+    @property
+    def weights_only(self) -> list[Label]:
+        """The layers of which weights were seen, and not q and k: the model multiplies by itself."""
+        return [label for label in self.layers if label in self._alone]
+
     def show(self, picture: Tensor, patches: tuple[int, int] | None = None) -> None:
         """Says that the model looks at a picture: its patches label the tokens, and the dump holds it.
 
@@ -136,8 +165,9 @@ class Run:
         """
         self._picture, self._patches = picture, patches
 
-    def inputs(self, layer: Label, kind: str | None = None) -> AttentionInputs:
-        """What went into a layer's attention.
+    def inputs(self, layer: Label, kind: str | None = None) -> Any:
+        """What went into a layer's attention: :class:`attnviz.AttentionInputs`, or :class:`attnviz.AttentionWeights` of one
+        that multiplies by itself.
 
         Args:
             layer: its number, or its label among :attr:`layers`.
@@ -148,15 +178,15 @@ class Run:
             InputError: it wasn't captured.
         """
         label: Label = f"{kind}.{layer}" if kind else layer
-        if isinstance(label, str) and label.isdecimal():
-            label = int(label)
+        label = known(label, self.layers)
+        if label in self._refused:
+            raise InputError(f"{self.name}: layer {label} was refused: {self._refused[label]}")
         if label not in self.layers:
             raise InputError(
                 f"{self.name}: layer {label} was not captured; captured are {_listed(self.layers) or 'none'}"
             )
         if self._path is not None:
             found = load(self._path, layer=label)
-            assert isinstance(found, AttentionInputs)  # as it was captured
             return found
         return self._inputs(self._layers[label])
 
@@ -211,62 +241,82 @@ class Run:
         if self._reader is not None:
             self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
 
-    def _hear(self, module: str, call: Call) -> None:
-        group, number = self._place(module, call.cross)
-        label: Label = f"{group}.{number}" if group else number
-        if self._wanted is not None and label not in self._wanted and number not in self._wanted:
+    def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], None]:
+        self._flush()
+        group, number = self._labels.of(module, cross=call.cross)
+        nth = self._heard_in_pass[module, group] = self._heard_in_pass.get((module, group), 0) + 1
+        kind: type[Heard[Any]] = Layer if isinstance(call, Call) else WeighedLayer
+        made = kind(group, number, module, nth)
+        label = made.label
+        if self._wanted is not None and self._wanted.isdisjoint(
+            (label, number, f"{group}.{number}" if group else f"text.{number}")
+        ):
             self._skipped.add(label)
-            return
+            return lambda output: None
         fresh = label not in self._layers
-        layer = self._layers.setdefault(label, Layer(group, number, module))
+        if not isinstance(self._layers.get(label, made), kind):
+            fresh = True
+            self._layers[label] = made
+        layer = self._layers.setdefault(label, made)
         streaming = self._out is not None
         if streaming and not fresh:
             raise InputError(
                 f"{self.name}: layer {label} ran twice, and out= writes one forward pass; leave out= away and use "
                 f"run.save to keep the steps of a generate"
             )
+        if kind is WeighedLayer:
+            self._alone.add(label)
         row = layer.add(call, self._pass, begins=self._begins, copy=not streaming)
         if row is not None and not call.cross:
             self._begins = row
-        if self._out is not None:
+
+        def finish(output: Output) -> None:
+            layer.made(output)
+            if self._out is not None:
+                self._waiting = layer
+                if kind is Layer:
+                    self._flush()
+
+        return finish
+
+    def _flush(self) -> None:
+        """Writes a layer as soon as it has run, where it is what the model computes."""
+        layer, self._waiting = self._waiting, None
+        if layer is None or self._out is None:
+            return
+        inputs = self._inputs(layer)
+        if self._holds(layer, inputs):
             self._writer = self._writer or self._new_writer(self._out)
-            self._writer.add(layer, self._inputs(layer))
-            layer.calls.clear()
+            self._writer.add(layer, inputs)
+        layer.calls.clear()
 
-    def _place(self, module: str, cross: bool) -> tuple[str, int]:
-        """The group and number of a module's call; a module that runs again in the same pass is a further layer."""
-        group = self._group(module, cross)
-        nth = self._heard_in_pass.get((module, group), 0)
-        self._heard_in_pass[module, group] = nth + 1
-        place = (module, group, nth)
-        if place not in self._labels:
-            taken = {number for other, number in self._labels.values() if other == group}
-            named = re.search(r"(?:^|\.)(\d+)(?:\.|$)", module)
-            number = int(named[1]) if named else 0
-            self._labels[place] = (group, max(taken) + 1 if number in taken else number)
-        return self._labels[place]
-
-    def _group(self, module: str, cross: bool) -> str:
-        if cross:
-            return "cross"
-        parts = module.lower().split(".")
-        for group, words in (("vision", ("vision", "visual")), ("audio", ("audio",))):
-            if any(word in part for part in parts for word in words):
-                return group if self._has_text() else ""
-        return "decoder" if self._has_encoder and "decoder" in parts else ""
-
-    def _has_text(self) -> bool:
-        """Whether the model has layers of text beside those of pictures or sound."""
-        return any(
-            not re.search("vision|visual|audio", name.lower()) and "layers.0" in name
-            for name, _ in self._model.named_modules()
+    def _holds(self, layer: Heard[Any], inputs: Inputs) -> bool:
+        """Whether a layer's context is the model's own, as far as that can be seen."""
+        if layer.stack in self._parted and layer.label in self._alone:
+            self._refused[layer.label] = "its weights multiply values in parts, of which the first alone was seen"
+            return False
+        unread = [name for call in layer.calls for name in getattr(call, "unread", ())]
+        told = (
+            f"; its function was given {', '.join(sorted(set(unread)))}, which attnviz doesn't know" if unread else ""
         )
+        why = "the check is off" if not self._check else layer.unchecked
+        if why is not None or getattr(inputs, "v", None) is None:
+            if unread:
+                self._refused[layer.label] = f"it can't be checked ({why}){told}"
+                return False
+            self._unchecked.setdefault(why or "there is no v", []).append(layer.label)
+            return True
+        found = difference(inputs, layer.checks)
+        if found is None or found.holds:
+            return True
+        self._refused[layer.label] = f"{found}{told}"
+        return False
 
     # Afterwards.
 
-    def _inputs(self, layer: Layer) -> AttentionInputs:
+    def _inputs(self, layer: Heard[Any]) -> Inputs:
         first = layer.calls[0]
-        B = first.q.shape[0]
+        B = first.sizes[0]
         T = layer.steps[-1].start + layer.steps[-1].T
         S = layer.steps[-1].end
         own, other = self._stacks(layer)
@@ -279,7 +329,7 @@ class Run:
             source=f"{self.name} layer {layer.label}", tokens=token_fields(tokens, query_tokens), memo=self._memo
         )
 
-    def _stacks(self, layer: Layer) -> tuple[str | None, str | None]:
+    def _stacks(self, layer: Heard[Any]) -> tuple[str | None, str | None]:
         """The parts of the model whose token ids are a layer's queries, and its keys where it is cross-attention."""
         module = layer.stack
         around = [name for name in self._ids if not name or module == name or module.startswith(name + ".")]
@@ -308,21 +358,55 @@ class Run:
         if self._writer is not None:
             self._writer.abandon()
 
-    def _finish(self) -> None:
+    def _finish(self, unheard: Iterable[str]) -> None:
+        self._flush()
+        heard = {layer.stack for layer in self._layers.values()}
+        self._unheard = [name for name in unheard if name not in heard]
         if not self._layers:
             if self._skipped:
                 raise InputError(
                     f"{self.name}: none of the layers {_listed(sorted(map(str, self._wanted or ())))} is there; "
-                    f"the model ran layers {_listed(sorted(self._skipped, key=_order))}"
+                    f"the model ran layers {_listed(sorted(self._skipped, key=order_of))}"
                 )
             if not self._pass:
                 raise InputError(f"{self.name}: the model did not run inside the block; call it there")
             raise InputError(f"{self.name}: its attention can't be captured; none went through what was tried: {TRIED}")
+        if self._out is None:
+            for label, layer in [*self._layers.items()]:
+                if not self._holds(layer, self._inputs(layer)):
+                    del self._layers[label]
+        self._tell()
         if self._writer is not None:
             self._close(self._writer)
 
+    def _tell(self) -> None:
+        """Says what was refused and what was not checked. Raises InputError where nothing is left."""
+        written: Collection[Label] = () if self._writer is None else self._writer.labels
+        if self._refused and not (self._layers if self._out is None else written):
+            label, why = next(iter(self._refused.items()))
+            raise InputError(
+                f"{self.name}: its attention can't be captured; layer {label} is not what the model computes: {why}"
+            )
+        self.notes += [f"{self.name}: layer {label} was refused: {why}" for label, why in self._refused.items()]
+        if self._check:
+            self.notes += [
+                f"{self.name}: layers {_listed(labels)} were not held against the model's output: {why}"
+                for why, labels in self._unchecked.items()
+            ]
+        if self._unheard:
+            self.notes.append(
+                f"{self.name}: {_listed(self._unheard)} ran a softmax whose weights multiply no values over all keys, or which can't "
+                f"be followed; they are not captured"
+            )
+        for note in self.notes:
+            warnings.warn(Note(note), stacklevel=4)
+
     def _close(self, writer: Writer) -> None:
         about = dict(self._metadata)
+        if self.weights_only:
+            about["weights_only"] = list(map(str, self.weights_only))
+        if self.notes:
+            about["notes"] = list(self.notes)
         if self._picture is not None:
             writer.add_picture(self._picture)
         if self._patches is not None:
@@ -338,11 +422,6 @@ def patch_tokens(patches: tuple[int, int], S: int, B: int) -> list[Tokens] | Non
         return None
     extra = ["[CLS]", *(f"[{number}]" for number in range(1, before))][:before]
     return [Tokens([*extra, *(f"{row},{column}" for row in range(rows) for column in range(columns))])] * B
-
-
-def _order(label: Label) -> tuple[str, int]:
-    group, _, number = str(label).rpartition(".")
-    return group, int(number)
 
 
 def _listed(labels: Sequence[Label]) -> str:

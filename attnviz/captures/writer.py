@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
-from attnviz.captures.calls import Label, Layer
+from attnviz.attention.inputs import Inputs
+from attnviz.base.types import Label
+from attnviz.captures.heard import Heard
 from attnviz.sources.dumps import LABELS, dump_metadata, format_of, layer_metadata, tensors_of
+from attnviz.sources.naming import prefix_of, split
 from attnviz.sources.streams import TensorStream
 
 _SHARED = ("bias", "key_padding_mask", "query_padding_mask", "attention_mask", "global_mask")
@@ -26,10 +28,10 @@ class Writer:
         self._groups: dict[str, dict[str, Any]] = {}
         self._shared: dict[str, Tensor] = {}  # by name, what was written for a group
 
-    def add(self, layer: Layer, inputs: AttentionInputs) -> None:
+    def add(self, layer: Heard[Any], inputs: Inputs) -> None:
         """Writes a layer."""
         prefix = f"{layer.group}." if layer.group else ""
-        own = f"{prefix}layers.{layer.number}."
+        own = prefix_of(layer.label)
         self.labels.append(layer.label)
         settings, tensors = layer_metadata(inputs), tensors_of(inputs)
         self._version = max(self._version, format_of(inputs))
@@ -38,7 +40,7 @@ class Writer:
                 self._stream.add(own + role, tensor)
                 continue
             shared = self._shared.get(prefix + role)
-            if shared is None and not any(_group_of(label) == layer.group for label in self.labels[:-1]):
+            if shared is None and not any(split(label)[0] == layer.group for label in self.labels[:-1]):
                 self._stream.add(prefix + role, tensor)
                 self._shared[prefix + role] = tensor
             elif shared is None or not _equal(shared, tensor):
@@ -64,10 +66,6 @@ class Writer:
     def abandon(self) -> None:
         """Closes the file, finished or not."""
         self._stream.abandon()
-
-
-def _group_of(label: Label) -> str:
-    return str(label).rpartition(".")[0]
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

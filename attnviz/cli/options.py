@@ -17,6 +17,8 @@ import typer
 from attnviz.base.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.base.types import Label
@@ -165,6 +167,12 @@ class Source:
             settings=self._settings(),
             values=values,
         )
+
+    def packing(self) -> dict[str, Tensor]:
+        """What says which sequence each token is of, by role, where q, k and v are packed."""
+        from attnviz.sources.dumps import packing
+
+        return packing(self.source, layer=self.label, names=self._names())
 
     @property
     def label(self) -> Label | None:

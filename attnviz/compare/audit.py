@@ -15,6 +15,7 @@ from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
+from attnviz.base.words import printable
 from attnviz.compare.heads import compare
 from attnviz.compare.kernel import of_difference
 from attnviz.compare.report import Finding, finding_lines
@@ -151,7 +152,7 @@ class Audit:
                 said,
             ]
             lines.append(f"| {' | '.join(row)} |")
-        return "\n".join(lines) + "\n"
+        return printable("\n".join(lines) + "\n")
 
 
 def _quoted(lines: Sequence[str]) -> list[str]:
@@ -186,7 +187,7 @@ def audit(a: Layers, b: Layers, *, batch: int = 0, explain: bool = True) -> Audi
             missing.append(label)
             continue
         left, right = one(), other[label]()
-        _check_sizes(label, left, right)
+        _check_sizes(label, left, right, batch)
         dtype = max(dtype, *(dtype_name(side.q.dtype) for side in (left, right)), key=ORDER.index)
         parted = any(not layer.within for layer in found)
         found.append(_layer(label, depth, left, right, batch, explain=explain and not parted))
@@ -234,7 +235,13 @@ def _held(inputs: AttentionInputs) -> Any:
     return lambda: inputs
 
 
-def _check_sizes(label: str, a: AttentionInputs, b: AttentionInputs) -> None:
+def _check_sizes(label: str, a: AttentionInputs, b: AttentionInputs, batch: int) -> None:
+    for side in (a, b):
+        side.item(batch)  # raises where there is no such item
+        if not isinstance(side, AttentionInputs):
+            raise InputError(
+                f"{side.source}: holds weights; an audit is of runs with queries and keys: attnviz diff A B"
+            )
     for name, left, right in (("heads", a.H, b.H), ("queries", a.T, b.T), ("keys", a.S, b.S), ("head_dim", a.D, b.D)):
         if left != right:
             raise InputError(

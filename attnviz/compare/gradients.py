@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.errors import InputError
-from attnviz.compare.outputs import exact_attention, held, logit_rows, plain_attention, rounded
+from attnviz.compare.outputs import LogitRows, exact_attention, held, logit_rows, plain_attention, rounded
 from attnviz.compare.places import Places
 from attnviz.compare.report import HeadCheck
-from attnviz.compare.rounding import Rounding, Rule, check_can_fail
+from attnviz.compare.rounding import Rounding, Rule, Sizes, check_can_fail
 from attnviz.engine.attention import Attention
 from attnviz.engine.softmax import softmax_
+from attnviz.engine.visibility import HIDDEN
 
 GRADIENTS = ("dq", "dk", "dv")
 """The gradients that are checked: of queries, keys and values."""
 
+OF_KEYS = ("dk", "dv")
+"""Those that have a row a key."""
+
 
 @dataclass(frozen=True)
 class Gradients:
-    """The gradients of one query head, in float64 on the CPU."""
+    """The gradients of one query head, in float64 on the CPU; of each beside it what its errors are relative to."""
 
-    dq: Tensor  # (T, D)
-    dk: Tensor  # (S, D)
-    dv: Tensor  # (S, D_v)
+    made: dict[str, Tensor]  # dq (T, D), NaN in the row of a query that sees nothing; dk (S, D); dv (S, D_v)
+    squares: dict[str, Tensor]  # the sums of the squares of what each is a sum of
+    strays: dict[str, Tensor]  # the sums of the squares of what the errors of products make of each
 
 
-def gradients(attention: Attention, head: int, grad: Tensor, dtype: str | None = None) -> Gradients:
+def gradients(
+    attention: Attention, head: int, grad: Tensor, dtype: str | None = None, rule: Rounding | None = None
+) -> Gradients:
     """What a gradient of the context makes of q, k and v, each result rounded to ``dtype`` where one is given.
 
     With ``p`` the weights and ``g`` the gradient: ``dv = p' g``; with ``s = g v'``, a logit's is ``p (s - sum p s)``, times the
@@ -41,6 +47,7 @@ def gradients(attention: Attention, head: int, grad: Tensor, dtype: str | None =
         head: the query head.
         grad: (T, D_v), the gradient of its context.
         dtype: what results are rounded to.
+        rule: how far products may be off, where ``strays`` are wanted.
 
     Raises:
         InputError: global queries, whose projections have gradients of their own.
@@ -49,38 +56,150 @@ def gradients(attention: Attention, head: int, grad: Tensor, dtype: str | None =
     if attention.pattern.global_queries:
         raise InputError(f"{item.source}: gradients of patterns with global queries are not checked; leave them out")
     with torch.no_grad():
-        return _streamed(attention, head, grad, dtype)
+        way = _Backward(attention, head, grad, dtype, rule)
+        for block in logit_rows(attention, head, None):
+            if len(block.keys):
+                way.add(block)
+        return way.result()
 
 
-def _streamed(attention: Attention, head: int, grad: Tensor, dtype: str | None) -> Gradients:
-    item = attention.item
-    wide = item.compute_dtype
-    q, k, v = (tensor.to(wide) for tensor in (item.query(head), item.key(head), item.value(head)))
-    g = grad.to(item.device, wide)
-    made = [torch.zeros_like(tensor) for tensor in (q, k, v)]
-    cap = item.softcap()
-    for block in logit_rows(attention, head, None):
-        rows, keys = block.rows, block.keys
-        if not len(keys):
-            continue
-        slope = None
+class _Backward:
+    """The gradients of one head while blocks of rows come in."""
+
+    def __init__(self, attention: Attention, head: int, grad: Tensor, dtype: str | None, rule: Rounding | None) -> None:
+        self.item, self.head, self.dtype, self.rule = attention.item, head, dtype, rule
+        wide = self.item.compute_dtype
+        self.q, self.k, self.v = (
+            tensor.to(wide) for tensor in (self.item.query(head), self.item.key(head), self.item.value(head))
+        )
+        self.g = grad.to(self.item.device, wide)
+        zeros = [{name: torch.zeros_like(getattr(self, name[1])) for name in GRADIENTS} for _ in range(3)]
+        self.made, self.squares, self.strays = zeros
+        self.made["dq"][:] = torch.nan
+        if rule is not None:
+            self.sizes = Sizes.of(self.item, head).to(self.item.device)
+            longest = torch.linalg.vector_norm(self.v, dim=1).max()
+            self.pulls = Sizes(torch.linalg.vector_norm(self.g, dim=1, keepdim=True) * longest, self.v.shape[1], False)
+
+    def add(self, block: LogitRows) -> None:
+        """Takes in some rows."""
+        rows, keys, dtype, scale = block.rows, block.keys, self.dtype, self.item.scale
+        q, k, v, g = self.q[rows], self.k[keys], self.v[keys], self.g[rows]
+        cap, slope = self.item.softcap(), None
         if cap is not None:  # of the product before what is added to it
-            slope = 1 - torch.tanh(q[rows] @ k[keys].T * item.scale / cap) ** 2
-        p = rounded(softmax_(rounded(block.logits, dtype), item.sink(head)).nan_to_num(), dtype)
-        s = rounded(g[rows] @ v[keys].T, dtype)
-        d = p * (s - (p * s).sum(1, keepdim=True))
+            slope = 1 - torch.tanh(q @ k.T * scale / cap) ** 2
+        p = rounded(softmax_(rounded(block.logits, dtype), self.item.sink(self.head)).nan_to_num(), dtype)
+        s = rounded(g @ v.T, dtype)
+        delta = (p * s).sum(1, keepdim=True)
+        d = p * (s - delta)
         d = rounded(d if slope is None else d * slope, dtype)
-        made[0][rows] = d @ k[keys] * item.scale
-        made[1].index_add_(0, keys, d.T @ q[rows] * item.scale)
-        made[2].index_add_(0, keys, p.T @ g[rows])
-    return Gradients(*(rounded(part, dtype).double().cpu() for part in made))
+        blank = (block.logits == HIDDEN).all(1, keepdim=True)
+        self.made["dq"][rows] = (d @ k * scale).masked_fill(blank, torch.nan)
+        self.made["dk"].index_add_(0, keys, d.T @ q * scale)
+        self.made["dv"].index_add_(0, keys, p.T @ g)
+        bent = p * scale if slope is None else p * slope * scale  # what a product's gradient is, of s - delta
+        drag = (bent * (s.abs() + delta.abs())) ** 2
+        self._add(self.squares, rows, keys, drag, drag, p**2)
+        if self.rule is not None:
+            self._add_strays(block, p, s, delta, bent, self.rule)
+
+    def _add(self, to: dict[str, Tensor], rows: Tensor, keys: Tensor, dq: Tensor, dk: Tensor, dv: Tensor) -> None:
+        """Adds the products of the squares of pairs, (b, n), with those of k, q and g."""
+        to["dq"][rows] = dq @ self.k[keys] ** 2
+        to["dk"].index_add_(0, keys, dk.T @ self.q[rows] ** 2)
+        to["dv"].index_add_(0, keys, dv.T @ self.g[rows] ** 2)
+
+    def _add_strays(self, block: LogitRows, p: Tensor, s: Tensor, delta: Tensor, bent: Tensor, rule: Rounding) -> None:
+        """What the errors of logits, of ``s`` and of ``delta`` make of each gradient."""
+        rows, keys = block.rows, block.keys
+        error = rule.of_logits(block.logits, self.sizes.at(rows))
+        of_pull = rule.of_logits(s, self.pulls.at(rows))
+        own = (error * (s - delta)) ** 2 + of_pull**2  # of each pair, by itself
+        # Those of a row's delta go into all of its pairs alike: what a rounded context makes of it, and what weights do.
+        of_context = rule.unit**2 * (self.g[rows] ** 2 * (p @ self.v[keys]) ** 2).sum(1, keepdim=True)
+        shared = (p**2 * own).sum(1, keepdim=True) + of_context
+        self._add(self.strays, rows, keys, bent**2 * own, bent**2 * (own + shared), (p * error) ** 2)
+        along = (p * error).sum(1, keepdim=True) * self.made["dq"][rows].nan_to_num()
+        self.strays["dq"][rows] += shared * (bent @ self.k[keys]) ** 2 + along**2
+
+    def result(self) -> Gradients:
+        """What came in."""
+        made = {name: rounded(part, self.dtype).double().cpu() for name, part in self.made.items()}
+        squares, strays = (
+            {name: part.double().cpu() for name, part in parts.items()} for parts in (self.squares, self.strays)
+        )
+        return Gradients(made, squares, strays)
+
+
+@dataclass(frozen=True)
+class Summed:
+    """One gradient of a head, summed over the query heads that make it, (n, C) each."""
+
+    made: Tensor
+    size: Tensor  # the root of the sum of the squares of what it is a sum of
+    strays: Tensor  # that of what the errors of products make of it
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The gradients of every head, each made once.
+
+    Args:
+        inputs: what the kernel was given.
+        grad: (B, H, T, D_v), the gradient of the context.
+
+    Raises:
+        InputError: numbers that are none, or that are of queries that don't exist.
+    """
+
+    inputs: AttentionInputs
+    grad: Tensor
+    _made: dict[tuple[int, int, str | None, Rule | None], Gradients] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for batch in range(self.inputs.B):
+            exists = self.inputs.item(batch).query_padding
+            there = self.grad[batch] if exists is None else self.grad[batch][:, exists.to(self.grad.device)]
+            if not bool(torch.isfinite(there).all()):
+                raise InputError(
+                    f"{self.inputs.source}: grad of batch item {batch} holds NaN or Inf; is it the right one?"
+                )
+
+    def of(
+        self, name: str, batch: int, heads: Sequence[int], dtype: str | None = None, rule: Rule | None = None
+    ) -> Summed:
+        """One gradient; ``dtype``: what results are rounded to; ``rule``: how far products may be off."""
+        each = [self._of_head(batch, head, dtype, rule) for head in heads]
+        made, squares, strays = (
+            torch.stack([getattr(one, part)[name] for one in each]).sum(0) for part in ("made", "squares", "strays")
+        )
+        return Summed(rounded(made, dtype), squares.sqrt(), strays.sqrt())
+
+    def _of_head(self, batch: int, head: int, dtype: str | None, rule: Rule | None) -> Gradients:
+        place = batch, head, dtype, rule
+        if place not in self._made:
+            attention = (exact_attention if dtype is None else plain_attention)(self.inputs, batch)
+            exists, grad = attention.item.query_padding, self.grad[batch, head]
+            grad = grad if exists is None else grad.masked_fill(~exists.to(grad.device)[:, None], 0.0)
+            how = rule if isinstance(rule, Rounding) else None
+            self._made[place] = gradients(attention, head, grad, dtype, how)
+        return self._made[place]
+
+    def check_padding(self, name: str) -> None:
+        """Raises InputError where sums over queries would depend on whether a kernel computes those that don't exist."""
+        for batch in range(self.inputs.B):
+            exists = self.inputs.item(batch).query_padding
+            if exists is not None and bool((self.grad[batch][:, ~exists.to(self.grad.device)] != 0).any()):
+                raise InputError(
+                    f"{self.inputs.source}: grad of batch item {batch} is not 0 in rows of queries that are padding, which "
+                    f"{name} may be a sum over or not; set it to 0 there, or give query_padding_mask, which queries exist"
+                )
 
 
 def check_gradients(
     name: str,
     actual: Tensor,
-    inputs: AttentionInputs,
-    grad: Tensor | None,
+    flow: Flow,
     rule: Rule,
     rows: Tensor | None,
     *,
@@ -92,41 +211,37 @@ def check_gradients(
     Args:
         name: ``dq``, ``dk`` or ``dv``.
         actual: (B, H, T, D), (B, H_kv, S, D) or (B, H_kv, S, D_v).
-        inputs: what the kernel was given.
-        grad: (B, H, T, D_v), the gradient of the context.
+        flow: what makes the exact ones.
         rule: how far they may be off.
         rows: the queries, or keys, to look at; None is all. Those of keys are over all queries.
         heads, batches: which query heads and batch items.
 
     Raises:
-        InputError: there is no gradient of the context, or no v.
+        InputError: the gradient of the context is of queries that don't exist, too.
     """
-    if grad is None:
-        raise InputError(f"{inputs.source}: {name} is made of the gradient of the context; give it too (grad)")
+    inputs = flow.inputs
     group = inputs.H // inputs.H_kv
     own = list(heads) if name == "dq" else sorted({head // group for head in heads})
+    if name != "dq":
+        flow.check_padding(name)
     for batch in batches:
-        exact_of, plain_of = exact_attention(inputs, batch), plain_attention(inputs, batch)
+        item = inputs.item(batch)
         for head in own:
             queries = [head] if name == "dq" else range(head * group, (head + 1) * group)
-            exact = _summed(name, exact_of, queries, grad[batch], None)
-            at = torch.arange(len(exact)) if rows is None else rows[rows < len(exact)]
-            plain = None
+            right = flow.of(name, batch, queries, rule=rule)
+            exact, plain = right.made, None
+            at = torch.arange(len(exact)) if rows is None else rows
             if isinstance(rule, Rounding):
-                plain = _summed(name, plain_of, queries, grad[batch], rule.dtype)
-                allowed = rule.of_contexts(exact, plain, max(inputs.T * group, inputs.S))[at]
+                plain = flow.of(name, batch, queries, rule.dtype).made
+                terms = max(inputs.T * group, inputs.S)
+                strays = 2 * right.strays.amax(1)  # of both passes
+                allowed = rule.of_contexts(exact, plain, terms, right.size, strays)[at]
                 plain = plain[at]
             else:
-                allowed = (rule.atol + rule.rtol * exact.abs())[at]
+                allowed = rule.of_rows(exact)[at]
             given = actual[batch, head].detach().cpu().double()[at]
-            places = Places(len(actual[batch, head]), inputs.S, exact_of.item)
+            places = Places(len(actual[batch, head]), inputs.S, item)
             found = held(name, given, exact[at], allowed, (batch, head), at, places, plain)
             if found.within:
-                check_can_fail(rule, float(exact.abs().max()), name)
+                check_can_fail(rule, float(exact.nan_to_num().abs().max()), name)
             yield found
-
-
-def _summed(name: str, attention: Attention, heads: Sequence[int], grad: Tensor, dtype: str | None) -> Tensor:
-    total = sum(getattr(gradients(attention, head, grad[head], dtype), name) for head in heads)
-    assert isinstance(total, Tensor)
-    return total

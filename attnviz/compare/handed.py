@@ -61,18 +61,44 @@ def outputs_of(
     named = {values if v is None else "context": actual, **(given or {})}
     packing = {role: call.pop(role, None) for role in PACKED}
     said = {role: tensor for role, tensor in packing.items() if tensor is not None}
-    own = layout
     tensors: dict[str, Any] = {name: tensor for name, tensor in (("q", q), ("k", k), ("v", v)) if tensor is not None}
+    order = layout
     if said:
-        packed = "cu_seqlens_q" in said
-        order = layout if layout != "bhtd" or not packed else None  # of packed tensors (tokens, H, D) is the default
-        named = {name: _side_by_side(name, tensor, said, order) for name, tensor in named.items()}
         tensors |= said
-        own = "bhtd" if packed else layout
-        layout = unpacked("inputs", tensors, {}, order) or "bhtd"
+        order = unpacked("inputs", tensors, {}, _packed_order(layout, said)) or "bhtd"
     beside = {name: tensor for name, tensor in tensors.items() if name not in ("q", "k", "v")}
-    inputs = inputs_of(tensors["q"], tensors["k"], mask, tensors.get("v"), layout=layout, **beside, **call)
-    return Outputs(inputs, **{name: as_bhtd(name, tensor, inputs, own) for name, tensor in named.items()})
+    inputs = inputs_of(tensors["q"], tensors["k"], mask, tensors.get("v"), layout=order, **beside, **call)
+    return Outputs(inputs, **{name: laid_out(name, tensor, inputs, layout, said) for name, tensor in named.items()})
+
+
+def laid_out(
+    name: str,
+    tensor: Tensor | None,
+    inputs: AttentionInputs,
+    layout: str = "bhtd",
+    packing: dict[str, Tensor] | None = None,
+) -> Tensor | None:
+    """An output as (B, H, ...), of the inputs' shape.
+
+    Args:
+        name: ``weights``, ``logits``, ``context``, ``lse``, ``grad``, ``dq``, ``dk`` or ``dv``.
+        tensor: what the kernel gave, in the layout that it has its inputs in.
+        inputs: these, as batch items.
+        layout: ``bhtd``, or another order of dimensions.
+        packing: what says which sequence each token is of, where they are packed or in pages.
+
+    Raises:
+        InputError: a tensor of another shape.
+    """
+    if packing:
+        tensor = _side_by_side(name, tensor, packing, _packed_order(layout, packing))
+        layout = "bhtd" if "cu_seqlens_q" in packing else layout
+    return as_bhtd(name, tensor, inputs, layout)
+
+
+def _packed_order(layout: str, packing: dict[str, Tensor]) -> str | None:
+    """The order of dimensions of packed tensors, (tokens, H, D) where nothing says another."""
+    return None if layout == "bhtd" and "cu_seqlens_q" in packing else layout
 
 
 def _side_by_side(name: str, tensor: Tensor | None, said: dict[str, Tensor], order: str | None) -> Tensor | None:

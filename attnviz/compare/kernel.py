@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,14 +15,14 @@ from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.types import Progress
-from attnviz.compare.gradients import GRADIENTS, check_gradients
+from attnviz.compare.gradients import GRADIENTS, OF_KEYS, Flow, check_gradients
 from attnviz.compare.handed import Outputs, check_shape, outputs_of
 from attnviz.compare.heads import Difference, HeadDifference, compare, side_labels
-from attnviz.compare.outputs import contexts, denominators, exact_attention, held, plain_attention
+from attnviz.compare.outputs import exact_attention, held, reference
 from attnviz.compare.pairs import is_computed
 from attnviz.compare.places import Places
 from attnviz.compare.report import Finding, HeadCheck, Number, Report
-from attnviz.compare.rounding import Rounding, Rule, check_can_fail, explicit, rule_of
+from attnviz.compare.rounding import Rule, check_can_fail, explicit, rule_of
 from attnviz.compare.sides import Exact, Given, Side
 from attnviz.engine.request import Request
 
@@ -181,21 +182,30 @@ def _findings(outputs: Outputs, heads: list[HeadCheck], rules: dict[str, Rule]) 
     from attnviz.compare.faults.search import search
 
     found: list[Finding] = []
+    wrong_of = {
+        name: sorted((head for head in heads if head.what == name and not head.within), key=lambda head: -head.off)
+        for name in outputs.given()
+    }
     for name, tensor in outputs.given().items():
-        wrong = sorted((head for head in heads if head.what == name and not head.within), key=lambda head: -head.off)
-        if not wrong or name in GRADIENTS or any(head.what == "context" for head in heads if found):
+        wrong = wrong_of[name]
+        if not wrong or (
+            found and name in GRADIENTS
+        ):  # what makes one output wrong makes the others that follow from it
             continue
         actual = tensor.unsqueeze(-1) if name == "lse" else tensor
         columns = None
         if name in ("weights", "logits") and tensor.shape[-1] != outputs.inputs.S:
-            if (
-                outputs.inputs.B > 1
-                and len({str(Exact(Request(outputs.inputs, batch=b)).shared_keys) for b in range(outputs.inputs.B)}) > 1
-            ):
+            columns = _shared_columns(outputs.inputs)
+            if columns is None:
                 continue
-            columns = tuple(Exact(Request(outputs.inputs)).shared_keys or ())
-        found += search(outputs.inputs, name, actual, rules[name], wrong, columns)
-    return found
+        found += search(outputs.inputs, name, actual, rules[name], wrong, columns, outputs.grad)
+    return list(dict.fromkeys(found))
+
+
+def _shared_columns(inputs: AttentionInputs) -> tuple[int, ...] | None:
+    """The global keys that the columns of a kernel's scores are of; None where items differ in them."""
+    each = {tuple(Exact(Request(inputs, batch=b)).shared_keys or ()) for b in range(inputs.B)}
+    return each.pop() if len(each) == 1 else None
 
 
 def explained_sides(a: Side, b: Side, found: Difference) -> tuple[Finding, ...]:
@@ -228,29 +238,50 @@ class _Checker:
         self.outputs, self.inputs, self.asked, self.rules = outputs, outputs.inputs, asked, rules
         self.heads = range(self.inputs.H) if asked.heads is None else asked.heads
         self.batches = range(self.inputs.B) if asked.batches is None else asked.batches
-        T = self.inputs.T
-        self.rows: Tensor | None = None
-        if asked.rows is not None and asked.rows < T:
-            if asked.rows < 1:
-                raise InputError(f"rows is {asked.rows}; at least 1 query of each head is looked at")
-            self.rows = drawn_rows(T, asked.rows, asked.seed)
+        self.rows, self.keys = self._drawn(self.inputs.T), self._drawn(self.inputs.S)
+
+    def _drawn(self, length: int) -> Tensor | None:
+        """The rows to look at, of queries or of keys; None is all."""
+        count = self.asked.rows
+        if count is not None and count < 1:
+            raise InputError(f"rows is {count}; at least 1 query of each head is looked at")
+        return None if count is None or count >= length else drawn_rows(length, count, self.asked.seed)
+
+    @cached_property
+    def flow(self) -> Flow:
+        """What makes the exact gradients."""
+        grad = self.outputs.grad
+        if grad is None:
+            names = ", ".join(name for name in self.outputs.given() if name in GRADIENTS)
+            raise InputError(
+                f"{self.inputs.source}: {names} is made of the gradient of the context; give it too (grad)"
+            )
+        return Flow(self.inputs, grad)
 
     @property
     def note(self) -> str:
         """How much was looked at, and how likely that is to miss something."""
-        if self.rows is None:
+        given = set(self.outputs.given())
+        drawn = {
+            "queries": self.rows if given - set(OF_KEYS) else None,
+            "keys": self.keys if given & set(OF_KEYS) else None,
+        }
+        said = [f"{len(rows):,} of {self._length(noun):,} {noun}" for noun, rows in drawn.items() if rows is not None]
+        if not said:
             return ""
-        n = len(self.rows)
+        n = min(len(rows) for rows in drawn.values() if rows is not None)
         missed = ", ".join(f"{share:g} with probability {(1 - share) ** n:.2g}" for share in (0.001, 0.01, 0.1))
-        return f"{n:,} of {self.inputs.T:,} queries of each head; missed is a fault in a share of them of {missed}"
+        return f"{' and '.join(said)} of each head; missed is a fault in a share of them of {missed}"
+
+    def _length(self, noun: str) -> int:
+        return self.inputs.T if noun == "queries" else self.inputs.S
 
     def check(self, name: str) -> Iterator[HeadCheck]:
         """Each head of an output."""
         if name in GRADIENTS:
-            outputs, at = self.outputs, {"heads": self.heads, "batches": self.batches}
-            yield from check_gradients(
-                name, outputs.given()[name], outputs.inputs, outputs.grad, self.rules[name], self.rows, **at
-            )
+            rows = self.rows if name == "dq" else self.keys
+            given, at = self.outputs.given()[name], {"heads": self.heads, "batches": self.batches}
+            yield from check_gradients(name, given, self.flow, self.rules[name], rows, **at)
             return
         for batch in self.batches:
             if name in ("weights", "logits"):
@@ -276,31 +307,18 @@ class _Checker:
             yield of_difference(name, batch, head, rows)
 
     def _rows(self, name: str, batch: int) -> Iterator[HeadCheck]:
-        inputs, rule = self.inputs, self.rules[name]
-        exact_of = exact_attention(inputs, batch)
+        inputs, rule, given = self.inputs, self.rules[name], self.outputs.given()[name]
         rows = torch.arange(inputs.T) if self.rows is None else self.rows
         for head in self.heads:
-            actual = self.outputs.given()[name][batch, head][rows.to(self.outputs.given()[name].device)].cpu().double()
-            plain = None
-            if name == "lse":
-                exact, allowed = denominators(exact_of, head, rule, self.rows)
-                exact, actual = exact[:, None], actual[:, None]
-            else:
-                exact = contexts(exact_of, head, self.rows)
-                if isinstance(rule, Rounding):
-                    plain = contexts(plain_attention(inputs, batch), head, self.rows, rule.dtype)
-                    allowed = rule.of_contexts(exact, plain, inputs.S)
-                else:
-                    allowed = rule.atol + rule.rtol * exact.abs()
-            places = Places(inputs.T, inputs.S, exact_of.item)
-            found = held(name, actual, exact, allowed, (batch, head), rows, places, plain)
+            actual = given[batch, head][rows.to(given.device)].cpu().double().reshape(len(rows), -1)
+            right = reference(name, inputs, batch, head, rule, self.rows)
+            places = Places(inputs.T, inputs.S, inputs.item(batch))
+            found = held(name, actual, right.exact, right.allowed, (batch, head), rows, places, right.plain)
             if found.within:
-                largest = (
-                    torch.where(torch.isfinite(exact), exact, 0.0).abs().max() if exact.numel() else torch.tensor(0.0)
-                )
-                check_can_fail(rule, float(largest), name)
+                size = torch.where(torch.isfinite(right.exact), right.exact, 0.0).abs()
+                check_can_fail(rule, float(size.max()) if size.numel() else 0.0, name)
             elif name == "context" and found.worst is not None:
-                found = _seeing(found, exact_of.rows(head), inputs, batch)
+                found = _seeing(found, exact_attention(inputs, batch).rows(head), inputs, batch)
             if self.asked.progress is not None:
                 self.asked.progress(len(rows))
             yield found

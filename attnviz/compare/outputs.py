@@ -74,19 +74,41 @@ def contexts(attention: Attention, head: int, rows: Tensor | None = None, dtype:
     Returns:
         (n rows, D_v) in float64, on the CPU; NaN where a query sees nothing.
     """
+    return _contexts(attention, head, rows, dtype, None)[0]
+
+
+def _contexts(
+    attention: Attention, head: int, rows: Tensor | None, dtype: str | None, rule: Rounding | None
+) -> tuple[Tensor, Tensor]:
+    """Contexts, (n, D_v), and with a rule how far the errors of logits may take each row, (n,)."""
     item = attention.item
     values = {False: item.value(head).to(item.compute_dtype)}
     if attention.pattern.global_queries:
         values[True] = item.value(head, for_global=True).to(item.compute_dtype)
     at = torch.arange(item.T) if rows is None else rows
     out = torch.full((len(at), values[False].shape[1]), torch.nan, dtype=torch.float64)
+    strays = torch.zeros(len(at), dtype=torch.float64)
+    sizes = None if rule is None else Sizes.of(item, head)
     for block in logit_rows(attention, head, rows):
         if not len(block.keys):
             continue
+        place, v = torch.searchsorted(at, block.rows.cpu()), values[block.for_global][block.keys]
+        error = None
+        if rule is not None and sizes is not None:
+            error = rule.of_logits(block.logits, sizes.at(block.rows.cpu()).to(block.logits.device))
         weights = rounded(softmax_(rounded(block.logits, dtype), item.sink(head)), dtype)
-        made = rounded(multiply(weights, values[block.for_global][block.keys]), dtype)
-        out[torch.searchsorted(at, block.rows.cpu())] = made.double().cpu()
-    return out
+        made = rounded(multiply(weights, v), dtype)
+        out[place] = made.double().cpu()
+        if error is not None:
+            strays[place] = _strays(weights.nan_to_num(), error, v, made.nan_to_num()).cpu()
+    return out, strays
+
+
+def _strays(weights: Tensor, error: Tensor, v: Tensor, context: Tensor) -> Tensor:
+    """The root of the sum of the squares of what the errors of a row's logits do to its context, (n,): ``w e (v - context)``."""
+    squares = (weights * error) ** 2
+    spread = squares @ v**2 - 2 * context * (squares @ v) + context**2 * squares.sum(1, keepdim=True)
+    return spread.amax(1).clamp(min=0).sqrt()
 
 
 def denominators(attention: Attention, head: int, rule: Rule, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -121,6 +143,38 @@ def denominators(attention: Attention, head: int, rule: Rule, rows: Tensor | Non
         else:
             allowed[place] = rule.atol + rule.rtol * total.abs()
     return found, allowed
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What rows of an output are by the formula, and how far they may be off."""
+
+    exact: Tensor  # (n, C), a row of NaN or -inf where a query sees nothing
+    allowed: Tensor  # (n,) or (n, C)
+    plain: Tensor | None = None  # (n, C) the plain computation's, of a context
+
+
+def reference(
+    what: str, inputs: AttentionInputs, batch: int, head: int, rule: Rule, rows: Tensor | None = None
+) -> Reference:
+    """What a head's context or log-sum-exp should be.
+
+    Args:
+        what: ``context`` or ``lse``.
+        inputs: what the kernel was given.
+        batch, head: which.
+        rule: how far it may be off.
+        rows: query indices, ascending; None is all.
+    """
+    attention = exact_attention(inputs, batch)
+    if what == "lse":
+        exact, allowed = denominators(attention, head, rule, rows)
+        return Reference(exact[:, None], allowed)
+    exact, strays = _contexts(attention, head, rows, None, rule if isinstance(rule, Rounding) else None)
+    if not isinstance(rule, Rounding):
+        return Reference(exact, rule.of_rows(exact))
+    plain = contexts(plain_attention(inputs, batch), head, rows, rule.dtype)
+    return Reference(exact, rule.of_contexts(exact, plain, inputs.S, strays=strays), plain)
 
 
 def rounded(numbers: Tensor, dtype: str | None) -> Tensor:

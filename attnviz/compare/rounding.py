@@ -13,7 +13,8 @@ right computation may be off by follows from the numbers themselves:
   2 units in the last place of the output's scale, as flash attention's own tests have it, and what sums of n numbers in float32
   differ by in another order, ``sqrt(n) 2^-24`` of that scale. Rows of one scale are judged together: the first rows of a
   causal map, which average over few keys, say nothing of the last;
-- in float64, which the exact side is computed in too, by 1e-9, absolute and relative.
+- in float64, which the exact side is computed in too, by 1e-9, absolute and relative; of contexts and gradients, which may be of
+  any size, relative to the largest of their head.
 """
 
 from __future__ import annotations
@@ -39,15 +40,27 @@ _FEW = 512
 """Elements of a context that are too few for their largest error to say what an error is there."""
 
 
+STRAY = 1.0
+"""How often the root of the sum of the squares of what logits are off may be met."""
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """How far two numbers may be apart: ``|a - b| <= atol + rtol * |b|``."""
 
     atol: float
     rtol: float
+    of_scale: bool = False
+    """Whether ``atol`` of contexts and gradients is relative to the largest of a head's, which may be of any size."""
 
     def __str__(self) -> str:
         return f"atol {self.atol:g}, rtol {self.rtol:g}"
+
+    def of_rows(self, exact: Tensor) -> Tensor:
+        """How far each element of a head's context or gradient may be off, (n, C)."""
+        size = exact.nan_to_num().abs()
+        largest = float(size.max()) if self.of_scale and size.numel() else 1.0
+        return self.atol * largest + self.rtol * size
 
     @property
     def said(self) -> dict[str, Any]:
@@ -120,15 +133,20 @@ class Rounding:
         size = torch.where(torch.isfinite(total), total.abs(), 0.0)
         return self.sides * (_SUMS * (4 + math.sqrt(keys)) + 2 * (self.unit + _SUMS) * size)
 
-    def of_contexts(self, exact: Tensor, plain: Tensor, terms: int) -> Tensor:
+    def of_contexts(
+        self, exact: Tensor, plain: Tensor, terms: int, size: Tensor | None = None, strays: Tensor | None = None
+    ) -> Tensor:
         """How far each row of a context may be off, (T,).
 
         Args:
             exact: (T, D_v) one head's, NaN in the row of a query that sees nothing.
             plain: (T, D_v) the plain computation's.
             terms: how many numbers are summed up for each.
+            size: (T, D_v) how large they are together where they cancel, as in gradients: the root of the sum of their squares.
+            strays: (T,) what the errors of each row's logits make of it, as the root of the sum of their squares.
         """
         scale = torch.where(torch.isnan(exact), 0.0, exact).abs().amax(1)
+        scale = scale if size is None else torch.maximum(scale, size.amax(1))
         off = torch.where(torch.isnan(exact), 0.0, (plain - exact)).abs().amax(1)
         least = float(torch.finfo(DTYPES[self.dtype]).tiny)
         octave = torch.floor(torch.log2(scale.clamp(min=least)))  # (T,)
@@ -141,7 +159,8 @@ class Rounding:
                 continue
             allowed[waiting] = 2 * worst + (4 * self.unit + _SUMS * math.sqrt(terms)) * 2.0**one
             waiting[:] = False
-        return self.sides * allowed
+        # Where two logits are large and near each other, a row is off by more than its like: as much as its own logits are.
+        return self.sides * (allowed if strays is None else torch.maximum(allowed, STRAY * strays))
 
     def of_cells(self, values: str, reach: float, D: int, keys: int) -> Tolerance:
         """How far the cells of two runs of a model may be apart, whose queries and keys are as far apart as rounding takes them.
@@ -172,7 +191,7 @@ Rule = Tolerance | Rounding
 """How far numbers may be apart."""
 
 
-FIXED = Tolerance(1e-9, 1e-9)
+FIXED = Tolerance(1e-9, 1e-9, of_scale=True)
 """The rule of float64."""
 
 
@@ -187,7 +206,7 @@ def rule_of(*dtypes: str, sides: int = 1) -> Rule:
         InputError: a dtype that has no rule.
 
     >>> rule_of("bfloat16", "float32"), rule_of("float64")
-    (Rounding(dtype='bfloat16', sides=1), Tolerance(atol=1e-09, rtol=1e-09))
+    (Rounding(dtype='bfloat16', sides=1), Tolerance(atol=1e-09, rtol=1e-09, of_scale=True))
     """
     for name in dtypes:
         if name not in ORDER:
@@ -219,7 +238,7 @@ def check_can_fail(rule: Rule, largest: float, what: str) -> None:
         largest: the largest magnitude among the exact numbers compared.
         what: what the numbers are.
     """
-    if isinstance(rule, Tolerance) and 0 < largest <= rule.atol:
+    if isinstance(rule, Tolerance) and not rule.of_scale and 0 < largest <= rule.atol:
         raise InputError(
             f"--atol {rule.atol:g}: the largest exact {what} is {largest:.3g}, so that zeros would pass; give less than that, "
             f"or none, for what rounding costs"
@@ -251,6 +270,10 @@ class Sizes:
     def guessed(cls, logits: Tensor) -> Sizes:
         """Those of rows whose queries and keys nobody knows, of what their weights say."""
         return cls(logits.abs().masked_fill(torch.isinf(logits), 0.0).amax(1, keepdim=True), 64, False)
+
+    def to(self, device: torch.device) -> Sizes:
+        """The same on a device."""
+        return Sizes(self.reach.to(device), self.D, self.modified)
 
     def at(self, rows: Tensor) -> Sizes:
         """Those of some rows."""

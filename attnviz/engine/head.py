@@ -13,6 +13,9 @@ from attnviz.attention.reach import Reach
 from attnviz.engine.products import multiply
 from attnviz.engine.visibility import HIDDEN, Visibility, rows_of, to_positions
 
+_RUN = 1024
+"""Keys that are looked at together."""
+
 
 class RowScorer:
     """Logits of one head, a block of query rows at a time, written into memory that the caller gives."""
@@ -38,7 +41,7 @@ class RowScorer:
         if reach.keys is not None:
             self.k_keys = k[reach.keys.to(k.device)].to(item.compute_dtype) * item.scale  # (g, D)
         if reach.band:
-            self.k = k.to(item.compute_dtype)  # (S, D), a view unless the inputs are of a half type
+            self.k = k  # (S, D); of a half type, what is multiplied is made larger run by run
         self.sink, self.slope, self.softcap = item.sink(head), item.slope(head), item.softcap()
         self.bias, self.bias_hides = item.bias(head), item.bias_hides(head)  # (T, S)
 
@@ -58,8 +61,8 @@ class RowScorer:
 
     @cached_property
     def _longest_key(self) -> float:
-        k = self.item.key(self.head, for_global=self.for_global).to(self.item.compute_dtype)
-        return float(torch.linalg.vector_norm(k, dim=1).amax())
+        runs = self.item.key(self.head, for_global=self.for_global).split(_RUN)
+        return max(float(torch.linalg.vector_norm(k, dim=1, dtype=self.item.compute_dtype).amax()) for k in runs)
 
     def hides(self, rows: range | Tensor, keys: range | Tensor) -> bool:
         """Whether some cell of a tile may be hidden."""
@@ -181,7 +184,7 @@ class RowScorer:
         self.sees.hide_band_(out, rows, span)
 
     def _product(self, q: Tensor, span: range, out: Tensor) -> None:
-        k = self.k[span.start : span.stop : span.step]  # (n, D)
+        k = self.k[span.start : span.stop : span.step].to(self.item.compute_dtype)  # (n, D)
         multiply(q, k.T, scale=self.item.scale, out=out)
 
     def _modify(self, logits: Tensor, rows: range | Tensor, keys: range | Tensor) -> None:

@@ -50,7 +50,8 @@ class Ranks:
         reductions = tuple(options.get("reductions", ("max",)))
         item, pattern = attention.item, attention.pattern
         shape = (len(row_edges) - 1, len(column_edges) - 1)
-        tile = TileSize.fitting(item, shape, reductions=len(reductions), memory=options.get("memory"))
+        memory = options.get("memory")
+        tile = TileSize.fitting(item, shape, reductions=len(reductions), memory=memory, pattern=pattern)
         cuts = shares(item, pattern, row_edges, tile.rows, self.size)
         first, last = cuts[self.rank], cuts[self.rank + 1]
         own = None

@@ -89,7 +89,7 @@ def reduce_map(
         InputError: ``memory`` is too small for one row, or the device has too little.
     """
     cells = (len(row_edges) - 1, len(column_edges) - 1)
-    tile = tile or TileSize.fitting(item, cells, reductions=len(reductions), memory=memory)
+    tile = tile or TileSize.fitting(item, cells, reductions=len(reductions), memory=memory, pattern=pattern)
     if item.device.type == "cuda" and find_spec("triton") is not None:
         made = reduce_fused(
             item,

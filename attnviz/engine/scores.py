@@ -9,8 +9,9 @@ map is made besides the result itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,6 +64,20 @@ class AttentionScores:
         """What titles call the pattern."""
         return attention_of(self.item, self.pattern).pattern_name
 
+    @property
+    def frame(self) -> AttentionScores:
+        """All but the numbers; here they are there as well."""
+        return self
+
+    def parts(self, head: int) -> Iterator[AttentionScores]:
+        """One head by itself."""
+        n = self.heads.index(head)
+
+        def own(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[n : n + 1]
+
+        yield replace(self, heads=(head,), **{name: own(getattr(self, name)) for name in _NUMBERS})  # type: ignore[arg-type]
+
     def values(self, name: str) -> Tensor:
         """The logits (``name="logits"``) or the weights (``name="weights"``), (n, T, C1 + C2)."""
         tensor = self.scores if name == "logits" else self.weights
@@ -84,6 +99,10 @@ class AttentionScores:
 
     def _repr_html_(self) -> str:
         return shown(self)
+
+
+_NUMBERS = ("scores", "weights", "global_scores", "global_weights", "visible")
+"""The fields that have a number a head, query and key."""
 
 
 @asks("batch", "queries", "device", "dtype")
@@ -121,15 +140,69 @@ def score(
     >>> tuple(result.weights.shape), bool(result.weights.sum(-1).allclose(torch.ones(2, 5)))
     ((2, 5, 2), True)
     """
-    return scores_of(Request(inputs, pattern, heads, **what), logits=logits, weights=weights)
+    request = Request(inputs, pattern, heads, **what)
+    return _scored(request, request.chosen, request.rows, logits, weights)
 
 
-def scores_of(request: Request, *, logits: bool = True, weights: bool = True) -> AttentionScores:
-    """The logits and weights of a request's heads and queries."""
+@dataclass(frozen=True)
+class ScoreStream:
+    """Scores that are computed as they are read: some queries of one head at a time, so that memory never holds all.
+
+    Args:
+        request: what is asked.
+        logits, weights: which of the two to compute.
+        most: bytes that a part may take; one row of queries is always made.
+    """
+
+    request: Request
+    logits: bool = True
+    weights: bool = True
+    most: int = 64 << 20
+
+    @cached_property
+    def frame(self) -> AttentionScores:
+        """All but the numbers: columns, queries, labels, and tensors of no head."""
+        return replace(
+            _scored(self.request, (), self.request.rows, self.logits, self.weights), heads=self.request.chosen
+        )
+
+    def some(self, head: int, queries: Sequence[int]) -> AttentionScores:
+        """One head, some queries of it alone, in ascending order."""
+        runs: list[range] = []
+        for query in queries:
+            if runs and runs[-1].stop == query:
+                runs[-1] = range(runs[-1].start, query + 1)
+            else:
+                runs.append(range(query, query + 1))
+        parts = [_scored(self.request, (head,), run, self.logits, self.weights) for run in runs]
+        joined = {
+            name: None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts], dim=1)
+            for name in _NUMBERS
+        }
+        apart = torch.cat([part.global_queries for part in parts])
+        return replace(parts[0], queries=tuple(queries), global_queries=apart, **joined)  # type: ignore[arg-type]
+
+    def parts(self, head: int) -> Iterator[AttentionScores]:
+        """One head, its queries in runs that follow one another."""
+        frame, rows = self.frame, self.request.rows
+        columns = len(frame.positions) + len(frame.offsets)
+        row = max(columns, frame.item.S if len(frame.global_queries) else 1) * frame.item.compute_dtype.itemsize
+        band = len(frame.offsets) > 0 or len(frame.positions) == frame.item.S
+        # Whole blocks, so that each is the product that it is in one go.
+        block = rows_per_block(columns, band=band) * frame.offsets.step
+        size = max(self.most // (row * max(self.logits + self.weights, 1)) // block * block, block)
+        for start in range(rows.start, rows.stop, size):
+            queries = range(start, min(start + size, rows.stop))
+            yield _scored(self.request, (head,), queries, self.logits, self.weights)
+
+
+def _scored(request: Request, heads: tuple[int, ...], queries: range, logits: bool, weights: bool) -> AttentionScores:
+    """The scores of some heads and queries of a request."""
+    attention = request.attention
     with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
-        if not request.attention.softmaxed:
-            return _given(request.attention, request.chosen, request.rows, logits, weights)
-        return _score(request.item, request.attention.pattern, request.chosen, request.rows, logits, weights)
+        if not attention.softmaxed:
+            return _given(attention, heads, queries, logits, weights)
+        return _score(request.item, attention.pattern, heads, queries, logits, weights)
 
 
 def _check_room(item: AttentionItem, heads: int, rows: int, columns: int, tensors: int) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
+from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.types import Positions
 from attnviz.engine.head import RowScorer
@@ -44,6 +45,7 @@ class TileSize:
         *,
         reductions: int = 1,
         memory: int | None = None,
+        pattern: Pattern | None = None,
         otherwise: str = ", or make the picture smaller (--pixels)",
     ) -> TileSize:
         """The tile that suits the device, smaller where ``memory`` asks for it.
@@ -53,6 +55,7 @@ class TileSize:
             cells: (P, P') of the picture, which is part of the working set.
             reductions: how many reductions are made at once.
             memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
+            pattern: whose shared keys are copied, where products of queries and keys are made.
             otherwise: what else helps, for the error.
 
         Raises:
@@ -64,11 +67,17 @@ class TileSize:
         if memory is None:
             return cls(rows, keys)
 
+        D = 0 if item.given else item.products.D
+        shared = None if pattern is None else pattern.reach(item).keys
+        copied = 0 if shared is None else len(shared) * D * bytes_each
+        widened = D * bytes_each if item.dtype != item.compute_dtype else 0  # of a query or a key of a half type
+
         def taken(rows: int, keys: int) -> int:
+            vectors = copied + widened * (rows + keys + keys // 8)
             picture = cells[0] * cells[1] * (1 + 8 * (reductions + 1))
             block = rows * cells[1] * bytes_each * (2 * reductions + 1)
             # A tile, an eighth larger to end between bins; what hides or modifies it; and a triangle that is kept.
-            return picture + block + 3 * rows * (keys + keys // 8) * bytes_each
+            return vectors + picture + block + 3 * rows * (keys + keys // 8) * bytes_each
 
         keys = min(keys, item.S)
         while taken(rows, keys) > memory and (rows > 1 or keys > 64):

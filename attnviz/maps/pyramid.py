@@ -159,7 +159,10 @@ class Pyramid:
     def _tile_size(self) -> TileSize:
         size = self.cell(self.overview_level)
         cells = (-(-self.item.T // size), -(-self.item.S // size))
-        return TileSize.fitting(self.item, cells, reductions=len(REDUCTIONS), memory=self.memory, otherwise="")
+        pattern = self.attention.pattern
+        return TileSize.fitting(
+            self.item, cells, reductions=len(REDUCTIONS), memory=self.memory, pattern=pattern, otherwise=""
+        )
 
     def prepare(self, head: int, progress: Progress | None = None) -> Overview:
         """Makes the one pass over a head's map, once, and keeps what came of it.

@@ -12,6 +12,7 @@ from rich.filesize import decimal
 
 from attnviz.base.errors import InputError
 from attnviz.base.types import Progress
+from attnviz.base.words import printable
 from attnviz.base.writing import atomic
 from attnviz.pages.blobs import Chunk
 from attnviz.pages.description import PageLayer, to_json
@@ -107,7 +108,7 @@ def head(source: str, policy: str) -> bytes:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>{html.escape(source)} · attnviz</title>\n<style>{asset('attnviz.css')}</style>\n</head>\n<body>\n"
+        f"<title>{html.escape(printable(source))} · attnviz</title>\n<style>{asset('attnviz.css')}</style>\n</head>\n<body>\n"
         '<div id="attnviz"></div>\n'
     ).encode(errors="xmlcharrefreplace")
 

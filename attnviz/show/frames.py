@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
 from attnviz.base.errors import InputError
+from attnviz.base.words import json_text
 from attnviz.base.writing import atomic
 
 DECIMALS = 6
@@ -125,4 +125,4 @@ def columns_json(columns: Columns, kind: str, source: str, pattern: str) -> str:
         for row in zip(*columns.values(), strict=True)
     ]
     document = {"schema": "attnviz.stats/2", "source": source, "pattern": pattern, "decimals": DECIMALS, kind: rows}
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return json_text(document) + "\n"

@@ -19,15 +19,19 @@ from attnviz.base.writing import as_path
 from attnviz.sources import given as of_weights
 from attnviz.sources.files import READABLE, TensorFile, describe, open_tensors, write_tensors
 from attnviz.sources.naming import (
+    LAYER,
     WEIGHT_LAYOUTS,
     TensorRef,
     check_layer,
     choose_one,
     in_layer,
     is_template,
+    known,
     label_of,
     layers_of,
     named_layers,
+    prefix_of,
+    split,
 )
 from attnviz.sources.packed import PACKED, check_stray, unpacked
 
@@ -89,16 +93,15 @@ FORMAT_VERSION = 2
 
 _MASK = "attention_mask"
 
-_LAYER = re.compile(r"(?:(\w+)\.)?layers\.(\d+)\.(.+)")
 _GROUPED = re.compile(r"(?:\w+\.)?(\w+)")
 
 
 def role_of(name: str) -> str | None:
     """The role that a tensor's own name gives it, layer prefix apart."""
     name = re.sub(rf"({_MASK})\.\d+$", r"\1", name)  # of a pattern that holds several
-    match = _LAYER.fullmatch(name)
+    match = LAYER.fullmatch(name)
     if match:
-        return match[3] if match[3] in ROLES else None
+        return match["role"] if match["role"] in ROLES else None
     grouped = _GROUPED.fullmatch(name)  # what all layers of a kind share: cross.key_padding_mask
     return grouped[1] if grouped and grouped[1] in ROLES else None
 
@@ -178,6 +181,8 @@ def load(
     if bare and named_layers(main, names, layout) is not None:
         names["weights"] = "weights"  # one array of all layers, by its own name
     prefix = _layer_prefix(main, layer, names, layout)
+    if layer is not None and main is not None:
+        layer = known(layer, layers_of(main.contents))
     arrayed = any(is_template(name) for name in names.values())
     names = {role: in_layer(name, layer) for role, name in names.items()}
     where = str(source) if source is not None else "inputs"
@@ -205,9 +210,9 @@ def load(
     if given:
         if main is not None:
             of_weights.check_scores(main)
-        known = arrayed or bool(prefix) or (main is not None and "format" in main.metadata)
+        batched = arrayed or bool(prefix) or (main is not None and "format" in main.metadata)
         layout = _take_weights(
-            where, tensors, layout, layer, batched=(known and names.get("weights") is None) or arrayed
+            where, tensors, layout, layer, batched=(batched and names.get("weights") is None) or arrayed
         )
     elif layout in WEIGHT_LAYOUTS:
         raise InputError(
@@ -230,19 +235,39 @@ def load(
     return inputs if global_positions is None else _with_globals(inputs, global_positions)
 
 
+def packing(
+    source: str | Path | None, *, layer: Label | None = None, names: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """What says which sequence each token of a dump is of, by role; nothing where its tensors are batch items.
+
+    Args:
+        source, layer, names: as :func:`load` takes them.
+    """
+    names = dict(names or {})
+    main = open_tensors(Path(source)) if source is not None else None
+    prefix = _layer_prefix(main, layer, names, None)
+    found = {}
+    for role in PACKED:
+        if role in names:
+            found[role] = _read_ref(main, TensorRef.parse(in_layer(names[role], layer)), role, prefix)
+        elif main is not None and prefix + role in main.contents:
+            found[role] = main.read(prefix + role)
+    return found
+
+
 def _holds_weights(main: TensorFile | None, names: Mapping[str, str], prefix: str) -> bool:
     """Whether weights are what is read, and not q and k. Raises InputError where both are named."""
-    if "weights" in names:
-        for role in _OF_PRODUCTS:
-            if role in names:
-                raise InputError(
-                    f"--{role.replace('_', '-')} {names[role]}: --weights gives weights that were computed already; leave one out"
-                )
-        return True
-    if "logits" in names:
+    if "logits" in names and "weights" not in names:
         raise InputError(f"--logits {names['logits']}: logits stand beside weights; name these too (--weights NAME)")
-    named = main is not None and prefix + "weights" in main.contents
-    return named and main is not None and "q" not in names and prefix + "q" not in main.contents
+    there = {*names} if main is None else {*names, *(role for role in ROLES if prefix + role in main.contents)}
+    if "weights" not in names and ("weights" not in there or "q" in there):
+        return False
+    for role in _OF_PRODUCTS:
+        if role in names:
+            raise InputError(
+                f"--{role.replace('_', '-')} {names[role]}: --weights gives weights that were computed already; leave one out"
+            )
+    return True
 
 
 def _take_weights(
@@ -396,10 +421,9 @@ def save(path: str | Path, inputs: Inputs | Sequence[Inputs]) -> None:
         label = str(place if one.layer is None else one.layer)
         if label in layers:
             raise InputError(f"{path}: two layers are called {label}; give each a layer of its own (layer=)")
-        group, _, number = label.rpartition(".")
-        if not number.isdecimal():
+        if split(label)[1] < 0:
             raise InputError(f"{path}: layer {label!r} can't be saved; a layer is a number, or KIND.number")
-        prefix = f"{group}.layers.{number}." if group else f"layers.{number}."
+        prefix = prefix_of(label)
         tensors |= {prefix + role: tensor for role, tensor in tensors_of(one).items()}
         layers[label] = layer_metadata(one)
     if not layers:
@@ -449,13 +473,13 @@ def documents_of(lengths: str, S: int, *, source: str = "inputs") -> Tensor:
     """
     import torch
 
-    sizes = torch.tensor([int(part) for part in lengths.split(",")])
-    if int(sizes.sum()) != S:
+    sizes = [int(part) for part in lengths.split(",")]
+    if sum(sizes) != S:
         raise InputError(
-            f"{source}: --documents {lengths} are {int(sizes.sum())} tokens in all, and there are {S} keys; give lengths that "
+            f"{source}: --documents {lengths} are {sum(sizes)} tokens in all, and there are {S} keys; give lengths that "
             f"add up, or name a tensor (B, S)"
         )
-    return torch.arange(len(sizes)).repeat_interleave(sizes)
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 
 def _saved_pattern(inputs: Inputs) -> tuple[dict[str, Any] | None, list[Tensor]]:
@@ -535,6 +559,9 @@ def _read_as_format_1(where: str, tensors: dict[str, Tensor]) -> None:
     bias = tensors.get("bias")
     if bias is None or not bias.is_floating_point():
         return
+    from attnviz.attention.checks import unexpanded
+
+    bias = unexpanded(bias)
     hid = _hid_in_format_1(bias)
     if bool(hid.any()):
         tensors["bias"] = bias.masked_fill(hid, -torch.inf)
@@ -568,8 +595,7 @@ def _layer_prefix(main: TensorFile | None, layer: Label | None, names: Mapping[s
             raise choose_one(main.path, layers)
         return ""
     check_layer(main.path, layer, layers)
-    group, _, number = str(layer).rpartition(".")
-    return f"{group}.layers.{number}." if group else f"layers.{number}."
+    return prefix_of(known(layer, layers))
 
 
 def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
@@ -584,7 +610,7 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
         )
     layers = metadata.get("layers", {})
     of_layer = layers.get(str(layer), {}) if isinstance(layers, dict) else {}
-    group = str(layer).rpartition(".")[0]
+    group = "" if layer is None else split(layer)[0]
     of_group = metadata.get(group, {}) if group else metadata
     of_group = of_group if isinstance(of_group, dict) else {}
     layout = {"layout": metadata["layout"]} if "layout" in metadata else {}
@@ -601,7 +627,7 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
     if not isinstance(said, bool | dict):
         raise InputError(f"{main.path}: its metadata gives cross as {said!r}, wanted true or false")
     settings["format"] = version
-    settings["cross"] = group == "cross" or said is True
+    settings["cross"] = group.endswith("cross") or said is True
     for name in SETTINGS:
         if name in settings and not isinstance(settings[name], int | float):
             raise InputError(f"{main.path}: its metadata gives {name} as {settings[name]!r}, wanted a number")

@@ -18,7 +18,10 @@ from attnviz.sources.files import READABLE, TensorFile, open_tensors
 WEIGHT_LAYOUTS = ("hts", "bhts", "lhts", "lbhts")
 """The orders of dimensions that arrays of weights have: layers, batch items, heads, queries, keys."""
 
-_LAYER = re.compile(r"(?:(\w+)\.)?layers\.(\d+)\.(.+)")
+LAYER = re.compile(r"(?:(?P<group>\w+)\.)?layers\.(?P<number>\d+)\.(?:calls\.(?P<call>\d+)\.)?(?P<role>.+)")
+"""The name of a layer's tensor: ``vision.layers.1.calls.2.q`` is of the second call of its module in a forward pass."""
+
+_LABEL = re.compile(r"(?:(?P<group>\w+)\.)?(?P<number>\d+)(?:\.calls\.(?P<call>\d+))?")
 _FIELD = "{layer}"
 
 
@@ -46,8 +49,66 @@ def layers_of(contents: Iterable[str]) -> list[Label]:
     >>> layers_of(["layers.10.q", "layers.2.q", "cross.layers.0.q"])
     [2, 10, 'cross.0']
     """
-    found = {(match[1] or "", int(match[2])) for name in contents if (match := _LAYER.fullmatch(name))}
-    return [f"{group}.{number}" if group else number for group, number in sorted(found)]
+    matches = (match for name in contents if (match := LAYER.fullmatch(name)))
+    found = {(match["group"] or "", int(match["number"]), int(match["call"] or 1)) for match in matches}
+    return [_label(*place) for place in sorted(found, key=_order)]
+
+
+def split(label: Label) -> tuple[str, int, int]:
+    """A label's group, number, and which call of its module it is, from 1.
+
+    >>> split(5), split("vision.1.calls.2")
+    (('', 5, 1), ('vision', 1, 2))
+    """
+    match = _LABEL.fullmatch(str(label))
+    if match is None:
+        return str(label), -1, 1
+    return match["group"] or "", int(match["number"]), int(match["call"] or 1)
+
+
+def prefix_of(label: Label) -> str:
+    """What the names of a layer's tensors begin with.
+
+    >>> prefix_of(5), prefix_of("vision.1.calls.2")
+    ('layers.5.', 'vision.layers.1.calls.2.')
+    """
+    group, number, call = split(label)
+    return f"{f'{group}.' if group else ''}layers.{number}.{f'calls.{call}.' if call > 1 else ''}"
+
+
+def known(label: Label, layers: Iterable[Label]) -> Label:
+    """The label among those there are that one means: ``text.5`` is another name for the plain 5.
+
+    >>> known("5", [5]), known("text.5", [5, "vision.5"])
+    (5, 5)
+    """
+    there = [*layers]
+    own = label_of(label)
+    if own not in there and isinstance(own, str) and own.startswith("text."):
+        plain = label_of(own.removeprefix("text."))
+        return plain if plain in there else own
+    return own
+
+
+def order_of(label: Label) -> tuple[int, str, int, int]:
+    """What labels are sorted by: the main tower, others, a decoder, and what reads another sequence last.
+
+    >>> sorted([0, "cross.0", "decoder.0", "vision.0"], key=order_of)
+    [0, 'vision.0', 'decoder.0', 'cross.0']
+    """
+    return _order(split(label))
+
+
+def _label(group: str, number: int, call: int) -> Label:
+    label: Label = f"{group}.{number}" if group else number
+    return f"{label}.calls.{call}" if call > 1 else label
+
+
+def _order(place: tuple[str, int, int]) -> tuple[int, str, int, int]:
+    """The main tower, others, a decoder, and what reads another sequence last."""
+    group, number, call = place
+    last = 3 if group.endswith("cross") else 2 if group.endswith("decoder") else 1 if group else 0
+    return last, group, number, call
 
 
 def is_template(name: str) -> bool:
@@ -169,7 +230,7 @@ def check_layer(where: Path, layer: Label, layers: list[Label]) -> None:
     """Raises InputError for a layer that is not among those there are."""
     if not layers:
         raise InputError(f"{where}: --layer {layer}: the file has no layers (no tensor is named layers.N.q)")
-    if label_of(layer) not in layers:
+    if known(layer, layers) not in layers:
         raise InputError(f"{where}: --layer {layer} is out of range; the file holds layers {_few(layers)}")
 
 

@@ -334,7 +334,7 @@ def test_only_the_layers_asked_for():
     assert run.layers == ["cross.0"]
 
 
-def test_a_shared_layer_that_runs_again_is_another_layer():
+def test_a_shared_layer_that_runs_again_is_a_further_call_of_it(tmp_path):
     config = transformers.AlbertConfig(
         vocab_size=50,
         hidden_size=32,
@@ -344,7 +344,12 @@ def test_a_shared_layer_that_runs_again_is_another_layer():
         intermediate_size=40,
     )
     run, _ = captured(transformers.AlbertModel(config).eval(), {"input_ids": ids()})
-    assert run.layers == [0, 1, 2]
+    assert run.layers == [0, "0.calls.2", "0.calls.3"]
+    run.save(tmp_path / "run.safetensors")
+    for label in run.layers:
+        read = attnviz.load(tmp_path / "run.safetensors", layer=label)
+        assert read.layer == label
+        assert read.q.equal(run.inputs(label).q)
 
 
 def test_after_capture_the_model_is_as_before():
@@ -389,12 +394,12 @@ def test_a_model_that_did_not_run():
 
 
 def test_a_model_whose_attention_cannot_be_captured(tmp_path):
-    config = transformers.BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2)
-    model = transformers.BloomModel(config).eval()
-    with pytest.raises(
-        InputError, match=r"BloomModel: its attention can't be captured; .*scaled_dot_product_attention"
-    ):
-        captured(model, {"input_ids": ids()}, out=tmp_path / "run.safetensors")
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(1, keepdim=True).expand_as(x)
+
+    with pytest.raises(InputError, match=r"Mixed: its attention can't be captured; .*scaled_dot_product_attention"):
+        captured(Mixed(), {"x": torch.randn(1, 4, 8)}, out=tmp_path / "run.safetensors")
     assert not list(tmp_path.iterdir())
 
 

@@ -386,3 +386,12 @@ def test_stats_prints_a_files_name_as_it_is(succeed, folder):
 
 def test_stats_without_a_source_says_so(succeed):
     assert "no SOURCE: using the built-in synthetic case" in succeed("stats").err
+
+
+@pytest.mark.parametrize(
+    ("where", "says"), [(["-o", "out.npz"], "in out.npz"), (["--format", "json"], "on stdout, and more as text")]
+)
+def test_score_says_how_much_it_would_make_before_it_makes_it(run, dump, monkeypatch, where, says):
+    monkeypatch.setattr("attnviz.cli.commands.score._LARGE", 1)
+    lines = run("score", dump, "--pattern", "causal", *where).err.splitlines()
+    assert lines[0] == f"attnviz: 4 heads x 6 queries x 6 keys are 0.0 GB of numbers {says}"

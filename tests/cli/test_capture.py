@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import attnviz
 from attnviz.sources.files import open_tensors
@@ -57,6 +61,21 @@ def test_a_text_to_a_dump_that_needs_no_option(captured, run):
     assert run("plot", dump, "--layer", "1", "--head", "all", "-o", "heads.png").code == 0
     assert "missing" not in run("inspect", dump).out
     assert run("stats", dump, "--format", "csv").out.count("\n") == 1 + 2 * 4
+
+
+def test_a_model_that_multiplies_by_itself(captured, run):
+    dump, said = captured("Bloom", "--text", TEXT)
+    assert "BloomModel, 1 layers of 8 tokens, weights alone (it multiplies by itself)" in said
+    assert open_tensors(dump).metadata["weights_only"] == ["0"]
+    assert str(attnviz.load(dump, layer=0).pattern) == "causal"
+    assert run("stats", dump).code == 0
+
+
+def test_no_check(captured, monkeypatch):
+    from attnviz.captures import run
+
+    monkeypatch.setattr(run, "difference", lambda *given: pytest.fail("checked"))
+    captured("BERT", "--text", TEXT, "--no-check")
 
 
 def test_a_text_in_a_file(captured):
@@ -141,7 +160,6 @@ def test_a_picture_and_what_its_class_token_sees(captured, run):
         ("BERT", ["--image", "x.png"], "takes input_ids, not pictures"),
         ("ViT", ["--text", TEXT], "takes pixel_values, not text; give a picture with --image"),
         ("ViT", ["--image", "x.png"], "--image x.png: is not a picture that Pillow reads"),
-        ("Bloom", ["--text", TEXT], "BloomModel: its attention can't be captured; none went through what was tried"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(run, folder, models, model, arguments, says):
@@ -199,3 +217,69 @@ def test_trained_weights_from_end_to_end(run, folder):
         inputs = attnviz.load("run.safetensors", layer=layer)
         computed = attnviz.score(inputs).weights
         torch.testing.assert_close(computed, expected[0], atol=1e-5, rtol=0)
+
+
+EVIL = """
+import pathlib
+pathlib.Path("ran").touch()
+from transformers import {base}
+class Evil({base}):
+    pass
+"""
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(
+    ("file", "name", "base", "model", "asked"),
+    [
+        ("config.json", "AutoModel", "BertModel", "BERT", "--text"),
+        ("config.json", "AutoConfig", "BertConfig", "BERT", "--text"),
+        ("tokenizer_config.json", "AutoTokenizer", "BertTokenizer", "BERT", "--text"),
+        ("preprocessor_config.json", "AutoImageProcessor", "ViTImageProcessor", "ViT", "--image"),
+    ],
+)
+def test_code_in_a_models_folder_is_not_run_and_not_offered(
+    run, folder, models, monkeypatch, file, name, base, model, asked, known
+):
+    """``known``: transformers has a class of its own, which is used."""
+    shutil.copytree(models / model, "evil")
+    Path("evil/evil.py").write_text(EVIL.format(base=base))
+    said = json.loads(Path("evil", file).read_text())
+    found = "evil.Evil" if name != "AutoTokenizer" else ["evil.Evil", "evil.Evil"]
+    said["auto_map"] = {name: found} | ({"AutoConfig": "evil.Evil"} if name == "AutoModel" else {})
+    if not known:
+        said |= {"model_type": "evil"} if file == "config.json" else {}
+        said |= {key: "Evil" for key in said if key.endswith(("_class", "processor_type"))}
+    Path("evil", file).write_text(json.dumps(said))
+    Image.new("RGB", (12, 12)).save("x.png")
+    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("it was offered"))
+    result = run("capture", "evil", asked, "x.png" if asked == "--image" else TEXT, "-o", "out.safetensors")
+    assert not Path("ran").exists()
+    assert result.code in ((0, 2) if known else (2,))
+    assert result.code == 0 or re.search(
+        r"^attnviz: evil: .*(code of its own|no image processor|no tokenizer)", result.err
+    )
+    assert Path("out.safetensors").exists() == (result.code == 0)
+
+
+class Runs:
+    def __reduce__(self):
+        return Path.touch, (Path("ran"),)
+
+
+def test_a_pickle_in_a_models_folder_is_not_run(run, folder, models):
+    shutil.copytree(models / "BERT", "evil")
+    Path("evil/model.safetensors").unlink()
+    torch.save({"x": Runs()}, "evil/pytorch_model.bin")
+    result = run("capture", "evil", "--text", TEXT, "-o", "out.safetensors")
+    assert (result.code, result.err.count("\n"), Path("ran").exists()) == (2, 1, False)
+
+
+def test_a_kernel_that_would_be_fetched_is_refused(run, folder, models):
+    shutil.copytree(models / "BERT", "evil")
+    said = json.loads(Path("evil/config.json").read_text())
+    for key in ("_attn_implementation", "attn_implementation"):
+        Path("evil/config.json").write_text(json.dumps(said | {key: "someone/kernel"}))
+        result = run("capture", "evil", "--text", TEXT, "-o", "out.safetensors")
+        assert (result.code, result.err.count("\n")) in ((0, 2), (2, 1))
+        assert "kernels" not in result.err

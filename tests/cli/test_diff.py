@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 import attnviz
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, longformer
@@ -219,6 +221,59 @@ def test_rows_of_a_kernel_are_held_against_the_exact_ones_in_all_batch_items(run
     one = run("diff", "dump.safetensors", f"wrong.pt:{name}", *CAUSAL, "--batch", "1", "--head", "2")
     assert one.code == 1
     assert "pattern='full'" in one.out
+
+
+def test_a_picture_is_of_one_batch_item(run, folder):
+    attnviz.save("dump.safetensors", small())
+    torch.save(rows_of(Full()), "wrong.pt")
+    several = run("diff", "dump.safetensors", "wrong.pt:weights", *CAUSAL, "-o", "d.png")
+    assert (several.code, "name one with --batch" in several.err) == (2, True)
+    one = run("diff", "dump.safetensors", "wrong.pt:weights", *CAUSAL, "--batch", "1", "-o", "d.png")
+    assert (one.code, (folder / "d.png").exists(), "pattern='full'" in one.out) == (1, True, True)
+    rows = run("diff", "dump.safetensors", "wrong.pt:context", *CAUSAL, "--batch", "1", "-o", "e.png")
+    assert (rows.code, "of context there is none" in rows.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["dq", "dk", "dv"])
+def test_a_gradient_of_a_file_is_named(run, folder, name):
+    inputs = small()
+    attnviz.save("dump.safetensors", inputs)
+    leaves = {role: getattr(inputs, role).double().requires_grad_() for role in "qkv"}
+    k, v = (leaves[role].repeat_interleave(inputs.H // inputs.H_kv, 1) for role in "kv")
+    context = torch.softmax(leaves["q"] @ k.transpose(2, 3) * inputs.D**-0.5, -1) @ v
+    grad = torch.randn(context.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    made = dict(
+        zip(("dq", "dk", "dv"), torch.autograd.grad((context * grad).sum(), list(leaves.values())), strict=True)
+    )
+    torch.save({"grad": grad, **{role: gradient.float() for role, gradient in made.items()}}, "kernel.pt")
+    how = ("diff", "dump.safetensors", f"kernel.pt:{name}", "--grad", "kernel.pt:grad")
+    assert run(*how, "--pattern", "full").code == 0
+    wrong = run(*how, *CAUSAL)
+    assert (wrong.code, "pattern='full'" in wrong.out) == (1, True)
+    assert "give it too (grad)" in run(*how[:3], *CAUSAL).err
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_sequences_end_to_end_are_held_as_they_come_from_the_kernel(run, folder, named):
+    """q, k, v and the context (tokens, H, D), the lengths in the dump or named."""
+    ends = torch.tensor([0, 7, 19, 24])
+    draw = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(24, heads, 8, generator=draw) for heads in (4, 2, 2))
+    tensors = {"q": q, "k": k, "v": v, "lengths" if named else "cu_seqlens_q": ends}
+    torch.save(tensors, "dump.pt")
+
+    def context(causal: bool) -> torch.Tensor:
+        made = []
+        for first, last in pairwise(ends):
+            parts = (tensor[first:last].transpose(0, 1)[None] for tensor in (q, k, v))
+            made.append(scaled_dot_product_attention(*parts, is_causal=causal, enable_gqa=True)[0].transpose(0, 1))
+        return torch.cat(made)
+
+    torch.save({"context": context(True), "wrong": context(False)}, "kernel.pt")
+    how = ("diff", "dump.pt", *CAUSAL, *(("--cu-seqlens-q", "lengths") if named else ()))
+    assert run(*how, "kernel.pt:context").code == 0
+    wrong = run(*how, "kernel.pt:wrong", "--values", "context")
+    assert (wrong.code, "pattern='full'" in wrong.out) == (1, True)
 
 
 def test_some_rows_say_how_likely_they_miss_a_fault(run, folder):

@@ -170,30 +170,6 @@ def test_a_program_that_is_told_to_end_says_so(number):
     assert (done.returncode, done.stderr) == (128 + number, "attnviz: stopped; no file is half-written\n")
 
 
-CONTROL = "\x1b[31mred\x07\u202e\x9b"
-
-
-def test_no_control_character_reaches_a_terminal_or_an_svg(run, folder):
-    """From tokens, names, titles, file names, errors: every command, told by what it writes."""
-    inputs = small(batch=1, tokens=4)
-    name = f"d{CONTROL}.npz"
-    attnviz.save(name, replace(inputs, tokens=[[CONTROL, "b", "\u2028", "d"]]))
-    commands = [
-        ["score", name], ["score", name, "--format", "markdown"], ["stats", name], ["explain", name], ["show", name], ["pattern", name],
-        ["inspect", name], ["diff", name, "--b-causal"], ["score", f"no{CONTROL}"], ["score", name, "--head", CONTROL],
-        ["score", name, f"--{CONTROL}"], [CONTROL], ["plot", name, "-o", "a.svg", "--title", CONTROL],
-        ["plot", name, "-o", "b.svg", "--strip", "b"], ["overview", name, "-o", "c.svg"], ["pattern", name, "-o", "d.svg"],
-        ["stats", name, "-o", "e.svg"], ["diff", name, "--b-causal", "-o", "f.svg"], ["html", name, "-o", "g.html"],
-        ["snapshot", "save", name, "s.json"], ["snapshot", "check", name, "s.json"],
-    ]  # fmt: skip
-    for arguments in commands:
-        result = run(*arguments)
-        assert result.code in (0, 1, 2), result.err
-        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", result.out + result.err), arguments
-    for picture in folder.glob("*.svg"):
-        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", picture.read_text()), picture
-
-
 def test_a_name_that_is_not_utf_8(folder):
     attnviz.save("d.npz", small(batch=1))
     os.rename(b"d.npz", b"d\xff.npz")  # noqa: PTH104 (bytes)

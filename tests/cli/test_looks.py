@@ -16,7 +16,7 @@ import attnviz
 @pytest.fixture
 def dump(tmp_path):
     path = tmp_path / "dump.safetensors"
-    attnviz.save(path, attnviz.synthesize(heads=2, tokens=40, head_dim=32, structure=("sink",)))
+    attnviz.save(path, attnviz.synthesize(heads=2, tokens=24, head_dim=32, structure=("sink",)))
     return path
 
 
@@ -69,16 +69,14 @@ def test_the_caption_is_text_under_the_figure(run, dump, tmp_path):
     assert run("plot", dump, "--head", "1", "--pattern", "full", "--caption", "-o", tmp_path / "map.svg").code == 0
     text = (tmp_path / "map.svg").read_text(encoding="utf-8")
     written = " ".join(" ".join(re.findall(r">([^<>]*)</(?:text|tspan)>", text)).split())  # lines break where paths end
-    for words in ("head 1. Pattern: full", "40 queries × 40 keys", "Linear scale from 0 to"):
+    for words in ("head 1. Pattern: full", "24 queries × 24 keys", "Linear scale from 0 to"):
         assert words in written
 
 
 def test_a_figure_higher_than_a_sheet_is_told(run, tmp_path):
     attnviz.save(tmp_path / "many.safetensors", attnviz.synthesize(heads=90, tokens=12, head_dim=4))
-    result = run(
-        "plot", tmp_path / "many.safetensors", "--pattern", "full", "--width", "column", "--dpi", "30",
-        "-o", tmp_path / "map.png",
-    )  # fmt: skip
+    out = ("--dpi", "30", "-o", tmp_path / "map.png")
+    result = run("plot", tmp_path / "many.safetensors", "--pattern", "full", "--width", "column", *out)
     assert "in high, more than a sheet of paper; --width page or fewer heads make it lower" in result.err
 
 
@@ -93,7 +91,7 @@ def test_plot_imports_no_seaborn_for_its_own_palettes(dump, tmp_path):
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("cmap", ["rocket", "vlag", "viridis"])
+@pytest.mark.parametrize("cmap", ["rocket", "viridis"])
 def test_palettes_of_seaborn_are_there_still(run, dump, tmp_path, cmap):
     assert run("plot", dump, "--cmap", cmap, "-o", tmp_path / "map.png").code == 0
 
@@ -101,49 +99,59 @@ def test_palettes_of_seaborn_are_there_still(run, dump, tmp_path, cmap):
 FIGURES = {
     "plot": ["plot", "DUMP", "--pattern", "causal"],
     "plot --detail": ["plot", "DUMP", "--pattern", "causal", "--head", "0", "--detail"],
-    "plot --strip": ["plot", "DUMP", "--pattern", "causal", "--strip", "30"],
+    "plot --strip": ["plot", "DUMP", "--pattern", "causal", "--strip", "20"],
     "overview": ["overview", "DUMP", "--pattern", "causal"],
     "pattern": ["pattern", "DUMP", "--pattern", "causal"],
     "pattern --story": ["pattern", "--story"],
     "stats": ["stats", "DUMP", "--pattern", "causal"],
     "diff": ["diff", "DUMP", "--pattern", "causal", "--b-dtype", "float16", "--atol", "0.1"],
 }
-every_figure = pytest.mark.parametrize("name", list(FIGURES))
+LOOK = ["--width", "column", "--theme", "dark", "--dpi", "100", "--title", "costs $5 and $6", "--caption"]
 
 
 def command_of(name: str, dump) -> list[str]:
     return [str(dump) if word == "DUMP" else word for word in FIGURES[name]]
 
 
-@every_figure
-def test_every_figure_takes_the_same_look(run, dump, tmp_path, name):
-    look = ["--width", "column", "--theme", "dark", "--dpi", "100", "--title", "costs $5 and $6", "--caption"]
-    assert run(*command_of(name, dump), *look, "-o", tmp_path / "map.png").code == 0
-    with Image.open(tmp_path / "map.png") as image:
-        assert image.width == 325
-        assert max(image.convert("RGB").getpixel((1, 1))) < 40
-    assert run(*command_of(name, dump), *look, "-o", tmp_path / "map.svg").code == 0
-    text = (tmp_path / "map.svg").read_text(encoding="utf-8")
-    written = " ".join(" ".join(re.findall(r">([^<>]*)</(?:text|tspan)>", text)).split())
-    assert "costs $5 and $6" in written
-    assert "attern" in written  # of the caption
-    assert "not visible" in written or name in ("overview", "stats", "plot --strip", "plot --detail", "plot")
-
-
-@every_figure
-def test_every_figure_says_how_it_was_made(run, dump, tmp_path, name):
-    for suffix in ("png", "pdf", "svg"):
-        assert (
-            run(*command_of(name, dump), "--width", "page", "--dpi", "40", "-o", tmp_path / f"map.{suffix}").code == 0
-        )
-        told = run("inspect", tmp_path / f"map.{suffix}")
-        assert told.code == 0
-        assert f"a figure of attnviz {name.partition(' ')[0]}" in told.out
-        assert "width: page" in told.out
-        assert "causal" in told.out or name == "pattern --story"
-    asked = json.loads(run("inspect", tmp_path / "map.svg", "--format", "json").out)
-    assert (asked["schema"], asked["width"], asked["dpi"]) == ("attnviz.figure/1", "page", 40)
+def check_look(run, dump, path, name: str) -> None:
+    """Draws a figure, and looks at its size, its page and its words, and at what it says of itself."""
+    assert run(*command_of(name, dump), *LOOK, "-o", path).code == 0
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            assert image.width == 325
+            assert max(image.convert("RGB").getpixel((1, 1))) < 40
+    if path.suffix == ".svg":
+        text = path.read_text(encoding="utf-8")
+        (wide,) = re.findall(r'<svg[^>]* width="([\d.]+)pt"', text, flags=re.DOTALL)
+        assert float(wide) == pytest.approx(234, abs=0.5)
+        assert "fill: #16181d" in text
+        written = " ".join(" ".join(re.findall(r">([^<>]*)</(?:text|tspan)>", text)).split())
+        assert "costs $5 and $6" in written
+        assert "attern" in written  # of the caption
+        assert "not visible" in written or name in ("overview", "stats", "plot --strip", "plot --detail", "plot")
+    told = run("inspect", path)
+    assert told.code == 0
+    assert f"a figure of attnviz {name.partition(' ')[0]}" in told.out
+    assert "width: column" in told.out
+    assert "causal" in told.out or name == "pattern --story"
+    asked = json.loads(run("inspect", path, "--format", "json").out)
+    assert (asked["schema"], asked["width"], asked["dpi"]) == ("attnviz.figure/1", "column", 100)
     assert asked["shows"]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [*((name, "svg") for name in FIGURES), ("plot", "png"), ("stats", "png"), ("pattern --story", "pdf")],
+)
+def test_every_figure_takes_the_same_look_and_says_how_it_was_made(run, dump, tmp_path, name, suffix):
+    check_look(run, dump, tmp_path / f"map.{suffix}", name)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_in_every_file(run, dump, tmp_path, name, suffix):
+    check_look(run, dump, tmp_path / f"map.{suffix}", name)
 
 
 @pytest.mark.parametrize("name", ["pattern", "stats", "diff"])
@@ -156,4 +164,4 @@ def test_marks_can_be_left_out(run, dump, tmp_path):
     command = ["plot", dump, "--head", "0", "--pattern", "full", "-o", tmp_path / "map.svg"]
     for more, marked in (([], True), (["--no-marks"], False)):
         assert run(*command, *more).code == 0
-        assert ("t0 " in (tmp_path / "map.svg").read_text()) == marked
+        assert (re.search(r">t0 \d+%</text>", (tmp_path / "map.svg").read_text()) is not None) == marked

@@ -8,12 +8,8 @@ import pytest
 import torch
 
 from attnviz import assert_attention_close
-from attnviz.compare.handed import Outputs
-from attnviz.compare.kernel import Asked, check_kernel
-from attnviz.sources.arguments import inputs_of
 from tests.faulty import CASES, MISTAKES
-from tests.kernels import CONTEXTS, WEIGHTS
-from tests.power import DTYPES, LENGTHS, plane, planted, table
+from tests.power import DTYPES, LENGTHS, plane, planted, red_cases, red_gradients, red_kernels, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "checking.md"
 HALF = ("float32", "float16", "bfloat16")
@@ -50,29 +46,35 @@ def test_every_fault_is_named_in_every_case_dtype_and_output(mistake, dtype):
 
 
 @pytest.mark.power
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize(("T", "S", "seeds"), [(16, 16, 1000), (128, 128, 300), (1024, 1024, 20), (64, LENGTHS[-1], 3)])
-def test_right_kernels_are_never_red(dtype, T, S, seeds, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for seed in range(seeds):
-            q, k, v = inputs(dtype, T, S, seed)
-            causal = T == S and seed % 2 == 0
-            call = inputs_of(q, k, None, v, pattern="causal" if causal else "full")
-            given = {
-                "context": {
-                    name: kernel(q, k, v, causal) for name, kernel in CONTEXTS.items() if name != "flex" or T < 64
-                }
-            }
-            given["weights"] = {name: kernel(q, k, causal) for name, kernel in WEIGHTS.items()}
-            for output, kernels in given.items():
-                for name, out in kernels.items():
-                    report = check_kernel(Outputs(call, **{output: out}), Asked(explain=False))
-                    assert report.within, f"{name}, seed {seed}: {report.message()}"
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("T", "S", "seeds", "at_once"),
+    [(16, 16, 1000, 50), (128, 128, 1000, 50), (1024, 1024, 1000, 20), (7, 1024, 100, 10), (2048, 16_384, 3, 1)],
+)
+def test_right_kernels_are_never_red(dtype, T, S, seeds, at_once):
+    assert red_kernels(dtype, T, S, seeds, at_once=at_once) == []
+
+
+@pytest.mark.power
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("T", "seeds"), [(16, 700), (128, 210), (512, 14)])
+def test_right_gradients_are_never_red(dtype, T, seeds):
+    assert red_gradients(dtype, T, seeds) == []
+
+
+@pytest.mark.power
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("T", "seeds"), [(16, 100), (160, 12)])
+def test_right_kernels_of_every_case_are_never_red(dtype, T, seeds):
+    """Softcap, bias, ALiBi, sinks, padding and grouped heads among them."""
+    assert red_cases(dtype, T, seeds) == []
+
+
+def test_a_part_of_the_power_right_kernels_of_every_pattern():
+    for dtype in HALF:
+        assert red_kernels(dtype, 16, 16, 7, at_once=1, threads=(1,), flex=1) == []
+        assert red_gradients(dtype, 12, 7) == []
+    assert red_cases("bfloat16", 16, 1) == []
 
 
 def test_a_part_of_the_power_right_kernels_of_every_case():

@@ -190,7 +190,7 @@ def test_only_weights_are_read_of_weights(tmp_path, monkeypatch):
 
 
 def test_weights_that_score_wrote_are_read_where_every_key_is_a_column(tmp_path):
-    from attnviz.show.exports import write_results
+    from attnviz.show.scores import write_results
 
     inputs = small(batch=1)
     write_results(tmp_path / "causal.npz", [attnviz.score(inputs, Causal())])

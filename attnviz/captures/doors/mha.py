@@ -14,6 +14,7 @@ from torch import Tensor
 from attnviz.attention.additive import seen_and_added
 from attnviz.base.errors import InputError
 from attnviz.captures.calls import Call
+from attnviz.captures.checking import DROPOUT, Output
 from attnviz.captures.masks import Mask, from_tensor
 
 
@@ -45,6 +46,14 @@ def of_mha(given: dict[str, Any]) -> Call:
     given_biases = [bias for bias in biases if bias is not None]
     bias = sum(given_biases[1:], given_biases[0]) if given_biases else None
     return Call(q, k, v, mask, given["query"] is not given["key"], bias=bias)
+
+
+def mha_output(output: Tensor, given: dict[str, Any]) -> Output:
+    """What it gave, (T, B, E) or (T, E), projected."""
+    if given["training"] and given["dropout_p"]:
+        return Output(unchecked=DROPOUT)
+    projected = output.unsqueeze(1) if output.ndim == 2 else output
+    return Output(projected.transpose(0, 1), (given["out_proj_weight"], given["out_proj_bias"]))
 
 
 def _projected(given: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

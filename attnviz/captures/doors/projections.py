@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.base.errors import InputError
-from attnviz.captures.calls import Call, Kept
+from attnviz.captures.calls import Call
+from attnviz.captures.checking import DROPOUT, Output
+from attnviz.captures.heard import Kept
 from attnviz.captures.masks import Mask, from_tensor
 
 PROJECTIONS = {
@@ -17,6 +19,9 @@ PROJECTIONS = {
     "BigBirdSelfAttention": ("query", "key", "value"),
 }
 """Classes that compute attention by themselves, and the layers that project q, k and v."""
+
+OUT = "out_proj"
+"""The layer that projects the context of all heads, where the module has it: what goes in is the context."""
 
 _LONGFORMER = ("query", "key", "value", "query_global", "key_global", "value_global")
 
@@ -51,6 +56,22 @@ def projected_call(
     if _is_longformer(module):
         return _longformer(module, projected, given, length)
     return _projections(module, projected, given, cross, kept)
+
+
+def projected_output(module: nn.Module, call: Call, projected: dict[str, Tensor], output: Any) -> Output:
+    """What a module that :func:`projects` made of its call: (B, T, H * D), before its layer OUT where it has one."""
+    context = projected.get(OUT, output[0] if isinstance(output, tuple) else output)
+    if getattr(module, "training", False) and _dropout(module):
+        return Output(unchecked=DROPOUT)
+    if not isinstance(context, Tensor) or context.ndim != 3:
+        return Output(unchecked="its output has another shape")
+    _, H, T, _ = call.q.shape
+    return Output(context[:, :T].unflatten(2, (H, -1)).transpose(1, 2))
+
+
+def _dropout(module: nn.Module) -> bool:
+    rate = getattr(module, "dropout", 0.0)
+    return bool(getattr(rate, "p", rate))
 
 
 def _is_longformer(module: nn.Module) -> bool:

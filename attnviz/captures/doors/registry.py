@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnviz.captures.calls import Call, Hear
+from attnviz.captures.calls import Call
+from attnviz.captures.checking import DROPOUT, Output
 from attnviz.captures.doors.running import Frame, Running
+from attnviz.captures.heard import Hear
 from attnviz.captures.masks import Mask, block_mask, from_tensor
 
 _ADDING = ("eager", "flex_attention")
 """Functions that add the tensor they are given as a mask, whatever its dtype, and hide nothing beside it."""
+
+_READ = frozenset(
+    (
+        *("attention_mask", "scaling", "softcap", "s_aux", "sliding_window", "is_causal", "position_bias"),
+        *("dropout", "training", "output_attentions", "use_cache"),  # which change no weight, or are looked at apart
+    )
+)
+"""What a function may be given that a capture has a place for."""
 
 
 @contextmanager
@@ -36,13 +48,16 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
             if id(module) not in running.names:  # of another model
                 return function(module, query, key, value, *args, **kwargs)
             frame = running.frame(module)
-            mask = args[0] if args else kwargs.get("attention_mask")
-            hear(frame.name, of_function(frame, implementation, query, key, value, mask, kwargs))
+            given = _bound(function, args, kwargs)
+            call = of_function(frame, implementation, query, key, value, given.get("attention_mask"), given)
+            made = hear(frame.name, replace(call, unread=_unread(function, given)))
             running.inside, outer = True, running.inside
             try:
-                return function(module, query, key, value, *args, **kwargs)
+                result = function(module, query, key, value, *args, **kwargs)
             finally:
                 running.inside = outer
+            made(_output(result, query, value, given, module))
+            return result
 
         return heard
 
@@ -51,6 +66,33 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
         yield
     finally:
         setattr(AttentionInterface, "get_interface", hand_out)  # noqa: B010
+
+
+def _bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a function was given besides the module, q, k and v, by name."""
+    names = [*inspect.signature(function).parameters][4:]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _unread(function: Callable[..., Any], given: dict[str, Any]) -> tuple[str, ...]:
+    """The arguments that a function has a name for, was given, and that a capture has no place for."""
+    parameters = [*inspect.signature(function).parameters.values()][4:]
+    named = [one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    given_some = (name for name in named if given.get(name) is not None and given[name] is not False)
+    return tuple(name for name in given_some if name not in _READ)
+
+
+def _output(result: Any, q: Tensor, v: Tensor, given: dict[str, Any], module: nn.Module) -> Output:
+    """What a function gave: (B, T, H, D_v), by the registry's own convention."""
+    if given.get("dropout") and module.training:
+        return Output(unchecked=DROPOUT)
+    context = result[0] if isinstance(result, tuple) else result
+    B, H, T, D_v = (*q.shape[:3], v.shape[3])
+    if not isinstance(context, Tensor) or context.numel() != B * H * T * D_v:
+        return Output(unchecked="its output has another shape")
+    if context.shape == (B, H, T, D_v) and H != T:
+        return Output(context)
+    return Output(context.reshape(B, T, H, D_v).transpose(1, 2))
 
 
 def of_function(
@@ -97,7 +139,7 @@ def _heard(
         return Mask(causal=causal, window=width if implementation.startswith("flash") else None), None
     if not isinstance(mask, Tensor):
         return Mask(block_mask(mask, B, H, T, S)), None
-    if mask.ndim == 2:
+    if (mask.ndim == 2 and mask.shape != (T, S)) or implementation.startswith("flash"):
         return Mask(causal=causal, window=width, padding=mask[:, -S:].bool()), None
     if implementation in _ADDING:
         mask = mask.to(q.dtype) if mask.dtype == torch.bool else mask

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from attnviz.captures.calls import Hear, Kept
-from attnviz.captures.doors.projections import check_kind, projected_call, projects
+from attnviz.captures.doors.projections import OUT, check_kind, projected_call, projected_output, projects
+from attnviz.captures.heard import Hear, Kept
+from attnviz.captures.labels import named_cross
 
 _OTHER = ("key_value_states", "encoder_hidden_states")
 """What transformers calls the other sequence, where a module is given one."""
 
-_CROSS = ("cross", "encoder_attn", "encdec", "enc_dec", "multihead_attn")
-"""What the names of modules that attend to another sequence contain."""
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What the names of modules contain that wrap another."""
 
 Ids = Callable[[str, Tensor], None]
 """What is done with token ids: (the name of the module they go into, (B, T) ids)."""
@@ -41,17 +43,21 @@ class Frame:
 class Running:
     """Which module of the model is running, and what the hand-written ones among them have projected so far."""
 
-    def __init__(self, model: nn.Module, hear: Hear, ids: Ids, begin: Callable[[], None]) -> None:
-        self.names = {id(module): name for name, module in model.named_modules()}
+    hear: Hear
+    """What is done with a call."""
+
+    def __init__(self, model: nn.Module, ids: Ids, begin: Callable[[], None]) -> None:
+        self.names = {id(module): own_name(name) for name, module in model.named_modules()}
         self.stack: list[Frame] = []
         self.inside = False  # within an attention function that was heard already
-        self._model, self._hear, self._ids, self._begin = model, hear, ids, begin
+        self._model, self._ids, self._begin = model, ids, begin
         self._projected: dict[int, dict[str, Tensor]] = {}
         self._given: dict[int, dict[str, Any]] = {}
         self._length = 0  # positions before Longformer pads them
-        self._signatures = {id(module): _signature(module) for module in model.modules()}
+        hooked = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+        self._signatures = {id(module): _signature(module) for module in hooked}
         self._hooks = []
-        for module in model.modules():
+        for module in hooked:
             self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
             self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
 
@@ -61,7 +67,12 @@ class Running:
             if module is None or frame.module is module:
                 return frame
         name = "" if module is None else self.names[id(module)]
-        return Frame(module or self._model, name, _named_cross(name), None)
+        return Frame(module or self._model, name, named_cross(name), None)
+
+    @property
+    def projecting(self) -> bool:
+        """Whether a module runs whose projections are heard."""
+        return bool(self._projected)
 
     def remove(self) -> None:
         """Takes the hooks away."""
@@ -74,7 +85,7 @@ class Running:
             self._begin()
         name, signature = self.names[id(module)], self._signatures[id(module)]
         given: dict[str, Any] = {} if signature is None else signature.bind(*args, **kwargs).arguments
-        cross = _named_cross(name) or any(isinstance(given.get(other), Tensor) for other in _OTHER)
+        cross = named_cross(name) or any(isinstance(given.get(other), Tensor) for other in _OTHER)
         self.stack.append(Frame(module, name, cross, _kept(module, (*args, *kwargs.values()))))
         if hasattr(module, "get_input_embeddings"):
             self._note_ids(name, args, kwargs)
@@ -98,16 +109,20 @@ class Running:
         projected = self._projected.pop(id(module), None)
         if projected is not None and frame is not None:
             given = self._given.pop(id(module))
-            self._hear(frame.name, projected_call(module, projected, given, frame.cross, frame.kept, self._length))
+            call = projected_call(module, projected, given, frame.cross, frame.kept, self._length)
+            self.hear(frame.name, call)(projected_output(module, call, projected, output))
         parent = self.stack[-1].module if self.stack else None
         if parent is not None and id(parent) in self._projected and isinstance(output, Tensor):
             name = self.names[id(module)].rpartition(".")[2]
             if name in projects(parent):
                 self._projected[id(parent)][name] = output.detach().clone()  # the model scales it in place
+            if name == OUT and isinstance(args[0], Tensor):
+                self._projected[id(parent)][name] = args[0].detach()
 
 
-def _named_cross(name: str) -> bool:
-    return any(word in name.lower() for word in _CROSS)
+def own_name(name: str) -> str:
+    """A module's name without what ``torch.compile`` and wrappers of many devices put around modules."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _signature(module: nn.Module) -> inspect.Signature | None:

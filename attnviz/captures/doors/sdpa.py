@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from attnviz.captures.calls import Call
+from attnviz.captures.checking import DROPOUT, Output
 from attnviz.captures.masks import Mask, from_tensor
 
 
@@ -38,3 +41,12 @@ def of_sdpa(
     else:
         mask = Mask(causal=is_causal)
     return Call(q, k, v, mask, cross, scale=scale, bias=bias)
+
+
+def sdpa_output(
+    output: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, **_: Any
+) -> Output:
+    """What torch's own function gave, (..., H, T, D_v)."""
+    if dropout_p:
+        return Output(unchecked=DROPOUT)
+    return Output(output if output.ndim == 4 else output.reshape(-1, *output.shape[-3:]))

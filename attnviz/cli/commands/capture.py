@@ -37,6 +37,9 @@ def register(app: typer.Typer) -> None:
         dtype: Annotated[
             str | None, typer.Option(help="float16, bfloat16, float32 or float64.  \\[default: the model's own]")
         ] = None,
+        no_check: Annotated[
+            bool, typer.Option("--no-check", help="Don't hold rows of each layer against the model's own output.")
+        ] = False,
         force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     ) -> None:
         """Run a model and write what went into its attention: q, k, v, masks and tokens of each layer.
@@ -78,13 +81,18 @@ def register(app: typer.Typer) -> None:
         about = {"model": name, "attention": pretrained.config._attn_implementation}
         with (
             torch.no_grad(),
-            capture_run(pretrained.model, wanted, tokenizer=fed.tokenizer, out=out, metadata=about) as run,
+            capture_run(
+                pretrained.model, wanted, tokenizer=fed.tokenizer, out=out, metadata=about, check=not no_check
+            ) as run,
         ):
             if fed.picture is not None:
                 run.show(fed.picture, fed.patches)
             pretrained.model(**fed.inputs)
         positions = run.inputs(run.layers[0]).S
-        note(f"wrote {out}: {name}, {len(run.layers)} layers of {positions} tokens")
+        alone = len(run.weights_only)
+        of = "" if alone == len(run.layers) else f" of {alone}"
+        what = f", weights alone{of} (it multiplies by itself)" if alone else ""
+        note(f"wrote {out}: {name}, {len(run.layers)} layers of {positions} tokens{what}")
 
 
 def _read(path: Path) -> str:

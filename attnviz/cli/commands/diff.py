@@ -117,10 +117,10 @@ def register(app: typer.Typer) -> None:
         check_choice("--format", format, ("table", "json"))
         if other is None and not _given(b):
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
-        look = look_of_file(look, out, unused=("marks",))
+        look = look_of_file(look, out)
         values = _values(held, other)
         asked = _Asked(source, other, head, batch, choice, derived, compute, b, held, values, look)
-        hold = _checked if values in ROWS or asked.of_items else _compared
+        hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
         raise typer.Exit(0 if hold(asked, format, out) else 1)
 
 
@@ -159,6 +159,11 @@ class _Asked:
                 raise InputError(f"{text}: has {tensor.shape[0]} batch items, and so has A; name one with --batch")
             return False
         return several
+
+    @property
+    def of_one(self) -> bool:
+        """Whether one batch item is asked for, whose map can be drawn."""
+        return self.batch is not None and self.batch.isdecimal()
 
     @cached_property
     def tensor(self) -> Tensor:
@@ -243,7 +248,7 @@ def _draw(found: Difference, out: Path, look: Look) -> None:
 
     a_maps = [row[0] for row in found.pictures]
     sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
-    how = look.words(a_maps, sides)
+    how = look.words(a_maps, sides, marks=look.marks)
     words = about_maps(a_maps, look.scale.fit(a_maps), source=sides)
     write_figure(out, lambda: difference_figure(found.pictures, **how), look, words, kind="diff")
 
@@ -274,7 +279,7 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     from attnviz.base.selections import parse_indices
     from attnviz.cli.console import output
     from attnviz.cli.progress import rows_progress
-    from attnviz.compare.handed import Outputs, as_bhtd
+    from attnviz.compare.handed import Outputs, laid_out
     from attnviz.compare.kernel import Asked, check_kernel
     from attnviz.show import exports
     from attnviz.sources.dumps import read_tensor
@@ -284,20 +289,22 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     for option in _given(asked.b):
         raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")
     if out is not None:
-        raise InputError(f"{out}: pictures are of one batch item's weights or logits; name one with --batch")
+        how = f"of {asked.values} there is none" if asked.values in ROWS else "name one with --batch"
+        raise InputError(f"{out}: pictures are of one batch item's weights or logits; {how}")
     asked.derived.refuse(f"{asked.values} are of single tokens; leave it out")
     inputs, held = _inputs(asked), asked.held
     tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")
     rank = 3 if asked.values == "lse" else 4
-    if tensor.ndim == rank - 1 and inputs.B > 1:  # one item's
+    packing = asked.source.packing()
+    if tensor.ndim == rank - 1 and inputs.B > 1 and "cu_seqlens_q" not in packing:  # one item's
         batches = batches or (0,)
         tensor = tensor.expand(inputs.B, *tensor.shape)
     named[asked.values] = tensor
     if held.grad is not None:
         named["grad"] = read_tensor(held.grad, option="--grad")
     layout = asked.source.layout or "bhtd"
-    outputs = Outputs(inputs, **{name: as_bhtd(name, given, inputs, layout) for name, given in named.items()})
+    outputs = Outputs(inputs, **{name: laid_out(name, given, inputs, layout, packing) for name, given in named.items()})
     heads = parse_indices(asked.head, inputs.H, option="--head", noun="head")
     with rows_progress(inputs.T * len(heads) * len(batches or range(inputs.B)), "diff") as progress:
         report = check_kernel(outputs, Asked(held.atol, held.rtol, held.rows, heads, batches, progress=progress))

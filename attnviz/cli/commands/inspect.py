@@ -27,8 +27,7 @@ def register(app: typer.Typer) -> None:
         if source.suffix.lower() in (".png", ".pdf", ".svg"):
             _tell_figure(source, format)
             return
-        import json
-
+        from attnviz.base.words import json_text
         from attnviz.cli.console import data, output
         from attnviz.show.terminal.tables import contents_table
         from attnviz.sources.dumps import ROLES, missing_roles, role_of
@@ -52,7 +51,7 @@ def register(app: typer.Typer) -> None:
                 "missing": missing,
                 "metadata": file.metadata,
             }
-            data(json.dumps(document, ensure_ascii=False) + "\n")
+            data(json_text(document, spaced=True, lenient=True) + "\n")
             return
         console = output()
         console.print(contents_table(str(source), source.stat().st_size, contents, role_of))
@@ -67,18 +66,14 @@ def register(app: typer.Typer) -> None:
 
 def _tell_figure(path: Path, format: str) -> None:
     """What a figure of attnviz shows, and the options that made it so."""
-    import json
-
-    from attnviz.cli.console import output
+    from attnviz.base.words import json_text
+    from attnviz.cli.console import data, output
     from attnviz.show.figures.about import SCHEMA, read_about
 
     about = read_about(path)
     if format == "json":
-        print(
-            json.dumps(
-                {"schema": SCHEMA, "source": str(path), "shows": about.words, **about.settings}, ensure_ascii=False
-            )
-        )
+        said = {"schema": SCHEMA, "source": str(path), "shows": about.words, **about.settings}
+        data(json_text(said, spaced=True, lenient=True) + "\n")
         return
     settings = dict(about.settings)
     console = output()

@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
         """
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--reduce", reduce, ("max", "mass"))
-        look = look_of_file(look, out, unused=("marks",))
+        look = look_of_file(look, out)
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note
         from attnviz.cli.progress import layers_progress

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
     Batch,
@@ -27,7 +27,7 @@ from attnviz.cli.options import (
 if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
-    from attnviz.engine.scores import AttentionScores
+    from attnviz.engine.scores import ScoreStream
 
 
 def register(app: typer.Typer) -> None:
@@ -55,12 +55,12 @@ def register(app: typer.Typer) -> None:
         """Print the scores of each head, or their softmax, and write them to a file."""
         check_choice("--values", values, ("weights", "logits"))
         check_choice("--format", format, ("table", "json", "csv", "markdown"))
-        from attnviz.base.writing import check_output, is_stdout
+        from attnviz.base.writing import Stdout, check_output, is_stdout
         from attnviz.cli.console import note
-        from attnviz.show import exports
+        from attnviz.show import scores as written
 
         if out is not None:
-            out = check_output(out, exports.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
+            out = check_output(out, written.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         inputs = source.load(compute.dtype)
         if values == "logits":
             derived.refuse(
@@ -70,20 +70,43 @@ def register(app: typer.Typer) -> None:
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
         results = _computed(*choice.on(inputs), compute, head, batch, queries, derived, wanted)
+        if out is not None or format in ("json", "csv"):
+            _say_size(results, out)
         if out is not None:
-            exports.write_results(out, results)
+            written.write_results(out, results)
             note(f"wrote {out}")
         if is_stdout(out):
             return
-        if format == "json":
-            data(exports.to_json(results))
-        elif format == "csv":
-            data(exports.to_csv(results))
+        if format in ("json", "csv"):
+            written.write_results(Stdout(f"-.{format}"), results)
         elif format == "markdown":
-            texts = [exports.to_markdown(result, h, values=values) for result in results for h in result.heads]
-            data("\n".join(texts))
+            heads = [(result, h) for result in results for h in result.frame.heads]
+            tables = (
+                chain(["\n"] * (n > 0), written.markdown_pieces(*one, values=values)) for n, one in enumerate(heads)
+            )
+            written.write_pieces(Stdout("-.md"), chain.from_iterable(tables))
         else:
             _print(results, values, rows)
+
+
+_LARGE = 100_000_000
+"""Bytes of numbers from which on it is said how many there are to be."""
+
+
+def _say_size(results: Sequence[ScoreStream], out: Path | None) -> None:
+    """Says how much is going to be made, where that is much."""
+    from attnviz.cli.console import note
+    from attnviz.show.scores import size_of
+
+    size, frame = size_of(results), results[0].frame
+    if size > _LARGE:
+        columns = len(frame.positions) + len(frame.offsets)
+        where = "on stdout" if out is None else f"in {out}"
+        text = "" if out is not None and out.suffix.lower() in (".npz", ".safetensors") else ", and more as text"
+        note(
+            f"{len(frame.heads)} heads x {len(frame.rows):,} queries x {columns:,} keys are {size / 1e9:,.1f} GB of numbers "
+            f"{where}{text}"
+        )
 
 
 def _check_logits(inputs: Inputs) -> None:
@@ -104,32 +127,40 @@ def _computed(
     queries: str | None,
     derived: Derived,
     wanted: Sequence[str],
-) -> list[AttentionScores]:
-    """The scores of each batch item."""
+) -> list[ScoreStream]:
+    """The scores of each batch item, still to be computed."""
     from attnviz.attention.patterns import GlobalKeys
     from attnviz.base.selections import parse_indices
-    from attnviz.engine.scores import scores_of
+    from attnviz.engine.scores import ScoreStream
 
-    heads = parse_indices(head, inputs.H, option="--head", noun="head")
     both = not isinstance(pattern, GlobalKeys)
-    of = {"logits": both or "logits" in wanted, "weights": both or "weights" in wanted}
     found = []
     for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item"):
         part: dict[str, Any] = {"head": head, "batch": f"{item}", "region": Part(queries=queries), "derived": derived}
         request = request_of(inputs, pattern, compute, **part)
-        tell_left_out(request.attention.left_out(one, request.rows) for one in heads)
-        found.append(scores_of(request, **of))
+        tell_left_out(request.attention.left_out(one, request.rows) for one in request.chosen)
+        found.append(ScoreStream(request, logits=both or "logits" in wanted, weights=both or "weights" in wanted))
     return found
 
 
-def _print(results: Sequence[AttentionScores], values: str, rows: int) -> None:
+def _print(results: Sequence[ScoreStream], values: str, rows: int) -> None:
     """A table for each head, and one more for its global queries where there are some."""
     from attnviz.cli.console import output
-    from attnviz.show.terminal.tables import score_table
+    from attnviz.show.terminal.tables import ends, score_table
 
-    console = output()
-    for result in results:
-        for h in result.heads:
-            for apart in (False, True) if len(result.global_queries) else (False,):
-                console.print(score_table(result, h, values=values, rows=rows, width=console.width, of_global=apart))
-                console.print()
+    console, tables = output(), []
+    for stream in results:
+        of_global = stream.frame.global_queries.tolist()
+        for h in stream.frame.heads:
+            for apart in (False, True) if len(of_global) else (False,):
+                queries = of_global if apart else stream.frame.rows
+                shown = [queries[row] for row in ends(len(queries), rows) if row is not None]
+                some = stream.some(h, shown)  # of rows that are left out, nothing is computed
+                tables.append(
+                    score_table(
+                        some, h, values=values, rows=rows, width=console.width, of_global=apart, total=len(queries)
+                    )
+                )
+    for table in tables:  # once all of them are right
+        console.print(table)
+        console.print()

@@ -15,7 +15,9 @@ from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Both, Either, Full, Item, Pattern
 from attnviz.attention.reach import Reach
-from attnviz.compare.faults.way import Change, Variant, Work, compute
+from attnviz.compare.faults.way import compute
+from attnviz.compare.faults.work import Change, Variant, Work
+from attnviz.compare.gradients import GRADIENTS, OF_KEYS
 from attnviz.compare.rounding import FIXED, Rule
 
 FAULTS: list[Fault] = []
@@ -34,9 +36,9 @@ class Case:
     batch: int
     head: int
     what: str
-    """``weights``, ``logits``, ``context`` or ``lse``."""
+    """``weights``, ``logits``, ``context``, ``lse``, ``dq``, ``dk`` or ``dv``."""
     actual: Tensor
-    """(B, H, T, C) what the kernel gave, C of them keys in weights."""
+    """(B, H, T, C) what the kernel gave, C of them keys in weights; dk and dv are (B, H_kv, S, C)."""
     rule: Rule
     rows: tuple[int, ...]
     """Some of its rows that are wrong."""
@@ -44,6 +46,8 @@ class Case:
     """The share of its rows that are."""
     columns: tuple[int, ...] | None = None
     """The keys that the columns of given weights are of; None is all."""
+    grad: Tensor | None = None
+    """(B, H, T, D_v) the gradient of the context, where gradients are what is wrong."""
     known: dict[tuple[object, ...], Any] = field(default_factory=dict)
     """Items and tensors that were made before."""
 
@@ -52,9 +56,29 @@ class Case:
         """The batch item."""
         return self.inputs.item(self.batch, dtype=torch.float64)
 
+    @property
+    def of_keys(self) -> bool:
+        """Whether rows are of keys, and heads of keys too: dk and dv."""
+        return self.what in OF_KEYS
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether v takes part in the numbers."""
+        return self.what in ("context", *GRADIENTS)
+
+    @property
+    def heads(self) -> int:
+        """How many heads there are rows of."""
+        return self.inputs.H_kv if self.of_keys else self.inputs.H
+
+    @property
+    def length(self) -> int:
+        """How many rows a head has."""
+        return self.inputs.S if self.of_keys else self.inputs.T
+
     def work(self, batch: int, head: int, rows: Tensor) -> Work:
         """Rows to be computed."""
-        return Work(self.inputs, self.pattern, batch, head, rows, self.what, known=self.known)
+        return Work(self.inputs, self.pattern, batch, head, rows, self.what, known=self.known, grad=self.grad)
 
     def given(self, batch: int, head: int, rows: Tensor) -> Tensor:
         """What the kernel gave for rows, (n, C)."""
@@ -70,7 +94,7 @@ class Case:
     @cached_property
     def exact(self) -> Tensor:
         """Every exact row of the head, (T, C)."""
-        return compute(self.work(self.batch, self.head, torch.arange(self.inputs.T)), (), FIXED).out
+        return compute(self.work(self.batch, self.head, torch.arange(self.length)), (), FIXED).out
 
     @cached_property
     def exact_rows(self) -> Tensor:
@@ -86,6 +110,9 @@ class Fault(ABC):
 
     late: ClassVar[int] = 0
     """When it is tried: 0 first, and with another; 1 where nothing alone explains the numbers; 2 where no two do either."""
+
+    of_sums: ClassVar[bool] = False
+    """Whether it is tried of dk and dv of long inputs too, where each hypothesis costs the whole map."""
 
     def __init_subclass__(cls) -> None:
         FAULTS.append(cls())
@@ -127,6 +154,24 @@ class Ruled(Pattern):
     def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
         seen, together = self.rule(t, s, item), item.together(t, s) if self.ordered else None
         return seen if together is None else seen & together
+
+    def reach(self, item: Item) -> Reach:
+        return Reach(band_exact=False)
+
+
+@dataclass(frozen=True)
+class Read(Pattern):
+    """Another pattern, of each head its own, read in another way."""
+
+    part: Pattern
+    rule: Callable[[Pattern, Tensor, Tensor, Item], Tensor]
+    """What of it queries and keys see."""
+
+    def of_head(self, head: int) -> Pattern:
+        return replace(self, part=self.part.of_head(head))
+
+    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
+        return self.rule(self.part, t, s, item)
 
     def reach(self, item: Item) -> Reach:
         return Reach(band_exact=False)

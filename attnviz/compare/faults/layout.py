@@ -8,9 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from attnviz.attention.patterns import Local
 from attnviz.compare.faults.fault import MOST_MATCHED, Case, Fault, leaves
 from attnviz.compare.faults.masks import TILES
-from attnviz.compare.faults.way import Change, Variant, Work, clean, compute
+from attnviz.compare.faults.way import compute
+from attnviz.compare.faults.work import Change, Variant, Work, clean
 
 _HEADS = 64
 """Heads that are tried in place of another, at most."""
@@ -35,7 +37,7 @@ class KeyHeads(Fault):
         which = {"": ("key_head", "value_head"), " of v alone": ("value_head",), " of k alone": ("key_head",)}
         for name, rule in rules.items():
             for whose, fields in which.items():
-                if case.what != "context" and fields != ("key_head", "value_head"):
+                if not case.reads_values and fields != ("key_head", "value_head"):
                     continue
                 if "interleaved" in name and H_kv == H:
                     continue
@@ -67,9 +69,10 @@ class HeadsSwapped(Fault):
     """The numbers of another head."""
 
     name = "heads swapped"
+    of_sums = True
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        H = case.inputs.H
+        H = case.heads
         rules: dict[str, Callable[[int], int]] = {
             "heads in reverse": lambda h: H - 1 - h,
             "heads swapped in pairs": lambda h: h ^ 1 if (h ^ 1) < H else h,
@@ -88,6 +91,7 @@ class BatchSwapped(Fault):
     """The numbers, or the keys, of another batch item."""
 
     name = "batch items swapped"
+    of_sums = True
 
     def variants(self, case: Case) -> Iterator[Variant]:
         B = case.inputs.B
@@ -103,7 +107,7 @@ class BatchSwapped(Fault):
                         setattr(work, name, clean(tensor[other, work.key_head]))
 
             yield self.variant(f"k and v of batch item {other}", "tensors", keys)
-            if case.what == "context":
+            if case.reads_values:
                 for name in "kv":
 
                     def one(work: Work, other: int = other, name: str = name) -> None:
@@ -118,7 +122,7 @@ class RowsShifted(Fault):
     name = "rows shifted"
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        T, H = case.inputs.T, case.inputs.H
+        T, H = case.length, case.heads
         rules: dict[str, Callable[[Tensor], Tensor]] = {"queries in reverse": lambda t: T - 1 - t}
         for by in (1, -1, 2, -2):
             rules[f"query t{by:+d} in the row of query t"] = _shifted(by, T)
@@ -165,9 +169,11 @@ class RowsPermuted(Fault):
     late = 1
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        T = case.inputs.T
+        T = case.length
         given = case.given(case.batch, case.head, torch.tensor(case.rows))
-        if T * case.inputs.S > MOST_MATCHED or T < 2 or given.shape[1] < 4:  # a few numbers are near some row by chance
+        if (
+            case.inputs.T * case.inputs.S > MOST_MATCHED or T < 2 or given.shape[1] < 4
+        ):  # a few numbers are near some row by chance
             return
         found = _nearest(given, case.exact)
         pairs = ", ".join(
@@ -204,17 +210,17 @@ class KeysMoved(Fault):
             if 2 * tile <= S:
                 rules[f"pages of {tile} keys swapped in pairs"] = partial(_swapped, tile=tile, size=S)
         for name, rule in rules.items():
-            for fields in ("kv", "k", "v") if case.what == "context" else ("k",):
 
-                def change(work: Work, rule: Callable[[Tensor], Tensor] = rule, fields: str = fields) -> None:
-                    order = rule(torch.arange(S))
-                    for field in fields:
-                        tensor = getattr(work, field)
-                        if tensor is not None:
-                            setattr(work, field, tensor[order])
+            def change(work: Work, rule: Callable[[Tensor], Tensor] = rule) -> None:
+                work.key_of = rule(torch.arange(S)).expand(work.distance.shape)
 
-                of = {"kv": "", "k": " of k alone", "v": " of v alone"}[fields] if case.what == "context" else ""
-                yield self.variant(f"{name}{of}", "tensors", change)
+            yield self.variant(name, "tensors", change)
+            for field in "kv" if case.what == "context" else "":
+
+                def one(work: Work, rule: Callable[[Tensor], Tensor] = rule, field: str = field) -> None:
+                    setattr(work, field, getattr(work, field)[rule(torch.arange(S))])
+
+                yield self.variant(f"{name} of {field} alone", "tensors", one)
 
 
 class StaleKeys(Fault):
@@ -225,8 +231,6 @@ class StaleKeys(Fault):
     def variants(self, case: Case) -> Iterator[Variant]:
         if case.item.cross:
             return
-        from attnviz.attention.patterns import Local
-
         widths = [part.window * part.dilation for part in leaves(case.pattern) if isinstance(part, Local)]
         sizes = {size for w in widths for size in (w, w + 1, 2 * w, 2 * w + 1)} | {16, 32, 64, 128, 256, 512, 1024}
         for size in sorted(size for size in sizes if 0 < size < case.inputs.S):
@@ -267,7 +271,7 @@ class TensorsSwapped(Fault):
                 work.q, work.k = k[work.rows], q
 
             yield self.variant("q and k swapped: scores transposed", "tensors", turned)
-        if case.what != "context" or inputs.v is None:
+        if not case.reads_values or inputs.v is None:
             return
         if inputs.v.shape[-1] == inputs.D:
 

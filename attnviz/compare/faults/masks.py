@@ -8,9 +8,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from attnviz.attention.patterns import Both, Causal, Either, Full, GlobalKeys, Item, Local, Masked, Pattern
-from attnviz.compare.faults.fault import Case, Fault, Ruled, leaves, rewritten, without
-from attnviz.compare.faults.way import Change, Variant, Work
+from attnviz.attention.patterns import (
+    Both,
+    Causal,
+    Chunked,
+    Either,
+    Full,
+    GlobalKeys,
+    Item,
+    Local,
+    Masked,
+    MaskMod,
+    Pattern,
+    Prefix,
+)
+from attnviz.compare.faults.fault import Case, Fault, Read, Ruled, leaves, rewritten, without
+from attnviz.compare.faults.work import Change, Variant, Work
 
 TILES = (8, 16, 32, 64, 128, 256, 512)
 """Keys or queries that a kernel takes together."""
@@ -88,9 +101,15 @@ class AlignedToFirst(Fault):
             if isinstance(part, Local):
                 width, step = part.window * part.dilation, part.dilation
                 return Ruled(lambda t, s, item: ((s - t).abs() <= width) & ((s - t) % step == 0))
+            if isinstance(part, Chunked):
+                size = part.size
+                return Ruled(lambda t, s, item: t // size == s // size)
+            if isinstance(part, Prefix):
+                n = part.of(case.item)
+                return Ruled(lambda t, s, item: (s <= t) | (s < n))
             return part
 
-        if any(isinstance(part, (Causal, Local)) for part in leaves(case.pattern)):
+        if any(isinstance(part, (Causal, Local, Chunked, Prefix)) for part in leaves(case.pattern)):
             noun = "a causal mask" if case.pattern == Causal() else "the pattern"
             yield self.under(f"{noun} aligned to the first key, not to the last", rewritten(case.pattern, aligned))
 
@@ -181,7 +200,7 @@ class MaskInverted(Fault):
 
     def variants(self, case: Case) -> Iterator[Variant]:
         def inverted(part: Pattern) -> Pattern:
-            return Ruled(lambda t, s, item: ~part.visible(t, s, item), ordered=False)
+            return Read(part, lambda part, t, s, item: ~part.visible(t, s, item))
 
         if isinstance(case.pattern, Full):
             return
@@ -200,12 +219,9 @@ class MaskTransposed(Fault):
         if case.inputs.T != case.inputs.S:
             return
         for part in leaves(case.pattern):
-            if isinstance(part, Masked):
-
-                def turned(t: Tensor, s: Tensor, item: Item, part: Pattern = part) -> Tensor:
-                    return part.visible(s, t, item)
-
-                yield self.under("the mask transposed", _instead(case.pattern, part, Ruled(turned, ordered=False)))
+            if isinstance(part, (Masked, MaskMod)):
+                turned = Read(part, lambda part, t, s, item: part.visible(s, t, item))
+                yield self.under("the mask transposed", _instead(case.pattern, part, turned))
 
 
 class PartLeftOut(Fault):
@@ -216,8 +232,6 @@ class PartLeftOut(Fault):
     def variants(self, case: Case) -> Iterator[Variant]:
         for rest, part in without(case.pattern):
             yield self.under(f"{part} left out of the pattern", rest)
-        if getattr(case.inputs, "documents", None) is not None:
-            yield _of_inputs(self, "documents left out: a document sees another", documents=None)
 
 
 class CountedTwice(Fault):
@@ -327,6 +341,7 @@ class HiddenKeysCount(Fault):
 
     def variants(self, case: Case) -> Iterator[Variant]:
         def as_zero(work: Work) -> None:
+            work.bent((work.count > 0).double())
             work.logits = work.logits.masked_fill(work.count == 0, 0.0)
             work.count = torch.ones_like(work.count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -9,10 +10,16 @@ from torch import Tensor
 
 from attnviz.base.devices import DTYPES
 from attnviz.compare.faults.fault import Case, Fault
-from attnviz.compare.faults.way import Variant, Work
+from attnviz.compare.faults.work import Variant, Work
 from attnviz.compare.rounding import ORDER, Rounding
 
 _FEW = 4
+
+_EITHER_WAY = 4.0
+"""Standard deviations that what is rounded may be off along the numbers themselves."""
+
+_LEAST = 0.02
+"""The least share of a dtype's roundoff that rounding to it leaves, where many numbers are averaged."""
 
 
 def _coarser(case: Case) -> Iterator[str]:
@@ -36,6 +43,7 @@ class NotWritten(Fault):
     """Rows that nobody wrote."""
 
     name = "rows not written"
+    of_sums = True
 
     def variants(self, case: Case) -> Iterator[Variant]:
         def zeros(work: Work) -> None:
@@ -48,6 +56,8 @@ class ConstantFactor(Fault):
     """Every number the same factor of the exact one: dropout's, a sum that is divided by twice."""
 
     name = "constant factor"
+    late = 1  # a factor that is fitted is nearer than one that has a reason
+    of_sums = True
 
     def variants(self, case: Case) -> Iterator[Variant]:
         if case.what in ("lse",):
@@ -91,7 +101,7 @@ class InputsRounded(Fault):
 
             yield self.variant(f"inputs rounded to {name}", "tensors", inputs)
             yield self.variant(f"logits rounded to {name}", "product", logits)
-            if case.what in ("weights", "context"):
+            if case.what != "logits" and case.what != "lse":
                 yield self.variant(f"weights rounded to {name}", "weights", weights)
 
 
@@ -129,7 +139,19 @@ class Coarser(Fault):
     late = 2
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        for dtype in _coarser(case) if case.share > 0.5 else ():
-            yield Variant(
-                self.name, f"numbers rounded to {dtype} somewhere on the way", "output", lambda work: None, rule=dtype
-            )
+        if case.share <= 0.5:
+            return
+        exact = case.exact_rows
+        off = case.given(case.batch, case.head, torch.tensor(case.rows)) - exact
+        both = torch.isfinite(off) & torch.isfinite(exact)
+        exact, off = exact[both], off[both]
+        size, far = (float(numbers.square().mean().sqrt()) if len(numbers) else 0.0 for numbers in (exact, off))
+        along = float((exact * off).mean()) if len(off) else 0.0
+        # Rounding goes either way: what makes numbers larger or smaller throughout is something else.
+        if abs(along) > _EITHER_WAY * size * far / math.sqrt(max(len(off), 1)):
+            return
+        for dtype in _coarser(case):
+            unit = float(torch.finfo(DTYPES[dtype]).eps) / 2
+            if far >= _LEAST * unit * size:
+                name = f"numbers rounded to {dtype} somewhere on the way"
+                yield Variant(self.name, name, "output", lambda work: None, rule=dtype)

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from attnviz.compare.faults.fault import MOST_MATCHED, Case, Fault
-from attnviz.compare.faults.way import Change, Variant, Work
+from attnviz.compare.faults.way import compute
+from attnviz.compare.faults.work import Change, Variant, Work
+from attnviz.compare.gradients import GRADIENTS
+from attnviz.compare.rounding import FIXED
 
 
 class Scale(Fault):
@@ -54,6 +57,7 @@ class Softcap(Fault):
         yield self.having("softcap left out", softcap=None)
 
         def after_mask(work: Work) -> None:
+            work.bent((work.count > 0).double())
             work.logits = torch.where(work.count == 0, -cap, work.logits)
             work.count = torch.ones_like(work.count)
 
@@ -68,6 +72,8 @@ class Softcap(Fault):
             work.logits = _product(work).clamp(-cap, cap) + (work.logits - _capped(work))
 
         yield self.variant("softcap after the mask: hidden keys count with -softcap", "mask", after_mask)
+        if case.what in GRADIENTS:  # what flows back through a cap of another kind is not known
+            return
         yield self.variant("softcap before the scale", "cap", unscaled)
         yield self.variant("softcap as a clamp, not a tanh", "mask", clamped)
         if case.inputs.bias is not None or case.inputs.alibi_slopes is not None:
@@ -221,6 +227,7 @@ class Base2(Fault):
         def power(factor: float) -> Change:
             def change(work: Work) -> None:
                 work.logits = work.logits * factor
+                work.bent(factor)
                 if work.sink is not None:
                     work.sink *= factor
 
@@ -246,16 +253,13 @@ class WrongAxis(Fault):
     name = "softmax over the wrong axis"
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        if case.what in ("logits", "lse") or case.inputs.T * case.inputs.S > MOST_MATCHED:
+        if case.what not in ("weights", "context") or case.inputs.T * case.inputs.S > MOST_MATCHED:
             return
         totals: dict[tuple[int, int], Tensor] = {}
 
         def change(work: Work) -> None:
             place = work.batch, work.head
             if place not in totals:
-                from attnviz.compare.faults.way import compute
-                from attnviz.compare.rounding import FIXED
-
                 every = Work(work.inputs, work.pattern, *place, torch.arange(work.item.T), "logits")
                 totals[place] = torch.logsumexp(compute(every, (), FIXED).out, 0)
             work.weights = torch.exp(work.logits - totals[place][None, :])
@@ -269,7 +273,7 @@ class NoSoftmax(Fault):
     name = "softmax left out"
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        if case.what in ("logits", "lse"):
+        if case.what not in ("weights", "context"):
             return
 
         def scores(work: Work) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.errors import InputError
-from attnviz.compare.faults import layout, masks, precision, scores  # noqa: F401 (they make the kinds known)
+from attnviz.compare.faults import backward, layout, masks, patterns, precision, scores  # noqa: F401 (they make the kinds known)
 from attnviz.compare.faults.fault import FAULTS, Case
-from attnviz.compare.faults.way import Variant, compute
+from attnviz.compare.faults.way import compute
+from attnviz.compare.faults.work import Variant
+from attnviz.compare.gradients import GRADIENTS
 from attnviz.compare.report import Finding, HeadCheck
 from attnviz.compare.rounding import Rule, Tolerance
 
@@ -28,6 +31,9 @@ _WRONG, _RIGHT = 8, 4
 _VERIFIED = 1 << 24
 """Cells of maps that what is left is held against."""
 
+_SUMMED = 1 << 20
+"""Cells of maps up to which every hypothesis is tried for rows of keys (dk, dv), each of which sums over all of them."""
+
 _NEAREST = 8
 """Hypotheses that are tried with each other one: those that bring the numbers nearest."""
 
@@ -35,6 +41,9 @@ _ANY = Tolerance(math.inf, 0.0)
 
 _LEFT = 0.2
 """The share of the squared differences that a hypothesis may leave."""
+
+_EQUAL = 1e-13
+"""How near hypotheses are, of the size of the numbers, that only float64 tells apart."""
 
 _NAMED = 4
 """Hypotheses with equal numbers that are named."""
@@ -47,16 +56,18 @@ def search(
     rule: Rule,
     heads: Sequence[HeadCheck],
     columns: tuple[int, ...] | None = None,
+    grad: Tensor | None = None,
 ) -> tuple[Finding, ...]:
     """What explains the heads that are wrong.
 
     Args:
         inputs: what the kernel was given, with the pattern that it should have.
-        what: ``weights``, ``logits``, ``context`` or ``lse``.
-        actual: (B, H, T, C) what it gave.
+        what: ``weights``, ``logits``, ``context``, ``lse``, ``dq``, ``dk`` or ``dv``.
+        actual: (B, H, T, C) what it gave; (B, H_kv, S, C) of keys.
         rule: how far right numbers may be off.
         heads: the heads that are wrong, the furthest off first.
         columns: the keys of given weights; None is all.
+        grad: (B, H, T, D_v) the gradient of the context, of gradients.
 
     Returns:
         The findings, those with equal numbers one after another; none where nothing explains a head.
@@ -80,6 +91,7 @@ def search(
             if what not in ("weights", "logits")
             else len(one.wrong) / max(one.rows, 1),
             columns,
+            grad,
         )
         names, explained = _explained(case, left)
         if not names:
@@ -108,6 +120,7 @@ def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], s
     singles = list(_singles(case, 0))
     tried: tuple[Callable[[], Iterable[tuple[Variant, ...]]], ...] = (
         lambda: [(one,) for one in singles],
+        lambda: _backward_alone(case, singles),
         lambda: [(one,) for one in _singles(case, 1)],
         lambda: _pairs(case, singles, wrong),
         lambda: [(one,) for one in _singles(case, 2)],
@@ -116,13 +129,23 @@ def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], s
         candidates = _fitting(case, hypotheses(), wrong)
         whole = [fit for fit in candidates if _agrees(case, fit.variants, case.batch, case.head, right) is not None]
         for some, scope in ((whole, "all"), (candidates, "wrong")):
-            best = [fit for fit in sorted(some, key=lambda fit: fit.square) if fit.square <= 1.2 * _least(some)]
+            most = max(1.2 * _least(some), _alike(case, wrong))
+            best = [fit for fit in sorted(some, key=lambda fit: fit.square) if fit.square <= most]
             verified = [(fit, _verified(case, fit.variants, heads, scope)) for fit in best]
-            kept = [(fit, held) for fit, held in verified if held is not None][:_NAMED]
+            kept = [(fit, held) for fit, held in verified if held is not None]
             if kept:
                 held = kept[0][1]
-                return [_finding([fit.variants for fit, _ in _of_each_kind(kept)], held[1], held[2], scope)], held[0]
+                return [
+                    _finding([fit.variants for fit, _ in islice(_of_each_kind(kept), _NAMED)], held[1], held[2], scope)
+                ], held[0]
     return [], set()
+
+
+def _alike(case: Case, rows: Tensor) -> float:
+    """A square of differences that float64 alone makes: what is nearer than that is equal."""
+    given = case.given(case.batch, case.head, rows)
+    given = given[torch.isfinite(given)]
+    return float((given**2).mean()) * _EQUAL**2 if given.numel() else 0.0
 
 
 def _least(fits: Iterable[_Fit]) -> float:
@@ -130,9 +153,26 @@ def _least(fits: Iterable[_Fit]) -> float:
 
 
 def _singles(case: Case, late: int) -> Iterator[Variant]:
+    long = _cells(case) > _SUMMED
     for fault in FAULTS:
-        if fault.late == late:
+        if fault.late == late and (fault.of_sums or not long):
             yield from fault.variants(case)
+
+
+def _cells(case: Case) -> int:
+    """The cells that a hypothesis computes beside the rows that it is tried on."""
+    inputs = case.inputs
+    return inputs.T * inputs.S * (inputs.H // inputs.H_kv) if case.of_keys else 0
+
+
+def _backward_alone(case: Case, singles: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
+    """What may be wrong with scores and masks, wrong in the backward pass alone."""
+    if case.what not in GRADIENTS:
+        return
+    alone = backward.BackwardAlone().alone(case)
+    for one in singles:
+        if one.step in ("settings", "tensors", "product", "cap", "mask"):
+            yield one, alone
 
 
 def _fitting(case: Case, hypotheses: Iterable[tuple[Variant, ...]], wrong: Tensor) -> list[_Fit]:
@@ -142,7 +182,7 @@ def _fitting(case: Case, hypotheses: Iterable[tuple[Variant, ...]], wrong: Tenso
     exact = _agrees(replace(case, rule=_ANY), (), case.batch, case.head, wrong)
     unexplained = math.inf if exact is None else exact.square
     for variants in hypotheses:
-        if _agrees(case, variants, case.batch, case.head, few) is None:
+        if not case.of_keys and _agrees(case, variants, case.batch, case.head, few) is None:
             continue
         fit = _agrees(case, variants, case.batch, case.head, wrong)
         # What is within rounding of numbers that are hardly beyond it explains nothing yet.
@@ -153,6 +193,8 @@ def _fitting(case: Case, hypotheses: Iterable[tuple[Variant, ...]], wrong: Tenso
 
 def _pairs(case: Case, singles: Sequence[Variant], wrong: Tensor) -> Iterator[tuple[Variant, Variant]]:
     """Combinations of two kinds, of those that change the numbers at all: one of them by itself brings them nearest."""
+    if _cells(case) > _SUMMED >> 8:
+        return
     few = wrong[:: max(1, len(wrong) // _FEW)][:_FEW]
     given, exact = case.given(case.batch, case.head, few), _made(case, (), case.batch, case.head, few)
     able: list[tuple[float, int, Variant]] = []
@@ -216,11 +258,9 @@ def _verified(
     budget = max(_WRONG, _VERIFIED // case.inputs.S // len(heads))
     for head in sorted(heads, key=lambda head: (head.batch, head.head) != (case.batch, case.head)):
         rows = torch.tensor(sorted(head.wrong)) if scope == "wrong" else _seeing(case, head)
-        rows = rows[:: max(1, -(-len(rows) // budget))]
-        fits = [
-            _agrees(case, variants, head.batch, head.head, part)
-            for part in rows.split(max(1, (1 << 20) // case.inputs.S))
-        ]
+        rows = rows if case.of_keys else rows[:: max(1, -(-len(rows) // budget))]
+        size = len(rows) if case.of_keys else (1 << 20) // case.inputs.S
+        fits = [_agrees(case, variants, head.batch, head.head, part) for part in rows.split(max(1, size))]
         if any(fit is None for fit in fits):
             if (head.batch, head.head) == (case.batch, case.head):
                 return None
@@ -233,8 +273,9 @@ def _verified(
 
 def _seeing(case: Case, head: HeadCheck) -> Tensor:
     """The rows of a head that exist."""
-    padding = case.inputs.item(head.batch).query_padding
-    return torch.arange(case.inputs.T) if padding is None else padding.cpu().nonzero().flatten()
+    item = case.inputs.item(head.batch)
+    padding = item.key_padding if case.of_keys else item.query_padding
+    return torch.arange(case.length) if padding is None else padding.cpu().nonzero().flatten()
 
 
 def _right_rows(case: Case, head: HeadCheck) -> Tensor:
@@ -266,7 +307,8 @@ def _of_each_kind(kept: Sequence[tuple[_Fit, Any]]) -> Iterator[tuple[_Fit, Any]
 
 
 def _said(variants: tuple[Variant, ...]) -> str:
-    return ", and ".join(one.name for one in variants)
+    first, *rest = (one.name for one in variants)
+    return first + "".join(f", {name}" if name.startswith("in the ") else f", and {name}" for name in rest)
 
 
 def _finding(equal: Sequence[tuple[Variant, ...]], rows: int, off: float, scope: str) -> Finding:

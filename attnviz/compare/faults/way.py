@@ -1,104 +1,27 @@
 """A way to compute some rows of attention, step by step, in float64: the exact one, until faults change its steps.
 
-The rows are few, and dense over every key. A fault changes what a step made (:class:`Work`), so that several go together.
+The rows are few, and dense over every key. A fault changes what a step made (:class:`Work`), so that several go together. Rows
+of dk and dv are keys, each a sum over every query of the heads that read it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
-from attnviz.attention.item import AttentionItem
-from attnviz.attention.patterns import Pattern
-from attnviz.compare.outputs import rounded
+from attnviz.compare.faults.work import STEPS, Change, Variant, Work, clean
+from attnviz.compare.gradients import GRADIENTS, OF_KEYS
 from attnviz.compare.rounding import Rounding, Rule, Sizes
 from attnviz.engine.visibility import HIDDEN
 
-STEPS = ("place", "settings", "tensors", "product", "cap", "mask", "weights", "output")
-"""After which a fault may change what there is: where rows come from, settings, tensors, products, cap, mask, weights, output."""
+_CELLS = 1 << 20
+"""Cells of a block of queries that keys are summed over."""
 
-
-@dataclass
-class Work:
-    """Some rows of one head while they are computed."""
-
-    inputs: AttentionInputs
-    pattern: Pattern
-    batch: int
-    head: int
-    rows: Tensor  # (n,) query indices
-    what: str  # what is wanted: weights, logits, context or lse
-    dtype: str | None = None  # what each result is rounded to; None is float64
-    known: dict[tuple[object, ...], Any] = field(default_factory=dict)  # items and tensors that were made before
-    sources: list[tuple[int, int, Tensor, Tensor]] | None = None
-    """Where rows come from that are not all of this head: batch item, head, (m,) rows, and (m,) which of the rows they are."""
-    key_head: int = 0  # the key head that the head reads
-    value_head: int = 0
-    for_global: bool = False  # whether these are rows of global queries
-    projections: bool = False  # whether they take the global queries' projections
-    scale: float = 1.0
-    softcap: float | None = None
-    sink: float | None = None
-    slope: float | None = None
-    bias: Tensor | None = None  # (n, S)
-    q: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, D)
-    k: Tensor = field(default_factory=lambda: torch.empty(0))  # (S, D)
-    v: Tensor | None = None  # (S, D_v)
-    key_of: Tensor | None = None  # (n, S) the key that is read in place of each; None is that one
-    distance: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, S) p(s) - p(t)
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, S), before hidden keys are
-    count: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, S) how often each key counts: 0 is hidden
-    weights: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, S)
-    out: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, C) what is wanted
-
-    @property
-    def item(self) -> AttentionItem:
-        """The batch item."""
-        found: AttentionItem = self._once(("item",), lambda: self.inputs.item(self.batch, dtype=torch.float64))
-        return found
-
-    def tensor(self, name: str, batch: int, head: int) -> Tensor:
-        """One head of ``q``, ``k``, ``v`` or their like, in float64 on the CPU, 0 in what padding holds in place of numbers."""
-        tensor = getattr(self.inputs, name)
-        found: Tensor = self._once((name, batch, head), lambda: clean(tensor[batch, head]))
-        return found
-
-    def _once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
-        place = (id(self.inputs), self.batch, *key)
-        if place not in self.known:
-            self.known[id(self.inputs), "held"] = self.inputs  # so that nothing else ever has their id
-            self.known[place] = make()
-        return self.known[place]
-
-    def rounded(self, numbers: Tensor) -> Tensor:
-        """Numbers as the plain computation keeps them."""
-        return rounded(numbers, self.dtype)
-
-
-Change = Callable[[Work], None]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One thing that may be wrong."""
-
-    fault: str
-    """The kind."""
-    name: str
-    """What it is, in words, after "with"."""
-    step: str
-    """The step whose result it changes."""
-    change: Change
-    setting: str = ""
-    """How to ask for the same: ``--window 255``; empty where no setting does."""
-    rule: str | None = None
-    """The dtype by whose rounding numbers agree, where that is another than the output's."""
+Changes = dict[str, list[Change]]
 
 
 @dataclass(frozen=True)
@@ -114,6 +37,8 @@ def compute(work: Work, variants: Sequence[Variant], rule: Rule) -> Made:
     coarser = next((one.rule for one in variants if one.rule), None)
     rule = rule if coarser is None else Rounding(coarser)
     changes = {step: [one.change for one in variants if one.step == step] for step in STEPS}
+    if work.what in OF_KEYS:
+        return _of_keys(replace(work), changes, rule)
     out = allowed = None
     for part, index in _parts(replace(work), changes):
         _made(part, changes)
@@ -127,13 +52,56 @@ def compute(work: Work, variants: Sequence[Variant], rule: Rule) -> Made:
     return Made(out, allowed)
 
 
-def _parts(work: Work, changes: dict[str, list[Change]]) -> Iterator[tuple[Work, Tensor]]:
-    """The rows that are computed together: of one place, and either global queries or not."""
+def _of_keys(work: Work, changes: Changes, rule: Rule) -> Made:
+    """Rows of dk or dv: ``work``'s rows are keys, and its head is a key head."""
+    made: list[tuple[Tensor, Made]] = []
+    for part, index in _placed(work, changes):
+        part.out, size = _summed(part, changes)
+        _apply(part, changes["output"])
+        if isinstance(rule, Rounding):
+            plain = replace(part, dtype=rule.dtype)
+            plain.out = plain.rounded(_summed(plain, changes)[0])
+            _apply(plain, changes["output"])
+            allowed = _by_plain(part.out, plain.out, size, rule, max(part.item.S, part.inputs.T))
+        else:
+            allowed = rule.atol + rule.rtol * part.out.abs()
+        made.append((index, Made(part.out, allowed)))
+    order = torch.cat([index for index, _ in made]).argsort()
+    return Made(*(torch.cat([getattr(one, name) for _, one in made])[order] for name in ("out", "allowed")))
+
+
+def _summed(work: Work, changes: Changes) -> tuple[Tensor, Tensor]:
+    """What every query gives to some keys, (n, C), and the root of the sum of its squares."""
+    keys, own = work.rows, work.head
+    total, square = torch.zeros(()), torch.zeros(())
+    for head in range(work.inputs.H):
+        for rows in torch.arange(work.inputs.T).split(max(1, _CELLS // work.inputs.S)):
+            for part, _ in _parts(replace(work, head=head, rows=rows, sources=None), {**changes, "place": []}):
+                if (part.key_head if work.what == "dk" else part.value_head) != own:
+                    continue
+                _steps(part, changes)
+                left, right = (part.flow * part.scale, part.q) if work.what == "dk" else (part.weights, part.g)
+                size = part.drag * abs(part.scale) if work.what == "dk" else part.weights
+                left, size = (part.by_key(numbers.nan_to_num())[:, keys] for numbers in (left, size))
+                total, square = total + left.T @ right, square + size.T**2 @ right**2
+    C = work.inputs.D if work.what == "dk" or work.inputs.v is None else work.inputs.v.shape[-1]
+    shape = (len(keys), C)  # a head that nobody reads has zeros
+    return total.double().expand(shape).clone(), square.double().expand(shape).sqrt()
+
+
+def _placed(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
+    """The rows by the head that they are taken from, and which of the rows they are."""
     for change in changes["place"]:
         change(work)
     every = torch.arange(len(work.rows))
     for batch, head, rows, index in work.sources or [(work.batch, work.head, work.rows, every)]:
-        part = replace(work, batch=batch, head=head, rows=rows)
+        yield replace(work, batch=batch, head=head, rows=rows), index
+
+
+def _parts(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
+    """The rows that are computed together: of one place, and either global queries or not."""
+    for part, index in _placed(work, changes):
+        rows, head = part.rows, part.head
         item = part.item
         part.key_head = part.value_head = item.kv_head(head)
         part.scale, part.softcap = item.scale, part.inputs.softcap
@@ -149,7 +117,16 @@ def _parts(work: Work, changes: dict[str, list[Change]]) -> Iterator[tuple[Work,
                 yield replace(part, rows=rows[at], for_global=of_global, projections=of_global), index[at]
 
 
-def _made(work: Work, changes: dict[str, list[Change]]) -> None:
+def _made(work: Work, changes: Changes) -> None:
+    _steps(work, changes)
+    work.out = _wanted(work)
+    _apply(work, changes["output"])
+    if work.what != "weights":  # whose own rounding the rule has already
+        work.out = work.rounded(work.out)
+
+
+def _steps(work: Work, changes: Changes) -> None:
+    """Every step up to weights, and to what flows back to logits where gradients are wanted."""
     _tensors(work)
     _apply(work, changes["tensors"])
     work.logits = work.q @ work.k.T * work.scale
@@ -158,6 +135,7 @@ def _made(work: Work, changes: dict[str, list[Change]]) -> None:
     _apply(work, changes["product"])
     if work.softcap is not None:
         work.logits = torch.tanh(work.logits / work.softcap) * work.softcap
+        work.bend = 1 - (work.logits / work.softcap) ** 2
     _apply(work, changes["cap"])
     if work.bias is not None:
         work.logits = work.logits + work.bias.masked_fill(torch.isinf(work.bias), 0.0)
@@ -168,10 +146,22 @@ def _made(work: Work, changes: dict[str, list[Change]]) -> None:
     work.logits = work.rounded(work.logits.masked_fill(work.count == 0, HIDDEN))
     work.weights = work.rounded(_softmax(work))
     _apply(work, changes["weights"])
-    work.out = _wanted(work)
-    _apply(work, changes["output"])
-    if work.what != "weights":  # whose own rounding the rule has already
-        work.out = work.rounded(work.out)
+    if work.what in GRADIENTS:
+        work.flow = flow_back(work)
+        _apply(work, changes["gradient"])
+
+
+def flow_back(work: Work, delta: Tensor | None = None) -> Tensor:
+    """The gradient of products before the scale, (n, S): ``p (dP - delta)``, times what a softcap makes of it.
+
+    Args:
+        work: rows whose weights there are.
+        delta: (n, 1) the sum of ``p dP`` of each row; None is that of these weights.
+    """
+    pull = work.pull
+    delta = (work.weights * pull).sum(1, keepdim=True) if delta is None else delta
+    flow = work.weights * (pull - delta)
+    return work.rounded(flow if work.bend is None else flow * work.bend)
 
 
 def _apply(work: Work, changes: Iterable[Change]) -> None:
@@ -190,13 +180,10 @@ def _tensors(work: Work) -> None:
     work.v = None if work.inputs.v is None else whole("v", work.value_head)
     queries, keys = item.query_position(work.rows), item.key_position(torch.arange(item.S))
     work.distance = (keys[None, :] - queries[:, None]).double()
+    if work.grad is not None:
+        work.g = clean(work.grad[work.batch, work.head])[work.rows]
     bias = item.bias(work.head)
     work.bias = None if bias is None else bias.cpu()[work.rows].double()
-
-
-def clean(tensor: Tensor) -> Tensor:
-    """A tensor in float64 on the CPU, 0 in what padding holds in place of numbers."""
-    return tensor.detach().cpu().double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def visible(work: Work) -> Tensor:
@@ -228,13 +215,12 @@ def _wanted(work: Work) -> Tensor:
         total = torch.logsumexp(work.logits + torch.log(work.count), 1, keepdim=True)
         return total if work.sink is None else torch.logaddexp(total, torch.full_like(total, work.sink))
     assert work.v is not None
-    weights = work.weights
-    if work.key_of is not None:
-        weights = torch.zeros_like(weights).scatter_add_(1, work.key_of, weights)
-    return weights @ work.v
+    if work.what == "dq":
+        return work.by_key(work.flow * work.scale) @ work.k
+    return work.by_key(work.weights) @ work.v
 
 
-def _allowed(work: Work, changes: dict[str, list[Change]], rule: Rule) -> Tensor:
+def _allowed(work: Work, changes: Changes, rule: Rule) -> Tensor:
     """How far a right computation of these rows may be off, (n, C)."""
     if not isinstance(rule, Rounding):
         return rule.atol + rule.rtol * work.out.abs()
@@ -254,8 +240,21 @@ def _allowed(work: Work, changes: dict[str, list[Change]], rule: Rule) -> Tensor
     plain = replace(work, dtype=rule.dtype, inputs=work.inputs)
     _made(plain, changes)
     assert work.v is not None
-    scale = torch.maximum(work.out.abs().amax(1), (weights**2 @ work.v**2).amax(1).sqrt()).nan_to_num()
-    off = (plain.out - work.out).abs().amax(1).nan_to_num()
+    shares, read = (work.drag * work.scale, work.k) if work.what == "dq" else (weights, work.v)
+    return _by_plain(work.out, plain.out, (shares.nan_to_num() ** 2 @ read**2).sqrt(), rule, keys)
+
+
+def _by_plain(out: Tensor, plain: Tensor, size: Tensor, rule: Rounding, terms: int) -> Tensor:
+    """How far sums may be off, (n, C), by what the plain computation of them is.
+
+    Args:
+        out, plain: (n, C) the exact sums, and the plain computation's.
+        size: (n, C) the root of the sum of their terms' squares.
+        rule: of their dtype.
+        terms: how many there are to each.
+    """
+    scale = torch.maximum(out.abs().amax(1), size.amax(1)).nan_to_num()
+    off = (plain - out).abs().amax(1).nan_to_num()
     relative = float((off / scale.clamp(min=torch.finfo(torch.float64).tiny)).max())
     # Twice what the plain computation is off, and 2 units in the last place, in rows that are few: as much again.
-    return ((3 * relative + 8 * rule.unit + 2.0**-24 * math.sqrt(keys)) * scale)[:, None].expand_as(work.out)
+    return ((3 * relative + 8 * rule.unit + 2.0**-24 * math.sqrt(terms)) * scale)[:, None].expand_as(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import stat
@@ -15,6 +14,7 @@ import torch
 
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells
+from attnviz.base.words import json_text
 from attnviz.base.writing import atomic
 from attnviz.compare.rounding import Tolerance
 from attnviz.compare.snapshots.snapshot import VERSION, HeadSnapshot, Snapshot
@@ -226,10 +226,10 @@ def _lines(value: Any, depth: int = 0) -> str:
         isinstance(value, list) and not any(isinstance(one, (dict, list)) for one in value)
     )
     if plain or not value:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return json_text(value, spaced=True)
     inside, outside = "  " * (depth + 1), "  " * depth
     if isinstance(value, dict):
-        entries = [f"{json.dumps(key, ensure_ascii=False)}: {_lines(one, depth + 1)}" for key, one in value.items()]
+        entries = [f"{json_text(key)}: {_lines(one, depth + 1)}" for key, one in value.items()]
     else:
         entries = [_lines(one, depth + 1) for one in value]
     opening, closing = "{}" if isinstance(value, dict) else "[]"

@@ -75,4 +75,4 @@ class Compare(Kind):
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Figure:
         from attnviz.show.figures.difference import difference_figure
 
-        return difference_figure(parts.more["comparisons"], **parts.words(look))
+        return difference_figure(parts.more["comparisons"], marks=look.marks, **parts.words(look))

@@ -43,6 +43,7 @@ class Detail(OverMaps):
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes:
         from attnviz.show.figures.detail import detail
 
-        found = detail(parts.maps[0], parts.more["sides"], ax, annot=self.annot, **parts.words(look))
+        words = parts.words(look) | {"marks": look.marks and not self.pattern_outline}  # whose own marks stand there
+        found = detail(parts.maps[0], parts.more["sides"], ax, annot=self.annot, **words)
         self.draw_outlines(parts, found, given=ax is not None)
         return found

@@ -136,14 +136,18 @@ class Overlay(OfHeads):
         from attnviz.show.figures.overlay import overlays
 
         patches = parts.more["patches"]
-        laid = tuple(replace(shown, cells=patches.laid(shown.cells.ravel())) for shown in parts.maps)
+        one = (1, patches.shape[0] * patches.shape[1]) if len(patches.grids) == 1 else None  # of keys, which have names
+        laid = tuple(
+            shown if shown.cells.shape == one else replace(shown, cells=patches.laid(shown.cells.ravel()))
+            for shown in parts.maps
+        )
         picture = self.picture
         assert not isinstance(picture, Path)
         page = np.full((16 * patches.shape[0], 16 * patches.shape[1], 3), 255, dtype=np.uint8)
         drawn = page if picture is None else picture.numpy()
         words = look.words(parts.spoken, parts.source, scale=look.scale.fit(laid))
         heads = {shown.heads_name for shown in laid}
-        titles = [_panel(shown, several=len(heads) > 1) if self.each else shown.heads_name for shown in laid]
+        titles = [_panel(shown, several=len(heads) > 1) for shown in laid] if self.each else None
         return overlays(drawn, laid, patches.shape, told=parts.more["told"], titles=titles, **words)
 
 

@@ -65,4 +65,4 @@ class Overview:
             scale = look.scale.fit(parts.maps)
             scale = replace(scale, note=f"each panel has a {look.norm} color scale of its own")
         words = look.words(parts.maps, parts.source, scale=scale)
-        return overview_figure(parts.more["rows"], ax, each=self.each, dpi=look.dots, **words)
+        return overview_figure(parts.more["rows"], ax, each=self.each, dpi=look.dots, marks=look.marks, **words)

@@ -1,6 +1,7 @@
 """What a figure's file says of itself: words for those who can't see it, and how it was made.
 
-A PNG has them as text chunks, a PDF as its subject and keywords, an SVG in its metadata. :func:`read_about` reads them
+A PNG has them as text chunks, a PDF as its subject and keywords, an SVG in its metadata, and as its label and
+description. :func:`read_about` reads them
 back, for ``attnviz inspect figure.png``.
 """
 
@@ -10,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ class About:
             ".svg": {"Description": words, "Keywords": [told]},
         }
         return said[suffix]
+
+    def describe(self, path: Path) -> None:
+        """Says the words where readers of a page's SVG look for them, who read no metadata: in a file just written."""
+        words = escape(printable(" ".join(self.words.split())))
+        text = path.read_text(encoding="utf-8")
+        start = text.index("<svg ")
+        end = text.index(">", start)
+        head = f'{text[start:end]} role="img" aria-label="{words}">\n <desc>{words}</desc>'
+        path.write_text(text[:start] + head + text[end + 1 :], encoding="utf-8", newline="\n")
 
 
 def read_about(path: Path) -> About:

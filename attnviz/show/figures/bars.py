@@ -19,6 +19,7 @@ from attnviz.show.figures.scales import FittedScale, RankNorm
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
@@ -46,15 +47,25 @@ class Bar:
         scale: what it shows.
         blank: whether something is not visible.
         label: what it measures; None is the scale's own.
+        cmap: the palette as it is seen; None is the scale's own.
     """
 
-    def __init__(self, figure: Figure, scale: FittedScale, *, blank: bool, label: str | None = None) -> None:
+    def __init__(
+        self,
+        figure: Figure,
+        scale: FittedScale,
+        *,
+        blank: bool,
+        label: str | None = None,
+        cmap: Colormap | None = None,
+    ) -> None:
         self.figure, self.scale, self.blank = figure, scale, blank
+        self.cmap = scale.cmap if cmap is None else cmap
         self.label = scale.label if label is None else label
         self.bar = self._made(lying=False)
 
     def _made(self, *, lying: bool) -> Colorbar:
-        mappable = ScalarMappable(self.scale.norm, self.scale.cmap)
+        mappable = ScalarMappable(self.scale.norm, self.cmap)
         ax = self.figure.add_axes((0, 0, 0.1, 0.9), label="color bar")
         orientation = "horizontal" if lying else "vertical"
         bar = self.figure.colorbar(mappable, cax=ax, extend=self.scale.extend, orientation=orientation)
@@ -173,6 +184,9 @@ def colorbar(image: AxesImage | ScalarMappable, axes: Sequence[Axes], scale: Fit
 
 def dress(bar: Colorbar, scale: FittedScale, *, label: str | None = None) -> None:
     """The label, plain ticks and the frame of a color bar."""
+    # Vectors in a PDF and an SVG; each step reaches under the next, so that no seam shows the page.
+    assert bar.solids is not None
+    bar.solids.set(rasterized=False, edgecolor="face", linewidth=0.3)
     axis = bar.ax.xaxis if bar.orientation == "horizontal" else bar.ax.yaxis
     if isinstance(scale.norm, LogNorm):
         decades = math.log10(scale.norm.vmax / scale.norm.vmin)  # type: ignore[operator]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from attnviz.base.labels import SPACE, one_line
 from attnviz.base.words import count, in_place, left_out_words
 from attnviz.maps.map import AttentionMap, cell_words, place_of
+from attnviz.maps.reasons import ReasonMap
 from attnviz.show.figures.scales import ColorScale, FittedScale
 from attnviz.show.scale.scaling import DECADES
-from attnviz.show.scale.sinks import MOST, sink_note
+from attnviz.show.scale.sinks import MOST, row_note, sink_note
 
 _DARK = 0.05  # of the scale's top: a sequential palette's first colors, which no eye tells apart
 _MOSTLY = 0.95
@@ -81,12 +84,43 @@ def caption(
         scale.note[0].upper() + scale.note[1:],
         *notes,
     ]
-    left_out, sink = left_out_words(shown.left_out for shown in maps), sink_note(maps)
-    if left_out is not None:
-        sentences.append(left_out)
-    if sink is not None:
-        sentences.append(sink[0].upper() + sink[1:])
+    left_out = left_out_words(shown.left_out for shown in maps)
+    more = (left_out, sink_note(maps), row_note(maps))
+    sentences += [said[0].upper() + said[1:] for said in more if said is not None]
     return " ".join(f"{sentence}." for sentence in sentences)
+
+
+def cell_said(shown: AttentionMap, row: int, column: int) -> str:
+    """What a cell is, in a line: ``it → tired 0.61``.
+
+    >>> import attnviz
+    >>> cell_said(attnviz.attention_map(attnviz.synthesize(), head=3), 4, 1)
+    't4 → t4 0.0929'
+    """
+    return f"{pair_said(shown, row, column)} {number_said(float(shown.cells[row, column]))}"
+
+
+def pair_said(shown: AttentionMap | ReasonMap, row: int, column: int) -> str:
+    """Whose cell it is: ``it → tired``, ``queries 0–3 → key 2``."""
+    query = _place(shown.queries, shown.query_labels, shown.cells.shape[0], row, ("query", "queries"))
+    key = _place(shown.keys, shown.key_labels, shown.cells.shape[1], column, ("key", "keys"))
+    return f"{query} → {key}"
+
+
+def number_said(value: float) -> str:
+    """A value in few digits: ``0.61``, ``12.35``, ``0.0012``; ``not visible`` where it is none."""
+    if not math.isfinite(value):
+        return "not visible"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
+
+
+def _place(positions: Sequence[int], labels: Sequence[str] | None, cells: int, n: int, nouns: tuple[str, str]) -> str:
+    """The token of a row or a column, or what it is called."""
+    first, end = (at * len(positions) // cells for at in (n, n + 1))
+    if end > first + 1:
+        return f"{nouns[1]} {positions[first]}–{positions[end - 1]}"
+    label = "" if labels is None else one_line(labels[first]).strip(SPACE)
+    return label or f"{nouns[0]} {positions[first]}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -6,25 +6,38 @@ pixels it then has (of a PNG at its dots per inch, of a window that was resized,
 embeds). Where cells are fewer, each has a pixel or more, by the nearest edge; where they are more, each goes into one
 pixel, which shows the one of its cells that stands out most.
 
-A viewer shrinks the picture that a PDF or an SVG embeds to the pixels of its screen, and a pixel of a 300th of an inch
-is a tenth as bright then. So there, a cell that is drawn has a 96th of an inch at the least: a pixel at 100 %.
+In a PDF and an SVG, cells are rectangles where they are few, and pixels of an embedded picture where they are many
+(:mod:`attnviz.show.figures.vectors`). A viewer shrinks that picture to the pixels of its screen, and a pixel of a 300th
+of an inch is a tenth as bright then. So there, a cell that is drawn has a 96th of an inch at the least: a pixel at 100 %.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.artist import allow_rasterization
 from matplotlib.image import AxesImage
 from matplotlib.transforms import Affine2D
+
+from attnviz.show.figures.vectors import (
+    MOST_A_SIDE,
+    MOST_OF_A_FIGURE,
+    Array,
+    Names,
+    Picture,
+    draw_picture,
+    eroded,
+    is_vector,
+    opened,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
 
 
@@ -48,7 +61,7 @@ def most_cells(inches: Sequence[float], dpi: float) -> int:
 class Pixels:
     """The part that is seen of an image of ``height`` x ``width`` pixels: these rows and columns, the first on top.
 
-    A cell that is drawn has ``grain`` pixels a side, or more; ``point`` is how many pixels a point has.
+    ``point`` is how many pixels a point has.
 
     >>> bright = np.zeros((1, 5))
     >>> bright[0, 3] = 1
@@ -60,7 +73,6 @@ class Pixels:
     width: int
     rows: range
     columns: range
-    grain: int = 1
     point: float = 1.0
 
     def merged(self, cells: Array, most: np.ufunc = np.fmax) -> Array:
@@ -103,20 +115,17 @@ class Pixels:
 
     def _hatch(self, painted: Array, blank: Array, stripe: Array, edge: Array) -> None:
         """Stripes over regions of blank pixels, and an edge where they end; on blank pixels alone."""
-        region = _opened(blank, _REGION)
+        region = opened(blank, _REGION, _REGION)
         apart, thick = (max(least, round(points * self.point)) for points, least in ((3.6, 4), (0.5, 1)))
         x = np.arange(self.columns.start, self.columns.stop)
         y = np.arange(self.rows.start, self.rows.stop)
         painted[region & ((y[:, None] + x) % apart < thick)] = stripe
-        inside = _eroded(blank, 2 * thick + 1, inside=True)
+        inside = eroded(blank, 2 * thick + 1, 2 * thick + 1, inside=True)
         painted[region & ~inside] = edge
 
     def _shares(self, cells: Array) -> tuple[_Share, _Share]:
         rows, columns = cells.shape
-        return (
-            _share(rows, self.height, self.rows, self.grain),
-            _share(columns, self.width, self.columns, self.grain),
-        )
+        return _share(rows, self.height, self.rows), _share(columns, self.width, self.columns)
 
 
 _REGION = 4
@@ -129,23 +138,6 @@ def hatch_colors(blank: Any) -> tuple[Array, Array]:
     ink = 1.0 if base.mean() < 0.5 else 0.0
     stripe, edge = (np.append(base + (ink - base) * share, 1.0) for share in (0.13, 0.4))
     return np.rint(stripe * 255).astype(np.uint8), np.rint(edge * 255).astype(np.uint8)
-
-
-def _eroded(mask: Array, size: int, *, inside: bool) -> Array:
-    """Where a square of ``size`` pixels lies in ``mask``: around its middle; beyond the picture as ``inside`` says."""
-    before = size // 2
-    for _ in range(2):  # down, then across
-        padded = np.pad(mask, ((before, size - 1 - before), (0, 0)), constant_values=inside)
-        found = padded[: len(mask)].copy()
-        for first in range(1, size):
-            found &= padded[first : first + len(mask)]
-        mask = found.T
-    return mask
-
-
-def _opened(mask: Array, size: int) -> Array:
-    """The part of ``mask`` that squares of ``size`` pixels within it cover."""
-    return ~_eroded(~_eroded(mask, size, inside=False)[::-1, ::-1], size, inside=True)[::-1, ::-1]
 
 
 @dataclass(frozen=True)
@@ -170,14 +162,43 @@ class _Share:
         return found
 
 
-def _share(cells: int, pixels: int, seen: range, grain: int) -> _Share:
+def _share(cells: int, pixels: int, seen: range) -> _Share:
     """``cells`` in ``pixels``, of which a part is seen: edges are rounded to the nearest, in whole numbers."""
-    groups = min(cells, max(1, pixels // grain))
+    groups = min(cells, pixels)
     # The group at each pixel's middle; on an edge the one before, as matplotlib has it, whose lines lie after the edge.
     at = ((2 * np.arange(seen.start, seen.stop) + 1) * groups - 1) // (2 * pixels)
     edges = np.arange(at[0], at[-1] + 2)
     firsts = (2 * edges * cells + groups - 1) // (2 * groups)  # the first cell whose middle is in the group
     return _Share(firsts[:-1], int(firsts[-1]), at - at[0])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A map of an image, as a PDF or an SVG asks for it.
+
+    Args:
+        shape: rows and columns of its cells.
+        paint: a color and whether it is not visible, of each pixel.
+        extent: left, right, bottom and top in the Axes' coordinates.
+        hatch: the colors of stripes and edges over what is not visible.
+        names: what a cell says of itself, by row and column.
+    """
+
+    shape: tuple[int, ...]
+    paint: Callable[[Pixels], tuple[Array, Array]]
+    extent: Extent
+    hatch: tuple[Array, Array] | None = None
+    names: Names | None = None
+
+    def picture(self, left: float, top: float, right: float, bottom: float) -> Picture:
+        """Between these points of a page, in as many cells as a screen shows."""
+        sides = (abs(bottom - top), abs(right - left))
+        height, width = (
+            min(count, max(1, int(side * _SCREEN / 72 + 1e-6))) for count, side in zip(self.shape, sides, strict=True)
+        )
+        colors, blank = self.paint(Pixels(height, width, range(height), range(width)))
+        names = self.names if (height, width) == self.shape else None
+        return Picture(left, top, right, bottom, colors, blank, self.hatch, names)
 
 
 class PixelImage(AxesImage):
@@ -205,6 +226,38 @@ class PixelImage(AxesImage):
         """The colors of the pixels that are seen, (rows, columns, RGBA) uint8, the first row on top."""
         raise NotImplementedError
 
+    def pieces(self) -> Iterator[Piece]:
+        """What a PDF or an SVG holds: the maps that this is made of."""
+        raise NotImplementedError
+
+    @allow_rasterization  # type: ignore[untyped-decorator]
+    def draw(self, renderer: Any) -> None:
+        transform = self.get_transform()
+        if not is_vector(renderer) or not self.get_visible() or not transform.is_affine:
+            super().draw(renderer)
+            return
+        gc = renderer.new_gc()
+        self._set_gc_clip(gc)  # type: ignore[attr-defined]  # as every artist of matplotlib does
+        clip = self.get_clip_box() or self.axes.bbox
+        renderer.open_group("cells", self.get_gid())
+        few = self._few()
+        for piece in self.pieces():
+            left, right, bottom, top = piece.extent
+            (x0, y0), (x1, y1) = transform.transform([(left, top), (right, bottom)])
+            rectangles = few and max(piece.shape) <= MOST_A_SIDE
+            draw_picture(renderer, gc, piece.picture(x0, y0, x1, y1), clip, rectangles=rectangles)
+        renderer.close_group("cells")
+        gc.restore()
+        self.stale = False
+
+    def _few(self) -> bool:
+        """Whether the cells of the figure's small maps are few enough to be rectangles."""
+        figure = self.get_figure(root=True)
+        assert figure is not None
+        images = [image for ax in figure.axes for image in ax.images if isinstance(image, PixelImage)]
+        shapes = [piece.shape for image in images for piece in image.pieces() if max(piece.shape) <= MOST_A_SIDE]
+        return sum(map(math.prod, shapes)) <= MOST_OF_A_FIGURE
+
     def can_composite(self) -> bool:
         """Whether a PDF or an SVG may merge this with other images: merged, it would be moved to whole points."""
         return False
@@ -221,10 +274,9 @@ class PixelImage(AxesImage):
         down = _Span.of(*ends[:, 1], *clip[:, 1], nudge=-1e-8)
         if not across.seen or not down.seen:
             return None, 0, 0, None
-        grain = math.ceil(magnification * 72 / _SCREEN - 1e-6)  # 1 where nothing is embedded: there it is 1 too
         figure = self.get_figure(root=True)
         point = magnification * (figure.dpi if figure is not None else 72.0) / 72
-        colors = self.paint(Pixels(down.size, across.size, down.seen, across.seen, grain, point))
+        colors = self.paint(Pixels(down.size, across.size, down.seen, across.seen, point))
         colors = colors[:: -1 if down.turned else 1, :: -1 if across.turned else 1]
         return np.ascontiguousarray(colors), across.start / magnification, down.start / magnification, Affine2D()
 
@@ -270,6 +322,7 @@ class CellImage(PixelImage):
         ax, cells, extent, aspect, colors: as in :class:`PixelImage`; blank cells are masked or NaN.
         both_ways: whether the values furthest from 0 stand out, rather than the largest.
         hatch: whether regions that are not visible are hatched.
+        names: what a cell says of itself in an SVG, by row and column.
 
     >>> from matplotlib.figure import Figure
     >>> ax = Figure(figsize=(1, 1), dpi=100).add_axes((0, 0, 1, 1))
@@ -288,16 +341,35 @@ class CellImage(PixelImage):
         aspect: Any = "auto",
         both_ways: bool = False,
         hatch: bool = False,
+        names: Names | None = None,
         **colors: Any,
     ) -> None:
         super().__init__(ax, cells, extent, aspect=aspect, **colors)
-        self.both_ways, self.hatch = both_ways, hatch
+        self.both_ways, self.hatch, self.names = both_ways, hatch, names
         self.autoscale_None()
 
     def paint(self, pixels: Pixels) -> Array:
+        return self._painted(pixels, self._hatch)
+
+    def pieces(self) -> Iterator[Piece]:
+        cells = self._cells
+
+        def paint(pixels: Pixels) -> tuple[Array, Array]:
+            return self._painted(pixels), np.isnan(pixels.merged(cells))
+
+        yield Piece(cells.shape, paint, self.get_extent(), self._hatch, self.names)
+
+    @property
+    def _cells(self) -> Array:
         shown = self.get_array()
         assert shown is not None
-        cells = np.ma.filled(shown.astype(np.result_type(shown.dtype, np.float32), copy=False), np.nan)
+        return np.ma.filled(shown.astype(np.result_type(shown.dtype, np.float32), copy=False), np.nan)
+
+    @property
+    def _hatch(self) -> tuple[Array, Array] | None:
+        return hatch_colors(self.cmap.get_bad()) if self.hatch else None
+
+    def _painted(self, pixels: Pixels, hatch: tuple[Array, Array] | None = None) -> Array:
         alpha: Any = self.get_alpha()
         if np.ndim(alpha):  # of each cell
             alpha = pixels.merged(np.asarray(alpha))
@@ -306,5 +378,4 @@ class CellImage(PixelImage):
             found: Array = self.to_rgba(np.ma.masked_invalid(merged, copy=False), alpha=alpha, bytes=True)
             return found
 
-        hatch = hatch_colors(self.cmap.get_bad()) if self.hatch else None
-        return pixels.paint(cells, colors, both_ways=self.both_ways, hatch=hatch)
+        return pixels.paint(self._cells, colors, both_ways=self.both_ways, hatch=hatch)

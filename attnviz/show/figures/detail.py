@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from attnviz.maps.marginals import of_cells
 from attnviz.show.figures.bars import colorbar
 from attnviz.show.figures.heatmap import draw, sheet_of, write_caption
+from attnviz.show.figures.marks import draw_marks, find_marks, marks_height
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def detail(
     title: str | None = None,
     caption: str | None = None,
     width: float | None = None,
+    marks: bool = True,
     **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws one head's map with what each key receives above it and the entropy of each query beside it.
@@ -45,7 +47,7 @@ def detail(
         shown: the map.
         sides: of the same queries and keys, as :func:`attnviz.marginals` gives them.
         ax: the Axes to draw the map into, which gains two of its own at its sides; None makes a figure.
-        annot, title, caption, width, colors: as in :func:`attnviz.heatmap`.
+        annot, title, caption, width, marks, colors: as in :func:`attnviz.heatmap`.
 
     Returns:
         The Axes of the map; those of the sides are its ``child_axes``, top first.
@@ -54,9 +56,11 @@ def detail(
         InputError: as :func:`attnviz.heatmap`.
     """
     fitted, own = ColorScale(**colors).fit([shown]), ax is None
+    found = [find_marks(shown)] if marks else []
+    marked = marks_height(found)
     if ax is None:
         name = shown.name if title is None else title
-        room = (_LEFT, _DEEP + _GAP, _DEEP + _GAP)
+        room = (_LEFT, _DEEP + _GAP, _DEEP + _GAP + marked)
         (ax,) = sheet_of([shown], fitted, [name], annot=annot, caption=caption, width=width, sides=room)
     else:
         image = draw(shown, ax, fitted, annot=annot)
@@ -78,9 +82,12 @@ def detail(
     right.tick_params(labelleft=False, left=False, top=True, labeltop=True, bottom=False, labelbottom=False)
     right.set_xlabel(_UNITS["entropy"])
     right.xaxis.set_label_position("top")  # the corner is free; below, labels of keys may reach there
+    for mark in found:
+        draw_marks(shown, mark, ax, above=top)
     if own:
         return ax
-    ax.set_title(shown.name if title is None else title, y=1 + gap[0] + deep[0], pad=6, parse_math=False)
+    pad = 6 + 72 * marked
+    ax.set_title(shown.name if title is None else title, y=1 + gap[0] + deep[0], pad=pad, parse_math=False)
     colorbar(image, [ax], fitted)
     if caption is not None:
         write_caption(ax, caption)

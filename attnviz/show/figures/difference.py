@@ -26,6 +26,7 @@ from attnviz.show.figures.layout import (
     wrapped,
     write,
 )
+from attnviz.show.figures.marks import draw_marks, find_marks, marks_height
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
 
 _OF_PANELS = ("rank", "row")
@@ -51,6 +52,7 @@ def difference_figure(
     title: str | None = None,
     caption: str | None = None,
     width: float | None = None,
+    marks: bool = True,
     **colors: Unpack[ScaleOptions],
 ) -> Figure:
     """Draws A and B on one color scale and A - B on its own, balanced around 0, a row a head.
@@ -61,6 +63,7 @@ def difference_figure(
         pictures: A, B and A - B of each head, such as :func:`attnviz.compare_maps` gives them.
         title: above them; None is none.
         caption, width: as in :func:`attnviz.heatmap`.
+        marks: whether columns of A and B that take most of the weight, and lone peaks of long maps, are marked.
         colors: the scale of A and B, as in :func:`attnviz.heatmap`. A - B takes ``norm`` and ``robust`` too, where
             they are not ``rank`` or ``row``.
 
@@ -80,6 +83,8 @@ def difference_figure(
         Bar(figure, scale, blank=any(np.isnan(shown.cells).any() for shown in both)),
         Bar(figure, between, blank=False),
     )
+    found_marks = [find_marks(shown) for shown in both] if marks else []
+    marked = marks_height(found_marks)
     first, own = both[0], comparison_inches(both[0].size)
     names = [in_place(row[0].heads_name, None, row[0].batch) for row in pictures]  # sides say their layers
 
@@ -108,6 +113,7 @@ def difference_figure(
             + 3 / 72
             + line("axes.labelsize", len(named(3 * panel[0])))
             + max(bar.depth_in(panel[0]) for bar in bars),
+            above=marked,
             gap=max(_GAP, 2 * keys.beyond + 3 / 72),
         )
         return Sheet(3 * len(pictures), 3, panel, around)
@@ -124,7 +130,9 @@ def difference_figure(
         colored = scale if column < 2 else between
         draw(shown, ax, colored, x_labels=found.is_lowest(n), y_labels=column == 0, names=False)
         if row == 0:
-            ax.set_title(headings[column], pad=4, parse_math=False)
+            ax.set_title(headings[column], pad=4 + 72 * marked, parse_math=False)
+        if found_marks and column < 2:
+            draw_marks(shown, found_marks[2 * row + column], ax)
         if column == 0:
             ax.set_ylabel(f"{names[row]}\nquery", labelpad=3)
     keys = ticks_of(first.keys, first.key_labels, found.panel[0], horizontal=True)

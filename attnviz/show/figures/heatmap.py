@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from attnviz.base.errors import InputError
 from attnviz.maps.map import AttentionMap, cell_words, grid_name
 from attnviz.show.figures.bars import Bar, colorbar, frame
+from attnviz.show.figures.captions import cell_said
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.layout import (
     EDGE,
@@ -194,7 +195,7 @@ def sheet_of(
         if tiny:  # one panel says where things are, for all
             left = lowest = left and lowest
         draw(shown, ax, fitted, annot=annot, x_labels=lowest, y_labels=left, names=single)
-        _title(ax, found, n, name, f"{shown.head}", 72 * sides[2])
+        write_title(ax, found, n, name, f"{shown.head}", 72 * sides[2])
     for ax, shown, mark in zip(axes, maps, marked, strict=False):
         draw_marks(shown, mark, ax)
     if not single:
@@ -266,7 +267,7 @@ def _place_bar(plan: _Plan, sheet: Sheet, where: str, lower: float) -> None:
         bar.lies(sheet.empty, lower - EDGE)
 
 
-def _title(ax: Axes, sheet: Sheet, n: int, name: str, short: str, above: float) -> None:
+def write_title(ax: Axes, sheet: Sheet, n: int, name: str, short: str, above: float = 0.0) -> None:
     """The name of a panel above it: in fewer letters, or smaller ones, where it is wider than there is room."""
     size = points("axes.titlesize")
     if sheet.count == 1:
@@ -334,7 +335,15 @@ def draw(
     aspect = "auto" if is_strip(shown.size) else "equal"
     both_ways = scale.values == "difference"
     image = CellImage(
-        ax, cells, extent, aspect=aspect, cmap=scale.cmap, norm=scale.norm, both_ways=both_ways, hatch=True
+        ax,
+        cells,
+        extent,
+        aspect=aspect,
+        cmap=scale.cmap,
+        norm=scale.norm,
+        both_ways=both_ways,
+        hatch=True,
+        names=partial(cell_said, shown),
     )
     frame(ax)
     if annot:

@@ -9,6 +9,7 @@ from attnviz.compare.handed import Outputs
 from attnviz.compare.heads import compare
 from attnviz.compare.kernel import sides_of
 from attnviz.compare.report import Report
+from attnviz.show.figures.about import About
 from attnviz.show.figures.cells import most_cells
 from attnviz.show.figures.difference import comparison_inches, difference_figure
 from attnviz.show.figures.style import house_style, save_figure
@@ -38,5 +39,6 @@ def write_kernel_difference(path: Path, outputs: Outputs, report: Report) -> boo
     found = compare(kernel, exact, heads=heads, values=what, rule=report.rules[what], pixels=pixels)
     with house_style(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that no font here has are boxes, and no test's failure
-        save_figure(difference_figure(found.pictures), path)
+        words = f"{what.capitalize()} that a kernel gave, the exact ones, and the difference: heads {', '.join(map(str, heads))}."
+        save_figure(difference_figure(found.pictures), path, about=About(words, {"kind": "check of a kernel"}))
     return True

@@ -97,7 +97,7 @@ def wrapped(text: str, inches: float, size: float) -> list[str]:
 def caption_lines(text: str | None, inches: float) -> list[str]:
     """A caption in lines that fit a figure ``inches`` across; none where there is no caption."""
     # With room to spare: at few dots per inch letters are wider.
-    return [] if text is None else wrapped(text, 0.97 * (inches - 2 * EDGE), points("figure.labelsize"))
+    return [] if text is None else wrapped(text, 0.94 * (inches - 2 * EDGE), points("figure.labelsize"))
 
 
 def is_strip(size: tuple[int, int]) -> bool:

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 
 from attnviz.show.figures.layout import LINE, points, width_of
-from attnviz.show.scale.sinks import Sink, find_sink, percent
+from attnviz.show.scale.sinks import Row, Sink, find_row, find_sink, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,7 @@ _PEAK, _AROUND = 0.5, 0.25  # of the map's largest: a lone peak at the least, an
 _FEW = 16  # cells that a row sees, where each is large by nature
 _NEAR = 2  # cells around a peak
 _TIP = 4.5  # points of a triangle
+_ASIDE = 3.5  # and of one beside a map, where the next is near
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ class Marks:
 
     Args:
         sink: the column that takes most, where one does.
+        row: the row from which most keys have their largest weight, where one stands out.
         peaks: rows and columns of lone peaks.
     """
 
     sink: Sink | None
+    row: Row | None
     peaks: tuple[tuple[int, int], ...]
 
 
@@ -46,10 +49,10 @@ def find_marks(shown: AttentionMap) -> Marks:
 
     >>> import attnviz
     >>> find_marks(attnviz.attention_map(attnviz.synthesize(), head=3))
-    Marks(sink=None, peaks=())
+    Marks(sink=None, row=None, peaks=())
     """
     sink = find_sink(shown)
-    return Marks(sink, tuple(_peaks(shown, sink)) if shown.values == "weights" else ())
+    return Marks(sink, find_row(shown), tuple(_peaks(shown, sink)) if shown.values == "weights" else ())
 
 
 def _peaks(shown: AttentionMap, sink: Sink | None) -> list[tuple[int, int]]:
@@ -78,31 +81,53 @@ def marks_height(marks: Sequence[Marks]) -> float:
     return LINE * _letters() / 72 + 2 / 72 if any(mark.sink is not None for mark in marks) else 0.0
 
 
-def draw_marks(shown: AttentionMap, marks: Marks, ax: Axes) -> None:
-    """Draws marks at a map that is drawn already, in Axes of their final size."""
+def draw_marks(shown: AttentionMap, marks: Marks, ax: Axes, above: Axes | None = None) -> None:
+    """Draws marks at a map that is drawn already, in Axes of their final size.
+
+    Args:
+        shown, marks, ax: what is drawn, and where.
+        above: Axes of the same columns that stand above the map, where a column's mark stands on them.
+    """
     figure = ax.get_figure(root=True)
     assert figure is not None
     box, (wide, tall) = ax.get_position(), figure.get_size_inches()
     across, down = float(box.width * wide), float(box.height * tall)
     (T, S), (rows, columns) = shown.size, shown.cells.shape
     if marks.sink is not None:
-        _point(ax, marks.sink, (marks.sink.column + 0.5) * S / columns - 0.5, S, across)
-    if marks.peaks and 72 * min(across / columns, down / rows) < _FINE:
-        y, x = np.array(marks.peaks).T
-        ax.plot(
-            (x + 0.5) * S / columns - 0.5,
-            (y + 0.5) * T / rows - 0.5,
-            linestyle="",
-            marker="o",
-            markersize=7,
-            markerfacecolor="none",
-            markeredgewidth=0.6,
-            markeredgecolor=mpl.rcParams["axes.labelcolor"],
-            clip_on=False,
-            scalex=False,
-            scaley=False,
-            label="peaks",
-        )
+        _point(above or ax, marks.sink, (marks.sink.column + 0.5) * S / columns - 0.5, S, across)
+    if marks.row is not None:
+        aside = ax.get_yaxis_transform()
+        draw_tips(ax, [(1.0, (marks.row.row + 0.5) * T / rows - 0.5)], _ASIDE, aside=True, transform=aside)
+    if marks.peaks and is_fine(72 * min(across / columns, down / rows)):
+        draw_rings(ax, [((x + 0.5) * S / columns - 0.5, (y + 0.5) * T / rows - 0.5) for y, x in marks.peaks])
+
+
+def is_fine(cell: float) -> bool:
+    """Whether a lone cell of so many points is easily overlooked."""
+    return cell < _FINE
+
+
+def draw_rings(ax: Axes, places: Sequence[tuple[float, float]], size: float = 7.0) -> None:
+    """Rings around lone peaks, of so many points."""
+    if places:
+        look = {"marker": "o", "markersize": size, "markerfacecolor": "none", "markeredgewidth": 0.6}
+        _draw(ax, places, "peaks", markeredgecolor=mpl.rcParams["axes.labelcolor"], **look)
+
+
+def draw_tips(
+    ax: Axes, places: Sequence[tuple[float, float]], size: float = _TIP, *, aside: bool = False, **where: Any
+) -> None:
+    """Triangles of so many points that stand on columns and touch them; ``aside`` they point at rows, from the right."""
+    tip = [(0, 0), (1, 0.5), (1, -0.5), (0, 0)] if aside else [(0, 0), (-0.5, 1), (0.5, 1), (0, 0)]
+    # The middle of the marker is half its size beyond the edge, so that its tip touches.
+    look = {"marker": tip, "markersize": 2 * size, "markeredgewidth": 0, "color": mpl.rcParams["axes.labelcolor"]}
+    if places:
+        _draw(ax, places, "row" if aside else "sink", **look, **where)
+
+
+def _draw(ax: Axes, places: Sequence[tuple[float, float]], label: str, **look: Any) -> None:
+    x, y = np.array(places, dtype=float).T
+    ax.plot(x, y, linestyle="", clip_on=False, scalex=False, scaley=False, label=label, **look)
 
 
 def _letters() -> float:
@@ -113,10 +138,7 @@ def _point(ax: Axes, sink: Sink, x: float, S: int, across: float) -> None:
     """A triangle over a column, and beside it what it takes; as much of that as there is room for."""
     color: Any = mpl.rcParams["axes.labelcolor"]
     to_edge = ax.get_xaxis_transform()
-    tip = [(0, 0), (-0.5, 1), (0.5, 1), (0, 0)]
-    shape = {"linestyle": "", "marker": tip, "markersize": 2 * _TIP, "markeredgewidth": 0, "color": color}
-    # The middle of the marker is half its size beyond the edge, so that its tip touches.
-    ax.plot([x], [1], transform=to_edge, clip_on=False, scalex=False, scaley=False, label="sink", **shape)
+    draw_tips(ax, [(x, 1.0)], transform=to_edge)
     share, size = percent(sink.share), _letters()
     name = sink.short
     texts = [f"{name} {share}", share] if sink.exact else [f"{name} lead {share} of rows", f"{share} of rows"]

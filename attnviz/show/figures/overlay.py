@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from attnviz.base.labels import one_line
 from attnviz.base.words import in_place
 from attnviz.maps.map import place_of
-from attnviz.show.figures.bars import dress
+from attnviz.show.figures.bars import Bar
+from attnviz.show.figures.captions import cell_said, number_said
 from attnviz.show.figures.cells import CellImage
-from attnviz.show.figures.heatmap import write_caption
+from attnviz.show.figures.heatmap import write_above, write_below, write_title
+from attnviz.show.figures.layout import (
+    EDGE,
+    Around,
+    Sheet,
+    caption_lines,
+    fitted_to,
+    line,
+    place,
+    points,
+    wrapped,
+)
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 if TYPE_CHECKING:
@@ -25,8 +38,11 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
     from attnviz.maps.map import AttentionMap
+    from attnviz.show.figures.vectors import Names
 
 Picture = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+_PANEL, _GAP = 1.7, 0.1  # inches of a picture's longer side, and between two
+_LEAST_BAR = 0.9  # inches of a color bar
 _PICTURE = 0.55  # of a picture's contrast, beneath weights
 Patches = np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]
 
@@ -38,6 +54,7 @@ def overlay(
     *,
     title: str | None = None,
     scale: FittedScale | None = None,
+    names: Names | None = None,
     **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws a picture in gray under the weights of its patches: the more weight, the less of the picture shows.
@@ -48,6 +65,7 @@ def overlay(
         ax: the Axes to draw into; None makes a figure.
         title: above the picture.
         scale: a color scale that several share; None makes one of ``colors``.
+        names: what a patch says of itself in an SVG, by row and column; None is its weight.
         colors: the fields of :class:`~attnviz.show.figures.scales.ColorScale`.
 
     Returns:
@@ -60,7 +78,16 @@ def overlay(
     cells = scale.cells(weights)
     ax.imshow(faded(picture), extent=(0, width, height, 0))
     opacity = _opacity(np.clip(np.ma.filled(scale.norm(cells), 0), 0, 1))
-    CellImage(ax, cells, (0, width, height, 0), aspect="equal", cmap=scale.cmap, norm=scale.norm, alpha=opacity)
+    CellImage(
+        ax,
+        cells,
+        (0, width, height, 0),
+        aspect="equal",
+        cmap=scale.cmap,
+        norm=scale.norm,
+        alpha=opacity,
+        names=names or (lambda row, column: f"patch {row}, {column}: {number_said(float(weights[row, column]))}"),
+    )
     ax.set_xticks([])
     ax.set_yticks([])
     if title is not None:
@@ -104,7 +131,7 @@ def overlays(
 
     Args:
         picture, colors: as in :func:`overlay`.
-        maps: one query's weights of each head, rows * columns cells.
+        maps: one query's weights of each head, (1, rows * columns) cells, or laid out already.
         patches: rows and columns of patches.
         told: whose weights these are; None is the first map's query.
         titles: above each picture; None is its head.
@@ -112,32 +139,47 @@ def overlays(
         caption, width: as in :func:`attnviz.heatmap`.
     """
     columns = min(len(maps), 6, math.ceil(math.sqrt(len(maps)) * 1.2))
-    rows = math.ceil(len(maps) / columns)
-    size = (1.7 * columns + 1, 1.9 * rows + 0.4)
-    if width is not None:
-        size = (width, size[1] * (width - 1) / (size[0] - 1))
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    scale = ColorScale(**colors).fit(maps)
-    for ax in grid.flat:
-        ax.set_visible(False)
-    for n, (ax, shown) in enumerate(zip(grid.flat, maps, strict=False)):
-        ax.set_visible(True)
-        weights = shown.cells.reshape(patches)
-        overlay(picture, weights, ax, title=shown.heads_name if titles is None else titles[n], scale=scale)
-    bar = figure.colorbar(
-        ScalarMappable(scale.norm, _as_drawn(scale)),
-        ax=list(grid.flat),
-        fraction=0.05,
-        pad=0.02,
-        aspect=40,
-        extend=scale.extend,
-    )
-    dress(bar, scale)
+    figure, scale = Figure(figsize=(6, 6)), ColorScale(**colors).fit(maps)
+    bar = Bar(figure, scale, blank=False, cmap=_as_drawn(scale))
+    tall, wide, _ = picture.shape
+    title = _title(maps, told) if title is None else title
+
+    def sheet(across: float | None) -> Sheet:
+        each = min(_PANEL, _PANEL * wide / tall) if across is None else across
+        panel = each, each * tall / wide
+        around = Around(EDGE, EDGE, EDGE, EDGE, above=line("axes.titlesize") + 4 / 72, gap=_GAP)
+        found = Sheet(len(maps), columns, panel, around)
+        high = max(found.inner[1] - around.above, _LEAST_BAR)
+        right, bottom = bar.room(high) + EDGE, EDGE + high - (found.inner[1] - around.above) + 0.05
+        return replace(found, around=replace(around, right=right, bottom=bottom))
+
+    found = fitted_to(width, sheet)
+    above = wrapped(title, found.size[0] - 2 * EDGE, points("figure.titlesize"))
+    said = caption_lines(caption, found.size[0])
+    found = found.with_room(above, said)
+    figure.set_size_inches(found.size)
+    for n, shown in enumerate(maps):
+        ax = figure.add_axes((0, 0, 1, 1), label=f"panel {n}")
+        place(ax, found.box(n), found.size)
+        overlay(picture, shown.cells.reshape(patches), ax, scale=scale, names=partial(_patch, shown, patches))
+        named = (shown.heads_name, f"{shown.head}") if titles is None else (titles[n], titles[n])
+        write_title(ax, found, n, *named)
+    upper = found.box(0)
+    inside = found.inner[1] - found.around.above
+    high = max(inside, _LEAST_BAR)
+    bar.beside(found.around.left + found.inner[0], upper[1] + upper[3] - high, high)
+    write_above(figure, above)
+    write_below(figure, said)
+    return figure
+
+
+def _title(maps: Sequence[AttentionMap], told: str | None) -> str:
     first = maps[0]
     name = one_line(first.query_labels[0]) if first.query_labels else f"query {first.queries.start}"
-    told = in_place(told or f"what {name} sees", *place_of(maps))
-    figure.suptitle(told if title is None else title, parse_math=False)
-    if caption is not None:
-        write_caption(grid[0, 0], caption)
-    return figure
+    return in_place(told or f"what {name} sees", *place_of(maps))
+
+
+def _patch(shown: AttentionMap, patches: tuple[int, int], row: int, column: int) -> str:
+    if shown.cells.shape == (1, patches[0] * patches[1]):
+        return cell_said(shown, 0, row * patches[1] + column)
+    return f"patch {row},{column} {number_said(float(shown.cells.reshape(patches)[row, column]))}"

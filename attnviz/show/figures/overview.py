@@ -5,23 +5,30 @@ All panels are one image, painted as it is drawn, so that thousands of heads are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Unpack
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from attnviz.base.words import count, in_place
 from attnviz.maps.map import cell_words, place_of
-from attnviz.show.figures.bars import FRAME, NOT_VISIBLE, colorbar, dress, swatch
-from attnviz.show.figures.cells import Array, PixelImage, Pixels, hatch_colors
-from attnviz.show.figures.heatmap import write_caption
-from attnviz.show.figures.layout import caption_lines
+from attnviz.show.figures.bars import FRAME, Bar, colorbar
+from attnviz.show.figures.captions import cell_said
+from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels, hatch_colors
+from attnviz.show.figures.heatmap import grid_columns, write_below, write_caption
+from attnviz.show.figures.layout import EDGE, LINE, caption_lines, line, place, points, width_of, wrapped
+from attnviz.show.figures.marks import draw_rings, draw_tips, find_marks, is_fine
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
+from attnviz.show.figures.vectors import Array, is_vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,30 +36,73 @@ if TYPE_CHECKING:
 
     from attnviz.maps.layers import OverviewRow
     from attnviz.maps.map import AttentionMap
-    from attnviz.show.scale.scaling import Values
 
 _MOST_WIDE, _MOST_TALL = 12.0, 10.0  # inches of all panels together, while each can keep its least
 _LARGEST, _LEAST = 1.1, 0.16  # inches of one panel
 _MOST = 40.0  # inches of all panels, whatever becomes of each
 _GAP = 1 / 12  # of a panel, where its frame is too
+_LEAST_MARKED = 24.0  # points across of a panel that has room for marks
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 0.35, 0.95, 0.4, 0.45  # inches around the panels
-_LINE = 0.14  # of a caption, in inches
+_AROUND = 0.9  # inches beside all panels, at the least
+_RIBBON = 6  # heads of a single layer that stand in one row; more are wrapped
+
+
+def table_size(layers: int, heads: int, width: float | None = None) -> tuple[int, int]:
+    """How many panels there are down and across: the many heads of a single layer go on in the next row.
+
+    >>> table_size(4, 12), table_size(1, 12)
+    ((4, 12), (3, 4))
+    """
+    if layers > 1 or heads <= _RIBBON:
+        return layers, heads
+    columns = grid_columns((1, 1), heads, width)
+    return math.ceil(heads / columns), columns
 
 
 def panel_pixels(layers: int, heads: int, dpi: float, width: float | None = None) -> int:
-    """Pixels along a side of each panel, as the figure is laid out, which is as many cells as it can show.
+    """Pixels along a side of each panel at the most, which is as many cells as it can show.
 
     Args:
-        layers, heads: panels down and across.
+        layers, heads: of the model.
         dpi: dots per inch.
         width: inches across of the figure; None is what the panels need.
     """
-    inches = max(min(_LEAST, _MOST / max(heads, layers)), min(_LARGEST, _MOST_WIDE / heads, _MOST_TALL / layers))
-    if width is not None:
-        inches = (width - _LEFT - _RIGHT - 0.13) / heads
-    slot = max(4, int(inches * dpi))
+    slot = _slot_pixels(table_size(layers, heads, width), dpi, None if width is None else width - _AROUND)
     return slot - _gap(slot)
+
+
+def _slot_pixels(table: tuple[int, int], dpi: float, across: float | None) -> int:
+    """Pixels from panel to panel; ``across``: inches that all panels have beside each other, None is what they need."""
+    down, wide = table
+    inches = max(min(_LEAST, _MOST / max(table)), min(_LARGEST, _MOST_WIDE / wide, _MOST_TALL / down))
+    return max(4, int((inches if across is None else across / wide) * dpi))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The maps in rows, with what rows and columns are called."""
+
+    rows: Sequence[Sequence[AttentionMap | None]]
+    down: Sequence[str]
+    across: Sequence[str]
+    axes: tuple[str, str]
+
+    @classmethod
+    def of(cls, rows: Sequence[OverviewRow], width: float | None, *, wrap: bool) -> _Table:
+        heads = sorted({shown.head for row in rows for shown in row.maps})
+        by_head = [{shown.head: shown for shown in row.maps} for row in rows]
+        down, columns = table_size(len(rows), len(heads), width) if wrap else (len(rows), len(heads))
+        note = _cell_note([shown for row in rows for shown in row.maps])
+        if down == len(rows):
+            names = ["" if row.layer is None else f"{row.layer}" for row in rows]
+            table = [[row.get(head) for head in heads] for row in by_head]
+            return cls(table, names, [f"{head}" for head in heads], ("layer" if any(names) else "", "head" + note))
+        firsts = range(0, len(heads), columns)
+        table = [[by_head[0].get(head) for head in heads[first : first + columns]] for first in firsts]
+        table[-1] += [None] * (columns - len(table[-1]))
+        lasts = [heads[min(first + columns, len(heads)) - 1] for first in firsts]
+        names = [f"{heads[first]}–{last}" for first, last in zip(firsts, lasts, strict=True)]
+        return cls(table, names, [""] * columns, ("heads", note.strip()))
 
 
 def overview_figure(
@@ -64,6 +114,7 @@ def overview_figure(
     title: str | None = None,
     caption: str | None = None,
     width: float | None = None,
+    marks: bool = True,
     **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws the maps of every head of every layer, layers down and heads across.
@@ -74,58 +125,141 @@ def overview_figure(
         each: whether each panel has a color scale of its own; otherwise all share one.
         dpi: dots per inch that the figure will be saved at; None is matplotlib's ``figure.dpi``.
         title: above the panels; None says how many heads there are.
-        caption, width: as in :func:`attnviz.heatmap`.
+        caption, width, marks: as in :func:`attnviz.heatmap`.
         colors: the fields of :class:`~attnviz.show.figures.scales.ColorScale`.
 
     Returns:
-        The Axes drawn into: panel ``(layer, head)`` is around ``x = head's column``, ``y = layer's row``.
+        The Axes drawn into: panel ``(layer, head)`` is around ``x = head's column``, ``y = layer's row``. In a figure of
+        its own, the heads of a single layer go on in the next row, where they are many.
 
     Raises:
         InputError: as :meth:`~attnviz.show.figures.scales.ColorScale.fit`.
     """
-    heads = sorted({shown.head for row in rows for shown in row.maps})
+    table = _Table.of(rows, width, wrap=ax is None)
     dpi = mpl.rcParams["figure.dpi"] if dpi is None else dpi
-    names = ["" if row.layer is None else f"{row.layer}" for row in rows]
     maps = [shown for row in rows for shown in row.maps]
-    given = ax is not None
-    if ax is None:
-        side = panel_pixels(len(rows), len(heads), dpi, width)
-        slot = (side + _gap_of(side)) / dpi
-        wide, tall = slot * len(heads), slot * len(rows)
-        left = _LEFT + 0.065 * max(map(len, names))
-        across = left + max(wide, 1.0) + _RIGHT if width is None else width
-        lines = caption_lines(caption, across)
-        bottom = _BOTTOM + _LINE * len(lines)
-        size = (_whole(across, dpi), _whole(bottom + max(tall, 1.0) + _TOP, dpi))
-        figure = Figure(figsize=size, dpi=dpi)
-        ax = figure.add_axes(_share((_whole(left, dpi), _whole(size[1] - _TOP - tall, dpi), wide, tall), figure))
-        if lines:
-            figure.text(
-                0.1 / across,
-                0.08 / size[1],
-                "\n".join(lines),
-                fontsize=mpl.rcParams["figure.labelsize"],
-                va="bottom",
-                parse_math=False,
-            )
     scale = ColorScale(**colors)
     fitted = scale.fit(maps)
-    panels = [{shown.head: (shown.cells, scale.fit([shown]) if each else fitted) for shown in row.maps} for row in rows]
-    _Mosaic(ax, [[row.get(head) for head in heads] for row in panels])
-    _label(ax.xaxis, [f"{head}" for head in heads])
-    _label(ax.yaxis, names)
+    shown_by = _each_by_its_own(fitted) if each else fitted
+    title = _title(rows) if title is None else title
+    blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
+    given = ax is not None
+    if ax is None:
+        ax = _sheet(table, shown_by, dpi, title, caption, width, blank=blank)
+    panels = [
+        [None if shown is None else (shown, scale.fit([shown]) if each else fitted) for shown in row]
+        for row in table.rows
+    ]
+    _Mosaic(ax, panels)
+    _label(ax.xaxis, table.across)
+    _label(ax.yaxis, table.down)
     ax.tick_params(length=0)
     ax.grid(False)  # whatever the style says: lines would lie over the panels
-    ax.set_xlabel("head" + _cell_note(maps))
-    ax.set_ylabel("layer" if any(names) else "")
-    said = ", given" if all(shown.given for shown in maps) else ""
-    sizes = f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}{said}"
-    ax.set_title(in_place(sizes, None, place_of(maps)[1]) if title is None else title, parse_math=False)
-    blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
-    _bar(ax, fitted, each=each, inside=not given, blank=blank)
-    if given and caption is not None:
-        write_caption(ax, caption)
+    ax.set_ylabel(table.axes[0], labelpad=3)
+    ax.set_xlabel(table.axes[1], labelpad=3)
+    if marks:
+        _draw_marks(table, ax)
+    if given:
+        ax.set_title(title, parse_math=False)
+        colorbar(ScalarMappable(shown_by.norm, shown_by.cmap), [ax], shown_by)
+        if caption is not None:
+            write_caption(ax, caption)
     return ax
+
+
+def _title(rows: Sequence[OverviewRow]) -> str:
+    maps = [shown for row in rows for shown in row.maps]
+    said = ", given" if all(shown.given for shown in maps) else ""
+    return in_place(f"{count(len(rows), 'layer')}, {count(len(maps), 'head')}{said}", None, place_of(maps)[1])
+
+
+def _each_by_its_own(fitted: FittedScale) -> FittedScale:
+    """What the color bar shows where each panel has a scale of its own."""
+    label = f"{fitted.label}, each panel by its own: from its least, 0, to its most, 1"
+    return replace(fitted, norm=Normalize(0, 1), label=label, ticks=(0.0, 1.0), extend="neither")
+
+
+def _sheet(
+    table: _Table,
+    fitted: FittedScale,
+    dpi: float,
+    title: str,
+    caption: str | None,
+    width: float | None,
+    *,
+    blank: bool,
+) -> Axes:
+    """The Axes of a figure in which, at ``dpi``, each panel is a whole number of pixels."""
+    figure = Figure(figsize=(6, 6), dpi=dpi)
+    ax = figure.add_axes((0, 0, 1, 1), label="overview")
+    bar = Bar(figure, fitted, blank=blank)
+    down, across = len(table.rows), len(table.rows[0])
+    widest = max(width_of(name, points("ytick.labelsize")) for name in table.down)
+    label = line("axes.labelsize") + 3 / 72
+    left = EDGE + (label if table.axes[0] else 0.0) + widest + 4 / 72 + points("ytick.labelsize") / 144
+    least = 1.0 if blank else 0.9  # inches of a color bar
+
+    def slot(room: float) -> float:
+        inside = None if width is None else max(width - left - room, 0.05)
+        return _slot_pixels((down, across), dpi, inside) / dpi
+
+    def room(tall: float) -> float:
+        return bar.room(max(tall, least)) + EDGE
+
+    side = slot(_AROUND)
+    for _ in range(
+        3 if width is not None else 1
+    ):  # the bar is as high as the panels, and they are as wide as it leaves
+        side = slot(room(side * down))
+    wide, tall = side * across, side * down
+    right = room(tall)
+    size_across = left + max(wide, 0.6) + right if width is None else width
+    named = max((width_of(name, points("xtick.labelsize")) for name in table.across), default=0.0)
+    middle = left + wide / 2
+    above = wrapped(title, 2 * (min(middle, size_across - middle) - EDGE), points("axes.titlesize"))
+    said = caption_lines(caption, size_across)
+    bottom = EDGE + (line("xtick.labelsize") + 4 / 72 if named else 3 / 72) + (label if table.axes[1] else 0.0)
+    over = (width_of(table.axes[0], points("axes.labelsize")) - tall) / 2  # of what is written along few rows
+    bottom = max(bottom, bar.below + max(tall, least) - tall, EDGE + over)
+    words = line("figure.labelsize", len(said)) + 0.08 if said else 0.0
+    top = EDGE + max(over, line("axes.titlesize", len(above)) + 5 / 72)
+    size = (_whole(size_across, dpi), _whole(words + bottom + tall + top, dpi))
+    figure.set_size_inches(size)
+    box = (_whole(left, dpi), _whole(size[1] - top - tall, dpi), wide, tall)
+    place(ax, box, size)
+    ax.set_title("\n".join(above), pad=5, parse_math=False)
+    high = max(tall, least)
+    bar.beside(box[0] + wide, box[1] + tall - high, high)
+    write_below(figure, said)
+    return ax
+
+
+def _draw_marks(table: _Table, ax: Axes) -> None:
+    """A triangle over each panel's column that takes most, and rings around its lone peaks: where there is room."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    side = 72 * float(ax.get_position().width * figure.get_figwidth()) / len(table.rows[0])  # points
+    if side < _LEAST_MARKED:
+        return
+    half, tips, sides, rings = 0.5 - _GAP / 2, [], [], []
+    for y, row in enumerate(table.rows):
+        for x, shown in enumerate(row):
+            marks = None if shown is None else find_marks(shown)
+            if shown is None or marks is None:
+                continue
+            rows, columns = shown.cells.shape
+            if marks.sink is not None:
+                tips.append((x - half + 2 * half * (marks.sink.column + 0.5) / columns, y - half))
+            if marks.row is not None:
+                sides.append((x + half, y - half + 2 * half * (marks.row.row + 0.5) / rows))
+            if is_fine(side * 2 * half / max(rows, columns)):
+                rings += [
+                    (x - half + 2 * half * (column + 0.5) / columns, y - half + 2 * half * (row_ + 0.5) / rows)
+                    for row_, column in marks.peaks
+                ]
+    draw_tips(ax, tips, min(side * _GAP, 4.5))
+    draw_tips(ax, sides, min(side * _GAP, 3.5), aside=True)
+    draw_rings(ax, rings, min(7.0, 0.1 * side))
 
 
 class _Mosaic(PixelImage):
@@ -133,10 +267,10 @@ class _Mosaic(PixelImage):
 
     Args:
         ax: the Axes.
-        panels: of each row and column the cells and their scale; None where there is no panel.
+        panels: of each row and column the map and its scale; None where there is no panel.
     """
 
-    def __init__(self, ax: Axes, panels: Sequence[Sequence[tuple[Values, FittedScale] | None]]) -> None:
+    def __init__(self, ax: Axes, panels: Sequence[Sequence[tuple[AttentionMap, FittedScale] | None]]) -> None:
         self.panels = panels
         super().__init__(ax, np.zeros((len(panels), len(panels[0]), 4), dtype=np.uint8))
 
@@ -146,12 +280,12 @@ class _Mosaic(PixelImage):
         edge = np.rint(255 * to_rgba_array(FRAME["edgecolor"])[0]).astype(np.uint8)
         down = _slots(pixels.height, len(self.panels), pixels.rows)
         across = _slots(pixels.width, len(self.panels[0]), pixels.columns)
-        for line, (height, rows, y) in zip(self.panels, down, strict=True):
-            for panel, (width, columns, x) in zip(line, across, strict=True):
+        for row, (height, rows, y) in zip(self.panels, down, strict=True):
+            for panel, (width, columns, x) in zip(row, across, strict=True):
                 if panel is not None and rows and columns:
-                    cells, scale = panel
-                    values = np.ma.filled(scale.cells(cells), np.nan)
-                    own = Pixels(height, width, rows, columns, pixels.grain, pixels.point)
+                    shown, scale = panel
+                    values = np.ma.filled(scale.cells(shown.cells), np.nan)
+                    own = Pixels(height, width, rows, columns, pixels.point)
                     hatch = hatch_colors(scale.cmap.get_bad())
                     top, left = max(y - 1, 0), max(x - 1, 0)  # a frame, in the gap
                     if apart:
@@ -159,6 +293,47 @@ class _Mosaic(PixelImage):
                     colors = own.paint(values, _colors_of(scale), hatch=hatch)
                     picture[y : y + len(rows), x : x + len(columns)] = colors
         return picture
+
+    def pieces(self) -> Iterator[Piece]:
+        for y, row in enumerate(self.panels):
+            for x, panel in enumerate(row):
+                if panel is not None:
+                    yield _piece(*panel, x, y)
+
+    def draw(self, renderer: Any) -> None:
+        super().draw(renderer)
+        if is_vector(renderer) and self.get_visible():
+            frames = [
+                _piece(*panel, x, y).extent for y, row in enumerate(self.panels) for x, panel in enumerate(row) if panel
+            ]
+            _draw_frames(renderer, self, frames)
+
+
+def _piece(shown: AttentionMap, scale: FittedScale, x: int, y: int) -> Piece:
+    """A panel of a PDF or an SVG: half a gap from the edges of its slot."""
+    values, colors = np.ma.filled(scale.cells(shown.cells), np.nan), _colors_of(scale)
+
+    def paint(pixels: Pixels) -> tuple[Array, Array]:
+        return pixels.paint(values, colors), np.isnan(pixels.merged(values))
+
+    half = 0.5 - _GAP / 2
+    extent = (x - half, x + half, y + half, y - half)
+    return Piece(values.shape, paint, extent, hatch_colors(scale.cmap.get_bad()), partial(_said, shown))
+
+
+def _said(shown: AttentionMap, row: int, column: int) -> str:
+    return f"{in_place(shown.heads_name, shown.layer)}: {cell_said(shown, row, column)}"
+
+
+def _draw_frames(renderer: Any, image: PixelImage, frames: Sequence[Extent]) -> None:
+    """A thin line around each panel."""
+    gc = renderer.new_gc()
+    gc.set_linewidth(FRAME["linewidth"])
+    gc.set_foreground(FRAME["edgecolor"])
+    for left, right, bottom, top in frames:
+        corners = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
+        renderer.draw_path(gc, Path(corners, closed=True), image.get_transform())
+    gc.restore()
 
 
 def _colors_of(scale: FittedScale) -> Callable[[Array], Array]:
@@ -177,28 +352,6 @@ def _slots(pixels: int, count: int, seen: range) -> list[tuple[int, range, int]]
     return found
 
 
-def _bar(ax: Axes, fitted: FittedScale, *, each: bool, inside: bool, blank: bool) -> None:
-    """The color bar: in the room that the figure keeps for it, or beside Axes that were given."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    norm = Normalize(0, 1) if each else fitted.norm
-    shown = ScalarMappable(norm, fitted.cmap)
-    if not inside:
-        bar = colorbar(shown, [ax], fitted)
-    else:
-        width, height = figure.get_size_inches()
-        box = ax.get_position()
-        tall = min(max(box.height * height, 1.0), 4.0)
-        place = (box.x1 * width + 0.12, box.y1 * height - tall, 0.13, tall)
-        bar = figure.colorbar(shown, cax=figure.add_axes(_share(place, figure)), extend=fitted.extend)
-        dress(bar, fitted)
-        if blank:
-            swatch(figure, fitted, place[0], place[1] - 0.24, NOT_VISIBLE.replace(" ", "\n"))
-    if each:
-        bar.set_ticks([0, 1], labels=["least", "most"])
-        bar.set_label(f"{fitted.label},\neach panel by its own")
-
-
 def _label(axis: Axis, names: Sequence[str]) -> None:
     """Labels at panels, as many as have room: all, or each 2nd, 4th, 5th, 8th, 10th ..."""
     figure = axis.axes.get_figure(root=True)
@@ -206,8 +359,8 @@ def _label(axis: Axis, names: Sequence[str]) -> None:
     horizontal = axis is axis.axes.xaxis
     box = axis.axes.get_position()
     inches = box.width * figure.get_figwidth() if horizontal else box.height * figure.get_figheight()
-    size = float(axis.get_ticklabels()[0].get_fontsize()) if axis.get_ticklabels() else 7.0
-    each = size / 72 * (0.75 * max(map(len, names)) + 0.6 if horizontal else 1.3)
+    size = points("xtick.labelsize" if horizontal else "ytick.labelsize")
+    each = max(width_of(name, size) for name in names) + 3 / 72 if horizontal else LINE * size / 72
     steps = (step * 10**power for power in range(6) for step in (1, 2, 4, 5, 8))
     stride = next(step for step in steps if step * inches / len(names) >= each)
     axis.set_major_locator(FixedLocator(list(range(0, len(names), stride))))
@@ -238,9 +391,3 @@ def _gap_of(side: int) -> int:
 def _whole(inches: float, dpi: float) -> float:
     """Inches that are a whole number of pixels."""
     return round(inches * dpi) / dpi
-
-
-def _share(box: tuple[float, float, float, float], figure: Figure) -> tuple[float, float, float, float]:
-    """A box in inches as shares of the figure."""
-    width, height = figure.get_size_inches()
-    return box[0] / width, box[1] / height, box[2] / width, box[3] / height

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
@@ -16,9 +16,11 @@ from matplotlib.lines import Line2D
 
 from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
-from attnviz.show.figures.cells import Array, Extent, PixelImage, Pixels
-from attnviz.show.figures.heatmap import write_below
-from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points
+from attnviz.show.figures.captions import number_said, pair_said
+from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels
+from attnviz.show.figures.heatmap import write_above, write_below
+from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points, wrapped
+from attnviz.show.figures.vectors import Array
 from attnviz.show.scale.colors import BLACK, WHITE, Rgb, hidden, is_dark, mix, reason_colors
 
 if TYPE_CHECKING:
@@ -62,7 +64,9 @@ def pattern_figure(
         narrow = width is not None and width < _NARROW
 
         def draw(axes: Sequence[Axes]) -> None:
-            pattern_figure(shown, axes[0], title=title, full=full, legend=legend and not narrow)
+            inches = max(_width(axes[0]), 4.0 if width is None else 0.0 if narrow else 2.0)
+            words = wrapped(_title(shown) if title is None else title, inches, points("axes.titlesize"))
+            pattern_figure(shown, axes[0], title="\n".join(words), full=full, legend=legend and not narrow)
 
         ax = _fitted(shown, 1, draw, None if narrow else caption, width)[0]
         if narrow:
@@ -74,9 +78,9 @@ def pattern_figure(
     aspect: Any = "auto" if is_strip((len(shown.queries), len(shown.keys))) else "equal"
     _ReasonImage(shown, full, ax, extent, aspect)
     if _outlined(shown):
-        _outline(shown, ax)
         if shown.weights is not None:
             _squares(shown, ax, full)
+        _outline(shown, ax)
     label_axis(ax.xaxis, shown.keys, shown.key_labels)
     label_axis(ax.yaxis, shown.queries, shown.query_labels)
     ax.set_xlabel("key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else ""))
@@ -138,26 +142,29 @@ def story_figure(
 
     def draw(row: Sequence[Axes]) -> None:
         for ax, shown, own in zip(row, maps, titles, strict=True):
-            pattern_figure(shown, ax, title=f"{own}\n{_pairs(shown.visible, shown.total)}", full=full, legend=False)
+            name = f"{own}\n{_pairs(shown.visible, shown.total)}"
+            words = wrapped(name, _width(ax), points("axes.titlesize"))
+            pattern_figure(shown, ax, title="\n".join(words), full=full, legend=False)
             if ax is not row[0]:
                 ax.set_ylabel("")
                 ax.tick_params(left=False, labelleft=False)
         names, handles = _legend(maps, full)
         row[-1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.04, 1.0), **_LEGEND)
-        if title is not None:
-            row[len(row) // 2].annotate(
-                title,
-                (0.5, 1),
-                (0, 36),
-                ha="center",
-                xycoords="axes fraction",
-                textcoords="offset points",
-                parse_math=False,
-            )
 
     figure = _fitted(maps[0], len(maps), draw, caption, width)[0].get_figure(root=True)
     assert figure is not None
+    if title is not None:
+        lines = wrapped(title, float(figure.get_figwidth()) - 2 * EDGE, points("figure.titlesize"))
+        grow(figure, above=line("figure.titlesize", len(lines)) + 0.06)
+        write_above(figure, lines)
     return figure
+
+
+def _width(ax: Axes) -> float:
+    """Inches across of Axes."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return float(ax.get_position(original=True).width * figure.get_figwidth())
 
 
 def _fitted(
@@ -247,7 +254,7 @@ class _ReasonImage(PixelImage):
     """
 
     def __init__(self, shown: ReasonMap, full: float, ax: Axes, extent: Extent, aspect: Any) -> None:
-        self.reasons, self.full = shown.reasons, full
+        self.shown, self.reasons, self.full = shown, shown.reasons, full
         self.weights = None if _outlined(shown) else shown.weights
         self.tinted = shown.weights is not None
         kinds, counts = np.unique(shown.kinds, return_counts=True)
@@ -256,10 +263,24 @@ class _ReasonImage(PixelImage):
         super().__init__(ax, self._colors(shown.kinds, self.weights), extent, aspect=aspect)
 
     def paint(self, pixels: Pixels) -> Array:
+        return self._painted(pixels)[0]
+
+    def pieces(self) -> Iterator[Piece]:
+        yield Piece(self.places.shape, self._painted, self.get_extent(), names=self._said)
+
+    def _said(self, row: int, column: int) -> str:
+        kind, weights = self.kinds[self.places[row, column]], self.shown.weights
+        said = f"{pair_said(self.shown, row, column)} {[*self.reasons, SEVERAL, 'not visible'][kind]}"
+        weighed = weights is not None and np.isfinite(weights[row, column])
+        return f"{said} {number_said(float(weights[row, column]))}" if weighed else said  # type: ignore[index]
+
+    def _painted(self, pixels: Pixels) -> tuple[Array, Array]:
         kinds = self.kinds[pixels.merged(self.places, np.maximum)]
         weights = None if self.weights is None else pixels.merged(self.weights)
         colors = pixels.spread(np.rint(self._colors(kinds, weights) * 255).astype(np.uint8), self.places)
-        return np.concatenate([colors, np.full((*colors.shape[:2], 1), 255, dtype=np.uint8)], axis=2)
+        return np.dstack([colors, np.full(colors.shape[:2], 255, dtype=np.uint8)]), pixels.spread(
+            kinds < 0, self.places
+        )
 
     def _colors(self, kinds: Array, weights: Array | None) -> Array:
         """(..., 3), the darker the more weight."""
@@ -275,12 +296,20 @@ class _ReasonImage(PixelImage):
 
 
 def _outline(shown: ReasonMap, ax: Axes) -> None:
-    """White lines between cells."""
+    """Lines of the page's color between cells."""
     rows, columns = shown.cells.shape
-    ax.set_xticks(np.linspace(-0.5, len(shown.keys) - 0.5, columns + 1), minor=True)
-    ax.set_yticks(np.linspace(-0.5, len(shown.queries) - 0.5, rows + 1), minor=True)
-    ax.grid(which="minor", color=mpl.rcParams["axes.facecolor"], linewidth=1.0 if max(rows, columns) <= 32 else 0.5)
-    ax.tick_params(which="minor", length=0)
+    x = np.linspace(-0.5, len(shown.keys) - 0.5, columns + 1)
+    y = np.linspace(-0.5, len(shown.queries) - 0.5, rows + 1)
+    lines = [[(at, y[0]), (at, y[-1])] for at in x] + [[(x[0], at), (x[-1], at)] for at in y]
+    ax.add_collection(
+        LineCollection(
+            lines,
+            colors=mpl.rcParams["axes.facecolor"],
+            linewidths=1.0 if max(rows, columns) <= 32 else 0.5,
+            zorder=1.5,
+        ),
+        autolim=False,
+    )
 
 
 def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:

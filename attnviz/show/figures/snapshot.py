@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from attnviz.base.words import in_place
 from attnviz.compare.snapshots.comparing import difference_maps
 from attnviz.compare.snapshots.difference import SnapshotDifference
 from attnviz.compare.snapshots.files import SUFFIXES, is_snapshot
 from attnviz.compare.snapshots.snapshot import Snapshot
+from attnviz.maps.map import AttentionMap
+from attnviz.show.figures.about import About
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.heatmap import heads_grid
 from attnviz.show.figures.style import house_style, save_figure
@@ -40,8 +43,13 @@ def write_difference(path: Path, found: SnapshotDifference) -> bool:
     if not maps:
         return False
     with _drawing():
-        save_figure(difference_figure(maps), path)
+        save_figure(difference_figure(maps), path, about=About(_words(maps), {"kind": "snapshot"}))
     return True
+
+
+def _words(maps: Sequence[tuple[AttentionMap, ...]]) -> str:
+    heads = ", ".join(in_place(stored.heads_name, stored.layer, stored.batch) for stored, *_ in maps)
+    return f"{maps[0][0].values.capitalize()} that differ from a stored snapshot, what they are now, and the difference: {heads}."
 
 
 def draw_snapshot(snapshot: Snapshot) -> bytes:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from attnviz.base.words import count, in_place
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
 from attnviz.show.figures.bars import Bar, colorbar, frame
+from attnviz.show.figures.captions import number_said
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.heatmap import letters, write_below, write_caption
 from attnviz.show.figures.layout import (
@@ -32,6 +33,7 @@ from attnviz.show.figures.layout import (
 )
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 from attnviz.show.scale.colors import is_dark
+from attnviz.sources.naming import order_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +80,14 @@ def statistics_figure(
     given = ax is not None
     if ax is None:
         ax = _sheet(cells, heads, names, scale, title, caption, width)
-    image = CellImage(ax, scale.cells(cells), cmap=scale.cmap, norm=scale.norm, hatch=True)
+    image = CellImage(
+        ax,
+        scale.cells(cells),
+        cmap=scale.cmap,
+        norm=scale.norm,
+        hatch=True,
+        names=lambda row, column: f"{in_place(f'head {heads[column]}', layers[row])} {number_said(cells[row, column])}",
+    )
     frame(ax)
     ax.grid(False)
     _label(ax.xaxis, [f"{head}" for head in heads])
@@ -143,9 +152,9 @@ def _sheet(
         return Sheet(1, 1, panel, around)
 
     found = fitted_to(width, sheet)
-    inches = found.size[0] - 2 * EDGE
+    middle = found.around.left + found.inner[0] / 2
     said = caption_lines(caption, found.size[0])
-    above = wrapped(title, inches, points("axes.titlesize"))
+    above = wrapped(title, 2 * (min(middle, found.size[0] - middle) - EDGE), points("axes.titlesize"))
     found = found.with_room([], said)
     found = replace(found, around=replace(found.around, top=found.around.top + line("axes.titlesize", len(above))))
     figure.set_size_inches(found.size)
@@ -190,9 +199,8 @@ def _item(rows: Sequence[HeadStatistics]) -> int | None:
     return items.pop() if len(items) == 1 else None
 
 
-def _order(layer: int | str | None) -> tuple[str, int]:
-    kind, _, number = ("-1" if layer is None else str(layer)).rpartition(".")
-    return kind, int(number)
+def _order(layer: int | str | None) -> tuple[int, str, int, int]:
+    return order_of("-1" if layer is None else layer)
 
 
 def _name(layer: int | str | None) -> str:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
 from attnviz.base.errors import InputError
 from attnviz.base.labels import SPACE, one_line, spaced
-from attnviz.show.figures.bars import dress
-from attnviz.show.figures.heatmap import write_caption
+from attnviz.show.figures.bars import Bar, colorbar
+from attnviz.show.figures.captions import cell_said
+from attnviz.show.figures.heatmap import write_above, write_below, write_caption
+from attnviz.show.figures.layout import EDGE, caption_lines, line, place, points, width_of, wrapped
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
+from attnviz.show.figures.vectors import Words
 from attnviz.show.scale.colors import is_dark
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ MOST_TOKENS = 4096
 _WIDE = 6.5  # inches of a line of text
 _LINE = 1.75  # of a line, in heights of its letters
 _LONGEST = 48  # letters of a token that are shown
-_BESIDE = 1.25  # inches that the color bar takes
-_BAR_LEAST, _BAR_MOST = 0.95, 4.0  # inches of its height
+_BESIDE = 1.0  # inches that the color bar takes, about
+_BAR_LEAST = 0.95  # inches of its height
+_APART = 0.08  # inches between two texts
 _GAP = 2.0  # points between tokens that a space parts
 
 
@@ -77,24 +79,18 @@ def strip(
             :meth:`~attnviz.show.figures.scales.ColorScale.fit`.
     """
     check_strip(shown)
-    size = FontProperties(size=mpl.rcParams["font.size"]).get_size_in_points()
-    if ax is None:
-        across = _WIDE if width is None else width - _BESIDE
-        words = _wrapped(shown, size, across * 72)
-        tall = max((words[-1].line + 1) * _LINE * size / 72, _BAR_LEAST if scale is None else 0.2)
-        figure = Figure(figsize=(across + _BESIDE, tall + (0.45 if caption is None else 0.85)), layout="constrained")
-        ax = figure.add_subplot()
-    else:
-        box = ax.get_window_extent()
-        figure_ = ax.get_figure(root=True)
-        assert figure_ is not None
-        across = box.width / figure_.dpi
-        words = _wrapped(shown, size, across * 72)
     fitted = ColorScale(**colors).fit([shown]) if scale is None else scale
-    _draw(shown, words, ax, fitted, size, across * 72)
-    ax.set_title(_title(shown) if title is None else title, loc="left", parse_math=False)
+    title = _title(shown) if title is None else title
+    if ax is None:
+        return _sheet([shown], [title], fitted, None, caption, width, bar=scale is None)[0]
+    size = points("font.size")
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    across = ax.get_window_extent().width / figure.dpi
+    _draw(shown, _wrapped(shown, size, across * 72), ax, fitted, size, across * 72)
+    ax.set_title(title, loc="left", parse_math=False)
     if scale is None:
-        _bar([ax], fitted)
+        colorbar(ScalarMappable(fitted.norm, fitted.cmap), [ax], fitted)
     if caption is not None:
         write_caption(ax, caption)
     return ax
@@ -121,22 +117,64 @@ def strips(
     for shown in maps:
         check_strip(shown)
     check_tokens(len(maps[0].keys), len(maps))
-    size = FontProperties(size=mpl.rcParams["font.size"]).get_size_in_points()
-    across = _WIDE if width is None else width - _BESIDE
-    lines = _wrapped(maps[0], size, across * 72)[-1].line + 1
-    tall = lines * _LINE * size / 72
-    figure = Figure(figsize=(across + _BESIDE, max(len(maps) * (tall + 0.32), _BAR_LEAST) + 0.5), layout="constrained")
-    grid = figure.subplots(len(maps), 1, squeeze=False)[:, 0]
     fitted = ColorScale(**colors).fit(maps)
-    words = _wrapped(maps[0], size, across * 72)
-    for ax, shown in zip(grid, maps, strict=True):
-        _draw(shown, words, ax, fitted, size, across * 72)
-        ax.set_title(shown.name, loc="left", pad=2)
-    figure.suptitle(f"what {_query(maps[0])} sees" if title is None else title, parse_math=False)
-    _bar(list(grid), fitted)
-    if caption is not None:
-        write_caption(grid[0], caption)
+    above = f"what {_query(maps[0])} sees" if title is None else title
+    axes = _sheet(maps, [shown.name for shown in maps], fitted, above, caption, width)
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None
     return figure
+
+
+def _sheet(
+    maps: Sequence[AttentionMap],
+    names: Sequence[str],
+    fitted: FittedScale,
+    above: str | None,
+    caption: str | None,
+    width: float | None,
+    *,
+    bar: bool = True,
+) -> list[Axes]:
+    """The Axes of texts one above the other, each under its name, in a figure as high as they are."""
+    figure, size = Figure(figsize=(6, 6)), points("font.size")
+    axes = [figure.add_axes((0, 0, 1, 1), label=f"strip {n}") for n in range(len(maps))]
+    beside = Bar(figure, fitted, blank=False) if bar else None
+
+    def placed(room: float) -> tuple[float, list[_Word], float, list[list[str]], float]:
+        """Inches of lines across, words, inches of each text, names, and inches of all."""
+        across = (_WIDE + _BESIDE if width is None else width) - 2 * EDGE - room
+        words = _wrapped(maps[0], size, across * 72)
+        high = (words[-1].line + 1) * _LINE * size / 72
+        titles = [wrapped(name, across, points("axes.titlesize")) for name in names]
+        return across, words, high, titles, sum(high + _above(lines) for lines in titles) + _APART * (len(maps) - 1)
+
+    across, words, high, titles, tall = placed(_BESIDE)
+    if beside is not None:
+        across, words, high, titles, tall = placed(beside.room(max(tall, _BAR_LEAST)) + EDGE)
+    wide = _WIDE + _BESIDE if width is None else width
+    lines = [] if above is None else wrapped(above, wide - 2 * EDGE, points("figure.titlesize"))
+    said = caption_lines(caption, wide)
+    below = line("figure.labelsize", len(said)) + 0.08 if said else 0.0
+    top = line("figure.titlesize", len(lines)) + 0.06 if lines else 0.0
+    inside = max(tall, _BAR_LEAST + 0.06 if beside is not None else 0.2)
+    figure.set_size_inches(wide, top + inside + below + 2 * EDGE)
+    at = below + EDGE + inside
+    for ax, shown, title in zip(axes, maps, titles, strict=True):
+        at -= _above(title) + high
+        place(ax, (EDGE, at, across, high), (wide, float(figure.get_figheight())))
+        _draw(shown, words, ax, fitted, size, across * 72)
+        ax.set_title("\n".join(title), loc="left", pad=2, parse_math=False)
+        at -= _APART
+    if beside is not None:
+        own = max(_BAR_LEAST, tall)
+        beside.beside(EDGE + across, below + EDGE + inside - own - 0.03, own)
+    write_above(figure, lines)
+    write_below(figure, said)
+    return axes
+
+
+def _above(title: Sequence[str]) -> float:
+    return line("axes.titlesize", len(title)) + 3 / 72
 
 
 def check_strip(shown: AttentionMap) -> None:
@@ -165,40 +203,22 @@ def check_tokens(tokens: int, heads: int = 1) -> None:
 def _wrapped(shown: AttentionMap, size: float, across: float) -> list[_Word]:
     """Tokens in lines at most ``across`` points wide; a line end in a token ends the line."""
     labels = [f"{position}" for position in shown.keys] if shown.key_labels is None else shown.key_labels
-    measure = _measure(size)
     words: list[_Word] = []
-    x, line = 0.0, 0
+    x, row = 0.0, 0
     for apart, text in spaced(labels, shown.token_form):
         gap = _GAP * 2 if apart else 0.5
         breaks = text.count("\n")
         plain = one_line(text)
         plain = plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"
-        wide = measure(plain) + 3
+        wide = 72 * width_of(plain or " ", size) + 3
         if words and x + gap + wide > across and x > 0:
-            x, line = 0.0, line + 1
+            x, row = 0.0, row + 1
         x += gap if x > 0 else 0
-        words.append(_Word(plain, x, line, wide))
+        words.append(_Word(plain, x, row, wide))
         x += wide
         if breaks:
-            x, line = 0.0, line + breaks
+            x, row = 0.0, row + breaks
     return words
-
-
-def _measure(size: float) -> Any:
-    """What gives the points across of a text in the present fonts."""
-    from matplotlib.backends.backend_agg import RendererAgg
-
-    make: Any = RendererAgg  # untyped
-    renderer = make(1, 1, 72)
-    font = FontProperties(size=size)
-    known: dict[str, float] = {}
-
-    def measure(text: str) -> float:
-        if text not in known:
-            known[text] = float(renderer.get_text_width_height_descent(text or " ", font, ismath=False)[0])
-        return known[text]
-
-    return measure
 
 
 def _draw(
@@ -212,7 +232,8 @@ def _draw(
         spine.set_visible(False)
     colors = np.asarray(fitted.cmap(fitted.norm(fitted.cells(shown.cells))))[0]  # (S, 4)
     boxes = [Rectangle((word.x, word.line * tall + 0.1 * tall), word.width, 0.8 * tall) for word in words]
-    ax.add_collection(PatchCollection(boxes, facecolors=colors, edgecolors="none"), autolim=False)
+    said = [cell_said(shown, 0, n) for n in range(len(words))]
+    ax.add_collection(Words(boxes, said, facecolors=colors, edgecolors="none"), autolim=False)
     seen = np.isfinite(shown.cells[0])
     for word, (red, green, blue, _), sees in zip(words, colors, seen, strict=True):
         ink = "white" if is_dark((red, green, blue)) else "black"
@@ -240,26 +261,6 @@ def _draw(
                 clip_on=False,
             )
         )
-
-
-def _bar(axes: Sequence[Axes], fitted: FittedScale) -> None:
-    """The color bar beside the first lines, however many follow."""
-    figure = axes[0].get_figure(root=True)
-    assert figure is not None
-    tall = float(figure.get_figheight())
-    bar = figure.colorbar(
-        ScalarMappable(fitted.norm, fitted.cmap),
-        ax=axes,
-        fraction=0.05,
-        pad=0.015,
-        shrink=min(1.0, _BAR_MOST / tall),
-        aspect=min(tall, _BAR_MOST) / 0.13,
-        anchor=(0.0, 1.0),
-        panchor=False,
-        extend=fitted.extend,
-        label=fitted.label,
-    )
-    dress(bar, fitted)
 
 
 def _own(shown: AttentionMap) -> int | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axis import Axis
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from matplotlib.font_manager import fontManager, get_font, get_font_names
 from matplotlib.text import Text
@@ -203,12 +205,25 @@ def save_figure(
     }
     if suffix not in nameless:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(SUFFIXES)}")
-    for text in figure.findobj(Text):
+    for text in _texts(figure):
         text.set_text(printable(text.get_text()))
     said = nameless[suffix] | ({} if about is None else about.metadata(suffix))
     settings: dict[Any, Any] = {"svg.hashsalt": "attnviz", "svg.fonttype": "none", "pdf.fonttype": 42}
     with mpl.rc_context(settings), atomic(path) as temporary:
         figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=said)
+        if suffix == ".svg" and about is not None:
+            about.describe(temporary)
+
+
+def _texts(artist: Artist) -> Iterator[Text]:
+    """The texts of a figure but those of ticks, which pass :func:`attnviz.base.labels.one_line` as they are made.
+
+    Asked for, ticks would all be made once more, which takes a grid of heads as long as drawing it.
+    """
+    if isinstance(artist, Text):
+        yield artist
+    for child in [artist.label, artist.offsetText] if isinstance(artist, Axis) else artist.get_children():
+        yield from _texts(child)
 
 
 _Drawn = TypeVar("_Drawn", bound="Axes | Figure")

@@ -47,6 +47,32 @@ class Sink:
         return f"key {first}" if first == last else f"keys {first}–{last}"
 
 
+@dataclass(frozen=True)
+class Row:
+    """A query, or the queries of one row, from which most keys have their largest weight.
+
+    Args:
+        name: the map's: ``head 3``.
+        queries: the positions of the row: the first and the last.
+        label: the query's token, where the row is one query that has one.
+        share: of the keys.
+        row: of the map's cells.
+    """
+
+    name: str
+    queries: tuple[int, int]
+    label: str | None
+    share: float
+    row: int
+
+    @property
+    def said(self) -> str:
+        """``query 3 ([CLS])``, ``queries 0 to 7``."""
+        first, last = self.queries
+        token = f" ({one_line(self.label)})" if self.label is not None else ""
+        return f"query {first}{token}" if first == last else f"queries {first} to {last}"
+
+
 def find_sink(shown: AttentionMap) -> Sink | None:
     """The key that takes most of the weight shown, where there is one.
 
@@ -74,6 +100,47 @@ def find_sink(shown: AttentionMap) -> Sink | None:
     first, end = most * len(shown.keys) // columns, (most + 1) * len(shown.keys) // columns
     label = shown.key_labels[first] if shown.key_labels is not None and end == first + 1 else None
     return Sink(shown.name, (shown.keys[first], shown.keys[end - 1]), label, float(shares[most]), exact, most)
+
+
+_LEAST_SEEN = 8  # queries that see a key, of whose weights one can be said to lead
+
+
+def find_row(shown: AttentionMap) -> Row | None:
+    """The query from which most keys have their largest weight, where there is one: a row that stands out.
+
+    >>> import attnviz
+    >>> find_row(attnviz.attention_map(attnviz.synthesize(), head=3)) is None
+    True
+    """
+    rows, columns = shown.cells.shape
+    finite = np.isfinite(shown.cells)
+    cells = np.where(finite, shown.cells, 0)
+    if shown.values != "weights" or (cells < 0).any() or rows < _LEAST_SEEN or columns < _LEAST_SEEN:
+        return None
+    counts = finite.sum(axis=0)
+    told = counts >= min(_LEAST_SEEN, rows)
+    clear = told & (cells.max(axis=0) > _CLEAR * cells.sum(axis=0) / np.maximum(counts, 1))
+    if not told.any():
+        return None
+    leads = np.bincount(cells[:, clear].argmax(axis=0), minlength=rows) / int(told.sum())
+    most = int(leads.argmax())
+    if leads[most] <= MOST or leads[most] < _TIMES_EVEN / rows:
+        return None
+    first, end = most * len(shown.queries) // rows, (most + 1) * len(shown.queries) // rows
+    label = shown.query_labels[first] if shown.query_labels is not None and end == first + 1 else None
+    return Row(shown.name, (shown.queries[first], shown.queries[end - 1]), label, float(leads[most]), most)
+
+
+def row_note(maps: Sequence[AttentionMap]) -> str | None:
+    """One line about the query whose row stands out, where there is one."""
+    found = [row for row in map(find_row, maps) if row is not None]
+    if not found:
+        return None
+    worst = max(found, key=lambda row: row.share)
+    what = f"{percent(worst.share)} of the keys have their largest weight from {worst.said}"
+    if len(maps) == 1:
+        return what
+    return f"in {len(found)} of {len(maps)} heads one row stands out; in {worst.name}, {what}"
 
 
 def sink_note(maps: Sequence[AttentionMap]) -> str | None:

@@ -21,7 +21,7 @@ from attnviz.base.types import Cells
 from attnviz.maps.map import AttentionMap, cell_words, grid_name
 from attnviz.show.scale.colors import diverging, sequential
 from attnviz.show.scale.scaling import LABELS, FittedScaling, Scaling
-from attnviz.show.scale.sinks import find_sink, percent
+from attnviz.show.scale.sinks import find_sink, percent, row_note
 from attnviz.show.terminal.tables import short
 
 _TOKEN_CELLS = 10
@@ -401,7 +401,10 @@ def _legend(fitted: FittedScaling, maps: Sequence[AttentionMap], brush: _Brush, 
         values.append(
             f"  ▼ {sink.short} {'' if sink.exact else 'leads '}{percent(sink.share)}{'' if sink.exact else ' of rows'}"
         )
+    row = row_note(maps) if len(maps) == 1 else None
     yield values
+    if row is not None:
+        yield Text(f"◀ {row}")
     if first.reduced:
         what = "the largest of its pairs" if first.reduce == "max" else "the mass of its pairs"
         yield Text(f"{cell_words(first.cell_size)} pairs, {what}")

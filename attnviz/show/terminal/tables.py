@@ -34,6 +34,7 @@ def score_table(
     rows: int = 20,
     width: int = 80,
     of_global: bool = False,
+    total: int | None = None,
 ) -> Table:
     """One head's table: query tokens down, keys across, cells colored by value; ``·`` is a key that is not visible.
 
@@ -44,6 +45,7 @@ def score_table(
         rows: the most rows to show; the middle is left out beyond that, and a line says so.
         width: the most terminal cells across; middle columns are left out beyond that.
         of_global: show the rows of global queries, over every key, rather than the rest.
+        total: the rows there are, where ``scores`` has no more than the :func:`ends` of them.
     """
     queries: Sequence[int]
     tokens: Sequence[int]
@@ -51,12 +53,12 @@ def score_table(
     if of_global:
         tensor, logits = scores.global_values(values)[n], scores.global_scores
         queries, names, tokens = scores.global_queries.tolist(), None, range(scores.item.S)
-        what = f"global queries {len(queries)} × keys {tensor.shape[1]}"
+        what = f"global queries {total or len(queries)} × keys {tensor.shape[1]}"
     else:
         tensor, logits = scores.values(values)[n], scores.scores
         queries, names, tokens = scores.rows, column_names(scores), scores.positions.tolist()
-        what = f"queries {tensor.shape[0]} × keys {tensor.shape[1]}"
-    R, C = tensor.shape
+        what = f"queries {total or len(queries)} × keys {tensor.shape[1]}"
+    R, C = total or len(tensor), tensor.shape[1]
     names = [f"pos {position}" for position in range(C)] if names is None else names
     table = Table(
         title=f"{head_title(scores, head)} · {values} · {scores.pattern_name} · {what}",
@@ -64,14 +66,14 @@ def score_table(
         header_style="bold",
         box=box.ROUNDED,
     )
-    shown_rows = _ends(R, rows)
-    kept_rows = [row for row in shown_rows if row is not None]
+    shown_rows = ends(R, rows)
+    kept_rows = list(range(len(tensor))) if total else [row for row in shown_rows if row is not None]
     labels = query_labels(scores, [queries[row] for row in kept_rows])
     label_width = max((cell_len(label) for label in labels), default=5)
 
     headers, cell_width = _headers(names, scores.item.key_labels(tokens), width - label_width - 4)
     fitting = max(2, (width - label_width - 4) // (cell_width + 3))
-    shown_columns = _ends(C, fitting if fitting >= C else fitting - 1)
+    shown_columns = ends(C, fitting if fitting >= C else fitting - 1)
 
     table.add_column("query", no_wrap=True)
     for column in shown_columns:
@@ -211,8 +213,12 @@ def _headers(names: list[str], tokens: list[str] | None, room: int) -> tuple[lis
     return narrow, width(narrow)
 
 
-def _ends(count: int, most: int) -> list[int | None]:
-    """The indices of a list cut to its two ends, with None where the middle was."""
+def ends(count: int, most: int) -> list[int | None]:
+    """The indices of a list cut to its two ends, with None where the middle was.
+
+    >>> ends(9, 5)
+    [0, 1, 2, None, 7, 8]
+    """
     if count <= most:
         return list(range(count))
     first = (most + 1) // 2

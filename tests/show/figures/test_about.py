@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -25,6 +27,15 @@ def test_words_and_settings_come_back(tmp_path, suffix, words):
     path = tmp_path / f"figure{suffix}"
     save_figure(Figure(figsize=(1, 1)), path, about=about)
     assert read_about(path) == about
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_an_svg_says_the_words_to_readers_of_pages(tmp_path, words):
+    save_figure(Figure(figsize=(1, 1)), tmp_path / "figure.svg", about=About(words + "<script>\x1b"))
+    root = ElementTree.parse(tmp_path / "figure.svg").getroot()
+    said = " ".join(words.split()) + "<script>�"
+    assert (root.get("role"), root.get("aria-label")) == ("img", said)
+    assert (root[0].tag, root[0].text) == ("{http://www.w3.org/2000/svg}desc", said)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations, product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from attnviz.maps.layers import OverviewRow
 from attnviz.maps.map import AttentionMap
 from attnviz.maps.marginals import Marginals
+from attnviz.maps.reasons import ReasonMap
 from attnviz.show.figures.detail import detail
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.heatmap import grid_columns, heads_grid, heatmap
 from attnviz.show.figures.layout import grow, width_of, wrapped
+from attnviz.show.figures.overlay import overlays
+from attnviz.show.figures.overview import overview_figure
+from attnviz.show.figures.pattern import pattern_figure, story_figure
+from attnviz.show.figures.statistics import statistics_figure
+from attnviz.show.figures.strip import strip, strips
 from attnviz.show.figures.style import PAPERS, house_style
 from tests import planted
 
@@ -28,7 +37,7 @@ LABELS = {
     "bpe": ["Ġthe", "Ċ", "##ing", "▁on"],
 }
 FACTORS = {
-    "kind": ["heads", "detail", "difference"],
+    "kind": ["heads", "detail", "difference", "overview", "strip", "overlay", "pattern", "story", "statistics"],
     "T": [3, 10, 16, 64, 500, 4096, 65536],
     "heads": [1, 2, 3, 8, 12, 32, 144],
     "labels": list(LABELS),
@@ -38,10 +47,16 @@ FACTORS = {
 }
 
 
+LONG = "A title of a figure, with $5 in it, that is longer than most figures are wide, and goes on"
+
+
 def a_map(T: int, head: int, labels: str, values: str, pattern: str, S: int | None = None) -> AttentionMap:
     """A map that nobody computed, in few cells: what is written around it is what matters here."""
     S = S or T
     cells = np.random.default_rng(head).random((min(T, 64), min(S, 64)))
+    if (pattern, values) == ("full", "weights") and min(cells.shape) > 8:
+        cells *= 0.02
+        cells[:, 1] = cells[1] = 0.9  # a column and a row that are marked
     if pattern == "causal":
         cells[np.triu_indices(len(cells), 1, cells.shape[1])] = np.nan
     own = LABELS[labels]
@@ -56,6 +71,46 @@ def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values:
         "width": None if width is None else PAPERS[width],
         "caption": "run.safetensors layer 11. Costs $5, and $6 more. " * 3,
     }
+    if kind == "overview":
+        rows = [
+            OverviewRow(f"cross.{n}" if labels == "long" else n, tuple(replace(one, layer=n) for one in maps))
+            for n in range(1 if heads == 3 else 5)
+        ]
+        return overview_figure(rows, dpi=100, title=LONG if labels == "long" else None, **look).figure
+    if kind in ("strip", "overlay"):
+        tokens = min(T, 100 if kind == "strip" else 64)
+        ones = [
+            replace(
+                one,
+                cells=np.linspace(0, 1, tokens)[None],
+                queries=range(2, 3),
+                keys=range(tokens),
+                query_labels=one.query_labels and one.query_labels[2:3],
+                key_labels=one.key_labels and one.key_labels[:tokens],
+            )
+            for one in maps[:8]
+        ]
+        if kind == "overlay":
+            side = math.isqrt(tokens)
+            ones = [replace(one, cells=one.cells[:, : side**2], keys=range(side**2)) for one in ones]
+            return overlays(np.zeros((60, 60, 3), np.uint8), ones, (side, side), **look)
+        return strip(ones[0], **look).figure if heads == 1 else strips(ones, **look)
+    if kind in ("pattern", "story"):
+        first = maps[0]
+        bits = np.where(np.isnan(first.cells), 0, np.where(first.cells > 0.5, 3, 1))
+        counts = {n: int((bits == n).sum()) for n in (0, 1, 3)}
+        more = (first.queries, first.keys, first.query_labels, first.key_labels, "local+global & causal, window 128")
+        shown = ReasonMap(("window", "global key"), bits, counts, *more, weights=first.cells if heads > 2 else None)
+        if kind == "pattern":
+            return pattern_figure(shown, **look).figure
+        return story_figure([shown] * 3, ["global", "local", "both: local + global"], title=LONG, **look)
+    if kind == "statistics":
+        found: Any = [
+            SimpleNamespace(layer=layer, batch=0, head=head, entropy=0.1234 * head)
+            for layer in range({3: 1, 10: 2}.get(T, 12))
+            for head in range(heads)
+        ]
+        return statistics_figure(found, title=LONG, **look).figure
     if kind == "detail":
         return detail(maps[0], Marginals(np.ones(T), np.ones(T), range(T), range(T)), **look).figure
     if kind == "difference":
@@ -67,7 +122,7 @@ def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values:
             )
             for shown in maps[:2]
         ]
-        return difference_figure(rows, title="A title of a figure, with $5 in it", **look)
+        return difference_figure(rows, title=LONG, **look)
     return heatmap(maps[0], **look).figure if heads == 1 else heads_grid(maps, **look)
 
 
@@ -75,8 +130,11 @@ def written(figure: Figure) -> list[tuple[str, Any]]:
     """Every text that is drawn, and its box."""
     renderer = figure._get_renderer()
     found = [text for text in figure.texts if text.get_text()]
+    found += [text for legend in figure.legends for text in legend.get_texts()]
+    found += [text for text in (figure._suptitle, figure._supxlabel) if text is not None and text not in figure.texts]
     for ax in [*figure.axes, *(child for own in figure.axes for child in own.child_axes)]:
-        found += [text for text in (ax.title, *ax.texts) if text.get_text()]
+        found += [text for text in (ax.title, ax._left_title, *ax.texts) if text.get_text()]
+        found += [] if ax.get_legend() is None else ax.get_legend().get_texts()
         for axis in (ax.xaxis, ax.yaxis):
             if axis.get_visible():
                 ticks = axis._update_ticks()
@@ -89,7 +147,8 @@ def written(figure: Figure) -> list[tuple[str, Any]]:
     return [(text.get_text(), text.get_window_extent(renderer)) for text in found]
 
 
-def check(figure: Figure, T: int, *, tokens: bool) -> None:
+def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
+    square = kind not in ("overview", "strip", "statistics")
     figure.draw_without_rendering()
     texts = written(figure)
     width, height = (side * figure.dpi for side in figure.get_size_inches())
@@ -101,19 +160,25 @@ def check(figure: Figure, T: int, *, tokens: bool) -> None:
     for (one, a), (other, b) in combinations(texts, 2):
         across, down = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert across <= 1 or down <= 1, (one, other)  # letters' boxes have empty edges
-    panels = [ax for ax in figure.axes if ax.get_label().startswith("panel")]
+    panels = [ax for ax in figure.axes if ax.get_label().startswith(("panel", "overview", "strip"))]
     boxes = [ax.get_window_extent() for ax in panels]
     for box in boxes:
-        assert box.width == pytest.approx(box.height, rel=1e-6)  # T keys and T queries
+        if square:
+            assert box.width == pytest.approx(box.height, rel=1e-6)  # T keys and T queries
         assert box.width == pytest.approx(boxes[0].width, rel=1e-6)
-    for (text, box), panel in product(texts, boxes):
+    for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics") else ()):
         across = min(box.x1, panel.x1) - max(box.x0, panel.x0)
         assert across <= 1 or min(box.y1, panel.y1) - max(box.y0, panel.y0) <= 1.5, text
     for ends in ("x", "y"):
         starts = sorted({round(getattr(box, f"{ends}0"), 3) for box in boxes})
         steps = np.diff(starts)
         assert steps.max(initial=0) - steps.min(initial=np.inf) < 0.01 or len(steps) < 2  # equal gaps
-    if T == 16 and tokens and max(box.width for box in boxes) / figure.dpi * 72 >= 16 * 4.6 * 1.2:
+    if (
+        kind in ("heads", "detail", "difference")
+        and T == 16
+        and tokens
+        and max(box.width for box in boxes) / figure.dpi * 72 >= 16 * 4.6 * 1.2
+    ):
         lowest = [ax for ax in panels if ax.yaxis.get_visible() and ax.get_label() == "panel 0"]
         for ax in lowest:
             assert len(ax.yaxis.get_majorticklocs()) == 16  # every token has its label
@@ -129,7 +194,7 @@ FEWER = FACTORS | {"T": [3, 16, 500, 65536], "heads": [1, 3, 8, 32], "labels": [
 def test_nothing_overlaps_and_squares_are_square(kind, T, heads, labels, width, values, pattern):
     with house_style(paper=width):
         figure = drawn(kind, T, heads, labels, width, values, pattern)
-        check(figure, T, tokens=labels != "none")
+        check(figure, kind, T, tokens=labels != "none")
     assert width is None or figure.get_figwidth() == pytest.approx(PAPERS[width])
 
 
@@ -138,9 +203,11 @@ def test_nothing_overlaps_and_squares_are_square(kind, T, heads, labels, width, 
 @pytest.mark.parametrize(("kind", "labels", "width"), list(product(FACTORS["kind"], LABELS, FACTORS["width"])))
 def test_the_whole_matrix(kind, labels, width):
     for T, heads, look in product(FACTORS["T"], FACTORS["heads"], [("weights", "causal"), ("logits", "full")]):
-        if kind == "heads" or heads <= {"detail": 1, "difference": 2}[kind]:
+        if heads <= {"heads": 144, "overview": 144, "statistics": 144, "difference": 2, "strip": 8, "overlay": 8}.get(
+            kind, 3
+        ):
             with house_style(paper=width):
-                check(drawn(kind, T, heads, labels, width, *look), T, tokens=labels != "none")
+                check(drawn(kind, T, heads, labels, width, *look), kind, T, tokens=labels != "none")
 
 
 @pytest.mark.parametrize("width", [None, *PAPERS.values()])

@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz import AttentionInputs, InputError
-from attnviz.engine.scores import AttentionScores
-from attnviz.show.exports import DECIMALS, to_csv, to_json, to_markdown, write_results
+from attnviz.attention.patterns import Causal, Full, Local, longformer
+from attnviz.engine.request import Request
+from attnviz.engine.scores import AttentionScores, ScoreStream
+from attnviz.show.exports import DECIMALS
+from attnviz.show.scores import to_csv, to_json, to_markdown, write_results
 from attnviz.sources.files import open_tensors
 from tests.cases import small
 
@@ -195,3 +198,43 @@ def test_another_suffix_is_refused(tmp_path, results, suffix):
     with pytest.raises(InputError, match="unknown suffix"):
         write_results(tmp_path / f"out{suffix}", results)
     assert list(Path(tmp_path).iterdir()) == []
+
+
+INPUTS = {
+    "global": (small(tokens=200), None),
+    "causal": (small(tokens=200), Causal()),
+    "a window with gaps": (small(tokens=200), Local(3, 2)),
+    "global queries": (small(tokens=200), longformer(5) & Causal()),
+    "given": (attnviz.AttentionWeights(attnviz.score(small(tokens=150), Full()).weights[None]), None),
+    "some queries": (small(tokens=200), Local(4)),
+}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".csv", ".json", ".md"])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_what_is_computed_as_it_is_written_is_the_same(tmp_path, monkeypatch, kind, suffix):
+    monkeypatch.setattr("attnviz.engine.blocks.BLOCK_CELLS", 1)  # the fewest rows that go through together
+    inputs, pattern = INPUTS[kind]
+    queries = range(30, 170) if kind == "some queries" else None
+    items = range(inputs.B if kind == "global" else 1)
+    heads = (2, 0)
+    whole = [attnviz.score(inputs, pattern, batch=b, heads=heads, queries=queries) for b in items]
+    streams = [ScoreStream(Request(inputs, pattern, heads, batch=b, queries=queries), most=1) for b in items]
+    assert sum(1 for _ in streams[0].parts(0)) > 1
+    if suffix == ".md":
+        assert to_markdown(streams[0], 2) == to_markdown(whole[0], 2)
+        return
+    for name, results in (("whole", whole), ("streamed", streams)):
+        write_results(tmp_path / f"{name}{suffix}", results)
+    one, other = (tmp_path / f"{name}{suffix}" for name in ("whole", "streamed"))
+    assert one.read_bytes() == other.read_bytes()
+    if suffix == ".npz":  # numpy's own reader, and its kind of header
+        assert {*np.load(one).files} == {*open_tensors(one).contents, "attnviz"}
+
+
+def test_a_file_larger_than_the_disk_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr("attnviz.show.scores.free_bytes", lambda path: 10_000)
+    monkeypatch.delattr(ScoreStream, "parts")
+    with pytest.raises(InputError, match=r"would take 0\.0 GB, and the disk has 0\.0 GB free; take fewer heads"):
+        write_results(tmp_path / "out.npz", [ScoreStream(Request(small(tokens=200), Causal(), (0,)))])
+    assert not list(tmp_path.iterdir())

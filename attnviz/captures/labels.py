@@ -1,0 +1,227 @@
+"""What a model's layers are called: each by its own index in its own tower, in the model's words.
+
+A *tower* is a stack of layers: the words before a module's index say which (``vision_model.encoder.layers.3.self_attn``), as far
+as they tell it from the others. The main tower has no name: the text's, the encoder's, the only one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+_STACK = re.compile(r"(\w*_)?(layers?|blocks?|stages?|groups?|attentions|resblocks)(_\w*)?|h")
+"""Words for a list of layers, or a part of one: they tell no tower from another."""
+
+_ENDS = re.compile(r"_?(model|tower|transformer|module|encoder)$")
+"""What the name of a tower ends with that says nothing."""
+
+_SENSES = {"vision": ("vision", "visual", "image"), "audio": ("audio", "speech")}
+"""What layers of pictures and of sound are called, and by which words they are known."""
+
+_TEXT = ("text", "language", "llm")
+_NO_ATTENTION = re.compile(r"output|norm|mask|bias|embed|rotary|dropout|processor|loss")
+_CROSS = ("cross", "encoder_attn", "encdec", "enc_dec", "multihead_attn")
+"""What the names of modules that attend to another sequence contain."""
+
+
+def named_cross(name: str) -> bool:
+    """Whether a module of this name attends to another sequence."""
+    return any(word in name.lower() for word in _CROSS)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module stands, by its name.
+
+    Args:
+        words: what says which tower it is in.
+        position: its name up to its last index.
+        template: that with ``*`` for each index.
+        indices: the indices.
+        suffix: what it is called within its layer.
+    """
+
+    words: tuple[str, ...]
+    position: str
+    template: str
+    indices: tuple[int, ...]
+    suffix: str
+
+    @classmethod
+    def of(cls, name: str) -> Place:
+        """The place of a name.
+
+        >>> Place.of("vision_model.encoder.layers.3.self_attn").words
+        ('vision_model', 'encoder')
+        """
+        parts = name.split(".")
+        at = max((n for n, part in enumerate(parts) if part.isdecimal()), default=-1)
+        before = parts[: at + 1] if at >= 0 else parts[:-1] if "att" in parts[-1].lower() else parts
+        words = tuple(part for part in before if not part.isdecimal() and not _STACK.fullmatch(part))
+        return cls(
+            words,
+            ".".join(parts[: at + 1]),
+            ".".join("*" if part.isdecimal() else part for part in parts[: at + 1]),
+            tuple(int(part) for part in before if part.isdecimal()),
+            ".".join(parts[at + 1 :]),
+        )
+
+
+@dataclass(eq=False)
+class _Tower:
+    """A stack of layers: the modules of attention in it, in the order of the model."""
+
+    words: tuple[str, ...]
+    places: list[Place] = field(default_factory=list)
+    crosses: bool = False
+
+
+class Labels:
+    """The labels of a model's layers.
+
+    >>> class CrossAttention(nn.Module):
+    ...     pass
+    >>> model = nn.Module()
+    >>> model.decoder = nn.ModuleList([CrossAttention(), CrossAttention()])
+    >>> Labels((name, module) for name, module in model.named_modules()).of("decoder.1", cross=True)
+    ('cross', 1)
+    """
+
+    def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
+        """``modules``: all of a model, with their names."""
+        self._towers: dict[tuple[str, ...], _Tower] = {}
+        self._known: dict[tuple[str, bool], tuple[str, int]] = {}
+        named = list(modules)
+        self._kinds = {name: type(module) for name, module in named}
+        for name in _attentions(named):
+            self._add(name)
+        self._names = self._named()
+
+    def of(self, name: str, *, cross: bool) -> tuple[str, int]:
+        """The group and the number of the layer that a module is.
+
+        Args:
+            name: the module's.
+            cross: whether it attends to another sequence.
+        """
+        if (name, cross) not in self._known:
+            place = Place.of(name)
+            tower = self._towers.get(place.words)
+            if tower is None or place not in tower.places:  # not called attention: nor are others of its class
+                kind = self._kinds.get(name)
+                for other in [other for other, own in self._kinds.items() if own is kind] or [name]:
+                    self._add(other)
+                tower = self._towers[place.words]
+                self._names = {**self._named(), **self._names}
+            self._known[name, cross] = self._free(self._group(tower, place, cross), self._number(tower, place, cross))
+        return self._known[name, cross]
+
+    def _free(self, group: str, number: int) -> tuple[str, int]:
+        """The same, or the next number where another module is called so."""
+        taken = {other for own, other in self._known.values() if own == group}
+        return group, (max(taken) + 1 if number in taken else number)
+
+    def _add(self, name: str) -> _Tower:
+        place = Place.of(name)
+        tower = self._towers.setdefault(place.words, _Tower(place.words))
+        inner = f"{place.suffix}."  # parts of what attends are none themselves
+        tower.places = [
+            one for one in tower.places if one.position != place.position or not one.suffix.startswith(inner)
+        ]
+        tower.places.append(place)
+        tower.crosses = tower.crosses or named_cross(name)
+        return tower
+
+    def _named(self) -> dict[tuple[str, ...], str]:
+        """What each tower is called; the main one nothing."""
+        towers = [*self._towers]
+        shared = set.intersection(*(set(words) for words in towers)) if towers else set()
+        own = {words: [word for word in words if word not in shared] for words in towers}
+        main = _main(own)
+        names: dict[tuple[str, ...], str] = {}
+        for words, told in own.items():
+            if words == main or not told:
+                names[words] = "" if words == main or main is None else "_".join(words) or "other"
+                continue
+            others = [other for other in own if other != words]
+            first, last = _clean(told[0]), _clean(told[-1])
+            tries = [first, last, "_".join(dict.fromkeys(map(_clean, told))), "_".join(told)]
+            alone = [not any(_clean(part[0]) == first for part in (own[o] for o in others) if part)]
+            alone += [not any(_clean(part[-1]) == last for part in (own[o] for o in others) if part), True, True]
+            fits = (name for name, only in zip(tries, alone, strict=True) if only and name not in names.values())
+            names[words] = next(fits, "_".join(words))
+        return names
+
+    def _group(self, tower: _Tower, place: Place, cross: bool) -> str:
+        group = name = self._names.get(tower.words, "")
+        if cross:
+            several = sum(one.crosses for one in self._towers.values()) > 1
+            group = f"{name}_cross" if several and name not in ("", "decoder") else "cross"
+            if not named_cross(place.suffix):  # by what it was given
+                return group
+        alike = (one for one in tower.places if one.position == place.position and _alike(one, place))
+        first = next((one.suffix for one in alike), place.suffix)
+        if first == place.suffix:
+            return group
+        # Two in one layer: the second by its own word.
+        own = [word for word in place.suffix.split(".") if word not in first.split(".")]
+        word = (
+            _clean(re.sub(r"_?(cross)?_?(attention|attn)$", "", own[0])) or own[0]
+            if own
+            else place.suffix.replace(".", "_")
+        )
+        return f"{word}_{group}" if cross else f"{name}_{word}" if name else word
+
+    def _number(self, tower: _Tower, place: Place, cross: bool) -> int:
+        if not place.indices:
+            return 0
+        alike = [one for one in tower.places if one.template == place.template and one.suffix == place.suffix]
+        varying = [n for n in range(len(place.indices)) if len({one.indices[n] for one in alike}) > 1]
+        templates = {one.template for one in tower.places if one.suffix == place.suffix}
+        if len(varying) <= 1 and len({re.sub(r"\.\*$", "", one) for one in templates}) == 1:
+            return place.indices[varying[0] if varying else 0]
+        if len(varying) <= 1 and len(place.indices) > 1 and len(templates) == 1:
+            return place.indices[varying[0] if varying else 0]
+        positions = [*dict.fromkeys(one.position for one in tower.places if _alike(one, place))]
+        return positions.index(place.position)
+
+
+def _alike(one: Place, other: Place) -> bool:
+    """Whether two modules can be of one sequence of layers: both attend to another sequence, or neither."""
+    return named_cross(one.suffix) == named_cross(other.suffix)
+
+
+def _main(own: dict[tuple[str, ...], list[str]]) -> tuple[str, ...] | None:
+    """The tower that has no name: text's, and an encoder's before a decoder's."""
+
+    def rank(words: tuple[str, ...]) -> tuple[bool, bool, bool]:
+        said = [word.lower() for word in own[words]]
+        sense = any(sign in word for word in said for signs in _SENSES.values() for sign in signs)
+        text = any(sign in word for word in said for sign in _TEXT)
+        return sense, not text, any(word == "decoder" for word in said)
+
+    return min(own, key=rank, default=None)
+
+
+def _clean(word: str) -> str:
+    for name, signs in _SENSES.items():
+        if any(sign in word.lower() for sign in signs):
+            return name
+    return _ENDS.sub("", word) or word
+
+
+def _attentions(modules: Iterable[tuple[str, nn.Module]]) -> list[str]:
+    """The names of the innermost modules whose class is called attention."""
+    found = []
+    for name, module in modules:
+        kind = type(module).__name__.lower()
+        if "att" in kind and not _NO_ATTENTION.search(kind):
+            found.append(name)
+    return [
+        name
+        for name in found
+        if not any(other.startswith(f"{name}." if name else "") for other in found if other != name)
+    ]
