@@ -70,6 +70,7 @@ def plot(
     ax: Axes | None = None,
     annot: bool = False,
     pattern_outline: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Axes:
     """Draws one head's heatmap.
@@ -79,6 +80,7 @@ def plot(
         ax: the Axes to draw into; None makes a figure.
         annot: whether to write each value into its cell.
         pattern_outline: whether to draw the edges of the pattern over the map, in the colors of its parts.
+        tags: whether to say what each head is in a word, with its score.
         options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
@@ -92,7 +94,10 @@ def plot(
     'head 3'
     """
     what, look, progress = _split(options)
-    kind, request = Heatmap(annot=annot, pattern_outline=pattern_outline), Request(inputs, pattern, head, **what)
+    kind, request = (
+        Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags),
+        Request(inputs, pattern, head, **what),
+    )
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
@@ -105,12 +110,13 @@ def plot_detail(
     ax: Axes | None = None,
     annot: bool = False,
     pattern_outline: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Axes:
     """Draws one head's heatmap with the attention each key receives above it and each query's entropy beside it.
 
     Args:
-        inputs, head, pattern, ax, annot, pattern_outline: as in :func:`plot`.
+        inputs, head, pattern, ax, annot, pattern_outline, tags: as in :func:`plot`.
         options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
@@ -125,7 +131,10 @@ def plot_detail(
     ['weight\\nreceived', 'entropy\\n(nats)']
     """
     what, look, progress = _split(options)
-    kind, request = Detail(annot=annot, pattern_outline=pattern_outline), Request(inputs, pattern, head, **what)
+    kind, request = (
+        Detail(annot=annot, pattern_outline=pattern_outline, tags=tags),
+        Request(inputs, pattern, head, **what),
+    )
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
@@ -201,12 +210,13 @@ def plot_heads(
     *,
     annot: bool = False,
     pattern_outline: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Figure:
     """Draws a grid of heads with one color scale.
 
     Args:
-        inputs, pattern, annot, pattern_outline: as in :func:`plot`.
+        inputs, pattern, annot, pattern_outline, tags: as in :func:`plot`.
         heads: the query heads; None is all.
         options: what to compute, as in :func:`attnviz.attention_map`, in as many cells as a panel has pixels; and how it looks.
 
@@ -217,7 +227,10 @@ def plot_heads(
         InputError: as :func:`plot`.
     """
     what, look, progress = _split(options)
-    kind, request = Heatmap(annot=annot, pattern_outline=pattern_outline), Request(inputs, pattern, heads, **what)
+    kind, request = (
+        Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags),
+        Request(inputs, pattern, heads, **what),
+    )
     from attnviz.show.figures.style import showing
 
     return showing(figure_of(drawn(kind, request, look, progress=progress)))
@@ -232,6 +245,7 @@ def plot_overview(
     heads: Sequence[int] | None = None,
     ax: Axes | None = None,
     each: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Axes:
     """Draws a whole model at a glance: layers down, heads across, a small map each.
@@ -244,6 +258,7 @@ def plot_overview(
         heads: the query heads of each layer; None is all.
         ax: the Axes to draw into; None makes a figure.
         each: whether each panel has a color scale of its own; otherwise all share one.
+        tags: whether to say what each head is in a word, with its score, where it has room.
         options: what to compute, as in :func:`attnviz.attention_map`, in as many cells as a panel has pixels; and how it looks.
 
     Returns:
@@ -257,7 +272,7 @@ def plot_overview(
     '3 layers, 24 heads'
     """
     what, look, progress = _split(options)
-    chosen, kind = Layers(source, layers), Overview(each=each)
+    chosen, kind = Layers(source, layers), Overview(each=each, tags=tags)
 
     def asked() -> Iterator[tuple[Label | None, Request]]:
         for label, inputs in chosen:

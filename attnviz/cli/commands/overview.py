@@ -79,6 +79,8 @@ def register(app: typer.Typer) -> None:
         with layers_progress(count, "overview") as progress:
             name = str(source.source or "inputs")
             parts = kind.compute(asked(progress), count, name, look, progress=progress)
+        for line in parts.notes:
+            note(line)
         tell_left_out(shown.left_out for shown in parts.maps)
         hint = None if kind.each else look.hint(parts.maps)
         if hint is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from attnviz.base.types import Progress
     from attnviz.engine.request import Request
+    from attnviz.maps.map import AttentionMap
     from attnviz.maps.reasons import ReasonMap
 
 
@@ -78,6 +79,22 @@ class OfHeads(Kind):
         return Parts((shown,), source, notes=notes)
 
 
+def tagged(maps: tuple[AttentionMap, ...], request: Request) -> tuple[AttentionMap, ...]:
+    """Maps of a request's heads with what each head is in a word.
+
+    Raises:
+        InputError: a map of several heads, which is no head; logits.
+    """
+    from attnviz.measures.statistics import statistics_of_request
+
+    if any(shown.combined for shown in maps):
+        raise InputError(
+            "--tags: they are of single heads, and --mean and --max make one map of several; leave one out"
+        )
+    found = {row.head: row for row in statistics_of_request(request)}
+    return tuple(replace(shown, tag=found[shown.head].tag, tag_score=found[shown.head].tag_score) for shown in maps)
+
+
 @dataclass(frozen=True)
 class OverMaps(Kind):
     """A kind that writes and draws over maps."""
@@ -92,6 +109,11 @@ class OverMaps(Kind):
         "Draw the edges of the pattern over the map.",
         refused="--pattern-outline is drawn over maps; leave {kind} out",
     )
+    tags: bool = said(
+        False,
+        "Say what each head is in a word, with its score: sink, previous, induction, …",
+        refused="--tags are of the heads of maps; leave {kind} out",
+    )
 
     def asked(self, request: Request) -> Request:
         if self.pattern_outline and not isinstance(request.columns, range):
@@ -102,9 +124,11 @@ class OverMaps(Kind):
         return request
 
     def outlined(self, parts: Parts, request: Request) -> Parts:
-        """The parts of maps, with the reasons whose edges are drawn over them where that is asked for."""
+        """The parts of maps, with their tags and the reasons whose edges are drawn over them where these are asked for."""
         from attnviz.maps.reasons import reasons_of
 
+        if self.tags:
+            parts = replace(parts, maps=tagged(parts.maps, request))
         if not self.pattern_outline:
             return parts
         reasons = reasons_of(request.but(pixels=max(parts.maps[0].cells.shape), every_key=True))

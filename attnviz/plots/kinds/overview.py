@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ class Overview:
     """Every head of every layer. It is asked of several layers, and so no :class:`attnviz.plots.kind.Kind`."""
 
     each: bool = said(False, "A color scale for each panel, in place of one for all.")
+    tags: bool = said(False, "Say what each head is in a word, where it has room: sink, previous, induction, …")
 
     def compute(
         self,
@@ -44,6 +46,7 @@ class Overview:
         """
         from attnviz.base.words import count as counted
         from attnviz.maps.layers import overview_row
+        from attnviz.plots.kinds.heatmap import tagged
         from attnviz.plots.room import model
 
         rows, room = [], 0
@@ -51,10 +54,13 @@ class Overview:
             room = room or model(count, len(request.chosen), look, ax)
             fitted = request.but(pixels=min(request.pixels, room))
             del request  # before the next layer is read
-            rows.append(overview_row(label, fitted, progress=progress))
+            row = overview_row(label, fitted, progress=progress)
+            rows.append(replace(row, maps=tagged(row.maps, fitted)) if self.tags else row)
             del fitted
         maps = tuple(shown for row in rows for shown in row.maps)
-        return Parts(maps, f"{source}, {counted(len(rows), 'layer')}", more={"rows": rows})
+        each = Counter(shown.tag for shown in maps).most_common() if self.tags else []
+        notes = (f"tags: {', '.join(f'{number} {tag}' for tag, number in each)}",) if each else ()
+        return Parts(maps, f"{source}, {counted(len(rows), 'layer')}", notes=notes, more={"rows": rows})
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes:
         """Draws them, layers down and heads across."""
