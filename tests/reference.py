@@ -398,6 +398,88 @@ def group_places(places: Places, queries: Sequence[Sequence[int]], keys: Sequenc
     return Places(stand, ranks, [one.copy().pop() for one in asking], [one.copy().pop() for one in owners])
 
 
+def combined(
+    maps: Sequence[np.ndarray],  # (T, S) weights of each member; NaN, or anything, in rows that see nothing
+    visible: Sequence[np.ndarray],  # (T, S) bool
+    how: str,  # "mean" or "max"
+) -> tuple[np.ndarray, np.ndarray]:
+    """One map of several, and what any of them sees: a hidden key counts 0, and a row that is blank in one is left out."""
+    T, S = maps[0].shape
+    found, seen = np.full((T, S), math.nan), np.zeros((T, S), dtype=bool)
+    for t in range(T):
+        members = [n for n in range(len(maps)) if visible[n][t].any()]
+        for s in range(S):
+            values = [float(maps[n][t, s]) if visible[n][t, s] else 0.0 for n in members]
+            seen[t, s] = any(visible[n][t, s] for n in members)
+            if values:
+                found[t, s] = math.fsum(values) / len(values) if how == "mean" else max(values)
+    return found, seen
+
+
+def rollout(
+    layers: Sequence[
+        tuple[np.ndarray, np.ndarray]
+    ],  # weights (H, T, T) and what is visible, (H, T, T) bool, first to last
+    exists: Sequence[bool],  # (T,)
+) -> tuple[np.ndarray, np.ndarray]:
+    """arXiv:2005.00928: the product of ``A / 2 + I / 2`` over the layers, the last one first, and what can be reached by it.
+
+    ``A`` is the mean of the heads, a row that is blank in all of them that of the identity; rows of padding are blank.
+    """
+    T = len(exists)
+    product, reached = np.eye(T), np.eye(T, dtype=bool)
+    for weights, visible in reversed(layers):
+        mean, seen = combined([*weights], [*visible], "mean")
+        made, ways = np.zeros((T, T)), np.zeros((T, T), dtype=bool)
+        for t in range(T):
+            for s in range(T):
+                blank = not seen[t].any()
+                made[t, s] = float(t == s) if blank else float(mean[t, s]) / 2 + float(t == s) / 2
+                ways[t, s] = t == s or seen[t, s]
+        product = np.array(
+            [[math.fsum(product[t, m] * made[m, s] for m in range(T)) for s in range(T)] for t in range(T)]
+        )
+        reached = np.array([[any(reached[t, m] and ways[m, s] for m in range(T)) for s in range(T)] for t in range(T)])
+    for t in range(T):
+        if not exists[t]:
+            product[t], reached[t] = math.nan, False
+    return product, reached
+
+
+def by_norms(
+    weights: np.ndarray,  # (T, S)
+    visible: np.ndarray,  # (T, S) bool
+    v: Any,  # (S, D_v)
+    w_o: Any = None,  # (D_v, d_model)
+    *,
+    shares: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """arXiv:2004.10102: weights times the length of the value, projected where ``w_o`` is given; or its shares of a row."""
+    v, (T, S) = _float64(v), weights.shape
+    added = (
+        v
+        if w_o is None
+        else np.array(
+            [
+                [math.fsum(v[s, d] * float(w_o[d, m]) for d in range(v.shape[1])) for m in range(w_o.shape[1])]
+                for s in range(S)
+            ]
+        )
+    )
+    lengths = [math.sqrt(math.fsum(x * x for x in added[s])) for s in range(S)]
+    found, seen = np.full((T, S), math.nan), visible.copy()
+    for t in range(T):
+        if not visible[t].any():
+            continue
+        row = [float(weights[t, s]) * lengths[s] if visible[t, s] else 0.0 for s in range(S)]
+        total = math.fsum(row) if shares else 1.0
+        if total == 0:
+            seen[t] = False
+            continue
+        found[t] = [value / total for value in row]
+    return found, seen
+
+
 def picture(
     values: np.ndarray,  # (T, S) weights or logits of one head
     visible: np.ndarray,  # (T, S) bool

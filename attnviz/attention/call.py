@@ -97,6 +97,7 @@ class AttentionCall(Call):
     k: Tensor  # (B, H_kv, S, D)
     v: Tensor | None = None  # (B, H_kv, S, D_v)
     _: KW_ONLY
+    w_o: Tensor | None = None  # (H, D_v, d_model)
     q_global: Tensor | None = None  # (B, H, T, D)
     k_global: Tensor | None = None  # (B, H_kv, S, D)
     v_global: Tensor | None = None  # (B, H_kv, S, D_v)
@@ -136,6 +137,7 @@ class GivenCall(Call):
     source: str = "weights"
     logits: Tensor | None = None  # (B, H, T, S)
     v: Tensor | None = None  # (B, H_kv, S, D_v)
+    w_o: Tensor | None = None  # (H, D_v, d_model)
 
     @property
     def main(self) -> Tensor:

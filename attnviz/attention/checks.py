@@ -45,6 +45,7 @@ def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
     (B, H, T, _), S = found["q"].shape, found["k"].shape[2]
     found |= _checked_places(call, (B, T, S))
     _check_numbers(call, H)
+    _check_output(call, H)
     if call.bias is not None:
         found["bias"] = _bias(call.source, call.bias, (B, H, T, S))
     return found
@@ -80,7 +81,28 @@ def checked_given(call: GivenCall) -> dict[str, Any]:
             raise InputError(
                 f"{call.source}: {name} is on {found[name].device} but weights are on {weights.device}; move both to one"
             )
+    _check_output(call, H)
     return found | _checked_places(call, (B, T, S))
+
+
+def _check_output(call: AttentionCall | GivenCall, H: int) -> None:
+    """Raises InputError for an output projection that doesn't fit the values."""
+    w_o, v = call.w_o, call.v
+    if w_o is None:
+        return
+    if v is None:
+        raise InputError(f"{call.source}: w_o is given without v, the values that it projects; give both")
+    if not w_o.is_floating_point() or w_o.dtype not in DTYPES.values():
+        raise InputError(f"{call.source}: w_o has dtype {dtype_name(w_o.dtype)}, wanted one of {', '.join(DTYPES)}")
+    D_v = v.shape[-1]
+    if w_o.ndim != 3 or tuple(w_o.shape[:2]) != (H, D_v) or not w_o.shape[2]:
+        raise InputError(
+            f"{call.source}: w_o has shape {tuple(w_o.shape)}, wanted (H, D_v, d_model) = ({H}, {D_v}, ...): the output "
+            f"projection, a part a head"
+        )
+    if w_o.device != v.device:
+        raise InputError(f"{call.source}: w_o is on {w_o.device} but v is on {v.device}; move both to one")
+    require_finite(call.source, "w_o", w_o)
 
 
 def _checked_places(call: Call, sizes: tuple[int, int, int]) -> dict[str, Any]:

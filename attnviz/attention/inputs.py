@@ -47,6 +47,7 @@ class AttentionInputs(AttentionCall, Inputs):
         q: queries, (B, H, T, D), a floating dtype.
         k: keys, (B, H_kv, S, D), the dtype of ``q``.
         v: values, (B, H_kv, S, D_v), optional.
+        w_o: the output projection, a part a head, (H, D_v, d_model): what values become by it; the dtype of ``v``.
         global_mask: (B, S) bool, True where the key position is a global token.
         key_padding_mask: (B, S) bool, True where the key exists.
         query_padding_mask: (B, T) bool, True where the query exists; None: as the key at the query's position, and

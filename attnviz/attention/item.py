@@ -62,7 +62,7 @@ class AttentionItem:
 
     @property
     def given(self) -> bool:
-        """Whether there are weights alone, given or derived, and no products that they are the softmax of."""
+        """Whether there are weights alone, given or made of others, and no products that they are the softmax of."""
         return not isinstance(self.inputs, AttentionCall)
 
     @property

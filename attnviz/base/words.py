@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -16,13 +16,33 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def ranges(numbers: Sequence[int]) -> str:
+    """Runs of numbers by their ends.
+
+    >>> ranges([0, 1, 2, 3, 7])
+    '0-3,7'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def in_place(what: str | None, layer: int | str | None = None, batch: int | None = None) -> str:
     """What, where anything is, and of which layer and batch item, where they are said.
 
     >>> in_place("head 3"), in_place("head 3", 2), in_place("head 3", "cross.0", 1), in_place(None, 2)
     ('head 3', 'layer 2, head 3', 'layer cross.0, batch item 1, head 3', 'layer 2')
+    >>> in_place("head 3", "mean of layers 0-3")
+    'mean of layers 0-3, head 3'
     """
-    places = [f"{noun} {value}" for noun, value in (("layer", layer), ("batch item", batch)) if value is not None]
+    derived = isinstance(layer, str) and " " in layer  # of several: it says itself what it is
+    of_layer = f"{layer}" if derived else f"layer {layer}"
+    places = [of_layer] if layer is not None else []
+    places += [f"batch item {batch}"] if batch is not None else []
     return ", ".join([*places, *([] if what is None else [what])])
 
 

@@ -7,6 +7,7 @@ class with a method ``option_group`` that gives its options.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -101,9 +102,12 @@ def with_values(args: list[str], bare: dict[str, str]) -> list[str]:
     """
     following = [*args[1:], None]
     return [
-        f"{arg}={bare[arg]}" if arg in bare and after not in bare.values() else arg
+        f"{arg}={bare[arg]}" if arg in bare and not _OVER.fullmatch(after or "") else arg
         for arg, after in zip(args, following, strict=False)
     ]
+
+
+_OVER = re.compile("(heads|layers)(,(heads|layers))?")
 
 
 @cache  # most commands have the same groups, and reading their annotations is a good part of --help

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.base.patches import PatchSpec
+    from attnviz.cli.derived import Derive
     from attnviz.plots.kind import Kind
 
 _PANEL = "What to draw of a map"
@@ -67,24 +68,24 @@ def paths(kind: Kind) -> list[Path]:
 class SourceReader:
     """What a kind needs beside its request, read as the source is."""
 
-    def __init__(self, source: Source, choice: PatternChoice, compute: Compute) -> None:
-        self.source, self.choice, self.compute = source, choice, compute
+    def __init__(
+        self, source: Source, choice: PatternChoice, compute: Compute, derive: Derive, values: str = "weights"
+    ) -> None:
+        self.source, self.choice, self.compute, self.derive, self.values = source, choice, compute, derive, values
 
     def other(self, path: Path, layer: str | None) -> tuple[Inputs, Pattern]:
-        """Another file's inputs: of ``layer``, else of the layer of the source where the file has layers."""
+        """Another file's inputs: of ``layer``, else of the layer of the source where the file has layers, or of all."""
         from dataclasses import replace
 
         whole = replace(self.source.of_file(path), layer=None)
         own = self.source.layer
         try:
-            inputs = replace(whole, layer=own if layer is None and whole.layers() != [None] else layer).load(
-                self.compute.dtype
-            )
+            wanted = replace(whole, layer=own if layer is None and whole.layers() != [None] else layer)
+            return self.derive.load(wanted, self.choice, self.compute, self.values)[:2]
         except InputError as error:
             if own is None or layer is not None:
                 raise InputError(str(error).replace("--layer", "--b-layer")) from error
             raise
-        return self.choice.on(inputs)
 
     def picture(self, path: Path | None, *, needed: bool) -> tuple[Tensor | None, PatchSpec | None]:
         """The picture that the source's model looked at, or that is named, and how its patches lie."""

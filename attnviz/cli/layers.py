@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attnviz.cli.options import Compute, Derived, PatternChoice, Source, request_of
+from attnviz.cli.options import Compute, PatternChoice, Seen, Source, request_of
 
 if TYPE_CHECKING:
+    from attnviz.cli.derived import Derive
     from attnviz.pages.description import Layers, PageLayer
 
 
@@ -17,7 +18,9 @@ def page_layers(
     batch: str,
     choice: PatternChoice,
     compute: Compute,
-    derived: Derived,
+    seen: Seen,
+    derive: Derive,
+    values: str = "weights",
     told: Callable[[PageLayer], None] = lambda layer: None,
 ) -> Layers:
     """Every layer that the options speak of, each with its own pattern where no other is asked for.
@@ -27,16 +30,16 @@ def page_layers(
     Raises:
         InputError: what the source lacks; when one is read, a head or batch item that is not there.
     """
-    from attnviz.pages.description import Layers, PageLayer
+    from attnviz.pages.description import Layers, page_layer
 
-    labels = source.layers()
+    labels = [None] if "layers" in derive.hows else source.layers()
 
     def read(number: int) -> PageLayer:
         label = labels[number]
-        inputs = source.of(label).load(compute.dtype)
-        inputs, pattern = choice.on(inputs)
-        request = request_of(inputs, pattern, compute, head=head, batch=batch, derived=derived)
-        layer = PageLayer("0" if label is None else f"{label}", request.item, request.attention.pattern, request.chosen)
+        one = source if "layers" in derive.hows else source.of(label)
+        inputs, pattern, _ = derive.load(one, choice, compute, values)
+        request = derive.heads(request_of(inputs, pattern, compute, head=head, batch=batch, seen=seen))
+        layer = page_layer(request, "0" if label is None else f"{label}")
         told(layer)
         return layer
 

@@ -440,7 +440,7 @@ class PatternChoice:
 
 
 @dataclass(frozen=True)
-class Derived:
+class Seen:
     """What is seen as one, and what is left out."""
 
     merge: Annotated[
@@ -555,7 +555,14 @@ def tell_left_out(shares: Iterable[float | None]) -> None:
 Batch = Annotated[str, typer.Option(metavar="B", help="Batch item, or several: 0,2-4 or all.")]
 Item = Annotated[str, typer.Option("--batch", metavar="B", help="Batch item.")]
 Heads = Annotated[str, typer.Option("--head", metavar="HEADS", help="Query heads: 3, 0,2-4 or all.")]
-Values = Annotated[str, typer.Option(help="weights (after softmax) or logits (before).")]
+Values = Annotated[
+    str,
+    typer.Option(
+        help="weights (after softmax), logits (before), norms (weight times ‖v‖, through w_o where there is one) or "
+        "norm-shares (of a row)."
+    ),
+]
+VALUES = ("weights", "logits", "norms", "norm-shares")
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
@@ -573,7 +580,7 @@ def request_of(
     head: str = "all",
     batch: str = "0",
     region: Part | None = None,
-    derived: Derived | None = None,
+    seen: Seen | None = None,
     **more: Any,
 ) -> Request:
     """What the options ask of inputs: the one place where their text becomes a request.
@@ -584,7 +591,7 @@ def request_of(
         compute: where.
         head, batch: ``--head`` and ``--batch``.
         region: which part of the map, and how finely; None is all of it.
-        derived: what is seen as one, and what is left out; None is nothing.
+        seen: what is seen as one, and what is left out; None is nothing.
         more: further fields of a request.
 
     Raises:
@@ -594,7 +601,9 @@ def request_of(
     from attnviz.engine.request import Request
 
     item = parse_index(batch, inputs.B, option="--batch", noun="batch item")
+    if getattr(inputs, "how", None) == "rollout" and head not in ("all", "0"):
+        raise InputError(f"--head {head}: --rollout is of the mean of all heads; leave --head out")
     what: dict[str, Any] = {"heads": parse_indices(head, inputs.H, option="--head", noun="head"), "batch": item}
-    what |= {} if derived is None else derived.asked()
+    what |= {} if seen is None else seen.asked()
     request = Request(inputs, pattern, **{"device": compute.device, **what, **more})
     return request if region is None else request.but(**region.asked(request.inputs, item))

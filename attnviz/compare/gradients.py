@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.errors import InputError
-from attnviz.compare.outputs import LogitRows, exact_attention, held, logit_rows, plain_attention, rounded
+from attnviz.compare.outputs import ValueRows, exact_attention, held, plain_attention, rounded, value_rows
 from attnviz.compare.places import Places
 from attnviz.compare.report import HeadCheck
 from attnviz.compare.rounding import Rounding, Rule, Sizes, check_can_fail
@@ -57,7 +57,7 @@ def gradients(
         raise InputError(f"{item.source}: gradients of patterns with global queries are not checked; leave them out")
     with torch.no_grad():
         way = _Backward(attention, head, grad, dtype, rule)
-        for block in logit_rows(attention, head, None):
+        for block in value_rows(attention, head, None):
             if len(block.keys):
                 way.add(block)
         return way.result()
@@ -81,19 +81,19 @@ class _Backward:
             longest = torch.linalg.vector_norm(self.v, dim=1).max()
             self.pulls = Sizes(torch.linalg.vector_norm(self.g, dim=1, keepdim=True) * longest, self.v.shape[1], False)
 
-    def add(self, block: LogitRows) -> None:
+    def add(self, block: ValueRows) -> None:
         """Takes in some rows."""
         rows, keys, dtype, scale = block.rows, block.keys, self.dtype, self.item.scale
         q, k, v, g = self.q[rows], self.k[keys], self.v[keys], self.g[rows]
         cap, slope = self.item.softcap(), None
         if cap is not None:  # of the product before what is added to it
             slope = 1 - torch.tanh(q @ k.T * scale / cap) ** 2
-        p = rounded(softmax_(rounded(block.logits, dtype), self.item.sink(self.head)).nan_to_num(), dtype)
+        p = rounded(softmax_(rounded(block.values, dtype), self.item.sink(self.head)).nan_to_num(), dtype)
         s = rounded(g @ v.T, dtype)
         delta = (p * s).sum(1, keepdim=True)
         d = p * (s - delta)
         d = rounded(d if slope is None else d * slope, dtype)
-        blank = (block.logits == HIDDEN).all(1, keepdim=True)
+        blank = (block.values == HIDDEN).all(1, keepdim=True)
         self.made["dq"][rows] = (d @ k * scale).masked_fill(blank, torch.nan)
         self.made["dk"].index_add_(0, keys, d.T @ q * scale)
         self.made["dv"].index_add_(0, keys, p.T @ g)
@@ -109,10 +109,10 @@ class _Backward:
         to["dk"].index_add_(0, keys, dk.T @ self.q[rows] ** 2)
         to["dv"].index_add_(0, keys, dv.T @ self.g[rows] ** 2)
 
-    def _add_strays(self, block: LogitRows, p: Tensor, s: Tensor, delta: Tensor, bent: Tensor, rule: Rounding) -> None:
+    def _add_strays(self, block: ValueRows, p: Tensor, s: Tensor, delta: Tensor, bent: Tensor, rule: Rounding) -> None:
         """What the errors of logits, of ``s`` and of ``delta`` make of each gradient."""
         rows, keys = block.rows, block.keys
-        error = rule.of_logits(block.logits, self.sizes.at(rows))
+        error = rule.of_logits(block.values, self.sizes.at(rows))
         of_pull = rule.of_logits(s, self.pulls.at(rows))
         own = (error * (s - delta)) ** 2 + of_pull**2  # of each pair, by itself
         # Those of a row's delta go into all of its pairs alike: what a rounded context makes of it, and what weights do.

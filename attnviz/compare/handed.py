@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.base.errors import InputError
 from attnviz.compare.gradients import GRADIENTS
 from attnviz.sources.arguments import inputs_of
@@ -19,7 +19,7 @@ class Outputs:
     """What a kernel gave, each (B, H, ...), and the inputs that it was given, with the pattern it should have.
 
     Args:
-        inputs: what it was given.
+        inputs: what it was given: queries and keys or, where a context alone is checked, weights with values.
         weights, logits: (B, H, T, S), or (B, H, T, G) over the global keys.
         context: (B, H, T, D_v).
         lse: (B, H, T), the logarithm of each query's sum of exponentials.
@@ -27,7 +27,7 @@ class Outputs:
         dq, dk, dv: gradients, as q, k and v.
     """
 
-    inputs: AttentionInputs
+    inputs: Inputs
     weights: Tensor | None = None
     logits: Tensor | None = None
     context: Tensor | None = None
@@ -74,7 +74,7 @@ def outputs_of(
 def laid_out(
     name: str,
     tensor: Tensor | None,
-    inputs: AttentionInputs,
+    inputs: Inputs,
     layout: str = "bhtd",
     packing: dict[str, Tensor] | None = None,
 ) -> Tensor | None:
@@ -119,7 +119,7 @@ def _side_by_side(name: str, tensor: Tensor | None, said: dict[str, Tensor], ord
     return side_by_side("inputs", name, tensor.T[..., None], said[role], role)[..., 0]
 
 
-def as_bhtd(name: str, tensor: Tensor | None, inputs: AttentionInputs, layout: str = "bhtd") -> Tensor | None:
+def as_bhtd(name: str, tensor: Tensor | None, inputs: Inputs, layout: str = "bhtd") -> Tensor | None:
     """An output as (B, H, ...), of the inputs' shape. Raises InputError for one that isn't."""
     if tensor is None:
         return None
@@ -135,19 +135,20 @@ def as_bhtd(name: str, tensor: Tensor | None, inputs: AttentionInputs, layout: s
 
 
 def check_shape(
-    name: str, tensor: Tensor, inputs: AttentionInputs, shape: tuple[int, ...] | None = None, layout: str = "bhtd"
+    name: str, tensor: Tensor, inputs: Inputs, shape: tuple[int, ...] | None = None, layout: str = "bhtd"
 ) -> None:
     """Raises InputError for a tensor that isn't (B, H, ...)."""
     rows = (inputs.B, inputs.H, inputs.T)
-    D_v = () if inputs.v is None else (inputs.v.shape[-1],)
+    v = getattr(inputs, "v", None)
+    D_v = () if v is None else (v.shape[-1],)
     wanted, letters = {
         "weights": (rows, "(B, H, T, S)"),
         "logits": (rows, "(B, H, T, S)"),
         "context": ((*rows, *D_v), "(B, H, T, D_v)"),
         "grad": ((*rows, *D_v), "(B, H, T, D_v)"),
         "lse": (rows, "(B, H, T)"),
-        "dq": ((*rows, inputs.D), "(B, H, T, D)"),
-        "dk": ((inputs.B, inputs.H_kv, inputs.S, inputs.D), "(B, H_kv, S, D)"),
+        "dq": ((*rows, getattr(inputs, "D", 0)), "(B, H, T, D)"),
+        "dk": ((inputs.B, inputs.H_kv, inputs.S, getattr(inputs, "D", 0)), "(B, H_kv, S, D)"),
         "dv": ((inputs.B, inputs.H_kv, inputs.S, *D_v), "(B, H_kv, S, D_v)"),
     }[name]
     dims = 3 if name == "lse" else 4

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import AttentionInputs, Inputs
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
@@ -162,10 +162,10 @@ def check_kernel(outputs: Outputs, asked: Asked | None = None) -> Report:
     with torch.no_grad():
         heads = [head for name in given for head in checker.check(name)]
     findings: list[Finding] = []
-    if asked.explain and not all(head.within for head in heads):
+    if asked.explain and isinstance(inputs, AttentionInputs) and not all(head.within for head in heads):
         findings = _findings(outputs, heads, rules)
     dtypes = list(dict.fromkeys(dtype_name(tensor.dtype) for tensor in given.values()))
-    own = dtype_name(inputs.q.dtype)
+    own = dtype_name(inputs.dtype)
     said = ", ".join(dtypes) + ("" if dtypes == [own] else f" of {own} inputs")
     labels = {b: side_labels(Exact(Request(inputs, batch=b))) for b in range(inputs.B)} if inputs.tokens else None
     return Report(
@@ -173,14 +173,15 @@ def check_kernel(outputs: Outputs, asked: Asked | None = None) -> Report:
     )
 
 
-def _rule(name: str, tensor: Tensor, inputs: AttentionInputs) -> Rule:
+def _rule(name: str, tensor: Tensor, inputs: Inputs) -> Rule:
     # A denominator is kept in float32, whatever the inputs are, and is as exact as that.
-    return rule_of(dtype_name(tensor.dtype), *(() if name == "lse" else (dtype_name(inputs.q.dtype),)))
+    return rule_of(dtype_name(tensor.dtype), *(() if name == "lse" else (dtype_name(inputs.dtype),)))
 
 
 def _findings(outputs: Outputs, heads: list[HeadCheck], rules: dict[str, Rule]) -> list[Finding]:
     from attnviz.compare.faults.search import search
 
+    assert isinstance(outputs.inputs, AttentionInputs)
     found: list[Finding] = []
     wrong_of = {
         name: sorted((head for head in heads if head.what == name and not head.within), key=lambda head: -head.off)
@@ -256,6 +257,7 @@ class _Checker:
             raise InputError(
                 f"{self.inputs.source}: {names} is made of the gradient of the context; give it too (grad)"
             )
+        assert isinstance(self.inputs, AttentionInputs)  # weights that are given have no gradients
         return Flow(self.inputs, grad)
 
     @property
@@ -330,9 +332,9 @@ def sides_of(outputs: Outputs, what: str, batch: int) -> tuple[Given, Exact]:
     return Given(outputs.given()[what][batch], exact.shared_keys, outputs.inputs.S, "actual"), exact
 
 
-def _exact_request(inputs: AttentionInputs, batch: int) -> Request:
+def _exact_request(inputs: Inputs, batch: int) -> Request:
     # MPS has no float64.
-    device = "cpu" if inputs.q.device.type == "mps" else str(inputs.q.device)
+    device = "cpu" if inputs.device.type == "mps" else str(inputs.device)
     return Request(inputs, batch=batch, device=device, dtype=torch.float64)
 
 
@@ -367,7 +369,7 @@ def of_difference(what: str, batch: int, found: HeadDifference, rows: int) -> He
     )
 
 
-def _seeing(found: HeadCheck, rows: Any, inputs: AttentionInputs, batch: int) -> HeadCheck:
+def _seeing(found: HeadCheck, rows: Any, inputs: Inputs, batch: int) -> HeadCheck:
     """With which keys the worst query sees, and which it looks at most: where a kernel of blocks may have gone wrong."""
     assert found.worst is not None
     row = rows.read(torch.tensor([found.worst.query]))

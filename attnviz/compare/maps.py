@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
@@ -16,7 +17,7 @@ from attnviz.base.labels import labels_of_both
 from attnviz.base.types import Cells, Progress
 from attnviz.compare.heads import signed_cells
 from attnviz.compare.sides import Exact, check_groups
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask, asks
 from attnviz.maps.map import AttentionMap, cells_of, map_with, reduced_of
 
 
@@ -30,8 +31,8 @@ class Comparison(NamedTuple):
 
 @asks("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
 def compare_maps(
-    a: Inputs,
-    b: Inputs,
+    a: SomeInputs,
+    b: SomeInputs,
     head: int,
     pattern: Pattern | str | None = None,
     b_pattern: Pattern | str | None = None,
@@ -63,7 +64,7 @@ def compare_maps(
     >>> float(abs(found.difference.cells).max())
     0.0
     """
-    one, other = Request(a, pattern, head, **what), Request(b, b_pattern or pattern, head, **what)
+    one, other = ask(a, pattern, head, **what), ask(b, b_pattern or pattern, head, **what)
     check_sizes(one.inputs, other.inputs)
     return compared(one, other, progress=progress)
 

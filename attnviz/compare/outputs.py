@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import Inputs
 from attnviz.base.devices import DTYPES
 from attnviz.compare.places import Places
 from attnviz.compare.report import HeadCheck, Number
@@ -24,42 +24,42 @@ _CELLS = 1 << 20
 
 
 @dataclass(frozen=True)
-class LogitRows:
-    """Logits of some queries over the keys that any of them may see."""
+class ValueRows:
+    """Logits, or weights that were given, of some queries over the keys that any of them may see."""
 
     rows: Tensor  # (b,) query indices
     keys: Tensor  # (n,)
-    logits: Tensor  # (b, n), -inf where a key is hidden
+    values: Tensor  # (b, n), a logit of -inf or a weight of 0 where a key is hidden
     for_global: bool  # whether they are rows of global queries, with projections of their own
 
 
-def exact_attention(inputs: AttentionInputs, batch: int) -> Attention:
+def exact_attention(inputs: Inputs, batch: int) -> Attention:
     """The attention of one batch item in float64."""
     # MPS has no float64.
-    device = "cpu" if inputs.q.device.type == "mps" else str(inputs.q.device)
+    device = "cpu" if inputs.device.type == "mps" else str(inputs.device)
     return Request(inputs, batch=batch, device=device, dtype=torch.float64).attention
 
 
-def plain_attention(inputs: AttentionInputs, batch: int) -> Attention:
+def plain_attention(inputs: Inputs, batch: int) -> Attention:
     """The attention of one batch item whose products are accumulated in float32."""
-    wide = inputs.q.dtype == torch.float64
-    return Request(inputs, batch=batch, device=inputs.q.device, dtype=torch.float32 if wide else None).attention
+    wide = inputs.dtype == torch.float64
+    return Request(inputs, batch=batch, device=inputs.device, dtype=torch.float32 if wide else None).attention
 
 
-def logit_rows(attention: Attention, head: int, rows: Tensor | None) -> Iterator[LogitRows]:
-    """Logits of one head, block by block; ``rows``: of some queries alone."""
+def value_rows(attention: Attention, head: int, rows: Tensor | None, *, weights: bool = False) -> Iterator[ValueRows]:
+    """Logits of one head, or weights, block by block; ``rows``: of some queries alone."""
     item = attention.item
     if rows is None:
-        for block in attention.blocks(head, weights=False):
-            yield LogitRows(block.rows, block.keys, block.values, block.for_global)
+        for block in attention.blocks(head, weights=weights):
+            yield ValueRows(block.rows, block.keys, block.values, block.for_global)
         return
     own = attention.rows(head)
     apart = torch.isin(rows, own.apart.cpu())
     for some, for_global in ((rows[~apart], False), (rows[apart], True)):
         for part in some.split(max(1, _CELLS // item.S)) if len(some) else ():
-            found = own.read(part, weights=False)
-            logits = found.values.to(item.device, item.compute_dtype)
-            yield LogitRows(part.to(item.device), found.keys.to(item.device), logits, for_global)
+            found = own.read(part, weights=weights)
+            values = found.values.to(item.device, item.compute_dtype)
+            yield ValueRows(part.to(item.device), found.keys.to(item.device), values, for_global)
 
 
 def contexts(attention: Attention, head: int, rows: Tensor | None = None, dtype: str | None = None) -> Tensor:
@@ -88,15 +88,17 @@ def _contexts(
     at = torch.arange(item.T) if rows is None else rows
     out = torch.full((len(at), values[False].shape[1]), torch.nan, dtype=torch.float64)
     strays = torch.zeros(len(at), dtype=torch.float64)
-    sizes = None if rule is None else Sizes.of(item, head)
-    for block in logit_rows(attention, head, rows):
+    sizes = None if rule is None or not attention.softmaxed else Sizes.of(item, head)  # given weights have no logits
+    for block in value_rows(attention, head, rows, weights=not attention.softmaxed):
         if not len(block.keys):
             continue
         place, v = torch.searchsorted(at, block.rows.cpu()), values[block.for_global][block.keys]
         error = None
         if rule is not None and sizes is not None:
-            error = rule.of_logits(block.logits, sizes.at(block.rows.cpu()).to(block.logits.device))
-        weights = rounded(softmax_(rounded(block.logits, dtype), item.sink(head)), dtype)
+            error = rule.of_logits(block.values, sizes.at(block.rows.cpu()).to(block.values.device))
+        weights = rounded(block.values, dtype)
+        if attention.softmaxed:
+            weights = rounded(softmax_(weights, item.sink(head)), dtype)
         made = rounded(multiply(weights, v), dtype)
         out[place] = made.double().cpu()
         if error is not None:
@@ -127,8 +129,8 @@ def denominators(attention: Attention, head: int, rule: Rule, rows: Tensor | Non
     at = torch.arange(item.T) if rows is None else rows
     found, allowed = torch.full((len(at),), HIDDEN, dtype=torch.float64), torch.zeros(len(at), dtype=torch.float64)
     sizes, sink = Sizes.of(item, head), item.sink(head)
-    for block in logit_rows(attention, head, rows):
-        place, logits = torch.searchsorted(at, block.rows.cpu()), block.logits.double().cpu()
+    for block in value_rows(attention, head, rows):
+        place, logits = torch.searchsorted(at, block.rows.cpu()), block.values.double().cpu()
         if not logits.shape[1]:
             continue
         blank = logits.amax(1) == HIDDEN
@@ -154,9 +156,7 @@ class Reference:
     plain: Tensor | None = None  # (n, C) the plain computation's, of a context
 
 
-def reference(
-    what: str, inputs: AttentionInputs, batch: int, head: int, rule: Rule, rows: Tensor | None = None
-) -> Reference:
+def reference(what: str, inputs: Inputs, batch: int, head: int, rule: Rule, rows: Tensor | None = None) -> Reference:
     """What a head's context or log-sum-exp should be.
 
     Args:

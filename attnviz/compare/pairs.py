@@ -12,8 +12,8 @@ from torch import Tensor
 
 from attnviz.base.devices import dtype_name
 from attnviz.compare.rounding import Rounding, Rule, Sizes, rule_of
-from attnviz.compare.sides import BLOCK_CELLS, Exact, Side, aligned, row_groups
-from attnviz.engine.attention import Rows
+from attnviz.compare.sides import BLOCK_CELLS, Exact, Side, aligned
+from attnviz.engine.attention import Rows, rows_together
 from attnviz.engine.blocks import SeenRows
 from attnviz.engine.softmax import softmax_
 from attnviz.engine.visibility import to_positions
@@ -59,7 +59,8 @@ def pairs(
     rows_of_a, rows_of_b = a.rows(head, run), b.rows(head, run)
     reference = next((side for side in (b, a) if is_computed(side)), None) if logits and weights else None
     some = queries.split(max(16, BLOCK_CELLS // a.S)) if isinstance(queries, Tensor) else ()
-    for rows in some or row_groups(rows_of_a, rows_of_b, run or range(a.T), a.S):
+    size = max(16, min(1024, BLOCK_CELLS // a.S))
+    for rows in some or rows_together((rows_of_a, rows_of_b), run or range(a.T), size, a.S):
         read_a, before_a = _read(a, rows_of_a, rows, head, weights, reference)
         read_b, before_b = _read(b, rows_of_b, rows, head, weights, reference)
         x, y = aligned(read_a, read_b, weights)

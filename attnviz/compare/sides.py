@@ -5,7 +5,7 @@ A side is asked for rows of a head as any attention is (:class:`attnviz.engine.a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -17,7 +17,7 @@ from attnviz.attention.merged import MergedInputs
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.engine.attention import Computed, Rows
-from attnviz.engine.blocks import SeenRows, stepped
+from attnviz.engine.blocks import SeenRows
 from attnviz.engine.request import Request
 from attnviz.engine.scores import AttentionScores
 from attnviz.engine.visibility import HIDDEN, to_positions
@@ -222,34 +222,6 @@ class _ScoredRows:
             return self.read(rows, weights=False).seen
         exact = Computed(self.result.item, self.result.pattern).rows(self.head, self.queries).read(rows, weights=False)
         return exact.over(torch.arange(self.result.item.S), False).seen
-
-
-def row_groups(a: Rows, b: Rows, queries: range, S: int) -> Iterator[range | Tensor]:
-    """Blocks of rows that suit both sides: ranges, and rows that either reads by themselves."""
-    steps = {side.step for side in (a, b) if side.step is not None}
-    step = steps.pop() if len(steps) == 1 else 1
-    apart = torch.unique(torch.cat([a.apart.cpu(), b.apart.cpu()]))
-    size = max(16, min(1024, BLOCK_CELLS // S))
-    apart = apart[(apart >= queries.start) & (apart < queries.stop)]
-    for rows in stepped(queries, size, step):
-        if len(apart) and bool(torch.isin(to_positions(rows, apart.device), apart).any()):
-            # Whole runs between the rows that stand apart keep the blocks cheap.
-            yield from _runs(rows, set(apart.tolist()))
-        else:
-            yield rows
-    if len(apart):
-        yield from apart.split(size)
-
-
-def _runs(rows: range, without: set[int]) -> Iterator[range]:
-    start: int | None = None
-    for row in [*rows, rows[-1] + rows.step]:
-        inside = row <= rows[-1] and row not in without
-        if inside and start is None:
-            start = row
-        elif not inside and start is not None:
-            yield range(start, row, rows.step)
-            start = None
 
 
 def aligned(a: SeenRows, b: SeenRows, weights: bool) -> tuple[SeenRows, SeenRows]:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
@@ -18,9 +19,13 @@ from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.selections import checked_range
 from attnviz.base.types import Positions, Progress
-from attnviz.engine.blocks import Block, HeadRows, SeenRows, blocks
+from attnviz.engine.blocks import Block, HeadRows, SeenRows, blocks, stepped
 from attnviz.engine.reducer import Reduced, reduce_map
 from attnviz.engine.tiles import TileSize
+from attnviz.engine.visibility import to_positions
+
+_APART_CELLS = 1 << 20
+"""Cells of a block of rows that stand apart, each over every key."""
 
 
 class Rows(Protocol):
@@ -38,6 +43,33 @@ class Rows(Protocol):
         """Any queries over every key that they may see, each key once."""
 
 
+def rows_together(sides: Sequence[Rows], queries: range, size: int, S: int) -> Iterator[range | Tensor]:
+    """Blocks of about ``size`` rows that suit all sides: ranges, and rows that one of them reads by themselves."""
+    steps = {side.step for side in sides if side.step is not None}
+    step = steps.pop() if len(steps) == 1 else 1
+    apart = torch.unique(torch.cat([side.apart.cpu() for side in sides]))
+    apart = apart[(apart >= queries.start) & (apart < queries.stop)]
+    for rows in stepped(queries, size, step):
+        if len(apart) and bool(torch.isin(to_positions(rows, apart.device), apart).any()):
+            # Whole runs between the rows that stand apart keep the blocks cheap.
+            yield from _runs(rows, set(apart.tolist()))
+        else:
+            yield rows
+    if len(apart):
+        yield from apart.split(max(16, min(size, _APART_CELLS // S)))
+
+
+def _runs(rows: range, without: set[int]) -> Iterator[range]:
+    start: int | None = None
+    for row in [*rows, rows[-1] + rows.step]:
+        inside = row <= rows[-1] and row not in without
+        if inside and start is None:
+            start = row
+        elif not inside and start is not None:
+            yield range(start, row, rows.step)
+            start = None
+
+
 class Attention(ABC):
     """One batch item's attention."""
 
@@ -51,14 +83,23 @@ class Attention(ABC):
     """Whether weights are the softmax of logits, so that logits say it all."""
 
     @property
-    def given(self) -> bool:
-        """Whether its weights are what something else computed, and may be anything."""
-        return False
-
-    @property
     def pattern_name(self) -> str:
         """What titles call the pattern."""
         return str(self.pattern)
+
+    @property
+    def given(self) -> bool:
+        """Whether titles say that its weights were given."""
+        return False
+
+    @property
+    def measured(self) -> str | None:
+        """What its values measure, where that is not weight alone; None is weight."""
+        return None
+
+    def head_name(self, head: int) -> str | None:
+        """What titles call a head that is made of others; None is its number."""
+        return None
 
     @property
     def knows_hidden(self) -> bool:

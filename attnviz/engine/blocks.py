@@ -205,6 +205,20 @@ class Block:
     seen: Tensor | None = None  # (b, n) bool, whether the query sees the key; None where all do
     largest: Tensor | None = None  # (b,) each query's largest logit, where it was asked for beside weights
 
+    def over_all(self, S: int, *, weights: bool = True) -> tuple[Tensor, Tensor]:
+        """The values over every key, (b, S), and which of them each query sees, (b, S) bool."""
+        seen = torch.ones_like(self.values, dtype=torch.bool) if self.seen is None else self.seen
+        if len(self.keys) == S and not self.shared:
+            return self.values, seen
+        values = self.values.new_full((len(self.rows), S), 0.0 if weights else HIDDEN)
+        every = torch.zeros_like(values, dtype=torch.bool)
+        # A shared key that comes again, hidden, in the band has its say first.
+        for part in (slice(self.shared, None), slice(0, self.shared)):
+            values[:, self.keys[part]], every[:, self.keys[part]] = self.values[:, part], seen[:, part]
+        if weights:
+            values[self.visible == 0] = torch.nan
+        return values, every
+
 
 def blocks(
     item: AttentionItem,

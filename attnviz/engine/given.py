@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from attnviz.attention.call import GivenCall
 from attnviz.attention.checks import magnitude
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Full, Pattern
@@ -23,6 +24,10 @@ from attnviz.engine.whole import WholeRows
 
 def no_logits(item: AttentionItem) -> InputError:
     """The error of asking weights that were given for logits that were not."""
+    if not isinstance(item.inputs, GivenCall):
+        return InputError(
+            f"{item.source}: is made of several maps, or of weights and values, and has no logits; take --values weights"
+        )
     return InputError(
         f"{item.source}: holds weights that were given, without logits, which are before softmax; give them too "
         f"(--logits NAME), or take --values weights"
@@ -178,6 +183,10 @@ class Given(WholeRows):
             "no pattern came with the weights, so every key counts as visible: in entropy as a share, in diagonal and previous "
             "mass, and in the weight that a key receives; give the pattern to count by it (--pattern causal)"
         )
+
+    @property
+    def has_logits(self) -> bool:
+        return getattr(self.item.inputs, "logits", None) is not None
 
     def whole_rows(self, head: int, memory: int | None = None) -> GivenRows:
         return GivenRows(self.item, self.pattern, head)

@@ -1,11 +1,13 @@
-"""Who makes an attention: the formula over q and k, the weights that were given, or what is derived from either."""
+"""Who makes an attention: the formula over q and k, the weights that were given, or what is derived from others."""
 
 from __future__ import annotations
 
+from attnviz.attention.derived import DerivedInputs, with_pattern
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs
-from attnviz.attention.patterns import Pattern
+from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.engine.attention import Attention, Computed
+from attnviz.engine.derived import Combined, Normed, Rollout
 from attnviz.engine.given import Given
 from attnviz.engine.merged import Merged
 
@@ -15,4 +17,21 @@ def attention_of(item: AttentionItem, pattern: Pattern) -> Attention:
     made = item.inputs
     if isinstance(made, MergedInputs):
         return Merged(item, pattern, attention_of(made.under(item), made.own))
+    if isinstance(item.inputs, DerivedInputs):
+        return _derived(item, item.inputs, pattern)
     return Given(item, pattern) if item.given else Computed(item, pattern)
+
+
+def _derived(item: AttentionItem, inputs: DerivedInputs, pattern: Pattern) -> Attention:
+    """What is made of others, each under its own pattern, or under one for all."""
+    parts = []
+    for part in with_pattern(inputs, pattern).parts:
+        rounded = None if item.dtype == inputs.dtype else item.dtype  # layers may be of several dtypes
+        parts.append(
+            attention_of(part.item(item.batch, device=item.device, dtype=rounded), part.pattern or GlobalKeys())
+        )
+    if inputs.how == "rollout":
+        return Rollout(item, pattern, parts)
+    if inputs.how in ("norms", "norm-shares"):
+        return Normed(item, pattern, parts[0], shares=inputs.how == "norm-shares")
+    return Combined(item, pattern, parts, inputs.how, inputs.heads)

@@ -74,6 +74,13 @@ class Merged(WholeRows):
         return self.whole.given
 
     @property
+    def measured(self) -> str | None:
+        return self.whole.measured
+
+    def head_name(self, head: int) -> str | None:
+        return self.whole.head_name(head)
+
+    @property
     def knows_hidden(self) -> bool:
         return self.whole.knows_hidden
 

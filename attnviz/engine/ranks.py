@@ -146,6 +146,16 @@ class Shared(Attention):
         return self._alone.given
 
     @property
+    def measured(self) -> str | None:
+        return self._alone.measured
+
+    def head_name(self, head: int) -> str | None:
+        return self._alone.head_name(head)
+
+    def columns(self, keys: range | None = None) -> Sequence[int]:
+        return self._alone.columns(keys)
+
+    @property
     def knows_hidden(self) -> bool:
         return self._alone.knows_hidden
 
@@ -209,6 +219,8 @@ def digest(item: AttentionItem, pattern: Pattern, head: int) -> bytes:
     made = hashlib.sha256(repr((item.sizes, item.batch, head, str(pattern), str(item.dtype))).encode())
     for name in ("scale", "softcap", "cross"):
         made.update(repr(getattr(inputs, name, None)).encode())
+    for part in getattr(inputs, "parts", ()):  # of a map that is made of others
+        made.update(digest(part.item(item.batch, device=item.device), pattern, min(head, part.H - 1)))
     for field in fields(inputs):
         value = getattr(inputs, field.name)
         if not isinstance(value, torch.Tensor):

@@ -309,7 +309,7 @@ class _Grid:
         first = int(rows[0])  # a band without gaps has rows without gaps
         inverse = 1 / total
         for part in parts:
-            where = _where(at, part.bins)
+            where = cells_at(at, part.bins)
             if part.seen is not None:
                 self.seen[where] |= by_row(part.seen.to(total.dtype), "max") > 0
             elif part.band is not None:
@@ -345,7 +345,7 @@ def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a & b
 
 
-def _where(rows: Positions, columns: Positions) -> tuple[Any, ...]:
+def cells_at(rows: Positions, columns: Positions) -> tuple[Any, ...]:
     """The index of a rectangle of cells: slices, which numpy reads much faster, where it has no gaps."""
     if rows[-1] - rows[0] + 1 == len(rows) and columns[-1] - columns[0] + 1 == len(columns):
         return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

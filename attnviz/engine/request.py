@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from attnviz.attention.call import Call
+from attnviz.attention.derived import NORMS, SomeInputs, by_norms, over_heads, over_layers
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs, merged
@@ -30,8 +31,8 @@ from attnviz.engine.reducer import REDUCTIONS
 VALUES = ("weights", "logits")
 """What a map, a table or a comparison can hold: after softmax, or before."""
 
-DERIVED = ("merge", "spans", "hide", "renormalize")
-"""The fields that derive an attention from another's weights."""
+GROUPED = ("merge", "spans", "hide", "renormalize")
+"""The fields by which tokens are seen as one, and keys are hidden."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -112,7 +113,7 @@ class Request:
 
     def _derive(self) -> None:
         """Takes inputs derived from those asked about, where keys are hidden or tokens seen as one: once, for every view."""
-        asked = {name: getattr(self, name) for name in DERIVED}
+        asked = {name: getattr(self, name) for name in GROUPED}
         if not any(value is not None and value is not False for value in asked.values()):
             return
         if self.values == "logits":
@@ -183,14 +184,106 @@ def check_heads(inputs: Call, heads: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(heads)
 
 
-def asks(*names: str) -> Callable[[_Function], _Function]:
-    """Gives a function that takes ``**what``, fields of a request, a signature that lists them.
+def ask(
+    inputs: SomeInputs,
+    pattern: Pattern | str | None = None,
+    heads: int | Iterable[int] | None = None,
+    *,
+    mean: str | None = None,
+    max: str | None = None,
+    rollout: bool = False,
+    values: str = "weights",
+    **what: Any,
+) -> Request:
+    """A request of inputs, or of a map that is derived from them.
 
     Args:
-        names: the fields that it takes; none is all that a map has.
+        inputs: those of one layer, or of several where ``mean``, ``max`` or ``rollout`` makes one map of them.
+        pattern: which query sees which key, in every layer; None is each layer's own, else the global keys.
+        heads, what: as :class:`Request` has them.
+        mean, max: ``layers``: one map of all layers, head by head; ``heads``: one of all heads that are asked for;
+            ``heads,layers``: of both.
+        rollout: follow attention through the layers, the first one first, as arXiv:2005.00928 does: one map.
+        values: as :class:`Request`, or ``norms``: weights times the length of the value that they are on, through ``w_o``
+            where the inputs have it (arXiv:2004.10102); ``norm-shares``: that, as shares of its row.
+
+    Raises:
+        InputError: as :class:`Request`; several layers of which no one map is asked for, or that don't agree.
     """
-    listed = names or ("batch", "values", "reduce", "pixels", *DERIVED, "queries", "keys", "device", "dtype", "memory")
-    listed = (*listed, *DERIVED) if "queries" in listed else listed
+    wanted = hows(mean, max, rollout=rollout)
+    if values in NORMS:
+        if rollout:
+            raise InputError(f"values {values!r}: rollout follows weights; leave one of the two out")
+        each = [inputs] if isinstance(inputs, Inputs) else inputs
+        made = [by_norms(one, values, pattern) for one in each]
+        inputs, pattern, values = made if not isinstance(inputs, Inputs) else made[0], None, "weights"
+    if "layers" in wanted:
+        inputs, pattern = over_layers(inputs, wanted["layers"], pattern), None
+    if not isinstance(inputs, Inputs):
+        if len(inputs) != 1:
+            raise InputError(
+                f"{len(inputs)} layers are given, and one map is asked for; say how they become one: mean='layers', "
+                f"max='layers' or rollout=True"
+            )
+        inputs = inputs[0]
+    request = Request(inputs, pattern, heads, values=values, **what)
+    return of_heads(request, wanted["heads"]) if "heads" in wanted else request
+
+
+def ask_for_weights(*asked: Any, **what: Any) -> Request:
+    """As :func:`ask`, of what is counted in weights alone. Raises InputError where logits are asked for."""
+    if what.get("values") == "logits":
+        raise InputError("values 'logits': these numbers are of weights; choose weights, norms or norm-shares")
+    return ask(*asked, **what)
+
+
+def of_heads(request: Request, how: str) -> Request:
+    """The request of the mean or the max of its heads, as one head; tokens are seen as one, and keys hidden, after that."""
+    inputs = request.inputs
+    if isinstance(inputs, MergedInputs):
+        made = over_heads(inputs.base, how, request.chosen, inputs.own)
+        return request.but(inputs=made, heads=(0,), pattern=made.pattern, **inputs.asked)
+    made = over_heads(request.inputs, how, request.chosen, request.pattern)
+    return request.but(inputs=made, heads=(0,), pattern=made.pattern)
+
+
+def hows(mean: str | None = None, max: str | None = None, *, rollout: bool = False) -> dict[str, str]:
+    """How ``layers`` and ``heads`` become one, ``mean``, ``max`` or ``rollout``, as far as they are to.
+
+    Raises:
+        InputError: neither of the two, or two ways for one.
+
+    >>> hows("layers", "heads"), hows("heads,layers")
+    ({'layers': 'mean', 'heads': 'max'}, {'heads': 'mean', 'layers': 'mean'})
+    """
+    found: dict[str, str] = {}
+    for how, text in (("mean", mean), ("max", max)):
+        for over in (part.strip() for part in (text or "").split(",") if part.strip()):
+            if over not in ("heads", "layers"):
+                raise InputError(f"--{how} {text!r} is not heads, layers, or heads,layers")
+            if over in found:
+                raise InputError(f"--mean and --max are two ways to make one map of the {over}; choose one")
+            found[over] = how
+    if rollout and found:
+        raise InputError(
+            f"--rollout: it makes one map of all layers and heads already; leave --{next(iter(found.values()))} out"
+        )
+    return {"layers": "rollout"} if rollout else found
+
+
+DERIVED = ("mean", "max", "rollout")
+"""What :func:`ask` takes beside the fields of a request."""
+
+
+def asks(*names: str, derived: bool = True) -> Callable[[_Function], _Function]:
+    """Gives a function that takes ``**what``, for :func:`ask`, a signature that lists it.
+
+    Args:
+        names: the fields of a request that it takes; none is all that a map has.
+        derived: whether it takes several layers, and makes one map of them.
+    """
+    listed = names or ("batch", "values", "reduce", "pixels", *GROUPED, "queries", "keys", "device", "dtype", "memory")
+    listed = (*listed, *GROUPED) if "queries" in listed else listed
 
     def said(function: _Function) -> _Function:
         own = inspect.signature(function)
@@ -199,6 +292,8 @@ def asks(*names: str) -> Callable[[_Function], _Function]:
             for field in fields(Request)
             if field.name in listed
         ]
+        of_ask = inspect.signature(ask).parameters
+        asked += [of_ask[name] for name in DERIVED if derived and name not in own.parameters]
         kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
         function.__signature__ = own.replace(parameters=[*kept, *asked])  # type: ignore[attr-defined]
         return function

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.devices import memory_of_machine
@@ -25,9 +25,10 @@ from attnviz.base.errors import InputError
 from attnviz.base.registry import shown
 from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import HeadRows, RowBlock, rows_per_block
+from attnviz.engine.derived import Derived
 from attnviz.engine.given import no_logits
 from attnviz.engine.makers import attention_of
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask_for_weights, asks
 from attnviz.engine.softmax import BLANK, softmax_
 
 
@@ -78,6 +79,11 @@ class AttentionScores:
 
         yield replace(self, heads=(head,), **{name: own(getattr(self, name)) for name in _NUMBERS})  # type: ignore[arg-type]
 
+    def head_name(self, head: int) -> str:
+        """What titles call a head, and what its values measure where that is not weight alone."""
+        attention = attention_of(self.item, self.pattern)
+        return ", ".join(one for one in (attention.head_name(head) or f"head {head}", attention.measured) if one)
+
     def values(self, name: str) -> Tensor:
         """The logits (``name="logits"``) or the weights (``name="weights"``), (n, T, C1 + C2)."""
         tensor = self.scores if name == "logits" else self.weights
@@ -105,9 +111,9 @@ _NUMBERS = ("scores", "weights", "global_scores", "global_weights", "visible")
 """The fields that have a number a head, query and key."""
 
 
-@asks("batch", "queries", "device", "dtype")
+@asks("batch", "values", "queries", "device", "dtype")
 def score(
-    inputs: Inputs,
+    inputs: SomeInputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,
@@ -140,7 +146,7 @@ def score(
     >>> tuple(result.weights.shape), bool(result.weights.sum(-1).allclose(torch.ones(2, 5)))
     ((2, 5, 2), True)
     """
-    request = Request(inputs, pattern, heads, **what)
+    request = ask_for_weights(inputs, pattern, heads, **what)
     return _scored(request, request.chosen, request.rows, logits, weights)
 
 
@@ -219,12 +225,14 @@ def _check_room(item: AttentionItem, heads: int, rows: int, columns: int, tensor
 def _given(
     attention: Attention, heads: tuple[int, ...], queries: range, logits: bool, weights: bool
 ) -> AttentionScores:
-    """The rows of weights that were given, over the keys that are columns of their map."""
+    """The rows of weights that need no softmax, over the keys that are columns of their map."""
     item, columns = attention.item, attention.columns()
     positions = torch.tensor(list(columns), dtype=torch.int64)
     index, shape = positions.to(item.device), (len(heads), len(queries), len(positions))
     _check_room(item, *shape, logits + weights)
     there = getattr(item.inputs, "logits", None) is not None
+    if logits and not weights and isinstance(attention, Derived):
+        raise attention.no_logits()
     made: dict[bool, Tensor | None] = {}
     visible = torch.zeros(shape, dtype=torch.bool, device=item.device)
     for of_weights, wanted in ((False, logits and (there or not weights)), (True, weights)):
@@ -233,8 +241,8 @@ def _given(
             for block in attention.blocks(head, queries=queries, weights=of_weights):
                 assert out is not None
                 rows = block.rows - queries.start
-                out[n, rows] = block.values[:, index]
-                visible[n, rows] = True if block.seen is None else block.seen[:, index]
+                values, seen = block.over_all(item.S, weights=of_weights)
+                out[n, rows], visible[n, rows] = values[:, index], seen[:, index]
     return AttentionScores(
         item,
         attention.pattern,

@@ -13,7 +13,7 @@ from torch import Tensor
 from attnviz.base.types import Positions, Progress
 from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import Block, SeenRows, rows_per_block, stepped
-from attnviz.engine.reducer import Reduced, row_groups
+from attnviz.engine.reducer import Reduced, cells_at, row_groups
 from attnviz.engine.tiles import TileSize, segment, segments
 from attnviz.engine.visibility import to_positions
 
@@ -45,6 +45,11 @@ class WholeRows(Attention):
 
     softmaxed = False
 
+    @property
+    def has_logits(self) -> bool:
+        """Whether logits came with the weights."""
+        return False
+
     @abstractmethod
     def whole_rows(self, head: int, memory: int | None = None) -> BlockRows:
         """One head's rows; ``memory``: bytes that reading them may take, None is no bound."""
@@ -56,10 +61,12 @@ class WholeRows(Attention):
         self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
     ) -> Iterator[Block]:
         item, own = self.item, self.whole_rows(head)
+        with_logits = largest and self.has_logits
         keys = torch.arange(item.S, device=item.device)
         for rows in stepped(range(item.T) if queries is None else queries, rows_per_block(item.S, least=1)):
             values, seen, visible = own.block(rows, weights=weights)
-            yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen)
+            most = own.block(rows, weights=False)[0].amax(1) if weights and with_logits else None
+            yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen, largest=most)
 
     def cells(
         self,
@@ -76,17 +83,18 @@ class WholeRows(Attention):
     ) -> Reduced:
         shape = (len(row_edges) - 1, len(column_edges) - 1)
         tile = tile or TileSize.fitting(self.item, shape, reductions=len(reductions), memory=memory)
-        grid, own = _Grid(row_edges, column_edges, tuple(reductions)), self.whole_rows(head, memory)
+        grid, own = GivenCells(row_edges, column_edges, tuple(reductions)), self.whole_rows(head, memory)
         with torch.no_grad():
             for rows in row_groups(row_edges, max(1, min(tile.rows, tile.rows * tile.keys // self.item.S))):
-                grid.add(rows, *own.block(rows, weights=values != "logits"))
+                at = torch.arange(rows.start, rows.stop, device=self.item.device)
+                grid.add(at, range(self.item.S), *own.block(rows, weights=values != "logits"))
                 if progress is not None:
                     progress(len(rows))
         return grid.result(denominators)
 
 
-class _Grid:
-    """The cells while whole rows come in."""
+class GivenCells:
+    """The cells while weights come in that need no softmax."""
 
     def __init__(self, row_edges: Positions, column_edges: Positions, reductions: tuple[str, ...]) -> None:
         self.row_edges, self.column_edges, self.reductions = row_edges, column_edges, reductions
@@ -97,31 +105,51 @@ class _Grid:
         # What a query's weights are divided by: 1, or NaN where it sees nothing.
         self.denominators = torch.full((int(row_edges[-1] - row_edges[0]), 2), torch.nan, dtype=torch.float64)
 
-    def add(self, rows: range, values: Tensor, seen: Tensor | None, visible: Tensor) -> None:
-        """Takes in a run of queries over every key."""
-        sees = (visible > 0).nonzero()[:, 0]
-        if not len(sees):
+    def add(self, rows: Tensor, keys: range | Tensor, values: Tensor, seen: Tensor | None, visible: Tensor) -> None:
+        """Takes in queries, (b,) ascending, over keys, (n,) ascending, as :meth:`GivenRows.block` has them."""
+        at = self._count(rows, visible)
+        if len(at):
+            self._take(at, keys, *_seeing(values, seen, visible))
+
+    def add_block(self, block: Block) -> None:
+        """Takes in a block: its shared keys and the run of its band, as each ascends by itself."""
+        at = self._count(block.rows, block.visible)
+        if not len(at):
             return
-        first, last = int(self.column_edges[0]), int(self.column_edges[-1])
-        at = sees.cpu() + rows.start
-        self.denominators[at - int(self.row_edges[0])] = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        values, seen = _seeing(block.values, block.seen, block.visible)
+        for part in (slice(0, block.shared), slice(block.shared, None)):
+            if len(block.keys[part]):
+                self._take(at, block.keys[part], values[:, part], None if seen is None else seen[:, part])
+
+    def _count(self, rows: Tensor, visible: Tensor) -> Tensor:
+        """The queries that see a key, which are counted."""
+        at = rows[visible > 0].cpu()
+        if len(at):
+            self.denominators[at - int(self.row_edges[0])] = torch.tensor([0.0, 1.0], dtype=torch.float64)
+            bins, cuts = segments(at, self.row_edges)
+            self.counts[bins] += cuts[1:] - cuts[:-1]
+        return at
+
+    def _take(self, at: Tensor, keys: range | Tensor, values: Tensor, seen: Tensor | None) -> None:
+        """Queries that see a key, over ascending keys, into the cells that they fall into."""
         bins, cuts = segments(at, self.row_edges)
-        self.counts[bins] += cuts[1:] - cuts[:-1]
-        if len(sees) < len(rows):
-            values, seen = values[sees], None if seen is None else seen[sees]
-        values, columns = values[:, first:last], self.column_edges - first
+        across, columns = segments(keys, self.column_edges)
+        if not len(across):
+            return
+        first, last = int(columns[0]), int(columns[-1])
+        values, columns, where = values[:, first:last], columns - first, cells_at(bins, across)
         if seen is None:
-            self.seen[bins] = True
+            self.seen[where] = True
         else:
             seen = seen[:, first:last]
             there = segment(segment(seen.to(values.dtype), columns, "max", dim=1), cuts, "max")
-            self.seen[bins] |= there.cpu().numpy() > 0
+            self.seen[where] |= there.cpu().numpy() > 0
         if "max" in self.reductions:
             shown = values if seen is None else values.masked_fill(~seen, -torch.inf)
             top = segment(segment(shown, columns, "max", dim=1), cuts, "max")
-            self.max[bins] = np.maximum(self.max[bins], top.cpu().numpy())
+            self.max[where] = np.maximum(self.max[where], top.cpu().numpy())
         if "mass" in self.reductions:
-            self.sums[bins] += segment(segment(values, columns, "sum", dim=1).double(), cuts, "sum").cpu().numpy()
+            self.sums[where] += segment(segment(values, columns, "sum", dim=1).double(), cuts, "sum").cpu().numpy()
 
     def result(self, denominators: Tensor | None) -> Reduced:
         """The cells of what came in."""
@@ -132,3 +160,11 @@ class _Grid:
             self.counts,
             self.denominators if denominators is None else denominators,
         )
+
+
+def _seeing(values: Tensor, seen: Tensor | None, visible: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The rows of queries that see a key."""
+    sees = visible > 0
+    if bool(sees.all()):
+        return values, seen
+    return values[sees], None if seen is None else seen[sees]

@@ -11,7 +11,7 @@ from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask, asks
 from attnviz.maps.map import AttentionMap, map_of
 from attnviz.sources.dumps import load
 from attnviz.sources.naming import layers_there
@@ -104,7 +104,7 @@ def _opened(
     return several[0].source, of_list, labels
 
 
-@asks("batch", "values", "reduce", "device", "dtype", "memory")
+@asks("batch", "values", "reduce", "device", "dtype", "memory", derived=False)
 def overview_rows(
     layers: Iterable[tuple[Label | None, Inputs]],
     pattern: Pattern | str | None = None,
@@ -128,7 +128,7 @@ def overview_rows(
     """
     rows, chosen = [], None if heads is None else tuple(heads)
     for label, inputs in layers:
-        request = Request(inputs, pattern, chosen, pixels=pixels, **what)
+        request = ask(inputs, pattern, chosen, pixels=pixels, **what)
         del inputs
         rows.append(overview_row(label, request, progress=progress))
         del request  # before the next layer is read

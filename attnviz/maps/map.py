@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.registry import shown
 from attnviz.base.types import Cells, Progress
 from attnviz.base.words import in_place, percent
 from attnviz.engine.reducer import Reduced
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask, asks
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class AttentionMap:
         batch: the batch item, of several.
         token_form: how the tokenizer writes the tokens that the labels are of: it says where a word begins.
         given: whether the weights were given, and not computed.
+        called: what it is of, where that is no head by its number: ``all heads``.
+        measured: what the values are, where they are not weights alone: ``weight × ‖v‖``.
         tag: what the head is in a word, where that was asked for; ``tag_score``, the statistic that says so, None of ``mixed``.
         left_out: the share of the weight that lies on keys which were hidden, the mean over queries; None where none were.
     """
@@ -56,14 +58,17 @@ class AttentionMap:
     batch: int | None = None
     token_form: str = "plain"
     given: bool = False
+    called: str | None = None
+    measured: str | None = None
     left_out: float | None = None
     tag: str | None = None
     tag_score: float | None = None
 
     @property
     def name(self) -> str:
-        """:attr:`heads_name`, of which layer and batch item: ``layer 2, head 3``, ``layer 2, max of 12 heads``; whether it was given, and what is left out."""
-        said = ", given" if self.given else ""
+        """:attr:`heads_name`, of which layer and batch item: ``layer 2, head 3``, ``layer 2, max of 12 heads``; what it measures, whether it was given, and what is left out."""
+        said = f", {self.measured}" if self.measured else ""
+        said += ", given" if self.given else ""
         said += "" if self.left_out is None else f", {percent(self.left_out)} left out"
         return in_place(self.heads_name, self.layer, self.batch) + said
 
@@ -71,7 +76,7 @@ class AttentionMap:
     def heads_name(self) -> str:
         """Which head this is, or of which heads: ``head 3``, ``max of 12 heads``; with its tag, ``head 3 · previous 0.91``."""
         if self.combined is None:
-            return f"head {self.head}" + (f" · {self.tagged}" if self.tag else "")
+            return (self.called or f"head {self.head}") + (f" · {self.tagged}" if self.tag else "")
         listed = ", ".join(map(str, self.heads))
         return f"{self.combined} of " + (f"heads {listed}" if len(self.heads) <= 4 else f"{len(self.heads)} heads")
 
@@ -102,7 +107,7 @@ class AttentionMap:
 
 @asks()
 def attention_map(
-    inputs: Inputs,
+    inputs: SomeInputs,
     head: int,
     pattern: Pattern | str | None = None,
     *,
@@ -127,7 +132,7 @@ def attention_map(
     >>> attnviz.attention_map(attnviz.synthesize(), head=3).cells.shape
     (10, 3)
     """
-    return map_of(Request(inputs, pattern, head, **what), progress=progress)
+    return map_of(ask(inputs, pattern, head, **what), progress=progress)
 
 
 def map_of(request: Request, head: int | None = None, *, progress: Progress | None = None) -> AttentionMap:
@@ -172,13 +177,17 @@ def map_with(request: Request, head: int, cells: Cells) -> AttentionMap:
         batch=request.item.batch_shown,
         token_form=request.item.inputs.token_form,
         given=request.attention.given,
+        called=request.attention.head_name(head),
+        measured=request.attention.measured,
         left_out=request.attention.left_out(head, request.rows),
     )
 
 
 def grid_name(maps: Sequence[AttentionMap]) -> str:
     """How many heads these are, and of which layer and batch item where it is one: ``layer 2, 12 heads``."""
-    given = ", given" if all(shown.given for shown in maps) else ""
+    measured = {shown.measured for shown in maps}
+    said = f", {maps[0].measured}" if len(measured) == 1 and maps[0].measured else ""
+    given = said + (", given" if all(shown.given for shown in maps) else "")
     return in_place(f"{len(maps)} heads", *place_of(maps)) + given
 
 

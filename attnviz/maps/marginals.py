@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_cuts
 from attnviz.base.types import Progress
 from attnviz.engine.blocks import Block
 from attnviz.engine.products import multiply
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask_for_weights, asks
 
 _FAR = -1e4
 """A logit this far below the peak has weight 0 in any dtype."""
@@ -41,9 +41,9 @@ class Marginals:
     keys: Sequence[int]
 
 
-@asks("batch", "queries", "keys", "device", "dtype")
+@asks("batch", "values", "queries", "keys", "device", "dtype")
 def marginals(
-    inputs: Inputs,
+    inputs: SomeInputs,
     head: int,
     pattern: Pattern | str | None = None,
     *,
@@ -64,7 +64,7 @@ def marginals(
     >>> sides.received.tolist() == [1.0] * 10, sides.entropy.tolist() == [0.0] * 10
     (True, True)
     """
-    return marginals_of(Request(inputs, pattern, head, **what), progress=progress)
+    return marginals_of(ask_for_weights(inputs, pattern, head, **what), progress=progress)
 
 
 def marginals_of(request: Request, head: int | None = None, *, progress: Progress | None = None) -> Marginals:

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
 from attnviz.base.bins import bin_edges
 from attnviz.base.types import Cells, Positions
 from attnviz.base.words import in_place
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask, asks
 from attnviz.maps.map import map_of
 
 
@@ -140,7 +140,7 @@ class ReasonMap:
 
 @asks("batch", "reduce", "pixels", "queries", "keys", "device", "dtype")
 def reason_map(
-    inputs: Inputs, pattern: Pattern | str | None = None, *, head: int | None = None, **what: Any
+    inputs: SomeInputs, pattern: Pattern | str | None = None, *, head: int | None = None, **what: Any
 ) -> ReasonMap:
     """Which query may see which key and why, exact, in at most ``pixels`` x ``pixels`` cells.
 
@@ -157,7 +157,7 @@ def reason_map(
     >>> reason_map(attnviz.synthesize(), attnviz.longformer(1)).counts
     {'window': 15, 'global key': 16, 'global query': 16, 'several': 19}
     """
-    return reasons_of(Request(inputs, pattern, head, every_key=True, **what), weights=head is not None)
+    return reasons_of(ask(inputs, pattern, head, every_key=True, **what), weights=head is not None)
 
 
 def reasons_of(request: Request, *, weights: bool = False) -> ReasonMap:

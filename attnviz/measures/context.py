@@ -17,7 +17,7 @@ from attnviz.engine.products import multiply, rounds
 from attnviz.engine.request import Request, asks
 
 
-@asks("batch", "device", "dtype")
+@asks("batch", "device", "dtype", derived=False)
 def context(
     inputs: Inputs,
     pattern: Pattern | str | None = None,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask_for_weights, asks
 from attnviz.measures.rows import Column
 from attnviz.measures.statistics import seeing_blocks
 
@@ -56,9 +56,9 @@ class HeadCurves:
         return whose | {"window": [*self.windows], "mass": [*self.windows.values()]}
 
 
-@asks("batch", "queries", "device", "dtype")
+@asks("batch", "values", "queries", "device", "dtype")
 def head_curves(
-    inputs: Inputs,
+    inputs: SomeInputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,
@@ -79,7 +79,7 @@ def head_curves(
     >>> found.mass.shape, [*found.windows], round(found.windows[2], 6)
     ((8,), [1, 2, 4, 8], 1.0)
     """
-    return curves_of(Request(inputs, pattern, heads, **what), progress=progress)
+    return curves_of(ask_for_weights(inputs, pattern, heads, **what), progress=progress)
 
 
 def curves_of(request: Request, *, progress: Progress | None = None) -> list[HeadCurves]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.types import Label, Progress
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask_for_weights, asks
 from attnviz.measures.statistic import STATISTICS
 from attnviz.measures.statistics import seeing_blocks
 
@@ -90,9 +90,9 @@ class ReceivedWeight:
         return found | {name: _plain(np.where(seen, column, np.nan)) for name, column in numbers.items()}
 
 
-@asks("batch", "queries", "device", "dtype")
+@asks("batch", "values", "queries", "device", "dtype")
 def query_statistics(
-    inputs: Inputs,
+    inputs: SomeInputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,
@@ -113,7 +113,7 @@ def query_statistics(
     >>> found.queries.tolist(), found.values["diagonal_mass"].tolist()
     ([0, 1, 2], [1.0, 1.0, 1.0])
     """
-    return by_query(Request(inputs, pattern, heads, **what), progress=progress)
+    return by_query(ask_for_weights(inputs, pattern, heads, **what), progress=progress)
 
 
 def by_query(request: Request, *, progress: Progress | None = None) -> list[QueryStatistics]:
@@ -142,9 +142,9 @@ def by_query(request: Request, *, progress: Progress | None = None) -> list[Quer
     return found
 
 
-@asks("batch", "queries", "keys", "device", "dtype")
+@asks("batch", "values", "queries", "keys", "device", "dtype")
 def weight_received(
-    inputs: Inputs,
+    inputs: SomeInputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,
@@ -165,7 +165,7 @@ def weight_received(
     >>> found.sum.tolist(), found.queries.tolist()
     ([1.0, 1.0, 1.0, 1.0], [1, 1, 1, 1])
     """
-    return by_key(Request(inputs, pattern, heads, every_key=True, **what), progress=progress)
+    return by_key(ask_for_weights(inputs, pattern, heads, every_key=True, **what), progress=progress)
 
 
 def by_key(request: Request, *, progress: Progress | None = None) -> list[ReceivedWeight]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Label, Progress
 from attnviz.base.words import percent
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask_for_weights, asks
 from attnviz.measures.rows import Column
 
 MOST_PAIRS = 1 << 20
@@ -70,7 +70,7 @@ class WeightShares:
 
 @asks("batch", "queries", "keys", "device", "dtype")
 def weight_shares(
-    inputs: Inputs,
+    inputs: SomeInputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,
@@ -93,7 +93,7 @@ def weight_shares(
     >>> found.key_labels, found.weights.shape, round(float(found.weights[2].sum()), 6)
     (['system', 'document', 'answer'], (3, 3), 1.0)
     """
-    return shares_of(Request(inputs, pattern, heads, every_key=True, **what), progress=progress)
+    return shares_of(ask_for_weights(inputs, pattern, heads, every_key=True, **what), progress=progress)
 
 
 def shares_of(request: Request, *, progress: Progress | None = None) -> list[WeightShares]:

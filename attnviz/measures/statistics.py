@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.types import Label, Progress
 from attnviz.engine.blocks import Block
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import Request, ask_for_weights, asks
 from attnviz.measures.statistic import STATISTICS, HeadKeys, QueryBlock, Statistic, Values, statistic
 from attnviz.measures.tags import tag_of
 from attnviz.measures.tokens import SameTokens
@@ -209,9 +209,9 @@ class HeadStatistics:
         return number
 
 
-@asks("batch", "queries", "device", "dtype")
+@asks("batch", "values", "queries", "device", "dtype")
 def head_statistics(
-    inputs: Inputs,
+    inputs: SomeInputs,
     pattern: Pattern | str | None = None,
     *,
     heads: Iterable[int] | None = None,
@@ -236,7 +236,7 @@ def head_statistics(
     >>> attnviz.head_statistics(attnviz.synthesize(heads=1), attnviz.Local(0))[0].diagonal_mass
     1.0
     """
-    return statistics_of_request(Request(inputs, pattern, heads, **what), layer=layer, progress=progress)
+    return statistics_of_request(ask_for_weights(inputs, pattern, heads, **what), layer=layer, progress=progress)
 
 
 def statistics_of_request(

@@ -14,9 +14,12 @@ from torch import Tensor
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
-from attnviz.base.types import Cells
 from attnviz.engine.attention import Attention
+from attnviz.engine.derived import Derived, as_given
+from attnviz.engine.given import Given, GivenRows
 from attnviz.engine.makers import attention_of
+from attnviz.engine.merged import Merged, MergedRows
+from attnviz.engine.request import Request
 from attnviz.maps.pyramid import Pyramid
 from attnviz.version import __version__
 
@@ -33,6 +36,8 @@ class PageLayer:
         item: the batch item.
         pattern: which query sees which key.
         heads: the query heads to show, at least one.
+        called: what these heads are called, where that is not their own number.
+        said: what the page says of the pattern; None is the attention's own name for it.
 
     >>> import attnviz
     >>> layer = PageLayer("0", attnviz.synthesize().item(), attnviz.Causal(), (0, 3))
@@ -44,11 +49,16 @@ class PageLayer:
     item: AttentionItem
     pattern: Pattern
     heads: tuple[int, ...]
+    called: tuple[int, ...] | None = None
+    said: str | None = None
 
     @cached_property
     def attention(self) -> Attention:
-        """What the page asks for weights and logits."""
-        return attention_of(self.item, self.pattern)
+        """What the page asks for weights and logits; of weights that were given, none below 0."""
+        made = attention_of(self.item, self.pattern)
+        if isinstance(made, Merged):
+            return _UnsignedMerged(self.item, self.pattern, made.whole)
+        return _Unsigned(self.item, self.pattern) if isinstance(made, Given) else made
 
     @property
     def kv_heads(self) -> tuple[int, ...]:
@@ -66,6 +76,66 @@ class PageLayer:
     def of_heads(self, numbers: Tensor | None) -> list[float] | None:
         """One number a head of the page, from one a head of the layer, (H,)."""
         return None if numbers is None else [float(numbers[head]) for head in self.heads]
+
+
+class _Unsigned(Given):
+    """Given weights as a page shows them: one below 0, for which its colors and lines have no word, is an error."""
+
+    def whole_rows(self, head: int, memory: int | None = None) -> GivenRows:
+        return _UnsignedRows(self.item, self.pattern, head)
+
+
+class _UnsignedRows(GivenRows):
+    def block(self, rows: range | Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
+        return _none_below_0(self.item, self.head, super().block(rows, weights=weights), weights)
+
+
+class _UnsignedMerged(Merged):
+    """Words and spans of such weights, likewise."""
+
+    def whole_rows(self, head: int, memory: int | None = None) -> MergedRows:
+        return _UnsignedMergedRows(self, head, memory)
+
+
+class _UnsignedMergedRows(MergedRows):
+    def block(self, rows: range | Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
+        return _none_below_0(self.item, self.head, super().block(rows, weights=weights), weights)
+
+
+def _none_below_0(item: AttentionItem, head: int, found: _Rows, weights: bool) -> _Rows:
+    """Rows as they were read. Raises InputError for a weight below 0."""
+    if weights and bool((found[0] < 0).any()):
+        raise InputError(
+            f"{item.source}: head {head} has weights below 0, which a page can't show; look at them with: attnviz plot"
+        )
+    return found
+
+
+_Rows = tuple[Tensor, Tensor | None, Tensor]
+
+MOST_DERIVED = 1 << 28
+"""Weights of a derived map that a page takes: 1 GiB of float32."""
+
+
+def page_layer(request: Request, label: str) -> PageLayer:
+    """The heads of a request as a page shows them: a map that is made of others by its weights, which are made here.
+
+    Raises:
+        InputError: more of them than a page takes.
+    """
+    item, attention = request.item, request.attention
+    if not isinstance(attention, Derived):
+        return PageLayer(label, item, attention.pattern, request.chosen)
+    if item.T * item.S * len(request.chosen) > MOST_DERIVED:
+        raise InputError(
+            f"{item.source}: {len(request.chosen)} maps of {item.T:,} x {item.S:,} that are made of others are too many for a "
+            f"page; take fewer heads (--head 0), or draw them: attnviz plot"
+        )
+    inputs, pattern = as_given(attention, request.chosen)
+    of = inputs.item(device=item.device)
+    named = [one for one in (attention.head_name(request.chosen[0]), attention.measured, attention.pattern_name) if one]
+    whole = label if item.inputs.layer is None or " " not in str(item.inputs.layer) else str(item.inputs.layer)
+    return PageLayer(whole, of, pattern, tuple(range(inputs.H)), request.chosen, ", ".join(named))
 
 
 class Layers(Sequence[PageLayer]):
@@ -128,18 +198,19 @@ class Labels:
 def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
     """A layer's part of the description that a page of any kind has."""
     item = layer.item
-    numbered = layer.heads != tuple(range(len(layer.heads)))
+    names = layer.heads if layer.called is None else layer.called
+    numbered = names != tuple(range(len(names)))
     return {
         "label": layer.label,
         "heads": len(layer.heads),
-        "head_labels": list(layer.heads) if numbered else None,
+        "head_labels": list(names) if numbered else None,
         "kv_heads": len(layer.kv_heads),
         "queries": item.T,
         "keys": item.S,
         "query_labels": labels.place(item.query_labels(range(item.T), space=" ")),
         "key_labels": labels.place(item.key_labels(range(item.S), space=" ")),
         "positions": _positions(item),
-        "pattern": layer.attention.pattern_name,
+        "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
         **_formula(layer),
     }
@@ -157,14 +228,6 @@ def _formula(layer: PageLayer) -> dict[str, Any]:
         "sinks": layer.of_heads(products.sinks),
         "alibi": layer.of_heads(products.alibi_slopes),
     }
-
-
-def check_signs(layer: PageLayer, head: int, weights: Tensor | Cells) -> None:
-    """Raises InputError for weights below 0, for which the page's colors and lines have no word."""
-    if bool((weights < 0).any()):
-        raise InputError(
-            f"{layer.item.source}: head {head} has weights below 0, which a page can't show; look at them with: attnviz plot"
-        )
 
 
 def page_name(source: str, items: Iterable[int | None]) -> str:

@@ -22,7 +22,7 @@ from attnviz.engine.blocks import Block
 from attnviz.engine.reducer import REDUCTIONS, reduce_block
 from attnviz.maps.pyramid import Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
-from attnviz.pages.description import Labels, PageLayer, Visible, check_signs, describe, description, page_name
+from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name
 
 WITHIN = 1e-3
 """How far a weight of the page may be from the engine's."""
@@ -110,7 +110,6 @@ def _encode_given(
             for block in layer.attention.blocks(head):
                 there = block.visible > 0
                 weights = torch.where(there[:, None], block.values, 0)
-                check_signs(layer, head, weights)
                 logs = torch.where(weights > 0, weights.log(), _NOTHING).cpu()
                 worst = max(worst, float((logs.half().exp() - weights.cpu()).abs().amax()))
                 bias[n, block.rows.cpu()] = logs.float()

@@ -23,7 +23,7 @@ from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Progress
 from attnviz.maps.pyramid import Overview, Pyramid
-from attnviz.pages.description import Labels, PageLayer, check_signs, describe, description, page_name
+from attnviz.pages.description import Labels, PageLayer, describe, description, page_name
 
 Key = tuple[Any, ...]
 Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
@@ -173,10 +173,7 @@ class Viewer:
         key = (values, layer, head, queries, keys)
 
         def read() -> Cells:
-            cells = pyramid.rectangle(number, queries, keys, values=values)
-            if pyramid.item.given and values == "weights":
-                check_signs(opened.layer, number, cells)
-            return cells
+            return pyramid.rectangle(number, queries, keys, values=values)
 
         return await self._kept_or(key, read)
 
@@ -287,9 +284,6 @@ class Viewer:
                         shown(rows)
 
                 progress(0)
-                if pyramid.item.given:
-                    for block in pyramid.attention.blocks(number):
-                        check_signs(opened.layer, number, block.values)
                 return pyramid.prepare(number, progress)
 
         def keep(overview: Overview) -> None:

@@ -17,7 +17,7 @@ from attnviz.base.types import Label
 from attnviz.captures.run import Run
 from attnviz.engine.request import Request, check_heads
 from attnviz.maps.layers import Layers
-from attnviz.pages.description import PageLayer, to_json
+from attnviz.pages.description import PageLayer, page_layer, to_json
 from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
 from attnviz.pages.frontend import asset
 from attnviz.sources.dumps import load
@@ -78,7 +78,7 @@ def view(
             if not chosen:
                 raise InputError(f"{inputs.source}: heads is empty; name at least one, or None for all")
             request = Request(inputs, pattern, chosen, **what)
-            layer = PageLayer(label, request.item, request.attention.pattern, chosen)
+            layer = page_layer(request, label)
             check_size(layer)
             size += least_bytes(layer)
             if size > MOST_BYTES:

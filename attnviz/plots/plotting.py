@@ -8,11 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.types import Label, Progress
 from attnviz.captures.run import Run
-from attnviz.engine.request import Request, asks
+from attnviz.engine.request import DERIVED, Request, ask, asks
 from attnviz.maps.layers import Layers
 from attnviz.plots.kind import drawn, figure_of
 from attnviz.plots.kinds.compare import Compare
@@ -63,7 +64,7 @@ def _plain(help: str) -> str:
 
 @_takes()
 def plot(
-    inputs: Inputs,
+    inputs: SomeInputs,
     head: int = 0,
     pattern: Pattern | str | None = None,
     *,
@@ -96,14 +97,14 @@ def plot(
     what, look, progress = _split(options)
     kind, request = (
         Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags),
-        Request(inputs, pattern, head, **what),
+        ask(inputs, pattern, head, **what),
     )
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
 @_takes()
 def plot_detail(
-    inputs: Inputs,
+    inputs: SomeInputs,
     head: int = 0,
     pattern: Pattern | str | None = None,
     *,
@@ -133,14 +134,14 @@ def plot_detail(
     what, look, progress = _split(options)
     kind, request = (
         Detail(annot=annot, pattern_outline=pattern_outline, tags=tags),
-        Request(inputs, pattern, head, **what),
+        ask(inputs, pattern, head, **what),
     )
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
 @_takes("queries", "pixels", "reduce")
 def plot_strip(
-    inputs: Inputs,
+    inputs: SomeInputs,
     query: int | str,
     heads: int | Sequence[int] = 0,
     pattern: Pattern | str | None = None,
@@ -167,13 +168,13 @@ def plot_strip(
     'head 3 · what query 4 (t4) sees'
     """
     what, look, progress = _split(options)
-    return drawn(Strip(query=query), Request(inputs, pattern, heads, **what), look, ax=ax, progress=progress)
+    return drawn(Strip(query=query), ask(inputs, pattern, heads, **what), look, ax=ax, progress=progress)
 
 
 @_takes()
 def plot_comparison(
-    a: Inputs,
-    b: Inputs,
+    a: SomeInputs,
+    b: SomeInputs,
     heads: Sequence[int] | None = None,
     pattern: Pattern | str | None = None,
     b_pattern: Pattern | str | None = None,
@@ -198,13 +199,14 @@ def plot_comparison(
     'A − B'
     """
     what, look, progress = _split(options)
-    kind = Compare(b=b, b_pattern=pattern if b_pattern is None else b_pattern)
-    return cast("Figure", drawn(kind, Request(a, pattern, heads, **what), look, progress=progress))
+    other = ask(b, pattern if b_pattern is None else b_pattern, **what)
+    kind = Compare(b=other.inputs, b_pattern=other.pattern)
+    return cast("Figure", drawn(kind, ask(a, pattern, heads, **what), look, progress=progress))
 
 
 @_takes()
 def plot_heads(
-    inputs: Inputs,
+    inputs: SomeInputs,
     heads: Sequence[int] | None = None,
     pattern: Pattern | str | None = None,
     *,
@@ -229,7 +231,7 @@ def plot_heads(
     what, look, progress = _split(options)
     kind, request = (
         Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags),
-        Request(inputs, pattern, heads, **what),
+        ask(inputs, pattern, heads, **what),
     )
     from attnviz.show.figures.style import showing
 
@@ -276,7 +278,7 @@ def plot_overview(
 
     def asked() -> Iterator[tuple[Label | None, Request]]:
         for label, inputs in chosen:
-            yield label, Request(inputs, pattern, heads, **what)
+            yield label, ask(inputs, pattern, heads, **what)
 
     from attnviz.show.figures.style import showing
 
@@ -288,5 +290,6 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | No
     """What is asked, how it looks, and who is told how far it is."""
     given = dict(options)
     progress = given.pop("progress", None)
-    what = {field.name: given.pop(field.name) for field in fields(Request) if field.name in given}
+    names = [*(field.name for field in fields(Request)), *DERIVED]
+    what = {name: given.pop(name) for name in names if name in given}
     return what, Look(**given), progress

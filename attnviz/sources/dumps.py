@@ -67,6 +67,7 @@ ROLES: dict[str, str] = {
     "cache_seqlens": "how many keys each sequence has in its blocks (B,)",
     "weights": "attention weights that were given (B, H, T, S)",
     "logits": "scores before softmax, beside weights (B, H, T, S)",
+    "w_o": "output projection, a part a head (H, D_v, d_model)",
 }
 """Every role a tensor can play, and what it is."""
 
@@ -190,7 +191,7 @@ def load(
     without, version = own.pop("without", ()), own.pop("format", FORMAT_VERSION)
     given = _holds_weights(main, names, prefix)
 
-    skipped = set(_OF_PRODUCTS if given else OF_WEIGHTS) | (set() if values else {"v", "v_global"})
+    skipped = set(_OF_PRODUCTS if given else OF_WEIGHTS) | (set() if values else {"v", "v_global", "w_o"})
     if global_positions is not None:
         skipped.add("global_mask")
     tensors: dict[str, Tensor] = {}
@@ -305,7 +306,7 @@ def _round(where: str, tensors: dict[str, Tensor], dtype: str | Any | None) -> N
     wanted = parse_dtype(dtype)
     if wanted is None:
         return
-    for role in ("q", "k", "v", "q_global", "k_global", "v_global", *OF_WEIGHTS):
+    for role in ("q", "k", "v", "q_global", "k_global", "v_global", "w_o", *OF_WEIGHTS):
         if role in tensors and tensors[role].is_floating_point():
             tensors[role] = _rounded(where, role, tensors[role], wanted)
 
@@ -437,6 +438,10 @@ def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
     Raises:
         InputError: a pattern that can't be saved.
     """
+    if hasattr(inputs, "parts"):
+        raise InputError(
+            f"{inputs.source}: is made of several maps and can't be saved as inputs; save what it is made of"
+        )
     found = {role: getattr(inputs, role, None) for role in ROLES}
     _, masks = _saved_pattern(inputs)
     if _is_bare_mask(inputs):
@@ -522,6 +527,7 @@ def format_of(inputs: Inputs) -> int:
     bias = getattr(inputs, "bias", None)
     new = (
         hasattr(inputs, "weights"),
+        getattr(inputs, "w_o", None) is not None,
         not layer_metadata(inputs).keys().isdisjoint(LABELS[2:]),
         inputs.cross,
         inputs.query_positions is not None,

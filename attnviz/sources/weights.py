@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attnviz.attention.arrays import as_tensor
@@ -69,12 +70,8 @@ def from_outputs(outputs: Any, kind: str | None = None, **settings: Any) -> list
     assert attentions is not None
     what = {"cross": True, **settings} if chosen == "cross" else settings
     if isinstance(attentions[0], list | tuple):
-        if _held(outputs, "beam_indices") is not None:
-            raise InputError(
-                "outputs: beams change places between the steps of generate, and so do their rows; generate with "
-                "num_beams=1, or call the model on the sequences"
-            )
-        return from_generate(attentions, kind=None if chosen == "self" else chosen, **what)
+        beams = _held(outputs, "beam_indices")
+        return from_generate(attentions, kind=None if chosen == "self" else chosen, beam_indices=beams, **what)
     return from_attentions(attentions, kind=None if chosen == "self" else chosen, **what)
 
 
@@ -108,21 +105,29 @@ def from_attentions(
 
 
 def from_generate(
-    steps: Sequence[Sequence[Any]], tokens: Any = None, *, kind: str | None = None, **settings: Any
+    steps: Sequence[Sequence[Any]],
+    tokens: Any = None,
+    *,
+    kind: str | None = None,
+    beam_indices: Any = None,
+    **settings: Any,
 ) -> list[AttentionWeights]:
     """The weights of each layer from the nested tuples of ``generate``: a step a new token, an array a layer in each.
 
     The rows of all steps are put together: (B, H, T, S) over the prompt and what was generated, but the last token, which
-    was never read. Of self-attention the pattern is causal.
+    was never read. Of self-attention the pattern is causal. Beams change places between steps: the rows are those of the beams
+    that won.
 
     Args:
         steps: for each step the array of each layer, (B, H, t, S) with the keys so far.
         tokens: S tokens, or S + 1 with the last one generated.
         kind: as in :func:`from_attentions`.
+        beam_indices: of a beam search, (sequences, steps): the beam that each token came from, -1 after the end, as
+            ``generate`` gives it. What comes after the end of a sequence, in a batch of several, is padding.
         settings: further fields of :class:`attnviz.AttentionWeights`; ``cross=True`` where keys are of another sequence.
 
     Raises:
-        InputError: steps that don't follow one another, as a cache that drops keys makes them.
+        InputError: steps that don't follow one another, as a cache that drops keys makes them; beams that are not there.
 
     >>> import torch
     >>> steps = ((torch.full((1, 2, 3, 3), 1 / 3).tril(),), (torch.full((1, 2, 1, 4), 0.25),))
@@ -132,13 +137,17 @@ def from_generate(
     if not steps or not steps[0]:
         raise InputError(f"steps: there are none; {_EAGER}")
     cross = bool(settings.get("cross"))
+    beams = None if beam_indices is None else _winning(beam_indices, len(steps))
     made = []
     for n in range(len(steps[0])):
         if steps[0][n] is None:
             continue
         rows = [as_tensor(step[n], f"step {at}, layer {n}") for at, step in enumerate(steps)]
+        rows = rows if beams is None else _of_beams(rows, beams, n)
         whole = _together(rows, n, cross=cross)
         own = dict(settings) if cross else {"pattern": Causal(), **settings}
+        if beams is not None and bool((beams < 0).any()):
+            own = _padded(own, beams, whole.shape[2], cross=cross)
         labels = tokens if tokens is None or cross else _read(tokens, whole.shape[3])
         made.append(_made(whole, _label(n, kind), tokens=labels, **own))
     return made
@@ -226,6 +235,43 @@ def _read(tokens: Any, S: int) -> Any:
     if all(isinstance(token, str) for token in tokens):
         return tokens[:S] if len(tokens) == S + 1 else tokens
     return [item[:S] if len(item) == S + 1 else item for item in tokens]
+
+
+def _winning(beam_indices: Any, steps: int) -> Tensor:
+    """The beam of each sequence at each step that one of them took, (B, steps); -1 after the end."""
+    beams = as_tensor(beam_indices, "beam_indices")
+    if beams.ndim != 2 or beams.is_floating_point() or not beams.numel():
+        raise InputError(f"beam_indices: has shape {tuple(beams.shape)}, wanted whole numbers (sequences, steps)")
+    taken = int((beams >= 0).any(0).sum())
+    if not 0 < taken <= steps:
+        raise InputError(f"beam_indices: speaks of {taken} steps, and {steps} are given; both are of one generate")
+    return beams[:, :taken]
+
+
+def _of_beams(rows: Sequence[Tensor], beams: Tensor, layer: int) -> list[Tensor]:
+    """The rows of the beams that won, step by step; 0 where a sequence has ended."""
+    found = []
+    for step, (part, chosen) in enumerate(zip(rows, beams.T, strict=False)):
+        if int(chosen.max()) >= len(part):
+            raise InputError(
+                f"beam_indices: beam {int(chosen.max())} of step {step} is not there; layer {layer} has {len(part)} rows of beams"
+            )
+        own = part[chosen.clamp(min=0).to(part.device)]
+        found.append(own.masked_fill((chosen < 0).to(part.device)[:, None, None, None], 0))
+    return found
+
+
+def _padded(own: dict[str, Any], beams: Tensor, T: int, *, cross: bool) -> dict[str, Any]:
+    """Settings with what comes after the end of each sequence as padding."""
+    there = torch.cat(
+        [torch.ones(len(beams), T - beams.shape[1] + 1, dtype=torch.bool), (beams >= 0)[:, 1:].cpu()], dim=1
+    )
+    own["query_padding_mask"] = (
+        there & own["query_padding_mask"] if own.get("query_padding_mask") is not None else there
+    )
+    if not cross:
+        own["key_padding_mask"] = there & own["key_padding_mask"] if own.get("key_padding_mask") is not None else there
+    return own
 
 
 def _together(rows: Sequence[Tensor], layer: int, *, cross: bool) -> Tensor:

@@ -394,3 +394,87 @@ def test_each_side_is_called_by_what_it_is(run, dump):
     found = document(run("diff", dump, *options, "--format", "json"))
     assert found["a"] == "dump.safetensors (global, float32, cpu, batch item 0)"
     assert found["b"] == ("dump.safetensors (global, float64, cpu, batch item 1, scale 0.5, softcap 3.0, globals 0,4)")
+
+
+# Several layers and batch items at once
+
+
+@pytest.fixture
+def given_weights(folder):
+    """Two layers of three items of weights with values: ``w.npz``; and ``other.npz``, which parts at layer 1, item 2, head 1."""
+    layers = [
+        attnviz.AttentionWeights(
+            torch.from_numpy(np.random.default_rng(n).random((3, 2, 5, 5))).softmax(-1),
+            v=torch.rand(3, 2, 5, 4).double(),
+            layer=n,
+        )
+        for n in range(2)
+    ]
+    attnviz.save("w.npz", layers)
+    moved = layers[1].weights.clone()
+    moved[2, 1, 4] = moved[2, 1, 4].flip(0)
+    attnviz.save("other.npz", [layers[0], replace(layers[1], weights=moved)])
+    return layers
+
+
+def lines(result) -> list[dict]:
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+def test_all_layers_and_batch_items_of_both_sides(run, given_weights):
+    assert run("diff", "w.npz", "w.npz", "--layer", "all", "--batch", "all").code == 0
+    result = run("diff", "w.npz", "other.npz", "--layer", "0,1", "--batch", "all", "--format", "json")
+    assert result.code == 1
+    found = lines(result)
+    assert [one["a"].partition(" (")[0] for one in found] == ["w.npz layer 0"] * 3 + ["w.npz layer 1"] * 3
+    assert [one["within"] for one in found] == [True] * 5 + [False]
+    assert [head["head"] for head in found[5]["heads"] if not head["within"]] == [1]
+    assert found[5]["heads"][1]["worst"]["query"] == 4
+    assert run("diff", "w.npz", "other.npz", "--layer", "1", "--batch", "0,1").code == 0
+    assert run("diff", "w.npz", "w.npz", "--layer", "0,1", "--b-layer", "1,0").code == 1
+    assert run("diff", "w.npz", "w.npz", "--layer", "1", "--b-layer", "1", "--batch", "1-2").code == 0
+
+
+def test_two_dumps_of_queries_and_keys_in_all_items(run, dump):
+    attnviz.save("moved.npz", replace(small(), q=small().q * torch.tensor([1.0, 2.0])[:, None, None, None]))
+    assert run("diff", dump, dump, "--batch", "all").code == 0
+    found = lines(run("diff", dump, "moved.npz", "--batch", "all", "--format", "json"))
+    assert [one["within"] for one in found] == [True, False]
+
+
+def test_a_tensor_and_a_context_beside_given_weights_of_several_items(run, given_weights):
+    one = replace(given_weights[0], layer=None)
+    attnviz.save("one.npz", one)
+    contexts = torch.stack([torch.einsum("hts,hsd->htd", one.weights[b], one.v[b]) for b in range(3)])
+    wrong = contexts.clone()
+    wrong[2, 0, 3, 1] += 0.01
+    torch.save({"weights": one.weights}, "plain.pt")
+    torch.save({"context": contexts, "wrong": wrong}, "rows.pt")
+    assert run("diff", "one.npz", "plain.pt:weights").code == 0
+    torch.save({"weights": one.weights.flip(0)}, "plain.pt")
+    assert [line["within"] for line in lines(run("diff", "one.npz", "plain.pt:weights", "--format", "json"))] == [
+        False,
+        True,
+        False,
+    ]
+    assert run("diff", "one.npz", "rows.pt:context").code == 0
+    result = run("diff", "one.npz", "rows.pt:wrong", "--values", "context", "--format", "json")
+    heads = document(result)["heads"]
+    assert [(head["batch"], head["head"]) for head in heads if not head["within"]] == [(2, 0)]
+    for rows in (["--rows", "4"], []):
+        said = run("diff", "one.npz", "rows.pt:wrong", "--values", "context", "--batch", "2", *rows).out
+        assert "batch 2, head 0: 1 of" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("w.npz other.npz --layer 0,1 --b-layer 1", "--b-layer 1: 1 layers of B beside 2 of A; name as many"),
+        ("w.npz other.npz --layer 0,1 -o x.png", "x.png: a picture is of one layer and batch item, and 2 are compared"),
+        ("w.npz other.npz --layer 0 --batch all --b-batch 1", "--b-batch 1: several items of A"),
+        ("w.npz other.npz --layer 0 --batch 0,9", "--batch '0,9': batch item 9 is out of range"),
+        ("w.npz other.npz --layer 0 --values lse", "B is what a kernel gave"),
+    ],
+)
+def test_several_places_that_are_not_there_are_refused(refused, given_weights, options, says):
+    refused("diff", *options.split(), says=says)

@@ -108,6 +108,10 @@ def test_logits_that_came_along_are_shown_and_hide_where_they_are_infinite():
     cells = attnviz.attention_map(one, 1, values="logits").cells
     np.testing.assert_allclose(cells, logits[1].masked_fill(logits[1] == -torch.inf, torch.nan).numpy())
     assert torch.equal(attnviz.score(one).scores, logits)
+    for head, (found, rows) in enumerate(zip(attnviz.head_statistics(one), attnviz.query_statistics(one), strict=True)):
+        np.testing.assert_allclose(rows.values["max_logit"], logits[head].amax(1).numpy())
+        assert found.max_logit == float(logits[head].max())
+    assert attnviz.head_statistics(AttentionWeights(logits.softmax(-1)))[0].max_logit is None
 
 
 # What may stand in a row

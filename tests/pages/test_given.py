@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 
 import attnviz
 from attnviz import AttentionWeights, InputError
+from attnviz.attention.item import AttentionItem
 from attnviz.pages.description import PageLayer
 from attnviz.pages.encoding import WITHIN
 from attnviz.pages.html import page, write_page
@@ -50,6 +51,24 @@ def test_weights_below_0_are_refused_by_a_page(tmp_path):
                 run_coroutine(ask)
     finally:
         viewer.close()
+
+
+def test_a_live_page_reads_given_weights_once(monkeypatch):
+    """The look at their signs is no pass of its own."""
+    read: list[int] = []
+    inner = AttentionItem.given_rows
+
+    def counted(self, name, head, rows):
+        read.append(len(rows))
+        return inner(self, name, head, rows)
+
+    monkeypatch.setattr(AttentionItem, "given_rows", counted)
+    viewer = Viewer([layer_of(AttentionWeights(torch.rand(1, 6, 6)))], "mine")
+    try:
+        run_coroutine(viewer.tile(0, 0, 0, 0, 0, "max"))
+    finally:
+        viewer.close()
+    assert sum(read) == 6
 
 
 def test_a_live_page_has_weights_and_refuses_the_rest():

@@ -44,6 +44,7 @@ def everything() -> AttentionInputs:
         q_global=inputs.q + 1,
         k_global=inputs.k + 1,
         v_global=inputs.v + 1,
+        w_o=torch.rand(4, inputs.v.shape[3], 5),
         bias=torch.randn(4, 6, 6),
         alibi_slopes=torch.rand(4),
         sinks=torch.rand(4),
@@ -284,7 +285,7 @@ def test_only_what_is_wanted_is_read(tmp_path, monkeypatch, suffix):
     original = TensorFile.read
     monkeypatch.setattr(TensorFile, "read", lambda self, name: (read.append(name), original(self, name))[1])
     attnviz.load(tmp_path / f"dump{suffix}", values=False, global_positions="0")
-    assert sorted(read) == sorted(set(ROLES) - {"v", "v_global", "global_mask", *OF_WEIGHTS, *PACKED})
+    assert sorted(read) == sorted(set(ROLES) - {"v", "v_global", "w_o", "global_mask", *OF_WEIGHTS, *PACKED})
 
 
 @pytest.mark.parametrize(

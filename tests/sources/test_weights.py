@@ -92,9 +92,41 @@ def test_steps_of_an_encoder_and_decoder(bart):
     ]
     assert torch.equal(cross[1].weights[:, :, 2:3], generated.cross_attentions[2][1])
     assert attnviz.weights.from_outputs(generated, "encoder")[0].T == 5
-    beams = bart.generate(torch.arange(3, 8)[None], num_beams=2, do_sample=False, **how)
-    with pytest.raises(InputError, match="beams change places"):
-        attnviz.weights.from_outputs(beams, "cross")
+
+
+def test_steps_of_a_beam_search_are_the_rows_of_the_sequences_that_won(gpt, bart):
+    """Of two texts, one of which may end earlier, two sequences each: as one call of the model on each sequence has them."""
+    how = {"max_new_tokens": 6, "num_beams": 4, "num_return_sequences": 2, "do_sample": False}
+    how |= {"output_attentions": True, "return_dict_in_generate": True, "length_penalty": -3.0}
+    prompts = torch.arange(3, 11).view(2, 4)
+    found = gpt.generate(prompts, attention_mask=torch.ones(2, 4), eos_token_id=[*range(0, 50, 5)], **how)
+    assert (found.beam_indices < 0).any()  # one has ended
+    assert len({*found.beam_indices[0].tolist()}) > 1  # and beams have changed places
+    given = attnviz.weights.from_outputs(found, tokens=[[str(n) for n in row] for row in found.sequences.tolist()])
+    for item, (sequence, beams) in enumerate(zip(found.sequences, found.beam_indices, strict=True)):
+        read = 4 + int((beams >= 0).sum()) - 1
+        whole = gpt(sequence[None, :read], output_attentions=True).attentions
+        for one, attentions in zip(given, whole, strict=True):
+            shown = attnviz.attention_map(one, 1, batch=item).cells
+            wanted = attentions[0, 1].detach().masked_fill(~torch.ones(read, read).tril().bool(), torch.nan)
+            np.testing.assert_allclose(shown[:read, :read], wanted, atol=1e-6)
+            assert np.isnan(shown[read:]).all()
+    cross = bart.generate(torch.arange(3, 8)[None], **how | {"num_return_sequences": 1, "min_new_tokens": 5})
+    given = attnviz.weights.from_outputs(cross, "cross")
+    whole = bart(torch.arange(3, 8)[None], decoder_input_ids=cross.sequences[:, :-1], output_attentions=True)
+    for one, attentions in zip(given, whole.cross_attentions, strict=True):
+        torch.testing.assert_close(one.weights, attentions, atol=1e-6, rtol=0)
+
+
+def test_beams_that_are_not_those_of_the_steps_are_refused():
+    steps = [(torch.full((2, 1, 3, 3), 1 / 3),), (torch.full((2, 1, 1, 4), 0.25),)]
+    for beams, said in (
+        (torch.tensor([[0, 1, 1]]), "speaks of 3 steps, and 2 are given"),
+        (torch.tensor([[0, 2]]), "beam 2 of step 1 is not there; layer 0 has 2"),
+        (torch.tensor([0, 1]), r"has shape \(2,\), wanted whole numbers"),
+    ):
+        with pytest.raises(InputError, match=said):
+            attnviz.weights.from_generate(steps, beam_indices=beams)
 
 
 def test_steps_with_a_cache_that_drops_keys_are_refused():

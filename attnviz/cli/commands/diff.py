@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +12,14 @@ import typer
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Derived, Heads, PatternChoice, Source, check_choice
+from attnviz.cli.options import Compute, Heads, PatternChoice, Seen, Source, check_choice
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnviz.attention.inputs import AttentionInputs, Inputs
+    from attnviz.attention.inputs import Inputs
     from attnviz.compare.heads import Difference
     from attnviz.compare.report import Finding
     from attnviz.compare.sides import Exact, Given, Side
@@ -93,11 +93,12 @@ def register(app: typer.Typer) -> None:
         batch: Annotated[
             str | None,
             typer.Option(
-                metavar="B", help="Batch item; of a kernel's (B, H, ...) several.  \\[default: all that it has, else 0]"
+                metavar="B",
+                help="Batch item, or several: 0,2-4 or all.  \\[default: all that a kernel's (B, H, ...) has, else 0]",
             ),
         ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         b: Other = Other(),
         held: Held = Held(),
@@ -119,9 +120,15 @@ def register(app: typer.Typer) -> None:
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
         look = look_of_file(look, out)
         values = _values(held, other)
-        asked = _Asked(source, other, head, batch, choice, derived, compute, b, held, values, look)
+        asked = _Asked(source, other, head, batch, choice, seen, compute, b, held, values, look)
         hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
-        raise typer.Exit(0 if hold(asked, format, out) else 1)
+        places = [asked] if hold is _checked else _places(asked)
+        if out is not None and len(places) > 1:
+            raise InputError(
+                f"{out}: a picture is of one layer and batch item, and {len(places)} are compared; name one"
+            )
+        within = [hold(place, format, out) for place in places]
+        raise typer.Exit(0 if all(within) else 1)
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ class _Asked:
     head: str
     batch: str | None
     choice: PatternChoice
-    derived: Derived
+    seen: Seen
     compute: Compute
     b: Other
     held: Held
@@ -154,11 +161,7 @@ class _Asked:
 
         tensor = self.tensor
         several = tensor.ndim == 4 and tensor.shape[0] > 1
-        if several and not isinstance(self.inputs, AttentionInputs):  # two maps that are given: of one item
-            if self.batch is None:
-                raise InputError(f"{text}: has {tensor.shape[0]} batch items, and so has A; name one with --batch")
-            return False
-        return several
+        return several and isinstance(self.inputs, AttentionInputs)  # two maps that are given are compared item by item
 
     @property
     def of_one(self) -> bool:
@@ -191,6 +194,57 @@ class _Asked:
         others = [] if self.other is None else [_ref(self.other).path or Path(self.other)]
         grad = [] if self.held.grad is None else [path for path in (_ref(self.held.grad).path,) if path is not None]
         return [*self.source.paths(), *self.choice.paths(), *others, *_changed(self.choice, self.b).paths(), *grad]
+
+
+def _places(asked: _Asked) -> list[_Asked]:
+    """What is asked of each layer and batch item, where several are named, or two maps that are given have several.
+
+    Raises:
+        InputError: layers of both sides that aren't as many; items of a plain tensor alone.
+    """
+    source, b, labels = asked.source, asked.b, _layer_pairs(asked)
+    text = _plain(str(source.source) if source.source else None, asked.values) if source.weights is None else None
+    found = []
+    for of_a, of_b in labels:
+        here = asked if of_a is None else replace(asked, source=source.of(of_a), b=replace(b, b_layer=of_b))
+        for item in [asked.batch] if text is not None else _items(here):
+            found.append(replace(here, batch=item))
+    if text is not None and asked.batch is not None and not asked.batch.isdecimal():
+        raise InputError(f"--batch {asked.batch}: A is a plain tensor, of one item; name one")
+    return found
+
+
+def _layer_pairs(asked: _Asked) -> list[tuple[Any, str | None]]:
+    """Each layer of A and what ``--b-layer`` says beside it; None is A's own."""
+    from attnviz.cli.options import parse_layers
+
+    source, b_layer = asked.source, asked.b.b_layer
+    if source.layer is None:
+        return [(None, b_layer)]
+    of_a = source.layers()
+    of_b = [b_layer] * len(of_a) if b_layer is None else [f"{label}" for label in parse_layers(b_layer)]
+    if len(of_a) != len(of_b):
+        raise InputError(f"--b-layer {b_layer}: {len(of_b)} layers of B beside {len(of_a)} of A; name as many")
+    return [*zip(of_a, of_b, strict=True)]
+
+
+def _items(asked: _Asked) -> list[str | None]:
+    """The batch items to compare, as ``--batch`` has each."""
+    from attnviz.base.selections import parse_indices
+
+    batch = asked.batch
+    if batch is not None and batch.strip().isdecimal():
+        return [batch]
+    if batch is None:
+        other = _plain(asked.other, asked.values, named=asked.source.weights is not None)
+        if other is None or asked.tensor.ndim != 4 or asked.tensor.shape[0] == 1:
+            return [None]
+    items = parse_indices(batch or "all", asked.inputs.B, option="--batch", noun="batch item")
+    if len(items) > 1 and asked.b.b_batch is not None:
+        raise InputError(
+            f"--b-batch {asked.b.b_batch}: several items of A are each compared with B's own; leave it out"
+        )
+    return [f"{item}" for item in items]
 
 
 def _values(held: Held, other: str | None) -> str:
@@ -291,7 +345,7 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     if out is not None:
         how = f"of {asked.values} there is none" if asked.values in ROWS else "name one with --batch"
         raise InputError(f"{out}: pictures are of one batch item's weights or logits; {how}")
-    asked.derived.refuse(f"{asked.values} are of single tokens; leave it out")
+    asked.seen.refuse(f"{asked.values} are of single tokens; leave it out")
     inputs, held = _inputs(asked), asked.held
     tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")
@@ -318,14 +372,12 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     return report.within
 
 
-def _inputs(asked: _Asked) -> AttentionInputs:
+def _inputs(asked: _Asked) -> Inputs:
     """A's, with the pattern that is asked for."""
-    from dataclasses import replace
-
     from attnviz.attention.inputs import AttentionInputs
 
     inputs, pattern = asked.choice.on(asked.inputs)
-    if not isinstance(inputs, AttentionInputs):
+    if not isinstance(inputs, AttentionInputs) and asked.values != "context":
         raise InputError(
             f"{inputs.source}: holds weights, and {asked.values} are checked against the formula of q and k"
         )
@@ -334,8 +386,6 @@ def _inputs(asked: _Asked) -> AttentionInputs:
 
 def _sides(asked: _Asked) -> tuple[Side, Side]:
     """The two sides; a plain tensor takes its key positions from the side that is computed, which then is in float64."""
-    from dataclasses import replace
-
     from attnviz.compare.sides import Exact
     from attnviz.engine.request import Request
 
@@ -347,7 +397,7 @@ def _sides(asked: _Asked) -> tuple[Side, Side]:
         "B": _plain(other, values, named=named),
     }
     if plain["A"] or plain["B"]:
-        asked.derived.refuse(
+        asked.seen.refuse(
             "a plain tensor is compared as it is; name it with --weights, where both sides are weights, or save it as a dump"
         )
     if plain["A"] and plain["B"]:
@@ -386,7 +436,7 @@ def _sides(asked: _Asked) -> tuple[Side, Side]:
         if exact is not None and device == "mps":
             device = "cpu"  # MPS has no float64
         what: dict[str, Any] = {"batch": item, "values": values, "device": device, "dtype": exact}
-        return Exact(Request(inputs, pattern, **what, **asked.derived.asked()), said)
+        return Exact(Request(inputs, pattern, **what, **asked.seen.asked()), said)
 
     def right() -> Exact:
         try:
@@ -414,8 +464,6 @@ def _blamed_on_b(message: str, b: Other) -> str:
 
 def _changed(choice: PatternChoice, b: Other) -> PatternChoice:
     """The pattern of B: A's, with what is different; another pattern starts afresh."""
-    from dataclasses import replace
-
     changes: dict[str, Any] = {
         "pattern": b.b_pattern,
         "window": b.b_window,

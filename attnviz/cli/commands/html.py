@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Derived, Heads, Item, PatternChoice, Source, tell_left_out
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Seen, Source, check_choice, tell_left_out
 
 if TYPE_CHECKING:
     from attnviz.pages.description import PageLayer
@@ -24,8 +25,10 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         most: Annotated[str, typer.Option(metavar="SIZE", help="Largest file to write: 200MB, 1GiB.")] = "200MB",
     ) -> None:
         """Write an interactive page of every layer and head, as one file that opens anywhere, offline.
@@ -54,7 +57,8 @@ def register(app: typer.Typer) -> None:
             progress.layer(rows_of(layer))
             left_out.extend(layer.attention.left_out(head) for head in layer.heads)
 
-        layers = page_layers(source, head, batch, choice, compute, derived, told)
+        weighed = check_choice("--values", values, ("weights", *NORMS))
+        layers = page_layers(source, head, batch, choice, compute, seen, derive, weighed, told)
         with layers_progress(len(layers), "html") as progress:
             size = write_page(out, layers, source.title, most=bound, progress=progress)
         tell_left_out(left_out)

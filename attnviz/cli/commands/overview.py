@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
+    VALUES,
     Compute,
-    Derived,
     Heads,
     Item,
     Part,
     PatternChoice,
+    Seen,
     Source,
     Values,
     check_choice,
@@ -43,7 +45,7 @@ def register(app: typer.Typer) -> None:
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         part: Part = Part(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         reduce: Annotated[str, typer.Option(help="What a cell of a panel holds: max or mass.")] = "max",
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         look: Look = Look(theme="light"),  # noqa: B008 (frozen)
@@ -54,7 +56,7 @@ def register(app: typer.Typer) -> None:
         All layers of a dump, or those of --layer (0,2-4). Each panel is the exact map, reduced to as many cells as it
         has pixels; one layer is in memory at a time.
         """
-        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--values", values, VALUES)
         check_choice("--reduce", reduce, ("max", "mass"))
         look = look_of_file(look, out)
         from attnviz.base.writing import check_output
@@ -67,10 +69,10 @@ def register(app: typer.Typer) -> None:
         count = len(source.layers())
 
         def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:
-            for label, inputs in source.each(compute.dtype):
-                inputs, pattern = choice.on(inputs)
-                of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "derived": derived}
-                request = request_of(inputs, pattern, compute, **of, values=values, reduce=reduce)
+            held = "logits" if values == "logits" else "weights"
+            of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "seen": seen}
+            for label, inputs, pattern in Derive().each(source, choice, compute, values):
+                request = request_of(inputs, pattern, compute, **of, values=held, reduce=reduce)
                 begin.layer(len(request.rows) * len(request.chosen))
                 del inputs
                 yield label, request

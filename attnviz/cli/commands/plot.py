@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
 from attnviz.cli.kinds import KindChoice, SourceReader, paths
 from attnviz.cli.options import (
+    VALUES,
     Compute,
-    Derived,
     Heads,
     Item,
     PatternChoice,
     Region,
+    Seen,
     Source,
     Values,
     check_choice,
@@ -51,9 +53,10 @@ def register(app: typer.Typer) -> None:
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         look: Look = Look(theme="light"),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
         kind: KindChoice = KindChoice(),  # noqa: B008 (made by the options)
     ) -> None:
         """Draw one head's heatmap, or a grid of heads with one color scale; or figures of other kinds.
@@ -61,11 +64,11 @@ def register(app: typer.Typer) -> None:
         A map of any length: where it is larger than the picture, each cell holds the largest weight of its pairs
         (max), or their mass. Under torchrun, ranks share the rows.
         """
-        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--values", values, VALUES)
         region.check()
         look = look.for_file()
         look.check()
-        drawn: Kind = kind  # type: ignore[assignment]
+        drawn: Kind = derive.of_kind(kind)  # type: ignore[arg-type]
         _check_used(drawn, {"queries": region.queries, "keys": region.keys, "values": values})
         out = _check_outputs(drawn, out, [*source.paths(), *choice.paths(), *paths(drawn)])
         from attnviz.cli.console import note
@@ -78,12 +81,11 @@ def register(app: typer.Typer) -> None:
         with ranks(compute.device) as world:  # before anything is read: a rank that cannot read stops the others
             if world.size > 1 and drawn.alone:
                 raise InputError(f"{drawn.title} runs in one process; start attnviz without torchrun")
-            inputs = source.load(compute.dtype)
-            more: dict[str, Any] = {"values": values, "device": rank_device(compute.device), "ranks": world}
-            inputs, pattern = choice.on(inputs)
-            of: dict[str, Any] = {"head": head, "batch": batch, "region": region, "derived": derived}
+            inputs, pattern, left = derive.load(source, choice, compute, values)
+            more: dict[str, Any] = {"values": left, "device": rank_device(compute.device), "ranks": world}
+            of: dict[str, Any] = {"head": head, "batch": batch, "region": region, "seen": seen}
             request = request_of(inputs, pattern, compute, **of, **more)
-            drawn = drawn.reading(SourceReader(source, choice, compute))
+            drawn = drawn.reading(SourceReader(source, choice, compute, derive, values))
             request = drawn.asked(request)
             fitted = drawn.fitted(request, look) if figures else request
             if len(figures) < len(out):

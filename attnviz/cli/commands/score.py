@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
+    VALUES,
     Batch,
     Compute,
-    Derived,
     Heads,
     Part,
     PatternChoice,
+    Seen,
     Source,
     Values,
     check_choice,
@@ -43,8 +45,9 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only, or those of a word.")
         ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
         format: Annotated[str, typer.Option(help="table, json, csv or markdown.")] = "table",
         rows: Annotated[int, typer.Option(help="Most rows of a table; the middle is left out beyond.", min=2)] = 20,
         out: Annotated[
@@ -53,7 +56,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Print the scores of each head, or their softmax, and write them to a file."""
-        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--values", values, VALUES)
         check_choice("--format", format, ("table", "json", "csv", "markdown"))
         from attnviz.base.writing import Stdout, check_output, is_stdout
         from attnviz.cli.console import note
@@ -61,15 +64,13 @@ def register(app: typer.Typer) -> None:
 
         if out is not None:
             out = check_output(out, written.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
-        inputs = source.load(compute.dtype)
+        inputs, pattern, values = derive.load(source, choice, compute, values)
         if values == "logits":
-            derived.refuse(
-                "words, spans and hidden keys are of weights, and logits don't add up; take --values weights"
-            )
+            seen.refuse("words, spans and hidden keys are of weights, and logits don't add up; take --values weights")
             _check_logits(inputs)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
-        results = _computed(*choice.on(inputs), compute, head, batch, queries, derived, wanted)
+        results = _computed(inputs, pattern, compute, derive, head, batch, queries, seen, wanted)
         if out is not None or format in ("json", "csv"):
             _say_size(results, out)
         if out is not None:
@@ -122,10 +123,11 @@ def _computed(
     inputs: Inputs,
     pattern: Pattern,
     compute: Compute,
+    derive: Derive,
     head: str,
     batch: str,
     queries: str | None,
-    derived: Derived,
+    seen: Seen,
     wanted: Sequence[str],
 ) -> list[ScoreStream]:
     """The scores of each batch item, still to be computed."""
@@ -136,8 +138,8 @@ def _computed(
     both = not isinstance(pattern, GlobalKeys)
     found = []
     for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item"):
-        part: dict[str, Any] = {"head": head, "batch": f"{item}", "region": Part(queries=queries), "derived": derived}
-        request = request_of(inputs, pattern, compute, **part)
+        part: dict[str, Any] = {"head": head, "batch": f"{item}", "region": Part(queries=queries), "seen": seen}
+        request = derive.heads(request_of(inputs, pattern, compute, **part))
         tell_left_out(request.attention.left_out(one, request.rows) for one in request.chosen)
         found.append(ScoreStream(request, logits=both or "logits" in wanted, weights=both or "weights" in wanted))
     return found

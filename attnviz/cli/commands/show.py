@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
+    VALUES,
     Compute,
-    Derived,
     Heads,
     Item,
     PatternChoice,
     Region,
+    Seen,
     Source,
     Values,
     check_choice,
@@ -44,12 +46,13 @@ def register(app: typer.Typer) -> None:
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         tags: Annotated[
             bool, typer.Option("--tags", help="Say what each head is in a word, with its score: sink, previous, …")
         ] = False,
         scale: Scale = Scale(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
         color: Annotated[
             str, typer.Option(help="auto (what the terminal has; NO_COLOR is heeded), truecolor, 256, 16 or none.")
         ] = "auto",
@@ -59,7 +62,7 @@ def register(app: typer.Typer) -> None:
         Two cells a character where there is color, shades where there is none. A map of any length: where it is larger
         than the window, each cell holds the largest weight of its pairs (max), or their mass.
         """
-        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--values", values, VALUES)
         region.check()
         check_choice("--color", color, tuple(COLORS))
         if all_ and head != "0":
@@ -71,12 +74,10 @@ def register(app: typer.Typer) -> None:
         from attnviz.show.terminal.halfblocks import HeatmapPicture
 
         scaling = Scaling(**scale.ends)
-        inputs = source.load(compute.dtype)
-        inputs, pattern = choice.on(inputs)
-        heads = "all" if all_ else head
-        request = request_of(
-            inputs, pattern, compute, head=heads, batch=batch, region=region, derived=derived, values=values
-        )
+        inputs, pattern, left = derive.load(source, choice, compute, values)
+        heads = "all" if all_ or ("heads" in derive.hows and head == "0") else head
+        of: dict[str, Any] = {"head": heads, "batch": batch, "region": region, "seen": seen}
+        request = derive.heads(request_of(inputs, pattern, compute, **of, values=left))
         forced: dict[str, Any] = {}
         if color == "none":
             forced = {"no_color": True}

@@ -11,13 +11,15 @@ import typer
 
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
+    VALUES,
     Compute,
-    Derived,
     Heads,
     Part,
     PatternChoice,
+    Seen,
     Source,
     Values,
     check_choice,
@@ -26,6 +28,8 @@ from attnviz.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.compare.snapshots.difference import SnapshotDifference
@@ -62,14 +66,16 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
         values: Values = "weights",
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         part: Part = Part(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         cells: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 32,
         compute: Compute = Compute(),  # noqa: B008 (frozen)
     ) -> None:
         """Write a snapshot: the maps of heads in few cells, their statistics and the settings, for review and for CI."""
-        check_choice("--values", values, ("weights", "logits"))
+        check_choice("--values", values, VALUES)
+        from attnviz.base.selections import parse_indices
         from attnviz.base.words import count
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note
@@ -78,21 +84,23 @@ def register(app: typer.Typer) -> None:
         file = check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         if file.suffix.lower() == ".json" and cells > MOST_CELLS:
             raise InputError(f"--cells {cells}: text that is reviewed has {MOST_CELLS} at most; name a .npz")
-        inputs, pattern = choice.on(source.load(compute.dtype))
-        asked = request_of(
-            inputs, pattern, compute, head=head, batch=batch, region=part, derived=derived, values=values
+        inputs, pattern, left = derive.load(source, choice, compute, values)
+        inputs, pattern, heads = _of_heads(
+            derive, inputs, pattern, parse_indices(head, inputs.H, option="--head", noun="head")
         )
+        asked = request_of(inputs, pattern, compute, batch=batch, region=part, seen=seen, values=left)
+        asked = asked.but(heads=heads)
         found = _taken(
             inputs,
             pattern,
             compute.device,
-            heads=asked.chosen,
+            heads=heads,
             batch=asked.batch,
-            values=values,
+            values=left,
             cells=cells,
             queries=_part(asked.rows, asked.item.T),
             keys=None if part.keys is None else asked.keys,
-            **derived.asked(),
+            **seen.asked(),
         )
         tell_left_out(asked.attention.left_out(head) for head in asked.chosen)
         write_snapshot(file, found)
@@ -105,6 +113,8 @@ def register(app: typer.Typer) -> None:
         file: File,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         atol: Annotated[
             float | None, typer.Option(help="Absolute tolerance.  \\[default: the snapshot's own rule]", min=0)
         ] = None,
@@ -135,8 +145,10 @@ def register(app: typer.Typer) -> None:
         if out is not None:
             out = check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
         stored = read_snapshot(file)
-        inputs, chosen = choice.on(source.load(compute.dtype))
+        check_choice("--values", values, ("weights", *NORMS))
+        inputs, chosen, _ = derive.load(source, choice, compute, values)
         pattern = _pattern(choice, chosen, stored)
+        inputs, pattern, _ = _of_heads(derive, inputs, pattern, range(inputs.H))
         now = _later(stored, inputs, pattern, compute, file)
         found = compare_snapshots(stored, now, explicit(atol, rtol))
         if found.note is not None:
@@ -153,9 +165,22 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(0 if found.within else 1)
 
 
+def _of_heads(
+    derive: Derive, inputs: Inputs, pattern: Pattern, heads: Sequence[int]
+) -> tuple[Inputs, Pattern, Sequence[int]]:
+    """Inputs, pattern and heads, of one map of these heads where that is asked for."""
+    from attnviz.attention.derived import over_heads
+
+    how = derive.hows.get("heads")
+    if how is None:
+        return inputs, pattern, heads
+    made = over_heads(inputs, how, heads, pattern)
+    return made, made.pattern or pattern, (0,)
+
+
 def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute, file: Path) -> Snapshot:
     """What the stored snapshot keeps, of these inputs."""
-    from attnviz.engine.request import DERIVED
+    from attnviz.engine.request import GROUPED
 
     heads = [one.head for one in stored.heads]
     batch = stored.settings.get("batch", 0)
@@ -181,7 +206,7 @@ def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute,
         queries=_part(stored.queries, inputs.T),
         keys=_part(stored.keys, inputs.S) if isinstance(stored.keys, range) else None,
         version=stored.version,
-        **{name: stored.settings[name] for name in DERIVED if name in stored.settings},
+        **{name: stored.settings[name] for name in GROUPED if name in stored.settings},
     )
 
 

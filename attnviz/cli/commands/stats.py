@@ -12,14 +12,15 @@ import typer
 
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
     Compute,
-    Derived,
     Heads,
     Item,
     Part,
     PatternChoice,
+    Seen,
     Source,
     check_choice,
     request_of,
@@ -31,6 +32,9 @@ from attnviz.plots.look import Look
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from attnviz.attention.inputs import Inputs
+    from attnviz.attention.patterns import Pattern
+    from attnviz.base.types import Label
     from attnviz.measures.statistics import HeadStatistics
     from attnviz.show.frames import Columns
 
@@ -97,8 +101,10 @@ def register(app: typer.Typer) -> None:
         part: Part = Part(),  # noqa: B008 (frozen)
         rows: Rows = Rows(),
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         sort: Annotated[str | None, typer.Option(help="Statistic to sort by, largest first: {statistics}.")] = None,
         ascending: Annotated[bool, typer.Option("--ascending", help="Smallest first.")] = False,
         tags: Annotated[
@@ -126,10 +132,11 @@ def register(app: typer.Typer) -> None:
         Each number is a mean over the queries that see a key. The statistics: {statistics}.
         """
         check_choice("--format", format, ("table", "json", "csv"))
+        check_choice("--values", values, ("weights", *NORMS))
         from attnviz.base.writing import check_output, is_stdout
 
         kind = rows.kind()
-        _check_part(kind, part, derived)
+        _check_part(kind, part, seen)
         with _own_statistic(statistic) as shown:
             _check(sort, ascending, shown, out, kind, own=shown != statistic)
             if tags and kind != "heads":
@@ -139,7 +146,8 @@ def register(app: typer.Typer) -> None:
                 out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
             drawn = None if out is None or out.suffix.lower() in _DATA else out
             look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" else _NO_COLORS)
-            found, patterns = _computed(kind, source, choice, compute, head, batch, part, derived)
+            layers = derive.each(source, choice, compute, values)
+            found, patterns = _computed(kind, layers, derive, compute, head, batch, part, seen)
             named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
             if kind == "heads":
                 ordered = found if sort is None else _in_order(found, sort, ascending=ascending)
@@ -196,26 +204,26 @@ def _check(sort: str | None, ascending: bool, statistic: str, out: Path | None, 
         raise InputError(f"--statistic {statistic}: it says what a figure shows; name one with -o (.png, .pdf, .svg)")
 
 
-def _check_part(kind: str, part: Part, derived: Derived) -> None:
+def _check_part(kind: str, part: Part, seen: Seen) -> None:
     """Raises InputError for options that rows of a kind have no use for."""
     if part.keys is not None and kind not in ("keys", "shares"):
         raise InputError(
             f"--keys {part.keys}: statistics are of queries over all the keys they see; take --keys-received or --shares, or "
             f"choose --queries"
         )
-    if kind == "shares" and derived.merge is None and derived.spans is None:
+    if kind == "shares" and seen.merge is None and seen.spans is None:
         raise InputError("--shares: they are of spans or words, and none are asked for; add --spans or --merge words")
 
 
 def _computed(
     kind: str,
-    source: Source,
-    choice: PatternChoice,
+    layers: Iterator[tuple[Label | None, Inputs, Pattern]],
+    derive: Derive,
     compute: Compute,
     head: str,
     batch: str,
     part: Part,
-    derived: Derived,
+    seen: Seen,
 ) -> tuple[list[Any], list[str]]:
     """The statistics of every head, one layer in memory at a time, and the pattern of each layer."""
     from attnviz.cli.console import note
@@ -226,16 +234,15 @@ def _computed(
     patterns: list[str] = []
     caveats: dict[str, None] = {}
     left_out: list[float | None] = []
-    for label, inputs in source.each(compute.dtype):
-        inputs, pattern = choice.on(inputs)
-        of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "derived": derived}
-        request = request_of(inputs, pattern, compute, **of, every_key=True)
+    for label, inputs, pattern in layers:
+        of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "seen": seen}
+        request = derive.heads(request_of(inputs, pattern, compute, **of, every_key=True))
         patterns.append(request.attention.pattern_name)
         caveats |= {} if request.attention.caveat is None else {request.attention.caveat: None}
         size = len(request.rows) * len(request.chosen)
         with rows_progress(size, "stats" if label is None else f"layer {label}") as progress:
             found += compute_rows(request, progress=progress)
-        if derived.hide is not None and kind != "heads":  # whose rows say it
+        if seen.hide is not None and kind != "heads":  # whose rows say it
             left_out += [request.attention.left_out(one, request.rows) for one in request.chosen]
         del inputs, request  # before the next layer is read
     for said in caveats:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Derived, Heads, Item, PatternChoice, Source, request_of, tell_left_out
+from attnviz.cli.options import (
+    Compute,
+    Heads,
+    Item,
+    PatternChoice,
+    Seen,
+    Source,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -23,8 +34,10 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         levels: Annotated[
             str | None,
             typer.Option(
@@ -48,9 +61,9 @@ def register(app: typer.Typer) -> None:
         from attnviz.show.tiles import write_tiles
 
         bound = None if memory is None else parse_bytes(memory)
-        inputs = source.load(compute.dtype)
-        inputs, pattern = choice.on(inputs)
-        request = request_of(inputs, pattern, compute, head=head, batch=batch, derived=derived, memory=bound)
+        inputs, pattern, _ = derive.load(source, choice, compute, check_choice("--values", values, ("weights", *NORMS)))
+        of: dict[str, Any] = {"head": head, "batch": batch, "seen": seen, "memory": bound}
+        request = derive.heads(request_of(inputs, pattern, compute, **of))
         pyramid, heads = Pyramid(request.attention, bound), request.chosen
         chosen = tuple(range(pyramid.overview_level + 1))
         if levels is not None:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Derived, Heads, Item, PatternChoice, Source
+from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Seen, Source, check_choice
 
 
 def register(app: typer.Typer) -> None:
@@ -19,8 +20,10 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        derived: Derived = Derived(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        derive: Derive = Derive(),  # noqa: B008 (frozen)
+        values: Weighed = "weights",
         memory: Annotated[
             str | None,
             typer.Option(
@@ -52,7 +55,8 @@ def register(app: typer.Typer) -> None:
         from attnviz.pages.viewer import Viewer
 
         bound = None if memory is None else parse_bytes(memory)
-        layers = page_layers(source, head, batch, choice, compute, derived)
+        weighed = check_choice("--values", values, ("weights", *NORMS))
+        layers = page_layers(source, head, batch, choice, compute, seen, derive, weighed)
         viewer = Viewer(layers, source.title, memory=bound, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)

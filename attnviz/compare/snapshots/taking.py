@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnviz.attention.derived import NORMS, DerivedInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs
@@ -26,7 +27,7 @@ from attnviz.compare.snapshots.difference import CellDifference
 from attnviz.compare.snapshots.snapshot import CELLS, MOST_TOKENS, VERSION, HeadSnapshot, Snapshot
 from attnviz.engine.blocks import Block, stepped
 from attnviz.engine.reducer import reduce_block
-from attnviz.engine.request import DERIVED, Request
+from attnviz.engine.request import GROUPED, Request, ask
 from attnviz.engine.scores import AttentionScores
 from attnviz.maps.map import AttentionMap, map_of
 from attnviz.measures.statistics import statistics_of
@@ -35,10 +36,13 @@ Source = Inputs | AttentionMap | AttentionScores | Tensor
 
 
 def take_snapshot(
-    source: Source,
+    source: Source | Sequence[Inputs],
     pattern: Pattern | str | None = None,
     *,
     heads: Sequence[int] | None = None,
+    mean: str | None = None,
+    max: str | None = None,
+    rollout: bool = False,
     batch: int = 0,
     values: str = "weights",
     cells: int = CELLS,
@@ -60,8 +64,9 @@ def take_snapshot(
             AttentionMap, or a tensor of weights or logits, (H, T, S) or (1, H, T, S).
         pattern: which query sees which key; None is the inputs' own, else the global keys.
         heads: the query heads; None is all.
+        mean, max, rollout: of inputs, of several layers too: one map of them, as in :func:`attnviz.attention_map`.
         batch: the batch item.
-        values: ``weights`` or ``logits``.
+        values: ``weights`` or ``logits``; of inputs ``norms`` or ``norm-shares`` too.
         cells: the most cells along each side.
         merge, spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         queries, keys: the positions to keep, of inputs; None is all.
@@ -78,17 +83,20 @@ def take_snapshot(
     >>> found.settings["pattern"], found.heads[1].cells["weights"].shape, round(found.heads[1].statistics["entropy"], 4)
     ('global', (10, 3), 0.8921)
     """
-    if values not in ("weights", "logits"):
-        raise InputError(f"values {values!r} is not one of weights, logits")
+    known = ("weights", "logits", *NORMS)
+    if values not in known:
+        raise InputError(f"values {values!r} is not one of {', '.join(known)}")
     if cells < 1:
         raise InputError(f"a snapshot has at least 1 cell a side; cells is {cells}")
-    if isinstance(source, Inputs):
-        where = source.device if device is None else parse_device(device)
+    if isinstance(source, Inputs) or (isinstance(source, Sequence) and source and isinstance(source[0], Inputs)):
+        first = source if isinstance(source, Inputs) else source[0]
+        where = first.device if device is None else parse_device(device)
         what: dict[str, Any] = {"batch": batch, "values": values, "queries": queries, "keys": keys, "pixels": cells}
         what |= {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
         # MPS has no float64.
         what |= {"device": "cpu" if where.type == "mps" else where, "dtype": torch.float64}
-        return _of_request(Request(source, pattern, heads, **what), version, progress)
+        what |= {"mean": mean, "max": max, "rollout": rollout}
+        return _of_request(ask(source, pattern, heads, **what), version, progress)
     own = {"pattern": pattern, "merge": merge, "spans": spans, "hide": hide, "queries": queries, "keys": keys}
     for name, given in {**own, "renormalize": renormalize or None}.items():
         if given is not None:
@@ -121,8 +129,12 @@ def _of_request(request: Request, version: int, progress: Progress | None) -> Sn
         taken.append(_head(head, described, cells, found.counts, (rows, columns), asked.values))
     few = max(len(rows), len(columns)) <= MOST_TOKENS
     labels = (attention.item.query_labels(rows), attention.item.key_labels(columns)) if few else (None, None)
-    settings = _settings(attention.item, attention.pattern, asked.values)
+    settings = _settings(attention.item, asked.pattern, asked.values)  # type: ignore[arg-type]
     item = attention.item
+    if isinstance(item.inputs, DerivedInputs):
+        of_layers = item.inputs.layer if isinstance(item.inputs.layer, str) and " " in item.inputs.layer else None
+        said = (of_layers, attention.head_name(asked.chosen[0]), attention.measured)
+        settings |= {"source": "derived", "derived": ", ".join(one for one in said if one)}
     if item.given:
         rule = _rule_of_cells(taken, settings, item.S, version)
     else:
@@ -389,7 +401,7 @@ def locate(
     if isinstance(source, Inputs):
         what: dict[str, Any] = {name: snapshot.settings[name] for name in ("batch", "values")}
         what |= {"queries": found.queries, "keys": found.keys, "pixels": max(len(found.queries), len(found.keys))}
-        what |= {name: snapshot.settings[name] for name in DERIVED if name in snapshot.settings}
+        what |= {name: snapshot.settings[name] for name in GROUPED if name in snapshot.settings}
         what["device"] = "cpu" if source.device.type == "mps" else source.device
         request = Request(source, pattern, found.head, dtype=torch.float64, **what)
         shown = map_of(version1.request_of(request) if snapshot.version == 1 else request).cells

@@ -24,29 +24,12 @@ if TYPE_CHECKING:
 class OfHeads(Kind):
     """A kind that draws a map of each head, or one of all of them."""
 
-    mean: str | None = said(
-        None,
-        "One map: the mean of the heads.",
-        type=str,
-        bare="heads",
-        metavar="[heads]",
-        refused="{kind} shows single heads; leave --mean out",
-    )
-    max: str | None = said(
-        None,
-        "One map: the largest value of any of the heads.",
-        type=str,
-        bare="heads",
-        metavar="[heads]",
-        refused="{kind} shows single heads; leave --max out",
-    )
+    mean: bool = False
+    max: bool = False
 
     def __post_init__(self) -> None:
         if self.mean and self.max:
             raise InputError("--mean and --max are two ways to make one map of the heads; choose one")
-        for option, over in (("--mean", self.mean), ("--max", self.max)):
-            if over not in (None, "heads"):
-                raise InputError(f"{option} {over!r} is not one of heads")
 
     @property
     def how(self) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnviz.base.labels import SPACE, one_line
-from attnviz.base.words import count, in_place, left_out_words
+from attnviz.base.words import count, in_place, left_out_words, ranges
 from attnviz.maps.map import AttentionMap, cell_words, place_of
 from attnviz.maps.reasons import ReasonMap
 from attnviz.show.figures.scales import ColorScale, FittedScale
@@ -70,7 +70,7 @@ def caption(
     'run.npz layer 2, head 3. Pattern: global. Weights of 10 queries × 3 global keys. Linear scale from 0 to 0.809.'
     """
     first = maps[0]
-    heads = first.heads_name if len(maps) == 1 else f"heads {_ranges(sorted({shown.head for shown in maps}))}"
+    heads = first.heads_name if len(maps) == 1 else f"heads {ranges(sorted({shown.head for shown in maps}))}"
     which = in_place(heads, None, place_of(maps)[1])  # the source says the layer
     noun = "key" if isinstance(first.keys, range) else "global key"
     size = f"{count(len(first.queries), 'query', 'queries')} × {count(len(first.keys), noun)}"
@@ -80,7 +80,7 @@ def caption(
     sentences = [
         f"{source}, {which}" if source else which.capitalize(),
         f"Pattern: {first.pattern}",
-        f"{'Given ' + first.values if first.given else first.values.capitalize()} of {size}",
+        f"{_values(first)} of {size}",
         scale.note[0].upper() + scale.note[1:],
         *notes,
     ]
@@ -123,12 +123,7 @@ def _place(positions: Sequence[int], labels: Sequence[str] | None, cells: int, n
     return label or f"{nouns[0]} {positions[first]}"
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """``0-3,7``: runs of numbers by their ends."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+def _values(shown: AttentionMap) -> str:
+    """What a map's cells hold, as a sentence begins."""
+    what = shown.values if shown.measured is None else shown.measured
+    return f"Given {what}" if shown.given else what[0].upper() + what[1:]

@@ -62,8 +62,9 @@ class ColorScale(Scaling):
         Raises:
             InputError: an empty scale, no such palette, or a log scale of logits.
         """
-        if label is None and maps[0].values == "weights" and any(shown.given for shown in maps):
-            label = LABELS["given"]
+        if label is None and maps[0].values == "weights":
+            given = LABELS["given"] if any(shown.given for shown in maps) else None
+            label = maps[0].measured or given
         return self.fit_cells([shown.cells for shown in maps], maps[0].values, label)
 
     def fit_cells(self, cells: Sequence[Values], values: str, label: str | None = None) -> FittedScale:

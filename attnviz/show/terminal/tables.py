@@ -132,7 +132,7 @@ def contents_table(
 
 def head_title(scores: AttentionScores, head: int) -> str:
     """``layer 2, batch item 1, head 3``."""
-    return in_place(f"head {head}", scores.item.inputs.layer, scores.item.batch_shown)
+    return in_place(scores.head_name(head), scores.item.inputs.layer, scores.item.batch_shown)
 
 
 def query_labels(scores: AttentionScores, queries: Sequence[int]) -> list[str]:

@@ -1,0 +1,126 @@
+"""Derived maps as options: one map of several heads or layers, rollout, weights times the length of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnviz.base.errors import InputError
+
+if TYPE_CHECKING:
+    from attnviz.attention.inputs import Inputs
+    from attnviz.attention.patterns import Pattern
+    from attnviz.base.types import Label
+    from attnviz.cli.options import Compute, PatternChoice, Source
+    from attnviz.engine.request import Request
+    from attnviz.plots.kind import Kind
+
+NORMS = ("norms", "norm-shares")
+
+Weighed = Annotated[
+    str,
+    typer.Option(
+        "--values",
+        help="weights (after softmax), norms (weight times ‖v‖, through w_o where there is one) or norm-shares (of a row).",
+    ),
+]
+"""What is counted where logits are no choice."""
+
+
+@dataclass(frozen=True)
+class Derive:
+    """One map of several: of heads, of layers."""
+
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[heads|layers]", help="One map: the mean of the heads, of the layers of --layer, or heads,layers."
+        ),
+    ] = None
+    max: Annotated[
+        str | None, typer.Option(metavar="[heads|layers]", help="One map: the largest value of any of them, likewise.")
+    ] = None
+    rollout: Annotated[
+        bool,
+        typer.Option("--rollout", help="One map: attention followed through the layers, mean of heads and identity."),
+    ] = False
+
+    @property
+    def hows(self) -> dict[str, str]:
+        """How ``layers`` and ``heads`` become one, as far as they are to. Raises InputError for what contradicts itself."""
+        from attnviz.engine.request import hows
+
+        return hows(self.mean, self.max, rollout=self.rollout)
+
+    def load(
+        self, source: Source, choice: PatternChoice, compute: Compute, values: str = "weights"
+    ) -> tuple[Inputs, Pattern, str]:
+        """The inputs, one layer's or what is derived from several; their pattern; and what is left of ``--values``.
+
+        Raises:
+            InputError: what the source lacks; layers of which there is no one map.
+        """
+        from attnviz.attention.derived import over_layers
+
+        hows = self.hows
+        if self.rollout and values != "weights":
+            raise InputError(f"--values {values}: --rollout follows weights; leave one of the two out")
+        if "layers" not in hows:
+            return self._one(source, choice, compute, values)
+        parts = []
+        for label in source.layers():
+            inputs, pattern, left = self._one(source.of(label), choice, compute, values)
+            parts.append(replace(inputs, pattern=pattern))
+            values = left if label == source.layers()[-1] else values
+        made = over_layers(parts, hows["layers"])
+        assert made.pattern is not None
+        return made, made.pattern, values
+
+    def each(
+        self, source: Source, choice: PatternChoice, compute: Compute, values: str = "weights"
+    ) -> Iterator[tuple[Label | None, Inputs, Pattern]]:
+        """Each layer, one in memory at a time, or the one map that is made of them."""
+        if "layers" in self.hows:
+            inputs, pattern, _ = self.load(source, choice, compute, values)
+            yield None, inputs, pattern
+            return
+        for label in source.layers():
+            inputs, pattern, _ = self._one(source.of(label), choice, compute, values)
+            yield label, inputs, pattern
+            del inputs
+
+    def heads(self, request: Request) -> Request:
+        """The request of one map of its heads, where that is asked for."""
+        from attnviz.engine.request import of_heads
+
+        how = self.hows.get("heads")
+        return request if how is None else of_heads(request, how)
+
+    def of_kind(self, kind: Kind) -> Kind:
+        """A kind of figure that draws one map of its heads, where that is asked for.
+
+        Raises:
+            InputError: it shows single heads.
+        """
+        from attnviz.plots.kinds.heatmap import OfHeads
+
+        how = self.hows.get("heads")
+        if how is None:
+            return kind
+        if not isinstance(kind, OfHeads):
+            raise InputError(f"{kind.title} shows single heads; leave --{how} out")
+        return replace(kind, **{how: True})
+
+    def _one(self, source: Source, choice: PatternChoice, compute: Compute, values: str) -> tuple[Inputs, Pattern, str]:
+        """One layer."""
+        from attnviz.attention.derived import by_norms
+
+        inputs, pattern = choice.on(source.load(compute.dtype, values=values in NORMS))
+        if values not in NORMS:
+            return inputs, pattern, values
+        made = by_norms(inputs, values, pattern)
+        assert made.pattern is not None
+        return made, made.pattern, "weights"
