@@ -48,6 +48,10 @@ def test_the_command_line_and_the_library_see_the_same(run, text):
     [
         ("plot", "text.safetensors", "-o", "a.png"),
         ("plot", "text.safetensors", "--mean", "-o", "a.svg"),
+        ("plot", "layers.safetensors", "--rollout", "-o", "a.svg"),
+        ("stats", "layers.safetensors", "--mean", "heads,layers"),
+        ("score", "layers.safetensors", "--max", "layers"),
+        ("html", "layers.safetensors", "--mean", "layers", "-o", "a.html"),
         ("plot", "text.safetensors", "--detail", "--head", "0", "-o", "a.png"),
         ("plot", "text.safetensors", "--strip", "cats", "--head", "0", "-o", "a.png"),
         ("plot", "text.safetensors", "--compare", "text.safetensors", "-o", "a.png"),

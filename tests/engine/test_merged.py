@@ -188,6 +188,33 @@ def test_a_page_and_a_snapshot_know_nothing_of_it(one: Derived):
         alike(kept.cells["weights"], wanted, one.tolerance * 10)
 
 
+def test_what_is_made_of_heads_and_layers_is_merged_after_that():
+    from attnviz.engine.request import ask
+
+    layers = [
+        AttentionInputs(normal((2, 8, 4), seed), normal((2, 8, 4), seed + 9), normal((2, 8, 3), seed + 5))
+        for seed in (0, 1)
+    ]
+    asked = {"spans": "a:0-2,b:3-6", "hide": [0, 4], "renormalize": True}
+    groups = [range(3), range(3, 7), range(7, 8)]
+    weights = [attnviz.score(one, "causal").weights.nan_to_num().numpy() for one in layers]
+    seen = np.tril(np.ones((8, 8), dtype=bool))
+    made = {
+        "mean of heads": (layers[0], {"mean": "heads"}, weights[0].mean(0)),
+        "max of heads": (layers[0], {"max": "heads"}, weights[0].max(0)),
+        "mean of layers": (layers, {"mean": "layers"}, (weights[0][0] + weights[1][0]) / 2),
+        "norms": (
+            layers[0],
+            {"values": "norms"},
+            weights[0][0] * layers[0].v[0, 0].norm(dim=1).numpy(),
+        ),
+    }
+    for name, (inputs, how, numbers) in made.items():
+        request = ask(inputs, "causal", [0] if "heads" not in name else None, **how, **asked)
+        values, there = reference.merged(numbers, seen, {0, 4}, True, groups, groups)
+        alike(map_of(request).cells, np.where(there, values, np.nan), 1e-9)
+
+
 # Words
 
 
