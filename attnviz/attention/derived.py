@@ -48,6 +48,13 @@ class DerivedInputs(Inputs):
         return self.parts[0].main
 
     @property
+    def without_products(self) -> str:
+        return (
+            "is made of several maps, or of weights and values, and this needs the q and k of one; ask it of one layer, without "
+            "--mean, --max, --rollout or --values norms"
+        )
+
+    @property
     def H(self) -> int:
         return 1 if self.how == "rollout" or self.heads is not None else self.parts[0].H
 
