@@ -54,6 +54,13 @@ class DerivedInputs(Inputs):
         return reduce(torch.promote_types, (part.dtype for part in self.parts))
 
     @property
+    def without_products(self) -> str:
+        return (
+            "is made of several maps, or of weights and values, and this needs the q and k of one; ask it of one layer, without "
+            "--mean, --max, --rollout or --values norms"
+        )
+
+    @property
     def H(self) -> int:
         return 1 if self.how == "rollout" or self.heads is not None else self.parts[0].H
 

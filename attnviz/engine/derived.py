@@ -25,11 +25,12 @@ from attnviz.base.selections import checked_range
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.attention import Attention, Rows, rows_together
 from attnviz.engine.blocks import Block, SeenRows, rows_per_block
-from attnviz.engine.given import GivenCells, no_logits
+from attnviz.engine.given import no_logits
 from attnviz.engine.reducer import Reduced
 from attnviz.engine.softmax import BLANK
 from attnviz.engine.tiles import TileSize, segment, segments
 from attnviz.engine.visibility import to_positions
+from attnviz.engine.whole import GivenCells
 
 Member = tuple[Attention, int]
 """An attention and a head of it."""

@@ -12,8 +12,8 @@ import torch
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
-from attnviz.base.devices import parse_device
 from attnviz.base.errors import InputError
+from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Label
 from attnviz.captures.run import Run
 from attnviz.engine.request import ask_for_weights, hows
@@ -36,6 +36,10 @@ def view(
     heads: Collection[int] | None = None,
     batch: int = 0,
     height: int = 640,
+    merge: str | None = None,
+    spans: Spans | None = None,
+    hide: Hide | None = None,
+    renormalize: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     mean: str | None = None,
@@ -52,6 +56,7 @@ def view(
         heads: the query heads; None is all.
         batch: the batch item.
         height: CSS pixels that the widget is tall.
+        merge, spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         device, dtype: as in :func:`attnviz.score`.
         mean, max, rollout, values: one map of the layers or heads, or what else is made of weights, as in
             :func:`attnviz.attention_map`.
@@ -69,7 +74,8 @@ def view(
     widget = _widget_class()
     named: Iterator[tuple[str, SomeInputs]]
     source, named = _layers(shown, layers)
-    where = None if device is None else parse_device(device)
+    what: dict[str, Any] = {"batch": batch, "device": device, "dtype": dtype}
+    what |= {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
     chosen_heads = None if heads is None else list(heads)
 
     if "layers" in hows(mean, max, rollout=rollout):
@@ -80,8 +86,7 @@ def view(
         """One layer after another; none is held while the next is read."""
         size = 0
         for label, inputs in named:
-            item_of = {"batch": batch, "device": where, "dtype": dtype}
-            request = ask_for_weights(inputs, pattern, chosen_heads, **item_of, **derived)
+            request = ask_for_weights(inputs, pattern, chosen_heads, **what, **derived)
             if not request.chosen:
                 raise InputError(f"{request.inputs.source}: heads is empty; name at least one, or None for all")
             layer = page_layer(request, label)

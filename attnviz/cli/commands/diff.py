@@ -12,7 +12,7 @@ import typer
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, check_choice
+from attnviz.cli.options import Compute, Heads, PatternChoice, Seen, Source, check_choice
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.look import Look
 
@@ -98,6 +98,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         b: Other = Other(),
         held: Held = Held(),
@@ -119,7 +120,7 @@ def register(app: typer.Typer) -> None:
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
         look = look_of_file(look, out)
         values = _values(held, other)
-        asked = _Asked(source, other, head, batch, choice, compute, b, held, values, look)
+        asked = _Asked(source, other, head, batch, choice, seen, compute, b, held, values, look)
         hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
         places = [asked] if hold is _checked else _places(asked)
         if out is not None and len(places) > 1:
@@ -139,6 +140,7 @@ class _Asked:
     head: str
     batch: str | None
     choice: PatternChoice
+    seen: Seen
     compute: Compute
     b: Other
     held: Held
@@ -343,6 +345,7 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     if out is not None:
         how = f"of {asked.values} there is none" if asked.values in ROWS else "name one with --batch"
         raise InputError(f"{out}: pictures are of one batch item's weights or logits; {how}")
+    asked.seen.refuse(f"{asked.values} are of single tokens; leave it out")
     inputs, held = _inputs(asked), asked.held
     tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")
@@ -393,6 +396,10 @@ def _sides(asked: _Asked) -> tuple[Side, Side]:
         "A": None if named else _plain(str(source.source) if source.source else None, values),
         "B": _plain(other, values, named=named),
     }
+    if plain["A"] or plain["B"]:
+        asked.seen.refuse(
+            "a plain tensor is compared as it is; name it with --weights, where both sides are weights, or save it as a dump"
+        )
     if plain["A"] and plain["B"]:
         given = [*_given(source, source=source.source), *_given(choice), *_given(compute, device="auto"), *_given(b)]
         given += ["batch"] if batch else []
@@ -428,7 +435,8 @@ def _sides(asked: _Asked) -> tuple[Side, Side]:
         exact = "float64" if plain["A"] or plain["B"] else None
         if exact is not None and device == "mps":
             device = "cpu"  # MPS has no float64
-        return Exact(Request(inputs, pattern, batch=item, values=values, device=device, dtype=exact), said)
+        what: dict[str, Any] = {"batch": item, "values": values, "device": device, "dtype": exact}
+        return Exact(Request(inputs, pattern, **what, **asked.seen.asked()), said)
 
     def right() -> Exact:
         try:

@@ -9,7 +9,7 @@ from attnviz.base.errors import InputError
 from attnviz.plots.kind import Kind, Parts, figure_of
 from attnviz.plots.look import Look
 from attnviz.plots.said import said
-from attnviz.plots.tagged import by_tags, tag_names, tags_of
+from attnviz.plots.tagged import by_tags, tag_names, tagged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,6 +76,11 @@ class OverMaps(Kind):
         "Draw the edges of the pattern over the map.",
         refused="--pattern-outline is drawn over maps; leave {kind} out",
     )
+    tags: bool = said(
+        False,
+        "Say what each head is in a word, with its score (sink, previous, induction, …), and sort heads by it.",
+        refused="--tags are of the heads of maps; leave {kind} out",
+    )
 
     def asked(self, request: Request) -> Request:
         if self.pattern_outline and not isinstance(request.columns, range):
@@ -86,9 +91,11 @@ class OverMaps(Kind):
         return request
 
     def outlined(self, parts: Parts, request: Request) -> Parts:
-        """The parts of maps, with the reasons whose edges are drawn over them where that is asked for."""
+        """The parts of maps, with their tags and the reasons whose edges are drawn over them where these are asked for."""
         from attnviz.maps.reasons import reasons_of
 
+        if self.tags:
+            parts = replace(parts, maps=tagged(parts.maps, request))
         if not self.pattern_outline:
             return parts
         reasons = reasons_of(request.but(pixels=max(parts.maps[0].cells.shape), every_key=True))
@@ -117,31 +124,19 @@ class OverMaps(Kind):
 class Heatmap(OfHeads, OverMaps):
     """A head's heatmap, or a grid of heads with one color scale."""
 
-    tags: bool = said(
-        False,
-        "Sort heads by what they do and name it: sink, previous, induction, … (attnviz stats --tags).",
-        refused="--tags names the heads of a grid; leave {kind} out",
-    )
-
     def compute(self, request: Request, progress: Progress | None = None) -> Parts:
         parts = self.maps(request, progress)
-        if self.tags and self.how is not None:
-            raise InputError("--tags says what each head does; leave --mean and --max out")
-        if self.tags:
-            tags = tags_of(request, request.inputs.layer)
-            parts = replace(parts, maps=tuple(by_tags(parts.maps, tags)), more={**parts.more, "tags": tags})
-        return self.outlined(parts, request)
+        found = self.outlined(parts, request)
+        return replace(found, maps=by_tags(found.maps)) if self.tags else found
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:
         from attnviz.show.figures.heatmap import heads_grid, heatmap
 
         words = parts.words(look) | {"marks": look.marks and not self.pattern_outline}  # whose own marks stand there
         if len(parts.maps) > 1:
-            names = tag_names(parts.maps, parts.more["tags"]) if self.tags else None
+            names = tag_names(parts.maps) if self.tags else None
             found: Axes | Figure = heads_grid(parts.maps, annot=self.annot, names=names, **words)
         else:
-            if self.tags and look.title is None:
-                words["title"] = tag_names(parts.maps, parts.more["tags"])[0][0]
             found = heatmap(parts.maps[0], ax, annot=self.annot, **words)
         self.draw_outlines(parts, found, given=ax is not None)
         return found
