@@ -105,8 +105,7 @@ def over_heads(inputs: Inputs, how: str, heads: Sequence[int], pattern: Pattern 
     if not heads:
         raise InputError(f"{inputs.source}: the {how} of no heads; name one or more of {inputs.H}")
     own = _with_pattern(inputs, pattern)
-    union = _union([_own_pattern(own).of_head(head) for head in heads])
-    found = _made([own], how, inputs.layer, union, heads=tuple(heads))
+    found = _made([own], how, inputs.layer, _own_pattern(own), heads=tuple(heads))
     return replace(found, source=inputs.source)
 
 
