@@ -63,6 +63,15 @@ def test_an_error_ends_as_a_line(error, says, code):
     assert line.startswith(says)
 
 
+def test_what_a_library_makes_of_short_memory_is_short_memory():
+    with pytest.raises(ValueError, match="uncompilable") as caught:
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise ValueError("uncompilable regex") from error
+    assert ending(caught.value) == (NO_MEMORY, 2)
+
+
 def test_a_defect_says_how_to_see_all_of_it(run, monkeypatch):
     def defect(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")
