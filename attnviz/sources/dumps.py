@@ -645,6 +645,23 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
     return settings
 
 
+def pattern_names(file: TensorFile) -> dict[Label | None, str]:
+    """What the pattern of the file, or of each of its layers, is called, where its metadata says one: no mask is read.
+
+    Raises:
+        InputError: metadata that no version has.
+    """
+    found: dict[Label | None, str] = {}
+    labels: list[Label | None] = [*layers_of(file.contents)]
+    for label in labels or [None]:
+        said = _settings(file, label).get("pattern")
+        if said is not None and "'mask'" in repr(said):
+            found[label] = "with a mask of its own"
+        elif said is not None:
+            found[label] = str(_own_pattern(file, "" if label is None else prefix_of(label), said))
+    return found
+
+
 def _own_pattern(main: TensorFile | None, prefix: str, said: Any) -> Pattern:
     """The pattern that metadata describes: ``{"name": "local", "window": 256, "causal": true}``, or a composition."""
     from attnviz.attention.names import described
