@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -53,6 +54,11 @@ class DerivedInputs(Inputs):
             "is made of several maps, or of weights and values, and this needs the q and k of one; ask it of one layer, without "
             "--mean, --max, --rollout or --values norms"
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that holds what its parts are of."""
+        return reduce(torch.promote_types, (part.dtype for part in self.parts))
 
     @property
     def H(self) -> int:

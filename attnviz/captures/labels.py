@@ -27,6 +27,10 @@ _CROSS = ("cross", "encoder_attn", "encdec", "enc_dec", "multihead_attn")
 """What the names of modules that attend to another sequence contain."""
 
 
+_ATTENTION = re.compile(r"self|cross|attention|attn|_|\.", re.IGNORECASE)
+"""What the name of a layer's plain attention is made of."""
+
+
 def named_cross(name: str) -> bool:
     """Whether a module of this name attends to another sequence."""
     return any(word in name.lower() for word in _CROSS)
@@ -162,8 +166,8 @@ class Labels:
             group = f"{name}_cross" if several and name not in ("", "decoder") else "cross"
             if not named_cross(place.suffix):  # by what it was given
                 return group
-        alike = (one for one in tower.places if one.position == place.position and _alike(one, place))
-        first = next((one.suffix for one in alike), place.suffix)
+        alike = [one.suffix for one in tower.places if one.position == place.position and _alike(one, place)]
+        first = min(alike, key=lambda suffix: bool(_ATTENTION.sub("", suffix)), default=place.suffix)
         if first == place.suffix:
             return group
         # Two in one layer: the second by its own word.

@@ -16,9 +16,9 @@ from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.words import printable
-from attnviz.compare.heads import compare
+from attnviz.compare.heads import HeadDifference, compare
 from attnviz.compare.kernel import of_difference
-from attnviz.compare.report import Finding, finding_lines
+from attnviz.compare.report import Finding, HeadCheck, finding_lines
 from attnviz.compare.rounding import ORDER, Rounding, Rule, rule_of
 from attnviz.compare.sides import Exact
 from attnviz.engine.request import Request
@@ -40,6 +40,7 @@ _EXPLAINED = 1 << 24
 class HeadAudit:
     """How far one head of two runs is apart."""
 
+    batch: int
     head: int
     max_abs: float
     total_variation: float
@@ -56,7 +57,7 @@ class LayerAudit:
 
     layer: str
     tensors: dict[str, float]
-    """The root mean square of the difference of q, k and v, relative to that of the first run's."""
+    """The root mean square of the difference of q, k and v, relative to that of the first run's, padding left out."""
     allowed: float
     """What rounding may make of that, this deep in a model."""
     settings: tuple[str, ...]
@@ -125,8 +126,11 @@ class Audit:
         if wrong:
             worst = max(wrong, key=lambda head: head.total_variation)
             place = "" if worst.worst is None else f", most at query {worst.worst[0]} → key {worst.worst[1]}"
+            items = len({head.batch for head in first.heads})
+            item = f"batch item {worst.batch}, " if items > 1 else ""
+            several = f" of {items} batch items" if items > 1 else ""
             lines.append(
-                f"  {len(wrong)} of {len(first.heads)} heads; head {worst.head} most: total variation "
+                f"  {len(wrong)} of {len(first.heads)} heads{several}; {item}head {worst.head} most: total variation "
                 f"{worst.total_variation:.2g}{place}{''.join(f', {where}' for where in worst.where)}"
             )
         return [*lines, *(f"  {line}" for line in finding_lines(first.findings))]
@@ -159,7 +163,7 @@ def _quoted(lines: Sequence[str]) -> list[str]:
     return ["```text", *lines, "```"]
 
 
-def audit(a: Layers, b: Layers, *, batch: int = 0, explain: bool = True) -> Audit:
+def audit(a: Layers, b: Layers, *, batch: int | None = None, explain: bool = True) -> Audit:
     """Holds two runs of a model against each other: another attention implementation, dtype, version or machine.
 
     A layer's queries, keys and values, and its settings, say whether what comes before it is the same; its maps, by head, what
@@ -167,11 +171,11 @@ def audit(a: Layers, b: Layers, *, batch: int = 0, explain: bool = True) -> Audi
 
     Args:
         a, b: a dump's path, its layers by label, or one layer.
-        batch: the batch item.
+        batch: the batch item; None is all.
         explain: whether to search for what explains the first layer that parts.
 
     Raises:
-        InputError: runs without a layer in common, or of other sizes.
+        InputError: runs without a layer in common, or of other sizes; a batch item that is not there.
 
     >>> import attnviz
     >>> inputs = attnviz.synthesize(heads=2)
@@ -187,17 +191,20 @@ def audit(a: Layers, b: Layers, *, batch: int = 0, explain: bool = True) -> Audi
             missing.append(label)
             continue
         left, right = one(), other[label]()
-        _check_sizes(label, left, right, batch)
+        _check_sizes(label, left, right)
         dtype = max(dtype, *(dtype_name(side.q.dtype) for side in (left, right)), key=ORDER.index)
         parted = any(not layer.within for layer in found)
-        found.append(_layer(label, depth, left, right, batch, explain=explain and not parted))
+        batches = range(left.B) if batch is None else [batch]
+        if not 0 <= batches[-1] < left.B:
+            raise InputError(f"--batch {batch}: {left.source} has {left.B} batch items (0 to {left.B - 1})")
+        found.append(_layer(label, depth, left, right, batches, explain=explain and not parted))
     missing += [label for label in other if label not in own]
     if not found:
         raise InputError(f"{names[0]} and {names[1]} have no layer in common: {', '.join(own)} and {', '.join(other)}")
     return Audit(*names, dtype, tuple(found), tuple(missing))
 
 
-def assert_runs_agree(a: Layers, b: Layers, *, batch: int = 0) -> None:
+def assert_runs_agree(a: Layers, b: Layers, *, batch: int | None = None) -> None:
     """Asserts that two runs of a model have the same attention, but for rounding; as :func:`audit`.
 
     Raises:
@@ -235,55 +242,72 @@ def _held(inputs: AttentionInputs) -> Any:
     return lambda: inputs
 
 
-def _check_sizes(label: str, a: AttentionInputs, b: AttentionInputs, batch: int) -> None:
+def _check_sizes(label: str, a: AttentionInputs, b: AttentionInputs) -> None:
     for side in (a, b):
-        side.item(batch)  # raises where there is no such item
         if not isinstance(side, AttentionInputs):
             raise InputError(
                 f"{side.source}: holds weights; an audit is of runs with queries and keys: attnviz diff A B"
             )
-    for name, left, right in (("heads", a.H, b.H), ("queries", a.T, b.T), ("keys", a.S, b.S), ("head_dim", a.D, b.D)):
+    sizes = {
+        "batch items": ((a.B, b.B), "were both runs given the same?"),
+        "heads": ((a.H, b.H), "is it another model?"),
+        "head_dim": ((a.D, b.D), "is it another model?"),
+        "queries": ((a.T, b.T), "were both runs given the same tokens?"),
+        "keys": ((a.S, b.S), "were both runs given the same tokens?"),
+    }
+    for name, ((left, right), hint) in sizes.items():
         if left != right:
-            raise InputError(
-                f"layer {label}: {a.source} has {left} {name} but {b.source} has {right}; is it another model?"
-            )
+            raise InputError(f"layer {label}: {a.source} has {left} {name} but {b.source} has {right}; {hint}")
 
 
-def _layer(label: str, depth: int, a: AttentionInputs, b: AttentionInputs, batch: int, *, explain: bool) -> LayerAudit:
+def _layer(
+    label: str, depth: int, a: AttentionInputs, b: AttentionInputs, batches: Sequence[int], *, explain: bool
+) -> LayerAudit:
     rule = rule_of(dtype_name(a.q.dtype), dtype_name(b.q.dtype), sides=2)
     unit = rule.unit if isinstance(rule, Rounding) else torch.finfo(torch.float64).eps
-    tensors = {}
-    for name in "qkv":
-        one, two = getattr(a, name), getattr(b, name)
-        if one is not None and two is not None and one.shape == two.shape:
-            tensors[name] = _relative(one[batch], two[batch])
-    sides = [Exact(Request(side, batch=batch, device="cpu", dtype=torch.float64)) for side in (a, b)]
-    found = compare(*sides, rule=rule, top_k=1)
-    heads = tuple(
-        HeadAudit(
-            head.head,
-            head.max_abs,
-            head.total_variation or 0.0,
-            None if head.worst is None else (head.worst.query, head.worst.key),
-            head.where if head.beyond > 1 else (),
-            head.within,
-        )
-        for head in found.heads
-    )
-    made = LayerAudit(label, tensors, _STEPS * unit * (1 + math.sqrt(depth)), tuple(_settings(a, b, batch)), heads)
+    tensors = {name: off for name in "qkv" if (off := _relative(name, a, b, batches)) is not None}
+    heads: list[HeadAudit] = []
+    wrong: list[HeadCheck] = []
+    for batch in batches:
+        sides = [_side(inputs, batch) for inputs in (a, b)]
+        for head in compare(*sides, rule=rule, top_k=1).heads:
+            heads.append(_head(batch, head))
+            wrong += [] if head.within else [of_difference("weights", batch, head, a.T)]
+    settings = tuple(dict.fromkeys(line for batch in batches for line in _settings(a, b, batch)))
+    made = LayerAudit(label, tensors, _STEPS * unit * (1 + math.sqrt(depth)), settings, tuple(heads))
     if explain and not made.within:
-        wrong = [of_difference("weights", batch, head, a.T) for head in found.heads if not head.within]
-        made = replace(made, findings=_explained(a, sides[1], rule, wrong, batch))
+        made = replace(made, findings=_explained(a, b, rule, wrong))
     return made
 
 
-def _relative(a: Tensor, b: Tensor) -> float:
-    """The root mean square of a difference, relative to that of the first."""
-    a, b = a.detach().cpu().double(), b.detach().cpu().double()
-    there = torch.isfinite(a) & torch.isfinite(b)
-    size = float(a[there].square().mean().sqrt()) if bool(there.any()) else 0.0
-    off = float((a - b)[there].square().mean().sqrt()) if bool(there.any()) else 0.0
-    return off / size if size else off
+def _side(inputs: AttentionInputs, batch: int) -> Exact:
+    return Exact(Request(inputs, batch=batch, device="cpu", dtype=torch.float64))
+
+
+def _head(batch: int, found: HeadDifference) -> HeadAudit:
+    worst = None if found.worst is None else (found.worst.query, found.worst.key)
+    where = found.where if found.beyond > 1 else ()
+    return HeadAudit(batch, found.head, found.max_abs, found.total_variation or 0.0, worst, where, found.within)
+
+
+def _relative(name: str, a: AttentionInputs, b: AttentionInputs, batches: Sequence[int]) -> float | None:
+    """The root mean square of the difference of a tensor, relative to that of the first; None where they can't be held together.
+
+    What stands in padding is anything: a query that sees no key has other numbers in every library.
+    """
+    one, two = getattr(a, name), getattr(b, name)
+    if one is None or two is None or one.shape != two.shape:
+        return None
+    size = off = 0.0
+    for batch in batches:
+        left, right = (tensor[batch].detach().cpu().double() for tensor in (one, two))
+        there = torch.isfinite(left) & torch.isfinite(right)
+        for item in (a.item(batch), b.item(batch)):
+            exists = item.query_padding if name == "q" else item.key_padding
+            there &= True if exists is None else exists.cpu()[:, None]
+        size += float(left[there].square().sum())
+        off += float((left - right)[there].square().sum())
+    return math.sqrt(off / size) if size else math.sqrt(off)
 
 
 def _settings(a: AttentionInputs, b: AttentionInputs, batch: int) -> Iterator[str]:
@@ -318,15 +342,17 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a.cpu().double(), b.cpu().double(), rtol=1e-2, atol=1e-6, equal_nan=True)
 
 
-def _explained(a: AttentionInputs, b: Exact, rule: Rule, wrong: list[Any], batch: int) -> tuple[Finding, ...]:
-    """What turns the first run's map into the second's."""
+def _explained(a: AttentionInputs, b: AttentionInputs, rule: Rule, wrong: Sequence[HeadCheck]) -> tuple[Finding, ...]:
+    """What turns the first run's map into the second's, in the batch item that is furthest off."""
     if not wrong or a.T * a.S > _EXPLAINED:
         return ()
     from attnviz.compare.faults.search import search
 
-    wrong = sorted(wrong, key=lambda head: -head.off)[:4]
-    maps = torch.zeros(a.H, a.T, a.S, dtype=torch.float64)
-    for head in wrong:
-        maps[head.head] = b.rows(head.head).read(range(a.T)).over(torch.arange(a.S), True).values.nan_to_num()
+    furthest = sorted(wrong, key=lambda head: -head.off)
+    batch = furthest[0].batch
+    heads = [head for head in furthest if head.batch == batch][:4]
+    side, maps = _side(b, batch), torch.zeros(a.H, a.T, a.S, dtype=torch.float64)
+    for head in heads:
+        maps[head.head] = side.rows(head.head).read(range(a.T)).over(torch.arange(a.S), True).values.nan_to_num()
     inputs = replace(a, pattern=a.pattern or GlobalKeys())
-    return search(inputs, "weights", maps.expand(batch + 1, *maps.shape), rule, wrong)
+    return search(inputs, "weights", maps.expand(batch + 1, *maps.shape), rule, heads)

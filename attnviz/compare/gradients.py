@@ -10,7 +10,15 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.errors import InputError
-from attnviz.compare.outputs import ValueRows, exact_attention, held, plain_attention, rounded, value_rows
+from attnviz.compare.outputs import (
+    ValueRows,
+    exact_attention,
+    held,
+    plain_attention,
+    rounded,
+    sizes_of_columns,
+    value_rows,
+)
 from attnviz.compare.places import Places
 from attnviz.compare.report import HeadCheck
 from attnviz.compare.rounding import Rounding, Rule, Sizes, check_can_fail
@@ -185,6 +193,19 @@ class Flow:
             self._made[place] = gradients(attention, head, grad, dtype, how)
         return self._made[place]
 
+    def columns(self, name: str, batch: int, heads: Sequence[int]) -> Tensor:
+        """The size of what each column of a gradient is a sum of, (C,): of k's, q's or grad's columns."""
+        item = self.inputs.item(batch)
+
+        def size(head: int) -> Tensor:
+            if name == "dv":
+                return sizes_of_columns(self.grad[batch, head], item.query_padding)
+            if name == "dk":
+                return sizes_of_columns(item.query(head), item.query_padding)
+            return sizes_of_columns(item.key(head), item.key_padding)
+
+        return torch.stack([size(head) for head in heads]).amax(0)
+
     def check_padding(self, name: str) -> None:
         """Raises InputError where sums over queries would depend on whether a kernel computes those that don't exist."""
         for batch in range(self.inputs.B):
@@ -234,8 +255,9 @@ def check_gradients(
             if isinstance(rule, Rounding):
                 plain = flow.of(name, batch, queries, rule.dtype).made
                 terms = max(inputs.T * group, inputs.S)
-                strays = 2 * right.strays.amax(1)  # of both passes
-                allowed = rule.of_contexts(exact, plain, terms, right.size, strays)[at]
+                columns = flow.columns(name, batch, queries)
+                strays = 2 * right.strays  # of both passes
+                allowed = rule.of_contexts(exact, plain, terms, columns, right.size, strays)[at]
                 plain = plain[at]
             else:
                 allowed = rule.of_rows(exact)[at]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -161,6 +161,7 @@ def check_kernel(outputs: Outputs, asked: Asked | None = None) -> Report:
     checker = _Checker(outputs, asked, rules)
     with torch.no_grad():
         heads = [head for name in given for head in checker.check(name)]
+    _check_compared(outputs, heads, given)
     findings: list[Finding] = []
     if asked.explain and isinstance(inputs, AttentionInputs) and not all(head.within for head in heads):
         findings = _findings(outputs, heads, rules)
@@ -171,6 +172,17 @@ def check_kernel(outputs: Outputs, asked: Asked | None = None) -> Report:
     return Report(
         str(inputs.pattern or GlobalKeys()), said, rules, heads, tuple(findings), labels, inputs.B, checker.note
     )
+
+
+def _check_compared(outputs: Outputs, heads: list[HeadCheck], names: Iterable[str]) -> None:
+    """Raises InputError where nothing of an output was compared: that no query sees a key is no agreement."""
+    for name in names:
+        if not any(head.numbers or head.beyond for head in heads if head.what == name):
+            inputs = outputs.inputs
+            raise InputError(
+                f"{inputs.source}: no query that is looked at sees a key ({inputs.pattern or GlobalKeys()}), so no {name} is "
+                f"compared; is the mask inverted? True is visible"
+            )
 
 
 def _rule(name: str, tensor: Tensor, inputs: Inputs) -> Rule:

@@ -80,14 +80,14 @@ def contexts(attention: Attention, head: int, rows: Tensor | None = None, dtype:
 def _contexts(
     attention: Attention, head: int, rows: Tensor | None, dtype: str | None, rule: Rounding | None
 ) -> tuple[Tensor, Tensor]:
-    """Contexts, (n, D_v), and with a rule how far the errors of logits may take each row, (n,)."""
+    """Contexts, (n, D_v), and with a rule how far the errors of logits may take each element, (n, D_v)."""
     item = attention.item
     values = {False: item.value(head).to(item.compute_dtype)}
     if attention.pattern.global_queries:
         values[True] = item.value(head, for_global=True).to(item.compute_dtype)
     at = torch.arange(item.T) if rows is None else rows
     out = torch.full((len(at), values[False].shape[1]), torch.nan, dtype=torch.float64)
-    strays = torch.zeros(len(at), dtype=torch.float64)
+    strays = torch.zeros_like(out)
     sizes = None if rule is None or not attention.softmaxed else Sizes.of(item, head)  # given weights have no logits
     for block in value_rows(attention, head, rows, weights=not attention.softmaxed):
         if not len(block.keys):
@@ -107,10 +107,10 @@ def _contexts(
 
 
 def _strays(weights: Tensor, error: Tensor, v: Tensor, context: Tensor) -> Tensor:
-    """The root of the sum of the squares of what the errors of a row's logits do to its context, (n,): ``w e (v - context)``."""
+    """The root of the sum of the squares of what the errors of a row's logits do to its context, (n, D_v): ``w e (v - context)``."""
     squares = (weights * error) ** 2
     spread = squares @ v**2 - 2 * context * (squares @ v) + context**2 * squares.sum(1, keepdim=True)
-    return spread.amax(1).clamp(min=0).sqrt()
+    return spread.clamp(min=0).sqrt()
 
 
 def denominators(attention: Attention, head: int, rule: Rule, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,17 @@ def reference(what: str, inputs: Inputs, batch: int, head: int, rule: Rule, rows
     if not isinstance(rule, Rounding):
         return Reference(exact, rule.of_rows(exact))
     plain = contexts(plain_attention(inputs, batch), head, rows, rule.dtype)
-    return Reference(exact, rule.of_contexts(exact, plain, inputs.S, strays=strays), plain)
+    columns = sizes_of_columns(attention.item.value(head), attention.item.key_padding)
+    if attention.pattern.global_queries:
+        of_global = attention.item.value(head, for_global=True)
+        columns = torch.maximum(columns, sizes_of_columns(of_global, attention.item.key_padding))
+    return Reference(exact, rule.of_contexts(exact, plain, inputs.S, columns, strays=strays), plain)
+
+
+def sizes_of_columns(tensor: Tensor, exists: Tensor | None) -> Tensor:
+    """The root mean square of each column of a head's tensor, (C,), on the CPU."""
+    there = tensor if exists is None or not bool(exists.any()) else tensor[exists]
+    return there.double().square().mean(0).sqrt().cpu()
 
 
 def rounded(numbers: Tensor, dtype: str | None) -> Tensor:
@@ -221,7 +231,8 @@ def held(
         at = divmod(int(far.argmax()), far.shape[1])
         worst, first = number(*at), number(*divmod(int(beyond.int().argmax()), far.shape[1]))
         if plain is not None:
-            alike = (allowed[:, 0] == allowed[at[0], 0]) & ~blank[:, 0]
+            octave = torch.log2(exact.nan_to_num().abs().amax(1).clamp(min=torch.finfo(torch.float64).tiny)).floor()
+            alike = (octave == octave[at[0]]) & ~blank[:, 0]
             of_plain = float((plain - exact).abs()[alike].max())
     order = torch.argsort(far.amax(1), descending=True, stable=True)[: int(wrong.sum())]
     return HeadCheck(

@@ -134,20 +134,35 @@ class Rounding:
         return self.sides * (_SUMS * (4 + math.sqrt(keys)) + 2 * (self.unit + _SUMS) * size)
 
     def of_contexts(
-        self, exact: Tensor, plain: Tensor, terms: int, size: Tensor | None = None, strays: Tensor | None = None
+        self,
+        exact: Tensor,
+        plain: Tensor,
+        terms: int,
+        columns: Tensor,
+        size: Tensor | None = None,
+        strays: Tensor | None = None,
     ) -> Tensor:
-        """How far each row of a context may be off, (T,).
+        """How far each element of a context may be off, (T, D_v).
 
         Args:
             exact: (T, D_v) one head's, NaN in the row of a query that sees nothing.
             plain: (T, D_v) the plain computation's.
             terms: how many numbers are summed up for each.
+            columns: (D_v,) the size of the numbers that each column is a sum of: a channel of large values excuses no other.
             size: (T, D_v) how large they are together where they cancel, as in gradients: the root of the sum of their squares.
-            strays: (T,) what the errors of each row's logits make of it, as the root of the sum of their squares.
+            strays: (T, D_v) what the errors of each row's logits make of it, as the root of the sum of their squares.
         """
-        scale = torch.where(torch.isnan(exact), 0.0, exact).abs().amax(1)
-        scale = scale if size is None else torch.maximum(scale, size.amax(1))
-        off = torch.where(torch.isnan(exact), 0.0, (plain - exact)).abs().amax(1)
+        columns = columns / columns.max().clamp(min=torch.finfo(torch.float64).tiny)
+        columns = columns.clamp(min=torch.finfo(torch.float64).eps)
+        scale = torch.where(torch.isnan(exact), 0.0, exact / columns).abs().amax(1)
+        scale = scale if size is None else torch.maximum(scale, (size / columns).amax(1))
+        off = torch.where(torch.isnan(exact), 0.0, (plain - exact) / columns).abs().amax(1)
+        allowed = self._of_rows(scale, off, exact.shape[1], terms)[:, None] * columns
+        # Where two logits are large and near each other, a row is off by more than its like: as much as its own logits are.
+        return self.sides * (allowed if strays is None else torch.maximum(allowed, STRAY * strays))
+
+    def _of_rows(self, scale: Tensor, off: Tensor, width: int, terms: int) -> Tensor:
+        """How far rows may be off, (T,), of their scale and of what the plain computation is off, judged with those of their scale."""
         least = float(torch.finfo(DTYPES[self.dtype]).tiny)
         octave = torch.floor(torch.log2(scale.clamp(min=least)))  # (T,)
         allowed, worst = torch.zeros_like(scale), 0.0
@@ -155,12 +170,11 @@ class Rounding:
         for one in torch.unique(octave).tolist():  # ascending
             waiting |= octave == one
             worst = max(worst, float(off[waiting].max()))
-            if int(waiting.sum()) * exact.shape[1] < _FEW and one < float(octave.max()):
+            if int(waiting.sum()) * width < _FEW and one < float(octave.max()):
                 continue
             allowed[waiting] = 2 * worst + (4 * self.unit + _SUMS * math.sqrt(terms)) * 2.0**one
             waiting[:] = False
-        # Where two logits are large and near each other, a row is off by more than its like: as much as its own logits are.
-        return self.sides * (allowed if strays is None else torch.maximum(allowed, STRAY * strays))
+        return allowed
 
     def of_cells(self, values: str, reach: float, D: int, keys: int) -> Tolerance:
         """How far the cells of two runs of a model may be apart, whose queries and keys are as far apart as rounding takes them.
@@ -238,11 +252,15 @@ def check_can_fail(rule: Rule, largest: float, what: str) -> None:
         largest: the largest magnitude among the exact numbers compared.
         what: what the numbers are.
     """
-    if isinstance(rule, Tolerance) and not rule.of_scale and 0 < largest <= rule.atol:
-        raise InputError(
-            f"--atol {rule.atol:g}: the largest exact {what} is {largest:.3g}, so that zeros would pass; give less than that, "
-            f"or none, for what rounding costs"
-        )
+    if not isinstance(rule, Tolerance) or rule.of_scale or largest > rule.atol + rule.rtol * largest:
+        return
+    if not largest:
+        return
+    name, number = ("rtol", rule.rtol) if rule.rtol >= 1 else ("atol", rule.atol)
+    raise InputError(
+        f"--{name} {number:g}: the largest exact {what} is {largest:.3g}, so that zeros would pass; give less than that, "
+        f"or none, for what rounding costs"
+    )
 
 
 @dataclass(frozen=True)

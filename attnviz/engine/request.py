@@ -294,7 +294,7 @@ def asks(*names: str, derived: bool = True) -> Callable[[_Function], _Function]:
         derived: whether it takes several layers, and makes one map of them.
     """
     listed = names or ("batch", "values", "reduce", "pixels", *GROUPED, "queries", "keys", "device", "dtype", "memory")
-    listed = (*listed, *GROUPED) if "queries" in listed else listed
+    listed = (*listed, *GROUPED) if {"queries", "reduce"} & {*listed} else listed
 
     def said(function: _Function) -> _Function:
         own = inspect.signature(function)

@@ -190,6 +190,8 @@ def write_maps(path: Path, maps: Sequence[AttentionMap], source: str) -> None:
     }
     if first.combined is not None:
         described["combined"] = first.combined
+    if first.measured is not None:
+        described["measured"] = first.measured
     if path.suffix.lower() == ".npz":
         write_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, described)
         return

@@ -94,3 +94,38 @@ def test_runs_of_other_models_are_refused():
 def test_a_layer_that_one_run_alone_has_is_told():
     found = audit(run(layers=3), run(layers=2))
     assert (found.within, found.missing, found.verdict()) == (False, ("2",), ["layer 2 is in one run alone"])
+
+
+def batched(**changes) -> AttentionInputs:
+    """Two items, the first keys of the second of which are padding."""
+    draw = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(2, heads, 20, 8, generator=draw) for heads in (4, 2, 2))
+    there = torch.arange(20)[None] >= torch.tensor([[0], [6]])
+    return replace(AttentionInputs(q, k, v, pattern=Causal(), key_padding_mask=there), **changes)
+
+
+def test_every_batch_item_is_held_and_the_one_that_parts_is_named():
+    one = batched()
+    q = one.q.clone()
+    q[1] = q[1].flip(0)
+    found = audit({0: one}, {0: batched(q=q)})
+    assert {(head.batch, head.head) for head in found.first.heads if not head.within} == {(1, h) for h in range(4)}
+    assert "4 of 8 heads of 2 batch items; batch item 1, head" in "\n".join(found.verdict())
+    assert audit({0: one}, {0: batched(q=q)}, batch=0).within
+    with pytest.raises(InputError, match=r"--batch 2: inputs has 2 batch items \(0 to 1\)"):
+        audit({0: one}, {0: one}, batch=2)
+
+
+@pytest.mark.parametrize("fill", [float("nan"), 100.0])
+def test_what_stands_in_padding_is_no_difference(fill):
+    """A padded query sees nothing, and every library makes other numbers of that."""
+    one = batched()
+    gone = ~one.key_padding_mask[:, None, :, None]
+    changes = {name: getattr(one, name).masked_fill(gone, fill) for name in "qkv"}
+    assert audit({0: one}, {0: batched(**changes)}).within
+
+
+def test_runs_of_other_lengths_are_refused_with_what_to_look_at():
+    short = {n: replace(inputs, q=inputs.q[:, :, :12], k=inputs.k[:, :, :12], v=None) for n, inputs in run().items()}
+    with pytest.raises(InputError, match=r"has 20 queries but .* has 12; were both runs given the same tokens"):
+        audit(run(), short)

@@ -124,6 +124,7 @@ def test_every_file_of_the_corpus_is_read_or_refused(name, tmp_path):
     for command in (
         ["score", name, "--format", "json"],
         ["inspect", name],
+        ["inspect", name, "--format", "json"],
         ["snapshot", "check", "good.safetensors", name],
     ):
         files = {one: corpus()[one] for one in {name, "good.safetensors"} if one in command}

@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
     def audit(
         a: Annotated[Path, typer.Argument(help="Dump of the first run.", show_default=False)],
         b: Annotated[Path, typer.Argument(help="Dump of the other run.", show_default=False)],
-        batch: Annotated[int, typer.Option(metavar="B", help="Batch item.", min=0)] = 0,
+        batch: Annotated[
+            int | None, typer.Option(metavar="B", help="Batch item.  \\[default: all]", min=0, show_default=False)
+        ] = None,
         format: Annotated[str, typer.Option(help="text, markdown or json.")] = "text",
         out: Annotated[
             Path | None, typer.Option("--out", "-o", help="Write the report too: .md or .json, for a pull request.")

@@ -237,7 +237,8 @@ def _computed(
     for label, inputs, pattern in layers:
         of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "seen": seen}
         request = derive.heads(request_of(inputs, pattern, compute, **of, every_key=True))
-        patterns.append(request.attention.pattern_name)
+        measured = request.attention.measured
+        patterns.append(request.attention.pattern_name + ("" if measured is None else f", {measured}"))
         caveats |= {} if request.attention.caveat is None else {request.attention.caveat: None}
         size = len(request.rows) * len(request.chosen)
         with rows_progress(size, "stats" if label is None else f"layer {label}") as progress:

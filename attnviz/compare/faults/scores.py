@@ -301,6 +301,10 @@ class NoSoftmax(Fault):
         def unmasked(work: Work) -> None:
             work.weights = _capped(work)
 
+        def alike(work: Work) -> None:
+            work.weights = work.count / work.count.sum(1, keepdim=True)
+
+        yield self.variant("the same weight for each key that is seen: are q and k read?", "weights", alike)
         yield self.variant("scores before softmax", "weights", scores)
         yield self.variant("scores before softmax and mask", "weights", unmasked)
         yield self.variant("exponentials that nothing divides by their sum", "weights", exponentials)

@@ -115,6 +115,8 @@ class _Fit:
 def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], set[tuple[int, int]]]:
     """The findings for a head, and which of the wrong heads they explain."""
     wrong = torch.tensor(case.rows)
+    if bool(torch.isnan(case.given(case.batch, case.head, wrong)).any(1).all()):  # which no mistake here gives
+        return [], set()
     own = next(head for head in heads if (head.batch, head.head) == (case.batch, case.head))
     right = _right_rows(case, own)
     singles = list(_singles(case, 0))

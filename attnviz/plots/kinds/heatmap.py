@@ -9,6 +9,7 @@ from attnviz.base.errors import InputError
 from attnviz.plots.kind import Kind, Parts, figure_of
 from attnviz.plots.look import Look
 from attnviz.plots.said import said
+from attnviz.plots.tagged import by_tags, tag_names, tags_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from attnviz.base.types import Progress
     from attnviz.engine.request import Request
-    from attnviz.maps.map import AttentionMap
     from attnviz.maps.reasons import ReasonMap
 
 
@@ -62,22 +62,6 @@ class OfHeads(Kind):
         return Parts((shown,), source, notes=notes)
 
 
-def tagged(maps: tuple[AttentionMap, ...], request: Request) -> tuple[AttentionMap, ...]:
-    """Maps of a request's heads with what each head is in a word.
-
-    Raises:
-        InputError: a map of several heads, which is no head; logits.
-    """
-    from attnviz.measures.statistics import statistics_of_request
-
-    if any(shown.combined for shown in maps):
-        raise InputError(
-            "--tags: they are of single heads, and --mean and --max make one map of several; leave one out"
-        )
-    found = {row.head: row for row in statistics_of_request(request)}
-    return tuple(replace(shown, tag=found[shown.head].tag, tag_score=found[shown.head].tag_score) for shown in maps)
-
-
 @dataclass(frozen=True)
 class OverMaps(Kind):
     """A kind that writes and draws over maps."""
@@ -92,11 +76,6 @@ class OverMaps(Kind):
         "Draw the edges of the pattern over the map.",
         refused="--pattern-outline is drawn over maps; leave {kind} out",
     )
-    tags: bool = said(
-        False,
-        "Say what each head is in a word, with its score: sink, previous, induction, …",
-        refused="--tags are of the heads of maps; leave {kind} out",
-    )
 
     def asked(self, request: Request) -> Request:
         if self.pattern_outline and not isinstance(request.columns, range):
@@ -107,11 +86,9 @@ class OverMaps(Kind):
         return request
 
     def outlined(self, parts: Parts, request: Request) -> Parts:
-        """The parts of maps, with their tags and the reasons whose edges are drawn over them where these are asked for."""
+        """The parts of maps, with the reasons whose edges are drawn over them where that is asked for."""
         from attnviz.maps.reasons import reasons_of
 
-        if self.tags:
-            parts = replace(parts, maps=tagged(parts.maps, request))
         if not self.pattern_outline:
             return parts
         reasons = reasons_of(request.but(pixels=max(parts.maps[0].cells.shape), every_key=True))
@@ -140,16 +117,31 @@ class OverMaps(Kind):
 class Heatmap(OfHeads, OverMaps):
     """A head's heatmap, or a grid of heads with one color scale."""
 
+    tags: bool = said(
+        False,
+        "Sort heads by what they do and name it: sink, previous, induction, … (attnviz stats --tags).",
+        refused="--tags names the heads of a grid; leave {kind} out",
+    )
+
     def compute(self, request: Request, progress: Progress | None = None) -> Parts:
-        return self.outlined(self.maps(request, progress), request)
+        parts = self.maps(request, progress)
+        if self.tags and self.how is not None:
+            raise InputError("--tags says what each head does; leave --mean and --max out")
+        if self.tags:
+            tags = tags_of(request, request.inputs.layer)
+            parts = replace(parts, maps=tuple(by_tags(parts.maps, tags)), more={**parts.more, "tags": tags})
+        return self.outlined(parts, request)
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:
         from attnviz.show.figures.heatmap import heads_grid, heatmap
 
         words = parts.words(look) | {"marks": look.marks and not self.pattern_outline}  # whose own marks stand there
         if len(parts.maps) > 1:
-            found: Axes | Figure = heads_grid(parts.maps, annot=self.annot, **words)
+            names = tag_names(parts.maps, parts.more["tags"]) if self.tags else None
+            found: Axes | Figure = heads_grid(parts.maps, annot=self.annot, names=names, **words)
         else:
+            if self.tags and look.title is None:
+                words["title"] = tag_names(parts.maps, parts.more["tags"])[0][0]
             found = heatmap(parts.maps[0], ax, annot=self.annot, **words)
         self.draw_outlines(parts, found, given=ax is not None)
         return found

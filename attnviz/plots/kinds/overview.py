@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from attnviz.base.errors import InputError
 from attnviz.plots.kind import Parts
 from attnviz.plots.look import Look
 from attnviz.plots.said import said
+from attnviz.plots.tagged import by_tags, tag_names, tags_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from attnviz.base.types import Label, Progress
     from attnviz.engine.request import Request
+    from attnviz.maps.layers import OverviewRow
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,11 @@ class Overview:
     """Every head of every layer. It is asked of several layers, and so no :class:`attnviz.plots.kind.Kind`."""
 
     each: bool = said(False, "A color scale for each panel, in place of one for all.")
-    tags: bool = said(False, "Say what each head is in a word, where it has room: sink, previous, induction, …")
+    tags: bool = said(False, "Sort heads of all layers by what they do and name it: sink, previous, induction, …")
+
+    def __post_init__(self) -> None:
+        if self.each and self.tags:
+            raise InputError("--tags draws all heads on one scale; leave --each out")
 
     def compute(
         self,
@@ -46,26 +53,36 @@ class Overview:
         """
         from attnviz.base.words import count as counted
         from attnviz.maps.layers import overview_row
-        from attnviz.plots.kinds.heatmap import tagged
-        from attnviz.plots.room import model
+        from attnviz.plots.room import model, panels
 
-        rows, room = [], 0
+        rows: list[OverviewRow] = []
+        tags: dict[tuple[Label | None, int], tuple[str, float | None]] = {}
+        room = 0
         for label, request in layers:
-            room = room or model(count, len(request.chosen), look, ax)
-            fitted = request.but(pixels=min(request.pixels, room))
+            if self.tags:
+                fitted = panels(request, count * len(request.chosen), look)
+            else:
+                room = room or model(count, len(request.chosen), look, ax)
+                fitted = request.but(pixels=min(request.pixels, room))
             del request  # before the next layer is read
-            row = overview_row(label, fitted, progress=progress)
-            rows.append(replace(row, maps=tagged(row.maps, fitted)) if self.tags else row)
+            rows.append(overview_row(label, fitted, progress=progress))
+            if self.tags:
+                tags |= tags_of(fitted, rows[-1].maps[0].layer)
             del fitted
         maps = tuple(shown for row in rows for shown in row.maps)
-        each = Counter(shown.tag for shown in maps).most_common() if self.tags else []
-        notes = (f"tags: {', '.join(f'{number} {tag}' for tag, number in each)}",) if each else ()
-        return Parts(maps, f"{source}, {counted(len(rows), 'layer')}", notes=notes, more={"rows": rows})
+        return Parts(maps, f"{source}, {counted(len(rows), 'layer')}", more={"rows": rows, "tags": tags})
 
-    def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes:
-        """Draws them, layers down and heads across."""
+    def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:
+        """Draws them, layers down and heads across; heads that are sorted by what they do as a grid."""
+        from attnviz.show.figures.heatmap import heads_grid
         from attnviz.show.figures.overview import overview_figure
 
+        if self.tags:
+            if ax is not None:
+                raise InputError("tags make a figure of their own; leave ax out")
+            maps = by_tags(parts.maps, parts.more["tags"])
+            words = look.words(parts.maps, parts.source, marks=look.marks)
+            return heads_grid(maps, names=tag_names(maps, parts.more["tags"]), **words)
         scale = None
         if self.each and look.caption is True:
             scale = look.scale.fit(parts.maps)

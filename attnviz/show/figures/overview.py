@@ -17,7 +17,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.path import Path
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from attnviz.base.words import count, in_place
@@ -42,7 +41,6 @@ _MOST_WIDE, _MOST_TALL = 12.0, 10.0  # inches of all panels together, while each
 _LARGEST, _LEAST = 1.1, 0.16  # inches of one panel
 _MOST = 40.0  # inches of all panels, whatever becomes of each
 _GAP = 1 / 12  # of a panel, where its frame is too
-_LEAST_LETTERS = 4.0  # points of what a head is in a word
 _LEAST_MARKED = 24.0  # points across of a panel that has room for marks
 
 _AROUND = 0.9  # inches beside all panels, at the least
@@ -161,7 +159,6 @@ def overview_figure(
     ax.set_xlabel(table.axes[1], labelpad=3)
     if marks:
         _draw_marks(table, ax)
-    _write_tags(table, ax)
     if given:
         ax.set_title(title, parse_math=False)
         colorbar(ScalarMappable(shown_by.norm, shown_by.cmap), [ax], shown_by)
@@ -235,23 +232,6 @@ def _sheet(
     bar.beside(box[0] + wide, box[1] + tall - high, high)
     write_below(figure, said)
     return ax
-
-
-def _write_tags(table: _Table, ax: Axes) -> None:
-    """What each head is in a word, in its upper right corner, where letters have room there; the score where that has too."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    side = 72 * (1 - _GAP) * float(ax.get_position().width * figure.get_figwidth()) / len(table.rows[0])  # points
-    tagged = [(y, x, shown) for y, row in enumerate(table.rows) for x, shown in enumerate(row) if shown and shown.tag]
-    for y, x, shown in tagged:
-        for text, least in ((shown.tagged, 5.0), (f"{shown.tag}", _LEAST_LETTERS)):
-            size = min(7.0, 0.92 * side / (72 * width_of(text, 1.0)))
-            if size >= least:
-                place = (x + 0.5 - 0.7 * _GAP, y - 0.5 + 0.7 * _GAP)
-                written = ax.text(*place, text, fontsize=size, ha="right", va="top", parse_math=False)
-                page = figure.get_facecolor()
-                written.set_path_effects([withStroke(linewidth=size / 4, foreground=page)])
-                break
 
 
 def _draw_marks(table: _Table, ax: Axes) -> None:
