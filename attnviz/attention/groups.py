@@ -36,6 +36,12 @@ class Groups:
     def __len__(self) -> int:
         return len(self.edges) - 1
 
+    def __getitem__(self, part: range) -> Groups:
+        """Some of them, neighbors."""
+        labels = None if self.labels is None else self.labels[part.start : part.stop]
+        special = tuple(n - part.start for n in self.special if n in part)
+        return Groups(self.edges[part.start : part.stop + 1], labels, special)
+
     @property
     def starts(self) -> Positions:
         """(n,) the first index of each."""

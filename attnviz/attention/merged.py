@@ -152,6 +152,53 @@ def merged(
     return replace(found, pattern=MergedPattern(found))
 
 
+def cropped(inputs: Inputs, batch: int, pattern: Pattern, queries: range, keys: range) -> MergedInputs:
+    """Some queries of a batch item over some keys, all others left out of sight: weights stay what they are.
+
+    Args:
+        inputs: queries, keys and masks, weights that were given, or what is merged of these.
+        batch: the batch item.
+        pattern: which query sees which key.
+        queries, keys: indices, of groups where tokens are seen as one.
+    """
+    whole = inputs if isinstance(inputs, MergedInputs) else merged(inputs, batch, pattern)
+    item, B = whole.item(batch), whole.B
+    q, k = slice(queries.start, queries.stop), slice(keys.start, keys.stop)
+    t, s = torch.arange(item.T), torch.arange(item.S)
+
+    def each(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values.expand(B, *values.shape)
+
+    there: dict[str, Tensor | None] = {
+        "key_padding_mask": None if item.key_padding is None else item.key_padding.cpu()[k],
+        "query_padding_mask": torch.ones(len(t), dtype=torch.bool)[q]
+        if item.query_padding is None
+        else item.query_padding.cpu()[q],
+        "global_mask": None if whole.global_mask is None else whole.global_mask[batch].cpu()[k],
+        "query_positions": None if item.cross else item.query_position(t)[q],
+        "key_positions": None if item.cross else item.key_position(s)[k],
+        "documents": None if item.documents is None else torch.from_numpy(item.documents[1])[k],
+        "query_documents": None if item.documents is None else torch.from_numpy(item.documents[0])[q],
+    }
+    labels: dict[str, Any] = {}
+    for prefix, tokens, part in (("", item.key_tokens, keys), ("query_", item.query_tokens, queries)):
+        few = None if tokens is None else tokens.at(part)
+        labels[f"{prefix}tokens"] = None if few is None else [few.raw] * B
+        labels[f"{prefix}word_ids"] = None if few is None or few.word_ids is None else [few.word_ids] * B
+        labels[f"{prefix}special_tokens"] = None if few is None else [sorted(few.special)] * B
+    parts = ((queries, item.T, "queries"), (keys, item.S, "keys"))
+    said = [f"{noun} {part.start} to {part.stop - 1}" for part, size, noun in parts if len(part) < size]
+    found = replace(
+        whole,
+        queries=whole.queries[queries],
+        keys=whole.keys[keys],
+        said=(*whole.said, *said),
+        **{name: each(values) for name, values in there.items()},
+        **labels,
+    )
+    return replace(found, pattern=MergedPattern(found))
+
+
 def _as_they_are(item: AttentionItem) -> dict[str, Any]:
     """Places, padding and labels of positions that are merged to nothing."""
     names = (
@@ -254,7 +301,9 @@ class MergedPattern(Pattern):
         reach = own.reach(self.inputs.under(item))
         if reach.band or reach.keys is None or own.global_queries:
             return Reach(band_exact=False)
-        groups = np.unique(self.inputs.keys.of_indices()[reach.keys.cpu().numpy()])
+        edges, keys = np.asarray(self.inputs.keys.edges), reach.keys.cpu().numpy()
+        inside = keys[(keys >= edges[0]) & (keys < edges[-1])]
+        groups = np.unique(np.searchsorted(edges, inside, side="right") - 1)
         return Reach(band=False, keys=torch.from_numpy(groups).to(item.device), keys_exact=False)
 
     def __str__(self) -> str:

@@ -122,11 +122,13 @@ class MergedRows:
         self.apart = torch.empty(0, dtype=torch.int64)
         self.queries = np.asarray(made.queries.edges)
         keys, hidden = np.asarray(made.keys.edges), np.asarray(attention.hidden, dtype=np.int64)
-        # Where hidden keys lie in a group, its columns are cut around them.
-        self.columns = np.unique(np.concatenate([keys, hidden, hidden + 1]))
-        self.kept = ~np.isin(self.columns[:-1], hidden)
-        self.group = np.searchsorted(keys, self.columns[:-1], side="right") - 1
         self.by_query = bool(len(hidden)) or (made.renormalized and not isinstance(attention.base, Computed))
+        # Where hidden keys lie in a group, its columns are cut around them; what a query sees of keys that no group has counts too.
+        ends = np.asarray([0, attention.whole.item.S])[: 2 * self.by_query]
+        self.columns = np.unique(np.concatenate([keys, ends, hidden, hidden + 1]))
+        starts = self.columns[:-1]
+        self.kept = ~np.isin(starts, hidden)
+        self.group = np.where(starts < keys[-1], np.searchsorted(keys, starts, side="right") - 1, -1)
 
     def block(self, rows: range | Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
         """As :meth:`attnviz.engine.whole.BlockRows.block`."""
@@ -160,8 +162,7 @@ class MergedRows:
             return values, seen
         counts = np.zeros(len(groups))
         for queries in self._parts(groups):
-            weights, sees = self._queries(queries)
-            any_key = sees.any(1)
+            weights, sees, any_key = self._queries(queries)
             group = (
                 np.searchsorted(self.queries, np.arange(queries.start, queries.stop), side="right") - 1 - groups.start
             )
@@ -172,8 +173,11 @@ class MergedRows:
             counts[at] += np.add.reduceat(any_key, first, dtype=np.int64)
         return values / np.maximum(counts, 1)[:, None], seen
 
-    def _queries(self, part: range) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """A run of queries, each by itself, over every group of keys: hidden keys out, the rest renormalized where asked."""
+    def _queries(self, part: range) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """A run of queries, each by itself, over every group of keys: hidden keys out, the rest renormalized where asked.
+
+        The weights, what is seen, and whether each query sees anything that is not hidden.
+        """
         cells = self._cells(np.arange(part.start, part.stop + 1))[:, self.kept]
         sees = ~np.isnan(cells)
         weights = np.where(sees, cells, 0)
@@ -183,11 +187,14 @@ class MergedRows:
             weights = np.where(sees, weights / np.where(rest == 0, 1, rest)[:, None], 0)
         shape = len(weights), self.item.S
         found, seen = np.zeros(shape), np.zeros(shape, dtype=bool)
-        group = self.group[self.kept]
+        any_key, group = sees.any(1), self.group[self.kept]
+        weights, sees, group = weights[:, group >= 0], sees[:, group >= 0], group[group >= 0]
+        if not len(group):
+            return found, seen, any_key
         first = np.flatnonzero(np.diff(group, prepend=-1))
         found[:, group[first]] = np.add.reduceat(weights, first, axis=1)
         seen[:, group[first]] = np.logical_or.reduceat(sees, first, axis=1)
-        return found, seen
+        return found, seen, any_key
 
     def _cells(self, row_edges: Positions) -> NDArray[np.float64]:
         found = self.attention.base.cells(self.head, row_edges, self.columns, reductions=("mass",), memory=self.memory)

@@ -14,7 +14,7 @@ from attnviz.attention.call import Call
 from attnviz.attention.derived import NORMS, SomeInputs, by_norms, over_heads, over_layers
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.merged import MergedInputs, merged
+from attnviz.attention.merged import MergedInputs, cropped, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.bins import bin_edges
@@ -134,6 +134,17 @@ class Request:
         """The same asked of other inputs, under a pattern of theirs; what is seen as one and left out too."""
         derived = self.inputs.asked if isinstance(self.inputs, MergedInputs) else {}
         return self.but(inputs=inputs, pattern=pattern, **derived)
+
+    def cropped(self) -> Request:
+        """The same of the queries and keys to show alone, for views that have no region: its items have no others."""
+        if len(self.rows) == self.inputs.T and self.keys == range(self.inputs.S):
+            return self
+        if self.values == "logits":
+            raise InputError("--values logits: a part of a map is taken out of weights here; take --values weights")
+        assert isinstance(self.pattern, Pattern)
+        assert self.keys is not None
+        made = cropped(self.inputs, self.batch, self.pattern, self.rows, self.keys)
+        return self.but(inputs=made, pattern=None, queries=None, keys=None)
 
     @cached_property
     def attention(self) -> Attention:
@@ -283,7 +294,7 @@ def asks(*names: str, derived: bool = True) -> Callable[[_Function], _Function]:
         derived: whether it takes several layers, and makes one map of them.
     """
     listed = names or ("batch", "values", "reduce", "pixels", *GROUPED, "queries", "keys", "device", "dtype", "memory")
-    listed = (*listed, *GROUPED) if "queries" in listed else listed
+    listed = (*listed, *GROUPED) if {"queries", "reduce"} & {*listed} else listed
 
     def said(function: _Function) -> _Function:
         own = inspect.signature(function)

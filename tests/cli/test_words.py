@@ -89,6 +89,19 @@ def test_curves_are_drawn(run, refused, text, curve):
     refused("stats", "text.safetensors", "--curve", curve, "-o", "a.png", "--norm", "log", says="no use for it")
 
 
+@pytest.mark.parametrize("merge", [(), ("--merge", "words")])
+def test_pages_and_tiles_of_a_part(run, text, merge):
+    options = ("--pattern", "causal", "--queries", "1:3", "--keys", "0:2", *merge)
+    assert run("html", "text.safetensors", *options, "-o", "a.html").code == 0
+    assert run("tiles", "text.safetensors", *options, "-o", "tiles").code == 0
+    about = json.loads(Path("tiles/pyramid.json").read_text())
+    assert (about["queries"], about["keys"]) == (2, 2)
+    assert about["pattern"].endswith("queries 1 to 2, keys 0 to 1")
+    what = {"merge": "words"} if merge else {}
+    wanted = attnviz.attention_map(text, 1, "causal", queries=range(1, 3), keys=range(2), **what).cells
+    np.testing.assert_allclose(np.load("tiles/1/max/0/0-0.npy")[:2, :2], wanted, rtol=1e-6)
+
+
 def test_shares_are_a_table_of_spans(run, text):
     asked = (
         "stats",

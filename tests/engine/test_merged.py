@@ -188,6 +188,28 @@ def test_a_page_and_a_snapshot_know_nothing_of_it(one: Derived):
         alike(kept.cells["weights"], wanted, one.tolerance * 10)
 
 
+@settings(max_examples=15)
+@given(derived(signed=True), st.data())
+def test_a_part_alone_is_that_part_of_the_whole(one: Derived, data: st.DataObject):
+    head = data.draw(st.integers(0, one.inputs.H - 1))
+    values, seen = one.values[head], one.seen[head]
+    queries = data.draw(parts(len(values))) or range(len(values))
+    keys = data.draw(parts(len(values[0]))) or range(len(values[0]))
+    part = Request(one.inputs, heads=head, batch=one.batch, queries=queries, keys=keys, every_key=True, **one.asked)
+    alone = part.cropped()
+    assert (len(queries), len(keys)) == (alone.item.T, alone.item.S)
+    shown = np.where(seen, values, np.nan)[queries.start : queries.stop, keys.start : keys.stop]
+    scale = 1 + np.abs(np.nan_to_num(values)).max() ** 2
+    alike(map_of(alone).cells, shown, one.tolerance, scale)
+    labels = part.item.query_labels(queries)
+    assert labels is None or alone.item.query_labels(range(len(queries))) == labels
+    assert alone.item.key_labels(range(len(keys))) == part.item.key_labels(keys)
+    if not part.item.cross:
+        places = part.item.query_position(torch.tensor([*queries])), part.item.key_position(torch.tensor([*keys]))
+        found = alone.item.query_position(torch.arange(len(queries))), alone.item.key_position(torch.arange(len(keys)))
+        assert all(torch.equal(a, b) for a, b in zip(places, found, strict=True))
+
+
 def test_what_is_made_of_heads_and_layers_is_merged_after_that():
     from attnviz.engine.request import ask
 

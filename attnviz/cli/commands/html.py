@@ -9,7 +9,7 @@ import typer
 
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Seen, Source, check_choice, tell_left_out
+from attnviz.cli.options import Compute, Heads, Item, Part, PatternChoice, Seen, Source, check_choice, tell_left_out
 
 if TYPE_CHECKING:
     from attnviz.pages.description import PageLayer
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        part: Part = Part(),  # noqa: B008 (frozen)
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
@@ -58,7 +59,7 @@ def register(app: typer.Typer) -> None:
             left_out.extend(layer.attention.left_out(head) for head in layer.heads)
 
         weighed = check_choice("--values", values, ("weights", *NORMS))
-        layers = page_layers(source, head, batch, choice, compute, seen, derive, weighed, told)
+        layers = page_layers(source, head, batch, choice, compute, part, seen, derive, weighed, told)
         with layers_progress(len(layers), "html") as progress:
             size = write_page(out, layers, source.title, most=bound, progress=progress)
         tell_left_out(left_out)

@@ -13,6 +13,7 @@ from attnviz.cli.options import (
     Compute,
     Heads,
     Item,
+    Part,
     PatternChoice,
     Seen,
     Source,
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        part: Part = Part(),  # noqa: B008 (frozen)
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
@@ -62,8 +64,8 @@ def register(app: typer.Typer) -> None:
 
         bound = None if memory is None else parse_bytes(memory)
         inputs, pattern, _ = derive.load(source, choice, compute, check_choice("--values", values, ("weights", *NORMS)))
-        of: dict[str, Any] = {"head": head, "batch": batch, "seen": seen, "memory": bound}
-        request = derive.heads(request_of(inputs, pattern, compute, **of))
+        of: dict[str, Any] = {"head": head, "batch": batch, "seen": seen, "memory": bound, "region": part}
+        request = derive.heads(request_of(inputs, pattern, compute, **of)).cropped()
         pyramid, heads = Pyramid(request.attention, bound), request.chosen
         chosen = tuple(range(pyramid.overview_level + 1))
         if levels is not None:

@@ -8,7 +8,7 @@ import typer
 
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Seen, Source, check_choice
+from attnviz.cli.options import Compute, Heads, Item, Part, PatternChoice, Seen, Source, check_choice
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        part: Part = Part(),  # noqa: B008 (frozen)
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
@@ -56,7 +57,7 @@ def register(app: typer.Typer) -> None:
 
         bound = None if memory is None else parse_bytes(memory)
         weighed = check_choice("--values", values, ("weights", *NORMS))
-        layers = page_layers(source, head, batch, choice, compute, seen, derive, weighed)
+        layers = page_layers(source, head, batch, choice, compute, part, seen, derive, weighed)
         viewer = Viewer(layers, source.title, memory=bound, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)
