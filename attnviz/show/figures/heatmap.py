@@ -202,13 +202,14 @@ def sheet_of(
     found = found.with_room(title, said)
     figure.set_size_inches(found.size)
     tiny = found.panel[0] < _NARROW
+    names = panel_names(found, names, [f"{shown.head}" for shown in maps] if shorts is None else shorts)
     for n, (ax, shown, name) in enumerate(zip(axes, maps, names, strict=True)):
         place(ax, found.box(n), found.size)
         left, lowest = found.is_left(n), found.is_lowest(n)
         if tiny:  # one panel says where things are, for all
             left = lowest = left and lowest
         draw(shown, ax, fitted, annot=annot, x_labels=lowest, y_labels=left, names=single)
-        write_title(ax, found, n, name, f"{shown.head}" if shorts is None else shorts[n], 72 * sides[2])
+        write_title(ax, found, n, name, 72 * sides[2])
     for ax, shown, mark in zip(axes, maps, marked, strict=False):
         draw_marks(shown, mark, ax)
     if not single:
@@ -280,8 +281,15 @@ def _place_bar(plan: _Plan, sheet: Sheet, where: str, lower: float) -> None:
         bar.lies(sheet.empty, lower - EDGE)
 
 
-def write_title(ax: Axes, sheet: Sheet, n: int, name: str, short: str, above: float = 0.0) -> None:
-    """The name of a panel above it: in fewer letters, or smaller ones, where it is wider than there is room."""
+def panel_names(sheet: Sheet, names: Sequence[str], shorts: Sequence[str]) -> Sequence[str]:
+    """What stands over panels: all in fewer letters where one is wider than its panel."""
+    size = points("axes.titlesize")
+    fit = sheet.count == 1 or all(width_of(name, size) <= sheet.panel[0] for name in names)
+    return names if fit else shorts
+
+
+def write_title(ax: Axes, sheet: Sheet, n: int, name: str, above: float = 0.0) -> None:
+    """The name of a panel above it, in smaller letters where it is wider than there is room."""
     size = points("axes.titlesize")
     if sheet.count == 1:
         left, _, wide, _ = sheet.box(n)
@@ -289,8 +297,6 @@ def write_title(ax: Axes, sheet: Sheet, n: int, name: str, short: str, above: fl
         lines = wrapped(name, 2 * min(middle, sheet.size[0] - middle) - 2 * EDGE, size)
         ax.set_title("\n".join(lines), pad=4 + above, parse_math=False)
         return
-    if width_of(name, size) > sheet.panel[0]:
-        name = short
     size = min(size, size * sheet.panel[0] / width_of(name, size))
     ax.set_title(name, pad=2.5 + above, fontsize=size, parse_math=False)
 

@@ -19,7 +19,7 @@ from attnviz.maps.map import place_of
 from attnviz.show.figures.bars import Bar
 from attnviz.show.figures.captions import cell_said, number_said
 from attnviz.show.figures.cells import CellImage
-from attnviz.show.figures.heatmap import write_above, write_below, write_title
+from attnviz.show.figures.heatmap import panel_names, write_above, write_below, write_title
 from attnviz.show.figures.layout import (
     EDGE,
     Around,
@@ -158,12 +158,12 @@ def overlays(
     said = caption_lines(caption, found.size[0])
     found = found.with_room(above, said)
     figure.set_size_inches(found.size)
+    names = panel_names(found, [shown.heads_name for shown in maps], [f"{shown.head}" for shown in maps])
     for n, shown in enumerate(maps):
         ax = figure.add_axes((0, 0, 1, 1), label=f"panel {n}")
         place(ax, found.box(n), found.size)
         overlay(picture, shown.cells.reshape(patches), ax, scale=scale, names=partial(_patch, shown, patches))
-        named = (shown.heads_name, f"{shown.head}") if titles is None else (titles[n], titles[n])
-        write_title(ax, found, n, *named)
+        write_title(ax, found, n, names[n] if titles is None else titles[n])
     upper = found.box(0)
     inside = found.inner[1] - found.around.above
     high = max(inside, _LEAST_BAR)
