@@ -7,7 +7,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addp
 # Compiled files are kept, wherever a container says not to: every test process would compile all of them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test matrix power fuzz lint format bench docs commands snapshots gallery web clean
+.PHONY: demo test matrix power families fuzz lint format bench docs commands snapshots gallery web clean
 
 demo: .venv/package
 	.venv/bin/attnviz score --head 0
@@ -24,6 +24,10 @@ power: .venv/tests  ## Every planted fault in every dtype, length and output, an
 
 fuzz: .venv/tests  ## Thousands of files and options made to break it; `make fuzz SEED=7 CASES=20000` draws others, and more.
 	OMP_NUM_THREADS=1 SEED=$(SEED) CASES=$(CASES) .venv/bin/python -m pytest -n auto -m fuzz $(PYTEST) tests/fuzz
+
+families: .venv/tests  ## Captures a tiny model of every family of transformers and writes docs/families.md; half an hour.
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m families $(PYTEST) tests/captures
+	OMP_NUM_THREADS=1 .venv/bin/python -W ignore -m tests.captures.every
 
 snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read the difference before you commit it.
 	.venv/bin/python -m pytest -n 0 --snapshot-update tests/snapshots tests/testing/test_plugin.py tests/test_docs.py

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from attnviz.measures.explanation import explain as explain
     from attnviz.measures.rows import query_statistics as query_statistics
     from attnviz.measures.rows import weight_received as weight_received
+    from attnviz.measures.shares import weight_shares as weight_shares
     from attnviz.measures.statistics import head_statistics as head_statistics
     from attnviz.pages.widget import view as view
     from attnviz.plots.plotting import plot as plot
@@ -81,6 +82,7 @@ _HOMES = {
     "head_curves": "attnviz.measures.curves",
     "query_statistics": "attnviz.measures.rows",
     "weight_received": "attnviz.measures.rows",
+    "weight_shares": "attnviz.measures.shares",
     "heatmap": "attnviz.show.figures.heatmap",
     "load": "attnviz.sources.dumps",
     "Causal": "attnviz.attention.patterns",

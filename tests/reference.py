@@ -328,6 +328,76 @@ STATISTICS = (
 )
 
 
+def merged(
+    weights: np.ndarray,  # (T, S) of one head
+    visible: np.ndarray,  # (T, S) bool
+    hidden: set[int],
+    renormalize: bool,
+    queries: Sequence[Sequence[int]],  # the members of each group
+    keys: Sequence[Sequence[int]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Groups of queries over groups of keys: their weights, 0 where none is seen, NaN where a group sees nothing; and what is seen."""
+    values, seen = np.zeros((len(queries), len(keys))), np.zeros((len(queries), len(keys)), dtype=bool)
+    for i, members in enumerate(queries):
+        rows: list[dict[int, float]] = []
+        for t in members:
+            row = {s: float(weights[t, s]) for s in range(weights.shape[1]) if visible[t, s] and s not in hidden}
+            rest = math.fsum(row.values())
+            if renormalize:
+                row = {} if rest == 0 else {s: weight / rest for s, weight in row.items()}
+            if row:
+                rows.append(row)
+        for j, group in enumerate(keys):
+            seen[i, j] = any(s in row for row in rows for s in group)
+            if rows:
+                values[i, j] = math.fsum(row.get(s, 0.0) for row in rows for s in group) / len(rows)
+            else:
+                values[i, j] = math.nan
+    return values, seen
+
+
+def query_groups(places: Places, keys: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Runs of queries whose own keys are of one group; a query without a key is a group by itself."""
+    found: list[list[int]] = []
+    before: int | None = None
+    for t in range(len(places.queries)):
+        own = places.own_key(t)
+        group = None if own is None else next(g for g, members in enumerate(keys) if own in members)
+        if group is not None and group == before:
+            found[-1].append(t)
+        else:
+            found.append([t])
+        before = group
+    return found
+
+
+def group_places(places: Places, queries: Sequence[Sequence[int]], keys: Sequence[Sequence[int]]) -> Places | None:
+    """Where groups stand, counted in groups of their document; None where there is no order among them."""
+    owners: list[set[int]] = [
+        set() if places.key_documents is None else {places.key_documents[s] for s in g} for g in keys
+    ]
+    asking = [set() if places.query_documents is None else {places.query_documents[t] for t in g} for g in queries]
+    whole = places.key_documents is None or all(len(one) == 1 for one in [*owners, *asking])
+    first = [min(places.keys[s] for s in group) for group in keys]
+    if whole:
+        ranks = [
+            sum(owners[h] == owners[g] and first[h] < first[g] for h in range(len(keys))) for g in range(len(keys))
+        ]
+    else:
+        ranks = list(range(len(keys)))
+    own = [places.own_key(group[0]) for group in queries]
+    lost = [i for i, s in enumerate(own) if s is None]
+    if any(places.queries[queries[i][0]] > min(first) for i in lost):
+        return None
+    stand = [
+        lost.index(i) - len(lost) if s is None else ranks[next(g for g, group in enumerate(keys) if s in group)]
+        for i, s in enumerate(own)
+    ]
+    if not whole or places.key_documents is None:
+        return Places(stand, ranks)
+    return Places(stand, ranks, [one.copy().pop() for one in asking], [one.copy().pop() for one in owners])
+
+
 def combined(
     maps: Sequence[np.ndarray],  # (T, S) weights of each member; NaN, or anything, in rows that see nothing
     visible: Sequence[np.ndarray],  # (T, S) bool

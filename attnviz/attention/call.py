@@ -47,6 +47,11 @@ class Call:
         """The tensor that says how many batch items, heads and queries there are, (B, H, T, ...), its device and dtype."""
         raise NotImplementedError
 
+    @property
+    def without_products(self) -> str:
+        """What an error says where q and k are asked for, and there are none."""
+        return "holds weights that were given, and this needs q and k, which they were computed from"
+
     # Sizes, by the letters of the spec.
     @property
     def B(self) -> int:

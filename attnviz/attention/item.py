@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.attention.call import AttentionCall, Call, GivenCall
+from attnviz.attention.call import AttentionCall, Call
 from attnviz.attention.checks import magnitude, require_finite
 from attnviz.base.devices import accumulation_dtype, dtype_name
 from attnviz.base.errors import InputError
@@ -58,18 +58,11 @@ class AttentionItem:
         """The inputs with their q and k. Raises InputError for weights that were given, which have none."""
         if isinstance(self.inputs, AttentionCall):
             return self.inputs
-        if isinstance(self.inputs, GivenCall):
-            raise InputError(
-                f"{self.source}: holds weights that were given, and this needs q and k, which they were computed from"
-            )
-        raise InputError(
-            f"{self.source}: is made of several maps, or of weights and values, and this needs the q and k of one; ask it of "
-            f"one layer, without --mean, --max, --rollout or --values norms"
-        )
+        raise InputError(f"{self.source}: {self.inputs.without_products}")
 
     @property
     def given(self) -> bool:
-        """Whether its weights were given, or are made of others, and are no softmax of its own products."""
+        """Whether there are weights alone, given or made of others, and no products that they are the softmax of."""
         return not isinstance(self.inputs, AttentionCall)
 
     @property

@@ -26,6 +26,8 @@ SPACE = "␣"
 CONTINUES = "##"
 """What WordPiece writes before a token that goes on with a word."""
 
+_SPACED = "spaced"  # plain tokens that bring spaces of their own
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -112,6 +114,41 @@ class Tokens:
         instead = instead or f"name one by its position, 0 to {len(self.raw) - 1}"
         raise InputError(f"{option} {text!r} {what}; {instead}")
 
+    def every(self, text: str) -> list[int]:
+        """The positions of all tokens of this text, with or without its mark of a space or of a continued word.
+
+        >>> Tokens(["Ġthe", "Ġcat", "the", "."], "byte-level").every("the")
+        [0, 2]
+        """
+        found = self._exactly(text) or self._tokens(text)
+        return [span.start for span in found]
+
+    def words(self) -> list[range] | None:
+        """The runs of tokens that are a word each, by their word ids or else by the marks of their form, every token in one.
+
+        A token of no word is a run by itself. None where neither says what is a word.
+
+        >>> Tokens(["[CLS]", "un", "##friendly", "cats"], "wordpiece", special=[0]).words()
+        [range(0, 1), range(1, 3), range(3, 4)]
+        """
+        ids = self.word_ids
+        if ids is None:
+            spaced = self.form == "plain" and any(token.startswith(" ") for token in self.raw)
+            if self.form == "plain" and not spaced:
+                return None
+            ids = word_ids(self.raw, _SPACED if spaced else self.form, self.special)
+        starts = [n for n, word in enumerate(ids) if not n or word is None or word != ids[n - 1]]
+        return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True)]
+
+    def text(self, span: range) -> str:
+        """The text of several tokens that are a word, without spaces around it; of one that is all space, its label.
+
+        >>> Tokens(["Ġun", "friend", "ly"], "byte-level").text(range(3))
+        'unfriendly'
+        """
+        joined = self._joined(span)
+        return joined.strip() or "".join(self.labels(span))
+
     def _exactly(self, text: str) -> list[range]:
         marked = text.replace(" ", SPACE) if self.form in ("byte-level", "sentencepiece") else text
         if not marked.startswith((SPACE, " ", CONTINUES)):
@@ -183,7 +220,7 @@ def word_ids(tokens: Sequence[str], form: str, special: Collection[int] = ()) ->
             found.append(None)
             before = ""
             continue
-        text = token if form in ("plain", "wordpiece") else _text(token, form, " ")
+        text = token if form in ("plain", _SPACED, "wordpiece") else _text(token, form, " ")
         number += not _goes_on(before, text, form)
         found.append(number)
         before = text

@@ -13,6 +13,7 @@ from attnviz.base.words import printable
 _HTML = {
     "AttentionInputs": "attnviz.show.notebook:inputs_html",
     "AttentionWeights": "attnviz.show.notebook:inputs_html",
+    "DerivedInputs": "attnviz.show.notebook:derived_html",
     "AttentionScores": "attnviz.show.notebook:scores_html",
     "AttentionMap": "attnviz.show.notebook:map_html",
     "Run": "attnviz.show.notebook:run_html",

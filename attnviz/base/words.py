@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -44,6 +44,30 @@ def in_place(what: str | None, layer: int | str | None = None, batch: int | None
     places = [of_layer] if layer is not None else []
     places += [f"batch item {batch}"] if batch is not None else []
     return ", ".join([*places, *([] if what is None else [what])])
+
+
+def left_out_words(shares: Iterable[float | None]) -> str | None:
+    """How much weight hidden keys take with them, of one head or several; None where none are hidden.
+
+    >>> left_out_words([0.371]), left_out_words([0.12, None, 0.614]), left_out_words([None])
+    ('37% of the weight is on hidden keys, and left out', "12% to 61% of a head's weight is on hidden keys, and left out", None)
+    """
+    known = sorted(share for share in shares if share is not None)
+    if not known:
+        return None
+    ends = list(dict.fromkeys(percent(share) for share in (known[0], known[-1])))
+    whose = "the weight" if len(known) == 1 else "a head's weight"
+    return f"{' to '.join(ends)} of {whose} is on hidden keys, and left out"
+
+
+def percent(share: float) -> str:
+    """A share in percent: nothing but nothing is 0%, and nothing but all is 100%.
+
+    >>> percent(0.371), percent(0.0004), percent(0.9996), percent(1.0)
+    ('37%', '0.04%', '99.96%', '100%')
+    """
+    whole = f"{share:.0%}"
+    return f"{100 * share:.4g}%" if (whole == "0%" and share) or (whole == "100%" and share != 1) else whole
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,9 +96,8 @@ class Layer(Heard[Call]):
         self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None
     ) -> AttentionInputs:
         first = self.calls[0]
-        q = _joined([call.q for call in self.calls])
-        k = _joined([call.k for call in self.calls])
-        v = None if first.v is None else _joined([call.v for call in self.calls]).to(q.dtype)
+        q, k = self._joined("q"), self._joined("k")
+        v = None if first.v is None else self._joined("v").to(q.dtype)
         S = k.shape[2]
         visibility = self._visibility(S, {} if memo is None else memo)
         padding = visibility.key_padding_mask
@@ -125,6 +124,12 @@ class Layer(Heard[Call]):
             **(tokens or {}),
         )
 
+    def _joined(self, name: str) -> Tensor:
+        """What the calls have of q, k or v, along positions."""
+        parts = [(n, getattr(call, name)) for n, call in enumerate(self.calls)]
+        there = [self.placed(n, part) for n, part in parts if part is not None]
+        return there[0] if len(there) == 1 else torch.cat(there, dim=2)
+
     def _joint(self, call: Call, begins: int | None) -> int | None:
         """The row at which a call's queries go on from those before; None where they don't."""
         if call.local is not None or not self.calls or self.calls[-1].q.shape[:2] != call.q.shape[:2]:
@@ -147,10 +152,10 @@ class Layer(Heard[Call]):
 
     def _key(self, index: int) -> Tensor:
         """The key of an index, (B, H_kv, D)."""
-        for call, step in zip(self.calls, self.steps, strict=True):
+        for n, (call, step) in enumerate(zip(self.calls, self.steps, strict=True)):
             if index < step.end:
                 assert call.k is not None
-                return call.k[:, :, index - step.end]
+                return self.placed(n, call.k[:, :, index - step.end])
         raise IndexError(index)
 
     def first_of(self, call: Call, T: int, more: int) -> Call:
@@ -168,14 +173,18 @@ class Layer(Heard[Call]):
             pattern: Pattern = Local(first.local) if first.global_mask is None else longformer(first.local)
             padding = first.mask.padding
             return Visibility(pattern, None if padding is None or bool(padding.all()) else padding)
-        masks = [step.mask for step in self.steps]
+        steps = self.places
+        masks = [step.mask for step in steps]
         key = (*map(id, masks), S, first.window, first.cross)
         if key not in memo:
-            memo[key] = (masks, read(self.steps, S, cross=first.cross, window=first.window))
+            memo[key] = (masks, read(steps, S, cross=first.cross, window=first.window))
         return memo[key][1]
 
     def _bias(self, S: int) -> Tensor | None:
-        biases = [call.bias for call in self.calls]
+        biases = [
+            call.bias if call.bias is None or len(call.bias) == 1 else self.placed(n, call.bias)
+            for n, call in enumerate(self.calls)
+        ]
         if len(biases) == 1:
             return biases[0]
         given = next((bias for bias in biases if bias is not None), None)
@@ -188,12 +197,6 @@ class Layer(Heard[Call]):
                 wide[..., step.end - step.S : step.end] = bias
             parts.append(wide)
         return torch.cat(parts, dim=2)
-
-
-def _joined(parts: Sequence[Tensor | None]) -> Tensor:
-    """The parts there are as one tensor, along positions."""
-    there = [part for part in parts if part is not None]
-    return there[0] if len(there) == 1 else torch.cat(there, dim=2)
 
 
 def _owned(call: Call) -> Call:

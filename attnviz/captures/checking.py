@@ -55,6 +55,17 @@ class Sample:
     output: Tensor
     projection: tuple[Tensor, Tensor | None] | None = None
 
+    def moved(self, origins: Tensor | None) -> Sample | None:
+        """The same of the items that go back to those it is of, (B,); None where there are none."""
+        if origins is None:
+            return self
+        found = [(n, (origins == item).nonzero().flatten()) for n, item in enumerate(self.items.tolist())]
+        kept = [(n, int(items[0])) for n, items in found if len(items)]
+        if not kept:
+            return None
+        at, items = (torch.tensor(part) for part in zip(*kept, strict=True))
+        return replace(self, items=items, output=self.output[at.to(self.output.device)])
+
     def first(self, T: int) -> Sample | None:
         """What it says of the first ``T`` queries."""
         kept = self.rows < T

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from torch import Tensor
+
 from attnviz.attention.inputs import Inputs
 from attnviz.base.types import Label
 from attnviz.captures.checking import EVERY, Output, Sample
@@ -14,6 +16,38 @@ from attnviz.captures.masks import Step, Visibility
 
 Memo = dict[tuple[object, ...], tuple[object, Visibility]]
 """What masks were read as, by their identities; layers share masks, and the masks are kept alive beside it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """How the items of a batch changed places: the beams of a search.
+
+    Args:
+        after: the forward pass after which they did.
+        origins: which item each one goes on from, (n,).
+        B: how many items there were before.
+    """
+
+    after: int
+    origins: Tensor
+    B: int
+
+
+Orders = list[Order]
+
+
+def origins(orders: Orders, forward_pass: int, B: int) -> Tensor | None:
+    """Which item of a forward pass each of the last one's goes back to, (n,); None where they kept their places.
+
+    >>> orders = [Order(1, torch.tensor([1, 1, 0]), 3), Order(2, torch.tensor([2, 0]), 3)]
+    >>> origins(orders, 1, 3), origins(orders, 3, 3)
+    (tensor([0, 1]), None)
+    """
+    found: Tensor | None = None
+    for order in reversed(orders):
+        if order.after >= forward_pass and order.B == B:
+            found = order.origins if found is None else order.origins[found]
+    return found
 
 
 @dataclass(frozen=True)
@@ -64,6 +98,7 @@ class Heard(ABC, Generic[C]):
     passes: list[int] = field(default_factory=list)  # the forward pass of each call
     samples: list[Sample | None] = field(default_factory=list)  # of each call, rows of what the model made of it
     unchecked: str | None = None  # why rows of what the model made say nothing
+    orders: Orders = field(default_factory=list)  # of the whole run
 
     @property
     def label(self) -> Label:
@@ -74,8 +109,30 @@ class Heard(ABC, Generic[C]):
     @property
     def checks(self) -> list[tuple[int, Sample]]:
         """Rows of what the model made, each with the row of its call's first query."""
-        pairs = zip(self.steps, self.samples, strict=True)
-        return [(step.start, sample) for step, sample in pairs if sample is not None]
+        found = []
+        for n, (step, sample) in enumerate(zip(self.steps, self.samples, strict=True)):
+            own = None if sample is None else sample.moved(self.origins(n))
+            if own is not None:
+                found.append((step.start, own))
+        return found
+
+    def origins(self, n: int) -> Tensor | None:
+        """Which item of the ``n``-th call each of the last one's goes back to; None where they kept their places."""
+        return origins(self.orders, self.passes[n], self.calls[n].sizes[0])
+
+    def placed(self, n: int, tensor: Tensor) -> Tensor:
+        """A tensor of the ``n``-th call, (B, ...), its items where beams have them in the end."""
+        back = self.origins(n)
+        return tensor if back is None else tensor.index_select(0, back.to(tensor.device))
+
+    @property
+    def places(self) -> list[Step]:
+        """The calls' parts of the map, their masks of the items there are in the end."""
+        found = []
+        for n, step in enumerate(self.steps):
+            back = self.origins(n)
+            found.append(step if back is None else replace(step, mask=step.mask.of(back)))
+        return found
 
     @abstractmethod
     def add(self, call: C, forward_pass: int, *, begins: int | None = None, copy: bool = True) -> int | None:

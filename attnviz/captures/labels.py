@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-_STACK = re.compile(r"(\w*_)?(layers?|blocks?|stages?|groups?|attentions|resblocks)(_\w*)?|h")
+_STACK = re.compile(r"(layers?|(\w*_)?(blocks?|stages?|groups?)(_\w*)?|attentions|resblocks|h)")
 """Words for a list of layers, or a part of one: they tell no tower from another."""
+
+_LAYERS = re.compile(r"(\w+?)_layers?")
+"""A list of layers that is called after its tower: ``temporal_layers``."""
 
 _ENDS = re.compile(r"_?(model|tower|transformer|module|encoder)$")
 """What the name of a tower ends with that says nothing."""
@@ -25,6 +28,10 @@ _TEXT = ("text", "language", "llm")
 _NO_ATTENTION = re.compile(r"output|norm|mask|bias|embed|rotary|dropout|processor|loss")
 _CROSS = ("cross", "encoder_attn", "encdec", "enc_dec", "multihead_attn")
 """What the names of modules that attend to another sequence contain."""
+
+
+_ATTENTION = re.compile(r"self|cross|attention|attn|_|\.", re.IGNORECASE)
+"""What the name of a layer's plain attention is made of."""
 
 
 def named_cross(name: str) -> bool:
@@ -60,7 +67,11 @@ class Place:
         parts = name.split(".")
         at = max((n for n, part in enumerate(parts) if part.isdecimal()), default=-1)
         before = parts[: at + 1] if at >= 0 else parts[:-1] if "att" in parts[-1].lower() else parts
-        words = tuple(part for part in before if not part.isdecimal() and not _STACK.fullmatch(part))
+        words = tuple(
+            _LAYERS.sub(r"\1", part) if _LAYERS.fullmatch(part) else part
+            for part in before
+            if not part.isdecimal() and not _STACK.fullmatch(part)
+        )
         return cls(
             words,
             ".".join(parts[: at + 1]),
@@ -162,8 +173,8 @@ class Labels:
             group = f"{name}_cross" if several and name not in ("", "decoder") else "cross"
             if not named_cross(place.suffix):  # by what it was given
                 return group
-        alike = (one for one in tower.places if one.position == place.position and _alike(one, place))
-        first = next((one.suffix for one in alike), place.suffix)
+        alike = [one.suffix for one in tower.places if one.position == place.position and _alike(one, place)]
+        first = min(alike, key=lambda suffix: bool(_ATTENTION.sub("", suffix)), default=place.suffix)
         if first == place.suffix:
             return group
         # Two in one layer: the second by its own word.

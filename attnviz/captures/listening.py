@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attnviz.captures.doors.mha import mha_output, of_mha
-from attnviz.captures.doors.registry import registry
+from attnviz.captures.doors.registry import generating, registry
 from attnviz.captures.doors.running import Ids, Running
 from attnviz.captures.doors.sdpa import of_sdpa, sdpa_output
 from attnviz.captures.doors.softmax import Softmaxes
@@ -38,7 +38,15 @@ TRIED = (
 
 
 @contextmanager
-def listening(model: nn.Module, hear: Hear, *, ids: Ids, begin: Callable[[], None]) -> Iterator[Softmaxes]:
+def listening(
+    model: nn.Module,
+    hear: Hear,
+    *,
+    ids: Ids,
+    begin: Callable[[], None],
+    reorder: Callable[[Tensor], None],
+    chose: Callable[[Tensor], None],
+) -> Iterator[Softmaxes]:
     """Reports every attention call that ``model`` makes while the block runs.
 
     Args:
@@ -46,6 +54,8 @@ def listening(model: nn.Module, hear: Hear, *, ids: Ids, begin: Callable[[], Non
         hear: called with each call.
         ids: called with the token ids that go into each of its parts that takes some.
         begin: called as a forward pass of the whole model begins.
+        reorder: called with the item that each of the next pass's goes on from, (B,), where a cache is reordered.
+        chose: called with the sequences that the model's ``generate`` gave, (n, T).
 
     Raises:
         InputError: inside the block, where a call can't be put into words.
@@ -57,6 +67,7 @@ def listening(model: nn.Module, hear: Hear, *, ids: Ids, begin: Callable[[], Non
         hear = running.hear = _quietly(running, hear)
         stack.callback(running.remove)
         stack.enter_context(registry(running, hear))
+        stack.enter_context(generating(model, reorder, chose))
         functions = stack.enter_context(_Functions(running, hear))
         yield functions.softmaxes
 

@@ -53,6 +53,10 @@ class Mask:
             None if padding is None else padding[:, :S],
         )
 
+    def of(self, items: Tensor) -> Mask:
+        """What it says of some batch items, (n,)."""
+        return Mask(_items(self.visible, items), self.causal, self.window, _items(self.padding, items))
+
     def changes(self, T: int, S: int) -> list[int]:
         """Some of the queries from which on it shows another number of keys more, or fewer, than it did."""
         if self.visible is None:
@@ -274,6 +278,11 @@ class _Whole:
             distance = (item.key_position(s) - item.query_position(t)).expand_as(seen)[seen]
             low, high = min(low, int(distance.min())), max(high, int(distance.max()))
         return low, high
+
+
+def _items(tensor: Tensor | None, items: Tensor) -> Tensor | None:
+    """Some batch items of a tensor; one that holds for all stays."""
+    return tensor if tensor is None or len(tensor) == 1 else tensor[items.to(tensor.device)]
 
 
 def _item(T: int, S: int) -> AttentionItem:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging as stdlogging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, is_memory
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,27 @@ class Pretrained:
     def takes(self, name: str) -> bool:
         """Whether the model's ``forward`` has a parameter of this name."""
         return name in inspect.signature(self.model.forward).parameters
+
+    def run(self, fed: Fed) -> None:
+        """Runs the model.
+
+        Raises:
+            InputError: it doesn't take what it is fed, or its attention can't be captured.
+        """
+        try:
+            self.model(**fed.inputs)
+        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            if isinstance(error, InputError) or "out of memory" in str(error).lower():
+                raise
+            both = (
+                self.takes("input_ids")
+                and self.takes("pixel_values")
+                and len({"input_ids", "pixel_values"} & {*fed.inputs}) == 1
+            )
+            hint = "; it takes a text with a picture: give --text and --image" if both else ""
+            raise InputError(
+                f"{self.name}: {type(self.model).__name__} does not run on {' and '.join(fed.inputs)}: {_first_sentence(error)}{hint}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -84,7 +107,10 @@ def load_model(
     try:
         config = transformers.AutoConfig.from_pretrained(name, **_NO_CODE)
         _check_kernel(name, config, attention)
-        model = transformers.AutoModel.from_pretrained(
+        kind = transformers.AutoModel
+        if type(config) not in kind._model_mapping:  # of two models, which has no class without a head
+            kind = getattr(transformers, next(iter(config.architectures or ()), ""), kind)
+        model = kind.from_pretrained(
             name, config=config, dtype="auto" if dtype is None else dtype, attn_implementation=attention, **_NO_CODE
         )
     except InputError:
@@ -99,41 +125,131 @@ def load_model(
 
 def feed_text(
     pretrained: Pretrained,
-    text: str,
+    text: str | Sequence[str],
     *,
+    pair: str | None = None,
     target: str | None = None,
     global_positions: str | None = None,
     max_tokens: int | None = None,
 ) -> Fed:
-    """A text as the model's tokens.
+    """A text, or several as a padded batch, as the model's tokens.
 
     Args:
         pretrained: the model.
-        text: the text.
+        text: the text, or one a batch item.
+        pair: a second text after it, for models that read two at once; the tokenizer says which token is whose.
         target: what the decoder of an encoder-decoder model reads; None is its start token alone.
         global_positions: Longformer's and LED's global tokens, as positions (``0``, ``0-3,17``, ``every:512``).
-        max_tokens: cut the text to this many tokens; None cuts nothing.
+        max_tokens: cut each text to this many tokens; None cuts nothing.
 
     Raises:
-        InputError: the model reads no text, there is no tokenizer, or the text is too long.
+        InputError: the model reads no text, there is no tokenizer, or a text is empty or too long.
+    """
+    texts = [text] if isinstance(text, str) else list(text)
+    _check_reads_text(pretrained)
+    for n, one in enumerate(texts):
+        if not one.strip():
+            which = "the text" if len(texts) == 1 else f"text {n + 1} of {len(texts)}"
+            raise InputError(f"{which} is empty; give some with --text or --file")
+    if pair is not None and len(texts) > 1:
+        raise InputError(f"--pair: it is the second of one text, and {len(texts)} are given; give one --text")
+    tokenizer = _tokenizer(pretrained.name)
+    cut: dict[str, Any] = {} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
+    if len(texts) > 1:
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        cut["padding"] = True
+    encoded = tokenizer(texts, [pair] if pair is not None else None, return_tensors="pt", verbose=False, **cut)
+    inputs = {name: tensor for name, tensor in encoded.items() if pretrained.takes(name)}
+    return _fed(pretrained, tokenizer, inputs, target=target, global_positions=global_positions)
+
+
+def feed_ids(
+    pretrained: Pretrained, ids: Sequence[int], *, target: str | None = None, global_positions: str | None = None
+) -> Fed:
+    """Token ids as they are; a tokenizer labels them, where there is one.
+
+    Raises:
+        InputError: the model reads no text, an id is not in its vocabulary, or there are too many.
     """
     import torch
 
-    if pretrained.model.main_input_name != "input_ids":
-        raise InputError(
-            f"{pretrained.name}: {type(pretrained.model).__name__} takes {pretrained.model.main_input_name}, not text; "
-            + (
-                "give a picture with --image"
-                if pretrained.model.main_input_name == "pixel_values"
-                else "capture it in Python, with attnviz.capture"
+    _check_reads_text(pretrained)
+    rows = pretrained.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    for one in ids:
+        if not 0 <= one < rows:
+            raise InputError(f"--ids: {one} is not in the vocabulary, which has {rows} tokens (0 to {rows - 1})")
+    try:
+        tokenizer = _tokenizer(pretrained.name)
+    except InputError:
+        tokenizer = None
+    return _fed(
+        pretrained,
+        tokenizer,
+        {"input_ids": torch.tensor([list(ids)])},
+        target=target,
+        global_positions=global_positions,
+    )
+
+
+def feed_text_and_picture(pretrained: Pretrained, text: str, path: Path) -> Fed:
+    """A text and a picture as the model's own processor puts them together, in its chat template where it has one.
+
+    Raises:
+        InputError: the model doesn't take both, there is no processor, or the file is no picture.
+    """
+    for name, what in (("input_ids", "text"), ("pixel_values", "pictures")):
+        if not pretrained.takes(name):
+            raise InputError(
+                f"{pretrained.name}: {type(pretrained.model).__name__} takes no {what}; give --text or --image alone"
             )
-        )
-    if not text.strip():
-        raise InputError("the text is empty; give some with --text or --file")
-    tokenizer = _tokenizer(pretrained.name)
-    cut: dict[str, Any] = {} if max_tokens is None else {"truncation": True, "max_length": max_tokens}
-    encoded = tokenizer(text, return_tensors="pt", verbose=False, **cut)
-    length = encoded["input_ids"].shape[1]
+    picture = _opened(path)
+    try:
+        processor = _transformers().AutoProcessor.from_pretrained(pretrained.name, **_NO_CODE)
+    except Exception as error:
+        _check_own_code(pretrained.name, "processor", error)
+        raise InputError(
+            f"{pretrained.name}: there is no processor of text and pictures; save it beside the model, with "
+            f"processor.save_pretrained({pretrained.name!r}): {_first_sentence(error)}"
+        ) from error
+    prompt, image_token = text, getattr(processor, "image_token", None)
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    elif isinstance(image_token, str) and image_token not in text:
+        prompt = f"{image_token} {text}"
+    try:
+        encoded = processor(text=[prompt], images=[picture], return_tensors="pt")
+    except Exception as error:
+        raise InputError(
+            f"{pretrained.name}: its processor takes no text with a picture: {_first_sentence(error)}"
+        ) from error
+    dtype = next(pretrained.model.parameters()).dtype
+    inputs = {name: tensor for name, tensor in encoded.items() if pretrained.takes(name)}
+    inputs = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    return _fed(pretrained, getattr(processor, "tokenizer", None), inputs)
+
+
+def _check_reads_text(pretrained: Pretrained) -> None:
+    main = pretrained.model.main_input_name
+    if main == "input_ids" or pretrained.takes("input_ids"):
+        return
+    hint = "give a picture with --image" if main == "pixel_values" else "capture it in Python, with attnviz.capture"
+    raise InputError(f"{pretrained.name}: {type(pretrained.model).__name__} takes {main}, not text; {hint}")
+
+
+def _fed(
+    pretrained: Pretrained,
+    tokenizer: Any,
+    inputs: dict[str, Any],
+    *,
+    target: str | None = None,
+    global_positions: str | None = None,
+) -> Fed:
+    """Tokens with what else the model's ``forward`` needs of them."""
+    import torch
+
+    B, length = inputs["input_ids"].shape
     if not length:
         raise InputError("the text has no tokens; give a longer one")
     limit = _limit(pretrained, tokenizer)
@@ -141,7 +257,6 @@ def feed_text(
         raise InputError(
             f"{pretrained.name}: the text has {length} tokens and the model takes {limit}; cut it with --max-tokens {limit}"
         )
-    inputs = {name: tensor for name, tensor in encoded.items() if pretrained.takes(name)}
     if global_positions is not None:
         from attnviz.base.selections import parse_positions
 
@@ -149,21 +264,32 @@ def feed_text(
             raise InputError(f"--global {global_positions}: {type(pretrained.model).__name__} has no global tokens")
         inputs["global_attention_mask"] = mask = torch.zeros_like(inputs["input_ids"])
         mask[:, list(parse_positions(global_positions, length))] = 1
+        if "attention_mask" in inputs:
+            mask *= inputs["attention_mask"]  # padding is no global token
     notes = []
     if getattr(pretrained.config, "is_encoder_decoder", False):
-        start = pretrained.config.decoder_start_token_id
-        start = pretrained.config.bos_token_id if start is None else start
-        decoded = [start or 0]
-        if target is not None:
-            decoded += tokenizer(text_target=target, add_special_tokens=False)["input_ids"]
-        else:
+        if target is None:
             notes.append("no --target: the decoder reads its start token alone")
-        inputs["decoder_input_ids"] = torch.tensor([decoded])
+        decoded = [_start(pretrained.config, tokenizer)]
+        if target is not None:
+            if tokenizer is None:
+                raise InputError(f"{pretrained.name}: --target: there is no tokenizer to read it with")
+            decoded += tokenizer(text_target=target, add_special_tokens=False)["input_ids"]
+        inputs["decoder_input_ids"] = torch.tensor([decoded]).expand(B, -1)
     elif target is not None:
         raise InputError(f"--target: {type(pretrained.model).__name__} has no decoder of its own; leave it out")
     if pretrained.takes("use_cache"):
         inputs["use_cache"] = False
     return Fed(_on_device(inputs, pretrained), tokenizer, notes=notes)
+
+
+def _start(config: Any, tokenizer: Any) -> int:
+    """The token that a decoder begins with."""
+    named = [getattr(config, name, None) for name in ("decoder_start_token_id", "bos_token_id")]
+    decoder = getattr(config, "decoder", None)  # a model of two
+    named += [getattr(decoder, name, None) for name in ("decoder_start_token_id", "bos_token_id")]
+    named += [getattr(tokenizer, name, None) for name in ("bos_token_id", "cls_token_id")]
+    return next((int(one) for one in named if isinstance(one, int)), 0)
 
 
 def feed_picture(pretrained: Pretrained, path: Path) -> Fed:
@@ -180,15 +306,7 @@ def feed_picture(pretrained: Pretrained, path: Path) -> Fed:
             f"{pretrained.name}: {type(pretrained.model).__name__} takes {pretrained.model.main_input_name}, not pictures; "
             f"give a text with --text or --file"
         )
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise InputError("--image needs Pillow; install it with: pip install 'attnviz[hf]'") from error
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"--image {path}: is not a picture that Pillow reads: {_first_sentence(error)}") from error
+    picture = _opened(path)
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(pretrained.name, backend="pil", **_NO_CODE)
     except Exception as error:
@@ -209,12 +327,26 @@ def feed_picture(pretrained: Pretrained, path: Path) -> Fed:
     return Fed(_on_device(inputs, pretrained), picture=seen, patches=patches)
 
 
+def _opened(path: Path) -> Any:
+    """A picture in a file, in red, green and blue."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise InputError("--image needs Pillow; install it with: pip install 'attnviz[hf]'") from error
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"--image {path}: is not a picture that Pillow reads: {_first_sentence(error)}") from error
+
+
 def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
         raise InputError("capture needs transformers; install it with: pip install 'attnviz[hf]'") from error
     logging: Any = transformers.utils.logging
+    stdlogging.getLogger("huggingface_hub").setLevel(stdlogging.ERROR)  # says each of its tries
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return transformers
@@ -225,7 +357,9 @@ _NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 def _check_own_code(name: str, what: str, error: Exception) -> None:
-    """Raises InputError where what could not be loaded is code, or a pickle that may be."""
+    """Raises InputError where what could not be loaded is code, or a pickle that may be; ``error`` where memory is what failed."""
+    if is_memory(error):
+        raise error
     if "trust_remote_code" in str(error) or "custom code" in str(error):
         raise _own_code(name, what) from error
     if "weights_only" in str(error) or "Weights only" in str(error):

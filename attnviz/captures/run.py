@@ -21,7 +21,7 @@ from attnviz.base.writing import as_path, atomic, check_output
 from attnviz.captures.calls import Call, Layer
 from attnviz.captures.checking import Output, difference
 from attnviz.captures.doors.running import own_name
-from attnviz.captures.heard import Heard, Memo
+from attnviz.captures.heard import Heard, Memo, Order, Orders, origins
 from attnviz.captures.labels import Labels
 from attnviz.captures.listening import TRIED, listening
 from attnviz.captures.tokens import TokenReader, token_fields
@@ -89,7 +89,9 @@ def capture(
             temporary = stack.enter_context(atomic(path))
             run._out = temporary
             stack.callback(run._close_stream)
-        with listening(model, run._hear, ids=run._note_ids, begin=run._begin) as softmaxes:
+        with listening(
+            model, run._hear, ids=run._note_ids, begin=run._begin, reorder=run._reorder, chose=run._chose
+        ) as softmaxes:
             run._parted = softmaxes.parted
             yield run
             softmaxes.finish()
@@ -130,6 +132,8 @@ class Run:
         self._heard_in_pass: dict[tuple[str, str], int] = {}  # how often a module was heard, by name and group
         self._ids: dict[str, list[_Ids]] = {}
         self._pass = 0
+        self._orders: Orders = []  # how beams changed places
+        self._chosen = False  # whether those are known that a search gave
         self._begins: int | None = None  # the row at which the queries of this pass begin, where it goes on
         self._memo: Memo = {}
         self._out: Path | None = None  # where layers go as soon as they have run
@@ -237,16 +241,38 @@ class Run:
         self._begins = None
         self._heard_in_pass.clear()
 
+    def _reorder(self, order: Tensor) -> None:
+        """Notes that the items of the next pass go on from others: a beam search."""
+        self._orders.append(Order(self._pass, order.detach().cpu(), len(order)))
+
+    def _chose(self, sequences: Tensor) -> None:
+        """Takes, of the beams of a search, those that it gave, in its order, where they are among the last."""
+        if not self._orders:
+            return
+        while self._orders and self._orders[-1].after == self._pass:  # after the last pass nothing goes on from it
+            self._orders.pop()
+        sequences = sequences.detach().cpu()
+        for parts in self._ids.values():
+            B = len(parts[-1].ids)
+            ids = [_back(part.ids, origins(self._orders, part.forward_pass, B)) for part in parts if len(part.ids) == B]
+            read = torch.cat(ids, dim=1)  # (B, n)
+            if read.shape[1] > sequences.shape[1]:
+                continue
+            same = (sequences[:, None, : read.shape[1]] == read[None]).all(-1)  # (given, B)
+            if bool(same.any(1).all()):
+                self._orders.append(Order(self._pass, same.int().argmax(1), B))
+                self._chosen = True
+                return
+
     def _note_ids(self, module: str, ids: Tensor) -> None:
-        if self._reader is not None:
-            self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
+        self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
 
     def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], None]:
         self._flush()
         group, number = self._labels.of(module, cross=call.cross)
         nth = self._heard_in_pass[module, group] = self._heard_in_pass.get((module, group), 0) + 1
         kind: type[Heard[Any]] = Layer if isinstance(call, Call) else WeighedLayer
-        made = kind(group, number, module, nth)
+        made = kind(group, number, module, nth, orders=self._orders)
         label = made.label
         if self._wanted is not None and self._wanted.isdisjoint(
             (label, number, f"{group}.{number}" if group else f"text.{number}")
@@ -316,7 +342,8 @@ class Run:
 
     def _inputs(self, layer: Heard[Any]) -> Inputs:
         first = layer.calls[0]
-        B = first.sizes[0]
+        back = layer.origins(0)
+        B = first.sizes[0] if back is None else len(back)
         T = layer.steps[-1].start + layer.steps[-1].T
         S = layer.steps[-1].end
         own, other = self._stacks(layer)
@@ -343,7 +370,12 @@ class Run:
             parts = [part.ids for part in noted[-1:]]
         else:
             heard = [part for part in noted if part.forward_pass in dropped]
-            parts = [part.ids[:, : part.ids.shape[1] - dropped[part.forward_pass]] for part in heard]
+            parts = [
+                _back(part.ids, origins(self._orders, part.forward_pass, len(part.ids)))[
+                    :, : part.ids.shape[1] - dropped[part.forward_pass]
+                ]
+                for part in heard
+            ]
         if not parts or self._reader is None or any(len(part) != B for part in parts):
             return None
         ids = torch.cat(parts, dim=1)
@@ -393,6 +425,11 @@ class Run:
                 f"{self.name}: layers {_listed(labels)} were not held against the model's output: {why}"
                 for why, labels in self._unchecked.items()
             ]
+        if self._orders and not self._chosen:
+            self.notes.append(
+                f"{self.name}: the beams that the search gave are not among its last: the items of each layer are these, each with "
+                f"the rows that it came from"
+            )
         if self._unheard:
             self.notes.append(
                 f"{self.name}: {_listed(self._unheard)} ran a softmax whose weights multiply no values over all keys, or which can't "
@@ -412,6 +449,10 @@ class Run:
         if self._patches is not None:
             about["patches"] = list(self._patches)
         writer.close(about)
+
+
+def _back(ids: Tensor, origins: Tensor | None) -> Tensor:
+    return ids if origins is None else ids[origins]
 
 
 def patch_tokens(patches: tuple[int, int], S: int, B: int) -> list[Tokens] | None:

@@ -68,13 +68,15 @@ class WeighedLayer(Heard[Weighed]):
     ) -> AttentionWeights:
         """The layer's calls as the weights of one."""
         S = self.calls[-1].weights.shape[3]
-        weights = torch.cat([_wide(call.weights, S, 0.0) for call in self.calls], dim=2)
+        weights = torch.cat([self.placed(n, _wide(call.weights, S, 0.0)) for n, call in enumerate(self.calls)], dim=2)
         logits = None
         if all(call.logits is not None for call in self.calls):
-            parts = [_wide(call.logits, S, -torch.inf) for call in self.calls if call.logits is not None]
-            logits = torch.cat(parts, dim=2).to(weights.dtype)
+            parts = [call.logits for call in self.calls if call.logits is not None]
+            wide = [self.placed(n, _wide(part, S, -torch.inf)) for n, part in enumerate(parts)]
+            logits = torch.cat(wide, dim=2).to(weights.dtype)
             logits = logits.masked_fill(logits <= HIDDEN, -torch.inf)
         v = self.calls[-1].v
+        v = None if v is None else self.placed(len(self.calls) - 1, v)
         visibility = self._visibility(S, weights)
         padding = visibility.key_padding_mask
         return AttentionWeights(
@@ -113,7 +115,7 @@ class WeighedLayer(Heard[Weighed]):
 
     def _visibility(self, S: int, weights: Tensor) -> Visibility:
         """What the logits hid, where that is what the weights show."""
-        steps = self.steps
+        steps = self.places
         if any(step.mask.visible is None for step in steps):
             return Visibility(Full())
         return read(steps, S, cross=self.calls[0].cross)

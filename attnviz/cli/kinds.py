@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
+    from attnviz.base.patches import PatchSpec
     from attnviz.cli.derived import Derive
     from attnviz.plots.kind import Kind
 
@@ -86,13 +87,18 @@ class SourceReader:
                 raise InputError(str(error).replace("--layer", "--b-layer")) from error
             raise
 
-    def picture(self) -> tuple[Tensor, tuple[int, int]]:
-        """The picture that the source's model looked at."""
-        from attnviz.sources.dumps import picture_of
+    def picture(self, path: Path | None, *, needed: bool) -> tuple[Tensor | None, PatchSpec | None]:
+        """The picture that the source's model looked at, or that is named, and how its patches lie."""
+        from attnviz.sources.dumps import picture_of, read_picture
 
-        if self.source.source is None:
-            raise InputError("--overlay needs a dump with a picture; make one with: attnviz capture MODEL --image FILE")
-        return picture_of(self.source.source)
+        source = self.source.source
+        found, patches = (None, None) if source is None else picture_of(source)
+        if needed and patches is None:
+            raise InputError(
+                f"--overlay: {source or 'the synthetic case'} holds no picture with its patches; make a dump with: attnviz capture "
+                f"MODEL --image FILE, or say how patches lie among the keys: --patches ROWSxCOLUMNS --picture FILE"
+            )
+        return (found if path is None else read_picture(path)), patches
 
 
 def _kinds() -> list[type[Kind]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attnviz.cli.options import Compute, PatternChoice, Source, request_of
+from attnviz.cli.options import Compute, Part, PatternChoice, Seen, Source, request_of
 
 if TYPE_CHECKING:
     from attnviz.cli.derived import Derive
@@ -18,6 +18,8 @@ def page_layers(
     batch: str,
     choice: PatternChoice,
     compute: Compute,
+    part: Part,
+    seen: Seen,
     derive: Derive,
     values: str = "weights",
     told: Callable[[PageLayer], None] = lambda layer: None,
@@ -37,7 +39,9 @@ def page_layers(
         label = labels[number]
         one = source if "layers" in derive.hows else source.of(label)
         inputs, pattern, _ = derive.load(one, choice, compute, values)
-        request = derive.heads(request_of(inputs, pattern, compute, head=head, batch=batch))
+        request = derive.heads(
+            request_of(inputs, pattern, compute, head=head, batch=batch, region=part, seen=seen)
+        ).cropped()
         layer = page_layer(request, "0" if label is None else f"{label}")
         told(layer)
         return layer

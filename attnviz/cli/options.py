@@ -7,7 +7,7 @@ as an option of its own, so that an option is written once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -440,15 +440,81 @@ class PatternChoice:
 
 
 @dataclass(frozen=True)
-class Region:
-    """Which part of a map to show, and how finely."""
+class Seen:
+    """What is seen as one, and what is left out."""
+
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="words", help="See tokens as words: weight on a word is its tokens' sum, of one their mean."
+        ),
+    ] = None
+    spans: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPANS",
+            help="See runs of positions as one: 'system:0-40,document 1:41-900', both ends of each; or sep:TOKEN, which end with "
+            "a token (sep:special: with any special one).",
+        ),
+    ] = None
+    hide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYS",
+            help="Leave keys out of rows, not of softmax: special, padding, positions (0,3-5) or tokens.",
+        ),
+    ] = None
+    renormalize: Annotated[
+        bool, typer.Option("--renormalize", help="Make what is left of each row sum to 1 again.")
+    ] = False
+
+    def asked(self) -> dict[str, Any]:
+        """What it says of a request."""
+        return {name: value for name, value in vars(self).items() if value is not None and value is not False}
+
+    def refuse(self, why: str) -> None:
+        """Raises InputError where anything of it is asked for, and why it can't be."""
+        for name, value in self.asked().items():
+            raise InputError(f"--{name}{'' if value is True else f' {value}'}: {why}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a map to show."""
 
     queries: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only, or those of a word.")
+        str | None,
+        typer.Option(
+            metavar="A:B", help="Query positions A to B-1 only, or those of a word; of words or spans, which of them."
+        ),
     ] = None
     keys: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only, or those of a word.")
+        str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only, or those of a word; likewise.")
     ] = None
+
+    def ranges(self, inputs: Inputs, batch: int) -> dict[str, range | None]:
+        """The positions to show of a batch item."""
+        from attnviz.base.selections import parse_range
+
+        item = inputs.item(batch)
+        asked = {
+            "queries": (self.queries, inputs.T, item.query_tokens),
+            "keys": (self.keys, inputs.S, item.key_tokens),
+        }
+        return {
+            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=inputs.source)
+            for name, (text, size, tokens) in asked.items()
+        }
+
+    def asked(self, inputs: Inputs, batch: int) -> dict[str, Any]:
+        """What it says of a request."""
+        return self.ranges(inputs, batch)
+
+
+@dataclass(frozen=True)
+class Region(Part):
+    """Which part of a map to show, and how finely."""
+
     reduce: Annotated[str, typer.Option(help="What a cell of a larger map holds: max or mass.")] = "max"
     pixels: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 1024
     memory: Annotated[
@@ -469,25 +535,21 @@ class Region:
             "memory": self.bound(),
         }
 
-    def ranges(self, inputs: Inputs, batch: int) -> dict[str, range | None]:
-        """The positions to show of a batch item."""
-        from attnviz.base.selections import parse_range
-
-        item = inputs.item(batch)
-        asked = {
-            "queries": (self.queries, inputs.T, item.query_tokens),
-            "keys": (self.keys, inputs.S, item.key_tokens),
-        }
-        return {
-            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=inputs.source)
-            for name, (text, size, tokens) in asked.items()
-        }
-
     def bound(self) -> int | None:
         """The bound on memory in bytes, where there is one."""
         from attnviz.base.selections import parse_bytes
 
         return None if self.memory is None else parse_bytes(self.memory)
+
+
+def tell_left_out(shares: Iterable[float | None]) -> None:
+    """Says on stderr how much weight hidden keys take with them, where some are hidden."""
+    from attnviz.base.words import left_out_words
+    from attnviz.cli.console import note
+
+    said = left_out_words(shares)
+    if said is not None:
+        note(said)
 
 
 Batch = Annotated[str, typer.Option(metavar="B", help="Batch item, or several: 0,2-4 or all.")]
@@ -517,7 +579,8 @@ def request_of(
     *,
     head: str = "all",
     batch: str = "0",
-    region: Region | None = None,
+    region: Part | None = None,
+    seen: Seen | None = None,
     **more: Any,
 ) -> Request:
     """What the options ask of inputs: the one place where their text becomes a request.
@@ -528,6 +591,7 @@ def request_of(
         compute: where.
         head, batch: ``--head`` and ``--batch``.
         region: which part of the map, and how finely; None is all of it.
+        seen: what is seen as one, and what is left out; None is nothing.
         more: further fields of a request.
 
     Raises:
@@ -540,6 +604,6 @@ def request_of(
     if getattr(inputs, "how", None) == "rollout" and head not in ("all", "0"):
         raise InputError(f"--head {head}: --rollout is of the mean of all heads; leave --head out")
     what: dict[str, Any] = {"heads": parse_indices(head, inputs.H, option="--head", noun="head"), "batch": item}
-    if region is not None:
-        what |= region.asked(inputs, item)
-    return Request(inputs, pattern, **{"device": compute.device, **what, **more})
+    what |= {} if seen is None else seen.asked()
+    request = Request(inputs, pattern, **{"device": compute.device, **what, **more})
+    return request if region is None else request.but(**region.asked(request.inputs, item))

@@ -20,7 +20,7 @@ from attnviz.base.types import Cells, Positions
 from attnviz.compare.pairs import Bounds, Pair, is_computed, pairs, rule_of_sides
 from attnviz.compare.places import Places
 from attnviz.compare.rounding import Rounding, Rule, check_can_fail, explicit
-from attnviz.compare.sides import Side
+from attnviz.compare.sides import Exact, Side, check_groups
 from attnviz.engine.reducer import reduce_block
 from attnviz.maps.map import AttentionMap
 
@@ -133,6 +133,8 @@ def compare(
         InputError: sides of different sizes, a head that is not there, a tolerance that is no number or that zeros meet.
     """
     _check(a, b)
+    if isinstance(a, Exact) and isinstance(b, Exact):
+        check_groups(a.inputs, b.inputs)
     rule = rule or explicit(atol, rtol) or rule_of_sides(a, b)
     chosen = range(a.H) if heads is None else heads
     for head in chosen:

@@ -16,7 +16,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.labels import labels_of_both
 from attnviz.base.types import Cells, Progress
 from attnviz.compare.heads import signed_cells
-from attnviz.compare.sides import Exact
+from attnviz.compare.sides import Exact, check_groups
 from attnviz.engine.request import Request, ask, asks
 from attnviz.maps.map import AttentionMap, cells_of, map_with, reduced_of
 
@@ -70,7 +70,8 @@ def compare_maps(
 
 
 def check_sizes(a: Inputs, b: Inputs) -> None:
-    """Raises InputError for inputs of different sizes."""
+    """Raises InputError for inputs of different sizes, or whose words are not of the same tokens."""
+    check_groups(a, b)
     for name, left, right in (("queries", a.T, b.T), ("keys", a.S, b.S)):
         if left != right:
             raise InputError(

@@ -11,8 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attnviz.attention.inputs import AttentionInputs
+from attnviz.attention.inputs import AttentionInputs, Inputs
 from attnviz.attention.item import AttentionItem
+from attnviz.attention.merged import MergedInputs
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.engine.attention import Computed, Rows
@@ -71,7 +72,9 @@ class Exact:
         self.name = ", ".join([self.attention.name.removesuffix(")"), *which, *settings]) + ")"
         self.H, self.T, self.S = request.inputs.H, request.inputs.T, request.inputs.S
         self.computed = isinstance(request.inputs, AttentionInputs)
-        self.dtype = self.attention.item.compute_dtype if self.computed else request.inputs.dtype
+        inputs = request.inputs
+        of_weights = inputs.result_dtype if isinstance(inputs, MergedInputs) else inputs.dtype
+        self.dtype = self.attention.item.compute_dtype if self.computed else of_weights
 
     @property
     def knows_hidden(self) -> bool:
@@ -87,6 +90,18 @@ class Exact:
     def rows(self, head: int, queries: range | None = None) -> Rows:
         """One head's rows."""
         return self.attention.rows(head, queries)
+
+
+def check_groups(a: Inputs, b: Inputs) -> None:
+    """Raises InputError for inputs whose tokens are seen as one, and not the same ones on both sides."""
+    if not (isinstance(a, MergedInputs) and isinstance(b, MergedInputs)):
+        return
+    for noun, one, other in (("queries", a.queries, b.queries), ("keys", a.keys, b.keys)):
+        if one.edges != other.edges:
+            raise InputError(
+                f"{', '.join(a.said)}: {len(one)} of the {noun} of {a.source} and {len(other)} of {b.source} are not of the same "
+                f"tokens, which can't be compared; give both spans (--spans), or compare single tokens"
+            )
 
 
 class Given:

@@ -111,6 +111,10 @@ class Attention(ABC):
         """What to say where numbers depend on how many keys are visible, and that isn't known; None where it is."""
         return None
 
+    def left_out(self, head: int, queries: range | None = None) -> float | None:
+        """The weight on keys that were hidden from it, the mean over the queries that see any; None where none were hidden."""
+        return None
+
     @property
     @abstractmethod
     def name(self) -> str:

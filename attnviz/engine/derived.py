@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -19,17 +21,19 @@ from attnviz.attention.call import Call
 from attnviz.attention.given import AttentionWeights
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Full, Masked, Pattern
+from attnviz.attention.reach import Reach
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.selections import checked_range
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.attention import Attention, Rows, rows_together
 from attnviz.engine.blocks import Block, SeenRows, rows_per_block
-from attnviz.engine.given import GivenCells, no_logits
+from attnviz.engine.given import no_logits
 from attnviz.engine.reducer import Reduced
 from attnviz.engine.softmax import BLANK
 from attnviz.engine.tiles import TileSize, segment, segments
 from attnviz.engine.visibility import to_positions
+from attnviz.engine.whole import GivenCells
 
 Member = tuple[Attention, int]
 """An attention and a head of it."""
@@ -37,11 +41,55 @@ Member = tuple[Attention, int]
 _MOST_QUERIES = 2048
 """Queries whose cells are kept each by itself, where members differ in what they hide."""
 
+_BLOCK_CELLS = 1 << 20
+"""Cells of a block of rows that are read over every key."""
+
 _VECTOR_CELLS = 1 << 23
 """Numbers of the row vectors that go through all layers together: 64 MiB of float64."""
 
+_VECTOR_BYTES = 40
+"""What a number of them takes on its way: two of float64, and what is reached."""
+
 _OUTPUT_CELLS = 1 << 22
 """Numbers of values times an output projection that are made at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class PartsPattern(Pattern):
+    """What any of several attentions makes visible, each by its own pattern, masks and positions."""
+
+    parts: tuple[tuple[Pattern, AttentionItem], ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Attention], heads: Sequence[int] | None = None) -> PartsPattern:
+        """That of some attentions, or of some heads of one."""
+        if heads is None:
+            return cls(tuple((part.pattern, part.item) for part in parts))
+        own = {id(one): one for one in (parts[0].pattern.of_head(head) for head in heads)}  # most have one for all
+        return cls(tuple((one, parts[0].item) for one in own.values()))
+
+    @property
+    def global_queries(self) -> bool:  # type: ignore[override]
+        return any(pattern.global_queries for pattern, _ in self.parts)
+
+    def of_head(self, head: int) -> PartsPattern:
+        return PartsPattern(tuple((pattern.of_head(head), item) for pattern, item in self.parts))
+
+    def reasons(self) -> list[tuple[str, Pattern]]:
+        found: dict[str, list[tuple[Pattern, AttentionItem]]] = {}
+        for pattern, item in self.parts:
+            for reason, part in pattern.reasons():
+                found.setdefault(reason, []).append((part, item))
+        return [(reason, PartsPattern(tuple(parts))) for reason, parts in found.items()]
+
+    def visible(self, t: Tensor, s: Tensor, item: Any) -> Tensor:
+        return reduce(torch.logical_or, (pattern.visible(t, s, own) for pattern, own in self.parts))
+
+    def reach(self, item: Any) -> Reach:
+        return reduce(or_, (pattern.reach(own) for pattern, own in self.parts))
+
+    def __str__(self) -> str:
+        return " + ".join(dict.fromkeys(str(pattern) for pattern, _ in self.parts))
 
 
 class Derived(Attention):
@@ -75,10 +123,16 @@ class Derived(Attention):
         said = (self.said, self.pattern_name, dtype_name(self.item.dtype), self.item.device.type)
         return f"{self.item.source} ({', '.join(one for one in said if one)})"
 
-    @abstractmethod
     def blocks(
         self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
-    ) -> Iterator[Block]: ...
+    ) -> Iterator[Block]:
+        if not weights:
+            raise self.no_logits()
+        return self._blocks(head, range(self.item.T) if queries is None else queries)
+
+    @abstractmethod
+    def _blocks(self, head: int, queries: range, most: int | None = None) -> Iterator[Block]:
+        """Blocks of weights of some queries, of at most so many rows where that is said."""
 
     def cells(
         self,
@@ -95,9 +149,12 @@ class Derived(Attention):
     ) -> Reduced:
         if values == "logits":
             raise self.no_logits()
+        shape = (len(row_edges) - 1, len(column_edges) - 1)
+        tile = tile or TileSize.fitting(self.item, shape, reductions=len(reductions), memory=memory)
+        most = None if memory is None else max(1, tile.rows * tile.keys // self.item.S)
         grid = GivenCells(row_edges, column_edges, tuple(reductions))
         with torch.no_grad(), torch.autocast(self.item.device.type, enabled=False):
-            for block in self.blocks(head, queries=range(int(row_edges[0]), int(row_edges[-1]))):
+            for block in self._blocks(head, range(int(row_edges[0]), int(row_edges[-1])), most):
                 grid.add_block(block)
                 if progress is not None:
                     progress(len(block.rows))
@@ -111,11 +168,16 @@ class Derived(Attention):
         """A block of rows that were read."""
         item = self.item
         values = found.values.to(device=item.device, dtype=item.compute_dtype)
-        blank = torch.isnan(found.values).all(1)
-        seen = found.seen if self.knows_hidden else (~blank)[:, None].expand(values.shape)
+        seen = found.seen if self.knows_hidden else self._existing(found)
         seen = seen.to(item.device)
         at = to_positions(rows, item.device)
         return Block(at, found.keys.to(item.device), values, seen.sum(1), 0, seen=seen)
+
+    def _existing(self, found: SeenRows) -> Tensor:
+        """Every key that exists, (b, n) bool, of rows that aren't blank: what is seen where nobody says which keys are."""
+        there = ~torch.isnan(found.values).all(1, keepdim=True)
+        padding = self.item.key_padding
+        return there.expand(found.values.shape) if padding is None else there & padding.cpu()[found.keys]
 
 
 class Combined(Derived):
@@ -127,13 +189,12 @@ class Combined(Derived):
     def __init__(
         self,
         item: AttentionItem,
-        pattern: Pattern,
         parts: Sequence[Attention],
         how: str,
         heads: Sequence[int] | None = None,
     ) -> None:
         """``heads``: those of the one part that are combined; None: each head of all parts."""
-        super().__init__(item, pattern, parts)
+        super().__init__(item, PartsPattern.of(parts, heads), parts)
         self.how, self.heads = how, heads
 
     @property
@@ -161,12 +222,10 @@ class Combined(Derived):
     def rows(self, head: int, queries: range | None = None) -> CombinedRows:
         return CombinedRows(self, head, queries)
 
-    def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
-    ) -> Iterator[Block]:
+    def _blocks(self, head: int, queries: range, most: int | None = None) -> Iterator[Block]:
         own = self.rows(head, queries)
-        for rows in own.groups(range(self.item.T) if queries is None else queries):
-            yield self._block(rows, own.read(rows, weights=weights))
+        for rows in own.groups(queries, most):
+            yield self._block(rows, own.read(rows))
 
     def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
         reductions, logits = tuple(options.get("reductions", ("max",))), options.get("values") == "logits"
@@ -198,11 +257,14 @@ class CombinedRows:
         self.step = steps.pop() if len(steps) == 1 else None
         self.apart = torch.unique(torch.cat([rows.apart.cpu() for rows in self.own]))
 
-    def groups(self, queries: range) -> Iterator[range | Tensor]:
-        """Blocks of rows that suit all members."""
+    def groups(self, queries: range, most: int | None = None) -> Iterator[range | Tensor]:
+        """Blocks of rows, at most so many, that suit all members."""
         item = self.attention.item
         width = self.attention.pattern.reach(item).width(item.T, item.S)
-        return rows_together(self.own, queries, max(16, min(1024, rows_per_block(width, least=16))), item.S)
+        size = min(1024, rows_per_block(width, least=16))
+        if self.step is None or any(rows.step is None for rows in self.own):  # some of them are read over every key
+            size = min(size, max(16, _BLOCK_CELLS // item.S))
+        return rows_together(self.own, queries, size if most is None else min(size, most), item.S)
 
     def read(self, rows: range | Tensor, *, weights: bool = True) -> SeenRows:
         """Any queries over every key that any member sees, on the CPU in float64."""
@@ -401,10 +463,10 @@ class Rollout(Derived):
 
     said = "rollout"
 
-    def __init__(self, item: AttentionItem, pattern: Pattern, parts: Sequence[Attention]) -> None:
+    def __init__(self, item: AttentionItem, parts: Sequence[Attention]) -> None:
         """``parts``: the layers, the first one first."""
         super().__init__(item, Full(), parts)
-        self.layers = [Combined(part.item, part.pattern, [part], "mean", range(part.item.inputs.H)) for part in parts]
+        self.layers = [Combined(part.item, [part], "mean", range(part.item.inputs.H)) for part in parts]
 
     def head_name(self, head: int) -> str:
         return "all heads"
@@ -415,12 +477,10 @@ class Rollout(Derived):
     def rows(self, head: int, queries: range | None = None) -> _RolloutRows:
         return _RolloutRows(self)
 
-    def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
-    ) -> Iterator[Block]:
-        every, own = range(self.item.T) if queries is None else queries, self.rows(head)
-        for rows in _chunks(every, max(1, _VECTOR_CELLS // self.item.S)):
-            yield self._block(rows, own.read(rows, weights=weights))
+    def _blocks(self, head: int, queries: range, most: int | None = None) -> Iterator[Block]:
+        own, size = self.rows(head), max(1, _VECTOR_CELLS // self.item.S)
+        for rows in _chunks(queries, size if most is None else min(size, most)):
+            yield self._block(rows, own.read(rows))
 
     def cells(
         self,
@@ -441,15 +501,20 @@ class Rollout(Derived):
             return super().cells(head, row_edges, column_edges, reductions=reductions, **options)
         if options.get("values") == "logits":
             raise self.no_logits()
-        return self._mass(row_edges, column_edges, options.get("progress"))
+        memory = options.get("memory")
+        TileSize.fitting(self.item, (len(sizes), len(column_edges) - 1), memory=memory)
+        return self._mass(row_edges, column_edges, options.get("progress"), memory)
 
-    def _mass(self, row_edges: Positions, column_edges: Positions, progress: Progress | None) -> Reduced:
+    def _mass(
+        self, row_edges: Positions, column_edges: Positions, progress: Progress | None, memory: int | None
+    ) -> Reduced:
         """The mean of the queries of each row of cells, followed down, and summed over the keys of each."""
         exists = self._exist(torch.arange(int(row_edges[0]), int(row_edges[-1])))
         rows = row_edges - row_edges[0]
         counts = np.add.reduceat(exists.numpy(), rows[:-1], dtype=np.int64)
         mass = np.full((len(counts), len(column_edges) - 1), np.nan)
-        for bins in _chunks(range(len(counts)), max(1, _VECTOR_CELLS // self.item.S)):
+        cells = _VECTOR_CELLS if memory is None else min(_VECTOR_CELLS, memory // _VECTOR_BYTES)
+        for bins in _chunks(range(len(counts)), max(1, cells // self.item.S)):
             start = torch.zeros(len(bins), self.item.S, dtype=torch.float64)
             for n, place in enumerate(bins):
                 of_bin = torch.arange(int(row_edges[place]), int(row_edges[place + 1]))
@@ -492,9 +557,9 @@ class Rollout(Derived):
             at = to_positions(rows, torch.device("cpu"))
             blank = torch.isnan(read.values).all(1)
             found[:, at[blank]] += vectors[:, at[blank]] / 2
+            ways = (read.seen if layer.knows_hidden else layer._existing(read))[~blank]
             at, values = at[~blank], read.values[~blank]
             found[:, read.keys] += vectors[:, at] @ values / 2
-            ways = read.seen[~blank] if layer.knows_hidden else torch.ones_like(values, dtype=torch.bool)
             reached[:, read.keys] |= seen[:, at].float() @ ways.float() > 0
         return found, reached
 
@@ -539,8 +604,8 @@ class Normed(Derived):
     query's numbers as shares of their sum; a sum of 0 has none, and the row is blank.
     """
 
-    def __init__(self, item: AttentionItem, pattern: Pattern, part: Attention, *, shares: bool) -> None:
-        super().__init__(item, pattern, [part])
+    def __init__(self, item: AttentionItem, part: Attention, *, shares: bool) -> None:
+        super().__init__(item, PartsPattern.of([part]), [part])
         self.shares = shares
         self._norms: dict[tuple[int, bool], Tensor] = {}
 
@@ -559,9 +624,7 @@ class Normed(Derived):
     def rows(self, head: int, queries: range | None = None) -> _NormedRows:
         return _NormedRows(self, head, queries)
 
-    def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
-    ) -> Iterator[Block]:
+    def _blocks(self, head: int, queries: range, most: int | None = None) -> Iterator[Block]:
         for block in self.parts[0].blocks(head, queries=queries):
             lengths = self.norms(head, for_global=block.for_global).to(block.values)[block.keys]
             values, seen, visible = block.values * lengths, block.seen, block.visible
@@ -580,7 +643,8 @@ class Normed(Derived):
             if w_o is None:
                 self._norms[known] = torch.linalg.vector_norm(v.cpu().double(), dim=1)
             else:
-                out = w_o[head].to(device=v.device, dtype=item.dtype).cpu().double()  # (D_v, d_model)
+                rounded = w_o.dtype if item.dtype == item.inputs.dtype else item.dtype
+                out = w_o[head].to(rounded).cpu().double()  # (D_v, d_model)
                 parts = v.cpu().double().split(max(1, _OUTPUT_CELLS // out.shape[1]))
                 self._norms[known] = torch.cat([torch.linalg.vector_norm(part @ out, dim=1) for part in parts])
         return self._norms[known]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from attnviz.attention.derived import DerivedInputs, with_pattern
 from attnviz.attention.item import AttentionItem
+from attnviz.attention.merged import MergedInputs
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.engine.attention import Attention, Computed
 from attnviz.engine.derived import Combined, Normed, Rollout
 from attnviz.engine.given import Given
+from attnviz.engine.merged import Merged
 
 
 def attention_of(item: AttentionItem, pattern: Pattern) -> Attention:
     """The attention of a batch item under a pattern."""
+    made = item.inputs
+    if isinstance(made, MergedInputs):
+        return Merged(item, pattern, attention_of(made.under(item), made.own))
     if isinstance(item.inputs, DerivedInputs):
         return _derived(item, item.inputs, pattern)
     return Given(item, pattern) if item.given else Computed(item, pattern)
@@ -26,7 +31,7 @@ def _derived(item: AttentionItem, inputs: DerivedInputs, pattern: Pattern) -> At
             attention_of(part.item(item.batch, device=item.device, dtype=rounded), part.pattern or GlobalKeys())
         )
     if inputs.how == "rollout":
-        return Rollout(item, pattern, parts)
+        return Rollout(item, parts)
     if inputs.how in ("norms", "norm-shares"):
-        return Normed(item, pattern, parts[0], shares=inputs.how == "norm-shares")
-    return Combined(item, pattern, parts, inputs.how, inputs.heads)
+        return Normed(item, parts[0], shares=inputs.how == "norm-shares")
+    return Combined(item, parts, inputs.how, inputs.heads)

@@ -163,6 +163,9 @@ class Shared(Attention):
     def caveat(self) -> str | None:
         return self._alone.caveat
 
+    def left_out(self, head: int, queries: range | None = None) -> float | None:
+        return self._alone.left_out(head, queries)
+
     @property
     def name(self) -> str:
         return self._alone.name

@@ -14,12 +14,14 @@ from attnviz.attention.call import Call
 from attnviz.attention.derived import NORMS, SomeInputs, by_norms, over_heads, over_layers
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
+from attnviz.attention.merged import MergedInputs, cropped, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError
 from attnviz.base.selections import checked_range
+from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Positions
 from attnviz.engine.attention import Attention
 from attnviz.engine.makers import attention_of
@@ -28,6 +30,9 @@ from attnviz.engine.reducer import REDUCTIONS
 
 VALUES = ("weights", "logits")
 """What a map, a table or a comparison can hold: after softmax, or before."""
+
+GROUPED = ("merge", "spans", "hide", "renormalize")
+"""The fields by which tokens are seen as one, and keys are hidden."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -45,7 +50,15 @@ class Request:
         values: ``weights`` or ``logits``.
         reduce: what a cell holds where the map is larger than the picture: ``max`` or ``mass``.
         pixels: the most cells along each side.
-        queries, keys: the indices to show; softmax still runs over every visible key. None is all.
+        shape: the most cells down and across, in place of ``pixels``.
+        merge: ``words``: queries and keys are seen as words, by their word ids or else by the marks of their form.
+        spans: runs of positions that are seen as one: ``{"system": range(0, 41)}``, ``"system:0-40,answer:90-99"`` (both ends
+            belong to a range), or ``"sep:."``, which end with a token; what none has is a run of its own.
+        hide: keys that are left out of rows, not of softmax: ``special``, ``padding``, positions and tokens, as text with
+            commas or a list. What that leaves out is said.
+        renormalize: whether rows are made to sum to 1 after that; a rest of 0 is a blank row.
+        queries, keys: the indices to show, of words or spans where there are such; softmax still runs over every visible key.
+            None is all.
         every_key: whether a pattern of shared keys alone has a column for each key all the same.
         device: where to compute (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``); None is where the inputs are.
         dtype: round the inputs to this dtype first; None keeps theirs. Half types compute in float32.
@@ -64,6 +77,11 @@ class Request:
     values: str = "weights"
     reduce: str = "max"
     pixels: int = 1024
+    shape: tuple[int, int] | None = None
+    merge: str | None = None
+    spans: Spans | None = None
+    hide: Hide | None = None
+    renormalize: bool = False
     queries: range | None = None
     keys: range | None = None
     every_key: bool = False
@@ -80,6 +98,7 @@ class Request:
             raise InputError("mass sums weights, and logits are not weights; choose max, or values weights")
         if self.pixels < 1:
             raise InputError(f"a picture has at least 1 cell a side; pixels is {self.pixels}")
+        self._derive()
         one = [self.heads] if isinstance(self.heads, int) else self.heads
         resolved: dict[str, Any] = {
             "heads": check_heads(self.inputs, None if one is None else tuple(one)),
@@ -92,9 +111,40 @@ class Request:
         for name, value in resolved.items():
             object.__setattr__(self, name, value)
 
+    def _derive(self) -> None:
+        """Takes inputs derived from those asked about, where keys are hidden or tokens seen as one: once, for every view."""
+        asked = {name: getattr(self, name) for name in GROUPED}
+        if not any(value is not None and value is not False for value in asked.values()):
+            return
+        if self.values == "logits":
+            raise InputError(
+                "--values logits: words, spans and hidden keys are of weights, and logits don't add up; take --values weights"
+            )
+        pattern = pattern_of(self.pattern) or self.inputs.pattern or GlobalKeys()
+        made = merged(self.inputs, self.batch, pattern, **asked)
+        settled: dict[str, Any] = {"merge": None, "spans": None, "hide": None, "renormalize": False}
+        for name, value in {"inputs": made, "pattern": None, **settled}.items():
+            object.__setattr__(self, name, value)
+
     def but(self, **changes: Any) -> Request:
         """The same with some of it changed."""
         return replace(self, **changes)
+
+    def of(self, inputs: Inputs, pattern: Pattern | str | None = None) -> Request:
+        """The same asked of other inputs, under a pattern of theirs; what is seen as one and left out too."""
+        derived = self.inputs.asked if isinstance(self.inputs, MergedInputs) else {}
+        return self.but(inputs=inputs, pattern=pattern, **derived)
+
+    def cropped(self) -> Request:
+        """The same of the queries and keys to show alone, for views that have no region: its items have no others."""
+        if len(self.rows) == self.inputs.T and self.keys == range(self.inputs.S):
+            return self
+        if self.values == "logits":
+            raise InputError("--values logits: a part of a map is taken out of weights here; take --values weights")
+        assert isinstance(self.pattern, Pattern)
+        assert self.keys is not None
+        made = cropped(self.inputs, self.batch, self.pattern, self.rows, self.keys)
+        return self.but(inputs=made, pattern=None, queries=None, keys=None)
 
     @cached_property
     def attention(self) -> Attention:
@@ -129,11 +179,8 @@ class Request:
 
     def edges(self) -> tuple[Positions, Positions]:
         """The bins of queries and of keys that a picture has."""
-        columns = self.columns
-        return (
-            bin_edges(self.rows, min(len(self.rows), self.pixels)),
-            bin_edges(columns, min(len(columns), self.pixels)),
-        )
+        columns, (down, across) = self.columns, self.shape or (self.pixels, self.pixels)
+        return bin_edges(self.rows, min(len(self.rows), down)), bin_edges(columns, min(len(columns), across))
 
 
 def check_heads(inputs: Call, heads: Sequence[int] | None) -> tuple[int, ...]:
@@ -202,7 +249,11 @@ def ask_for_weights(*asked: Any, **what: Any) -> Request:
 
 
 def of_heads(request: Request, how: str) -> Request:
-    """The request of the mean or the max of its heads, as one head."""
+    """The request of the mean or the max of its heads, as one head; tokens are seen as one, and keys hidden, after that."""
+    inputs = request.inputs
+    if isinstance(inputs, MergedInputs):
+        made = over_heads(inputs.base, how, request.chosen, inputs.own)
+        return request.but(inputs=made, heads=(0,), pattern=made.pattern, **inputs.asked)
     made = over_heads(request.inputs, how, request.chosen, request.pattern)
     return request.but(inputs=made, heads=(0,), pattern=made.pattern)
 
@@ -242,7 +293,8 @@ def asks(*names: str, derived: bool = True) -> Callable[[_Function], _Function]:
         names: the fields of a request that it takes; none is all that a map has.
         derived: whether it takes several layers, and makes one map of them.
     """
-    listed = names or ("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
+    listed = names or ("batch", "values", "reduce", "pixels", *GROUPED, "queries", "keys", "device", "dtype", "memory")
+    listed = (*listed, *GROUPED) if {"queries", "reduce"} & {*listed} else listed
 
     def said(function: _Function) -> _Function:
         own = inspect.signature(function)

@@ -79,10 +79,15 @@ class AttentionScores:
 
         yield replace(self, heads=(head,), **{name: own(getattr(self, name)) for name in _NUMBERS})  # type: ignore[arg-type]
 
+    @property
+    def measured(self) -> str | None:
+        """What the weights are, where they are not weights alone: ``weight × ‖v‖``."""
+        return attention_of(self.item, self.pattern).measured
+
     def head_name(self, head: int) -> str:
-        """What titles call a head, and what its values measure where that is not weight alone."""
-        attention = attention_of(self.item, self.pattern)
-        return ", ".join(one for one in (attention.head_name(head) or f"head {head}", attention.measured) if one)
+        """What titles call a head, and what its weights are where they are not weights alone."""
+        named = attention_of(self.item, self.pattern).head_name(head) or f"head {head}"
+        return ", ".join(one for one in (named, self.measured) if one)
 
     def values(self, name: str) -> Tensor:
         """The logits (``name="logits"``) or the weights (``name="weights"``), (n, T, C1 + C2)."""

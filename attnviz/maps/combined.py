@@ -68,7 +68,8 @@ def combined(request: Request, how: str, *, progress: Progress | None = None) ->
     _check_exact(map_with(request, first, np.empty((len(rows) - 1, len(columns) - 1))), how)
     told = None if progress is None else lambda rows: progress(rows * heads)
     reduced = reduced_of(one, 0, progress=told)
-    return replace(map_with(request, first, cells_of(reduced)), combined=how, heads=request.chosen)
+    left_out = one.attention.left_out(0, request.rows)
+    return replace(map_with(request, first, cells_of(reduced)), combined=how, heads=request.chosen, left_out=left_out)
 
 
 def _check_exact(shown: AttentionMap, how: str) -> None:

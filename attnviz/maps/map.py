@@ -12,7 +12,7 @@ from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.registry import shown
 from attnviz.base.types import Cells, Progress
-from attnviz.base.words import in_place
+from attnviz.base.words import in_place, percent
 from attnviz.engine.reducer import Reduced
 from attnviz.engine.request import Request, ask, asks
 
@@ -39,6 +39,8 @@ class AttentionMap:
         given: whether the weights were given, and not computed.
         called: what it is of, where that is no head by its number: ``all heads``.
         measured: what the values are, where they are not weights alone: ``weight × ‖v‖``.
+        tag: what the head is in a word, where that was asked for; ``tag_score``, the statistic that says so, None of ``mixed``.
+        left_out: the share of the weight that lies on keys which were hidden, the mean over queries; None where none were.
     """
 
     cells: Cells
@@ -58,20 +60,30 @@ class AttentionMap:
     given: bool = False
     called: str | None = None
     measured: str | None = None
+    left_out: float | None = None
+    tag: str | None = None
+    tag_score: float | None = None
 
     @property
     def name(self) -> str:
-        """:attr:`heads_name`, of which layer and batch item: ``layer 2, head 3``, ``layer 2, max of 12 heads``; and ``given``."""
+        """:attr:`heads_name`, of which layer and batch item: ``layer 2, head 3``, ``layer 2, max of 12 heads``; what it measures, whether it was given, and what is left out."""
         said = f", {self.measured}" if self.measured else ""
-        return in_place(self.heads_name, self.layer, self.batch) + said + (", given" if self.given else "")
+        said += ", given" if self.given else ""
+        said += "" if self.left_out is None else f", {percent(self.left_out)} left out"
+        return in_place(self.heads_name, self.layer, self.batch) + said
 
     @property
     def heads_name(self) -> str:
-        """Which head this is, or of which heads: ``head 3``, ``max of 12 heads``."""
+        """Which head this is, or of which heads: ``head 3``, ``max of 12 heads``; with its tag, ``head 3 · previous 0.91``."""
         if self.combined is None:
-            return self.called or f"head {self.head}"
+            return (self.called or f"head {self.head}") + (f" · {self.tagged}" if self.tag else "")
         listed = ", ".join(map(str, self.heads))
         return f"{self.combined} of " + (f"heads {listed}" if len(self.heads) <= 4 else f"{len(self.heads)} heads")
+
+    @property
+    def tagged(self) -> str:
+        """The head's tag and its score: ``previous 0.91``."""
+        return f"{self.tag}" + ("" if self.tag_score is None else f" {self.tag_score:.2f}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -167,6 +179,7 @@ def map_with(request: Request, head: int, cells: Cells) -> AttentionMap:
         given=request.attention.given,
         called=request.attention.head_name(head),
         measured=request.attention.measured,
+        left_out=request.attention.left_out(head, request.rows),
     )
 
 

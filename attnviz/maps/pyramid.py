@@ -22,7 +22,7 @@ from attnviz.base.selections import checked_range
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.attention import Attention
 from attnviz.engine.reducer import REDUCTIONS
-from attnviz.engine.request import ask_for_weights, asks, check_heads
+from attnviz.engine.request import GROUPED, ask_for_weights, asks, check_heads
 from attnviz.engine.tiles import TileSize
 
 TILE = 256
@@ -72,14 +72,14 @@ class Pyramid:
     _overviews: dict[int, Overview] = field(default_factory=dict, repr=False)
 
     @classmethod
-    @asks("batch", "values", "device", "dtype", "memory")
+    @asks("batch", "values", *GROUPED, "device", "dtype", "memory")
     def of(cls, inputs: SomeInputs, pattern: Pattern | str | None = None, **what: Any) -> Pyramid:
         """The pyramid of a batch item; nothing is computed yet.
 
         Args:
             inputs: queries, keys and masks.
             pattern: which query sees which key; None is the inputs' own, else the global keys.
-            what: ``batch``, ``device``, ``dtype``, ``memory``, as in :func:`attnviz.attention_map`.
+            what: ``batch``, ``values``, ``merge``, ``spans``, ``hide``, ``renormalize``, ``device``, ``dtype``, ``memory``, as in :func:`attnviz.attention_map`.
         """
         request = ask_for_weights(inputs, pattern, **what)
         return cls(request.attention, request.memory)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -180,6 +180,8 @@ class HeadStatistics:
     layer: Label | None = None
     batch: int | None = None
     """The batch item, of several."""
+    left_out: float | None = None
+    """The share of the weight that lies on keys which were hidden; None where none were."""
 
     @property
     def tag(self) -> str:
@@ -195,6 +197,7 @@ class HeadStatistics:
         """One row, for tables and frames: layer, head, how many queries see a key, each statistic, tag and its score."""
         whose = {"layer": self.layer, "head": self.head, "queries": self.queries}
         said = {**whose, **self.values, "tag": self.tag, "tag_score": self.tag_score}
+        said |= {} if self.left_out is None else {"left_out": self.left_out}
         return {name: [value] for name, value in said.items()}
 
     def __getattr__(self, name: str) -> float | None:
@@ -242,7 +245,7 @@ def statistics_of_request(
     """The statistics of each head of a request, over its queries."""
     attention = request.attention
     with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
-        return [
+        found = [
             statistics_of(
                 attention.blocks(head, queries=request.queries, largest=True),
                 head,
@@ -252,6 +255,7 @@ def statistics_of_request(
             )
             for head in request.chosen
         ]
+        return [replace(one, left_out=attention.left_out(one.head, request.queries)) for one in found]
 
 
 def statistics_of(

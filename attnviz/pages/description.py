@@ -18,6 +18,7 @@ from attnviz.engine.attention import Attention
 from attnviz.engine.derived import Derived, as_given
 from attnviz.engine.given import Given, GivenRows
 from attnviz.engine.makers import attention_of
+from attnviz.engine.merged import Merged, MergedRows
 from attnviz.engine.request import Request
 from attnviz.maps.pyramid import Pyramid
 from attnviz.version import __version__
@@ -55,6 +56,8 @@ class PageLayer:
     def attention(self) -> Attention:
         """What the page asks for weights and logits; of weights that were given, none below 0."""
         made = attention_of(self.item, self.pattern)
+        if isinstance(made, Merged):
+            return _UnsignedMerged(self.item, self.pattern, made.whole)
         return _Unsigned(self.item, self.pattern) if isinstance(made, Given) else made
 
     @property
@@ -78,20 +81,37 @@ class PageLayer:
 class _Unsigned(Given):
     """Given weights as a page shows them: one below 0, for which its colors and lines have no word, is an error."""
 
-    def rows(self, head: int, queries: range | None = None) -> GivenRows:
+    def whole_rows(self, head: int, memory: int | None = None) -> GivenRows:
         return _UnsignedRows(self.item, self.pattern, head)
 
 
 class _UnsignedRows(GivenRows):
     def block(self, rows: range | Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
-        found = super().block(rows, weights=weights)
-        if weights and bool((found[0] < 0).any()):
-            raise InputError(
-                f"{self.item.source}: head {self.head} has weights below 0, which a page can't show; look at them with: "
-                f"attnviz plot"
-            )
-        return found
+        return _none_below_0(self.item, self.head, super().block(rows, weights=weights), weights)
 
+
+class _UnsignedMerged(Merged):
+    """Words and spans of such weights, likewise."""
+
+    def whole_rows(self, head: int, memory: int | None = None) -> MergedRows:
+        return _UnsignedMergedRows(self, head, memory)
+
+
+class _UnsignedMergedRows(MergedRows):
+    def block(self, rows: range | Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
+        return _none_below_0(self.item, self.head, super().block(rows, weights=weights), weights)
+
+
+def _none_below_0(item: AttentionItem, head: int, found: _Rows, weights: bool) -> _Rows:
+    """Rows as they were read. Raises InputError for a weight below 0."""
+    if weights and bool((found[0] < 0).any()):
+        raise InputError(
+            f"{item.source}: head {head} has weights below 0, which a page can't show; look at them with: attnviz plot"
+        )
+    return found
+
+
+_Rows = tuple[Tensor, Tensor | None, Tensor]
 
 MOST_DERIVED = 1 << 28
 """Weights of a derived map that a page takes: 1 GiB of float32."""

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
+from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
-from attnviz.attention.patterns import GlobalKeys, Pattern
-from attnviz.base.devices import parse_device, parse_dtype
+from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
+from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Label
 from attnviz.captures.run import Run
-from attnviz.engine.request import check_heads
+from attnviz.engine.request import ask_for_weights, hows
 from attnviz.maps.layers import Layers
-from attnviz.pages.description import PageLayer, to_json
+from attnviz.pages.description import PageLayer, page_layer, to_json
 from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
 from attnviz.pages.frontend import asset
 from attnviz.sources.dumps import load
@@ -35,8 +36,16 @@ def view(
     heads: Collection[int] | None = None,
     batch: int = 0,
     height: int = 640,
+    merge: str | None = None,
+    spans: Spans | None = None,
+    hide: Hide | None = None,
+    renormalize: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    mean: str | None = None,
+    max: str | None = None,
+    rollout: bool = False,
+    values: str = "weights",
 ) -> Any:
     """The interactive page of every layer and head, as a widget for a notebook's cell.
 
@@ -47,7 +56,10 @@ def view(
         heads: the query heads; None is all.
         batch: the batch item.
         height: CSS pixels that the widget is tall.
+        merge, spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         device, dtype: as in :func:`attnviz.score`.
+        mean, max, rollout, values: one map of the layers or heads, or what else is made of weights, as in
+            :func:`attnviz.attention_map`.
 
     Returns:
         An ``anywidget.AnyWidget``: show it as a cell's last value.
@@ -60,19 +72,24 @@ def view(
     640
     """
     widget = _widget_class()
+    named: Iterator[tuple[str, SomeInputs]]
     source, named = _layers(shown, layers)
-    where = None if device is None else parse_device(device)
+    what: dict[str, Any] = {"batch": batch, "device": device, "dtype": dtype}
+    what |= {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
     chosen_heads = None if heads is None else list(heads)
+
+    if "layers" in hows(mean, max, rollout=rollout):
+        named = iter([("0", [inputs for _, inputs in named])])
+    derived: dict[str, Any] = {"mean": mean, "max": max, "rollout": rollout, "values": values}
 
     def read() -> Iterator[PageLayer]:
         """One layer after another; none is held while the next is read."""
         size = 0
         for label, inputs in named:
-            chosen = check_heads(inputs, chosen_heads)
-            if not chosen:
-                raise InputError(f"{inputs.source}: heads is empty; name at least one, or None for all")
-            item = inputs.item(batch, device=where, dtype=parse_dtype(dtype))
-            layer = PageLayer(label, item, pattern or inputs.pattern or GlobalKeys(), chosen)
+            request = ask_for_weights(inputs, pattern, chosen_heads, **what, **derived)
+            if not request.chosen:
+                raise InputError(f"{request.inputs.source}: heads is empty; name at least one, or None for all")
+            layer = page_layer(request, label)
             check_size(layer)
             size += least_bytes(layer)
             if size > MOST_BYTES:
@@ -81,7 +98,7 @@ def view(
                     f"or heads (layers=, heads=), or save it and look at it with: attnviz view"
                 )
             yield layer
-            del inputs, item, layer
+            del inputs, request, layer
 
     encoder = PageEncoder(read(), source)
     chunks = {chunk.index: bytes(chunk.data) for chunk in encoder.chunks()}

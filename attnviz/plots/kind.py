@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
+    from attnviz.base.patches import PatchSpec
     from attnviz.base.types import Progress
     from attnviz.engine.request import Request
     from attnviz.maps.map import AttentionMap
@@ -81,8 +82,13 @@ class Reader(Protocol):
     def other(self, path: Path, layer: str | None) -> tuple[Inputs, Pattern]:
         """Another file's inputs, and their pattern."""
 
-    def picture(self) -> tuple[Tensor, tuple[int, int]]:
-        """The picture that a vision model looked at, (height, width, 3), and the rows and columns of its patches."""
+    def picture(self, path: Path | None, *, needed: bool) -> tuple[Tensor | None, PatchSpec | None]:
+        """The picture that a vision model looked at, (height, width, 3), and how its patches lie, where that is known.
+
+        Args:
+            path: a picture's own file; None is the source's.
+            needed: whether it is an error where nothing says how patches lie.
+        """
 
 
 class Kind(ABC):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
+from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
 from attnviz.captures.run import Run
 from attnviz.engine.request import DERIVED, Request, ask, asks
@@ -35,15 +36,16 @@ _OF_FILES = ("theme", "transparent")
 """Parts of a look that only a file has: here, the style is matplotlib's own."""
 
 
-def _takes(*without: str) -> Callable[[_Function], _Function]:
+def _takes(*without: str, derived: bool = True) -> Callable[[_Function], _Function]:
     """Gives a function that takes ``**options`` a signature that lists them, and its docstring what each is.
 
     Args:
         without: fields of a request that it has no use for.
+        derived: whether it takes several layers, and draws one map of them.
     """
 
     def said(function: _Function) -> _Function:
-        function = asks(*(name for name in _ASKED if name not in without))(function)
+        function = asks(*(name for name in _ASKED if name not in without), derived=derived)(function)
         own = inspect.signature(function)
         looks = [field for field in options_of(Look) if field.name not in _OF_FILES]
         listed = [
@@ -71,6 +73,7 @@ def plot(
     ax: Axes | None = None,
     annot: bool = False,
     pattern_outline: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Axes:
     """Draws one head's heatmap.
@@ -80,6 +83,7 @@ def plot(
         ax: the Axes to draw into; None makes a figure.
         annot: whether to write each value into its cell.
         pattern_outline: whether to draw the edges of the pattern over the map, in the colors of its parts.
+        tags: whether to say what each head is in a word, with its score.
         options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
@@ -93,7 +97,10 @@ def plot(
     'head 3'
     """
     what, look, progress = _split(options)
-    kind, request = Heatmap(annot=annot, pattern_outline=pattern_outline), ask(inputs, pattern, head, **what)
+    kind, request = (
+        Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags),
+        ask(inputs, pattern, head, **what),
+    )
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
@@ -106,12 +113,13 @@ def plot_detail(
     ax: Axes | None = None,
     annot: bool = False,
     pattern_outline: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Axes:
     """Draws one head's heatmap with the attention each key receives above it and each query's entropy beside it.
 
     Args:
-        inputs, head, pattern, ax, annot, pattern_outline: as in :func:`plot`.
+        inputs, head, pattern, ax, annot, pattern_outline, tags: as in :func:`plot`.
         options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
@@ -126,7 +134,10 @@ def plot_detail(
     ['weight\\nreceived', 'entropy\\n(nats)']
     """
     what, look, progress = _split(options)
-    kind, request = Detail(annot=annot, pattern_outline=pattern_outline), ask(inputs, pattern, head, **what)
+    kind, request = (
+        Detail(annot=annot, pattern_outline=pattern_outline, tags=tags),
+        ask(inputs, pattern, head, **what),
+    )
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
@@ -203,13 +214,15 @@ def plot_heads(
     *,
     annot: bool = False,
     pattern_outline: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Figure:
     """Draws a grid of heads with one color scale.
 
     Args:
-        inputs, pattern, annot, pattern_outline: as in :func:`plot`.
+        inputs, pattern, annot, pattern_outline, tags: as in :func:`plot`.
         heads: the query heads; None is all.
+        tags: whether heads are sorted by what they do (:data:`attnviz.measures.tags.TAGS`), and named by it.
         options: what to compute, as in :func:`attnviz.attention_map`, in as many cells as a panel has pixels; and how it looks.
 
     Returns:
@@ -219,13 +232,14 @@ def plot_heads(
         InputError: as :func:`plot`.
     """
     what, look, progress = _split(options)
-    kind, request = Heatmap(annot=annot, pattern_outline=pattern_outline), ask(inputs, pattern, heads, **what)
+    kind = Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags)
+    request = ask(inputs, pattern, heads, **what)
     from attnviz.show.figures.style import showing
 
     return showing(figure_of(drawn(kind, request, look, progress=progress)))
 
 
-@_takes("queries", "keys")
+@_takes("queries", "keys", derived=False)
 def plot_overview(
     source: str | Path | Run | Inputs | Sequence[Inputs],
     pattern: Pattern | str | None = None,
@@ -234,8 +248,9 @@ def plot_overview(
     heads: Sequence[int] | None = None,
     ax: Axes | None = None,
     each: bool = False,
+    tags: bool = False,
     **options: Any,
-) -> Axes:
+) -> Axes | Figure:
     """Draws a whole model at a glance: layers down, heads across, a small map each.
 
     Args:
@@ -246,10 +261,11 @@ def plot_overview(
         heads: the query heads of each layer; None is all.
         ax: the Axes to draw into; None makes a figure.
         each: whether each panel has a color scale of its own; otherwise all share one.
+        tags: whether to draw the heads of all layers as a grid, sorted by what they do and named by it.
         options: what to compute, as in :func:`attnviz.attention_map`, in as many cells as a panel has pixels; and how it looks.
 
     Returns:
-        The Axes drawn into: panel (layer, head) is around x = head, y = layer.
+        The Axes drawn into: panel (layer, head) is around x = head, y = layer. With ``tags`` the Figure of the grid.
 
     Raises:
         InputError: as :func:`plot`; a layer that is not there.
@@ -259,7 +275,12 @@ def plot_overview(
     '3 layers, 24 heads'
     """
     what, look, progress = _split(options)
-    chosen, kind = Layers(source, layers), Overview(each=each)
+    for name in DERIVED:
+        if what.pop(name, None):
+            raise InputError(
+                f"{name}: an overview is of every layer and head; draw one map of them with plot(..., {name}=...)"
+            )
+    chosen, kind = Layers(source, layers), Overview(each=each, tags=tags)
 
     def asked() -> Iterator[tuple[Label | None, Request]]:
         for label, inputs in chosen:

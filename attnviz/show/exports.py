@@ -50,7 +50,7 @@ def statistics_json(rows: Sequence[HeadStatistics], source: str, pattern: str, *
         "heads": [
             {
                 name: round(value, DECIMALS) if isinstance(value, float) else value
-                for name, value in _in_order(row, tags=tags)
+                for name, value in _in_order(row, tags=tags, hidden=row.left_out is not None)
             }
             for row in rows
         ],
@@ -62,9 +62,10 @@ def statistics_csv(rows: Sequence[HeadStatistics], *, tags: bool = False) -> str
     """Statistics of heads, a row a head; empty where a head has none; ``tags``: with each head's tag and its score."""
     stream = StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["layer", "head", "queries", *STATISTICS, *(_TAGS if tags else ())])
+    hidden = any(row.left_out is not None for row in rows)
+    writer.writerow(_names(tags=tags, hidden=hidden))
     for row in rows:
-        numbers = (value for _, value in _in_order(row, tags=tags))
+        numbers = (value for _, value in _in_order(row, tags=tags, hidden=hidden))
         writer.writerow([decimal(value) if isinstance(value, float) else value for value in numbers])
     return stream.getvalue()
 
@@ -72,9 +73,13 @@ def statistics_csv(rows: Sequence[HeadStatistics], *, tags: bool = False) -> str
 _TAGS = ("tag", "tag_score")
 
 
-def _in_order(row: HeadStatistics, *, tags: bool) -> list[tuple[str, Any]]:
-    names = ("layer", "head", "queries", *STATISTICS, *(_TAGS if tags else ()))
-    return [(name, getattr(row, name)) for name in names]
+def _names(*, tags: bool, hidden: bool) -> list[str]:
+    """The columns of statistics; the share that is left out where keys are hidden."""
+    return ["layer", "head", "queries", *STATISTICS, *(_TAGS if tags else ()), *(["left_out"] if hidden else [])]
+
+
+def _in_order(row: HeadStatistics, *, tags: bool, hidden: bool) -> list[tuple[str, Any]]:
+    return [(name, getattr(row, name)) for name in _names(tags=tags, hidden=hidden)]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -185,6 +190,8 @@ def write_maps(path: Path, maps: Sequence[AttentionMap], source: str) -> None:
     }
     if first.combined is not None:
         described["combined"] = first.combined
+    if first.measured is not None:
+        described["measured"] = first.measured
     if path.suffix.lower() == ".npz":
         write_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, described)
         return

@@ -6,13 +6,15 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnviz.base.devices import dtype_name
+from attnviz.base.words import ranges
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from attnviz.attention.derived import DerivedInputs
     from attnviz.attention.inputs import Inputs
     from attnviz.captures.run import Run
     from attnviz.engine.scores import AttentionScores
@@ -61,6 +63,24 @@ def inputs_html(inputs: Inputs) -> str:
     )
 
 
+def derived_html(inputs: DerivedInputs) -> str:
+    """A table of what the map is made of."""
+    rows = [
+        (
+            one.source if one.layer is None else f"{one.layer}",
+            f"{one.H}",
+            f"{one.T:,} x {one.S:,}",
+            dtype_name(one.dtype),
+            f"{one.pattern or 'global'}",
+        )
+        for one in inputs.parts
+    ]
+    of_heads = "" if inputs.heads is None else f" of heads {ranges(inputs.heads)}"
+    return _table(inputs.source, ("layer", "heads", "queries x keys", "dtype", "pattern"), rows) + _note(
+        f"{inputs.how}{of_heads}"
+    )
+
+
 def run_html(run: Run) -> str:
     """A table of the layers captured."""
     rows = []
@@ -82,7 +102,12 @@ def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -
 def _rich_html(shown: RenderableType) -> str:
     from rich.console import Console
 
-    console = Console(width=_COLUMNS, file=StringIO(), record=True, force_terminal=True, color_system="truecolor")
+    how: dict[str, Any] = {
+        "force_terminal": True,
+        "force_jupyter": False,
+        "color_system": "truecolor",
+    }  # shown by us alone
+    console = Console(width=_COLUMNS, file=StringIO(), record=True, **how)
     console.print(shown)
     lines = console.export_html(inline_styles=True, code_format="{code}")
     return f'<pre style="line-height:1.2;overflow-x:auto">{lines.rstrip()}</pre>'

@@ -50,6 +50,7 @@ def json_pieces(results: Results) -> Iterator[str]:
         "source": first.item.inputs.source,
         "pattern": first.pattern_name,
         "scale": None if first.item.given else round(first.item.scale, 12),
+        **({} if first.measured is None else {"measured": first.measured}),
         "dtype": dtype_name(first.item.dtype),
         "decimals": DECIMALS,
     }
@@ -207,6 +208,7 @@ def write_results(path: Path, results: Results) -> None:
         "source": first.item.inputs.source,
         "pattern": first.pattern_name,
         "scale": None if first.item.given else first.item.scale,
+        **({} if first.measured is None else {"measured": first.measured}),
         "heads": list(first.heads),
         "batch": [result.frame.item.batch for result in results],
     }

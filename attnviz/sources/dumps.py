@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
+    from attnviz.base.patches import PatchSpec
 
 ROLES: dict[str, str] = {
     "q": "queries (B, H, T, D)",
@@ -332,8 +333,9 @@ def _made(
     roles: dict[str, Any] = {**tensors, **own}
     mask, lengths = roles.pop(_MASK, None), roles.get("documents")
     if isinstance(lengths, str):
-        keys = roles["weights"].shape[-1] if given else roles["k"].shape[-3 if layout in ("bthd", "thd") else -2]
-        roles["documents"] = documents_of(lengths, keys, source=where)
+        sizes, place = (roles["weights"].shape, -1) if given else (roles["k"].shape, -3 if "th" in layout else -2)
+        # Of a k that has no such dimension, its own check says more.
+        roles["documents"] = documents_of(lengths, sizes[place], source=where) if len(sizes) >= -place else None
     label = None if layer is None else label_of(layer)
     what: dict[str, Any] = {"source": where if layer is None else f"{where} layer {layer}", "layer": label}
     if not given:
@@ -358,19 +360,40 @@ def _with_globals(inputs: Inputs, positions: str) -> Inputs:
     return with_global_mask(inputs, mask)
 
 
-def picture_of(path: Path) -> tuple[Tensor, tuple[int, int]]:
-    """The picture that a captured model looked at, (height, width, 3) uint8, and its rows and columns of patches.
+def picture_of(path: Path) -> tuple[Tensor | None, PatchSpec | None]:
+    """The picture that a captured model looked at, (height, width, 3) uint8, and how its patches lie; None where it doesn't say.
 
     Raises:
-        InputError: the dump holds none.
+        InputError: what it holds is no picture.
     """
     file = open_tensors(path)
-    patches = file.metadata.get("patches")
-    if "picture" not in file.contents or not (
-        isinstance(patches, list) and len(patches) == 2 and all(isinstance(size, int) and size > 0 for size in patches)
-    ):
-        raise InputError(f"{path}: holds no picture; make the dump with: attnviz capture MODEL --image FILE")
-    return file.read("picture"), (patches[0], patches[1])
+    patches, found = file.metadata.get("patches"), None
+    if "picture" in file.contents:
+        found = file.read("picture")
+        if found.ndim != 3 or found.shape[2] != 3 or 0 in found.shape or str(found.dtype) != "torch.uint8":
+            raise InputError(
+                f"{path}: picture has shape {tuple(found.shape)} and dtype {str(found.dtype).removeprefix('torch.')}, wanted "
+                f"(height, width, 3) uint8"
+            )
+    if isinstance(patches, list) and len(patches) == 2 and all(isinstance(size, int) and size > 0 for size in patches):
+        return found, (patches[0], patches[1])
+    return found, patches if isinstance(patches, str) else None
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture's file, (height, width, 3) uint8. Raises InputError for one that Pillow doesn't read."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    if not path.exists():
+        raise InputError(f"--picture {path}: there is no such file")
+    try:
+        with Image.open(path) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB")))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        said = str(error).partition("\n")[0]
+        raise InputError(f"--picture {path}: is not a picture that Pillow reads: {said}") from error
 
 
 def with_global_mask(inputs: Inputs, mask: Tensor) -> Inputs:
@@ -620,6 +643,23 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
         if not (isinstance(labels, list) and all(isinstance(item, list) and _all_text(item) for item in labels)):
             raise InputError(f"{main.path}: its metadata gives {name} that are not lists of strings, one a batch item")
     return settings
+
+
+def pattern_names(file: TensorFile) -> dict[Label | None, str]:
+    """What the pattern of the file, or of each of its layers, is called, where its metadata says one: no mask is read.
+
+    Raises:
+        InputError: metadata that no version has.
+    """
+    found: dict[Label | None, str] = {}
+    labels: list[Label | None] = [*layers_of(file.contents)]
+    for label in labels or [None]:
+        said = _settings(file, label).get("pattern")
+        if said is not None and "'mask'" in repr(said):
+            found[label] = "with a mask of its own"
+        elif said is not None:
+            found[label] = str(_own_pattern(file, "" if label is None else prefix_of(label), said))
+    return found
 
 
 def _own_pattern(main: TensorFile | None, prefix: str, said: Any) -> Pattern:

@@ -6,13 +6,17 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
+import typer
 
 import attnviz
+from attnviz.cli import main as program
 from attnviz.cli.console import note
-from attnviz.cli.main import main
 from tests.cases import small
 
 
@@ -28,6 +32,15 @@ class Result:
 Run = Callable[..., Result]
 
 
+_APP = program.app
+
+
+@cache
+def built(app: typer.Typer) -> Any:
+    """The program's commands, which typer makes anew for each run: two thirds of what a short one takes."""
+    return typer.main.get_command(app)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys) -> Run:
     """Runs ``attnviz`` with the given arguments."""
@@ -36,8 +49,9 @@ def run(monkeypatch, capsys) -> Run:
         monkeypatch.setattr(sys, "argv", ["attnviz", *map(str, arguments)])
         note.cache_clear()  # each run is a program of its own, which says its notes anew
         capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main()
+        app = program.app
+        with pytest.raises(SystemExit) as exit_, patch.object(program, "app", built(app) if app is _APP else app):
+            program.main()
         captured = capsys.readouterr()
         code = exit_.value.code
         assert isinstance(code, int)

@@ -21,9 +21,17 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "animal", "was", "too", "tir
 TEXT = "The animal was too tired."
 
 
+def tokenizer(words: list[str] = WORDS, longest: int = 64, **special: str) -> object:
+    made = transformers.BertTokenizer(vocab={word: id for id, word in enumerate(words)}, model_max_length=longest)
+    made.add_special_tokens({"additional_special_tokens": list(special.values())}) if special else None
+    for name, token in special.items():
+        setattr(made, name, token)
+        setattr(made, f"{name}_id", words.index(token))
+    return made
+
+
 def save_tokenizer(folder: Path, longest: int = 64) -> None:
-    tokenizer = transformers.BertTokenizer(vocab={word: id for id, word in enumerate(WORDS)}, model_max_length=longest)
-    tokenizer.save_pretrained(folder)
+    tokenizer(longest=longest).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +48,34 @@ def models(tmp_path_factory) -> Path:
     save_tokenizer(root / "Bloom")
     FAMILIES["BERT"].build().save_pretrained(root / "mute")
     return root
+
+
+@pytest.fixture(scope="module")
+def pairs(models) -> Path:
+    """Folders of small models of two parts."""
+    bert, image = (
+        FAMILIES["BERT"].config(),
+        transformers.CLIPImageProcessorPil(size={"height": 12, "width": 12}, do_center_crop=False),
+    )
+    both = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(bert, FAMILIES["BERT"].config())
+    transformers.EncoderDecoderModel(both).save_pretrained(models / "two")
+    save_tokenizer(models / "two")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    seeing = {**sizes, "image_size": 12, "patch_size": 4}
+    clip = transformers.CLIPConfig(text_config={**sizes, "vocab_size": 50, "eos_token_id": 3}, vision_config=seeing)
+    transformers.CLIPModel(clip).save_pretrained(models / "CLIP")
+    transformers.CLIPProcessor(image, tokenizer()).save_pretrained(models / "CLIP")
+    llama = {**sizes, "model_type": "llama", "vocab_size": 50, "num_key_value_heads": 2}
+    vision = {**seeing, "model_type": "clip_vision_model"}
+    llava = transformers.LlavaConfig(
+        text_config=llama, vision_config=vision, image_token_id=11, vision_feature_layer=-1
+    )
+    transformers.LlavaForConditionalGeneration(llava).save_pretrained(models / "LLaVA")
+    words = tokenizer([*WORDS, "<image>"], image_token="<image>")
+    transformers.LlavaProcessor(
+        image, words, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    ).save_pretrained(models / "LLaVA")
+    return models
 
 
 @pytest.fixture
@@ -82,6 +118,60 @@ def test_a_text_in_a_file(captured):
     Path("essay.txt").write_text(TEXT)
     dump, _ = captured("BERT", "--file", "essay.txt")
     assert attnviz.load(dump, layer=0).T == 8
+
+
+def test_a_pair_of_texts(captured):
+    dump, _ = captured("BERT", "--text", "The animal.", "--pair", "The street.")
+    inputs = attnviz.load(dump, layer=0)
+    assert inputs.tokens == [["[CLS]", "the", "animal", ".", "[SEP]", "the", "street", ".", "[SEP]"]]
+    one = attnviz.load(captured("BERT", "--text", "The animal. [SEP] The street.", "--force")[0], layer=0)
+    assert not inputs.q.equal(one.q)  # token types differ
+
+
+def test_several_texts_are_a_padded_batch(captured, run):
+    dump, _ = captured("BERT", "--text", "The animal was tired.", "--text", "The street.")
+    inputs = attnviz.load(dump, layer=1)
+    assert inputs.key_padding_mask.sum(1).tolist() == [7, 5]
+    assert inputs.tokens[1][-2:] == ["[PAD]", "[PAD]"]
+    alone, _ = captured("BERT", "--text", "The street.", "--force")
+    torch.testing.assert_close(inputs.q[1:, :, :5], attnviz.load(alone, layer=1).q, atol=1e-5, rtol=0)
+
+
+def test_each_line_of_a_file_is_an_item(captured):
+    Path("lines.txt").write_text("The animal.\n\nThe street was tired.\n")
+    dump, _ = captured("BERT", "--file", "lines.txt", "--lines")
+    assert attnviz.load(dump, layer=0).B == 2
+
+
+def test_token_ids(captured):
+    dump, _ = captured("BERT", "--ids", "2,4,5,3")
+    inputs = attnviz.load(dump, layer=0)
+    assert inputs.tokens == [["[CLS]", "the", "animal", "[SEP]"]]
+    assert captured("mute", "--ids", "2 4 5 3", "--force")[0].exists()
+
+
+def test_a_model_of_an_encoder_and_a_decoder(captured, pairs):
+    dump, _ = captured("two", "--text", "The animal.", "--target", "the street")
+    assert layers_of(open_tensors(dump).contents) == [0, 1, "decoder.0", "decoder.1", "cross.0", "cross.1"]
+    assert attnviz.load(dump, layer="cross.1").T == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"), [("CLIP", [0, 1, "vision.0", "vision.1"]), ("LLaVA", [0, 1, "vision.0", "vision.1"])]
+)
+def test_a_text_with_a_picture(captured, pairs, model, layers):
+    from PIL import Image
+
+    Image.new("RGB", (20, 20), "orange").save("picture.png")
+    dump, _ = captured(model, "--text", "The animal.", "--image", "picture.png")
+    assert layers_of(open_tensors(dump).contents) == layers
+    assert attnviz.load(dump, layer=0).tokens is not None
+    assert attnviz.load(dump, layer="vision.1").S == 10
+
+
+def test_a_text_alone_where_a_picture_goes_with_it(run, folder, pairs):
+    result = run("capture", pairs / "CLIP", "--text", TEXT, "-o", "run.safetensors")
+    assert (result.code, "it takes a text with a picture: give --text and --image" in result.err) == (2, True)
 
 
 def test_some_layers(captured):
@@ -153,6 +243,16 @@ def test_a_picture_and_what_its_class_token_sees(captured, run):
         ("BERT", ["--text", TEXT, "--layers", "0,2"], "layer 2 is out of range; there are 2"),
         ("BERT", ["--text", TEXT, "--attn", "magic"], "--attn magic"),
         ("Gemma 2", ["--text", TEXT, "--attn", "sdpa"], "--attn sdpa"),
+        (
+            "BERT",
+            ["--text", TEXT, "--text", TEXT, "--pair", "x"],
+            "--pair: it is the second of one text, and 2 are given",
+        ),
+        ("BERT", ["--text", TEXT, "--text", " "], "text 2 of 2 is empty"),
+        ("BERT", ["--text", TEXT, "--lines"], "--lines: it is of a file's lines; name one with --file"),
+        ("BERT", ["--ids", "3,x"], "--ids '3,x': write token ids as numbers"),
+        ("BERT", ["--ids", "3,50"], "--ids: 50 is not in the vocabulary, which has 50 tokens (0 to 49)"),
+        ("BERT", ["--text", TEXT, "--image", "x.png"], "BertModel takes no pictures; give --text or --image alone"),
         ("BERT", ["--text", TEXT, "--device", "cuda:7"], "--device cuda:7"),
         ("BERT", ["--text", TEXT, "--dtype", "int8"], "--dtype 'int8'"),
         ("BERT", ["--text", TEXT, "--target", "x"], "has no decoder of its own"),

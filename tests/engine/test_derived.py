@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz import AttentionInputs, AttentionWeights, InputError
-from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, longformer
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Masked, longformer
 from attnviz.engine.request import ask
+from attnviz.maps.reasons import reason_map
 from tests import reference
 from tests.strategies import Call, calls, given_calls, normal, rules
 
@@ -99,18 +100,85 @@ def test_heads_of_layers_become_one(calls: list[Call], how: str, pixels: int):
     np.testing.assert_allclose(found.cells, expected, rtol=1e-11, atol=1e-11)
 
 
-@settings(max_examples=10)
-@given(one=given_calls(signed=True), how=st.sampled_from(["mean", "max"]))
-def test_given_weights_of_any_sign_count_0_where_they_are_hidden(one, how):
-    """The largest of a negative weight and a key that is hidden elsewhere is 0."""
-    inputs = replace(one.weights, weights=one.weights.weights.double())
+@settings(max_examples=20)
+@given(one=given_calls(signed=True), how=st.sampled_from(["mean", "max"]), bare=st.booleans(), pixels=st.integers(1, 8))
+def test_given_weights_of_any_sign_count_0_where_they_are_hidden(one, how, bare, pixels):
+    """The largest of a negative weight and a key that is hidden elsewhere is 0; without a pattern every existing key is seen."""
+    inputs, batch = replace(one.weights, weights=one.weights.weights.double()), one.call.batch
+    seen = one.visible[0]
+    if bare:
+        inputs = replace(inputs, pattern=Full())
+        padding = inputs.key_padding_mask
+        exists = np.ones(inputs.S, dtype=bool) if padding is None else padding[batch].numpy()
+        queries = inputs.item(batch).query_padding
+        numbers = np.nan_to_num(inputs.weights[batch, 0].numpy())
+        assume(bool((numbers[:, ~exists] == 0).all()))  # the rows that see nothing may hold anything
+        blank = np.isnan(inputs.weights[batch, 0].numpy()).all(1) | (False if queries is None else ~queries.numpy())
+        seen = exists[None] & ~blank[:, None]
     other = replace(inputs, weights=torch.where(torch.isnan(inputs.weights), torch.nan, -inputs.weights))
-    assume(one.call.pattern is not None)
-    numbers = [np.nan_to_num(part.weights[one.call.batch].numpy()) for part in (inputs, other)]
-    wanted, seen = reference.combined([n[0] for n in numbers], [one.visible[0]] * 2, how)
-    found = attnviz.attention_map([inputs, other], 0, batch=one.call.batch, every_key=True, **{how: "layers"})
-    np.testing.assert_allclose(found.cells, np.where(seen, wanted, np.nan), atol=1e-12)
-    assert found.given
+    values = [np.nan_to_num(part.weights[batch, 0].numpy()) for part in (inputs, other)]
+    wanted, visible = reference.combined(values, [seen] * 2, how)
+    for reduce in ("max", "mass"):
+        what = {"batch": batch, "every_key": True, "pixels": pixels, "reduce": reduce, how: "layers"}
+        found = attnviz.attention_map([inputs, other], 0, **what)
+        expected = reference.picture(np.nan_to_num(wanted), visible, *map(range, wanted.shape), pixels, reduce)
+        np.testing.assert_allclose(found.cells, expected, atol=1e-12)
+        assert found.given
+
+
+def test_rollout_of_given_weights_sees_no_padding():
+    """Without a pattern every key that exists can be reached, and what is padding can't."""
+    weights = torch.rand(2, 4, 4, dtype=torch.float64)
+    exists = torch.tensor([[True, True, False, True]])
+    weights = (weights * exists).masked_fill(~exists[0, :, None], torch.nan)
+    layers = [AttentionWeights(weights[n : n + 1], key_padding_mask=exists) for n in range(2)]
+    seen = np.broadcast_to((exists[0, None] & exists[0, :, None]).numpy(), (1, 4, 4))
+    wanted, reached = reference.rollout([(np.nan_to_num(w[None].numpy()), seen) for w in weights], exists[0].tolist())
+    found = attnviz.attention_map(layers, 0, rollout=True)
+    np.testing.assert_allclose(found.cells, np.where(reached, wanted, np.nan), atol=1e-12)
+    assert attnviz.head_statistics(layers, rollout=True)[0].queries == 3
+
+
+def test_layers_of_several_dtypes_are_of_the_one_that_holds_them():
+    first, other = (attnviz.synthesize(heads=1, tokens=5, dtype=dtype) for dtype in ("float16", "float64"))
+    found = attnviz.attention_map([first, other], 0, Causal(), mean="layers").cells
+    each = [attnviz.attention_map(one, 0, Causal(), dtype="float64").cells for one in (first, other)]
+    np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-7)
+
+
+def test_heads_with_masks_of_their_own_are_one_map_in_every_number():
+    visible = torch.tensor([[[1, 0, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 1], [0, 0, 0], [0, 0, 0]]], dtype=torch.bool)
+    inputs = replace(attnviz.synthesize(heads=2, tokens=3, dtype="float64"), pattern=Masked(visible[None]))
+    each = [reference.attend(inputs.q[0], inputs.k[0], visible[head].numpy()).weights[head] for head in range(2)]
+    wanted, seen = reference.combined(each, [*visible.numpy()], "mean")
+    request = ask(inputs, None, mean="heads")
+    assert (request.chosen, request.inputs.H) == ((0,), 1)
+    np.testing.assert_allclose(
+        attnviz.score(inputs, mean="heads").weights[0], np.where(seen.any(1)[:, None], np.nan_to_num(wanted), np.nan)
+    )
+    (found,) = attnviz.head_statistics(inputs, mean="heads")
+    assert found.queries == 2
+    assert found.max_weight == pytest.approx(np.nanmax(wanted[:2], axis=1).mean())
+    (received,) = attnviz.weight_received(inputs, mean="heads")
+    assert received.queries.tolist() == [2, 1, 1]
+    np.testing.assert_allclose(received.sum, np.nansum(wanted, axis=0))
+
+
+def test_layers_that_differ_in_global_tokens_and_in_padding_are_seen_as_a_whole():
+    """Global is what is global in any of them, and what exists in any exists."""
+    first = replace(attnviz.synthesize(heads=1, tokens=5, dtype="float64"), tokens=None)
+    masks = [torch.tensor([[True, False, False, True, False]]), torch.tensor([[False, True, False, False, False]])]
+    layers = [replace(first, global_mask=masks[0]), replace(first, global_mask=masks[1])]
+    found = attnviz.attention_map(layers, 0, GlobalKeys(), mean="layers")
+    each = [attnviz.attention_map(one, 0, GlobalKeys(), every_key=True).cells for one in layers]
+    assert list(found.keys) == [0, 1, 3]
+    np.testing.assert_allclose(found.cells, np.nan_to_num(np.stack(each)).mean(0)[:, [0, 1, 3]])
+    assert attnviz.head_statistics(layers, GlobalKeys(), mean="layers")[0].global_mass == pytest.approx(1)
+    padded = [replace(first, key_padding_mask=torch.tensor([[True] * 4 + [False]])), replace(first)]
+    found = attnviz.attention_map(padded, 0, Full(), mean="layers").cells
+    each = [np.nan_to_num(attnviz.attention_map(one, 0, Full()).cells) for one in padded]
+    np.testing.assert_allclose(found[:4], (each[0] + each[1])[:4] / 2)
+    np.testing.assert_allclose(found[4], each[1][4])  # a query that is padding in one layer is left out of it
 
 
 def test_a_key_hidden_in_one_layer_counts_0_there():
@@ -234,6 +302,21 @@ def test_layers_that_are_not_of_one_map_are_refused(changes, said):
         attnviz.attention_map([replace(first, tokens=None), other], 0, Full(), mean="layers")
 
 
+def test_the_reasons_of_a_derived_map_are_those_of_its_parts():
+    """Each by its own pattern; of given weights without one, what is not 0 in the map."""
+    inputs = [
+        replace(attnviz.synthesize(heads=2, tokens=6, seed=n), pattern=own)
+        for n, own in enumerate([Local(0), GlobalKeys()])
+    ]
+    found = reason_map(inputs, mean="layers")
+    assert found.counts == {"window": 4, "global key": 10, "several": 2}  # global tokens at 0 and 3
+    weights = [
+        AttentionWeights(torch.diag(torch.tensor([1.0, 0, 0]))[None]),
+        AttentionWeights(torch.tensor([[[0.0, 1, 0]] * 3])),
+    ]
+    assert reason_map(weights, mean="layers").counts == {"weight": 4}
+
+
 def test_what_a_derived_map_has_no_answer_to_is_said_in_a_line():
     inputs = [attnviz.synthesize(heads=2, tokens=20, seed=seed) for seed in range(2)]
     for refused, said in {
@@ -312,3 +395,31 @@ def test_a_small_model_as_published_code_has_it():
         for head in range(4):
             norms = attnviz.attention_map(with_values, head, values="norms").cells
             np.testing.assert_allclose(norms[:7, :7], transformed[0, head].norm(dim=-1)[:7, :7], atol=1e-12)
+
+
+def test_layers_of_several_steps_are_read_in_blocks_that_fit(monkeypatch):
+    """Windows of two dilations have no step in common: such rows are read over every key, few at a time."""
+    from attnviz.engine.derived import CombinedRows
+
+    read, inner = [], CombinedRows.read
+    monkeypatch.setattr(
+        CombinedRows, "read", lambda self, rows, **how: (read.append(len(rows)), inner(self, rows, **how))[1]
+    )
+    monkeypatch.setattr("attnviz.engine.derived._BLOCK_CELLS", 1 << 14)
+    inputs = [
+        replace(attnviz.synthesize(heads=1, tokens=600, head_dim=4, seed=n), pattern=Local(3, dilation))
+        for n, dilation in enumerate([2, 3])
+    ]
+    found = attnviz.attention_map(inputs, 0, mean="layers", pixels=600).cells
+    assert max(read) <= (1 << 14) // 600
+    each = [attnviz.attention_map(one, 0, pixels=600).cells for one in inputs]
+    np.testing.assert_allclose(found, np.where(np.isnan(each).all(0), np.nan, np.nansum(each, axis=0) / 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{"mean": "layers"}, {"rollout": True, "reduce": "mass"}], ids=str)
+def test_a_bound_on_memory_makes_blocks_smaller_or_is_refused(how):
+    inputs = [attnviz.synthesize(heads=1, tokens=300, head_dim=4, seed=n, dtype="float64") for n in range(2)]
+    whole = attnviz.attention_map(inputs, 0, Causal(), pixels=10, **how).cells
+    np.testing.assert_allclose(attnviz.attention_map(inputs, 0, Causal(), pixels=10, memory=50_000, **how).cells, whole)
+    with pytest.raises(InputError, match="too small for one row"):
+        attnviz.attention_map(inputs, 0, Causal(), pixels=10, memory=500, **how)

@@ -14,12 +14,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
+import typer
+
+from attnviz.cli import main as program
 from attnviz.cli.console import note
-from attnviz.cli.main import main
 
 PATIENCE = 60.0
 """Seconds that a case of a few numbers may take, on a machine that is busy with others."""
@@ -82,9 +86,10 @@ def run(case: Case, folder: Path) -> Ended:
             redirect_stderr(err),
             warnings.catch_warnings(),
             patience(),
+            patch.object(program, "app", _built()),
         ):
             warnings.simplefilter("default")
-            main()
+            program.main()
     except SystemExit as end:
         code = end.code
     except BaseException:
@@ -98,6 +103,12 @@ def run(case: Case, folder: Path) -> Ended:
     }
     said = out.getvalue().decode("utf-8", "replace")
     return Ended(code, said, err.getvalue(), frozenset(there - set(case.files)), frozenset(lost))
+
+
+@cache
+def _built() -> Any:
+    """The program's commands, which typer makes anew for each run: most of what a case would take."""
+    return typer.main.get_command(program.app)
 
 
 @contextmanager
@@ -138,7 +149,10 @@ def _said(case: Case, ended: Ended) -> str | None:
     if ended.code == 2 and ended.out:
         return "something was written to stdout before it was refused"
     data = "csv" in case.arguments  # to a pipe, data is as it was given
-    obeyed = OBEYED.search(ended.err) or (None if data else OBEYED.search(ended.out))
+    out = (
+        re.sub("\x1b\\[[0-9;]*m", "", ended.out) if "--color" in case.arguments else ended.out
+    )  # colors were asked for
+    obeyed = OBEYED.search(ended.err) or (None if data else OBEYED.search(out))
     return f"a letter that terminals obey: {obeyed[0]!r}" if obeyed else None
 
 

@@ -108,6 +108,8 @@ FOUND = (
         for role in ("k", "q-global", "v-global", "bias", "cu-seqlens-k")
     ),
     f"score good.safetensors --documents {'9' * 30}",
+    "score good.safetensors --documents 2,2 --k masks.npz:slopes",
+    "score good.safetensors --documents 2,2 --k masks.npz:padding --layout bthd",
 )
 """Options that once ended in a defect."""
 
@@ -124,6 +126,7 @@ def test_every_file_of_the_corpus_is_read_or_refused(name, tmp_path):
     for command in (
         ["score", name, "--format", "json"],
         ["inspect", name],
+        ["inspect", name, "--format", "json"],
         ["snapshot", "check", "good.safetensors", name],
     ):
         files = {one: corpus()[one] for one in {name, "good.safetensors"} if one in command}

@@ -125,3 +125,15 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
     module._widget_class.cache_clear()
     with pytest.raises(InputError, match=r"pip install 'attnviz\[notebook\]'"):
         attnviz.view(small())
+
+
+def test_a_page_of_one_map_of_layers_and_heads():
+    """What is made of others is shown by its weights, under the names of what it is."""
+    inputs = [attnviz.synthesize(heads=3, seed=seed) for seed in range(2)]
+    how = {"mean": "layers", "max": "heads"}
+    (layer,) = json.loads(attnviz.view(inputs, "causal", heads=[0, 2], **how).run)["layers"]
+    assert (layer["label"], layer["heads"], layer["given"]) == ("mean of 2 layers", 1, True)
+    assert layer["pattern"] == "max of heads 0, 2, causal"
+    first, second = json.loads(attnviz.view(inputs, "causal", heads=[0, 2], values="norms").run)["layers"]
+    assert (first["label"], second["label"], first["head_labels"]) == ("0", "1", [0, 2])
+    assert first["pattern"] == "weight × ‖v‖, causal"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import attnviz
+from attnviz.engine.request import ask
 from tests.cases import small
 
 HOSTILE = ["<script>alert(1)</script>", "</td><img src=x onerror=alert(1)>", "\"'&", "👩‍👩‍👧", "\u202eRTL", "a\nb"]
@@ -142,3 +143,11 @@ def test_axes_of_ones_own_are_left_to_their_figure():
     ax = Figure().add_subplot()
     assert attnviz.plot(attnviz.synthesize(heads=1, tokens=8, head_dim=4), ax=ax) is ax
     assert not hasattr(ax, "_repr_png_")
+
+
+def test_inputs_made_of_others_list_what_they_are_made_of():
+    layers = [attnviz.synthesize(heads=2, tokens=6, seed=seed) for seed in range(2)]
+    shown = ask(layers, "causal", mean="layers").inputs._repr_html_()
+    assert shown.count("<tr>") == 3
+    assert "mean of 2 layers" in shown
+    assert "6 x 6" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
@@ -188,6 +190,14 @@ def test_pixels_are_compared_where_they_are_asked_for(project, pytester):
         r"the picture __attention__/test_model/test_layer.png has \d+ x \d+ pixels, and is drawn with", said
     )
     assert "test_model.test_layer.now.png" in said
+    project(None, "--attention-update").assert_outcomes(passed=1)
+    assert picture.read_bytes() == kept
+    with Image.open(io.BytesIO(kept)) as opened:  # as it was drawn before figures said which look they have
+        opened.resize((8, 8)).save(picture)
+    result = project()
+    result.assert_outcomes(passed=1, warnings=1)
+    said = result.stdout.str()
+    assert "test_layer.png has look 1, and figures have look 2 now: it is not compared; draw it anew with" in said
     project(None, "--attention-update").assert_outcomes(passed=1)
     assert picture.read_bytes() == kept
     picture.unlink()

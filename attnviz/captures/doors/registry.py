@@ -68,6 +68,52 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
         setattr(AttentionInterface, "get_interface", hand_out)  # noqa: B010
 
 
+@contextmanager
+def generating(model: nn.Module, reorder: Callable[[Tensor], None], chose: Callable[[Tensor], None]) -> Iterator[None]:
+    """Reports how a beam search reorders the caches of transformers, and the sequences that a model's ``generate`` gives."""
+    try:
+        from transformers import GenerationMixin, cache_utils
+    except ImportError:
+        yield
+        return
+    own = {kind: kind.reorder_cache for kind in (cache_utils.Cache, cache_utils.EncoderDecoderCache)}
+    inside = False
+
+    def told(reorder_cache: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(reorder_cache)
+        def heard(cache: Any, beam_idx: Tensor) -> Any:
+            nonlocal inside
+            outer, inside = inside, True
+            try:
+                if not outer:  # a cache of two reorders both
+                    reorder(beam_idx)
+                return reorder_cache(cache, beam_idx)
+            finally:
+                inside = outer
+
+        return heard
+
+    generate = GenerationMixin.generate
+
+    @functools.wraps(generate)
+    def given(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = generate(self, *args, **kwargs)
+        sequences = getattr(result, "sequences", result)
+        if self is model and isinstance(sequences, Tensor):
+            chose(sequences)
+        return result
+
+    setattr(GenerationMixin, "generate", given)  # noqa: B010
+    for kind, function in own.items():
+        setattr(kind, "reorder_cache", told(function))  # noqa: B010 (a method to mypy)
+    try:
+        yield
+    finally:
+        setattr(GenerationMixin, "generate", generate)  # noqa: B010
+        for kind, function in own.items():
+            setattr(kind, "reorder_cache", function)  # noqa: B010
+
+
 def _bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """What a function was given besides the module, q, k and v, by name."""
     names = [*inspect.signature(function).parameters][4:]

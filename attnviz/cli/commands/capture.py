@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,8 +20,14 @@ def register(app: typer.Typer) -> None:
     def capture(
         model: Annotated[str, typer.Argument(help="Folder of a transformers model, or its name on the hub.")],
         out: Annotated[Path, typer.Option("--out", "-o", help="Dump to write: .safetensors.", show_default=False)],
-        text: Annotated[str | None, typer.Option(help="Text to run the model on.")] = None,
+        text: Annotated[
+            list[str] | None,
+            typer.Option(help="Text to run the model on; several are items of a batch.", show_default=False),
+        ] = None,
+        pair: Annotated[str | None, typer.Option(help="Second text, for models that read two at once.")] = None,
         file: Annotated[Path | None, typer.Option(help="File of text to run the model on.")] = None,
+        lines: Annotated[bool, typer.Option("--lines", help="Each line of the file is an item of a batch.")] = False,
+        ids: Annotated[str | None, typer.Option(help="Token ids to run the model on: 101,2023,102.")] = None,
         image: Annotated[Path | None, typer.Option(help="Picture to run the model on.")] = None,
         target: Annotated[str | None, typer.Option(help="Text for the decoder of an encoder-decoder model.")] = None,
         layers: Annotated[str, typer.Option(help="Layers to keep: 0,5-7 or all.")] = "all",
@@ -48,21 +54,28 @@ def register(app: typer.Typer) -> None:
         """
         from attnviz.base.writing import check_output
 
-        given = {"--text": text, "--file": file, "--image": image}
+        given = {"--text": text or None, "--file": file, "--image": image, "--ids": ids}
         named = [option for option, value in given.items() if value is not None]
-        if len(named) != 1:
+        if len(named) != 1 and named not in (["--text", "--image"], ["--file", "--image"]):
             found = f"{' and '.join(named)} are given" if named else "none is given"
             raise InputError(f"one of --text, --file and --image says what the model runs on; {found}")
         read = [path for path in (file, image) if path is not None]
         out = check_output(out, (".safetensors",), inputs=read, new=not force)
+        texts = list(text or ())
         if file is not None:
-            text = _read(file)
+            texts = [line for line in _read(file).splitlines() if line.strip()] if lines else [_read(file)]
+            if not texts:
+                raise InputError(f"--file {file}: has no line with text")
+        elif lines:
+            raise InputError("--lines: it is of a file's lines; name one with --file")
+        if pair is not None and not texts:
+            raise InputError("--pair: it follows a text; give one with --text")
 
         import torch
 
         from attnviz.base.devices import parse_device, parse_dtype
         from attnviz.base.selections import parse_indices
-        from attnviz.captures.pretrained import feed_picture, feed_text, load_model
+        from attnviz.captures.pretrained import feed_ids, feed_picture, feed_text, feed_text_and_picture, load_model
         from attnviz.captures.run import capture as capture_run
 
         where, kind = parse_device(device), parse_dtype(dtype)
@@ -70,11 +83,17 @@ def register(app: typer.Typer) -> None:
         wanted = None
         if layers.strip().lower() != "all":
             wanted = parse_indices(layers, pretrained.layers, option="--layers", noun="layer")
-        if image is not None:
+        options: dict[str, Any] = {"target": target, "global_positions": global_}
+        if ids is not None:
+            fed = feed_ids(pretrained, _ids(ids), **options)
+        elif image is not None and texts:
+            if len(texts) > 1:
+                raise InputError(f"--image: it goes with one text, and {len(texts)} are given")
+            fed = feed_text_and_picture(pretrained, texts[0], image)
+        elif image is not None:
             fed = feed_picture(pretrained, image)
         else:
-            assert text is not None
-            fed = feed_text(pretrained, text, target=target, global_positions=global_, max_tokens=max_tokens)
+            fed = feed_text(pretrained, texts, pair=pair, max_tokens=max_tokens, **options)
         for line in fed.notes:
             note(line)
         name = type(pretrained.model).__name__
@@ -87,12 +106,19 @@ def register(app: typer.Typer) -> None:
         ):
             if fed.picture is not None:
                 run.show(fed.picture, fed.patches)
-            pretrained.model(**fed.inputs)
+            pretrained.run(fed)
         positions = run.inputs(run.layers[0]).S
         alone = len(run.weights_only)
         of = "" if alone == len(run.layers) else f" of {alone}"
         what = f", weights alone{of} (it multiplies by itself)" if alone else ""
         note(f"wrote {out}: {name}, {len(run.layers)} layers of {positions} tokens{what}")
+
+
+def _ids(text: str) -> list[int]:
+    parts = [part.strip() for part in text.replace(" ", ",").split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise InputError(f"--ids {text!r}: write token ids as numbers, 101,2023,102")
+    return [int(part) for part in parts]
 
 
 def _read(path: Path) -> str:

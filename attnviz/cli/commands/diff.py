@@ -12,7 +12,7 @@ import typer
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, PatternChoice, Source, check_choice
+from attnviz.cli.options import Compute, Heads, PatternChoice, Seen, Source, check_choice
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.look import Look
 
@@ -98,6 +98,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         b: Other = Other(),
         held: Held = Held(),
@@ -119,7 +120,7 @@ def register(app: typer.Typer) -> None:
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
         look = look_of_file(look, out)
         values = _values(held, other)
-        asked = _Asked(source, other, head, batch, choice, compute, b, held, values, look)
+        asked = _Asked(source, other, head, batch, choice, seen, compute, b, held, values, look)
         hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
         places = [asked] if hold is _checked else _places(asked)
         if out is not None and len(places) > 1:
@@ -139,6 +140,7 @@ class _Asked:
     head: str
     batch: str | None
     choice: PatternChoice
+    seen: Seen
     compute: Compute
     b: Other
     held: Held
@@ -343,6 +345,7 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     if out is not None:
         how = f"of {asked.values} there is none" if asked.values in ROWS else "name one with --batch"
         raise InputError(f"{out}: pictures are of one batch item's weights or logits; {how}")
+    asked.seen.refuse(f"{asked.values} are of single tokens; leave it out")
     inputs, held = _inputs(asked), asked.held
     tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")
@@ -387,6 +390,10 @@ def _sides(asked: _Asked) -> tuple[Side, Side]:
     named = source.weights is not None  # in either file
     plain_a = None if named else _plain(str(source.source) if source.source else None, asked.values)
     plain_b = _plain(other, asked.values, named=named)
+    if plain_a or plain_b:
+        asked.seen.refuse(
+            "a plain tensor is compared as it is; name it with --weights, where both sides are weights, or save it as a dump"
+        )
     if plain_a and plain_b:
         return _both_plain(asked, plain_a, plain_b)
     if plain_b:
@@ -443,8 +450,9 @@ def _computed(
     named = {"scale": b.b_scale, "softcap": b.b_softcap, "globals": b.b_global}
     said = [f"{name} {value}" for name, value in named.items() if value is not None]
     item = asked.item if b.b_batch is None else b.b_batch
-    dtype = "float64" if exact else None
-    return Exact(Request(inputs, pattern, batch=item, values=asked.values, device=device, dtype=dtype), said)
+    what: dict[str, Any] = {"batch": item, "values": asked.values, "device": device}
+    what |= {"dtype": "float64" if exact else None, **asked.seen.asked()}
+    return Exact(Request(inputs, pattern, **what), said)
 
 
 def _blamed_on_b(message: str, b: Other) -> str:

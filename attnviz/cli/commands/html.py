@@ -9,7 +9,7 @@ import typer
 
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice
+from attnviz.cli.options import Compute, Heads, Item, Part, PatternChoice, Seen, Source, check_choice, tell_left_out
 
 if TYPE_CHECKING:
     from attnviz.pages.description import PageLayer
@@ -25,6 +25,8 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        part: Part = Part(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         values: Weighed = "weights",
@@ -49,14 +51,16 @@ def register(app: typer.Typer) -> None:
         bound = parse_bytes(most, option="--most")
         out = check_output(out, (".html", ".htm"), inputs=[*source.paths(), *choice.paths()])
         heads: dict[str, int] = {}  # of each layer
+        left_out: list[float | None] = []
 
         def told(layer: PageLayer) -> None:
             heads[layer.label] = len(layer.heads)
             progress.layer(rows_of(layer))
+            left_out.extend(layer.attention.left_out(head) for head in layer.heads)
 
-        layers = page_layers(
-            source, head, batch, choice, compute, derive, check_choice("--values", values, ("weights", *NORMS)), told
-        )
+        weighed = check_choice("--values", values, ("weights", *NORMS))
+        layers = page_layers(source, head, batch, choice, compute, part, seen, derive, weighed, told)
         with layers_progress(len(layers), "html") as progress:
             size = write_page(out, layers, source.title, most=bound, progress=progress)
+        tell_left_out(left_out)
         note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads.values()), 'head')}, {decimal(size)}")

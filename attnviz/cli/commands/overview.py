@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
-from attnviz.cli.options import VALUES, Compute, Heads, Item, PatternChoice, Source, Values, check_choice, request_of
+from attnviz.cli.options import (
+    VALUES,
+    Compute,
+    Heads,
+    Item,
+    Part,
+    PatternChoice,
+    Seen,
+    Source,
+    Values,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 from attnviz.cli.pictures import look_of_file, write_figure
 from attnviz.plots.kinds.overview import Overview
 from attnviz.plots.look import Look
@@ -31,6 +44,8 @@ def register(app: typer.Typer) -> None:
         batch: Item = "0",
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        part: Part = Part(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         reduce: Annotated[str, typer.Option(help="What a cell of a panel holds: max or mass.")] = "max",
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         look: Look = Look(theme="light"),  # noqa: B008 (frozen)
@@ -55,8 +70,9 @@ def register(app: typer.Typer) -> None:
 
         def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:
             held = "logits" if values == "logits" else "weights"
+            of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "seen": seen}
             for label, inputs, pattern in Derive().each(source, choice, compute, values):
-                request = request_of(inputs, pattern, compute, head=head, batch=batch, values=held, reduce=reduce)
+                request = request_of(inputs, pattern, compute, **of, values=held, reduce=reduce)
                 begin.layer(len(request.rows) * len(request.chosen))
                 del inputs
                 yield label, request
@@ -65,6 +81,9 @@ def register(app: typer.Typer) -> None:
         with layers_progress(count, "overview") as progress:
             name = str(source.source or "inputs")
             parts = kind.compute(asked(progress), count, name, look, progress=progress)
+        for line in parts.notes:
+            note(line)
+        tell_left_out(shown.left_out for shown in parts.maps)
         hint = None if kind.each else look.hint(parts.maps)
         if hint is not None:
             note(hint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,10 +19,12 @@ from attnviz.cli.options import (
     Item,
     PatternChoice,
     Region,
+    Seen,
     Source,
     Values,
     check_choice,
     request_of,
+    tell_left_out,
 )
 from attnviz.plots.look import Look
 
@@ -51,6 +53,7 @@ def register(app: typer.Typer) -> None:
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         look: Look = Look(theme="light"),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
@@ -79,8 +82,9 @@ def register(app: typer.Typer) -> None:
             if world.size > 1 and drawn.alone:
                 raise InputError(f"{drawn.title} runs in one process; start attnviz without torchrun")
             inputs, pattern, left = derive.load(source, choice, compute, values)
-            more = {"values": left, "device": rank_device(compute.device), "ranks": world}
-            request = request_of(inputs, pattern, compute, head=head, batch=batch, region=region, **more)
+            more: dict[str, Any] = {"values": left, "device": rank_device(compute.device), "ranks": world}
+            of: dict[str, Any] = {"head": head, "batch": batch, "region": region, "seen": seen}
+            request = request_of(inputs, pattern, compute, **of, **more)
             drawn = drawn.reading(SourceReader(source, choice, compute, derive, values))
             request = drawn.asked(request)
             fitted = drawn.fitted(request, look) if figures else request
@@ -93,6 +97,7 @@ def register(app: typer.Typer) -> None:
             if world.rank == 0:
                 for line in parts.notes:
                     note(line)
+                tell_left_out(shown.left_out for shown in parts.maps)
                 if figures and parts.blank:
                     note("nothing is visible in what is shown: no query of it sees a key of it")
                 hint = look.hint(parts.spoken) if figures and drawn.hints else None

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
-from attnviz.cli.options import VALUES, Batch, Compute, Heads, PatternChoice, Region, Source, Values, check_choice
+from attnviz.cli.options import (
+    VALUES,
+    Batch,
+    Compute,
+    Heads,
+    Part,
+    PatternChoice,
+    Seen,
+    Source,
+    Values,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
@@ -32,6 +45,7 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only, or those of a word.")
         ] = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         format: Annotated[str, typer.Option(help="table, json, csv or markdown.")] = "table",
@@ -52,10 +66,11 @@ def register(app: typer.Typer) -> None:
             out = check_output(out, written.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         inputs, pattern, values = derive.load(source, choice, compute, values)
         if values == "logits":
+            seen.refuse("words, spans and hidden keys are of weights, and logits don't add up; take --values weights")
             _check_logits(inputs)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
-        results = _computed(inputs, pattern, compute, derive, head, batch, queries, wanted)
+        results = _computed(inputs, pattern, compute, derive, head, batch, queries, seen, wanted)
         if out is not None or format in ("json", "csv"):
             _say_size(results, out)
         if out is not None:
@@ -112,26 +127,20 @@ def _computed(
     head: str,
     batch: str,
     queries: str | None,
+    seen: Seen,
     wanted: Sequence[str],
 ) -> list[ScoreStream]:
     """The scores of each batch item, still to be computed."""
     from attnviz.attention.patterns import GlobalKeys
     from attnviz.base.selections import parse_indices
-    from attnviz.engine.request import Request
     from attnviz.engine.scores import ScoreStream
 
-    heads = parse_indices(head, inputs.H, option="--head", noun="head")
-    how = derive.hows.get("heads")
-    if how is not None:
-        from attnviz.attention.derived import over_heads
-
-        inputs, heads = over_heads(inputs, how, heads, pattern), (0,)
-        pattern = inputs.pattern or pattern
     both = not isinstance(pattern, GlobalKeys)
     found = []
     for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item"):
-        rows = Region(queries=queries).ranges(inputs, item)["queries"]
-        request = Request(inputs, pattern, heads, batch=item, queries=rows, device=compute.device)
+        part: dict[str, Any] = {"head": head, "batch": f"{item}", "region": Part(queries=queries), "seen": seen}
+        request = derive.heads(request_of(inputs, pattern, compute, **part))
+        tell_left_out(request.attention.left_out(one, request.rows) for one in request.chosen)
         found.append(ScoreStream(request, logits=both or "logits" in wanted, weights=both or "weights" in wanted))
     return found
 

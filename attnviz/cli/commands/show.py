@@ -16,10 +16,12 @@ from attnviz.cli.options import (
     Item,
     PatternChoice,
     Region,
+    Seen,
     Source,
     Values,
     check_choice,
     request_of,
+    tell_left_out,
 )
 from attnviz.plots.look import Scale
 
@@ -44,7 +46,11 @@ def register(app: typer.Typer) -> None:
         values: Values = "weights",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         region: Region = Region(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        tags: Annotated[
+            bool, typer.Option("--tags", help="Say what each head is in a word, with its score: sink, previous, …")
+        ] = False,
         scale: Scale = Scale(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         color: Annotated[
@@ -70,8 +76,8 @@ def register(app: typer.Typer) -> None:
         scaling = Scaling(**scale.ends)
         inputs, pattern, left = derive.load(source, choice, compute, values)
         heads = "all" if all_ or ("heads" in derive.hows and head == "0") else head
-        request = request_of(inputs, pattern, compute, head=heads, batch=batch, region=region, values=left)
-        request = derive.heads(request)
+        of: dict[str, Any] = {"head": heads, "batch": batch, "region": region, "seen": seen}
+        request = derive.heads(request_of(inputs, pattern, compute, **of, values=left))
         forced: dict[str, Any] = {}
         if color == "none":
             forced = {"no_color": True}
@@ -80,7 +86,8 @@ def register(app: typer.Typer) -> None:
         console = output(80, **forced)
         height = console.height if console.file.isatty() else None
         with rows_progress(len(request.rows) * len(request.chosen), "show") as progress:
-            parts = Heatmap().compute(_fitted(request, console, height), progress)
+            parts = Heatmap(tags=tags).compute(_fitted(request, console, height), progress)
+        tell_left_out(shown.left_out for shown in parts.maps)
         console.print(HeatmapPicture(parts.maps, scaling, height=height))
 
 

@@ -13,7 +13,19 @@ from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import VALUES, Compute, Heads, PatternChoice, Source, Values, check_choice
+from attnviz.cli.options import (
+    VALUES,
+    Compute,
+    Heads,
+    Part,
+    PatternChoice,
+    Seen,
+    Source,
+    Values,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,14 +68,14 @@ def register(app: typer.Typer) -> None:
         values: Values = "weights",
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        queries: Annotated[str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only.")] = None,
-        keys: Annotated[str | None, typer.Option(metavar="A:B", help="Key positions A to B-1 only.")] = None,
+        part: Part = Part(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         cells: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 32,
         compute: Compute = Compute(),  # noqa: B008 (frozen)
     ) -> None:
         """Write a snapshot: the maps of heads in few cells, their statistics and the settings, for review and for CI."""
         check_choice("--values", values, VALUES)
-        from attnviz.base.selections import parse_index, parse_indices, parse_range
+        from attnviz.base.selections import parse_indices
         from attnviz.base.words import count
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note
@@ -76,17 +88,21 @@ def register(app: typer.Typer) -> None:
         inputs, pattern, heads = _of_heads(
             derive, inputs, pattern, parse_indices(head, inputs.H, option="--head", noun="head")
         )
+        asked = request_of(inputs, pattern, compute, batch=batch, region=part, seen=seen, values=left)
+        asked = asked.but(heads=heads)
         found = _taken(
             inputs,
             pattern,
             compute.device,
             heads=heads,
-            batch=parse_index(batch, inputs.B, option="--batch", noun="batch item"),
+            batch=asked.batch,
             values=left,
             cells=cells,
-            queries=None if queries is None else parse_range(queries, inputs.T, option="--queries"),
-            keys=None if keys is None else parse_range(keys, inputs.S, option="--keys"),
+            queries=_part(asked.rows, asked.item.T),
+            keys=None if part.keys is None else asked.keys,
+            **seen.asked(),
         )
+        tell_left_out(asked.attention.left_out(head) for head in asked.chosen)
         write_snapshot(file, found)
         rows, columns = next(iter(found.heads[0].cells.values())).shape
         note(f"wrote {file}: {count(len(found.heads), 'head')}, {found.settings['pattern']}, {rows} × {columns} cells")
@@ -164,6 +180,8 @@ def _of_heads(
 
 def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute, file: Path) -> Snapshot:
     """What the stored snapshot keeps, of these inputs."""
+    from attnviz.engine.request import GROUPED
+
     heads = [one.head for one in stored.heads]
     batch = stored.settings.get("batch", 0)
     for name, wanted, size in (
@@ -188,6 +206,7 @@ def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute,
         queries=_part(stored.queries, inputs.T),
         keys=_part(stored.keys, inputs.S) if isinstance(stored.keys, range) else None,
         version=stored.version,
+        **{name: stored.settings[name] for name in GROUPED if name in stored.settings},
     )
 
 

@@ -14,7 +14,18 @@ from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice, request_of
+from attnviz.cli.options import (
+    Compute,
+    Heads,
+    Item,
+    Part,
+    PatternChoice,
+    Seen,
+    Source,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.look import Look
 
@@ -29,6 +40,12 @@ if TYPE_CHECKING:
 
 _PICTURES, _DATA = (".png", ".pdf", ".svg"), (".json", ".csv", ".parquet")
 
+_DRAWN = ("heads", "distance", "windows")
+"""The kinds of rows that have a figure."""
+
+_NO_COLORS = ("norm", "robust", "vmin", "vmax", "cmap", "marks")
+"""Parts of a look that lines have no use for."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -42,6 +59,13 @@ class Rows:
             help="A row a key: the weight it receives; sum, mean over queries that can see it, largest.",
         ),
     ] = False
+    shares: Annotated[
+        bool,
+        typer.Option(
+            "--shares",
+            help="A row a pair of spans or words (--spans, --merge): the share of its weight that one gives to the other.",
+        ),
+    ] = False
     curve: Annotated[
         str | None,
         typer.Option(
@@ -50,14 +74,20 @@ class Rows:
     ] = None
 
     def kind(self) -> str:
-        """``heads``, ``queries``, ``keys``, ``distance`` or ``windows``. Raises InputError where more than one is asked for."""
+        """``heads``, ``queries``, ``keys``, ``shares``, ``distance`` or ``windows``. Raises InputError where more than one is asked for."""
         if self.curve is not None:
             check_choice("--curve", self.curve, ("distance", "windows"))
-        asked = {"--by-query": self.by_query, "--keys-received": self.keys_received, "--curve": self.curve}
+        asked = {
+            "--by-query": self.by_query,
+            "--keys-received": self.keys_received,
+            "--shares": self.shares,
+            "--curve": self.curve,
+        }
         given = [option for option, value in asked.items() if value]
         if len(given) > 1:
             raise InputError(f"{given[0]} and {given[1]}: each says what a row is; give one")
-        return str(self.curve or ("queries" if self.by_query else "keys" if self.keys_received else "heads"))
+        kinds = {"queries": self.by_query, "keys": self.keys_received, "shares": self.shares}
+        return self.curve or next((kind for kind, asked in kinds.items() if asked), "heads")
 
 
 def register(app: typer.Typer) -> None:
@@ -68,11 +98,10 @@ def register(app: typer.Typer) -> None:
         source: Source,
         head: Heads = "all",
         batch: Item = "0",
-        queries: Annotated[
-            str | None, typer.Option(metavar="A:B", help="Queries A to B-1 only, or those of a word.")
-        ] = None,
+        part: Part = Part(),  # noqa: B008 (frozen)
         rows: Rows = Rows(),
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         values: Weighed = "weights",
@@ -91,7 +120,9 @@ def register(app: typer.Typer) -> None:
         out: Annotated[
             Path | None,
             typer.Option(
-                "--out", "-o", help="Figure of layers x heads (.png, .pdf, .svg), or data (.json, .csv, .parquet)."
+                "--out",
+                "-o",
+                help="Figure (.png, .pdf, .svg) of layers x heads, or with --curve of lines; or data (.json, .csv, .parquet).",
             ),
         ] = None,
         look: Look = PLAIN,
@@ -105,16 +136,18 @@ def register(app: typer.Typer) -> None:
         from attnviz.base.writing import check_output, is_stdout
 
         kind = rows.kind()
+        _check_part(kind, part, seen)
         with _own_statistic(statistic) as shown:
             _check(sort, ascending, shown, out, kind, own=shown != statistic)
             if tags and kind != "heads":
                 raise InputError(f"--tags: they are of heads, and a row is of {kind}; leave it out")
             if out is not None:
-                taken = (*_PICTURES, *_DATA) if kind == "heads" else _DATA
+                taken = (*_PICTURES, *_DATA) if kind in _DRAWN else _DATA
                 out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
-            look = look_of_file(look, None if out is None or out.suffix.lower() in _DATA else out, unused=("marks",))
+            drawn = None if out is None or out.suffix.lower() in _DATA else out
+            look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" else _NO_COLORS)
             layers = derive.each(source, choice, compute, values)
-            found, patterns = _computed(kind, layers, derive, compute, head, batch, queries)
+            found, patterns = _computed(kind, layers, derive, compute, head, batch, part, seen)
             named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
             if kind == "heads":
                 ordered = found if sort is None else _in_order(found, sort, ascending=ascending)
@@ -124,10 +157,13 @@ def register(app: typer.Typer) -> None:
                     _print(ordered, format, source.title, named, tags=tags)
             else:
                 columns = _sorted(_columns(found, kind), sort, ascending=ascending)
-                if out is not None:
+                wide = None if kind != "shares" or sort is not None else _columns(found, "shares in percent")
+                if drawn is not None:
+                    _draw_curves(drawn, found, kind, source.title, named, look)
+                elif out is not None:
                     _write_rows(out, columns, kind, source.title, named)
                 if not is_stdout(out):
-                    _print_rows(columns, kind, source.title, named, format)
+                    _print_rows(columns if format != "table" else wide or columns, kind, source.title, named, format)
 
 
 @contextmanager
@@ -154,13 +190,29 @@ def _check(sort: str | None, ascending: bool, statistic: str, out: Path | None, 
     from attnviz.measures.statistics import STATISTICS
 
     if sort is not None:
-        columns = {"keys": ("sum", "mean", "largest"), "distance": ("mass", "weight"), "windows": ("mass",)}
+        columns = {
+            "keys": ("sum", "mean", "largest"),
+            "shares": ("weight",),
+            "distance": ("mass", "weight"),
+            "windows": ("mass",),
+        }
         check_choice("--sort", sort, columns.get(kind, tuple(STATISTICS)))
     elif ascending:
         raise InputError("--ascending: it turns --sort around, and no --sort is given")
     check_choice("--statistic", statistic, tuple(STATISTICS))
     if statistic != "entropy" and not own and (out is None or out.suffix.lower() in _DATA):
         raise InputError(f"--statistic {statistic}: it says what a figure shows; name one with -o (.png, .pdf, .svg)")
+
+
+def _check_part(kind: str, part: Part, seen: Seen) -> None:
+    """Raises InputError for options that rows of a kind have no use for."""
+    if part.keys is not None and kind not in ("keys", "shares"):
+        raise InputError(
+            f"--keys {part.keys}: statistics are of queries over all the keys they see; take --keys-received or --shares, or "
+            f"choose --queries"
+        )
+    if kind == "shares" and seen.merge is None and seen.spans is None:
+        raise InputError("--shares: they are of spans or words, and none are asked for; add --spans or --merge words")
 
 
 def _computed(
@@ -170,10 +222,10 @@ def _computed(
     compute: Compute,
     head: str,
     batch: str,
-    queries: str | None,
+    part: Part,
+    seen: Seen,
 ) -> tuple[list[Any], list[str]]:
     """The statistics of every head, one layer in memory at a time, and the pattern of each layer."""
-    from attnviz.base.selections import parse_index, parse_range
     from attnviz.cli.console import note
     from attnviz.cli.progress import rows_progress
 
@@ -181,21 +233,22 @@ def _computed(
     found: list[Any] = []
     patterns: list[str] = []
     caveats: dict[str, None] = {}
+    left_out: list[float | None] = []
     for label, inputs, pattern in layers:
-        request = request_of(inputs, pattern, compute, head=head, batch=batch)
-        if queries is not None:
-            item = inputs.item(parse_index(batch, inputs.B, option="--batch", noun="batch item"))
-            part = parse_range(queries, inputs.T, item.query_tokens, option="--queries", source=inputs.source)
-            request = request.but(queries=part)
-        request = derive.heads(request)
-        patterns.append(request.attention.pattern_name)
+        of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "seen": seen}
+        request = derive.heads(request_of(inputs, pattern, compute, **of, every_key=True))
+        measured = request.attention.measured
+        patterns.append(request.attention.pattern_name + ("" if measured is None else f", {measured}"))
         caveats |= {} if request.attention.caveat is None else {request.attention.caveat: None}
         size = len(request.rows) * len(request.chosen)
         with rows_progress(size, "stats" if label is None else f"layer {label}") as progress:
             found += compute_rows(request, progress=progress)
+        if seen.hide is not None and kind != "heads":  # whose rows say it
+            left_out += [request.attention.left_out(one, request.rows) for one in request.chosen]
         del inputs, request  # before the next layer is read
     for said in caveats:
         note(said)
+    tell_left_out(left_out or [one.left_out for one in found if kind == "heads"])
     return found, patterns
 
 
@@ -203,12 +256,14 @@ def _computing(kind: str) -> Callable[..., list[Any]]:
     """What computes rows of a kind, of a request."""
     from attnviz.measures.curves import curves_of
     from attnviz.measures.rows import by_key, by_query
+    from attnviz.measures.shares import shares_of
     from attnviz.measures.statistics import statistics_of_request
 
     known: dict[str, Callable[..., list[Any]]] = {
         "heads": statistics_of_request,
         "queries": by_query,
         "keys": by_key,
+        "shares": shares_of,
         "distance": curves_of,
         "windows": curves_of,
     }
@@ -219,7 +274,7 @@ def _columns(found: Sequence[Any], kind: str) -> Columns:
     """All rows as columns."""
     from attnviz.show.frames import joined
 
-    of_curves = {"distance": "by_distance", "windows": "by_window"}
+    of_curves = {"distance": "by_distance", "windows": "by_window", "shares in percent": "by_key"}
     return joined(getattr(one, of_curves.get(kind, "columns"))() for one in found)
 
 
@@ -280,6 +335,16 @@ def _print(found: list[HeadStatistics], format: str, title: str, named: str, *, 
         console = output()
         said = title if found[0].batch is None else f"{title}, batch item {found[0].batch}"
         console.print(statistics_table(found, f"{said} · {named}", console.width, tags=tags))
+
+
+def _draw_curves(out: Path, found: list[Any], kind: str, title: str, named: str, look: Look) -> None:
+    """A figure of lines, one a head."""
+    from attnviz.show.figures.curves import curves_figure, curves_words
+
+    words = curves_words(found, kind, source=title, pattern=named)
+    said = words if look.caption is True else look.caption or None
+    how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.inches}
+    write_figure(out, lambda: curves_figure(found, kind, **how), look, words, kind=f"stats {kind}")
 
 
 def _write_rows(out: Path, columns: Columns, kind: str, title: str, named: str) -> None:

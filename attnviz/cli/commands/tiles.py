@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice, request_of
+from attnviz.cli.options import (
+    Compute,
+    Heads,
+    Item,
+    Part,
+    PatternChoice,
+    Seen,
+    Source,
+    check_choice,
+    request_of,
+    tell_left_out,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +35,8 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        part: Part = Part(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         values: Weighed = "weights",
@@ -51,11 +64,13 @@ def register(app: typer.Typer) -> None:
 
         bound = None if memory is None else parse_bytes(memory)
         inputs, pattern, _ = derive.load(source, choice, compute, check_choice("--values", values, ("weights", *NORMS)))
-        request = derive.heads(request_of(inputs, pattern, compute, head=head, batch=batch, memory=bound))
+        of: dict[str, Any] = {"head": head, "batch": batch, "seen": seen, "memory": bound, "region": part}
+        request = derive.heads(request_of(inputs, pattern, compute, **of)).cropped()
         pyramid, heads = Pyramid(request.attention, bound), request.chosen
         chosen = tuple(range(pyramid.overview_level + 1))
         if levels is not None:
             chosen = parse_indices(levels, pyramid.levels, option="--levels", noun="level")
         files = write_tiles(out, pyramid, heads, chosen, watch=rows_progress)
+        tell_left_out(request.attention.left_out(head) for head in heads)
         named = f"level{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}"
         note(f"wrote {out}: {files:,} tiles of {count(len(heads), 'head')}, {named}")

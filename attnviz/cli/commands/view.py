@@ -8,7 +8,7 @@ import typer
 
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, PatternChoice, Source, check_choice
+from attnviz.cli.options import Compute, Heads, Item, Part, PatternChoice, Seen, Source, check_choice
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +20,8 @@ def register(app: typer.Typer) -> None:
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+        part: Part = Part(),  # noqa: B008 (frozen)
+        seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         values: Weighed = "weights",
@@ -54,9 +56,8 @@ def register(app: typer.Typer) -> None:
         from attnviz.pages.viewer import Viewer
 
         bound = None if memory is None else parse_bytes(memory)
-        layers = page_layers(
-            source, head, batch, choice, compute, derive, check_choice("--values", values, ("weights", *NORMS))
-        )
+        weighed = check_choice("--values", values, ("weights", *NORMS))
+        layers = page_layers(source, head, batch, choice, compute, part, seen, derive, weighed)
         viewer = Viewer(layers, source.title, memory=bound, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from torch import Tensor
 from attnviz.attention.derived import NORMS, DerivedInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
+from attnviz.attention.merged import MergedInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name, parse_device
 from attnviz.base.errors import InputError
+from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.compare.rounding import ORDER, Rounding, Rule, Sizes, Tolerance, rule_of
 from attnviz.compare.sides import BLOCK_CELLS, Given, Scored, Side
@@ -25,7 +27,7 @@ from attnviz.compare.snapshots.difference import CellDifference
 from attnviz.compare.snapshots.snapshot import CELLS, MOST_TOKENS, VERSION, HeadSnapshot, Snapshot
 from attnviz.engine.blocks import Block, stepped
 from attnviz.engine.reducer import reduce_block
-from attnviz.engine.request import Request, ask
+from attnviz.engine.request import GROUPED, Request, ask
 from attnviz.engine.scores import AttentionScores
 from attnviz.maps.map import AttentionMap, map_of
 from attnviz.measures.statistics import statistics_of
@@ -44,6 +46,10 @@ def take_snapshot(
     batch: int = 0,
     values: str = "weights",
     cells: int = CELLS,
+    merge: str | None = None,
+    spans: Spans | None = None,
+    hide: Hide | None = None,
+    renormalize: bool = False,
     queries: range | None = None,
     keys: range | None = None,
     tokens: Sequence[str] | None = None,
@@ -62,6 +68,7 @@ def take_snapshot(
         batch: the batch item.
         values: ``weights`` or ``logits``; of inputs ``norms`` or ``norm-shares`` too.
         cells: the most cells along each side.
+        merge, spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         queries, keys: the positions to keep, of inputs; None is all.
         tokens: S labels, of a tensor, which has none.
         device: where to compute; None is where the inputs are.
@@ -85,11 +92,13 @@ def take_snapshot(
         first = source if isinstance(source, Inputs) else source[0]
         where = first.device if device is None else parse_device(device)
         what: dict[str, Any] = {"batch": batch, "values": values, "queries": queries, "keys": keys, "pixels": cells}
+        what |= {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
         # MPS has no float64.
         what |= {"device": "cpu" if where.type == "mps" else where, "dtype": torch.float64}
         what |= {"mean": mean, "max": max, "rollout": rollout}
         return _of_request(ask(source, pattern, heads, **what), version, progress)
-    for name, given in (("pattern", pattern), ("queries", queries), ("keys", keys)):
+    own = {"pattern": pattern, "merge": merge, "spans": spans, "hide": hide, "queries": queries, "keys": keys}
+    for name, given in {**own, "renormalize": renormalize or None}.items():
         if given is not None:
             raise InputError(f"{name}: a {type(source).__name__} is computed already; leave {name} out")
     if isinstance(source, AttentionMap):
@@ -197,10 +206,14 @@ def _head(
 
 def _settings(item: AttentionItem, pattern: Pattern, values: str) -> dict[str, Any]:
     inputs, batch = item.inputs, item.batch
+    derived: dict[str, Any] = {}
+    if isinstance(inputs, MergedInputs):
+        pattern, derived = inputs.own, {name: _plain(value) for name, value in inputs.asked.items()}
     settings: dict[str, Any] = {
         "source": "weights" if item.given else "inputs",
         "values": values,
         "pattern": str(pattern),
+        **derived,
         "dtype": dtype_name(inputs.dtype),
         "batch": batch,
         "heads": inputs.H,
@@ -219,6 +232,15 @@ def _settings(item: AttentionItem, pattern: Pattern, values: str) -> dict[str, A
         settings["padding"] = int((~inputs.key_padding_mask[batch]).sum())
     extras = [name for name in ("bias", "alibi_slopes", "sinks", "q_global") if getattr(inputs, name, None) is not None]
     return settings | ({"with": extras} if extras else {})
+
+
+def _plain(value: Any) -> Any:
+    """What was asked of spans and hidden keys, as JSON holds it, and as it can be asked again."""
+    if isinstance(value, Mapping):
+        return {
+            name: [ends[0], ends[-1] + 1] if isinstance(ends, range) else list(ends) for name, ends in value.items()
+        }
+    return value if isinstance(value, str | bool) else list(value)
 
 
 def _of_map(shown: AttentionMap, cells: int, version: int) -> Snapshot:
@@ -379,6 +401,7 @@ def locate(
     if isinstance(source, Inputs):
         what: dict[str, Any] = {name: snapshot.settings[name] for name in ("batch", "values")}
         what |= {"queries": found.queries, "keys": found.keys, "pixels": max(len(found.queries), len(found.keys))}
+        what |= {name: snapshot.settings[name] for name in GROUPED if name in snapshot.settings}
         what["device"] = "cpu" if source.device.type == "mps" else source.device
         request = Request(source, pattern, found.head, dtype=torch.float64, **what)
         shown = map_of(version1.request_of(request) if snapshot.version == 1 else request).cells

@@ -51,7 +51,7 @@ class Compare(Kind):
         from attnviz.compare.maps import check_sizes
 
         assert not isinstance(self.b, Path)
-        check_sizes(request.inputs, self.b)
+        check_sizes(request.inputs, request.of(self.b, self.b_pattern).inputs)
         return request
 
     def fitted(self, request: Request, look: Look, ax: Axes | None = None) -> Request:
@@ -62,7 +62,8 @@ class Compare(Kind):
     def compute(self, request: Request, progress: Progress | None = None) -> Parts:
         from attnviz.compare.maps import compared
 
-        b = request.but(inputs=self.b, pattern=self.b_pattern)
+        assert not isinstance(self.b, Path)
+        b = request.of(self.b, self.b_pattern)
         found = [compared(request.but(heads=head), b.but(heads=head), progress=progress) for head in request.chosen]
         a_maps = tuple(replace(shown.a, pattern=str(request.pattern)) for shown in found)
         differ = any(bool(((cells := shown.difference.cells) < 0).any() or (cells > 0).any()) for shown in found)

@@ -96,6 +96,7 @@ class Bar:
         own = min(tall, _MOST)
         left += _PAD
         place(self.bar.ax, (left, bottom + tall - own, _THICK, own), tuple(self.figure.get_size_inches()))
+        self._thin(own)
         if self.blank:
             self._swatch(left, bottom + tall - own - 0.1 - _THICK, NOT_VISIBLE.replace(" ", "\n"))
 
@@ -125,15 +126,17 @@ class Bar:
         if self.blank:
             self._swatch(left, top + 0.08 - depth, NOT_VISIBLE)
 
-    def _thin(self, wide: float) -> None:
-        """Leaves out the ticks of a bar that lies whose labels would touch."""
-        axis, size = self.bar.ax.xaxis, float(self.bar.ax.xaxis.get_ticklabels()[0].get_fontsize())
+    def _thin(self, inches: float) -> None:
+        """Leaves out the ticks of a bar of this length whose labels would touch."""
+        lying = self.bar.orientation == "horizontal"
+        axis = self.bar.ax.xaxis if lying else self.bar.ax.yaxis
+        size = float(axis.get_ticklabels()[0].get_fontsize())
         low, high = sorted(axis.get_view_interval())
         at = [float(x) for x in axis.get_majorticklocs() if low <= x <= high]
         kept: list[float] = []
         end = -math.inf
         for x, text in zip(at, axis.get_major_formatter().format_ticks(at), strict=True):
-            half, middle = width_of(text, size) / 2, float(self.bar.norm(x)) * wide
+            half, middle = (width_of(text, size) if lying else size / 72) / 2, float(self.bar.norm(x)) * inches
             if middle - half >= end + 3 / 72:
                 kept.append(x)
                 end = middle + half

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnviz.base.labels import SPACE, one_line
-from attnviz.base.words import count, in_place, ranges
+from attnviz.base.words import count, in_place, left_out_words, ranges
 from attnviz.maps.map import AttentionMap, cell_words, place_of
 from attnviz.maps.reasons import ReasonMap
 from attnviz.show.figures.scales import ColorScale, FittedScale
@@ -27,7 +27,7 @@ def visibility_hint(maps: Sequence[AttentionMap], scale: ColorScale) -> str | No
     """
     if scale.settled or maps[0].values != "weights":
         return None
-    if all(len(shown.keys) == 1 for shown in maps):
+    if all(len(shown.keys) == 1 and np.allclose(shown.cells[np.isfinite(shown.cells)], 1) for shown in maps):
         return f"there is one key, so that every weight is 1 under the pattern {maps[0].pattern}; choose another with --pattern"
     visible = np.concatenate([shown.cells[np.isfinite(shown.cells)] for shown in maps])
     if not visible.size:
@@ -84,7 +84,9 @@ def caption(
         scale.note[0].upper() + scale.note[1:],
         *notes,
     ]
-    sentences += [said[0].upper() + said[1:] for said in (sink_note(maps), row_note(maps)) if said is not None]
+    left_out = left_out_words(shown.left_out for shown in maps)
+    more = (left_out, sink_note(maps), row_note(maps))
+    sentences += [said[0].upper() + said[1:] for said in more if said is not None]
     return " ".join(f"{sentence}." for sentence in sentences)
 
 

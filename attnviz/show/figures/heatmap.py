@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import matplotlib as mpl
 import numpy as np
@@ -17,6 +17,7 @@ from attnviz.maps.map import AttentionMap, cell_words, grid_name
 from attnviz.show.figures.bars import Bar, colorbar, frame
 from attnviz.show.figures.captions import cell_said
 from attnviz.show.figures.cells import CellImage
+from attnviz.show.figures.inset import draw_inset, inset_room
 from attnviz.show.figures.layout import (
     EDGE,
     LINE,
@@ -74,6 +75,7 @@ def heatmap(
     caption: str | None = None,
     width: float | None = None,
     marks: bool = True,
+    part: AttentionMap | None = None,
     **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws one head's map.
@@ -87,6 +89,7 @@ def heatmap(
         caption: under the figure, such as :func:`attnviz.show.figures.captions.caption` says it.
         width: inches across of the figure that this makes; None is what the map needs.
         marks: whether a column that takes most of the weight, and lone peaks of a long map, are marked.
+        part: some of its queries and keys at full resolution, which an inset shows.
         colors: the fields of :class:`~attnviz.show.figures.scales.ColorScale`: ``norm``, ``robust``, ``vmin``, ``vmax``,
             ``cmap``.
 
@@ -98,6 +101,7 @@ def heatmap(
     """
     fitted = ColorScale(**colors).fit([shown])
     if ax is None:
+        room = 0.0 if part is None else inset_room(shown, panel_inches(shown.size, 1)[0] if width is None else width)
         (own,) = sheet_of(
             [shown],
             fitted,
@@ -107,7 +111,10 @@ def heatmap(
             caption=caption,
             width=width,
             marks=marks,
+            sides=(0.0, room, 0.0),
         )
+        if part is not None:
+            draw_inset(shown, part, own, fitted, room)
         return showing(own)
     image = draw(shown, ax, fitted, annot=annot)
     found = [find_marks(shown)] if marks else []
@@ -129,6 +136,7 @@ def heads_grid(
     caption: str | None = None,
     width: float | None = None,
     marks: bool = True,
+    names: Sequence[tuple[str, str]] | None = None,
     **colors: Unpack[ScaleOptions],
 ) -> Figure:
     """Small multiples of several heads, sharing one color scale.
@@ -137,14 +145,17 @@ def heads_grid(
         maps: of the same values and shape, one a head.
         annot, caption, width, colors: as in :func:`heatmap`.
         title: above the grid; None says which values.
+        names: what stands over each map, and in fewer letters; None is which head it is.
 
     Raises:
         InputError: as :func:`heatmap`.
     """
     fitted = ColorScale(**colors).fit(maps)
     above = (grid_name(maps) if title is None else title) + cell_note(maps[0])
-    names = [shown.heads_name for shown in maps]
-    axes = sheet_of(maps, fitted, names, above=above, annot=annot, caption=caption, width=width, marks=marks)
+    shorts = None if names is None else [short for _, short in names]
+    long = [shown.heads_name for shown in maps] if names is None else [name for name, _ in names]
+    how: dict[str, Any] = {"annot": annot, "caption": caption, "width": width, "marks": marks}
+    axes = sheet_of(maps, fitted, long, above=above, shorts=shorts, **how)
     figure = axes[0].get_figure(root=True)
     assert figure is not None
     return showing(figure)
@@ -156,6 +167,7 @@ def sheet_of(
     names: Sequence[str],
     *,
     above: str | None = None,
+    shorts: Sequence[str] | None = None,
     annot: bool = False,
     scale: bool = True,
     caption: str | None = None,
@@ -168,7 +180,8 @@ def sheet_of(
     Args:
         maps: to draw.
         fitted: their scale.
-        names: a title for each; where there is little room, the head's number.
+        names: a title for each.
+        shorts: their titles where there is little room; None is the head's number.
         above: the title of them all.
         annot, caption, width: as in :func:`heatmap`.
         scale: whether there is a color bar.
@@ -195,7 +208,7 @@ def sheet_of(
         if tiny:  # one panel says where things are, for all
             left = lowest = left and lowest
         draw(shown, ax, fitted, annot=annot, x_labels=lowest, y_labels=left, names=single)
-        write_title(ax, found, n, name, f"{shown.head}", 72 * sides[2])
+        write_title(ax, found, n, name, f"{shown.head}" if shorts is None else shorts[n], 72 * sides[2])
     for ax, shown, mark in zip(axes, maps, marked, strict=False):
         draw_marks(shown, mark, ax)
     if not single:

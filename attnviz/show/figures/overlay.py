@@ -120,6 +120,8 @@ def overlays(
     maps: Sequence[AttentionMap],
     patches: tuple[int, int],
     *,
+    told: str | None = None,
+    titles: Sequence[str] | None = None,
     title: str | None = None,
     caption: str | None = None,
     width: float | None = None,
@@ -129,16 +131,18 @@ def overlays(
 
     Args:
         picture, colors: as in :func:`overlay`.
-        maps: one query's weights of each head, (1, rows * columns) cells.
+        maps: one query's weights of each head, (1, rows * columns) cells, or laid out already.
         patches: rows and columns of patches.
-        title: above the grid; None says whose weights these are.
+        told: whose weights these are; None is the first map's query.
+        titles: above each picture; None is its head.
+        title: above the grid; None is what ``told`` says.
         caption, width: as in :func:`attnviz.heatmap`.
     """
     columns = min(len(maps), 6, math.ceil(math.sqrt(len(maps)) * 1.2))
     figure, scale = Figure(figsize=(6, 6)), ColorScale(**colors).fit(maps)
     bar = Bar(figure, scale, blank=False, cmap=_as_drawn(scale))
     tall, wide, _ = picture.shape
-    title = _title(maps[0], maps) if title is None else title
+    title = _title(maps, told) if title is None else title
 
     def sheet(across: float | None) -> Sheet:
         each = min(_PANEL, _PANEL * wide / tall) if across is None else across
@@ -158,7 +162,8 @@ def overlays(
         ax = figure.add_axes((0, 0, 1, 1), label=f"panel {n}")
         place(ax, found.box(n), found.size)
         overlay(picture, shown.cells.reshape(patches), ax, scale=scale, names=partial(_patch, shown, patches))
-        write_title(ax, found, n, shown.heads_name, f"{shown.head}")
+        named = (shown.heads_name, f"{shown.head}") if titles is None else (titles[n], titles[n])
+        write_title(ax, found, n, *named)
     upper = found.box(0)
     inside = found.inner[1] - found.around.above
     high = max(inside, _LEAST_BAR)
@@ -168,10 +173,13 @@ def overlays(
     return figure
 
 
-def _title(first: AttentionMap, maps: Sequence[AttentionMap]) -> str:
+def _title(maps: Sequence[AttentionMap], told: str | None) -> str:
+    first = maps[0]
     name = one_line(first.query_labels[0]) if first.query_labels else f"query {first.queries.start}"
-    return in_place(f"what {name} sees", *place_of(maps))
+    return in_place(told or f"what {name} sees", *place_of(maps))
 
 
 def _patch(shown: AttentionMap, patches: tuple[int, int], row: int, column: int) -> str:
-    return cell_said(shown, 0, row * patches[1] + column)
+    if shown.cells.shape == (1, patches[0] * patches[1]):
+        return cell_said(shown, 0, row * patches[1] + column)
+    return f"patch {row},{column} {number_said(float(shown.cells.reshape(patches)[row, column]))}"

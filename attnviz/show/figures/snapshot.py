@@ -20,10 +20,12 @@ from attnviz.maps.map import AttentionMap
 from attnviz.show.figures.about import About
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.heatmap import heads_grid
-from attnviz.show.figures.style import house_style, save_figure
+from attnviz.show.figures.style import LOOK, house_style, save_figure
 
 WRITTEN_BY = "attnviz snapshot"
 """What the picture of a snapshot says that it was made by."""
+
+_LOOK = "attnviz look"  # where a picture says how it looks
 
 
 def write_difference(path: Path, found: SnapshotDifference) -> bool:
@@ -58,8 +60,21 @@ def draw_snapshot(snapshot: Snapshot) -> bytes:
     maps = list(snapshot.maps(str(snapshot.settings.get("pattern", "")), reduction).values())
     stream = io.BytesIO()
     with _drawing():
-        heads_grid(maps).savefig(stream, format="png", dpi=100, metadata={"Software": WRITTEN_BY})
+        told = {"Software": WRITTEN_BY, _LOOK: f"{LOOK}"}
+        heads_grid(maps).savefig(stream, format="png", dpi=100, metadata=told)
     return stream.getvalue()
+
+
+def other_look(stored: bytes) -> str | None:
+    """Which look a stored picture has, where it is not today's: then a comparison would say nothing of the numbers."""
+    try:
+        with Image.open(io.BytesIO(stored)) as picture:
+            told = picture.info.get(_LOOK)
+    except OSError:
+        return None  # no picture, which is said elsewhere
+    if told == f"{LOOK}":
+        return None
+    return f"look {told or 1}, and figures have look {LOOK} now"
 
 
 def is_picture(path: Path) -> bool:

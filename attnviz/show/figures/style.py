@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
+LOOK = 2
+"""The version of how figures look: it goes up where the same numbers are drawn otherwise, as they are since figures are ink."""
+
 PALETTES = {"weights": INK, "logits": POLES, "difference": POLES}
 """The default palette of each kind of value: from 0 for weights, to both sides of 0 for the rest."""
 
@@ -231,7 +234,9 @@ _Drawn = TypeVar("_Drawn", bound="Axes | Figure")
 
 def showing(found: _Drawn) -> _Drawn:
     """A figure, or Axes of one, that a notebook shows as a picture: those that pyplot doesn't know are but text there."""
-    found._repr_png_ = partial(picture, found)  # type: ignore[union-attr]
+    for shown in (found, found.get_figure(root=True)):
+        assert shown is not None
+        shown._repr_png_ = partial(picture, shown)  # type: ignore[union-attr]
     return found
 
 

@@ -102,6 +102,7 @@ def find_sink(shown: AttentionMap) -> Sink | None:
     return Sink(shown.name, (shown.keys[first], shown.keys[end - 1]), label, float(shares[most]), exact, most)
 
 
+_FAINT = 0.1  # of the map's largest weight, below which a row is nothing beside the rest
 _LEAST_SEEN = 8  # queries that see a key, of whose weights one can be said to lead
 
 
@@ -125,6 +126,8 @@ def find_row(shown: AttentionMap) -> Row | None:
     leads = np.bincount(cells[:, clear].argmax(axis=0), minlength=rows) / int(told.sum())
     most = int(leads.argmax())
     if leads[most] <= MOST or leads[most] < _TIMES_EVEN / rows:
+        return None
+    if float(np.median(cells[most, clear])) < _FAINT * float(cells.max()):  # what is nothing beside the rest
         return None
     first, end = most * len(shown.queries) // rows, (most + 1) * len(shown.queries) // rows
     label = shown.query_labels[first] if shown.query_labels is not None and end == first + 1 else None

@@ -1,0 +1,170 @@
+"""Attentions whose rows come whole, every key at once: their blocks and cells, and the grid that rows are reduced into."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnviz.base.types import Positions, Progress
+from attnviz.engine.attention import Attention
+from attnviz.engine.blocks import Block, SeenRows, rows_per_block, stepped
+from attnviz.engine.reducer import Reduced, cells_at, row_groups
+from attnviz.engine.tiles import TileSize, segment, segments
+from attnviz.engine.visibility import to_positions
+
+
+class BlockRows(Protocol):
+    """The rows of one head, each over every key."""
+
+    step: int | None
+    apart: Tensor
+
+    def block(self, rows: range | Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Some queries over every key.
+
+        Args:
+            rows: b query indices.
+            weights: whether to give weights; otherwise logits.
+
+        Returns:
+            The values, (b, S): a hidden key has weight 0, or a logit of -inf; a query that sees nothing is NaN, or -inf
+            throughout. Whether each query sees each key, (b, S) bool; None where all do. How many it sees, (b,).
+        """
+
+    def read(self, rows: range | Tensor, *, weights: bool = True) -> SeenRows:
+        """As :meth:`attnviz.engine.attention.Rows.read`."""
+
+
+class WholeRows(Attention):
+    """An attention that is read in whole rows, and not made of products and a softmax."""
+
+    softmaxed = False
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether logits came with the weights."""
+        return False
+
+    @abstractmethod
+    def whole_rows(self, head: int, memory: int | None = None) -> BlockRows:
+        """One head's rows; ``memory``: bytes that reading them may take, None is no bound."""
+
+    def rows(self, head: int, queries: range | None = None) -> BlockRows:
+        return self.whole_rows(head)
+
+    def blocks(
+        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+    ) -> Iterator[Block]:
+        item, own = self.item, self.whole_rows(head)
+        with_logits = largest and self.has_logits
+        keys = torch.arange(item.S, device=item.device)
+        for rows in stepped(range(item.T) if queries is None else queries, rows_per_block(item.S, least=1)):
+            values, seen, visible = own.block(rows, weights=weights)
+            most = own.block(rows, weights=False)[0].amax(1) if weights and with_logits else None
+            yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen, largest=most)
+
+    def cells(
+        self,
+        head: int,
+        row_edges: Positions,
+        column_edges: Positions,
+        *,
+        reductions: Sequence[str] = ("max",),
+        values: str = "weights",
+        denominators: Tensor | None = None,
+        memory: int | None = None,
+        tile: TileSize | None = None,
+        progress: Progress | None = None,
+    ) -> Reduced:
+        shape = (len(row_edges) - 1, len(column_edges) - 1)
+        tile = tile or TileSize.fitting(self.item, shape, reductions=len(reductions), memory=memory)
+        grid, own = GivenCells(row_edges, column_edges, tuple(reductions)), self.whole_rows(head, memory)
+        with torch.no_grad():
+            for rows in row_groups(row_edges, max(1, min(tile.rows, tile.rows * tile.keys // self.item.S))):
+                at = torch.arange(rows.start, rows.stop, device=self.item.device)
+                grid.add(at, range(self.item.S), *own.block(rows, weights=values != "logits"))
+                if progress is not None:
+                    progress(len(rows))
+        return grid.result(denominators)
+
+
+class GivenCells:
+    """The cells while weights come in that need no softmax."""
+
+    def __init__(self, row_edges: Positions, column_edges: Positions, reductions: tuple[str, ...]) -> None:
+        self.row_edges, self.column_edges, self.reductions = row_edges, column_edges, reductions
+        shape = (len(row_edges) - 1, len(column_edges) - 1)
+        self.max, self.sums = np.full(shape, -np.inf), np.zeros(shape)
+        self.seen = np.zeros(shape, dtype=bool)
+        self.counts = np.zeros(shape[0], dtype=np.int64)
+        # What a query's weights are divided by: 1, or NaN where it sees nothing.
+        self.denominators = torch.full((int(row_edges[-1] - row_edges[0]), 2), torch.nan, dtype=torch.float64)
+
+    def add(self, rows: Tensor, keys: range | Tensor, values: Tensor, seen: Tensor | None, visible: Tensor) -> None:
+        """Takes in queries, (b,) ascending, over keys, (n,) ascending, as :meth:`GivenRows.block` has them."""
+        at = self._count(rows, visible)
+        if len(at):
+            self._take(at, keys, *_seeing(values, seen, visible))
+
+    def add_block(self, block: Block) -> None:
+        """Takes in a block: its shared keys and the run of its band, as each ascends by itself."""
+        at = self._count(block.rows, block.visible)
+        if not len(at):
+            return
+        values, seen = _seeing(block.values, block.seen, block.visible)
+        for part in (slice(0, block.shared), slice(block.shared, None)):
+            if len(block.keys[part]):
+                self._take(at, block.keys[part], values[:, part], None if seen is None else seen[:, part])
+
+    def _count(self, rows: Tensor, visible: Tensor) -> Tensor:
+        """The queries that see a key, which are counted."""
+        at = rows[visible > 0].cpu()
+        if len(at):
+            self.denominators[at - int(self.row_edges[0])] = torch.tensor([0.0, 1.0], dtype=torch.float64)
+            bins, cuts = segments(at, self.row_edges)
+            self.counts[bins] += cuts[1:] - cuts[:-1]
+        return at
+
+    def _take(self, at: Tensor, keys: range | Tensor, values: Tensor, seen: Tensor | None) -> None:
+        """Queries that see a key, over ascending keys, into the cells that they fall into."""
+        bins, cuts = segments(at, self.row_edges)
+        across, columns = segments(keys, self.column_edges)
+        if not len(across):
+            return
+        first, last = int(columns[0]), int(columns[-1])
+        values, columns, where = values[:, first:last], columns - first, cells_at(bins, across)
+        if seen is None:
+            self.seen[where] = True
+        else:
+            seen = seen[:, first:last]
+            there = segment(segment(seen.to(values.dtype), columns, "max", dim=1), cuts, "max")
+            self.seen[where] |= there.cpu().numpy() > 0
+        if "max" in self.reductions:
+            shown = values if seen is None else values.masked_fill(~seen, -torch.inf)
+            top = segment(segment(shown, columns, "max", dim=1), cuts, "max")
+            self.max[where] = np.maximum(self.max[where], top.cpu().numpy())
+        if "mass" in self.reductions:
+            self.sums[where] += segment(segment(values, columns, "sum", dim=1).double(), cuts, "sum").cpu().numpy()
+
+    def result(self, denominators: Tensor | None) -> Reduced:
+        """The cells of what came in."""
+        largest, mass = (np.where(self.seen, cells, np.nan) for cells in (self.max, self.sums))
+        return Reduced(
+            largest if "max" in self.reductions else None,
+            mass / np.maximum(self.counts, 1)[:, None] if "mass" in self.reductions else None,
+            self.counts,
+            self.denominators if denominators is None else denominators,
+        )
+
+
+def _seeing(values: Tensor, seen: Tensor | None, visible: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The rows of queries that see a key."""
+    sees = visible > 0
+    if bool(sees.all()):
+        return values, seen
+    return values[sees], None if seen is None else seen[sees]

@@ -1,0 +1,254 @@
+"""Every family of the installed transformers, captured: what is exact, what is refused, and why. ``make families`` writes the table.
+
+The truth is the model's own: the softmax that ran in the module that a layer is, in its eager attention. Under ``sdpa`` there is
+none to see, and the self-check holds the layers against the function's output.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+import attnviz
+from attnviz import InputError
+from tests.captures.tiny import built, families, fed
+
+EXACT = 1e-5
+_SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
+_LARGE = 2e7  # parameters
+_SECONDS = 40
+_INSTALLABLE = re.compile(r"requires the (\w+) library")
+
+
+@dataclass
+class Found:
+    """What came of a family under a kernel."""
+
+    kind: str
+    model: str
+    attention: str
+    status: str = ""  # exact, checked, refused, partial, wrong, none, crashed, not built
+    why: str = ""
+    layers: list[str] = field(default_factory=list)
+    worst: float = 0.0
+    weights_only: bool = False
+
+
+class _Seen(TorchFunctionMode):
+    """The softmaxes that a model runs, by the module that runs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.weights: dict[str, list[Tensor]] = {}
+        self.attention: set[str] = set()  # modules that are called so
+        self._stack: list[nn.Module] = []
+        self._names = {id(module): name for name, module in model.named_modules()}
+        for module in model.modules():
+            module.register_forward_pre_hook(self._enter)
+            module.register_forward_hook(self._leave, always_call=True)
+
+    def _enter(self, module: nn.Module, given: Any) -> None:
+        self._stack.append(module)
+
+    def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
+        if self._stack and self._stack[-1] is module:
+            self._stack.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        around = [module for module in self._stack if not isinstance(module, nn.Softmax)]
+        if func in _SOFTMAX and around and result.ndim >= 3:
+            name = self._names[id(around[-1])]
+            self.weights.setdefault(name, []).append(result.detach().clone())
+            if "att" in type(around[-1]).__name__.lower():
+                self.attention.add(name)
+        return result
+
+
+def found(kind: str, name: str, attention: str) -> Found:
+    """Captures a tiny model of a family and holds it against the model's own weights."""
+    result = Found(kind, name, attention)
+    try:
+        _limit(_SECONDS)
+        model = built(kind, name, attention)
+        if sum(parameter.numel() for parameter in model.parameters()) > _LARGE:
+            result.status, result.why = "not built", "no tiny config is known"
+            return result
+        given = fed(model)
+    except (Exception, _TooLong) as error:
+        library = _INSTALLABLE.search(str(error))
+        result.status = "not built"
+        result.why = f"needs {library[1]}" if library else f"{type(error).__name__}: {_line(error)}"
+        return result
+    try:
+        _compare(model, given, result)
+    except InputError as error:
+        none = "none went through" in str(error)
+        result.status, result.why = ("none", "no softmax over keys") if none else ("refused", _line(error))
+    except Exception as error:
+        result.status, result.why = "crashed", f"{type(error).__name__}: {_line(error)}"
+    except _TooLong:
+        result.status, result.why = "not built", "takes too long"
+    finally:
+        _limit(0)
+    return result
+
+
+class _TooLong(BaseException):
+    """A model took more seconds of the CPU than a tiny one may."""
+
+
+def _limit(seconds: float) -> None:
+    """Ends what runs after so many seconds of the CPU; 0 lets it run."""
+
+    def end(*_: object) -> None:
+        raise _TooLong
+
+    signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _compare(model: nn.Module, given: dict[str, Any], result: Found) -> None:
+    seen = _Seen(model)
+    with warnings.catch_warnings(), torch.no_grad(), seen:
+        warnings.simplefilter("ignore")
+        with attnviz.capture(model) as run:
+            model(**given)
+    result.layers = [str(label) for label in run.layers]
+    result.weights_only = bool(run.weights_only)
+    known: set[str] = set()
+    compared = 0
+    for label in run.layers:
+        stack = run._layers[label].stack
+        own = next((name for name in seen.weights if name == stack or name.startswith(f"{stack}.")), None)
+        if own is None:  # a fused kernel: the self-check has held it against its output
+            continue
+        ran, nth = seen.weights[own], run._layers[label].nth
+        ran = ran[nth - 1 : nth] if len(ran) == sum(layer.stack == stack for layer in run._layers.values()) else ran
+        off = min((_apart(run.inputs(label), weights) for weights in ran), default=9.0)
+        if off < 9:
+            known.add(own)
+            compared += 1
+            result.worst = max(result.worst, off)
+    misnumbered = [label for label in run.layers if not _is_own_number(str(label), run._layers[label].stack)]
+    missing = [name for name in seen.attention - known if attention_ran(name, run)]
+    if result.worst > EXACT and _is_scaled_after(model):
+        result.status, result.why = "checked", "what it uses is captured; it returns its weights without their sinks"
+    elif result.worst > EXACT:
+        result.status, result.why = "wrong", f"{result.worst:.2g} from the model's own"
+    elif misnumbered:
+        result.status, result.why = "wrong", f"layer {misnumbered[0]} is {run._layers[misnumbered[0]].stack}"
+    elif run.notes:
+        result.status, result.why = "partial, with a note", _line(run.notes[0])
+    elif missing and result.attention == "eager":
+        result.status, result.why = "partial", f"{missing[0]} was not heard"
+    else:
+        result.status = "exact" if compared == len(run.layers) else "checked"
+
+
+def attention_ran(name: str, run: attnviz.Run) -> bool:
+    """Whether a module that is called attention, and ran a softmax, is no layer that was captured."""
+    stacks = {layer.stack for layer in run._layers.values()}
+    return not any(name == stack or name.startswith(f"{stack}.") or stack.startswith(f"{name}.") for stack in stacks)
+
+
+def _is_scaled_after(model: nn.Module) -> bool:
+    """Whether a model scales its context by a sink after softmax: what it uses is captured, and not what it returns."""
+    return any(hasattr(module, "sinks") for module in model.modules())
+
+
+def _is_own_number(label: str, stack: str) -> bool:
+    """Whether a label's number is the module's index, where that is one."""
+    indices = re.findall(r"(?:^|\.)(\d+)(?=\.|$)", stack)
+    number = re.sub(r"\.calls\.\d+$", "", label).rpartition(".")[2]
+    return len(indices) != 1 or indices[0] == number or "stages" in stack
+
+
+def _apart(inputs: Any, own: Tensor) -> float:
+    """How far the maps of captured inputs are from a softmax of the model; 9 where it is of another shape."""
+    own = own[..., : inputs.S]
+    if own.shape[-2:] != (inputs.T, inputs.S) or own.numel() != inputs.B * inputs.H * inputs.T * inputs.S:
+        return 9.0
+    shapes = [own] if own.ndim < 5 else [own, own.transpose(1, 2)]
+    items = range(min(inputs.B, 3))
+    ours = torch.stack(
+        [
+            torch.stack([torch.from_numpy(attnviz.attention_map(inputs, h, batch=b).cells) for h in range(inputs.H)])
+            for b in items
+        ]
+    )
+    blank = torch.isnan(ours).all(-1, keepdim=True)
+    off = []
+    for one in shapes:
+        theirs = one.reshape(inputs.B, inputs.H, inputs.T, inputs.S)[: len(ours)].double()
+        off.append(float((ours.nan_to_num() - theirs).masked_fill(blank, 0.0).abs().max()))
+    return min(off)
+
+
+def _line(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 160 else f"{text[:157]} …"
+
+
+def table(results: list[Found]) -> str:
+    """The page of docs that says what came of each family."""
+    eager = {(one.kind, one.model): one for one in results if one.attention == "eager"}
+    sdpa = {(one.kind, one.model): one for one in results if one.attention == "sdpa"}
+    attend = {place: one for place, one in eager.items() if one.status not in ("none", "not built")}
+    counts = Counter(one.status for one in attend.values())
+    lines = [
+        "# Every family of transformers",
+        "",
+        "What `attnviz capture` makes of each family of Hugging Face transformers that attends, measured by `make families` on",
+        f"transformers {transformers.__version__}: tiny models made from the config classes, a batch of 2, text with padding. *Exact* is within 1e-5 of",
+        "the softmax that the model itself ran, with labels of the model's own indices; where no softmax is to be seen (`sdpa`, fused",
+        "kernels), *checked* is what the [self-check](capture.md#right-or-refused) says.",
+        "",
+        f"Of {len(attend)} families that were built and attend, {counts['exact']} are exact"
+        + "".join(f", {count} {status}" for status, count in sorted(counts.items()) if status != "exact")
+        + ".",
+        "",
+        "| family | model | eager | sdpa | layers | farthest | why |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for place, one in sorted(attend.items()):
+        other = sdpa.get(place)
+        said = "–" if other is None or other.status == "not built" else other.status
+        kept = f"{len(one.layers)}{' of weights' if one.weights_only else ''}"
+        why = (
+            one.why or (other.why if other is not None and other.status not in ("checked", "not built") else "")
+        ).replace("|", "\\|")
+        lines.append(
+            f"| {one.kind} | {one.model} | {one.status} | {said} | {kept} | {f'{one.worst:.1e}' if one.status == 'exact' else '–'} | {why} |"
+        )
+    lines += ["", "## Not measured", "", "| family | why |", "|---|---|"]
+    for (kind, _), one in sorted(eager.items()):
+        if one.status in ("none", "not built"):
+            lines.append(f"| {kind} | {one.why.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Captures every family and writes ``docs/families.md``."""
+    transformers.utils.logging.set_verbosity_error()
+    results = []
+    for kind, name in families():
+        for attention in ("eager", "sdpa"):
+            results.append(found(kind, name, attention))
+        print(kind, *(f"{one.attention}: {one.status} {one.why}" for one in results[-2:]), sep="  ", flush=True)
+    Path("docs/families.md").write_text(table(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
