@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from attnviz import assert_attention_close
 from tests.faulty import CASES, MISTAKES
-from tests.power import DTYPES, LENGTHS, plane, planted, red_cases, red_gradients, red_kernels, table
+from tests.power import DOCS, DTYPES, LENGTHS, plane, planted, red_cases, red_gradients, red_kernels, table
 
-DOCS = Path(__file__).parents[2] / "docs" / "checking.md"
 HALF = ("float32", "float16", "bfloat16")
 
 
@@ -26,7 +23,7 @@ def inputs(dtype: str, T: int, S: int, seed: int) -> list[torch.Tensor]:
 @pytest.mark.power
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_fault_that_can_be_seen_is_red_and_the_docs_say_which_cannot(dtype):
-    """The docs have those of bfloat16, which sees least."""
+    """The docs have those of bfloat16, which sees least; `python -m tests.power` writes them."""
     found = table(plane([dtype]))
     assert dtype != "bfloat16" or found in DOCS.read_text()
 

@@ -386,71 +386,73 @@ def _inputs(asked: _Asked) -> Inputs:
 
 def _sides(asked: _Asked) -> tuple[Side, Side]:
     """The two sides; a plain tensor takes its key positions from the side that is computed, which then is in float64."""
-    from attnviz.compare.sides import Exact
-    from attnviz.engine.request import Request
-
-    source, other, choice, compute, b = asked.source, asked.other, asked.choice, asked.compute, asked.b
-    batch, values = asked.item, asked.values
+    source, other, choice, b, batch = asked.source, asked.other, asked.choice, asked.b, asked.item
     named = source.weights is not None  # in either file
-    plain = {
-        "A": None if named else _plain(str(source.source) if source.source else None, values),
-        "B": _plain(other, values, named=named),
-    }
-    if plain["A"] or plain["B"]:
+    plain_a = None if named else _plain(str(source.source) if source.source else None, asked.values)
+    plain_b = _plain(other, asked.values, named=named)
+    if plain_a or plain_b:
         asked.seen.refuse(
             "a plain tensor is compared as it is; name it with --weights, where both sides are weights, or save it as a dump"
         )
-    if plain["A"] and plain["B"]:
-        given = [*_given(source, source=source.source), *_given(choice), *_given(compute, device="auto"), *_given(b)]
-        given += ["batch"] if batch else []
-        if given:
-            raise InputError(f"--{given[0]}: both sides are plain tensors, nothing is computed; leave it out")
-        return _tensor_side(plain["A"], None), _tensor_side(plain["B"], None)
-
-    if plain["A"]:
-        assert other is not None
-        second = source.of_file(Path(other))
-    else:
-        second = source if other is None or plain["B"] else source.of_file(Path(other))
-    if plain["B"]:
+    if plain_a and plain_b:
+        return _both_plain(asked, plain_a, plain_b)
+    if plain_b:
         for option in _given(b):
             raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")
+        left = _computed(asked, source, choice, exact=True)
+        return left, _tensor_side(plain_b, left, batch)
+    second = source if other is None else source.of_file(Path(other))
+    left_or_none = None if plain_a else _computed(asked, source, choice)
+    try:
+        right = _computed(asked, _of_b(second, b), _changed(choice, b), b, exact=plain_a is not None)
+    except InputError as error:
+        raise InputError(_blamed_on_b(str(error), b)) from error
+    if left_or_none is not None:
+        return left_or_none, right
+    assert plain_a is not None
+    return _tensor_side(plain_a, right, batch), right
 
-    def computed(which: Source, choice: PatternChoice, of_b: bool) -> Exact:
-        dtype = (b.b_dtype if of_b else None) or compute.dtype
-        if of_b:
-            changes: dict[str, Any] = {
-                "scale": b.b_scale,
-                "softcap": b.b_softcap,
-                "layer": b.b_layer,
-                "global_": b.b_global,
-            }
-            which = replace(which, **{name: value for name, value in changes.items() if value is not None})
-        inputs = which.load(dtype)
-        item = b.b_batch if of_b and b.b_batch is not None else batch
-        device = (b.b_device if of_b else None) or compute.device
-        inputs, pattern = choice.on(inputs)
-        named = {"scale": b.b_scale, "softcap": b.b_softcap, "globals": b.b_global}
-        said = [f"{name} {value}" for name, value in named.items() if of_b and value is not None]
-        exact = "float64" if plain["A"] or plain["B"] else None
-        if exact is not None and device == "mps":
-            device = "cpu"  # MPS has no float64
-        what: dict[str, Any] = {"batch": item, "values": values, "device": device, "dtype": exact}
-        return Exact(Request(inputs, pattern, **what, **asked.seen.asked()), said)
 
-    def right() -> Exact:
-        try:
-            return computed(second, _changed(choice, b), True)
-        except InputError as error:
-            raise InputError(_blamed_on_b(str(error), b)) from error
+def _both_plain(asked: _Asked, a: str, b: str) -> tuple[Side, Side]:
+    """Two plain tensors, of which nothing is computed."""
+    given = [*_given(asked.source, source=asked.source.source), *_given(asked.choice)]
+    given += [*_given(asked.compute, device="auto"), *_given(asked.b), *(["batch"] if asked.item else [])]
+    if given:
+        raise InputError(f"--{given[0]}: both sides are plain tensors, nothing is computed; leave it out")
+    return _tensor_side(a, None), _tensor_side(b, None)
 
-    if plain["A"]:
-        found = right()
-        return _tensor_side(plain["A"], found, batch), found
-    left = computed(source, choice, False)
-    if plain["B"]:
-        return left, _tensor_side(plain["B"], left, batch)
-    return left, right()
+
+def _of_b(source: Source, b: Other) -> Source:
+    """B's source, with what is different of it."""
+    changes: dict[str, Any] = {"scale": b.b_scale, "softcap": b.b_softcap, "layer": b.b_layer, "global_": b.b_global}
+    return replace(source, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _computed(
+    asked: _Asked, source: Source, choice: PatternChoice, b: Other | None = None, *, exact: bool = False
+) -> Exact:
+    """A side that is computed.
+
+    Args:
+        asked: what the command line asks.
+        source, choice: this side's.
+        b: what is different of B; None of A.
+        exact: whether it is what a plain tensor is held against, in float64.
+    """
+    from attnviz.compare.sides import Exact
+    from attnviz.engine.request import Request
+
+    b = b or Other()
+    inputs, pattern = choice.on(source.load(b.b_dtype or asked.compute.dtype))
+    device = b.b_device or asked.compute.device
+    if exact and device == "mps":
+        device = "cpu"  # MPS has no float64
+    named = {"scale": b.b_scale, "softcap": b.b_softcap, "globals": b.b_global}
+    said = [f"{name} {value}" for name, value in named.items() if value is not None]
+    item = asked.item if b.b_batch is None else b.b_batch
+    what: dict[str, Any] = {"batch": item, "values": asked.values, "device": device}
+    what |= {"dtype": "float64" if exact else None, **asked.seen.asked()}
+    return Exact(Request(inputs, pattern, **what), said)
 
 
 def _blamed_on_b(message: str, b: Other) -> str:
