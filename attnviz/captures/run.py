@@ -402,7 +402,10 @@ class Run:
                 )
             if not self._pass:
                 raise InputError(f"{self.name}: the model did not run inside the block; call it there")
-            raise InputError(f"{self.name}: its attention can't be captured; none went through what was tried: {TRIED}")
+            raise InputError(
+                f"{self.name}: its attention can't be captured; none went through what was tried: {TRIED}; "
+                f"where the model has another attention, try it (--attn sdpa or eager, attn_implementation=)"
+            )
         if self._out is None:
             for label, layer in [*self._layers.items()]:
                 if not self._holds(layer, self._inputs(layer)):

@@ -6,11 +6,12 @@ none to see, and the self-check holds the layers against the function's output.
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ EXACT = 1e-5
 _SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
 _LARGE = 2e7  # parameters
 _SECONDS = 40
+_KEPT = Path(".families.jsonl")
 _INSTALLABLE = re.compile(r"requires the (\w+) library")
 
 
@@ -196,6 +198,11 @@ def _apart(inputs: Any, own: Tensor) -> float:
     return min(off)
 
 
+def _cell(text: str) -> str:
+    """A text as a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
 def _line(error: object) -> str:
     text = " ".join(str(error).split())
     return text if len(text) < 160 else f"{text[:157]} …"
@@ -219,35 +226,41 @@ def table(results: list[Found]) -> str:
         + "".join(f", {count} {status}" for status, count in sorted(counts.items()) if status != "exact")
         + ".",
         "",
-        "| family | model | eager | sdpa | layers | farthest | why |",
-        "|---|---|---|---|---|---|---|",
+        "| family | model | eager | sdpa | why |",
+        "|---|---|---|---|---|",
     ]
-    for place, one in sorted(attend.items()):
-        other = sdpa.get(place)
+    for (kind, model), one in sorted(attend.items()):
+        other = sdpa.get((kind, model))
         said = "–" if other is None or other.status == "not built" else other.status
-        kept = f"{len(one.layers)}{' of weights' if one.weights_only else ''}"
-        why = (
-            one.why or (other.why if other is not None and other.status not in ("checked", "not built") else "")
-        ).replace("|", "\\|")
-        lines.append(
-            f"| {one.kind} | {one.model} | {one.status} | {said} | {kept} | {f'{one.worst:.1e}' if one.status == 'exact' else '–'} | {why} |"
-        )
+        why = one.why or (other.why if other is not None and other.status not in ("checked", "not built") else "")
+        lines.append(f"| {kind} | {model} | {one.status} | {said} | {_cell(why)} |")
     lines += ["", "## Not measured", "", "| family | why |", "|---|---|"]
     for (kind, _), one in sorted(eager.items()):
         if one.status in ("none", "not built"):
-            lines.append(f"| {kind} | {one.why.replace('|', chr(92) + '|')} |")
+            lines.append(f"| {kind} | {_cell(one.why)} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Captures every family and writes ``docs/families.md``."""
+    """Captures every family and writes ``docs/families.md``; what an interrupted run has found is kept, line by line."""
     transformers.utils.logging.set_verbosity_error()
-    results = []
+    results = _kept()
+    known = {(one.kind, one.model) for one in results}
     for kind, name in families():
-        for attention in ("eager", "sdpa"):
-            results.append(found(kind, name, attention))
-        print(kind, *(f"{one.attention}: {one.status} {one.why}" for one in results[-2:]), sep="  ", flush=True)
+        if (kind, name) in known:
+            continue
+        pair = [found(kind, name, attention) for attention in ("eager", "sdpa")]
+        with _KEPT.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(one)) + "\n" for one in pair)
+        results += pair
+        print(kind, *(f"{one.attention}: {one.status} {one.why}" for one in pair), sep="  ", flush=True)
     Path("docs/families.md").write_text(table(results), encoding="utf-8")
+    _KEPT.unlink(missing_ok=True)
+
+
+def _kept() -> list[Found]:
+    lines = _KEPT.read_text(encoding="utf-8").splitlines() if _KEPT.exists() else []
+    return [Found(**json.loads(line)) for line in lines]
 
 
 if __name__ == "__main__":

@@ -169,6 +169,16 @@ def test_what_was_not_heard_is_named():
     assert run.layers == [0]
 
 
+def test_weights_that_multiply_two_kinds_of_values_are_whole():
+    class Relative(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            weights = (x @ x.transpose(2, 3)).softmax(-1)
+            return weights @ x + weights @ (x + 1)
+
+    run, _ = captured(Relative(), {"x": torch.randn(B, 4, 7, 8)})
+    assert (run.layers, run.notes) == ([0], [])
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_weights_that_multiply_values_in_parts_are_refused(streamed, tmp_path):
     class Parts(nn.Module):

@@ -151,13 +151,24 @@ def _of_kind(said: dict[str, Any], base: Any) -> dict[str, Any]:
             for name, size in (("window_size", 2), ("image_size", 32), ("patch_size", 4))
             if type(said.get(name)) is int
         }
-    types = getattr(base, "layer_types", None)
+    types = said.get("layer_types")
     if isinstance(types, list | tuple) and len({*types}) > 1:  # one layer of each type
         kinds = [*dict.fromkeys(types)]
         given |= {"layer_types": kinds, "num_hidden_layers": len(kinds)}
         experts = getattr(base, "mlp_layer_types", None)
         if isinstance(experts, list | tuple):
             given["mlp_layer_types"] = list(experts[-len(kinds) :])
+    rope = said.get("rope_parameters")
+    if (
+        isinstance(rope, dict) and rope.get("rope_type") == "default"
+    ):  # of time, rows and columns, where a model has these
+        turned = int(WIDTH // HEADS * rope.get("partial_rotary_factor", 1.0)) // 2
+        given["rope_parameters"] = {
+            **rope,
+            "mrope_section": [turned - turned // 2, turned // 4, turned // 2 - turned // 4],
+        }
+    if said.get("num_key_value_heads", 0) is None:
+        given["num_key_value_heads"] = GROUPS
     if "attn_layer_indices" in said:
         given["attn_layer_indices"] = [1]
     if "attn_layer_period" in said:

@@ -147,11 +147,13 @@ class Softmaxes:
     def _used(self, operands: list[Tensor]) -> _Open | None:
         """The softmax whose weights are one of the operands."""
         for one in reversed(self._open):
-            if any(_storage(operand) in one.storages for operand in operands):
-                if one.heard:
-                    self.parted.add(one.frame.name)
-                    return None
-                return one
+            own = next((operand for operand in operands if _storage(operand) in one.storages), None)
+            if own is not None:
+                if not one.heard:
+                    return one
+                if (own.numel(), own.storage_offset()) != (one.weights.numel(), one.weights.storage_offset()):
+                    self.parted.add(one.frame.name)  # beside the part that was heard
+                return None
         return None
 
     def _heard(self, used: _Open, name: str, args: Any, operands: list[Tensor], result: Tensor) -> None:
@@ -173,7 +175,7 @@ class Softmaxes:
             logits = _bhts(used.logits[..., : weights.shape[-1]], heads)
         values = _like(v, own, heads)
         made = None if context is None else _like(context, own, heads)
-        used.heard = True
+        used.heard, used.weights = True, weights
         call = Weighed(whole, logits, values, used.frame.cross, used.frame.kept)
         unchecked = (
             DROPOUT if used.dropped else None if made is not None and values is not None else "its values are not known"
