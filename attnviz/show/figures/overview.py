@@ -156,11 +156,11 @@ def overview_figure(
     ax.tick_params(length=0)
     ax.grid(False)  # whatever the style says: lines would lie over the panels
     ax.set_ylabel(table.axes[0], labelpad=3)
-    ax.set_xlabel(table.axes[1], labelpad=3)
     if marks:
         _draw_marks(table, ax)
     if given:
         ax.set_title(title, parse_math=False)
+        ax.set_xlabel(table.axes[1], labelpad=3)
         colorbar(ScalarMappable(shown_by.norm, shown_by.cmap), [ax], shown_by)
         if caption is not None:
             write_caption(ax, caption)
@@ -218,7 +218,11 @@ def _sheet(
     middle = left + wide / 2
     above = wrapped(title, 2 * (min(middle, size_across - middle) - EDGE), points("axes.titlesize"))
     said = caption_lines(caption, size_across)
-    bottom = EDGE + (line("xtick.labelsize") + 4 / 72 if named else 3 / 72) + (label if table.axes[1] else 0.0)
+    below = wrapped(table.axes[1], 2 * (min(middle, size_across - middle) - EDGE), points("axes.labelsize"))
+    ax.set_xlabel("\n".join(below), labelpad=3)
+    bottom = (
+        EDGE + (line("xtick.labelsize") + 4 / 72 if named else 3 / 72) + line("axes.labelsize", len(below)) + 3 / 72
+    )
     over = (width_of(table.axes[0], points("axes.labelsize")) - tall) / 2  # of what is written along few rows
     bottom = max(bottom, bar.below + max(tall, least) - tall, EDGE + over)
     words = line("figure.labelsize", len(said)) + 0.08 if said else 0.0

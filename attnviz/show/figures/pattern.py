@@ -83,7 +83,8 @@ def pattern_figure(
         _outline(shown, ax)
     label_axis(ax.xaxis, shown.keys, shown.key_labels)
     label_axis(ax.yaxis, shown.queries, shown.query_labels)
-    ax.set_xlabel("key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else ""))
+    noun = "key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else "")
+    ax.set_xlabel("\n".join(wrapped(noun, max(_width(ax), 0.5), points("axes.labelsize"))))
     ax.set_ylabel("query")
     ax.set_title(_title(shown) if title is None else title, parse_math=False)
     if legend:

@@ -211,6 +211,9 @@ def _wrapped(shown: AttentionMap, size: float, across: float) -> list[_Word]:
         plain = one_line(text)
         plain = plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"
         wide = 72 * width_of(plain or " ", size) + 3
+        while wide > across and len(plain) > 1:  # longer than a line
+            plain = plain.removesuffix("…")[:-1] + "…"
+            wide = 72 * width_of(plain, size) + 3
         if words and x + gap + wide > across and x > 0:
             x, row = 0.0, row + 1
         x += gap if x > 0 else 0

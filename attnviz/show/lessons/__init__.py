@@ -47,7 +47,8 @@ class _Lesson:
 
     def markdown(self) -> str:
         sections = (self._opening, self._shapes, self._einsum, self._dot, self._scale, self._softmax, self._context)
-        return "\n\n".join(block for section in sections for block in section()) + "\n"
+        blocks = [block for section in sections for block in section()]
+        return "\n\n".join([*blocks, self.words.next_steps]) + "\n"
 
     def _name(self, key: Key) -> str:
         position = _with_token(f"{key.position}", key.token)
@@ -116,8 +117,13 @@ class _Lesson:
         sizes = {"heads": e.H, "queries": e.T, "keys": e.G, "pairs": pairs, "D": e.D}
         sizes |= {"dots": e.H * pairs, "products": e.H * pairs * e.D}
         count = words.einsum_counted if e.G is None else words.einsum_count
+        keys = self.k if e.H_kv == e.H else f"{self.k}.repeat_interleave({e.H // e.H_kv}, 0)"
+        letters = words.letters if e.G is None else words.letters_global
         return [
             "## " + words.einsum_title.format(einsum=f"htd,h{s}d->ht{s}"),
+            _fence("python", [f'dot = torch.einsum("htd,h{s}d->ht{s}", q, {keys})']),
+            letters.format(H=e.H, T=e.T, S=e.S, G=e.G, D=e.D),
+            words.similarity,
             _fence("python", code),
             words.einsum_letters.format(kept=f"h, t, {s}"),
             count.format(**{name: f"{size:,}" for name, size in sizes.items() if size is not None}),

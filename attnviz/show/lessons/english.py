@@ -26,6 +26,9 @@ ENGLISH = Words(
     contexts="a mean of values",
     grouped="Grouped queries: {group} query heads share a key head. Query head {head} reads key head {head} // {group} = {kv_head}.",
     einsum_title="2. Every query meets every key it sees: `{einsum}`",
+    letters="`h` is one of H = {H} heads, `t` one of T = {T} queries, `s` one of S = {S} keys, and `d` one of the D = {D} numbers that each has.",
+    letters_global="`h` is one of H = {H} heads, `t` one of T = {T} queries, `g` one of G = {G} global tokens, and `d` one of the D = {D} numbers that each has.",
+    similarity="A dot product measures how alike a query and a key are: it is large where both have large numbers of the same sign in the same places, near 0 where they have nothing to do with each other, and below 0 where they are opposed.",
     einsum_letters="Letters that stay in the output become loops: `{kept}`. `d` is in both inputs and not in the output, so it is summed over.",
     loop_heads="heads never mix",
     loop_queries="every query",
@@ -80,4 +83,5 @@ ENGLISH = Words(
     context_note="The first {shown} of {D_v} components:",
     context_norm="The context of query {query} has {D_v} numbers and norm {norm}.",
     no_values="This input has no v, so the lesson ends with the weights. (`--v NAME` names one.)",
+    next_steps="Next: `attnviz pattern --story` shows who may see whom, `attnviz context` what each query gets of the values, and `attnviz plot -o map.png` the whole map.",
 )

@@ -26,6 +26,9 @@ JAPANESE = Words(
     contexts="バリューの加重平均",
     grouped="Grouped-query attention：クエリの {group} ヘッドが 1 つのキーのヘッドを共有します。クエリのヘッド {head} が使うのは、キーのヘッド {head} // {group} = {kv_head} です。",
     einsum_title="2. すべてのクエリと、見えるすべてのキーの組： `{einsum}`",
+    letters="`h` は H = {H} 個のヘッド、`t` は T = {T} 個のクエリ、`s` は S = {S} 個のキーのうちの 1 つを指し、`d` はそれぞれのベクトルの D = {D} 個の成分のうちの 1 つを指します。",
+    letters_global="`h` は H = {H} 個のヘッド、`t` は T = {T} 個のクエリ、`g` は G = {G} 個のグローバルトークンのうちの 1 つを指し、`d` はそれぞれのベクトルの D = {D} 個の成分のうちの 1 つを指します。",
+    similarity="内積は、クエリとキーがどれだけ似ているかを測ります。同じ成分が同じ符号で大きければ内積は大きく、互いに無関係なら 0 に近く、逆向きなら負になります。",
     einsum_letters="出力に残る添字 `{kept}` はそれぞれループになります。`d` は両方の入力にあって出力にないので、`d` について和をとります。",
     loop_heads="ヘッドどうしは混ざらない",
     loop_queries="すべてのクエリについて",
@@ -80,4 +83,5 @@ JAPANESE = Words(
     context_note="全 {D_v} 成分のうち、最初の {shown} 成分を示します。",
     context_norm="クエリ {query} のコンテキストは {D_v} 個の数からなり、ノルムは {norm} です。",
     no_values="この入力には v がないので、重みまでで終わりです（`--v NAME` で指定できます）。",
+    next_steps="次に: `attnviz pattern --story` はどのクエリがどのキーを見るかを、`attnviz context` は各クエリがバリューから受け取るものを、`attnviz plot -o map.png` はマップ全体を示します。",
 )

@@ -32,6 +32,9 @@ class Words:
     grouped: str
 
     einsum_title: str
+    letters: str
+    letters_global: str
+    similarity: str
     einsum_letters: str
     loop_heads: str
     loop_queries: str
@@ -91,3 +94,4 @@ class Words:
     context_note: str
     context_norm: str
     no_values: str
+    next_steps: str

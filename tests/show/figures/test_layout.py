@@ -76,7 +76,9 @@ def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values:
             OverviewRow(f"cross.{n}" if labels == "long" else n, tuple(replace(one, layer=n) for one in maps))
             for n in range(1 if heads == 3 else 5)
         ]
-        return overview_figure(rows, dpi=100, title=LONG if labels == "long" else None, **look).figure
+        return overview_figure(
+            rows, dpi=100 if width is None else 300, title=LONG if labels == "long" else None, **look
+        ).figure
     if kind in ("strip", "overlay"):
         tokens = min(T, 100 if kind == "strip" else 64)
         ones = [

@@ -103,7 +103,9 @@ def test_both_languages_have_the_same_tables_and_code(every, kind):
 
 def test_the_loops_run_and_give_the_dot_product(every):
     explanation = every["plain"]
-    (code,) = re.findall(r"```python\n(.*?)```", lesson(explanation), flags=re.DOTALL)
+    _, code = re.findall(
+        r"```python\n(.*?)```", lesson(explanation), flags=re.DOTALL
+    )  # the formula, and then its loops
     inputs = attnviz.synthesize(dtype="float64")
     k_g = inputs.k[0][:, inputs.global_mask[0]]
     values = {"q": inputs.q[0].numpy(), "k_g": k_g.numpy(), "dot": torch.zeros(8, 10, 3, dtype=torch.float64).numpy()}
@@ -206,3 +208,17 @@ def test_paragraphs_break_within_the_width_and_lose_nothing(every, width, langua
             assert cell_len(line) <= width or " " not in line.strip()
             assert not line.startswith(tuple("、。）」"))
             assert not line.endswith(tuple("（「"))
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize(("pattern", "kv_heads"), [("global", 4), ("full", 4), ("global", 2)])
+def test_the_formula_of_a_lesson_runs_and_gives_its_dot_product(language, pattern, kv_heads):
+    inputs = attnviz.synthesize(heads=4, kv_heads=kv_heads, tokens=6, head_dim=8, global_positions=(0, 3))
+    explanation = attnviz.explain(inputs, head=2, query=4, pattern=pattern)
+    text = attnviz.show.lessons.lesson(explanation, language)
+    formula = re.search(r"^dot = (torch\.einsum\(.*\))$", text, flags=re.MULTILINE)[1]
+    k = inputs.k[0]
+    dots = eval(formula, {"torch": torch, "q": inputs.q[0], "k": k, "k_g": k[:, inputs.global_mask[0]]})
+    index = explanation.key.position if explanation.key.number is None else explanation.key.number - 1
+    assert float(dots[2, 4, index]) == pytest.approx(sum(term.product for term in explanation.terms), rel=1e-5)
+    assert "attnviz pattern --story" in text.splitlines()[-1]
