@@ -22,7 +22,7 @@ from attnviz.measures.statistics import STATISTICS, QueryBlock, Values, head_sta
 from attnviz.plots.kind import KINDS, Kind, Parts, drawn
 from attnviz.plots.said import said
 from tests.cases import small
-from tests.cli.conftest import folder, run  # noqa: F401 (fixtures)
+from tests.cli.conftest import built, folder, run  # noqa: F401 (fixtures)
 from tests.reference import attend
 
 STRIDE = np.equal.outer(np.arange(6) % 3, np.arange(6) % 3)
@@ -92,6 +92,14 @@ def profile() -> Iterator[type[Kind]]:
 
     yield Profile
     del KINDS["profile"]
+
+
+@pytest.fixture(autouse=True)
+def anew(strided, echo, profile) -> Iterator[None]:
+    """The command line's options are made of what there is."""
+    built.cache_clear()
+    yield
+    built.cache_clear()
 
 
 @pytest.fixture

@@ -49,16 +49,16 @@ class DerivedInputs(Inputs):
         return self.parts[0].main
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that holds what its parts are of."""
+        return reduce(torch.promote_types, (part.dtype for part in self.parts))
+
+    @property
     def without_products(self) -> str:
         return (
             "is made of several maps, or of weights and values, and this needs the q and k of one; ask it of one layer, without "
             "--mean, --max, --rollout or --values norms"
         )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that holds what its parts are of."""
-        return reduce(torch.promote_types, (part.dtype for part in self.parts))
 
     @property
     def H(self) -> int:
@@ -105,8 +105,7 @@ def over_heads(inputs: Inputs, how: str, heads: Sequence[int], pattern: Pattern 
     if not heads:
         raise InputError(f"{inputs.source}: the {how} of no heads; name one or more of {inputs.H}")
     own = _with_pattern(inputs, pattern)
-    union = _union([_own_pattern(own).of_head(head) for head in heads])
-    found = _made([own], how, inputs.layer, union, heads=tuple(heads))
+    found = _made([own], how, inputs.layer, _own_pattern(own), heads=tuple(heads))
     return replace(found, source=inputs.source)
 
 

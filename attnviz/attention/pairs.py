@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnviz.attention.pattern import Item, Pattern
 from attnviz.attention.reach import Reach, Table
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, is_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +173,8 @@ class MaskMod(Pattern):
         try:
             found = self.function(torch.tensor(item.batch, device=s.device), h, t, s)
         except Exception as error:  # whatever a function of the user's raises, said in one line
+            if is_memory(error):
+                raise
             said = str(error).partition("\n")[0]
             raise InputError(
                 f"{item.source}: the mask_mod {self} can't be read as a mask: {type(error).__name__}: {said}"

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
+_NO_MEMORY = re.compile(
+    "can't allocate memory|cannot allocate memory|unable to allocate|failed to map segment|bad_alloc|out of memory",
+    re.IGNORECASE,
+)
+
 
 class InputError(ValueError):
     """Something a user gave cannot be used: what was found, what was wanted, how to fix it.
@@ -15,3 +23,21 @@ class InputError(ValueError):
 
 class Note(UserWarning):
     """Something that a person should know of a result; the command line says it in a line on stderr."""
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether what failed is memory, of whatever kind the library makes of it: no damage, and no fault of ours.
+
+    Who turns any error of a library into a line about a file lets these through.
+
+    >>> is_memory(OSError(12, "Cannot allocate memory")), is_memory(OSError(2, "No such file or directory"))
+    (True, False)
+    """
+    if isinstance(error, InputError):
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(str(error)) is not None:
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and is_memory(before)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, is_memory
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class OwnName:
         try:
             spec.loader.exec_module(module)
         except Exception as error:
+            if is_memory(error):
+                raise
             raise InputError(f"{said}: the file fails with {type(error).__name__}: {error}") from error
         if not hasattr(module, self.name):
             there = [name for name in vars(module) if not name.startswith("_")]

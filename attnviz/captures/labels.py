@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-_STACK = re.compile(r"(\w*_)?(layers?|blocks?|stages?|groups?|attentions|resblocks)(_\w*)?|h")
+_STACK = re.compile(r"(layers?|(\w*_)?(blocks?|stages?|groups?)(_\w*)?|attentions|resblocks|h)")
 """Words for a list of layers, or a part of one: they tell no tower from another."""
+
+_LAYERS = re.compile(r"(\w+?)_layers?")
+"""A list of layers that is called after its tower: ``temporal_layers``."""
 
 _ENDS = re.compile(r"_?(model|tower|transformer|module|encoder)$")
 """What the name of a tower ends with that says nothing."""
@@ -64,7 +67,11 @@ class Place:
         parts = name.split(".")
         at = max((n for n, part in enumerate(parts) if part.isdecimal()), default=-1)
         before = parts[: at + 1] if at >= 0 else parts[:-1] if "att" in parts[-1].lower() else parts
-        words = tuple(part for part in before if not part.isdecimal() and not _STACK.fullmatch(part))
+        words = tuple(
+            _LAYERS.sub(r"\1", part) if _LAYERS.fullmatch(part) else part
+            for part in before
+            if not part.isdecimal() and not _STACK.fullmatch(part)
+        )
         return cls(
             words,
             ".".join(parts[: at + 1]),

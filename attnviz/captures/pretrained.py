@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging as stdlogging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, is_memory
 
 if TYPE_CHECKING:
     import torch
@@ -345,6 +346,7 @@ def _transformers() -> Any:
     except ImportError as error:
         raise InputError("capture needs transformers; install it with: pip install 'attnviz[hf]'") from error
     logging: Any = transformers.utils.logging
+    stdlogging.getLogger("huggingface_hub").setLevel(stdlogging.ERROR)  # says each of its tries
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return transformers
@@ -355,7 +357,9 @@ _NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 def _check_own_code(name: str, what: str, error: Exception) -> None:
-    """Raises InputError where what could not be loaded is code, or a pickle that may be."""
+    """Raises InputError where what could not be loaded is code, or a pickle that may be; ``error`` where memory is what failed."""
+    if is_memory(error):
+        raise error
     if "trust_remote_code" in str(error) or "custom code" in str(error):
         raise _own_code(name, what) from error
     if "weights_only" in str(error) or "Weights only" in str(error):

@@ -70,14 +70,10 @@ class Derive:
             raise InputError(f"--values {values}: --rollout follows weights; leave one of the two out")
         if "layers" not in hows:
             return self._one(source, choice, compute, values)
-        parts = []
-        for label in source.layers():
-            inputs, pattern, left = self._one(source.of(label), choice, compute, values)
-            parts.append(replace(inputs, pattern=pattern))
-            values = left if label == source.layers()[-1] else values
-        made = over_layers(parts, hows["layers"])
+        each = [self._one(source.of(label), choice, compute, values) for label in source.layers()]
+        made = over_layers([replace(inputs, pattern=pattern) for inputs, pattern, _ in each], hows["layers"])
         assert made.pattern is not None
-        return made, made.pattern, values
+        return made, made.pattern, each[0][2]
 
     def each(
         self, source: Source, choice: PatternChoice, compute: Compute, values: str = "weights"

@@ -13,8 +13,6 @@ code what it says
 
 from __future__ import annotations
 
-import errno
-import re
 import signal
 import sys
 import traceback
@@ -23,7 +21,7 @@ from typing import Any
 
 import typer
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, is_memory
 
 BAD_INPUT = 2
 
@@ -36,11 +34,6 @@ READER_LEFT = 128 + 13
 STOPPED = "stopped; no file is half-written"
 
 NO_MEMORY = "this needs more memory than there is; take fewer heads (--head 0) or a narrower pattern (--window)"
-
-_NO_MEMORY = re.compile(
-    "can't allocate memory|cannot allocate memory|unable to allocate|failed to map segment|bad_alloc|out of memory",
-    re.IGNORECASE,
-)
 
 # click's UsageError, by the one road to it that is public in every typer (newer ones carry click inside).
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -64,7 +57,7 @@ def ending(error: BaseException) -> tuple[str | None, int]:
         return _usage(error), BAD_INPUT
     if isinstance(error, BrokenPipeError):
         return None, READER_LEFT
-    if _is_memory(error):
+    if is_memory(error):
         return NO_MEMORY, BAD_INPUT
     if isinstance(error, OSError):
         named = "the output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
@@ -105,14 +98,6 @@ def _usage(error: Any) -> str:
     message = " ".join(error.format_message().removesuffix(".").split())
     context = getattr(error, "ctx", None)
     return f"{message} (see {context.command_path if context else 'attnviz'} --help)"
-
-
-def _is_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    return isinstance(error, RuntimeError | ImportError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def _defect(error: BaseException) -> str:

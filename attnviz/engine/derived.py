@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from attnviz.attention.call import Call
 from attnviz.attention.given import AttentionWeights
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Full, Masked, Pattern
+from attnviz.attention.reach import Reach
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.selections import checked_range
@@ -49,6 +52,44 @@ _VECTOR_BYTES = 40
 
 _OUTPUT_CELLS = 1 << 22
 """Numbers of values times an output projection that are made at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class PartsPattern(Pattern):
+    """What any of several attentions makes visible, each by its own pattern, masks and positions."""
+
+    parts: tuple[tuple[Pattern, AttentionItem], ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[Attention], heads: Sequence[int] | None = None) -> PartsPattern:
+        """That of some attentions, or of some heads of one."""
+        if heads is None:
+            return cls(tuple((part.pattern, part.item) for part in parts))
+        own = {id(one): one for one in (parts[0].pattern.of_head(head) for head in heads)}  # most have one for all
+        return cls(tuple((one, parts[0].item) for one in own.values()))
+
+    @property
+    def global_queries(self) -> bool:  # type: ignore[override]
+        return any(pattern.global_queries for pattern, _ in self.parts)
+
+    def of_head(self, head: int) -> PartsPattern:
+        return PartsPattern(tuple((pattern.of_head(head), item) for pattern, item in self.parts))
+
+    def reasons(self) -> list[tuple[str, Pattern]]:
+        found: dict[str, list[tuple[Pattern, AttentionItem]]] = {}
+        for pattern, item in self.parts:
+            for reason, part in pattern.reasons():
+                found.setdefault(reason, []).append((part, item))
+        return [(reason, PartsPattern(tuple(parts))) for reason, parts in found.items()]
+
+    def visible(self, t: Tensor, s: Tensor, item: Any) -> Tensor:
+        return reduce(torch.logical_or, (pattern.visible(t, s, own) for pattern, own in self.parts))
+
+    def reach(self, item: Any) -> Reach:
+        return reduce(or_, (pattern.reach(own) for pattern, own in self.parts))
+
+    def __str__(self) -> str:
+        return " + ".join(dict.fromkeys(str(pattern) for pattern, _ in self.parts))
 
 
 class Derived(Attention):
@@ -148,13 +189,12 @@ class Combined(Derived):
     def __init__(
         self,
         item: AttentionItem,
-        pattern: Pattern,
         parts: Sequence[Attention],
         how: str,
         heads: Sequence[int] | None = None,
     ) -> None:
         """``heads``: those of the one part that are combined; None: each head of all parts."""
-        super().__init__(item, pattern, parts)
+        super().__init__(item, PartsPattern.of(parts, heads), parts)
         self.how, self.heads = how, heads
 
     @property
@@ -423,10 +463,10 @@ class Rollout(Derived):
 
     said = "rollout"
 
-    def __init__(self, item: AttentionItem, pattern: Pattern, parts: Sequence[Attention]) -> None:
+    def __init__(self, item: AttentionItem, parts: Sequence[Attention]) -> None:
         """``parts``: the layers, the first one first."""
         super().__init__(item, Full(), parts)
-        self.layers = [Combined(part.item, part.pattern, [part], "mean", range(part.item.inputs.H)) for part in parts]
+        self.layers = [Combined(part.item, [part], "mean", range(part.item.inputs.H)) for part in parts]
 
     def head_name(self, head: int) -> str:
         return "all heads"
@@ -564,8 +604,8 @@ class Normed(Derived):
     query's numbers as shares of their sum; a sum of 0 has none, and the row is blank.
     """
 
-    def __init__(self, item: AttentionItem, pattern: Pattern, part: Attention, *, shares: bool) -> None:
-        super().__init__(item, pattern, [part])
+    def __init__(self, item: AttentionItem, part: Attention, *, shares: bool) -> None:
+        super().__init__(item, PartsPattern.of([part]), [part])
         self.shares = shares
         self._norms: dict[tuple[int, bool], Tensor] = {}
 

@@ -31,7 +31,7 @@ def _derived(item: AttentionItem, inputs: DerivedInputs, pattern: Pattern) -> At
             attention_of(part.item(item.batch, device=item.device, dtype=rounded), part.pattern or GlobalKeys())
         )
     if inputs.how == "rollout":
-        return Rollout(item, pattern, parts)
+        return Rollout(item, parts)
     if inputs.how in ("norms", "norm-shares"):
-        return Normed(item, pattern, parts[0], shares=inputs.how == "norm-shares")
-    return Combined(item, pattern, parts, inputs.how, inputs.heads)
+        return Normed(item, parts[0], shares=inputs.how == "norm-shares")
+    return Combined(item, parts, inputs.how, inputs.heads)

@@ -39,6 +39,7 @@ class AttentionMap:
         given: whether the weights were given, and not computed.
         called: what it is of, where that is no head by its number: ``all heads``.
         measured: what the values are, where they are not weights alone: ``weight × ‖v‖``.
+        tag: what the head is in a word, where that was asked for; ``tag_score``, the statistic that says so, None of ``mixed``.
         left_out: the share of the weight that lies on keys which were hidden, the mean over queries; None where none were.
     """
 
@@ -60,6 +61,8 @@ class AttentionMap:
     called: str | None = None
     measured: str | None = None
     left_out: float | None = None
+    tag: str | None = None
+    tag_score: float | None = None
 
     @property
     def name(self) -> str:
@@ -71,11 +74,16 @@ class AttentionMap:
 
     @property
     def heads_name(self) -> str:
-        """Which head this is, or of which heads: ``head 3``, ``max of 12 heads``."""
+        """Which head this is, or of which heads: ``head 3``, ``max of 12 heads``; with its tag, ``head 3 · previous 0.91``."""
         if self.combined is None:
-            return self.called or f"head {self.head}"
+            return (self.called or f"head {self.head}") + (f" · {self.tagged}" if self.tag else "")
         listed = ", ".join(map(str, self.heads))
         return f"{self.combined} of " + (f"heads {listed}" if len(self.heads) <= 4 else f"{len(self.heads)} heads")
+
+    @property
+    def tagged(self) -> str:
+        """The head's tag and its score: ``previous 0.91``."""
+        return f"{self.tag}" + ("" if self.tag_score is None else f" {self.tag_score:.2f}")
 
     @property
     def size(self) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from attnviz.attention.reach import Reach
 from attnviz.base.bins import bin_edges
 from attnviz.base.types import Cells, Positions
 from attnviz.base.words import in_place
+from attnviz.engine.attention import Attention
 from attnviz.engine.request import Request, ask, asks
 from attnviz.maps.map import map_of
 
@@ -31,6 +32,7 @@ from attnviz.maps.map import map_of
 class _Nonzero(Pattern):
     """What weights that were given without a pattern show: the keys whose weight is not 0 in any of some heads."""
 
+    attention: Attention
     heads: tuple[int, ...]
     reason = "weight"
 
@@ -38,8 +40,8 @@ class _Nonzero(Pattern):
         rows, keys = t.flatten(), s.flatten()
         seen = torch.zeros(len(rows), len(keys), dtype=torch.bool)
         for head in self.heads:
-            values = item.given_rows("weights", head, rows)[:, keys]
-            seen |= (values != 0) & ~torch.isnan(values)
+            found = self.attention.rows(head).read(rows).over(torch.arange(item.S), True)
+            seen |= found.seen[:, keys]
         return seen
 
     def reach(self, item: Any) -> Reach:
@@ -169,9 +171,10 @@ def reasons_of(request: Request, *, weights: bool = False) -> ReasonMap:
     queries, keys = request.rows, request.columns
     assert isinstance(keys, range)
     head = request.chosen[0] if weights else None
-    pattern = request.attention.pattern
-    if not request.attention.knows_hidden:
-        pattern = _Nonzero(tuple(range(request.inputs.H)) if head is None else (head,))
+    attention = request.but(device="cpu", ranks=None).attention
+    pattern = attention.pattern
+    if not attention.knows_hidden:
+        pattern = _Nonzero(attention, tuple(range(request.inputs.H)) if head is None else (head,))
     cells, pairs = _union_of_reasons(
         item, pattern if head is None else pattern.of_head(head), queries, keys, request.pixels
     )

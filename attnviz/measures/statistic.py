@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, is_memory
 from attnviz.engine.blocks import Block
 from attnviz.measures.tokens import SameTokens
 
@@ -100,6 +100,8 @@ def own_statistic(function: Any, name: str, said: str, known: Mapping[str, Stati
         except InputError:
             raise
         except Exception as error:  # whatever a function of the user's raises, said in one line
+            if is_memory(error):
+                raise
             first = str(error).partition("\n")[0]
             raise InputError(f"{said}: fails with {type(error).__name__}: {first}") from error
         if found is None:

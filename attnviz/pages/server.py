@@ -13,7 +13,7 @@ from types import FrameType
 
 import numpy as np
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, is_memory
 from attnviz.base.types import Cells
 from attnviz.pages.description import to_json
 from attnviz.pages.html import LIVE_POLICY, head, tail
@@ -230,8 +230,8 @@ def _answering(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
             return _said(str(error), 422)
         except Stopped:
             return _said("attnviz view is ending", 503)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+        except Exception as error:
+            if not is_memory(error):
                 raise
             return _said("this needs more memory than there is; bound it with --memory", 503)
         finally:

@@ -73,6 +73,7 @@ def plot(
     ax: Axes | None = None,
     annot: bool = False,
     pattern_outline: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Axes:
     """Draws one head's heatmap.
@@ -82,6 +83,7 @@ def plot(
         ax: the Axes to draw into; None makes a figure.
         annot: whether to write each value into its cell.
         pattern_outline: whether to draw the edges of the pattern over the map, in the colors of its parts.
+        tags: whether to say what each head is in a word, with its score.
         options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
@@ -95,7 +97,10 @@ def plot(
     'head 3'
     """
     what, look, progress = _split(options)
-    kind, request = Heatmap(annot=annot, pattern_outline=pattern_outline), ask(inputs, pattern, head, **what)
+    kind, request = (
+        Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags),
+        ask(inputs, pattern, head, **what),
+    )
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
@@ -108,12 +113,13 @@ def plot_detail(
     ax: Axes | None = None,
     annot: bool = False,
     pattern_outline: bool = False,
+    tags: bool = False,
     **options: Any,
 ) -> Axes:
     """Draws one head's heatmap with the attention each key receives above it and each query's entropy beside it.
 
     Args:
-        inputs, head, pattern, ax, annot, pattern_outline: as in :func:`plot`.
+        inputs, head, pattern, ax, annot, pattern_outline, tags: as in :func:`plot`.
         options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
 
     Returns:
@@ -128,7 +134,10 @@ def plot_detail(
     ['weight\\nreceived', 'entropy\\n(nats)']
     """
     what, look, progress = _split(options)
-    kind, request = Detail(annot=annot, pattern_outline=pattern_outline), ask(inputs, pattern, head, **what)
+    kind, request = (
+        Detail(annot=annot, pattern_outline=pattern_outline, tags=tags),
+        ask(inputs, pattern, head, **what),
+    )
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
@@ -211,7 +220,7 @@ def plot_heads(
     """Draws a grid of heads with one color scale.
 
     Args:
-        inputs, pattern, annot, pattern_outline: as in :func:`plot`.
+        inputs, pattern, annot, pattern_outline, tags: as in :func:`plot`.
         heads: the query heads; None is all.
         tags: whether heads are sorted by what they do (:data:`attnviz.measures.tags.TAGS`), and named by it.
         options: what to compute, as in :func:`attnviz.attention_map`, in as many cells as a panel has pixels; and how it looks.
@@ -239,8 +248,9 @@ def plot_overview(
     heads: Sequence[int] | None = None,
     ax: Axes | None = None,
     each: bool = False,
+    tags: bool = False,
     **options: Any,
-) -> Axes:
+) -> Axes | Figure:
     """Draws a whole model at a glance: layers down, heads across, a small map each.
 
     Args:
@@ -251,10 +261,11 @@ def plot_overview(
         heads: the query heads of each layer; None is all.
         ax: the Axes to draw into; None makes a figure.
         each: whether each panel has a color scale of its own; otherwise all share one.
+        tags: whether to draw the heads of all layers as a grid, sorted by what they do and named by it.
         options: what to compute, as in :func:`attnviz.attention_map`, in as many cells as a panel has pixels; and how it looks.
 
     Returns:
-        The Axes drawn into: panel (layer, head) is around x = head, y = layer.
+        The Axes drawn into: panel (layer, head) is around x = head, y = layer. With ``tags`` the Figure of the grid.
 
     Raises:
         InputError: as :func:`plot`; a layer that is not there.
@@ -269,7 +280,7 @@ def plot_overview(
             raise InputError(
                 f"{name}: an overview is of every layer and head; draw one map of them with plot(..., {name}=...)"
             )
-    chosen, kind = Layers(source, layers), Overview(each=each)
+    chosen, kind = Layers(source, layers), Overview(each=each, tags=tags)
 
     def asked() -> Iterator[tuple[Label | None, Request]]:
         for label, inputs in chosen:
@@ -278,7 +289,7 @@ def plot_overview(
     from attnviz.show.figures.style import showing
 
     found = kind.draw(kind.compute(asked(), len(chosen), chosen.name, look, ax, progress), look, ax)
-    return cast("Axes", found if ax is not None else showing(found))
+    return found if ax is not None else showing(found)
 
 
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | None]:

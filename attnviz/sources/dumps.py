@@ -333,8 +333,9 @@ def _made(
     roles: dict[str, Any] = {**tensors, **own}
     mask, lengths = roles.pop(_MASK, None), roles.get("documents")
     if isinstance(lengths, str):
-        keys = roles["weights"].shape[-1] if given else roles["k"].shape[-3 if layout in ("bthd", "thd") else -2]
-        roles["documents"] = documents_of(lengths, keys, source=where)
+        sizes, place = (roles["weights"].shape, -1) if given else (roles["k"].shape, -3 if "th" in layout else -2)
+        # Of a k that has no such dimension, its own check says more.
+        roles["documents"] = documents_of(lengths, sizes[place], source=where) if len(sizes) >= -place else None
     label = None if layer is None else label_of(layer)
     what: dict[str, Any] = {"source": where if layer is None else f"{where} layer {layer}", "layer": label}
     if not given:
@@ -642,6 +643,23 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
         if not (isinstance(labels, list) and all(isinstance(item, list) and _all_text(item) for item in labels)):
             raise InputError(f"{main.path}: its metadata gives {name} that are not lists of strings, one a batch item")
     return settings
+
+
+def pattern_names(file: TensorFile) -> dict[Label | None, str]:
+    """What the pattern of the file, or of each of its layers, is called, where its metadata says one: no mask is read.
+
+    Raises:
+        InputError: metadata that no version has.
+    """
+    found: dict[Label | None, str] = {}
+    labels: list[Label | None] = [*layers_of(file.contents)]
+    for label in labels or [None]:
+        said = _settings(file, label).get("pattern")
+        if said is not None and "'mask'" in repr(said):
+            found[label] = "with a mask of its own"
+        elif said is not None:
+            found[label] = str(_own_pattern(file, "" if label is None else prefix_of(label), said))
+    return found
 
 
 def _own_pattern(main: TensorFile | None, prefix: str, said: Any) -> Pattern:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, is_memory
 from attnviz.base.writing import atomic
 
 if TYPE_CHECKING:
@@ -209,6 +209,8 @@ class TorchFile(TensorFile):
                     self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path)
                 )
         except Exception as error:
+            if is_memory(error):
+                raise
             # torch says at length how to load it all the same. A class or function by name is code; what else its
             # restricted unpickler stumbles over is damage.
             named = re.search(r"GLOBAL (\S+)", str(error))
@@ -365,6 +367,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
                 torch.save({**ready, **texts}, temporary)
         except Exception as error:  # of their own kinds where a disk is full, and not OSError
+            if is_memory(error):
+                raise
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: cannot be written (is the disk full?): {reason}") from error
 
@@ -387,6 +391,8 @@ def _reading(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # a damaged file makes these libraries raise almost anything
+        if is_memory(error):
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path}: is not a readable {path.suffix} file (damaged, truncated or of another format): {reason}"

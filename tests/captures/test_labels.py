@@ -104,6 +104,14 @@ TOWERS = {
         ["audio_tower.layers.0.self_attn", "language_model.layers.0.self_attn", "language_model.layers.1.self_attn"],
         ["audio.0", 0, 1],
     ),
+    "lists called after their towers (LXMERT)": (
+        ["encoder.layer.0.attention.self", "encoder.layer.1.attention.self", "encoder.r_layers.0.attention.self"],
+        [0, 1, "r.0"],
+    ),
+    "time and space (VideoPrism)": (
+        ["spatial_layers.0.attention", "spatial_layers.1.attention", "temporal_layers.0.attention"],
+        [0, 1, "temporal.0"],
+    ),
     "a module of its own": ([""], [0]),
 }
 

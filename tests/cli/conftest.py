@@ -36,7 +36,7 @@ _APP = program.app
 
 
 @cache
-def _built(app: typer.Typer) -> Any:
+def built(app: typer.Typer) -> Any:
     """The program's commands, which typer makes anew for each run: two thirds of what a short one takes."""
     return typer.main.get_command(app)
 
@@ -50,7 +50,7 @@ def run(monkeypatch, capsys) -> Run:
         note.cache_clear()  # each run is a program of its own, which says its notes anew
         capsys.readouterr()
         app = program.app
-        with pytest.raises(SystemExit) as exit_, patch.object(program, "app", _built(app) if app is _APP else app):
+        with pytest.raises(SystemExit) as exit_, patch.object(program, "app", built(app) if app is _APP else app):
             program.main()
         captured = capsys.readouterr()
         code = exit_.value.code

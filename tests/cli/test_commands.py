@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import attnviz
+from attnviz.attention.patterns import Causal, Local
 from attnviz.cli.main import app
 from attnviz.sources.files import TensorFile, open_tensors
 from tests.cases import arrays, small
@@ -450,3 +452,14 @@ def test_plot_takes_its_looks_from_options(succeed, dump):
     looks = "--cmap viridis --vmin 0 --vmax 1 --annot --title Hello --dpi 80 --transparent"
     succeed("plot", dump, "--head", 0, *looks.split(), "-o", "x.svg")
     assert ">Hello<" in Path("x.svg").read_text()
+
+
+def test_inspect_sums_up_layers_that_are_alike_and_says_their_patterns(run, folder):
+    layers = [small(seed=n) for n in range(5)]
+    patterns = [Causal(), Causal(), Causal(), Local(2), None]
+    attnviz.save("run.npz", [replace(one, pattern=own) for one, own in zip(layers, patterns, strict=True)])
+    told = run("inspect", "run.npz").out
+    assert re.search(r"layers\.0–4\.q .*5 × .* q ", told)
+    assert "pattern of layers 0-2: causal\npattern of layers 3: local, window 2\n" in told
+    attnviz.save("one.npz", replace(layers[0], pattern=Causal()))
+    assert "\npattern: causal\n" in run("inspect", "one.npz").out

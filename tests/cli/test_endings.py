@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
@@ -61,6 +62,12 @@ def test_an_error_ends_as_a_line(error, says, code):
     assert found == code
     assert line is not None
     assert line.startswith(says)
+
+
+def test_what_a_library_makes_of_short_memory_is_short_memory():
+    made = ValueError("uncompilable regex")
+    made.__cause__ = MemoryError()
+    assert ending(made) == (NO_MEMORY, 2)
 
 
 def test_a_defect_says_how_to_see_all_of_it(run, monkeypatch):
@@ -184,14 +191,7 @@ def test_a_name_that_is_not_utf_8(folder):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        *(("MPLBACKEND", value) for value in ("", "x")),
-        *((name, value) for name in ("WORLD_SIZE", "RANK") for value in ("", "x", "-1", "9" * 30)),
-        *(("COLUMNS", value) for value in ("", "-1", "1", "9" * 30)),
-        ("HOME", "/nowhere"),
-        ("TERM", "x"),
-        ("LC_ALL", "nothing"),
-    ],
+    [*(("MPLBACKEND", value) for value in ("", "x")), ("HOME", "/nowhere"), ("TERM", "x"), ("LC_ALL", "nothing")],
 )
 def test_an_odd_environment(tmp_path, name, value):
     python = sys.executable if name in ("MPLBACKEND", "LC_ALL") else warm.python()
@@ -206,3 +206,37 @@ def test_an_odd_environment(tmp_path, name, value):
     assert done.returncode in (0, 2), done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "x.png").exists() == (done.returncode == 0)
+
+
+FORKING = """
+import json, os, sys
+from contextlib import suppress
+from attnviz.cli import main as program
+sys.argv = ["attnviz", "plot", "--head", "0", "-o", "first.png"]
+with suppress(SystemExit):
+    program.main()  # imports all that the others then have
+codes = []
+for n, (name, value) in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        os.environ[name] = value
+        sys.argv = ["attnviz", "plot", "--head", "0", "-o", f"{n}.png"]
+        program.main()
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
+
+
+def test_odd_numbers_in_the_environment(tmp_path):
+    """What is read as the program runs: one process, which has imported it, forks for each."""
+    ranks = [(name, value) for name in ("WORLD_SIZE", "RANK") for value in ("", "x", "-1", "9" * 30)]
+    given = [*ranks, *(("COLUMNS", value) for value in ("", "-1", "1", "9" * 30))]
+    done = subprocess.run(
+        [warm.python(), "-c", FORKING, json.dumps(given)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert "Traceback" not in done.stderr
+    codes = json.loads(done.stdout)
+    assert len(codes) == len(given)
+    for n, code in enumerate(codes):
+        assert code in (0, 2), (given[n], done.stderr)
+        assert (tmp_path / f"{n}.png").exists() == (code == 0)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz import AttentionInputs, AttentionWeights, InputError
-from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, longformer
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Masked, longformer
 from attnviz.engine.request import ask
+from attnviz.maps.reasons import reason_map
 from tests import reference
 from tests.strategies import Call, calls, given_calls, normal, rules
 
@@ -145,6 +146,41 @@ def test_layers_of_several_dtypes_are_of_the_one_that_holds_them():
     np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-7)
 
 
+def test_heads_with_masks_of_their_own_are_one_map_in_every_number():
+    visible = torch.tensor([[[1, 0, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 1], [0, 0, 0], [0, 0, 0]]], dtype=torch.bool)
+    inputs = replace(attnviz.synthesize(heads=2, tokens=3, dtype="float64"), pattern=Masked(visible[None]))
+    each = [reference.attend(inputs.q[0], inputs.k[0], visible[head].numpy()).weights[head] for head in range(2)]
+    wanted, seen = reference.combined(each, [*visible.numpy()], "mean")
+    request = ask(inputs, None, mean="heads")
+    assert (request.chosen, request.inputs.H) == ((0,), 1)
+    np.testing.assert_allclose(
+        attnviz.score(inputs, mean="heads").weights[0], np.where(seen.any(1)[:, None], np.nan_to_num(wanted), np.nan)
+    )
+    (found,) = attnviz.head_statistics(inputs, mean="heads")
+    assert found.queries == 2
+    assert found.max_weight == pytest.approx(np.nanmax(wanted[:2], axis=1).mean())
+    (received,) = attnviz.weight_received(inputs, mean="heads")
+    assert received.queries.tolist() == [2, 1, 1]
+    np.testing.assert_allclose(received.sum, np.nansum(wanted, axis=0))
+
+
+def test_layers_that_differ_in_global_tokens_and_in_padding_are_seen_as_a_whole():
+    """Global is what is global in any of them, and what exists in any exists."""
+    first = replace(attnviz.synthesize(heads=1, tokens=5, dtype="float64"), tokens=None)
+    masks = [torch.tensor([[True, False, False, True, False]]), torch.tensor([[False, True, False, False, False]])]
+    layers = [replace(first, global_mask=masks[0]), replace(first, global_mask=masks[1])]
+    found = attnviz.attention_map(layers, 0, GlobalKeys(), mean="layers")
+    each = [attnviz.attention_map(one, 0, GlobalKeys(), every_key=True).cells for one in layers]
+    assert list(found.keys) == [0, 1, 3]
+    np.testing.assert_allclose(found.cells, np.nan_to_num(np.stack(each)).mean(0)[:, [0, 1, 3]])
+    assert attnviz.head_statistics(layers, GlobalKeys(), mean="layers")[0].global_mass == pytest.approx(1)
+    padded = [replace(first, key_padding_mask=torch.tensor([[True] * 4 + [False]])), replace(first)]
+    found = attnviz.attention_map(padded, 0, Full(), mean="layers").cells
+    each = [np.nan_to_num(attnviz.attention_map(one, 0, Full()).cells) for one in padded]
+    np.testing.assert_allclose(found[:4], (each[0] + each[1])[:4] / 2)
+    np.testing.assert_allclose(found[4], each[1][4])  # a query that is padding in one layer is left out of it
+
+
 def test_a_key_hidden_in_one_layer_counts_0_there():
     hidden = torch.tensor([[[[-0.5, 0.0], [0.2, 0.4]]]])
     whole = [AttentionWeights(hidden, pattern=Causal()), AttentionWeights(torch.full((1, 1, 2, 2), -0.25))]
@@ -264,6 +300,21 @@ def test_layers_that_are_not_of_one_map_are_refused(changes, said):
     other = replace(other, layer=1, tokens=None, **{name: changes[name] for name in changes if name not in sizes})
     with pytest.raises(InputError, match=f"(?s)the mean of layers: .*{said}"):
         attnviz.attention_map([replace(first, tokens=None), other], 0, Full(), mean="layers")
+
+
+def test_the_reasons_of_a_derived_map_are_those_of_its_parts():
+    """Each by its own pattern; of given weights without one, what is not 0 in the map."""
+    inputs = [
+        replace(attnviz.synthesize(heads=2, tokens=6, seed=n), pattern=own)
+        for n, own in enumerate([Local(0), GlobalKeys()])
+    ]
+    found = reason_map(inputs, mean="layers")
+    assert found.counts == {"window": 4, "global key": 10, "several": 2}  # global tokens at 0 and 3
+    weights = [
+        AttentionWeights(torch.diag(torch.tensor([1.0, 0, 0]))[None]),
+        AttentionWeights(torch.tensor([[[0.0, 1, 0]] * 3])),
+    ]
+    assert reason_map(weights, mean="layers").counts == {"weight": 4}
 
 
 def test_what_a_derived_map_has_no_answer_to_is_said_in_a_line():

@@ -149,7 +149,10 @@ def _said(case: Case, ended: Ended) -> str | None:
     if ended.code == 2 and ended.out:
         return "something was written to stdout before it was refused"
     data = "csv" in case.arguments  # to a pipe, data is as it was given
-    obeyed = OBEYED.search(ended.err) or (None if data else OBEYED.search(ended.out))
+    out = (
+        re.sub("\x1b\\[[0-9;]*m", "", ended.out) if "--color" in case.arguments else ended.out
+    )  # colors were asked for
+    obeyed = OBEYED.search(ended.err) or (None if data else OBEYED.search(out))
     return f"a letter that terminals obey: {obeyed[0]!r}" if obeyed else None
 
 

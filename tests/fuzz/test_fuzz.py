@@ -108,6 +108,8 @@ FOUND = (
         for role in ("k", "q-global", "v-global", "bias", "cu-seqlens-k")
     ),
     f"score good.safetensors --documents {'9' * 30}",
+    "score good.safetensors --documents 2,2 --k masks.npz:slopes",
+    "score good.safetensors --documents 2,2 --k masks.npz:padding --layout bthd",
 )
 """Options that once ended in a defect."""
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnviz.base.errors import InputError
 from attnviz.cli.groups import command
 from attnviz.cli.options import check_choice
+
+if TYPE_CHECKING:
+    from attnviz.base.types import Label
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +35,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.base.words import json_text
         from attnviz.cli.console import data, output
         from attnviz.show.terminal.tables import contents_table
-        from attnviz.sources.dumps import ROLES, missing_roles, role_of
+        from attnviz.sources.dumps import ROLES, missing_roles, pattern_names, role_of
         from attnviz.sources.files import open_tensors, spooled
         from attnviz.sources.naming import layers_of
 
@@ -58,10 +63,33 @@ def register(app: typer.Typer) -> None:
         lines = [f"layers: {len(layers)} ({layers[0]} to {layers[-1]}); choose one with --layer"] if layers else []
         settings = {name: value for name, value in file.metadata.items() if not isinstance(value, list | dict)}
         lines += [f"metadata: {', '.join(f'{name} {value}' for name, value in settings.items())}"] if settings else []
+        try:
+            lines += _patterns(pattern_names(file))
+        except InputError as error:  # what is in the file is told all the same
+            lines += [f"pattern: {error}"]
         lines += [f"token labels: {'yes' if 'tokens' in file.metadata else 'no'}"]
         lines += [f"missing: {name}, {ROLES[name]}" for name in missing]
         for line in lines:
             console.print(line, highlight=False, markup=False)
+
+
+def _patterns(named: Mapping[Label | None, str]) -> list[str]:
+    """The dump's own patterns, and of which layers each is where there are several."""
+    from attnviz.base.words import ranges
+
+    of: dict[str, list[Label | None]] = {}
+    for label, name in named.items():
+        of.setdefault(name, []).append(label)
+    if len(of) <= 1:
+        return [f"pattern: {name}" for name in of]
+
+    def places(labels: list[Label | None]) -> str:
+        numbers = [label for label in labels if isinstance(label, int)]
+        return ",".join(
+            [*([ranges(numbers)] if numbers else []), *(f"{one}" for one in labels if isinstance(one, str))]
+        )
+
+    return [f"pattern of layers {places(labels)}: {name}" for name, labels in of.items()]
 
 
 def _tell_figure(path: Path, format: str) -> None:

@@ -48,6 +48,9 @@ def register(app: typer.Typer) -> None:
         region: Region = Region(),  # noqa: B008 (frozen)
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        tags: Annotated[
+            bool, typer.Option("--tags", help="Say what each head is in a word, with its score: sink, previous, …")
+        ] = False,
         scale: Scale = Scale(),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         color: Annotated[
@@ -83,7 +86,7 @@ def register(app: typer.Typer) -> None:
         console = output(80, **forced)
         height = console.height if console.file.isatty() else None
         with rows_progress(len(request.rows) * len(request.chosen), "show") as progress:
-            parts = Heatmap().compute(_fitted(request, console, height), progress)
+            parts = Heatmap(tags=tags).compute(_fitted(request, console, height), progress)
         tell_left_out(shown.left_out for shown in parts.maps)
         console.print(HeatmapPicture(parts.maps, scaling, height=height))
 

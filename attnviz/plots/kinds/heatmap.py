@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from attnviz.base.errors import InputError
 from attnviz.plots.kind import Kind, Parts, figure_of
 from attnviz.plots.look import Look
 from attnviz.plots.said import said
-from attnviz.plots.tagged import by_tags, tag_names, tags_of
+from attnviz.plots.tagged import by_tags, tag_names, tagged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from attnviz.base.types import Progress
     from attnviz.engine.request import Request
+    from attnviz.maps.map import AttentionMap
     from attnviz.maps.reasons import ReasonMap
 
 
@@ -76,6 +78,11 @@ class OverMaps(Kind):
         "Draw the edges of the pattern over the map.",
         refused="--pattern-outline is drawn over maps; leave {kind} out",
     )
+    tags: bool = said(
+        False,
+        "Say what each head is in a word, with its score (sink, previous, induction, …), and sort heads by it.",
+        refused="--tags are of the heads of maps; leave {kind} out",
+    )
 
     def asked(self, request: Request) -> Request:
         if self.pattern_outline and not isinstance(request.columns, range):
@@ -86,9 +93,11 @@ class OverMaps(Kind):
         return request
 
     def outlined(self, parts: Parts, request: Request) -> Parts:
-        """The parts of maps, with the reasons whose edges are drawn over them where that is asked for."""
+        """The parts of maps, with their tags and the reasons whose edges are drawn over them where these are asked for."""
         from attnviz.maps.reasons import reasons_of
 
+        if self.tags:
+            parts = replace(parts, maps=tagged(parts.maps, request))
         if not self.pattern_outline:
             return parts
         reasons = reasons_of(request.but(pixels=max(parts.maps[0].cells.shape), every_key=True))
@@ -113,35 +122,68 @@ class OverMaps(Kind):
         outline_legend(reasons, figure)
 
 
+_AROUND = 12
+"""Queries and keys before and after what stands out, that an inset shows."""
+
+
+def standing_out(request: Request, shown: AttentionMap) -> AttentionMap | None:
+    """The part of a reduced map around its highest lone peak, a cell for each pair; None where there is none."""
+    from numpy import nanargmax
+
+    from attnviz.maps.map import map_of
+    from attnviz.show.figures.marks import find_marks
+
+    if not shown.reduced or shown.reduce != "max" or not isinstance(shown.keys, range):
+        return None
+    if shown.size != (len(request.rows), len(request.columns)):  # of words or spans, which stand for several
+        return None
+    peaks = find_marks(shown).peaks
+    if not peaks:
+        return None
+
+    def pairs(queries: range, keys: range) -> AttentionMap:
+        return map_of(request.but(queries=queries, keys=keys, pixels=max(len(queries), len(keys))), shown.head)
+
+    (T, S), (rows, columns) = shown.size, shown.cells.shape
+    row, column = max(peaks, key=lambda place: shown.cells[place])
+    queries, keys = shown.queries, shown.keys
+    of = pairs(
+        queries[row * T // rows : (row + 1) * T // rows], keys[column * S // columns : (column + 1) * S // columns]
+    )
+    y, x = divmod(int(nanargmax(of.cells)), of.cells.shape[1])
+    return pairs(_near(of.queries[y], queries), _near(of.keys[x], keys))
+
+
+def _near(position: int, within: range) -> range:
+    """Positions around one, as many at the ends."""
+    start = max(within.start, min(position - _AROUND, within.stop - 2 * _AROUND))
+    return range(start, min(within.stop, start + 2 * _AROUND))
+
+
 @dataclass(frozen=True)
 class Heatmap(OfHeads, OverMaps):
     """A head's heatmap, or a grid of heads with one color scale."""
 
-    tags: bool = said(
-        False,
-        "Sort heads by what they do and name it: sink, previous, induction, … (attnviz stats --tags).",
-        refused="--tags names the heads of a grid; leave {kind} out",
-    )
-
     def compute(self, request: Request, progress: Progress | None = None) -> Parts:
         parts = self.maps(request, progress)
-        if self.tags and self.how is not None:
-            raise InputError("--tags says what each head does; leave --mean and --max out")
-        if self.tags:
-            tags = tags_of(request, request.inputs.layer)
-            parts = replace(parts, maps=tuple(by_tags(parts.maps, tags)), more={**parts.more, "tags": tags})
-        return self.outlined(parts, request)
+        if len(parts.maps) == 1 and self.how is None:
+            parts = replace(parts, more={**parts.more, "part": partial(standing_out, request, parts.maps[0])})
+        found = self.outlined(parts, request)
+        return replace(found, maps=by_tags(found.maps)) if self.tags else found
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:
         from attnviz.show.figures.heatmap import heads_grid, heatmap
+        from attnviz.show.figures.inset import inset_said
 
         words = parts.words(look) | {"marks": look.marks and not self.pattern_outline}  # whose own marks stand there
         if len(parts.maps) > 1:
-            names = tag_names(parts.maps, parts.more["tags"]) if self.tags else None
+            names = tag_names(parts.maps) if self.tags else None
             found: Axes | Figure = heads_grid(parts.maps, annot=self.annot, names=names, **words)
         else:
-            if self.tags and look.title is None:
-                words["title"] = tag_names(parts.maps, parts.more["tags"])[0][0]
+            if look.paper is not None and ax is None:
+                words["part"] = parts.more["part"]() if "part" in parts.more else None
+                if words["part"] is not None and look.caption is True:
+                    words["caption"] += f" {inset_said(words['part']).capitalize()}."
             found = heatmap(parts.maps[0], ax, annot=self.annot, **words)
         self.draw_outlines(parts, found, given=ax is not None)
         return found

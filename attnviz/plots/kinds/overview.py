@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from attnviz.base.errors import InputError
 from attnviz.plots.kind import Parts
 from attnviz.plots.look import Look
 from attnviz.plots.said import said
-from attnviz.plots.tagged import by_tags, tag_names, tags_of
+from attnviz.plots.tagged import by_tags, tag_names, tagged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,6 @@ class Overview:
         from attnviz.plots.room import model, panels
 
         rows: list[OverviewRow] = []
-        tags: dict[tuple[Label | None, int], tuple[str, float | None]] = {}
         room = 0
         for label, request in layers:
             if self.tags:
@@ -65,12 +65,13 @@ class Overview:
                 room = room or model(count, len(request.chosen), look, ax)
                 fitted = request.but(pixels=min(request.pixels, room))
             del request  # before the next layer is read
-            rows.append(overview_row(label, fitted, progress=progress))
-            if self.tags:
-                tags |= tags_of(fitted, rows[-1].maps[0].layer)
+            row = overview_row(label, fitted, progress=progress)
+            rows.append(replace(row, maps=tagged(row.maps, fitted)) if self.tags else row)
             del fitted
         maps = tuple(shown for row in rows for shown in row.maps)
-        return Parts(maps, f"{source}, {counted(len(rows), 'layer')}", more={"rows": rows, "tags": tags})
+        each = Counter(shown.tag for shown in maps).most_common() if self.tags else []
+        notes = (f"tags: {', '.join(f'{number} {tag}' for tag, number in each)}",) if each else ()
+        return Parts(maps, f"{source}, {counted(len(rows), 'layer')}", notes=notes, more={"rows": rows})
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:
         """Draws them, layers down and heads across; heads that are sorted by what they do as a grid."""
@@ -80,9 +81,8 @@ class Overview:
         if self.tags:
             if ax is not None:
                 raise InputError("tags make a figure of their own; leave ax out")
-            maps = by_tags(parts.maps, parts.more["tags"])
-            words = look.words(parts.maps, parts.source, marks=look.marks)
-            return heads_grid(maps, names=tag_names(maps, parts.more["tags"]), **words)
+            maps = by_tags(parts.maps)
+            return heads_grid(maps, names=tag_names(maps), **look.words(maps, parts.source, marks=look.marks))
         scale = None
         if self.each and look.caption is True:
             scale = look.scale.fit(parts.maps)

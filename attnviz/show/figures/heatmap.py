@@ -17,6 +17,7 @@ from attnviz.maps.map import AttentionMap, cell_words, grid_name
 from attnviz.show.figures.bars import Bar, colorbar, frame
 from attnviz.show.figures.captions import cell_said
 from attnviz.show.figures.cells import CellImage
+from attnviz.show.figures.inset import draw_inset, inset_room
 from attnviz.show.figures.layout import (
     EDGE,
     LINE,
@@ -74,6 +75,7 @@ def heatmap(
     caption: str | None = None,
     width: float | None = None,
     marks: bool = True,
+    part: AttentionMap | None = None,
     **colors: Unpack[ScaleOptions],
 ) -> Axes:
     """Draws one head's map.
@@ -87,6 +89,7 @@ def heatmap(
         caption: under the figure, such as :func:`attnviz.show.figures.captions.caption` says it.
         width: inches across of the figure that this makes; None is what the map needs.
         marks: whether a column that takes most of the weight, and lone peaks of a long map, are marked.
+        part: some of its queries and keys at full resolution, which an inset shows.
         colors: the fields of :class:`~attnviz.show.figures.scales.ColorScale`: ``norm``, ``robust``, ``vmin``, ``vmax``,
             ``cmap``.
 
@@ -98,6 +101,7 @@ def heatmap(
     """
     fitted = ColorScale(**colors).fit([shown])
     if ax is None:
+        room = 0.0 if part is None else inset_room(shown, panel_inches(shown.size, 1)[0] if width is None else width)
         (own,) = sheet_of(
             [shown],
             fitted,
@@ -107,7 +111,10 @@ def heatmap(
             caption=caption,
             width=width,
             marks=marks,
+            sides=(0.0, room, 0.0),
         )
+        if part is not None:
+            draw_inset(shown, part, own, fitted, room)
         return showing(own)
     image = draw(shown, ax, fitted, annot=annot)
     found = [find_marks(shown)] if marks else []

@@ -235,6 +235,7 @@ _Drawn = TypeVar("_Drawn", bound="Axes | Figure")
 def showing(found: _Drawn) -> _Drawn:
     """A figure, or Axes of one, that a notebook shows as a picture: those that pyplot doesn't know are but text there."""
     for shown in (found, found.get_figure(root=True)):
+        assert shown is not None
         shown._repr_png_ = partial(picture, shown)  # type: ignore[union-attr]
     return found
 

@@ -22,6 +22,7 @@ from attnviz.engine.scores import AttentionScores
 from attnviz.measures.statistics import STATISTICS, HeadStatistics, Statistic
 from attnviz.show.scale.colors import diverging, is_dark, sequential
 from attnviz.sources.files import TensorInfo
+from attnviz.sources.naming import LAYER
 
 _LABEL_CELLS = 14
 
@@ -113,7 +114,7 @@ def score_table(
 def contents_table(
     title: str, size: int, contents: Mapping[str, TensorInfo], role_of: Callable[[str], str | None]
 ) -> Table:
-    """The tensors of a file: name, shape, dtype, size and role."""
+    """The tensors of a file: name, shape, dtype, size and role; layers that are alike in one row."""
     table = Table(
         title=f"{escape(title)} · {decimal(size)}", title_justify="left", header_style="bold", box=box.ROUNDED
     )
@@ -125,9 +126,42 @@ def contents_table(
         ("role", "left"),
     ):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for name, info in contents.items():
-        table.add_row(Text(name), str(info.shape), Text(info.dtype), decimal(info.bytes), role_of(name) or "–")
+    for name, info, count in _alike(contents):
+        each = decimal(info.bytes) if count == 1 else f"{count} × {decimal(info.bytes)}"
+        role = role_of(name if count == 1 else name.partition("–")[0] + name[name.rindex(".") :])
+        table.add_row(Text(name), str(info.shape), Text(info.dtype), each, role or "–")
     return table
+
+
+def _alike(contents: Mapping[str, TensorInfo]) -> list[tuple[str, TensorInfo, int]]:
+    """Tensors with how many there are of each: those of layers in a row that have the same tensors are one."""
+    layers: dict[tuple[str, int], dict[str, TensorInfo]] = {}
+    others: list[tuple[str, TensorInfo, int]] = []
+    for name, info in contents.items():
+        match = LAYER.fullmatch(name)
+        if match is None or match["call"] is not None:
+            others.append((name, info, 1))
+        else:
+            layers.setdefault((match["group"] or "", int(match["number"])), {})[match["role"]] = info
+    found: list[tuple[str, TensorInfo, int]] = []
+    runs: list[list[tuple[str, int]]] = []
+    for place in sorted(layers):
+        last = runs[-1][-1] if runs else None
+        follows = last is not None and place == (last[0], last[1] + 1)
+        if follows and last is not None and _looks(layers[place]) == _looks(layers[last]):
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    for run in runs:
+        (group, first), (_, end) = run[0], run[-1]
+        where = f"{group}.layers." if group else "layers."
+        numbers = f"{first}" if len(run) == 1 else f"{first}–{end}"
+        found += [(f"{where}{numbers}.{role}", info, len(run)) for role, info in sorted(layers[run[0]].items())]
+    return [*others, *found]
+
+
+def _looks(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, tuple[int, ...], str]]:
+    return sorted((role, tuple(info.shape), info.dtype) for role, info in tensors.items())
 
 
 def head_title(scores: AttentionScores, head: int) -> str:
@@ -248,7 +282,8 @@ def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 10
     while len(names) > 1 and labels + sum(wide[name] for name in names) > width:
         names.popitem()
     if len(names) < every:
-        table.caption = f"{every - len(names)} of {every} statistics left out (a wider terminal shows more)"
+        out = ", ".join(name for name in STATISTICS if name not in names)
+        table.caption = f"{every - len(names)} of {every} statistics left out (a wider terminal shows more): {out}"
         table.caption_justify = "left"
     for header in names.values():
         table.add_column(header, justify="right", no_wrap=True)
@@ -350,7 +385,8 @@ def columns_table(columns: Mapping[str, Sequence[Any]], title: str, width: int =
     names = [*wide]
     while len(names) > 3 and sum(wide[name] for name in names) + 1 > width:
         names.pop()
-    notes = [f"{len(wide) - len(names)} of {len(wide)} columns left out"] if len(names) < len(wide) else []
+    out = ", ".join(name for name in wide if name not in names)
+    notes = [f"{len(wide) - len(names)} of {len(wide)} columns left out: {out}"] if out else []
     for name in names:
         table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
     count = len(next(iter(cells.values()), []))
