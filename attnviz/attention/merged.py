@@ -180,12 +180,12 @@ def cropped(inputs: Inputs, batch: int, pattern: Pattern, queries: range, keys: 
         "documents": None if item.documents is None else torch.from_numpy(item.documents[1])[k],
         "query_documents": None if item.documents is None else torch.from_numpy(item.documents[0])[q],
     }
-    labels: dict[str, Any] = {}
+    own: dict[str, Any] = {name: each(values) for name, values in there.items()}
     for prefix, tokens, part in (("", item.key_tokens, keys), ("query_", item.query_tokens, queries)):
         few = None if tokens is None else tokens.at(part)
-        labels[f"{prefix}tokens"] = None if few is None else [few.raw] * B
-        labels[f"{prefix}word_ids"] = None if few is None or few.word_ids is None else [few.word_ids] * B
-        labels[f"{prefix}special_tokens"] = None if few is None else [sorted(few.special)] * B
+        own[f"{prefix}tokens"] = None if few is None else [few.raw] * B
+        own[f"{prefix}word_ids"] = None if few is None or few.word_ids is None else [few.word_ids] * B
+        own[f"{prefix}special_tokens"] = None if few is None else [sorted(few.special)] * B
     parts = ((queries, item.T, "queries"), (keys, item.S, "keys"))
     said = [f"{noun} {part.start} to {part.stop - 1}" for part, size, noun in parts if len(part) < size]
     found = replace(
@@ -193,8 +193,7 @@ def cropped(inputs: Inputs, batch: int, pattern: Pattern, queries: range, keys: 
         queries=whole.queries[queries],
         keys=whole.keys[keys],
         said=(*whole.said, *said),
-        **{name: each(values) for name, values in there.items()},
-        **labels,
+        **own,
     )
     return replace(found, pattern=MergedPattern(found))
 

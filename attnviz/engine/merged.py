@@ -187,7 +187,8 @@ class MergedRows:
             weights = np.where(sees, weights / np.where(rest == 0, 1, rest)[:, None], 0)
         shape = len(weights), self.item.S
         found, seen = np.zeros(shape), np.zeros(shape, dtype=bool)
-        any_key, group = sees.any(1), self.group[self.kept]
+        any_key: NDArray[np.bool_] = np.any(sees, axis=1)
+        group = self.group[self.kept]
         weights, sees, group = weights[:, group >= 0], sees[:, group >= 0], group[group >= 0]
         if not len(group):
             return found, seen, any_key
