@@ -202,8 +202,9 @@ def _places(asked: _Asked) -> list[_Asked]:
     Raises:
         InputError: layers of both sides that aren't as many; items of a plain tensor alone.
     """
-    source, b, labels = asked.source, asked.b, _layer_pairs(asked)
+    source, b = asked.source, asked.b
     text = _plain(str(source.source) if source.source else None, asked.values) if source.weights is None else None
+    labels = _layer_pairs(asked) if text is None else [(None, b.b_layer)]  # a plain tensor has no layers
     found = []
     for of_a, of_b in labels:
         here = asked if of_a is None else replace(asked, source=source.of(of_a), b=replace(b, b_layer=of_b))
