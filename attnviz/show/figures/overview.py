@@ -224,7 +224,7 @@ def _sheet(
         EDGE + (line("xtick.labelsize") + 4 / 72 if named else 3 / 72) + line("axes.labelsize", len(below)) + 3 / 72
     )
     over = (width_of(table.axes[0], points("axes.labelsize")) - tall) / 2  # of what is written along few rows
-    bottom = max(bottom, bar.below + max(tall, least) - tall, EDGE + over)
+    bottom = max(bottom, bar.below + max(tall, least) - tall + points("ytick.labelsize") / 144, EDGE + over)
     words = line("figure.labelsize", len(said)) + 0.08 if said else 0.0
     top = EDGE + max(over, line("axes.titlesize", len(above)) + 5 / 72)
     size = (_whole(size_across, dpi), _whole(words + bottom + tall + top, dpi))
