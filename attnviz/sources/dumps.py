@@ -333,7 +333,9 @@ def _made(
     roles: dict[str, Any] = {**tensors, **own}
     mask, lengths = roles.pop(_MASK, None), roles.get("documents")
     if isinstance(lengths, str):
-        sizes, place = (roles["weights"].shape, -1) if given else (roles["k"].shape, -3 if "th" in layout else -2)
+        sizes, place = (
+            (roles["weights"].shape, -1) if given else (roles["k"].shape, -3 if layout in ("bthd", "thd") else -2)
+        )
         # Of a k that has no such dimension, its own check says more.
         roles["documents"] = documents_of(lengths, sizes[place], source=where) if len(sizes) >= -place else None
     label = None if layer is None else label_of(layer)
