@@ -35,7 +35,10 @@ def is_stdout(path: Path | None) -> bool:
 def free_bytes(path: Path) -> int | None:
     """Bytes that the disk of an output has room for; None where it is no file."""
     target = Path(os.path.realpath(path))
-    if isinstance(path, Stdout) or (target.exists() and not target.is_file()) or not target.parent.is_dir():
+    try:
+        if isinstance(path, Stdout) or (target.exists() and not target.is_file()) or not target.parent.is_dir():
+            return None
+    except OSError:  # a name that can't be: whoever writes says so
         return None
     return shutil.disk_usage(target.parent).free
 

@@ -212,11 +212,12 @@ FORKING = """
 import json, os, sys
 from contextlib import suppress
 from attnviz.cli import main as program
+given = json.loads(sys.argv[1])
 sys.argv = ["attnviz", "plot", "--head", "0", "-o", "first.png"]
 with suppress(SystemExit):
     program.main()  # imports all that the others then have
 codes = []
-for n, (name, value) in enumerate(json.loads(sys.argv[1])):
+for n, (name, value) in enumerate(given):
     child = os.fork()
     if not child:
         os.environ[name] = value
