@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from attnviz.base.errors import InputError, is_memory
@@ -43,12 +43,11 @@ class OwnName:
         said = f"{self.option} {self.path}:{self.name}"
         if not self.path.is_file():
             raise InputError(f"{said}: there is no file {self.path}")
-        spec = importlib.util.spec_from_file_location(f"attnviz_own_{self.path.stem}", self.path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        module = ModuleType(f"attnviz_own_{self.path.stem}")
+        module.__file__ = str(self.path)
         try:
-            spec.loader.exec_module(module)
+            # Not as Python imports it, which would leave a __pycache__ in a folder of the user's.
+            exec(compile(self.path.read_bytes(), self.path, "exec"), vars(module))
         except Exception as error:
             if is_memory(error):
                 raise

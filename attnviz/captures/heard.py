@@ -39,6 +39,7 @@ Orders = list[Order]
 def origins(orders: Orders, forward_pass: int, B: int) -> Tensor | None:
     """Which item of a forward pass each of the last one's goes back to, (n,); None where they kept their places.
 
+    >>> import torch
     >>> orders = [Order(1, torch.tensor([1, 1, 0]), 3), Order(2, torch.tensor([2, 0]), 3)]
     >>> origins(orders, 1, 3), origins(orders, 3, 3)
     (tensor([0, 1]), None)

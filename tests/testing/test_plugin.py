@@ -165,7 +165,7 @@ def test_a_damaged_snapshot_is_told_and_can_be_updated(project, pytester):
 
 
 def test_a_tolerance_of_ones_own(project, monkeypatch):
-    body = ONE.replace("pattern=Causal()", "pattern=Causal(), atol=0.9, rtol=9.0")
+    body = ONE.replace("pattern=Causal()", "pattern=Causal(), atol=0.09, rtol=0.9")
     project(body, "--attention-update")
     monkeypatch.setenv("CHANGE", "0.5")
     project().assert_outcomes(passed=1)

@@ -95,7 +95,7 @@ def cell_said(shown: AttentionMap, row: int, column: int) -> str:
 
     >>> import attnviz
     >>> cell_said(attnviz.attention_map(attnviz.synthesize(), head=3), 4, 1)
-    't4 → t4 0.0929'
+    't4 → t3 0.12'
     """
     return f"{pair_said(shown, row, column)} {number_said(float(shown.cells[row, column]))}"
 

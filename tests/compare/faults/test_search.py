@@ -79,11 +79,11 @@ def test_inputs_that_a_kernel_rounds_are_named():
 
 
 def test_sums_that_are_kept_in_a_half_type_are_named():
-    """1,024 numbers added up one by one in bfloat16."""
-    one = planted("scale: twice", "full", "bfloat16", 1024, 4)
+    """4,096 numbers added up one by one in bfloat16."""
+    one = planted("scale: twice", "full", "bfloat16", 4096, 4)
     weights, v = one.exact["weights"], one.right.v.double()[:, one.right.kv_heads]
     total = torch.zeros_like(one.exact["context"])
-    for key in range(1024):
+    for key in range(4096):
         total = (total + weights[..., key : key + 1] * v[:, :, key : key + 1]).bfloat16().double()
     report = check_kernel(Outputs(one.inputs, context=total.bfloat16()), Asked(heads=[0], batches=[0]))
     assert not report.within
