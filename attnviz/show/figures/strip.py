@@ -156,7 +156,8 @@ def _sheet(
     said = caption_lines(caption, wide)
     below = line("figure.labelsize", len(said)) + 0.08 if said else 0.0
     top = line("figure.titlesize", len(lines)) + 0.06 if lines else 0.0
-    inside = max(tall, _BAR_LEAST + 0.06 if beside is not None else 0.2)
+    number = 0.0 if beside is None else points("ytick.labelsize") / 144  # half of the bar's lowest, below it
+    inside = max(tall, _BAR_LEAST + 0.06 if beside is not None else 0.2) + number
     figure.set_size_inches(wide, top + inside + below + 2 * EDGE)
     at = below + EDGE + inside
     for ax, shown, title in zip(axes, maps, titles, strict=True):
