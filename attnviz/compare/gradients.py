@@ -96,7 +96,7 @@ class _Backward:
         cap, slope = self.item.softcap(), None
         if cap is not None:  # of the product before what is added to it
             slope = 1 - torch.tanh(q @ k.T * scale / cap) ** 2
-        logits = rounded(block.values.clone(), dtype)  # softmax is in place, and how far logits may be off is asked below
+        logits = rounded(block.values.clone(), dtype)  # softmax is in place; block.values is asked for again
         p = rounded(softmax_(logits, self.item.sink(self.head)).nan_to_num(), dtype)
         s = rounded(g @ v.T, dtype)
         delta = (p * s).sum(1, keepdim=True)
