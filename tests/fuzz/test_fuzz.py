@@ -8,6 +8,7 @@ becomes a test, and its file one of `tests/fuzz/corpus`.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
@@ -15,8 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from safetensors.numpy import save
 from starlette.testclient import TestClient
 
 from attnviz.attention.patterns import Causal
@@ -119,6 +122,15 @@ def test_what_was_found_is_refused(arguments, tmp_path):
     case = Case(tuple(arguments.split()), {name: corpus()[name] for name in corpus() if name in arguments})
     ended = run(case, tmp_path)
     assert (ended.code, fault(case, ended)) == (2, None)
+
+
+@pytest.mark.parametrize("layout", [3, None, ["bthd"], {"order": "bthd"}, True, 1e308], ids=repr)
+@pytest.mark.parametrize("more", [[], ["--documents", "2,2"], ["--layer", "0"]], ids=" ".join)
+def test_a_layout_in_metadata_that_is_no_text_is_refused(layout, more, tmp_path):
+    tensors = {name: np.zeros((1, 2, 4, 3), np.float32) for name in ("q", "k")}
+    file = save(tensors, {"attnviz": json.dumps({"format": 1, "layout": layout})})
+    case = Case(("score", "odd.safetensors", *more), {"odd.safetensors": file})
+    assert fault(case, run(case, tmp_path)) is None
 
 
 @pytest.mark.parametrize("name", corpus())
