@@ -63,6 +63,10 @@ def synthesize(
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"synthetic inputs: {name} is {size}, wanted at least 1")
+    if heads % kv_heads:
+        raise InputError(
+            f"synthetic inputs: {heads} query heads (--heads) are not a multiple of {kv_heads} key heads (--kv-heads)"
+        )
     if global_positions is None:
         global_positions = [position for position in (0, 3, 7) if position < tokens]
     outside = [position for position in global_positions if not 0 <= position < tokens]

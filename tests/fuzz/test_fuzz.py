@@ -106,6 +106,8 @@ def answered(client: TestClient, method: str, path: str, headers: dict[str, str]
 FOUND = (
     "audit good.safetensors good.safetensors --batch 1",
     "audit weights.npy weights.npy",
+    "synth made.npz --kv-heads 2 --heads 1 --structure local",
+    "synth made.npz --kv-heads 3 --heads 8 --structure sink",
     *(
         f"score weights.npy --{role} good.safetensors:k"
         for role in ("k", "q-global", "v-global", "bias", "cu-seqlens-k")
