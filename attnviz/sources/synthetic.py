@@ -65,7 +65,8 @@ def synthesize(
             raise InputError(f"synthetic inputs: {name} is {size}, wanted at least 1")
     if heads % kv_heads:
         raise InputError(
-            f"synthetic inputs: {heads} query heads (--heads) are not a multiple of {kv_heads} key heads (--kv-heads)"
+            f"synthetic inputs: q has {heads} heads, which is not a multiple of the {kv_heads} heads of k; --heads is to be "
+            f"one of --kv-heads"
         )
     if global_positions is None:
         global_positions = [position for position in (0, 3, 7) if position < tokens]
