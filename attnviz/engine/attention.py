@@ -17,6 +17,7 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
+from attnviz.base.runs import runs
 from attnviz.base.selections import checked_range
 from attnviz.base.types import Positions, Progress
 from attnviz.engine.blocks import Block, HeadRows, SeenRows, blocks, stepped
@@ -52,22 +53,12 @@ def rows_together(sides: Sequence[Rows], queries: range, size: int, S: int) -> I
     for rows in stepped(queries, size, step):
         if len(apart) and bool(torch.isin(to_positions(rows, apart.device), apart).any()):
             # Whole runs between the rows that stand apart keep the blocks cheap.
-            yield from _runs(rows, set(apart.tolist()))
+            without = set(apart.tolist())
+            yield from runs((row for row in rows if row not in without), rows.step)
         else:
             yield rows
     if len(apart):
         yield from apart.split(max(16, min(size, _APART_CELLS // S)))
-
-
-def _runs(rows: range, without: set[int]) -> Iterator[range]:
-    start: int | None = None
-    for row in [*rows, rows[-1] + rows.step]:
-        inside = row <= rows[-1] and row not in without
-        if inside and start is None:
-            start = row
-        elif not inside and start is not None:
-            yield range(start, row, rows.step)
-            start = None
 
 
 class Attention(ABC):

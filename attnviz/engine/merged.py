@@ -20,6 +20,7 @@ from attnviz.attention.merged import MergedInputs
 from attnviz.attention.pattern import Item, Pattern
 from attnviz.attention.reach import Reach
 from attnviz.base.devices import dtype_name
+from attnviz.base.runs import runs
 from attnviz.base.types import Positions
 from attnviz.engine.attention import Attention, Computed
 from attnviz.engine.blocks import SeenRows
@@ -133,7 +134,7 @@ class MergedRows:
     def block(self, rows: range | Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
         """As :meth:`attnviz.engine.whole.BlockRows.block`."""
         assert weights, "what is merged has no logits"
-        found = [self._run(run) for run in _runs(rows)]
+        found = [self._run(run) for run in runs(rows if isinstance(rows, range) else rows.tolist()) or [range(0)]]
         values, seen = (np.concatenate([one[n] for one in found]) for n in range(2))
         values[~seen.any(1)] = BLANK
         there = torch.from_numpy(seen).to(self.item.device)
@@ -213,14 +214,3 @@ class MergedRows:
         """How many rows of so many columns are in work at once."""
         cells = _CELLS if self.memory is None else min(_CELLS, self.memory // 64)
         return max(1, cells // columns)
-
-
-def _runs(rows: range | Tensor) -> Iterator[range]:
-    """Rows in runs of neighbors, in the order they are asked for."""
-    if isinstance(rows, range) and rows.step == 1:
-        yield rows
-        return
-    listed = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
-    for run in np.split(listed, np.flatnonzero(np.diff(listed) != 1) + 1):
-        if len(run):
-            yield range(int(run[0]), int(run[-1]) + 1)

@@ -23,6 +23,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.devices import memory_of_machine
 from attnviz.base.errors import InputError
 from attnviz.base.registry import shown
+from attnviz.base.runs import runs
 from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import HeadRows, RowBlock, rows_per_block
 from attnviz.engine.derived import Derived
@@ -179,13 +180,7 @@ class ScoreStream:
 
     def some(self, head: int, queries: Sequence[int]) -> AttentionScores:
         """One head, some queries of it alone, in ascending order."""
-        runs: list[range] = []
-        for query in queries:
-            if runs and runs[-1].stop == query:
-                runs[-1] = range(runs[-1].start, query + 1)
-            else:
-                runs.append(range(query, query + 1))
-        parts = [_scored(self.request, (head,), run, self.logits, self.weights) for run in runs]
+        parts = [_scored(self.request, (head,), run, self.logits, self.weights) for run in runs(queries)]
         joined = {
             name: None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts], dim=1)
             for name in _NUMBERS
