@@ -150,12 +150,7 @@ class _Asked:
     @property
     def of_items(self) -> bool:
         """Whether B is a kernel's map of several batch items."""
-        text = _plain(self.other, self.values, named=self.source.weights is not None)
-        if (
-            text is None
-            or self.source.weights is not None
-            or _plain(str(self.source.source) if self.source.source else None, self.values)
-        ):
+        if self.plain_b is None or self.named or self.plain_a is not None:
             return False
         from attnviz.attention.inputs import AttentionInputs
 
@@ -168,14 +163,35 @@ class _Asked:
         """Whether one batch item is asked for, whose map can be drawn."""
         return self.batch is not None and self.batch.isdecimal()
 
+    @property
+    def named(self) -> bool:
+        """Whether ``--weights`` says which tensor is compared, in either file."""
+        return self.source.weights is not None
+
+    # A file is opened to see whether it is a dump: once for each side.
+
+    @cached_property
+    def plain_a(self) -> str | None:
+        """``FILE:NAME`` of the plain tensor that A is; None where it is a dump."""
+        return None if self.named else _plain(str(self.source.source) if self.source.source else None, self.values)
+
+    @cached_property
+    def plain_b(self) -> str | None:
+        """``FILE:NAME`` of the plain tensor that B is; None where it is a dump."""
+        return _plain(self.other, self.values, named=True) if self.named else self.kernel
+
+    @cached_property
+    def kernel(self) -> str | None:
+        """``FILE:NAME`` of what a kernel gave, whatever ``--weights`` says of A."""
+        return _plain(self.other, self.values)
+
     @cached_property
     def tensor(self) -> Tensor:
         """What B holds, a plain tensor."""
         from attnviz.sources.dumps import read_tensor
 
-        text = _plain(self.other, self.values)
-        assert text is not None
-        return read_tensor(text, option="diff")
+        assert self.kernel is not None
+        return read_tensor(self.kernel, option="diff")
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -203,14 +219,14 @@ def _places(asked: _Asked) -> list[_Asked]:
         InputError: layers of both sides that aren't as many; items of a plain tensor alone.
     """
     source, b = asked.source, asked.b
-    text = _plain(str(source.source) if source.source else None, asked.values) if source.weights is None else None
-    labels = _layer_pairs(asked) if text is None else [(None, b.b_layer)]  # a plain tensor has no layers
+    plain = asked.plain_a is not None
+    labels = [(None, b.b_layer)] if plain else _layer_pairs(asked)  # a plain tensor has no layers
     found = []
     for of_a, of_b in labels:
         here = asked if of_a is None else replace(asked, source=source.of(of_a), b=replace(b, b_layer=of_b))
-        for item in [asked.batch] if text is not None else _items(here):
+        for item in [asked.batch] if plain else _items(here):
             found.append(replace(here, batch=item))
-    if text is not None and asked.batch is not None and not asked.batch.isdecimal():
+    if plain and asked.batch is not None and not asked.batch.isdecimal():
         raise InputError(f"--batch {asked.batch}: A is a plain tensor, of one item; name one")
     return found
 
@@ -236,10 +252,8 @@ def _items(asked: _Asked) -> list[str | None]:
     batch = asked.batch
     if batch is not None and batch.strip().isdecimal():
         return [batch]
-    if batch is None:
-        other = _plain(asked.other, asked.values, named=asked.source.weights is not None)
-        if other is None or asked.tensor.ndim != 4 or asked.tensor.shape[0] == 1:
-            return [None]
+    if batch is None and (asked.plain_b is None or asked.tensor.ndim != 4 or asked.tensor.shape[0] == 1):
+        return [None]
     items = parse_indices(batch or "all", asked.inputs.B, option="--batch", noun="batch item")
     if len(items) > 1 and asked.b.b_batch is not None:
         raise InputError(
@@ -339,7 +353,7 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
     from attnviz.show import exports
     from attnviz.sources.dumps import read_tensor
 
-    if asked.other is None or (text := _plain(asked.other, asked.values)) is None:
+    if (text := asked.kernel) is None:
         raise InputError(f"--values {asked.values}: B is what a kernel gave; name it as FILE:NAME")
     for option in _given(asked.b):
         raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")
@@ -388,9 +402,7 @@ def _inputs(asked: _Asked) -> Inputs:
 def _sides(asked: _Asked) -> tuple[Side, Side]:
     """The two sides; a plain tensor takes its key positions from the side that is computed, which then is in float64."""
     source, other, choice, b, batch = asked.source, asked.other, asked.choice, asked.b, asked.item
-    named = source.weights is not None  # in either file
-    plain_a = None if named else _plain(str(source.source) if source.source else None, asked.values)
-    plain_b = _plain(other, asked.values, named=named)
+    plain_a, plain_b = asked.plain_a, asked.plain_b
     if plain_a or plain_b:
         asked.seen.refuse(
             "a plain tensor is compared as it is; name it with --weights, where both sides are weights, or save it as a dump"
