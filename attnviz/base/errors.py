@@ -6,7 +6,9 @@ import errno
 import re
 
 _NO_MEMORY = re.compile(
-    "can't allocate memory|cannot allocate memory|unable to allocate|failed to map segment|bad_alloc|out of memory",
+    "can't allocate memory|cannot allocate memory|unable to allocate|failed to map segment|bad_alloc|out of memory"
+    # What the interpreter makes of C code that fails and does not say why, which is how an allocation fails in it.
+    "|error return without exception set|without setting an exception",
     re.IGNORECASE,
 )
 
@@ -32,6 +34,8 @@ def is_memory(error: BaseException) -> bool:
 
     >>> is_memory(OSError(12, "Cannot allocate memory")), is_memory(OSError(2, "No such file or directory"))
     (True, False)
+    >>> is_memory(SystemError("error return without exception set"))
+    True
     """
     if isinstance(error, InputError):
         return False
