@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
+    from attnviz.base.labels import Tokens
     from attnviz.base.types import Label
     from attnviz.engine.request import Request
 
@@ -457,6 +458,10 @@ class Seen:
             "a token (sep:special: with any special one).",
         ),
     ] = None
+    query_spans: Annotated[
+        str | None,
+        typer.Option(metavar="SPANS", help="Likewise of queries that are of another sequence than the keys (cross)."),
+    ] = None
     hide: Annotated[
         str | None,
         typer.Option(
@@ -475,7 +480,7 @@ class Seen:
     def refuse(self, why: str) -> None:
         """Raises InputError where anything of it is asked for, and why it can't be."""
         for name, value in self.asked().items():
-            raise InputError(f"--{name}{'' if value is True else f' {value}'}: {why}")
+            raise InputError(f"--{name.replace('_', '-')}{'' if value is True else f' {value}'}: {why}")
 
 
 @dataclass(frozen=True)
@@ -494,17 +499,26 @@ class Part:
 
     def ranges(self, inputs: Inputs, batch: int) -> dict[str, range | None]:
         """The positions to show of a batch item."""
+        item = inputs.item(batch)
+        return self.of_sizes(inputs.T, inputs.S, item.query_tokens, item.key_tokens, source=inputs.source)
+
+    def of_sizes(
+        self, T: int, S: int, queries: Tokens | None, keys: Tokens | None, *, source: str
+    ) -> dict[str, range | None]:
+        """The positions among T queries and S keys, of these tokens where they have any."""
         from attnviz.base.selections import parse_range
 
-        item = inputs.item(batch)
-        asked = {
-            "queries": (self.queries, inputs.T, item.query_tokens),
-            "keys": (self.keys, inputs.S, item.key_tokens),
-        }
+        asked = {"queries": (self.queries, T, queries), "keys": (self.keys, S, keys)}
         return {
-            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=inputs.source)
+            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=source)
             for name, (text, size, tokens) in asked.items()
         }
+
+    def refuse(self, why: str) -> None:
+        """Raises InputError where a part is asked for, and why there is none."""
+        for name, text in (("queries", self.queries), ("keys", self.keys)):
+            if text is not None:
+                raise InputError(f"--{name} {text}: {why}")
 
     def asked(self, inputs: Inputs, batch: int) -> dict[str, Any]:
         """What it says of a request."""

@@ -31,7 +31,7 @@ from attnviz.engine.reducer import REDUCTIONS
 VALUES = ("weights", "logits")
 """What a map, a table or a comparison can hold: after softmax, or before."""
 
-GROUPED = ("merge", "spans", "hide", "renormalize")
+GROUPED = ("merge", "spans", "query_spans", "hide", "renormalize")
 """The fields by which tokens are seen as one, and keys are hidden."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -54,6 +54,7 @@ class Request:
         merge: ``words``: queries and keys are seen as words, by their word ids or else by the marks of their form.
         spans: runs of positions that are seen as one: ``{"system": range(0, 41)}``, ``"system:0-40,answer:90-99"`` (both ends
             belong to a range), or ``"sep:."``, which end with a token; what none has is a run of its own.
+        query_spans: likewise, of queries that are of another sequence than the keys.
         hide: keys that are left out of rows, not of softmax: ``special``, ``padding``, positions and tokens, as text with
             commas or a list. What that leaves out is said.
         renormalize: whether rows are made to sum to 1 after that; a rest of 0 is a blank row.
@@ -80,6 +81,7 @@ class Request:
     shape: tuple[int, int] | None = None
     merge: str | None = None
     spans: Spans | None = None
+    query_spans: Spans | None = None
     hide: Hide | None = None
     renormalize: bool = False
     queries: range | None = None
@@ -122,7 +124,7 @@ class Request:
             )
         pattern = pattern_of(self.pattern) or self.inputs.pattern or GlobalKeys()
         made = merged(self.inputs, self.batch, pattern, **asked)
-        settled: dict[str, Any] = {"merge": None, "spans": None, "hide": None, "renormalize": False}
+        settled: dict[str, Any] = dict.fromkeys(GROUPED) | {"renormalize": False}
         for name, value in {"inputs": made, "pattern": None, **settled}.items():
             object.__setattr__(self, name, value)
 

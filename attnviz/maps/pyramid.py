@@ -79,7 +79,7 @@ class Pyramid:
         Args:
             inputs: queries, keys and masks.
             pattern: which query sees which key; None is the inputs' own, else the global keys.
-            what: ``batch``, ``values``, ``merge``, ``spans``, ``hide``, ``renormalize``, ``device``, ``dtype``, ``memory``, as in :func:`attnviz.attention_map`.
+            what: ``batch``, ``values``, ``merge``, ``spans``, ``query_spans``, ``hide``, ``renormalize``, ``device``, ``dtype``, ``memory``, as in :func:`attnviz.attention_map`.
         """
         request = ask_for_weights(inputs, pattern, **what)
         return cls(request.attention, request.memory)
