@@ -17,7 +17,6 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs, cropped, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
-from attnviz.base.bins import bin_edges
 from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError
 from attnviz.base.selections import checked_range
@@ -182,7 +181,7 @@ class Request:
     def edges(self) -> tuple[Positions, Positions]:
         """The bins of queries and of keys that a picture has."""
         columns, (down, across) = self.columns, self.shape or (self.pixels, self.pixels)
-        return bin_edges(self.rows, min(len(self.rows), down)), bin_edges(columns, min(len(columns), across))
+        return self.attention.edges(self.rows, columns, down, across)
 
 
 def check_heads(inputs: Call, heads: Sequence[int] | None) -> tuple[int, ...]:

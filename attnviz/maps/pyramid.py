@@ -228,8 +228,8 @@ class Pyramid:
     @property
     def overview_level(self) -> int:
         """The finest level whose cells the one pass keeps."""
-        longest = max(self.item.T, self.item.S)
-        return max(level for level in range(self.levels) if -(-longest // self.cell(level)) <= max(OVERVIEW, TILE))
+        longest, most = max(self.item.T, self.item.S), self.attention.finest or max(OVERVIEW, TILE)
+        return max(level for level in range(self.levels) if -(-longest // self.cell(level)) <= most)
 
 
 def halve(cells: Cells, counts: Positions, reduce: str) -> tuple[Cells, Positions]:

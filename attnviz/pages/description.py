@@ -212,8 +212,14 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "positions": _positions(item),
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
+        **_kept(layer),
         **_formula(layer),
     }
+
+
+def _kept(layer: PageLayer) -> dict[str, Any]:
+    """The finest level of a map that was reduced before."""
+    return {} if layer.attention.finest is None else {"kept": Pyramid(layer.attention).overview_level}
 
 
 def _formula(layer: PageLayer) -> dict[str, Any]:

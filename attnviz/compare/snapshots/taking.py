@@ -15,6 +15,7 @@ from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.reduced import ReducedMaps
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name, parse_device
 from attnviz.base.errors import InputError
@@ -25,12 +26,13 @@ from attnviz.compare.sides import BLOCK_CELLS, Given, Scored, Side
 from attnviz.compare.snapshots import version1
 from attnviz.compare.snapshots.difference import CellDifference
 from attnviz.compare.snapshots.snapshot import CELLS, MOST_TOKENS, VERSION, HeadSnapshot, Snapshot
+from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import Block, stepped
 from attnviz.engine.reducer import reduce_block
 from attnviz.engine.request import GROUPED, Request, ask
 from attnviz.engine.scores import AttentionScores
 from attnviz.maps.map import AttentionMap, map_of
-from attnviz.measures.statistics import statistics_of
+from attnviz.measures.statistics import kept_statistics, statistics_of
 
 Source = Inputs | AttentionMap | AttentionScores | Tensor
 
@@ -129,7 +131,7 @@ def _of_request(request: Request, version: int, progress: Progress | None) -> Sn
     taken = []
     for head in asked.chosen:
         with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
-            described = _statistics(
+            described = _known(attention, head) or _statistics(
                 _told(attention.blocks(head, largest=True), progress), head, attention.item, version
             )
             found = attention.cells(head, *asked.edges(), reductions=wanted, values=asked.values, progress=progress)
@@ -189,6 +191,12 @@ def _told(blocks: Iterable[Block], progress: Progress | None) -> Iterator[Block]
             progress(len(block.rows))
 
 
+def _known(attention: Attention, head: int) -> dict[str, float | None] | None:
+    """Statistics that were made with a reduced map."""
+    found = kept_statistics(attention, head)
+    return None if found is None else {"queries": found.queries, **found.values}
+
+
 def _statistics(
     weights: Iterable[Block], head: int, item: AttentionItem | None, version: int
 ) -> dict[str, float | None]:
@@ -219,7 +227,7 @@ def _settings(item: AttentionItem, pattern: Pattern, values: str) -> dict[str, A
     if isinstance(inputs, MergedInputs):
         pattern, derived = inputs.own, {name: _plain(value) for name, value in inputs.asked.items()}
     settings: dict[str, Any] = {
-        "source": "weights" if item.given else "inputs",
+        "source": "maps" if isinstance(inputs, ReducedMaps) else "weights" if item.given else "inputs",
         "values": values,
         "pattern": str(pattern),
         **derived,

@@ -4,7 +4,7 @@ import L from "leaflet";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { HeadPicker, LayerPicker, PositionField, ScaleSwitch, Segmented } from "../controls";
 import { massTop, pixel, ramp, rgb } from "../colors";
-import { type Layer, headName, label, position, positionName, visibleText } from "../description";
+import { type Layer, hasWeights, headName, label, position, positionName, visibleText } from "../description";
 import { Legend } from "../legend";
 import { drawAxis } from "../map/axes";
 import { type Cell, MAX_ZOOM, MapLayer, Tiles, largest } from "../map/tiles";
@@ -198,7 +198,7 @@ export function MapView(props: { dark: boolean }) {
 
   const choose = async (cell: Cell): Promise<void> => {
     let [query, key] = [cell.queries[0], cell.keys[0]];
-    if (size > 1 && size <= 512) {
+    if (size > 1 && size <= 512 && hasWeights(layer)) {
       // The largest weight of the cell is what one wants to see.
       const found = await source.weights(state.layer, state.head, { queries: cell.queries, keys: cell.keys });
       let best = -1;
@@ -339,7 +339,7 @@ function usePair(
   const { layer } = useStore();
   const answer = useAnswer(
     (signal) => {
-      if (query === null || key === null) return null;
+      if (query === null || key === null || !hasWeights(layer)) return null;
       const one = { queries: [query, query + 1] as [number, number], keys: [key, key + 1] as [number, number] };
       return Promise.all([
         source.weights(state.layer, state.head, one, signal),
@@ -468,10 +468,14 @@ function Readout() {
       <span>
         query <bdi>{names[0]}</bdi> {"\u2192"} key <bdi>{names[1]}</bdi>
       </span>
-      <span>
-        weight <b data-value="weight">{pair ? weightText(pair.weight) : "\u2026"}</b>
-      </span>
-      {layer.given ? (
+      {hasWeights(layer) && (
+        <span>
+          weight <b data-value="weight">{pair ? weightText(pair.weight) : "\u2026"}</b>
+        </span>
+      )}
+      {layer.kept !== undefined ? (
+        <span class="muted">reduced while the model ran{hasWeights(layer) ? "" : ": no single weights"}</span>
+      ) : layer.given ? (
         <span class="muted">given, not computed</span>
       ) : (
         <>
