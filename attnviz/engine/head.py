@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -12,9 +10,6 @@ from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
 from attnviz.engine.products import Queries, multiply
 from attnviz.engine.visibility import HIDDEN, Visibility, rows_of, to_positions
-
-_RUN = 1024
-"""Keys that are looked at together."""
 
 
 class RowScorer:
@@ -55,14 +50,10 @@ class RowScorer:
         """A number not below any logit of each query of (b, D), (b,): ``|q| max |k|`` times scale; None where a bias may exceed it."""
         if self.bias is not None or (self.slope is not None and self.slope < 0):
             return None
+        longest = self.item.longest_key(self.head, for_global=self.for_global)
         # A hair above, for the rounding of the products.
-        bound: Tensor = torch.linalg.vector_norm(q, dim=1) * (self._longest_key * self.item.scale * (1 + 1e-4))
+        bound: Tensor = torch.linalg.vector_norm(q, dim=1) * (longest * self.item.scale * (1 + 1e-4))
         return bound if self.softcap is None else bound.clamp(max=self.softcap)
-
-    @cached_property
-    def _longest_key(self) -> float:
-        runs = self.item.key(self.head, for_global=self.for_global).split(_RUN)
-        return max(float(torch.linalg.vector_norm(k, dim=1, dtype=self.item.compute_dtype).amax()) for k in runs)
 
     def hides(self, rows: range | Tensor, keys: range | Tensor) -> bool:
         """Whether some cell of a tile may be hidden."""
