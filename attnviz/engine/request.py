@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +23,8 @@ from attnviz.base.errors import InputError
 from attnviz.base.selections import checked_range
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Positions
-from attnviz.engine.attention import Attention
+from attnviz.engine.attention import Attention, Computed
+from attnviz.engine.checkpoint import Checkpoint
 from attnviz.engine.makers import attention_of
 from attnviz.engine.ranks import Ranks, Shared
 from attnviz.engine.reducer import REDUCTIONS
@@ -64,6 +66,7 @@ class Request:
         dtype: round the inputs to this dtype first; None keeps theirs. Half types compute in float32.
         memory: bytes that the picture and the tiles of the map in work may take, beside the inputs; None is no bound.
         ranks: the processes that share the rows; None is this one alone.
+        checkpoint: a directory where the parts of maps that are done are kept, for a run that goes on where one was killed.
 
     Raises:
         InputError: a pattern, head, batch item, region, device, dtype or choice that is not there.
@@ -90,6 +93,7 @@ class Request:
     dtype: str | torch.dtype | None = None
     memory: int | None = None
     ranks: Ranks | None = None
+    checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (("values", self.values, VALUES), ("reduce", self.reduce, REDUCTIONS)):
@@ -152,7 +156,14 @@ class Request:
         """The attention that is asked about."""
         item = self.inputs.item(self.batch, device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
         made = attention_of(item, self.pattern)  # type: ignore[arg-type]
-        return made if self.ranks is None or self.ranks.size == 1 else Shared(made, self.ranks)
+        kept = None if self.checkpoint is None else Checkpoint(Path(self.checkpoint))
+        if kept is not None and not isinstance(made, Computed):
+            raise InputError(
+                f"{self.inputs.source}: parts are kept of maps of queries and keys, a head a map; what is given, or made of "
+                f"several, is not: leave --checkpoint out"
+            )
+        ranks = Ranks(0, 1) if self.ranks is None else self.ranks
+        return made if ranks.size == 1 and kept is None else Shared(made, ranks, kept)
 
     @property
     def item(self) -> AttentionItem:
@@ -294,7 +305,19 @@ def asks(*names: str, derived: bool = True) -> Callable[[_Function], _Function]:
         names: the fields of a request that it takes; none is all that a map has.
         derived: whether it takes several layers, and makes one map of them.
     """
-    listed = names or ("batch", "values", "reduce", "pixels", *GROUPED, "queries", "keys", "device", "dtype", "memory")
+    listed = names or (
+        "batch",
+        "values",
+        "reduce",
+        "pixels",
+        *GROUPED,
+        "queries",
+        "keys",
+        "device",
+        "dtype",
+        "memory",
+        "checkpoint",
+    )
     listed = (*listed, *GROUPED) if {"queries", "reduce"} & {*listed} else listed
 
     def said(function: _Function) -> _Function:
