@@ -34,11 +34,11 @@ def register(app: typer.Typer) -> None:
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         lang: Annotated[str, typer.Option(help="en (English) or ja (Japanese, 日本語).")] = "en",
-        format: Annotated[str, typer.Option(help="terminal or markdown.")] = "terminal",
+        format: Annotated[str, typer.Option(help="terminal, markdown or json.")] = "terminal",
     ) -> None:
         """Teach the formula, step by step, on one query and one key of your input."""
         check_choice("--lang", lang, ("en", "ja"))
-        check_choice("--format", format, ("terminal", "markdown"))
+        check_choice("--format", format, ("terminal", "markdown", "json"))
         from attnviz.measures.explanation import explain as compute_explanation
         from attnviz.show.lessons import lesson
 
@@ -52,6 +52,11 @@ def register(app: typer.Typer) -> None:
             batch=batch,
             device=compute.device,
         )
+        if format == "json":
+            from attnviz.show.exports import explanation_json
+
+            data(explanation_json(explanation))
+            return
         text = lesson(explanation, lang)
         if format == "markdown":
             data(text)
