@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from attnviz.attention.item import AttentionItem
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.labels import Tokens
 from attnviz.base.spans import SEPARATOR, Span, Spans, spans_of
 from attnviz.base.types import Positions
@@ -94,7 +94,7 @@ def merge_of(
         raise InputError("--merge and --spans are two ways to see tokens as one; choose one")
     if merge is not None:
         if merge not in MERGES:
-            raise InputError(f"merge {merge!r} is not one of {', '.join(MERGES)}")
+            raise not_one_of("merge", merge, MERGES)
         return _words(item)
     return None if spans is None and query_spans is None else _spans(item, spans, query_spans)
 

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,21 @@ ROLE_OPTIONS = {
 @dataclass(frozen=True)
 class Source:
     """Where q, k, v and the masks come from."""
+
+    RANK: ClassVar = 3
+    RARE: ClassVar = (
+        "v",
+        "padding",
+        "documents",
+        "softcap",
+        "bias",
+        "alibi",
+        "sinks",
+        "cu_seqlens_q",
+        "cu_seqlens_k",
+        "block_table",
+        "cache_seqlens",
+    )
 
     source: Annotated[
         Path | None,
@@ -302,16 +317,21 @@ def parse_layers(text: str) -> list[Label]:
 class Compute:
     """Where and in what precision to compute."""
 
+    RANK: ClassVar = 4
+
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     dtype: Annotated[
         str | None,
-        typer.Option(help="Round inputs to float16, bfloat16, float32 or float64 first.  \\[default: theirs]"),
+        typer.Option(help="Round inputs first: float16, bfloat16, float32 or float64.  \\[default: theirs]"),
     ] = None
 
 
 @dataclass(frozen=True)
 class PatternChoice:
     """Which query sees which key."""
+
+    RANK: ClassVar = 2
+    RARE: ClassVar = ("dilation", "blocks", "block_size", "mask_mod")
 
     pattern: Annotated[
         str | None,
@@ -444,6 +464,9 @@ class PatternChoice:
 class Seen:
     """What is seen as one, and what is left out."""
 
+    RANK: ClassVar = 2
+    RARE: ClassVar = ("spans", "renormalize")
+
     merge: Annotated[
         str | None,
         typer.Option(
@@ -466,7 +489,7 @@ class Seen:
         str | None,
         typer.Option(
             metavar="KEYS",
-            help="Leave keys out of rows, not of softmax: special, padding, positions (0,3-5) or tokens.",
+            help="Leave keys out of rows, not of softmax: special, padding; or positions (0,3-5), or tokens.",
         ),
     ] = None
     renormalize: Annotated[
@@ -486,6 +509,8 @@ class Seen:
 @dataclass(frozen=True)
 class Part:
     """Which part of a map to show."""
+
+    RANK: ClassVar = 2
 
     queries: Annotated[
         str | None,
@@ -528,6 +553,9 @@ class Part:
 @dataclass(frozen=True)
 class Region(Part):
     """Which part of a map to show, and how finely."""
+
+    RANK: ClassVar = 2
+    RARE: ClassVar = ("memory",)
 
     reduce: Annotated[str, typer.Option(help="What a cell of a larger map holds: max or mass.")] = "max"
     pixels: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 1024
@@ -582,7 +610,7 @@ VALUES = ("weights", "logits", "norms", "norm-shares")
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     """``value``, when it is one of ``choices``. Raises InputError otherwise."""
     if value not in choices:
-        raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
+        raise not_one_of(option, value, choices)
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from attnviz.attention.inputs import Inputs
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.compare.gradients import GRADIENTS
 from attnviz.sources.arguments import inputs_of
 from attnviz.sources.packed import PACKED, side_by_side, unpacked
@@ -57,7 +57,7 @@ def outputs_of(
 ) -> Outputs:
     """What a kernel gave, out of the arguments of :func:`assert_attention_close`; ``given``: what it gave beside ``actual``."""
     if values not in ("weights", "logits"):
-        raise InputError(f"values {values!r} is not one of weights, logits")
+        raise not_one_of("values", values, ("weights", "logits"))
     named = {values if v is None else "context": actual, **(given or {})}
     packing = {role: call.pop(role, None) for role in PACKED}
     said = {role: tensor for role, tensor in packing.items() if tensor is not None}

@@ -19,7 +19,7 @@ from attnviz.attention.merged import MergedInputs, cropped, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.base.devices import parse_device, parse_dtype
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.selections import checked_range
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Positions
@@ -98,7 +98,7 @@ class Request:
     def __post_init__(self) -> None:
         for name, value, choices in (("values", self.values, VALUES), ("reduce", self.reduce, REDUCTIONS)):
             if value not in choices:
-                raise InputError(f"{name} {value!r} is not one of {', '.join(choices)}")
+                raise not_one_of(name, value, choices)
         if self.reduce == "mass" and self.values == "logits":
             raise InputError("mass sums weights, and logits are not weights; choose max, or values weights")
         if self.pixels < 1:

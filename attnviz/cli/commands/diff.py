@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -64,6 +64,20 @@ class Held:
 @dataclass(frozen=True)
 class Other:
     """What is different of the other side."""
+
+    RARE: ClassVar = (
+        "b_dtype",
+        "b_device",
+        "b_window",
+        "b_dilation",
+        "b_causal",
+        "b_mask_file",
+        "b_scale",
+        "b_softcap",
+        "b_layer",
+        "b_batch",
+        "b_global",
+    )
 
     b_dtype: Annotated[str | None, typer.Option(help="B: round inputs to this dtype first.")] = None
     b_device: Annotated[str | None, typer.Option(help="B: compute on this device.")] = None

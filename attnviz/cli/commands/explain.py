@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         lang: Annotated[str, typer.Option(help="en (English) or ja (Japanese, 日本語).")] = "en",
-        format: Annotated[str, typer.Option(help="terminal or markdown.")] = "terminal",
+        format: Annotated[str, typer.Option(help="terminal, markdown or json.")] = "terminal",
         out: Annotated[
             Path | None,
             typer.Option("--out", "-o", help="Write the lesson with its figures: .md (PNG files beside it) or .html."),
@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
         """
         look = look_of_file(look, out)
         check_choice("--lang", lang, ("en", "ja"))
-        check_choice("--format", format, ("terminal", "markdown"))
+        check_choice("--format", format, ("terminal", "markdown", "json"))
         from attnviz.measures.explanation import explain as compute_explanation
         from attnviz.show.lessons import lesson
 
@@ -81,6 +81,11 @@ def register(app: typer.Typer) -> None:
 
             request = Request(inputs, pattern, head, batch=batch, device=compute.device)
             _write(out, request, explanation, look, lang)
+        if format == "json":
+            from attnviz.show.exports import explanation_json
+
+            data(explanation_json(explanation))
+        if out is not None or format == "json":
             return
         text = lesson(explanation, lang)
         if format == "markdown":

@@ -18,7 +18,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.attention.reduced import ReducedMaps
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name, parse_device
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.compare.rounding import ORDER, Rounding, Rule, Sizes, Tolerance, rule_of
@@ -88,7 +88,7 @@ def take_snapshot(
     """
     known = ("weights", "logits", *NORMS)
     if values not in known:
-        raise InputError(f"values {values!r} is not one of {', '.join(known)}")
+        raise not_one_of("values", values, known)
     if cells < 1:
         raise InputError(f"a snapshot has at least 1 cell a side; cells is {cells}")
     if isinstance(source, Inputs) or (isinstance(source, Sequence) and source and isinstance(source[0], Inputs)):
