@@ -40,9 +40,7 @@ class Grid:
         """Whether cells between these edges are made of whole cells of this one."""
         return bool(np.isin(rows, self.rows).all() and np.isin(columns, self.columns).all())
 
-    def between(
-        self, batch: int, head: int, rows: Positions, columns: Positions
-    ) -> tuple[Cells, Cells, Positions]:
+    def between(self, batch: int, head: int, rows: Positions, columns: Positions) -> tuple[Cells, Cells, Positions]:
         """``max``, ``mass`` and ``seeing`` of one head in the larger cells between some of its edges."""
         down, across = np.searchsorted(self.rows, rows), np.searchsorted(self.columns, columns)
         part = (slice(down[0], down[-1]), slice(across[0], across[-1]))

@@ -21,7 +21,9 @@ from attnviz.measures.statistics import statistics_of_request
 def check_pixels(pixels: int) -> int:
     """How many cells a side are kept. Raises InputError for a number that pictures and tiles can't be made of."""
     if pixels < LEAST or pixels & (pixels - 1):
-        raise InputError(f"{pixels} cells a side: reduced maps have a power of two, {LEAST} or more; take 256, 512 or 1024")
+        raise InputError(
+            f"{pixels} cells a side: reduced maps have a power of two, {LEAST} or more; take 256, 512 or 1024"
+        )
     return pixels
 
 
@@ -47,7 +49,9 @@ def reduced(inputs: Inputs, pixels: int = LEAST) -> ReducedMaps:
     rows, columns = (reduce(np.union1d, (grid[n] for grid in edges)) for n in range(2))
     requests = [ask(inputs, batch=batch) for batch in range(inputs.B)]
     found = [[_head(one, head, rows, columns) for head in range(inputs.H)] for one in requests]
-    largest, mass, seeing, peaks = (torch.stack([torch.stack([one[n] for one in item]) for item in found]) for n in range(4))
+    largest, mass, seeing, peaks = (
+        torch.stack([torch.stack([one[n] for one in item]) for item in found]) for n in range(4)
+    )
     whole = Grid(rows, columns, largest, mass, seeing)
     statistics = [[{"queries": one.queries, **one.values} for one in statistics_of_request(item)] for item in requests]
     kept: dict[str, Any] = {one.name: getattr(inputs, one.name) for one in fields(Call) if one.init}
@@ -58,7 +62,9 @@ def reduced(inputs: Inputs, pixels: int = LEAST) -> ReducedMaps:
     )
 
 
-def _head(request: Request, head: int, rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any]) -> tuple[torch.Tensor, ...]:
+def _head(
+    request: Request, head: int, rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any]
+) -> tuple[torch.Tensor, ...]:
     """A head's cells by both reductions, how many queries of each row see anything, and their log-sum-exp."""
     with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
         made = request.attention.cells(head, rows, columns, reductions=REDUCTIONS)

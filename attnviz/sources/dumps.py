@@ -198,7 +198,9 @@ def load(
         _check_alone(main, names, settings or {}, layout, global_positions)
         label = None if layer is None else label_of(layer)
         told = {name: own[name] for name in (*LABELS, "cross") if name in own}
-        return read_maps(main, prefix, maps, {**told, "layer": label, "source": where if layer is None else f"{where} layer {layer}"})
+        return read_maps(
+            main, prefix, maps, {**told, "layer": label, "source": where if layer is None else f"{where} layer {layer}"}
+        )
     given = _holds_weights(main, names, prefix)
 
     skipped = set(_OF_PRODUCTS if given else OF_WEIGHTS) | (set() if values else {"v", "v_global", "w_o"})
@@ -250,7 +252,12 @@ def _check_alone(
     main: TensorFile, names: Mapping[str, str], settings: Mapping[str, Any], layout: str | None, positions: str | None
 ) -> None:
     """Raises InputError where something is named that reduced maps have no use for."""
-    asked = {**names, **settings, **({"layout": layout} if layout else {}), **({"global": positions} if positions else {})}
+    asked = {
+        **names,
+        **settings,
+        **({"layout": layout} if layout else {}),
+        **({"global": positions} if positions else {}),
+    }
     for name in asked:
         raise InputError(
             f"{main.path}: holds maps that were reduced while the model ran, and --{name.replace('_', '-')} is of q and k; "

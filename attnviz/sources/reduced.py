@@ -84,7 +84,9 @@ def read_maps(main: TensorFile, prefix: str, said: Any, fields: Mapping[str, Any
         if min(T, S, pixels) < 1:
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{main.path}: what it says of {prefix or 'its '}maps is not {SCHEMA}; capture it again") from error
+        raise InputError(
+            f"{main.path}: what it says of {prefix or 'its '}maps is not {SCHEMA}; capture it again"
+        ) from error
     peaks = main.read(f"{prefix}log_sum_exp")
     B, H = peaks.shape[:2] if peaks.ndim == 3 else (0, 0)
     _check(main, f"{prefix}log_sum_exp", peaks, (B, H, T))

@@ -58,9 +58,7 @@ def both(request, tmp_path_factory) -> tuple[attnviz.AttentionInputs, Inputs]:
 def test_pictures_are_those_of_q_and_k(both, reduce, pixels):
     inputs, maps = both
     for batch in range(inputs.B):
-        a, b = (
-            attnviz.attention_map(one, 1, batch=batch, reduce=reduce, pixels=pixels) for one in (inputs, maps)
-        )
+        a, b = (attnviz.attention_map(one, 1, batch=batch, reduce=reduce, pixels=pixels) for one in (inputs, maps))
         assert np.array_equal(np.isnan(a.cells), np.isnan(b.cells))
         np.testing.assert_allclose(b.cells, a.cells, atol=2e-7, rtol=1e-6)
         assert replace(b, cells=a.cells) == a

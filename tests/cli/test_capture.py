@@ -119,7 +119,9 @@ def test_reduced_maps_in_place_of_q_and_k(captured, run):
     assert "missing" not in looked
     kept, made = (json.loads(run("stats", one, "--format", "json").out)["heads"] for one in (maps, full))
     for a, b in zip(kept, made, strict=True):
-        assert a == {name: pytest.approx(value, abs=1e-5) if isinstance(value, float) else value for name, value in b.items()}
+        assert a == {
+            name: pytest.approx(value, abs=1e-5) if isinstance(value, float) else value for name, value in b.items()
+        }
     assert run("show", maps, "--layer", "1", "--head", "0").out == run("show", full, "--layer", "1", "--head", "0").out
     for command in (("overview",), ("plot", "--layer", "1", "--head", "all"), ("tiles", "--layer", "1")):
         name, *more = command

@@ -48,7 +48,9 @@ def register(app: typer.Typer) -> None:
         ] = False,
         maps: Annotated[
             bool,
-            typer.Option("--maps", help="Keep each head's reduced map and statistics, and not q, k and v: small files."),
+            typer.Option(
+                "--maps", help="Keep each head's reduced map and statistics, and not q, k and v: small files."
+            ),
         ] = False,
         pixels: Annotated[
             int | None, typer.Option(help="Cells a side of the maps of --maps: 256, 512, …  \\[default: 256]")
