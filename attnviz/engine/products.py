@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -141,9 +141,7 @@ def _faster(threads: int) -> str:
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(n, 64, generator=generator) for n in (768, 1024))
     out = torch.empty(len(k), len(q))
-    calls = {
-        name: lambda name=name: Queries(q, operator=name).exponents(k, 0.125, lambda: out) for name in (PLAIN, LINEAR)
-    }
+    calls = {name: partial(Queries(q, operator=name).exponents, k, 0.125, lambda: out) for name in (PLAIN, LINEAR)}
     exact = (k.double() @ q.double().T) * 0.125
     off = {name: float((call() - exact).abs().max()) for name, call in calls.items()}
     if off[LINEAR] > off[PLAIN]:
