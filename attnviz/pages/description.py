@@ -21,6 +21,9 @@ from attnviz.engine.makers import attention_of
 from attnviz.engine.merged import Merged, MergedRows
 from attnviz.engine.request import Request
 from attnviz.maps.pyramid import Pyramid
+from attnviz.measures.statistics import STATISTICS
+from attnviz.measures.tags import MIXED, TAGS
+from attnviz.pages.origin import Origin
 from attnviz.version import __version__
 
 FORMAT = 2
@@ -38,6 +41,8 @@ class PageLayer:
         heads: the query heads to show, at least one.
         called: what these heads are called, where that is not their own number.
         said: what the page says of the pattern; None is the attention's own name for it.
+        text: which of several texts of the page it is of; None where there is one.
+        origin: where it came from, where that is known.
 
     >>> import attnviz
     >>> layer = PageLayer("0", attnviz.synthesize().item(), attnviz.Causal(), (0, 3))
@@ -51,6 +56,8 @@ class PageLayer:
     heads: tuple[int, ...]
     called: tuple[int, ...] | None = None
     said: str | None = None
+    text: str | None = None
+    origin: Origin | None = None
 
     @cached_property
     def attention(self) -> Attention:
@@ -213,6 +220,8 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
         **_formula(layer),
+        **({} if layer.text is None else {"text": layer.text}),
+        **({} if layer.origin is None else {"origin": layer.origin.said}),
     }
 
 
@@ -265,6 +274,8 @@ def description(source: str, mode: str, layers: Sequence[dict[str, Any]], labels
         "program": f"attnviz {__version__}",
         "source": source,
         "mode": mode,
+        "statistics": [{"name": one.name, "about": one.about, "unit": one.unit} for one in STATISTICS.values()],
+        "tags": [*TAGS, MIXED],
         "labels": labels.lists,
         "layers": list(layers),
     }

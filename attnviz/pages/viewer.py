@@ -24,6 +24,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Progress
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.description import Labels, PageLayer, describe, description, page_name
+from attnviz.pages.statistics import head_numbers
 
 Key = tuple[Any, ...]
 Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
@@ -36,6 +37,7 @@ MOST_RECTANGLE = 512
 """The most queries, and keys, of a rectangle of single weights."""
 
 _CHEAP_CELLS = 30_000_000  # weights of a pass that takes less than a second
+_LONG_CELLS = 10 * _CHEAP_CELLS  # weights of a pass for statistics that nobody waits minutes for
 _THUMBNAIL = 64
 
 
@@ -219,6 +221,23 @@ class Viewer:
             small = _thumbnail(overview)
             self._kept.put(key, small, small.nbytes)
             return small
+
+    async def statistics(self, layer: int, head: int) -> dict[str, Any] | None:
+        """The head's numbers, as :func:`~attnviz.pages.statistics.head_numbers` has them; None where they need a long pass.
+
+        Raises:
+            OutOfRange: there is no such head.
+        """
+        opened, number = await self._head(layer, head)
+        key = ("statistics", layer, head)
+        kept: dict[str, Any] | None = self._kept.get(key)
+        if kept is not None or _cells(opened.layer) > _LONG_CELLS:
+            return kept
+        job = self._job(
+            key, self._passes, lambda: head_numbers(opened.layer, number), lambda made: self._kept.put(key, made, 1000)
+        )
+        found: dict[str, Any] = await self._wait(key, job)
+        return found
 
     def stop(self) -> None:
         """Ends a pass at its next block, and begins no other."""

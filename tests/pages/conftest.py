@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.cli.conftest import run  # noqa: F401 (a fixture)
+
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
