@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from attnviz.attention.groups import merge_of
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
@@ -186,10 +187,13 @@ class Layers(Sequence[PageLayer]):
 
 @dataclass
 class Labels:
-    """The lists of token labels of a page, each once."""
+    """The lists of token labels, and of indices, of a page, each once."""
 
     lists: list[list[str]] = field(default_factory=list)
+    numbers: list[list[int]] = field(default_factory=list)
+    """Lists of indices that layers share: where words begin, which tokens are special."""
     _places: dict[tuple[str, ...], int] = field(default_factory=dict)
+    _of_numbers: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def place(self, labels: Sequence[str] | None) -> int | None:
         """Where a list stands among :attr:`lists`; None where there are no labels."""
@@ -200,6 +204,14 @@ class Labels:
             self._places[key] = len(self.lists)
             self.lists.append(list(labels))
         return self._places[key]
+
+    def place_of(self, numbers: Sequence[int]) -> int:
+        """Where a list of indices stands among :attr:`numbers`."""
+        key = tuple(numbers)
+        if key not in self._of_numbers:
+            self._of_numbers[key] = len(self.numbers)
+            self.numbers.append(list(numbers))
+        return self._of_numbers[key]
 
 
 def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
@@ -220,6 +232,7 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
         **_formula(layer),
+        **_seen_as_one(item, labels),
         **({} if layer.text is None else {"text": layer.text}),
         **({} if layer.origin is None else {"origin": layer.origin.said}),
     }
@@ -237,6 +250,20 @@ def _formula(layer: PageLayer) -> dict[str, Any]:
         "sinks": layer.of_heads(products.sinks),
         "alibi": layer.of_heads(products.alibi_slopes),
     }
+
+
+def _seen_as_one(item: AttentionItem, labels: Labels) -> dict[str, int]:
+    """The words and the special tokens that the page can see as one, and leave out; absent where nothing says them."""
+    found: dict[str, int] = {}
+    try:
+        words = merge_of(item, "words", None)
+    except InputError:
+        words = None  # nothing says what a word is
+    if words is not None:
+        found = {"query_words": labels.place_of(words.queries.edges), "key_words": labels.place_of(words.keys.edges)}
+    tokens = item.key_tokens
+    special = [] if tokens is None else [n for n in sorted(tokens.special) if n < item.S]
+    return found | ({"special_keys": labels.place_of(special)} if special else {})
 
 
 def page_name(source: str, items: Iterable[int | None]) -> str:
@@ -277,6 +304,7 @@ def description(source: str, mode: str, layers: Sequence[dict[str, Any]], labels
         "statistics": [{"name": one.name, "about": one.about, "unit": one.unit} for one in STATISTICS.values()],
         "tags": [*TAGS, MIXED],
         "labels": labels.lists,
+        "numbers": labels.numbers,
         "layers": list(layers),
     }
 
