@@ -2,6 +2,8 @@
 
 import { type Axis, type Description, type Layer, extent, indexAt, position } from "../description";
 
+import { wordOf } from "../made/description";
+
 /** A run of indices, both ends inclusive: a token, or the tokens of a word. */
 export type Match = readonly [first: number, last: number];
 
@@ -10,7 +12,9 @@ export function matches(description: Description, layer: Layer, axis: Axis, want
   const text = folded(wanted.trim());
   if (text === "") return [];
   const list = axis === "query" ? layer.query_labels : layer.key_labels;
-  const found = list === null ? [] : within(description.labels[list].slice(0, extent(layer, axis)), text);
+  const words = axis === "query" ? layer.query_words : layer.key_words;
+  const tokens = list === null ? [] : description.labels[list].slice(0, extent(layer, axis));
+  const found = words === undefined ? within(tokens, text) : ofWords(tokens, description.numbers![words], text);
   if (/^-?\d{1,15}$/.test(text)) {
     const index = indexAt(layer, axis, Number(text));
     const there = position(layer, axis, index) === Number(text) && !found.some(([first]) => first === index);
@@ -41,6 +45,22 @@ function within(tokens: readonly string[], wanted: string): Match[] {
     let last = token;
     while (starts[last + 1] < at + wanted.length) last++;
     if (found.length === 0 || found[found.length - 1][0] !== token || found[found.length - 1][1] !== last) found.push([token, last]);
+  }
+  return found;
+}
+
+/** Tokens that hold what is wanted, words of several that do, and runs of words. */
+function ofWords(tokens: readonly string[], edges: readonly number[], wanted: string): Match[] {
+  if (/\s/.test(wanted)) {
+    const words = edges.slice(0, -1).map((first, i) => ` ${wordOf(tokens.slice(first, edges[i + 1])).trim()}`);
+    return within(words, wanted).map(([first, last]) => [edges[first], edges[last + 1] - 1]);
+  }
+  const found: Match[] = [];
+  for (const [i, first] of edges.slice(0, -1).entries()) {
+    const part = tokens.slice(first, edges[i + 1]);
+    const alone = part.flatMap((token, n): Match[] => (folded(token).includes(wanted) ? [[first + n, first + n]] : []));
+    if (alone.length > 0) found.push(...alone);
+    else if (folded(wordOf(part)).includes(wanted)) found.push([first, first + part.length - 1]);
   }
   return found;
 }

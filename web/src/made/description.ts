@@ -27,7 +27,7 @@ export function madeDescription(description: Description, ruleOf: (layer: Layer)
     const wordsOf = (place: number | null, of: readonly number[]): number | null => {
       if (place === null || !rule.words) return place;
       const list = description.labels[place];
-      const made = of.slice(0, -1).map((first, i) => list.slice(first, of[i + 1]).join(""));
+      const made = of.slice(0, -1).map((first, i) => wordOf(list.slice(first, of[i + 1])));
       const known = labels.findIndex((other, n) => n >= description.labels.length && other.join("\0") === made.join("\0"));
       return known >= 0 ? known : labels.push(made) - 1;
     };
@@ -52,6 +52,11 @@ export function madeDescription(description: Description, ruleOf: (layer: Layer)
     };
   });
   return { ...description, labels, layers, statistics: undefined };
+}
+
+/** A word of its tokens; what marks that one goes on is no part of it. */
+export function wordOf(tokens: readonly string[]): string {
+  return tokens.map((token, i) => (i > 0 ? token.replace(/^##/, "") : token)).join("");
 }
 
 /** The words that make it on the command line and in Python; null where they would say it twice, or not at all. */

@@ -15,8 +15,8 @@ export interface Ink {
 /** The page's colors, as its style has them. */
 export function ink(dark: boolean): Ink {
   return dark
-    ? { background: "#16181d", text: "#ececf1", muted: "#a2a2b0", line: "#44444f", accent: "#ffb454" }
-    : { background: "#ffffff", text: "#1b1b20", muted: "#62626e", line: "#c9c9d2", accent: "#8a4b00" };
+    ? { background: "#16181d", text: "#ececf1", muted: "#a2a2b0", line: "#35353f", accent: "#f0a3dc" }
+    : { background: "#ffffff", text: "#1b1b20", muted: "#5c5d66", line: "#c9c9d2", accent: "#8b2a80" };
 }
 
 export class Drawing {
