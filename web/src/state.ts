@@ -8,12 +8,18 @@ export type Scale = "linear" | "log";
 export type Theme = "auto" | "light" | "dark";
 export type Flow = "gives" | "receives";
 export type Sort = "order" | "size";
+/** Whether colors go to 1, so that heads compare, or to the largest of what is shown. */
+export type Strength = "absolute" | "relative";
 
 /** The most tokens that a window of a view shows. */
 export const WINDOW = 512;
 
 /** Keys beyond which colors of maps are logarithmic where nothing else is said. */
 const LONG = 2048;
+
+/** The map's least and greatest zoom, log2 of CSS pixels a weight: 64 pixels a weight. */
+export const LEAST_ZOOM = -30;
+export const MAX_ZOOM = 6;
 
 /** How many it shows where nothing else is said. */
 export const USUAL_WINDOW = { heads: 64, text: WINDOW };
@@ -27,11 +33,13 @@ export interface State {
   key: number | null;
   reduce: Reduce;
   scale: Scale | null; // null: what suits the view
+  strength: Strength;
   x: number | null; // keys and queries at the middle of the map; null: the whole map
   y: number | null;
   zoom: number | null; // log2 of CSS pixels a weight
   theme: Theme;
   first: number; // window of the heads, text and query-key views
+  keys: number | null; // where the window of keys begins; null: with that of the queries
   count: number | null; // null: what suits the view
   flow: Flow;
   sort: Sort;
@@ -50,11 +58,13 @@ export function initial(description: Description): State {
     key: null,
     reduce: "max",
     scale: null,
+    strength: "absolute",
     x: null,
     y: null,
     zoom: null,
     theme: "auto",
     first: 0,
+    keys: null,
     count: null,
     flow: "gives",
     sort: "order",
@@ -71,12 +81,12 @@ export function parse(fragment: string, description: Description): State {
   };
   const whole = (name: string, most: number): number | null => {
     const value = fields.get(name);
-    if (value === null || !/^-?\d{1,15}$/.test(value)) return null;
+    if (value === null || !/^-?\d+$/.test(value)) return null;
     return Math.min(most, Math.max(0, Number(value)));
   };
-  const real = (name: string): number | null => {
-    const value = fields.get(name);
-    return value !== null && value !== "" && Number.isFinite(Number(value)) ? Number(value) : null;
+  const real = (name: string, least: number, most: number): number | null => {
+    const value = fields.get(name)?.trim() ?? "";
+    return value !== "" && Number.isFinite(Number(value)) ? clamp(Number(value), least, most) : null;
   };
 
   const layer = whole("layer", description.layers.length - 1) ?? 0;
@@ -91,11 +101,13 @@ export function parse(fragment: string, description: Description): State {
     key: whole("key", keys - 1),
     reduce: one("reduce", ["max", "mass"], state.reduce),
     scale: one<Scale | "">("scale", ["linear", "log"], "") || null,
-    x: real("x"),
-    y: real("y"),
-    zoom: real("zoom"),
+    strength: one("strength", ["absolute", "relative"], state.strength),
+    x: real("x", 0, keys),
+    y: real("y", 0, queries),
+    zoom: real("zoom", LEAST_ZOOM, MAX_ZOOM),
     theme: one("theme", ["auto", "light", "dark"], state.theme),
     first: whole("first", Math.max(queries, keys) - 1) ?? 0,
+    keys: whole("keys", keys - 1),
     count: whole("count", WINDOW) || null,
     flow: one("flow", ["gives", "receives"], state.flow),
     sort: one("sort", ["order", "size"], state.sort),
@@ -115,7 +127,7 @@ export function format(state: State, description: Description): string {
   add("head", state.head);
   add("query", state.query);
   add("key", state.key);
-  for (const name of ["reduce", "scale", "theme", "flow", "sort"] as const) {
+  for (const name of ["reduce", "scale", "strength", "theme", "flow", "sort"] as const) {
     add(name, state[name] === usual[name] ? null : state[name]);
   }
   if (state.view === "map") {
@@ -127,6 +139,7 @@ export function format(state: State, description: Description): string {
   add("heads", state.heads.join() === all.join() ? null : state.heads.join(","));
   const usualFirst = opening({ ...state, first: 0 }, description, state.view).first ?? 0;
   add("first", state.first === usualFirst ? null : state.first);
+  add("keys", state.keys);
   add("count", state.count);
   return fields.join("&");
 }
@@ -139,6 +152,7 @@ export function changed(state: State, patch: Partial<State>, description: Descri
   if (next.query !== null) next.query = clamp(next.query, 0, layer.queries - 1);
   if (next.key !== null) next.key = clamp(next.key, 0, layer.keys - 1);
   next.first = clamp(next.first, 0, Math.max(layer.queries, layer.keys) - 1);
+  if (next.keys !== null) next.keys = clamp(next.keys, 0, layer.keys - 1);
   if (next.layer !== state.layer) {
     const before = description.layers[state.layer];
     if (before.heads !== layer.heads) next.heads = usualHeads(layer.heads);
@@ -170,7 +184,8 @@ export function windowOf(state: State, description: Description, axis: Axis, usu
   const layer = description.layers[state.layer];
   const size = extent(layer, axis);
   const count = Math.min(state.count ?? usual, WINDOW, size);
-  const first = clamp(state.first - alongLonger(layer, axis), 0, size - count);
+  const own = axis === "key" ? state.keys : null;
+  const first = clamp(own ?? state.first - alongLonger(layer, axis), 0, size - count);
   return [first, first + count];
 }
 

@@ -22,7 +22,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   place.classList.add("in-cell");
   place.style.height = `${model.get("height") ?? 640}px`;
   el.append(place);
-  return mount(place, source, NOWHERE);
+  return mount(place, source, NOWHERE, true);
 }
 
 export default { render };
