@@ -27,8 +27,12 @@ from attnviz.measures.tags import MIXED, TAGS
 from attnviz.pages.origin import Origin
 from attnviz.version import __version__
 
-FORMAT = 2
+FORMAT = 3
 """The version of the page's format."""
+
+
+_ROUNDING = 2.0**-23
+"""Of a float32 number, relative."""
 
 
 @dataclass(frozen=True)
@@ -231,11 +235,32 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "positions": _positions(item),
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
+        "accuracy": {"weights": None, "logs": list(rounding(layer)), "logits": list(rounding(layer))},
         **_formula(layer),
         **_seen_as_one(item, labels),
         **({} if layer.text is None else {"text": layer.text}),
         **({} if layer.origin is None else {"origin": layer.origin.said}),
     }
+
+
+def rounding(layer: PageLayer) -> list[float]:
+    """How far float32 may put a logit of each head of the page, and the logarithm of a weight, from the formula's.
+
+    A score is off by about a rounding of its largest term, which is no larger than the longest query times the longest
+    key; ALiBi's distances come with the same rounding.
+    """
+    item = layer.item
+    if item.given or item.compute_dtype == torch.float64:
+        return [_ROUNDING] * len(layer.heads)
+    made = []
+    for head in layer.heads:
+        read = (item.products.q[item.batch, head], item.products.k[item.batch, item.kv_head(head)])
+        q, k = (one.float().norm(dim=-1).nan_to_num(0, 0, 0).amax() for one in read)
+        largest = float(q * k) * item.scale
+        if item.products.alibi_slopes is not None:
+            largest += abs(float(item.products.alibi_slopes[head])) * max(item.T, item.S)
+        made.append(_ROUNDING * max(1.0, largest))
+    return made
 
 
 def _formula(layer: PageLayer) -> dict[str, Any]:

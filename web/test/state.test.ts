@@ -5,7 +5,8 @@ import { changed, format, initial, opening, parse, scaleOf, windowOf } from "../
 
 const layer = (fields: Partial<Layer>): Layer => ({
   label: "0", heads: 4, kv_heads: 4, queries: 100, keys: 120, head_dim: 8, query_labels: null, key_labels: null,
-  pattern: "full", scale: 1, softcap: null, sinks: null, alibi: null, levels: 1, positions: null, ...fields,
+  pattern: "full", scale: 1, softcap: null, sinks: null, alibi: null, levels: 1, positions: null,
+  accuracy: { weights: null, logs: [], logits: [] }, ...fields,
 });
 const RUN: Description = {
   format: 2, program: "attnviz", source: "x", mode: "embedded", labels: [],
@@ -15,7 +16,7 @@ const RUN: Description = {
 test("a written state reads as itself", () => {
   const state = {
     ...initial(RUN), view: "map" as const, layer: 1, head: 1, query: 12, key: 4, reduce: "mass" as const,
-    scale: "log" as const, x: 3.25, y: 40, zoom: -1.5, theme: "dark" as const, heads: [0], first: 7, count: 20,
+    strength: "relative" as const, keys: 9, scale: "log" as const, x: 3.25, y: 40, zoom: -1.5, theme: "dark" as const, heads: [0], first: 7, count: 20,
   };
   assert.deepEqual(parse(format(state, RUN), RUN), state);
   assert.deepEqual(parse(`#${format(initial(RUN), RUN)}`, RUN), initial(RUN));

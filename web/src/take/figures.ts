@@ -1,14 +1,14 @@
 /** What each view shows, as a drawing with its legend and as a table. */
 
 import {
-  type Ramp, css, diverging, headColor, headDash, hiddenColor, mix, paint, rgb, sequential, stroke, textOn, weightRamp,
+  type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, sequential, stroke, textOn, weightRamp,
 } from "../colors";
 import { type Axis, type Description, type Layer, headName, label, position, positionName, visibleText, withinOf } from "../description";
 import { positionText, tickText, weightText } from "../numbers";
 import { PAIR, type Window, largest } from "../questions";
 import type { Source, Thumbnail } from "../source/source";
 import { type State, scaleOf } from "../state";
-import { strongest } from "../views/heads";
+import { lineColor, strongest } from "../views/heads";
 import { products } from "../views/query-key";
 import { type Cells, cellsOf } from "./cells";
 import { type Part, sameText } from "./commands";
@@ -67,7 +67,8 @@ function framed({ description, state, dark }: Seen, what: string, ofHead = true)
   return { drawing, ink: colors, layer, name };
 }
 
-function ticks({ scale, low, top }: Ramp): [string, string, string] {
+function ticks({ scale, low, top, signed }: Ramp): [string, string, string] {
+  if (signed) return [`\u2212${tickText(top)}`, scale === "log" ? `\u00b1${tickText(low)}` : "0", tickText(top)];
   const middle = scale === "log" ? Math.sqrt(low * top) : (low + top) / 2;
   return [scale === "log" ? `0 to ${tickText(low)}` : tickText(low), tickText(middle), tickText(top)];
 }
@@ -115,7 +116,7 @@ async function takeMap(seen: Seen): Promise<Taken> {
   ]);
   const { size, first, rows, columns, values } = cells;
   const top = largest(whole ?? values);
-  const colors = weightRamp(scaleOf(state, description), state.strength, top, layer.keys);
+  const colors = rampOf(layer, scaleOf(state, description), state.strength, top);
   const side = Math.max(1, Math.min(28, 660 / Math.max(rows, columns)));
   const named = (axis: Axis): string[] =>
     Array.from({ length: axis === "query" ? rows : columns }, (_, i) => {
@@ -140,7 +141,7 @@ async function takeMap(seen: Seen): Promise<Taken> {
   drawing.rect(left, above, columns * side, rows * side, "none", { stroke: drawing.ink.line });
   const unit = state.reduce === "max" ? (size === 1 ? "weight" : `largest weight in ${size} \u00d7 ${size}`) : size === 1 ? "weight" : `mass in ${size} \u00d7 ${size}`;
   const bottom = above + rows * side + 14;
-  drawing.legend(left, bottom, 220, unit, (share) => sequential(share, dark), ticks(colors));
+  drawing.legend(left, bottom, 220, layer.signed ? `difference of ${unit}` : unit, legendColor(colors, dark), ticks(colors));
   notVisible(drawing, left + 244, bottom + 17, dark);
   const width = Math.max(left + columns * side, left + 340, widthOf(drawing.title)) + 24;
   return { name, svg: () => drawing.svg(width, bottom + 62), rows: cellRows(seen, cells) };
@@ -158,7 +159,7 @@ function paintCells(drawing: Drawing, cells: Cells, colors: Ramp, dark: boolean,
     for (let x = 0; x < columns; x++) {
       const value = values[y * columns + x];
       const hidden = Number.isNaN(value);
-      const fill = css(hidden ? hiddenColor(dark) : sequential(colors.share(value), dark));
+      const fill = css(hidden ? hiddenColor(dark) : colorOf(colors, value, dark));
       const said = `${names.query[y]} \u2192 ${names.key[x]}: ${hidden ? "not visible" : value.toPrecision(4)}`;
       drawing.rect(left + x * side, top + y * side, side, side, fill, { said });
     }
@@ -218,10 +219,10 @@ async function takeHeads(seen: Seen): Promise<Taken> {
   drawing.text(right, 46, "key", { color: drawing.ink.muted });
   for (const { head, query, key, weight } of found.lines) {
     const [from, to] = [top + (query - queries[0] + 0.5) * row, top + (key - keys[0] + 0.5) * row];
-    const { alpha, width } = stroke(colors.share(weight), place !== null);
+    const { alpha, width } = stroke(colors.share(Math.abs(weight)), place !== null);
     const d = `M${left + 6} ${from}C${left + 90} ${from} ${right - 90} ${to} ${right - 6} ${to}`;
     const said = `head ${headName(layer, head)}: ${names.query[query - queries[0]]} \u2192 ${names.key[key - keys[0]]}: ${weightText(weight, withinOf(layer, head))}`;
-    drawing.path(d, headColor(head), { alpha, width, dash: headDash(head), said });
+    drawing.path(d, lineColor(layer, head, weight, dark), { alpha, width, dash: headDash(head), said });
   }
   for (const [i, said] of names.query.entries()) drawing.text(left, top + (i + 0.5) * row + 4, fitted(said, room), { anchor: "end", bold: place?.axis === "query" && place.index === queries[0] + i });
   for (const [i, said] of names.key.entries()) drawing.text(right, top + (i + 0.5) * row + 4, fitted(said, room), { bold: place?.axis === "key" && place.index === keys[0] + i });
@@ -270,7 +271,7 @@ async function takeText(seen: Seen): Promise<Taken> {
   const axis = picked === null ? "key" : shades;
   const what = picked === null ? "mean weight received" : picks === "query" ? `what ${positionName(description, layer, "query", picked)} attends to` : `what attends to ${positionName(description, layer, "key", picked)}`;
   const { drawing, name } = framed(seen, what);
-  const colors = weightRamp(scaleOf(state, description), state.strength, largest(values), layer.keys);
+  const colors = rampOf(layer, scaleOf(state, description), state.strength, largest(values));
   const [first, end] = part[axis === "query" ? "queries" : "keys"];
   const rows: Field[][] = [["layer", "head", axis, `${axis}_token`, picked === null ? "mean_weight_received" : "weight", "within"]];
   const width = Math.max(760, widthOf(drawing.title) + 32);
@@ -282,14 +283,14 @@ async function takeText(seen: Seen): Promise<Taken> {
     const said = token === null ? positionText(position(layer, axis, index)) : visibleText(token).trim();
     const room = widthOf(said) + 10;
     if (x + room > width - 16) [x, y] = [16, y + 26];
-    const color = Number.isNaN(value) ? null : sequential(colors.share(value), dark);
+    const color = Number.isNaN(value) ? null : colorOf(colors, value, dark);
     const hint = `${positionName(description, layer, axis, index)}: ${weightText(value, withinOf(layer, state.head))}`;
     drawing.rect(x, y, room, 20, color ? css(color) : "none", { radius: 3, said: hint, stroke: color ? "none" : drawing.ink.line });
     drawing.text(x + 5, y + 14, said, { color: color ? textOn(color) : drawing.ink.muted, bold: axis === picks && index === picked });
     x += room + 4;
     if (token !== null && /\n/.test(token)) [x, y] = [16, y + 26];
   }
-  drawing.legend(16, y + 34, 220, picked === null ? `mean weight received from all ${layer.queries} queries` : "weight", (share) => sequential(share, dark), ticks(colors));
+  drawing.legend(16, y + 34, 220, picked === null ? `mean weight received from all ${layer.queries} queries` : "weight", legendColor(colors, dark), ticks(colors));
   return { name, svg: () => drawing.svg(width, y + 96), rows };
 }
 

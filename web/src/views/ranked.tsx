@@ -84,15 +84,25 @@ export function NumberChip(props: { of: Counted; range: [number, number] | null;
   );
 }
 
+/** A small map of a head, which opens it. */
+export interface ThumbProps extends OfHead {
+  dark: boolean;
+  current: boolean;
+  stop: { "data-stop": string; tabIndex: number };
+  onFocus(): void;
+  onOpen(): void;
+}
+
 /** Heads in the order of a number, or in groups of one role, a thumbnail each. */
 export function Ranked(props: {
   counted: { heads: Counted[]; range: [number, number] | null };
   dark: boolean;
-  thumb: ComponentType<OfHead & { dark: boolean }>;
+  thumb: ComponentType<ThumbProps>;
   onLook(head: OfHead): void;
+  onOpen(head: OfHead): void;
 }) {
   const { description } = useSession();
-  const { state, set } = useStore();
+  const { state } = useStore();
   const { tags = [] } = description;
   const Thumb = props.thumb;
   const shown = props.counted.heads.filter((one) => isOfRole(one, state.role));
@@ -110,20 +120,17 @@ export function Ranked(props: {
           <div class="ranked-heads">
             {heads.map((one) => {
               const layer = description.layers[one.layer];
-              const called = `Layer ${layer.label}, head ${headName(layer, one.head)}`;
               return (
-                <div key={`${one.layer} ${one.head}`} class="ranked-head">
-                  <button
-                    type="button"
-                    class="thumb"
-                    data-place={`${one.layer} ${one.head}`}
-                    aria-label={`${called}: open its map`}
+                <div key={`${one.layer} ${one.head}`} class="ranked-head" onPointerEnter={() => props.onLook(one)}>
+                  <Thumb
+                    layer={one.layer}
+                    head={one.head}
+                    dark={props.dark}
+                    current={one.layer === state.layer && one.head === state.head}
+                    stop={{ "data-stop": `${one.layer} ${one.head}`, tabIndex: 0 }}
                     onFocus={() => props.onLook(one)}
-                    onPointerEnter={() => props.onLook(one)}
-                    onClick={() => set({ view: "map", layer: one.layer, head: one.head, x: null, y: null, zoom: null }, true)}
-                  >
-                    <Thumb layer={one.layer} head={one.head} dark={props.dark} />
-                  </button>
+                    onOpen={() => props.onOpen(one)}
+                  />
                   <span class="ranked-name">
                     {layer.label}.{headName(layer, one.head)}
                   </span>
