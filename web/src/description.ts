@@ -46,6 +46,7 @@ export interface Layer {
   key_words?: number;
   special_keys?: number; // likewise: the keys that are special tokens
   signed?: boolean; // a difference of two: values may be below 0
+  made?: boolean; // of other weights, here: keys left out, words, a difference
   heads: number;
   head_labels?: number[] | null; // what heads are called, where they are not 0 .. H - 1
   kv_heads: number;

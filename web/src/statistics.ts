@@ -20,7 +20,7 @@ export function numberText(value: number | string | null | undefined): string {
   if (value === null || value === undefined) return "\u2013";
   if (typeof value === "string") return value;
   const size = Math.abs(value);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(3) : `${Number(value.toPrecision(4))}`;
+  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(3) : Number.isInteger(value) ? `${value}` : value.toPrecision(4);
   return text.replace("-", "\u2212");
 }
 

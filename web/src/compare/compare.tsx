@@ -126,6 +126,7 @@ function differenceDescription(description: Description, at: number, [a, b]: [nu
   const layer: Layer = {
     ...one,
     given: true,
+    made: true,
     signed: true,
     sinks: null,
     alibi: null,

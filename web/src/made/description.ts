@@ -43,6 +43,7 @@ export function madeDescription(description: Description, ruleOf: (layer: Layer)
       positions: rule.words && layer.positions !== null ? { queries: 0, keys: 0 } : layer.positions, // words by their number
       pattern: said.join(", "),
       given: true,
+      made: true,
       sinks: null,
       alibi: null,
       softcap: null,

@@ -90,7 +90,7 @@ export function Readout() {
   useEffect(() => {
     if (names && pair) {
       const logit = pair.logit === null ? "" : `, logit ${logitText(pair.logit, logitsWithin(layer, state.head))}`;
-      const said = Number.isNaN(pair.weight) ? "hidden" : `weight ${weightText(pair.weight, within)}${logit}`;
+      const said = Number.isNaN(pair.weight) ? "hidden" : `${layer.signed ? "difference" : "weight"} ${weightText(pair.weight, within)}${logit}`;
       announce(`query ${names[0]}, key ${names[1]}: ${said}`);
     }
   }, [pair]);
@@ -103,10 +103,10 @@ export function Readout() {
         query <bdi>{names[0]}</bdi> {"\u2192"} key <bdi>{names[1]}</bdi>
       </span>
       <span>
-        weight <b data-value="weight">{pair ? weightText(pair.weight, within) : pending(asked)}</b>
+        {layer.signed ? "difference" : "weight"} <b data-value="weight">{pair ? weightText(pair.weight, within) : pending(asked)}</b>
       </span>
       {layer.given ? (
-        <span class="muted">given, not computed</span>
+        <span class="muted">{layer.made ? layer.pattern : "given, not computed"}</span>
       ) : (
         <>
           <span>

@@ -180,7 +180,7 @@ export function MapView(props: { dark: boolean }) {
           color={legendColor(colors, props.dark)}
           dark={props.dark}
           layer={layer}
-          largest={largest === null ? null : `weight ${weightText(largest, withinOf(layer, state.head))}`}
+          largest={largest === null ? null : `${layer.signed ? "difference" : "weight"} ${weightText(largest, withinOf(layer, state.head))}`}
         />
         <Readout />
         <Wholes />
