@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,7 +74,7 @@ def page(
     bound = parse_bytes(most, option="most") if isinstance(most, str) else most
     if bound < 1:
         raise InputError(f"most is {most}; give the bytes that the file may have, or text like '1GB'")
-    options = {
+    options: dict[str, Any] = {
         "merge": merge,
         "spans": spans,
         "hide": hide,
@@ -81,7 +82,7 @@ def page(
         "device": device,
         "dtype": dtype,
     }
-    derived = {"mean": mean, "max": max, "rollout": rollout, "values": values}
+    derived: dict[str, Any] = {"mean": mean, "max": max, "rollout": rollout, "values": values}
     source, read = asked(shown, pattern, layers=layers, heads=heads, batch=batch, **options, **derived)
     write_page(out, read, source, most=bound, progress=progress)
     return out

@@ -79,7 +79,7 @@ def view(
     ('map', 5, 'view=map&head=5')
     """
     widget = _widget_class()
-    asked_for = {
+    asked_for: dict[str, Any] = {
         "merge": merge,
         "spans": spans,
         "hide": hide,
