@@ -43,6 +43,7 @@ export interface State {
   count: number | null; // null: what suits the view
   flow: Flow;
   sort: Sort;
+  all: boolean; // whether thumbnails are of all queries, where that takes long
 }
 
 /** What a page without a fragment shows. */
@@ -68,6 +69,7 @@ export function initial(description: Description): State {
     count: null,
     flow: "gives",
     sort: "order",
+    all: false,
   };
 }
 
@@ -111,6 +113,7 @@ export function parse(fragment: string, description: Description): State {
     count: whole("count", WINDOW) || null,
     flow: one("flow", ["gives", "receives"], state.flow),
     sort: one("sort", ["order", "size"], state.sort),
+    all: fields.get("all") === "1",
   };
   return fields.has("first") ? read : { ...read, ...opening(read, description, read.view) };
 }
@@ -141,6 +144,7 @@ export function format(state: State, description: Description): string {
   add("first", state.first === usualFirst ? null : state.first);
   add("keys", state.keys);
   add("count", state.count);
+  add("all", state.all ? 1 : null);
   return fields.join("&");
 }
 
