@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -15,13 +13,10 @@ from playwright.sync_api import Error, Page, Route, expect
 from attnviz import AttentionInputs
 from attnviz.attention.patterns import Causal
 from attnviz.pages.description import PageLayer
-from attnviz.pages.server import application, listen
-from attnviz.pages.viewer import Viewer
-from tests.pages.conftest import Opener
+from tests.pages.conftest import Opener, serving
 from tests.pages.test_browser import draw, go, grid
 from tests.reference import attend
 
-TOKEN = "token"
 HEADS = 5
 
 
@@ -34,20 +29,9 @@ def weights() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server in a thread of this process."""
-    import uvicorn
-
     inputs = AttentionInputs(3 * draw(HEADS, 24, 8), draw(HEADS, 24, 8, seed=1))
-    viewer = Viewer([PageLayer("0", inputs.item(), Causal(), tuple(range(HEADS)))], "test")
-    with listen(0) as listening:
-        port = listening.getsockname()[1]
-        app = application(viewer, token=TOKEN, port=port)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
-        thread.start()
-        yield f"http://127.0.0.1:{port}/{TOKEN}/"
-        server.should_exit = True
-        thread.join()
+    with serving(PageLayer("0", inputs.item(), Causal(), tuple(range(HEADS)))) as address:
+        yield address
 
 
 class Held:
