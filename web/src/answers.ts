@@ -63,10 +63,11 @@ export class Answers {
     const entry = this.entries.get(name) ?? this.open(kind, question);
     this.entries.delete(name);
     this.entries.set(name, entry); // the latest used are kept
-    entry.wanted.add(told);
+    const wish = (): void => told(); // one more of whoever wants it twice
+    entry.wanted.add(wish);
     if (!entry.value && !entry.stop) entry.ask();
     return () => {
-      entry.wanted.delete(told);
+      entry.wanted.delete(wish);
       if (entry.wanted.size > 0 || entry.value) return;
       entry.stop?.abort();
       if (this.entries.get(name) === entry) this.entries.delete(name);

@@ -75,11 +75,11 @@ export const LARGEST: Kind<OfHead & { reduce: Reduce }, { cell: number; weight: 
   },
 };
 
-/** A head's map in a few cells. */
-export const THUMBNAIL: Kind<OfHead, Thumbnail> = {
+/** A head's map in a few cells, of all queries or, where that would take long, of some. */
+export const THUMBNAIL: Kind<OfHead & { all: boolean }, Thumbnail> = {
   name: "thumbnail",
   bytes: (thumbnail) => thumbnail.values.byteLength,
-  ask: (source, { layer, head }, signal) => source.thumbnail(layer, head, signal),
+  ask: (source, { layer, head, all }, signal) => source.thumbnail(layer, head, all, signal),
 };
 
 /** The largest number by its size, NaN left out; 0 where there is none. */

@@ -68,6 +68,7 @@ export interface State {
   again: boolean; // whether rows are made to sum to 1 again
   words: boolean; // whether tokens are seen as words
   sides: readonly [number, number] | null; // the sentence of the queries, and that of the keys
+  all: boolean; // whether thumbnails are of all queries, where that takes long
 }
 
 /** What a page without a fragment shows. */
@@ -104,6 +105,7 @@ export function initial(description: Description): State {
     again: false,
     words: false,
     sides: null,
+    all: false,
   };
 }
 
@@ -158,6 +160,7 @@ export function parse(fragment: string, description: Description): State {
     again: fields.get("again") === "1",
     words: fields.get("words") === "1",
     sides: parseSides(fields.get("sides")),
+    all: fields.get("all") === "1",
   };
   return fields.has("first") ? read : { ...read, ...opening(read, description, read.view) };
 }
@@ -194,6 +197,7 @@ export function format(state: State, description: Description): string {
   add("words", state.words ? 1 : null);
   add("sides", state.sides === null ? null : state.sides.join("."));
   add("with", state.other === null ? null : `${state.other.layer}.${state.other.head}`);
+  add("all", state.all ? 1 : null);
   return fields.join("&");
 }
 

@@ -48,7 +48,7 @@ export const TELLING: Kind<OfHead, Link> = {
   bytes: () => 16,
   async ask(source, { layer: index, head }, signal) {
     const layer = source.description.layers[index];
-    const thumbnail = await THUMBNAIL.ask(source, { layer: index, head }, signal);
+    const thumbnail = await THUMBNAIL.ask(source, { layer: index, head, all: false }, signal);
     const cell = clearest(layer, thumbnail);
     const last = { query: layer.queries - 1, key: 0 };
     if (!cell) return last;
@@ -81,7 +81,7 @@ export const CLEAREST: Kind<{ layer: number }, number> = {
     const layer = source.description.layers[index];
     let [best, found] = [0, 0];
     for (let head = 0; head < Math.min(MOST, layer.heads); head++) {
-      const weight = clearest(layer, await source.thumbnail(index, head, signal))?.weight ?? 0;
+      const weight = clearest(layer, await source.thumbnail(index, head, false, signal))?.weight ?? 0;
       if (weight > best) [best, found] = [weight, head];
     }
     return found;

@@ -95,7 +95,7 @@ export class EmbeddedSource implements Source {
     return this.ask({ kind: "vectors", layer, head, query, key }, signal);
   }
 
-  async thumbnail(layer: number, head: number, signal?: AbortSignal): Promise<Thumbnail> {
+  async thumbnail(layer: number, head: number, _all: boolean, signal?: AbortSignal): Promise<Thumbnail> {
     const [, rows, columns] = this.description.layers[layer].thumbnails!.shape;
     return { rows, columns, values: await this.ask({ kind: "thumbnail", layer, head }, signal), queries: null };
   }

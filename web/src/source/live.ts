@@ -23,6 +23,7 @@ export class LiveSource implements Source {
   readonly passes = new Signal<readonly Pass[]>([]);
   readonly health = new Signal<Health>({ state: "well" });
   private readonly watched = new Map<string, Watched>();
+  private turn: Promise<void> = Promise.resolve(); // of thumbnails that want a pass
   private readonly closed = new AbortController();
   private readonly looks: ReturnType<typeof setInterval>;
 
@@ -76,12 +77,13 @@ export class LiveSource implements Source {
     return this.floats(`vectors/${layer}/${head}/${query}/${key}`, signal);
   }
 
-  async thumbnail(layer: number, head: number, signal?: AbortSignal): Promise<Thumbnail> {
+  async thumbnail(layer: number, head: number, all: boolean, signal?: AbortSignal): Promise<Thumbnail> {
+    if (all) await this.inTurn(() => this.passed("map", layer, head, signal), signal);
     const answer = await this.get(`thumbnail/${layer}/${head}`, signal);
     const bytes = await answer.arrayBuffer();
     const [rows, columns, made] = new Uint32Array(bytes, 0, 3);
-    const all = this.description.layers[layer].queries;
-    return { rows, columns, values: new Float32Array(bytes, 12, rows * columns), queries: made < all ? made : null };
+    const { queries } = this.description.layers[layer];
+    return { rows, columns, values: new Float32Array(bytes, 12, rows * columns), queries: made < queries ? made : null };
   }
 
   async statistics(layer: number, head: number, signal?: AbortSignal): Promise<Record<string, number | string | null> | null> {
@@ -93,6 +95,16 @@ export class LiveSource implements Source {
     clearInterval(this.looks);
     this.closed.abort();
     for (const { stop } of this.watched.values()) stop.abort();
+  }
+
+  /** One pass after another, so that one thousand heads do not ask at once how far they are. */
+  private inTurn(work: () => Promise<void>, signal?: AbortSignal): Promise<void> {
+    const next = this.turn.then(() => {
+      if (!signal?.aborted) return work();
+      throw new DOMException("aborted", "AbortError");
+    });
+    this.turn = next.catch(() => undefined);
+    return next;
   }
 
   /**

@@ -20,7 +20,7 @@ export interface Pass {
   rows: number;
 }
 
-export type PassKind = "map" | "received" | "thumbnail";
+export type PassKind = "map" | "received";
 
 /** Whether numbers can be had: what is wrong where they can't, or where they are no longer those of the file. */
 export type Health = { state: "well" } | { state: "gone" | "changed"; message: string };
@@ -52,10 +52,10 @@ export interface Source {
   received(layer: number, head: number, signal?: AbortSignal): Promise<Float32Array>;
   /** 2 * D numbers: q then k, as the score uses them. */
   vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array>;
-  /** The map in a few cells; of some of the queries at first where all would take long. */
-  thumbnail(layer: number, head: number, signal?: AbortSignal): Promise<Thumbnail>;
   /** A head's number of each statistic, its tag and the statistic that gave it; null where that takes a pass of a minute. */
   statistics(layer: number, head: number, signal?: AbortSignal): Promise<Record<string, number | string | null> | null>;
+  /** The map in a few cells; of some of the queries where all would take long and `all` of them are not wanted. */
+  thumbnail(layer: number, head: number, all: boolean, signal?: AbortSignal): Promise<Thumbnail>;
   close(): void;
 }
 

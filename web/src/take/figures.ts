@@ -309,7 +309,7 @@ async function takeModel(seen: Seen): Promise<Taken> {
     drawing.text(50, 62 + y * (side + 22) + side / 2, layer.label, { anchor: "end" });
     const heads = Array.from({ length: layer.heads }, (_, head) => head);
     const found = await Promise.all(
-      heads.map(async (head): Promise<[Thumbnail, Record<string, Field> | null]> => [await source.thumbnail(index, head), names.length > 0 ? await source.statistics(index, head) : null]),
+      heads.map(async (head): Promise<[Thumbnail, Record<string, Field> | null]> => [await source.thumbnail(index, head, state.all), names.length > 0 ? await source.statistics(index, head) : null]),
     );
     for (const [head, [thumbnail, numbers]] of found.entries()) {
       const top = largest(thumbnail.values);

@@ -4,19 +4,36 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
 import { paint, sequential, weightRamp } from "../colors";
 import { type Layer, headName, withinOf } from "../description";
+import { Segmented } from "../controls";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { countText, weightText } from "../numbers";
 import { type OfHead, THUMBNAIL, largest } from "../questions";
-import { useAnswer, useSession, useStore } from "../session";
+import { useAnswer, usePass, useSession, useStore } from "../session";
 import type { Counted } from "../statistics";
 import { NumberChip, NumberControls, NumbersRow, Ranked, type ThumbProps, isOfRole, useCounted } from "./ranked";
 
+const CHEAP = 30_000_000; // weights of a pass that a server makes at once
+
 export function ModelControls() {
+  const { description } = useSession();
+  const { state, set } = useStore();
+  const cheap = description.mode === "embedded" || description.layers.every(({ queries, keys }) => queries * keys <= CHEAP);
   return (
     <>
       <ScaleSwitches />
       <NumberControls />
+      {cheap ? null : (
+        <Segmented
+          name="Queries that thumbnails are made of"
+          value={state.all ? "all" : "some"}
+          choices={[
+            ["some", "some queries", "Long maps in a moment: each row of a thumbnail is of one query"],
+            ["all", "all heads, all queries", "Reads every head that is in sight, one after another"],
+          ]}
+          onChange={(queries) => set({ all: queries === "all" }, true)}
+        />
+      )}
       <span class="muted note">Rows are layers, columns heads. In each map queries go down, keys across.</span>
     </>
   );
@@ -130,8 +147,12 @@ function Thumb(props: ThumbProps) {
   const { state, scale } = useStore();
   const canvas = useRef<HTMLCanvasElement>(null);
   const [seen, setSeen] = useState(false);
-  const asked = useAnswer(THUMBNAIL, seen ? { layer: props.layer, head: props.head } : null);
-  const found = known(asked);
+  const at = { layer: props.layer, head: props.head };
+  const asked = useAnswer(THUMBNAIL, seen ? { ...at, all: false } : null);
+  const partly = known(asked)?.queries ?? null;
+  const whole = useAnswer(THUMBNAIL, partly !== null && state.all ? { ...at, all: true } : null);
+  const found = known(whole) ?? known(asked);
+  const pass = usePass("map", props.layer, props.head);
   const layer = description.layers[props.layer];
   const top = found ? largest(found.values) : 0;
   const ramp = weightRamp(scale, state.strength, top, layer.keys);
@@ -175,6 +196,7 @@ function Thumb(props: ThumbProps) {
         onClick={props.onOpen}
       >
         <canvas ref={canvas} width={1} height={1} aria-hidden="true" />
+        {pass && <progress aria-label={`Reading ${name}`} max={pass.rows} value={pass.done} />}
       </button>
       <span class="thumb-top">{most === null ? (asked.state === "failed" ? "?" : "") : some === null ? most : `\u2265 ${most}`}</span>
     </>
