@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from attnviz.base.errors import InputError, not_one_of
+from attnviz.base.errors import not_one_of
 from attnviz.plots.said import options, said
 
 if TYPE_CHECKING:
