@@ -137,7 +137,7 @@ def test_a_page_knows_how_far_it_can_zoom():
         assert (said["levels"], said["kept"], said["pattern"]) == (2, 0, "causal")
         tile = wait_for(viewer.tile(0, 1, 0, 0, 0, "mass"))
         np.testing.assert_array_equal(tile, attnviz.Pyramid.of(maps).tile(1, 0, 0, 0, reduce="mass"))
-        assert wait_for(viewer.thumbnail(0, 0)).shape == (64, 64)
+        assert wait_for(viewer.thumbnail(0, 0)).cells.shape == (64, 64)
         with pytest.raises(InputError, match="reduced while the model ran"):
             wait_for(viewer.rectangle(0, 0, range(3, 9), range(3), "weights"))
     finally:
