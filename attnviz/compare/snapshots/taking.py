@@ -18,7 +18,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.attention.reduced import ReducedMaps
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name, parse_device
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.compare.rounding import ORDER, Rounding, Rule, Sizes, Tolerance, rule_of
@@ -50,6 +50,7 @@ def take_snapshot(
     cells: int = CELLS,
     merge: str | None = None,
     spans: Spans | None = None,
+    query_spans: Spans | None = None,
     hide: Hide | None = None,
     renormalize: bool = False,
     queries: range | None = None,
@@ -70,7 +71,7 @@ def take_snapshot(
         batch: the batch item.
         values: ``weights`` or ``logits``; of inputs ``norms`` or ``norm-shares`` too.
         cells: the most cells along each side.
-        merge, spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
+        merge, spans, query_spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         queries, keys: the positions to keep, of inputs; None is all.
         tokens: S labels, of a tensor, which has none.
         device: where to compute; None is where the inputs are.
@@ -87,19 +88,27 @@ def take_snapshot(
     """
     known = ("weights", "logits", *NORMS)
     if values not in known:
-        raise InputError(f"values {values!r} is not one of {', '.join(known)}")
+        raise not_one_of("values", values, known)
     if cells < 1:
         raise InputError(f"a snapshot has at least 1 cell a side; cells is {cells}")
     if isinstance(source, Inputs) or (isinstance(source, Sequence) and source and isinstance(source[0], Inputs)):
         first = source if isinstance(source, Inputs) else source[0]
         where = first.device if device is None else parse_device(device)
         what: dict[str, Any] = {"batch": batch, "values": values, "queries": queries, "keys": keys, "pixels": cells}
-        what |= {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
+        what |= {"merge": merge, "spans": spans, "query_spans": query_spans, "hide": hide, "renormalize": renormalize}
         # MPS has no float64.
         what |= {"device": "cpu" if where.type == "mps" else where, "dtype": torch.float64}
         what |= {"mean": mean, "max": max, "rollout": rollout}
         return _of_request(ask(source, pattern, heads, **what), version, progress)
-    own = {"pattern": pattern, "merge": merge, "spans": spans, "hide": hide, "queries": queries, "keys": keys}
+    own = {
+        "pattern": pattern,
+        "merge": merge,
+        "spans": spans,
+        "query_spans": query_spans,
+        "hide": hide,
+        "queries": queries,
+        "keys": keys,
+    }
     for name, given in {**own, "renormalize": renormalize or None}.items():
         if given is not None:
             raise InputError(f"{name}: a {type(source).__name__} is computed already; leave {name} out")
