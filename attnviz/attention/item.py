@@ -308,7 +308,8 @@ class AttentionItem:
         """
         if self.inputs.global_mask is None:
             raise InputError(
-                f"{self.source}: there is no global_mask; name one (--mask NAME) or give positions (--global 0,3,7)"
+                f"{self.source}: there is no global_mask; name one (--mask NAME), give positions (--global 0,3,7), "
+                "or say another pattern: --pattern causal, or full"
             )
         positions = self.inputs.global_mask[self.batch].nonzero().flatten()
         if not len(positions):

@@ -322,6 +322,13 @@ class Shared(Attention):
     def head_name(self, head: int) -> str | None:
         return self._alone.head_name(head)
 
+    @property
+    def finest(self) -> int | None:
+        return self._alone.finest
+
+    def edges(self, rows: range, columns: Sequence[int], down: int, across: int) -> tuple[Positions, Positions]:
+        return self._alone.edges(rows, columns, down, across)
+
     def columns(self, keys: range | None = None) -> Sequence[int]:
         return self._alone.columns(keys)
 

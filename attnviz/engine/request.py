@@ -18,9 +18,8 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs, cropped, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
-from attnviz.base.bins import bin_edges
 from attnviz.base.devices import parse_device, parse_dtype
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.selections import checked_range
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Positions
@@ -33,7 +32,7 @@ from attnviz.engine.reducer import REDUCTIONS
 VALUES = ("weights", "logits")
 """What a map, a table or a comparison can hold: after softmax, or before."""
 
-GROUPED = ("merge", "spans", "hide", "renormalize")
+GROUPED = ("merge", "spans", "query_spans", "hide", "renormalize")
 """The fields by which tokens are seen as one, and keys are hidden."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -56,6 +55,7 @@ class Request:
         merge: ``words``: queries and keys are seen as words, by their word ids or else by the marks of their form.
         spans: runs of positions that are seen as one: ``{"system": range(0, 41)}``, ``"system:0-40,answer:90-99"`` (both ends
             belong to a range), or ``"sep:."``, which end with a token; what none has is a run of its own.
+        query_spans: likewise, of queries that are of another sequence than the keys.
         hide: keys that are left out of rows, not of softmax: ``special``, ``padding``, positions and tokens, as text with
             commas or a list. What that leaves out is said.
         renormalize: whether rows are made to sum to 1 after that; a rest of 0 is a blank row.
@@ -83,6 +83,7 @@ class Request:
     shape: tuple[int, int] | None = None
     merge: str | None = None
     spans: Spans | None = None
+    query_spans: Spans | None = None
     hide: Hide | None = None
     renormalize: bool = False
     queries: range | None = None
@@ -97,7 +98,7 @@ class Request:
     def __post_init__(self) -> None:
         for name, value, choices in (("values", self.values, VALUES), ("reduce", self.reduce, REDUCTIONS)):
             if value not in choices:
-                raise InputError(f"{name} {value!r} is not one of {', '.join(choices)}")
+                raise not_one_of(name, value, choices)
         if self.reduce == "mass" and self.values == "logits":
             raise InputError("mass sums weights, and logits are not weights; choose max, or values weights")
         if self.pixels < 1:
@@ -126,7 +127,7 @@ class Request:
             )
         pattern = pattern_of(self.pattern) or self.inputs.pattern or GlobalKeys()
         made = merged(self.inputs, self.batch, pattern, **asked)
-        settled: dict[str, Any] = {"merge": None, "spans": None, "hide": None, "renormalize": False}
+        settled: dict[str, Any] = dict.fromkeys(GROUPED) | {"renormalize": False}
         for name, value in {"inputs": made, "pattern": None, **settled}.items():
             object.__setattr__(self, name, value)
 
@@ -191,7 +192,7 @@ class Request:
     def edges(self) -> tuple[Positions, Positions]:
         """The bins of queries and of keys that a picture has."""
         columns, (down, across) = self.columns, self.shape or (self.pixels, self.pixels)
-        return bin_edges(self.rows, min(len(self.rows), down)), bin_edges(columns, min(len(columns), across))
+        return self.attention.edges(self.rows, columns, down, across)
 
 
 def check_heads(inputs: Call, heads: Sequence[int] | None) -> tuple[int, ...]:
