@@ -51,7 +51,11 @@ def test_all_is_every_extra_for_users():
 
 
 def test_hints_name_extras_that_pip_can_install():
-    hints = {name for path in (ROOT / "attnviz").rglob("*.py") for name in re.findall(r"attnviz\[([\w,]+)\]", path.read_text())}
+    hints = {
+        name
+        for path in (ROOT / "attnviz").rglob("*.py")
+        for name in re.findall(r"attnviz\[([\w,]+)\]", path.read_text())
+    }
     assert hints
     assert {name for names in hints for name in names.split(",")} <= set(EXTRAS)
 

@@ -12,6 +12,7 @@ import torch
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.taken import takes_arrays
 from attnviz.base.errors import InputError
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Label
@@ -28,6 +29,7 @@ MOST_BYTES = 200_000_000
 """The most that a cell holds: notebooks keep it in the browser, and some in the file."""
 
 
+@takes_arrays
 def view(
     shown: Run | Inputs | Sequence[Inputs] | str | Path,
     pattern: Pattern | None = None,
