@@ -7,7 +7,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addp
 # Compiled files are kept, wherever a container says not to: every test process would compile all of them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test matrix power families fuzz lint format bench docs commands snapshots gallery web clean
+.PHONY: demo test matrix power families fuzz lint format bench docs commands snapshots gallery web lowest site release clean
 
 demo: .venv/package
 	.venv/bin/attnviz score --head 0
@@ -55,6 +55,23 @@ format: .venv/lint
 bench: .venv/tests  ## Prints the table of docs/benchmarks.md and writes benchmarks/results.json.
 	.venv/bin/python -m benchmarks
 
+lowest: .venv-lowest/tests  ## The tests with the lowest versions that pyproject.toml allows (.ci/lowest.txt), those of what is drawn apart.
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(LOWEST)
+
+# What pins versions of its own is left to `make test`: pictures and snapshots, documentation, a browser, whole models.
+LOWEST ?= tests/attention tests/base tests/cli tests/compare tests/engine tests/maps tests/measures tests/plots tests/sources
+
+site: .venv/tests  ## The documentation as a site, site/html/index.html; a link that leads nowhere ends it.
+	$(PIP) --editable '.[docs]'
+	.venv/bin/python .ci/site.py
+
+release: .venv/tests  ## Builds dist/, and tries the wheel and the sdist in clean environments, outside the checkout.
+	$(PIP) --editable '.[release]'
+	rm -rf dist
+	.venv/bin/python -m build --outdir dist .
+	.venv/bin/python -m twine check --strict dist/*
+	.venv/bin/python .ci/release.py
+
 web: web/node_modules/.package-lock.json  ## Builds the interactive page into attnviz/pages/assets; needs node.
 	cd web && npm run --silent check && npm run --silent test && npm run --silent build
 
@@ -80,5 +97,10 @@ web/node_modules/.package-lock.json: web/package-lock.json
 	$(PIP) --editable '.[test,lint]'
 	touch $@
 
+.venv-lowest/tests: pyproject.toml .ci/lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install -c .ci/lowest.txt --editable '.[test]'
+	touch $@
+
 clean:
-	rm -rf .venv demo.png
+	rm -rf .venv .venv-lowest dist site demo.png

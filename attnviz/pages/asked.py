@@ -23,7 +23,10 @@ from attnviz.sources.naming import layers_there
 Shown = Run | Inputs | Sequence[Inputs] | str | Path
 """What has layers: what :func:`attnviz.capture` gave, the inputs of one layer or of several, given weights, a dump."""
 
-OPTIONS = ("merge", "spans", "hide", "renormalize", "device", "dtype", "mean", "max", "rollout", "values")
+OPTIONS = (
+    *("merge", "spans", "query_spans", "hide", "renormalize", "device", "dtype"),
+    *("mean", "max", "rollout", "values"),
+)
 """What is passed on to :func:`attnviz.attention_map`'s request as it is."""
 
 

@@ -235,12 +235,18 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "positions": _positions(item),
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
+        **_kept(layer),
         "accuracy": {"weights": None, "logs": list(rounding(layer)), "logits": list(rounding(layer))},
         **_formula(layer),
         **_seen_as_one(item, labels),
         **({} if layer.text is None else {"text": layer.text}),
         **({} if layer.origin is None else {"origin": layer.origin.said}),
     }
+
+
+def _kept(layer: PageLayer) -> dict[str, Any]:
+    """The finest level of a map that was reduced before."""
+    return {} if layer.attention.finest is None else {"kept": Pyramid(layer.attention).overview_level}
 
 
 def rounding(layer: PageLayer) -> list[float]:

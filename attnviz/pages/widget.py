@@ -39,6 +39,7 @@ def view(
     height: int = 640,
     merge: str | None = None,
     spans: Spans | None = None,
+    query_spans: Spans | None = None,
     hide: Hide | None = None,
     renormalize: bool = False,
     device: str | torch.device | None = None,
@@ -61,7 +62,7 @@ def view(
         heads: the query heads in it; None is all.
         batch: the batch item, or several, which the page names.
         height: CSS pixels that the widget is tall.
-        merge, spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
+        merge, spans, query_spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         device, dtype: as in :func:`attnviz.score`.
         mean, max, rollout, values: one map of the layers or heads, or what else is made of weights, as in
             :func:`attnviz.attention_map`.
@@ -82,6 +83,7 @@ def view(
     asked_for: dict[str, Any] = {
         "merge": merge,
         "spans": spans,
+        "query_spans": query_spans,
         "hide": hide,
         "renormalize": renormalize,
         "device": device,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from attnviz.base.errors import InputError
-from attnviz.plots.said import said
+from attnviz.base.errors import not_one_of
+from attnviz.plots.said import options, said
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -25,9 +25,9 @@ class Scale:
     """From values to colors."""
 
     norm: str = said("linear", "From value to color: linear, log, power, rank or row.")
-    robust: bool = said(False, "End the color scale at the 99th percentile (logits: 2nd and 98th).")
-    vmin: float | None = said(None, "Low end of the color scale.", type=float)
-    vmax: float | None = said(None, "High end of the color scale.", type=float)
+    robust: bool = said(False, "End the color scale at the 99th percentile (logits: 2nd and 98th).", rare=True)
+    vmin: float | None = said(None, "Low end of the color scale.", type=float, rare=True)
+    vmax: float | None = said(None, "High end of the color scale.", type=float, rare=True)
 
     @property
     def ends(self) -> dict[str, Any]:
@@ -38,6 +38,8 @@ class Scale:
 @dataclass(frozen=True)
 class Look(Scale):
     """Colors, size and words of a figure."""
+
+    RANK: ClassVar = 1
 
     cmap: str | Colormap | None = said(
         None, "Palette: ink, poles, or one of matplotlib or seaborn.  \\[default: ink; poles for logits]", type=str
@@ -51,11 +53,11 @@ class Look(Scale):
         False, "Say source, heads, pattern, cells and color scale under the figure.", type=bool
     )
     dpi: float | None = said(
-        None, "Dots per inch of a PNG.  \\[default: 150; 300 with --width]", type=int, min=20, max=2400
+        None, "Dots per inch of a PNG.  \\[default: 150; 300 with --width]", type=int, min=20, max=2400, rare=True
     )
-    transparent: bool = said(False, "No background.")
+    transparent: bool = said(False, "No background.", rare=True)
     marks: bool = said(
-        True, "Mark a column that takes most of the weight, and lone peaks of long maps.", off="no-marks"
+        True, "Mark a column that takes most of the weight, and lone peaks of long maps.", off="no-marks", rare=True
     )
 
     def check(self) -> None:
@@ -64,7 +66,7 @@ class Look(Scale):
 
         for option, value, choices in (("--theme", self.theme, THEMES), ("--width", self.width, tuple(PAPERS))):
             if isinstance(value, str) and value not in choices:
-                raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
+                raise not_one_of(option, value, choices)
         self.scale  # noqa: B018
 
     def for_file(self) -> Look:
@@ -102,8 +104,21 @@ class Look(Scale):
 
         return float(self.dpi or mpl.rcParams["figure.dpi"])
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """The fields that are not what a file has where nothing is said."""
+        plain = Look(theme="light").for_file()
+        found = {one.name: getattr(self, one.name) for one in options(Look)}
+        return {name: value for name, value in found.items() if value != getattr(plain, name)}
+
     def words(
-        self, maps: Sequence[AttentionMap], source: str, *, scale: FittedScale | None = None, **layout: Any
+        self,
+        maps: Sequence[AttentionMap],
+        source: str,
+        *,
+        scale: FittedScale | None = None,
+        said: Sequence[str] = (),
+        **layout: Any,
     ) -> dict[str, Any]:
         """Title, caption, width and colors, as keyword arguments of figures.
 
@@ -111,13 +126,14 @@ class Look(Scale):
             maps: what the caption tells of.
             source: where the inputs come from, as it says.
             scale: what the maps are drawn with; None is this look's own.
+            said: further sentences of the caption, without their periods.
             layout: further keyword arguments.
         """
         caption = self.caption if isinstance(self.caption, str) else None
         if self.caption is True:
             from attnviz.show.figures.captions import caption as told
 
-            caption = told(maps, scale or self.scale.fit(maps), source=source)
+            caption = told(maps, scale or self.scale.fit(maps), source=source, notes=said)
         return {"title": self.title, "caption": caption, "width": self.inches, **self.colors, **layout}
 
     def hint(self, maps: Sequence[AttentionMap]) -> str | None:

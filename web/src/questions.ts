@@ -55,10 +55,10 @@ export const PAIR: Kind<OfHead & { query: number; key: number }, Pair> = {
   bytes: () => 16,
   async ask(source, { layer, head, query, key }, signal) {
     const one = { queries: [query, query + 1] as [number, number], keys: [key, key + 1] as [number, number] };
-    const given = source.description.layers[layer].given;
+    const { given, kept } = source.description.layers[layer];
     const [weights, logits] = await Promise.all([
       source.weights(layer, head, one, signal),
-      given ? null : source.logits(layer, head, one, signal),
+      given || kept !== undefined ? null : source.logits(layer, head, one, signal),
     ]);
     return { weight: weights[0], logit: logits && logits[0] };
   },

@@ -5,7 +5,7 @@ import { type MutableRef, useEffect, useMemo, useRef, useState } from "preact/ho
 import { known } from "../answers";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Ramp, legendColor, massTop, ramp, rampOf } from "../colors";
-import { headName, withinOf } from "../description";
+import { hasWeights, headName, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { Legend, ScaleSwitches } from "../legend";
 import { drawAxis } from "../map/axes";
@@ -87,7 +87,7 @@ export function MapView(props: { dark: boolean }) {
   /** Brings the crosshair to a cell's weight; of several, to the largest. */
   const choose = async (cell: Cell): Promise<void> => {
     let [query, key] = [cell.queries[0], cell.keys[0]];
-    if (size > 1 && size <= 512) {
+    if (size > 1 && size <= 512 && hasWeights(layer)) {
       const found = await source.weights(state.layer, state.head, { queries: cell.queries, keys: cell.keys });
       if (store.state.layer !== state.layer || store.state.head !== state.head) return; // of a head that was left
       let best = -1;

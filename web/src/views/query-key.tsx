@@ -34,6 +34,9 @@ export function QueryKeyControls() {
 
 export function QueryKeyView(props: { dark: boolean }) {
   const { layer } = useStore();
+  if (layer.kept !== undefined) {
+    return <p class="muted">These maps were reduced while the model ran: its queries and keys were not kept.</p>;
+  }
   if (layer.given) {
     return layer.made ? (
       <p class="muted">Keys are left out, or words seen as one: that is made of weights, and no one score makes it. Take that back to see scores.</p>
