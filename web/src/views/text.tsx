@@ -10,7 +10,7 @@ import { Legend, ScaleSwitches } from "../legend";
 import { countText, positionText, weightText } from "../numbers";
 import { PassNote } from "../pass";
 import { COLUMN, RECEIVED, ROW, type Window, largest } from "../questions";
-import { useAnswer, usePinnedInSight, useSession, useStore } from "../session";
+import { useAnswer, useInSight, useSession, useStore } from "../session";
 import { WINDOW, windowOf } from "../state";
 import { Strongest } from "../whole";
 import { useMemo, useState } from "preact/hooks";
@@ -45,7 +45,7 @@ export function TextView(props: { dark: boolean }) {
   const shades: Axis = picks === "query" ? "key" : "query";
   const windows = { query: queries, key: keys };
   const of = { layer: state.layer, head: state.head };
-  const { hovered, hover, pin } = usePlace([state.layer, picks, ...queries, ...keys]);
+  const { hovered, sought, hover, seek, pin } = usePlace([state.layer, picks, ...queries, ...keys]);
   const [over, setOver] = useState<number | null>(null); // a token of the shaded text
   const pinned = state[picks];
   const picked = pinned ?? (hovered?.axis === picks ? hovered.index : null);
@@ -74,6 +74,7 @@ export function TextView(props: { dark: boolean }) {
       shadeOf={role.shaded ? shade : () => null}
       picked={role.picks ? picked : null}
       pinned={role.picks ? pinned : null}
+      sought={role.shaded && sought?.axis === shades ? sought.index : null}
       onEnter={(index) => {
         if (role.picks && pinned === null) hover({ axis: picks, index });
         if (role.shaded) setOver(index);
@@ -99,6 +100,7 @@ export function TextView(props: { dark: boolean }) {
   };
   const go = (index: number): void => {
     const [first, end] = windows[shades];
+    seek({ axis: shades, index });
     if (index >= first && index < end) return;
     const start = Math.max(0, index - ((end - first) >> 1));
     set(shades === "key" ? { keys: start } : { first: start }, true);
@@ -142,12 +144,16 @@ export function TextView(props: { dark: boolean }) {
       {one ? (
         text(shades, { shaded: true, picks: true })
       ) : (
-        <>
-          <h2>{picks === "query" ? "Queries: pick one" : "Keys: pick one"}</h2>
-          {text(picks, { shaded: false, picks: true })}
-          <h2>{shades === "key" ? "Keys" : "Queries"}</h2>
-          {text(shades, { shaded: true, picks: false })}
-        </>
+        <div class="text-two">
+          <section>
+            <h2>{picks === "query" ? "Queries: pick one" : "Keys: pick one"}</h2>
+            {text(picks, { shaded: false, picks: true })}
+          </section>
+          <section>
+            <h2>{shades === "key" ? "Keys" : "Queries"}</h2>
+            {text(shades, { shaded: true, picks: false })}
+          </section>
+        </div>
       )}
     </div>
   );
@@ -159,6 +165,7 @@ function Tokens(props: {
   shadeOf(index: number): { background: string; color: string } | null;
   picked: number | null;
   pinned: number | null;
+  sought: number | null;
   onEnter(index: number): void;
   onLeave(): void;
   onSay(index: number): void;
@@ -177,7 +184,8 @@ function Tokens(props: {
     },
   );
   const found = useFound(axis);
-  usePinnedInSight(roving.group, [props.pinned, first, end]);
+  useInSight(roving.group, props.pinned, [first, end]);
+  useInSight(roving.group, props.sought, [first, end]);
   return (
     <div
       class="text"
@@ -196,7 +204,7 @@ function Tokens(props: {
             <button
               key={index}
               type="button"
-              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${found.has(index) ? "found" : ""}`}
+              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${props.sought === index ? "sought" : ""} ${found.has(index) ? "found" : ""}`}
               style={colors ?? undefined}
               data-position={index}
               {...roving.stop(index)}
