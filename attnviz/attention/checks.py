@@ -13,7 +13,7 @@ from torch import Tensor
 from attnviz.attention.call import AttentionCall, Call, GivenCall
 from attnviz.attention.names import pattern_of
 from attnviz.base.devices import DTYPES, dtype_name
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.labels import FORMS
 
 LAYOUTS = ("bhtd", "bthd", "htd", "thd")
@@ -35,7 +35,7 @@ def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
         InputError: a shape, dtype, mask, position, label or number that is not as it must be.
     """
     if layout not in LAYOUTS:
-        raise InputError(f"{call.source}: layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+        raise not_one_of(f"{call.source}: layout", layout, LAYOUTS)
     found: dict[str, Any] = {}
     for name in _PROJECTIONS:
         tensor = getattr(call, name)
@@ -121,7 +121,7 @@ def _checked_places(call: Call, sizes: tuple[int, int, int]) -> dict[str, Any]:
     _check_labels(call.source, "tokens", call.tokens, B, S)
     _check_labels(call.source, "query_tokens", call.query_tokens, B, T)
     if call.token_form not in FORMS:
-        raise InputError(f"{call.source}: token_form {call.token_form!r} is not one of {', '.join(FORMS)}")
+        raise not_one_of(f"{call.source}: token_form", call.token_form, FORMS)
     _check_words(call.source, "", call.tokens, call.word_ids, call.special_tokens)
     _check_words(call.source, "query_", call.query_tokens, call.query_word_ids, call.query_special_tokens)
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnviz.attention.pairs import is_block_mask, of_block_mask
 from attnviz.attention.patterns import PATTERNS, Both, Causal, Either, Local, Masked, MaskMod, Pattern, longformer
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 
 NAMES = ("global", "full", "causal", "local", "local+global")
 """The patterns that a window, a dilation and a causal flag settle; others are named with their settings."""
@@ -56,7 +56,7 @@ def named_pattern(
         return pattern & Causal() if causal else pattern
     name, settings = _parsed(name)
     if name not in known_names():
-        raise InputError(f"--pattern {name!r} is not one of {', '.join(known_names())}")
+        raise not_one_of("--pattern", name, known_names())
     for setting, given in (("window", window), ("dilation", dilation)):
         if given is None:
             continue
@@ -178,7 +178,7 @@ def described(said: object, masks: Sequence[Tensor] = ()) -> Pattern:
     if name in NAMES and set(settings) <= {"window", "dilation", "causal"}:
         return named_pattern(**said)
     if not isinstance(name, str) or name not in PATTERNS:
-        raise InputError(f"the pattern {name!r} is not one of {', '.join(known_names())}")
+        raise not_one_of("the pattern", name, known_names())
     return _made(PATTERNS[name], settings, f"the pattern {name!r}")
 
 

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 
 DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
@@ -58,7 +58,7 @@ def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
     if name is None or isinstance(name, torch.dtype):
         return name
     if name not in DTYPES:
-        raise InputError(f"--dtype {name!r} is not one of {', '.join(DTYPES)}")
+        raise not_one_of("--dtype", name, DTYPES)
     return DTYPES[name]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterable
 
 _NO_MEMORY = re.compile(
     "can't allocate memory|cannot allocate memory|unable to allocate|failed to map segment|bad_alloc|out of memory"
@@ -21,6 +22,29 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def close_to(given: str, choices: Iterable[str]) -> str:
+    """What to say of the choice that was meant, as far as one is near; else nothing.
+
+    >>> close_to("lgo", ["linear", "log"]), close_to("xyz", ["linear", "log"])
+    ('; did you mean log?', '')
+    """
+    from difflib import get_close_matches
+
+    written = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(given.lower(), written, n=1)
+    return f"; did you mean {written[near[0]]}?" if near else ""
+
+
+def not_one_of(what: str, given: object, choices: Iterable[str]) -> InputError:
+    """The error of a value that is none of those there are, with the nearest.
+
+    >>> print(not_one_of("--norm", "lgo", ["linear", "log"]))
+    --norm 'lgo' is not one of linear, log; did you mean log?
+    """
+    choices = [str(choice) for choice in choices]
+    return InputError(f"{what} {given!r} is not one of {', '.join(choices)}{close_to(str(given), choices)}")
 
 
 class Note(UserWarning):

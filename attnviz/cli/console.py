@@ -29,10 +29,25 @@ def say(message: str) -> None:
     print(f"attnviz: {line}", file=sys.stderr)
 
 
+_quiet = False
+
+
+def quiet(wanted: bool) -> None:
+    """Whether notes are left unsaid from here on; what goes wrong is always said."""
+    global _quiet
+    _quiet = wanted
+
+
+def is_quiet() -> bool:
+    """Whether a person asked for nothing on stderr but what goes wrong."""
+    return _quiet
+
+
 @cache
 def note(message: str) -> None:
-    """As :func:`say`; said once, however often it is true."""
-    say(message)
+    """As :func:`say`; said once, however often it is true, and not at all with ``--quiet``."""
+    if not _quiet:
+        say(message)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -33,6 +33,8 @@ Weighed = Annotated[
 @dataclass(frozen=True)
 class Derive:
     """One map of several: of heads, of layers."""
+
+    RANK: ClassVar = 1
 
     mean: Annotated[
         str | None,

@@ -22,6 +22,7 @@ from typing import Any
 import typer
 
 from attnviz.base.errors import InputError, is_memory
+from attnviz.cli.defaults import origins
 
 BAD_INPUT = 2
 
@@ -52,7 +53,7 @@ def ending(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, typer.Abort | KeyboardInterrupt):
         return STOPPED, 128 + signal.SIGINT
     if isinstance(error, InputError):
-        return str(error), BAD_INPUT
+        return origins(str(error)), BAD_INPUT
     if isinstance(error, UsageError):
         return _usage(error), BAD_INPUT
     if isinstance(error, BrokenPipeError):
@@ -96,7 +97,13 @@ def _told(number: int, _: object) -> None:
 
 def _usage(error: Any) -> str:
     message = " ".join(error.format_message().removesuffix(".").split())
+    near = getattr(error, "possibilities", None)
+    if near:  # of an option that is none; click lists them by the alphabet
+        message = f"{error.message}; did you mean {' or '.join(near)}?"
     context = getattr(error, "ctx", None)
+    example = getattr(getattr(context, "command", None), "epilog", None)
+    if type(error).__name__ == "MissingParameter" and example:
+        message = f"{message}; as in: {example.partition(':')[2].strip()}"
     return f"{message} (see {context.command_path if context else 'attnviz'} --help)"
 
 

@@ -15,19 +15,31 @@ from functools import cache, cached_property
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from attnviz.cli import defaults, help
+from attnviz.cli.completion import completed
+from attnviz.cli.console import quiet
 from attnviz.cli.known import filled
 from attnviz.plots.said import option_name
 
 
 @dataclass(frozen=True)
 class Group:
-    """The options of a parameter of a command, and what makes the parameter's value of theirs."""
+    """The options of a parameter of a command, and what makes the parameter's value of theirs.
+
+    Args:
+        parameters: the options.
+        make: from their values to the parameter's.
+        rank: where its panel stands in help: 0 is with what is the command's own.
+        rare: the parameters that few need; help tells them by name.
+    """
 
     parameters: list[inspect.Parameter]
     make: Callable[..., Any]
+    rank: int = 0
+    rare: frozenset[str] = frozenset()
 
 
 def command(
@@ -80,18 +92,73 @@ class _Unread(TyperCommand):
     params: Any = _read_late("params")
     callback: Any = _read_late("callback")
 
+    rare: Any = _read_late("rare")
+    order: Any = _read_late("order")
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, with_values(args, self._command.bare))
+        path = ctx.command_path.partition(" ")[2]
+        own = {} if ctx.resilient_parsing else defaults.of_command(path, self.params, lambda: _options_of(ctx))
+        if ctx.resilient_parsing and args and args[-1].startswith("-"):
+            args = args[:-1]  # a shell asks for its value; what stands before it still says which file is meant
+        ctx.default_map = {name: default.value for name, default in own.items()}
+        left = super().parse_args(ctx, with_values(args, self._command.bare))
+        typed = {param.name for param in self.params if _is_typed(ctx, param.name)}
+        defaults.note_used(self.params, own, typed.__contains__)
+        return left
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.fill()
-        super().format_help(ctx, formatter)
+        help.show(self, ctx)
 
     def fill(self) -> None:
         """Puts names that registries hold into the help, which is read but now."""
         for said in (self, *self.params):
             if getattr(said, "help", None):
                 said.help = filled(said.help)
+
+
+class Program(TyperGroup):
+    """A group of commands whose help is :mod:`attnviz.cli.help`'s."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        help.show(self, ctx)
+
+
+def _is_typed(ctx: Any, name: str) -> bool:
+    return getattr(ctx.get_parameter_source(name), "name", None) == "COMMANDLINE"
+
+
+def _options_of(ctx: Any) -> dict[str, set[str]]:
+    """The options of every command of a program, by its path."""
+    found: dict[str, set[str]] = {}
+
+    def look(group: Any, path: str) -> None:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                look(command, f"{path}{name} ")
+            else:
+                found[path + name] = {defaults.written(param) for param in command.params if defaults.is_option(param)}
+
+    look(ctx.find_root().command, "")
+    return found
+
+
+def _explain_all(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        command: Any = ctx.command
+        command.fill()
+        help.show(command, ctx, everything=True)
+        raise typer.Exit
+
+
+_EVERY_COMMAND = {
+    "quiet": Annotated[bool, typer.Option("--quiet", help="Say nothing on stderr but what goes wrong.")],
+    "help_all": Annotated[
+        bool,
+        typer.Option("--help-all", help="Explain options that few need, too.", is_eager=True, callback=_explain_all),
+    ],
+}
+"""Options that every command has."""
 
 
 def with_values(args: list[str], bare: dict[str, str]) -> list[str]:
@@ -129,10 +196,12 @@ def _group(hint: type, given: Any) -> Group | None:
         return None
     panel = _panel(hint)
     parameters = []
+    rare = set(getattr(hint, "RARE", ()))
     for field in fields(hint):
         default = getattr(given, field.name) if isinstance(given, hint) else field.default
         if "help" in field.metadata:
             parameters.append(said_parameter(field, default, panel))
+            rare |= {parameters[-1].name} if field.metadata.get("rare") else set()
             continue
         annotation = _field_hints(hint)[field.name] if str(field.type).startswith("Annotated") else None
         if annotation is not None:
@@ -141,7 +210,7 @@ def _group(hint: type, given: Any) -> Group | None:
             parameters.append(
                 inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=shown)
             )
-    return Group(parameters, hint)
+    return Group(parameters, hint, getattr(hint, "RANK", 0), frozenset(rare))
 
 
 def _panel(group: type) -> str:
@@ -172,8 +241,13 @@ def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
         else:
             groups[parameter.name] = group
             parameters += group.parameters
+    for own, option in _EVERY_COMMAND.items():
+        parameters.append(inspect.Parameter(own, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option))
+    parameters = [parameter.replace(annotation=completed(parameter.annotation)) for parameter in parameters]
 
     def run(**given: Any) -> Any:
+        quiet(given.pop("quiet"))
+        del given["help_all"]
         whole = {
             name: group.make(**{parameter.name: given.pop(parameter.name) for parameter in group.parameters})
             for name, group in groups.items()
@@ -189,5 +263,20 @@ def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
     alone.command(name or function.__name__, epilog=f"Example:  {example}")(run)
     whole: Any = get_command(alone)
+    for param in whole.params:  # older typers lose an argument's help to newer clicks
+        param.help = getattr(param, "help", None) or _said(run.__annotations__.get(param.name))
+    whole.rare = frozenset().union(*(group.rare for group in groups.values()))
+    whole.order = {_title(group): group.rank for group in groups.values() if group.parameters}
     whole.bare = {"--mean": "heads", "--max": "heads"} if {"mean", "max"} <= {p.name for p in parameters} else {}
     return whole
+
+
+def _title(group: Group) -> str:
+    """The panel of help that the options of a group stand in."""
+    titles = (parameter.annotation.__metadata__[0].rich_help_panel for parameter in reversed(group.parameters))
+    return next((str(title) for title in titles if title), "Options")
+
+
+def _said(annotation: Any) -> str | None:
+    """The help of an option's annotation, where there is one."""
+    return None if annotation is None else annotation.__metadata__[0].help

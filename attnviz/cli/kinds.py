@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli import defaults
 from attnviz.cli.groups import Group, said_parameter
 from attnviz.cli.options import Compute, PatternChoice, Source
 from attnviz.plots.said import option_name, options
@@ -33,12 +34,15 @@ class KindChoice:
     def option_group(cls) -> Group:
         """The options, and what makes a kind of them."""
         parameters: dict[str, inspect.Parameter] = {}
+        rare: set[str] = set()  # what only one of the kinds has, beside the option that asks for the kind
         for kind in _kinds():
             if kind.name is not None and not any(_name(field) == _flag(kind) for field in options(kind)):
                 parameters[_flag(kind)] = _flag_parameter(kind)
             for field in options(kind):
                 parameters.setdefault(_name(field), said_parameter(field, field.default, _PANEL))
-        return Group([*parameters.values()], chosen)
+                rare |= {_name(field)} if kind.name is not None and _name(field) != _flag(kind) else set()
+        rare -= {_name(field) for field in options(_kinds()[0])}
+        return Group([*parameters.values()], chosen, rare=frozenset(rare))
 
 
 def chosen(**given: Any) -> Kind:
@@ -55,7 +59,7 @@ def chosen(**given: Any) -> Kind:
     own = {_name(field): field for field in options(kind)}
     for other, field in [(one, field) for one in (*named, plain) for field in options(one)]:
         value = given[_name(field)]
-        if _name(field) not in own and value != field.default:
+        if _name(field) not in own and value != field.default and not defaults.used(option_name(field)):
             raise InputError(_refusal(field, value, kind, other))
     return kind(**{field.name: given[name] for name, field in own.items()})
 

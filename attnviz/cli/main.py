@@ -30,12 +30,14 @@ from attnviz.cli.commands import (
     tiles,
     view,
 )
-from attnviz.cli.console import say, saying_notes
+from attnviz.cli.console import quiet, say, saying_notes
 from attnviz.cli.endings import end_on_signals, ending
+from attnviz.cli.groups import Program
 from attnviz.version import __version__
 
 app = typer.Typer(
     name="attnviz",
+    cls=Program,
     help="See and check attention: exact scores, heatmaps and tables of q, k and v.",
     epilog="Example:  attnviz plot --head 3 -o heads.png",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -98,6 +100,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> tuple[str | None, int]:
     """What to say at the end, if anything, and the exit code."""
     try:
+        quiet(False)
         with saying_notes():
             code = app(arguments, prog_name="attnviz", standalone_mode=False)
         sys.stdout.flush()  # here, where an output that is full or gone can still be told

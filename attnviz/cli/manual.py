@@ -13,6 +13,7 @@ from typing import Any
 
 from typer.main import get_command
 
+from attnviz.cli.help import about, panels, plain, value
 from attnviz.cli.main import app
 
 _OPENING = """# Commands
@@ -21,7 +22,28 @@ What `attnviz COMMAND --help` says, of every command. This page is written by th
 
 An option means the same in every command that has it: layers and heads are lists and ranges with both ends (`0,2-4`,
 `all`), positions are `A:B` without B, and a pattern is a name with its settings (`local:window=2`).
+
+Every command also has `--quiet` (nothing on stderr but what goes wrong), `--help`, and `--help-all`, which explains the
+options that few need, too.
+
+What you would type each time can be said once:
+
+| written | is the default of |
+|---|---|
+| `ATTNVIZ_NORM=log` in the environment | `--norm`, of each command that has it |
+| `ATTNVIZ_PLOT_NORM=log` | `--norm` of `attnviz plot` |
+| `norm = "log"` under `[tool.attnviz]` of the nearest `pyproject.toml` | `--norm`, of each command that has it |
+| `norm = "log"` under `[tool.attnviz.plot]` | `--norm` of `attnviz plot` |
+
+What is typed comes first, then the environment, then the file. An empty variable (`ATTNVIZ_NORM=`) undoes what the file
+says, and so does a flag that is `false`. A name that no command has is an error; a default that a figure has no use for
+is let be.
+
+The shell completes options, their values, and the layers and tensors of the file that is named:
+`attnviz --install-completion`.
 """
+
+_SAID_ONCE = ("help", "help_all", "quiet")
 
 
 def manual() -> str:
@@ -43,58 +65,26 @@ def _commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _section(name: str, command: Any) -> str:
     """A command: what it does, an example, and a table of its options for each group."""
     command.fill()
-    about = re.sub(r"(?<!\n)\n(?!\n)", " ", _plain(command.help or "").replace("\f", ""))
+    told = re.sub(r"(?<!\n)\n(?!\n)", " ", plain(command.help or "").replace("\f", ""))
     example = (command.epilog or "").removeprefix("Example:").strip()
-    parts = [f"## {name}\n", f"{about}\n", f"```text\n{example}\n```\n"]
-    groups: dict[str, list[Any]] = {}
-    for param in command.params:
-        if not getattr(param, "hidden", False) and "--help" not in param.opts:
-            groups.setdefault(_group(param), []).append(param)
-    for group, params in groups.items():
+    parts = [f"## {name}\n", f"{told}\n", f"```text\n{example}\n```\n"]
+    for group, params in panels(command):
+        params = [param for param in params if param.name not in _SAID_ONCE]
         parts += [f"| {group} | | default |\n|---|---|---|", *map(_row, params), ""]
     return "\n".join(parts)
 
 
-def _group(param: Any) -> str:
-    if param.param_type_name == "argument":
-        return "Arguments"
-    return getattr(param, "rich_help_panel", None) or "Options"
-
-
 def _row(param: Any) -> str:
     """An option: how it is written, what it does, and what it is where nothing is said."""
-    about, _, said = _plain(param.help or "").partition("  [default: ")
-    default = said.removesuffix("]") or _default(param)
+    text, default = about(param)
+    told = default in ("", "required") or "[default: " in (param.help or "")  # in words, not as a value
+    default = default if told else f"`{default}`"
     if param.param_type_name == "argument":
         written = f"`{param.metavar or param.name.upper()}`"
     else:
         written = ", ".join(f"`{option}`" for option in (*param.opts, *param.secondary_opts))
-        written += f" `{value}`" if (value := _value(param)) else ""
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in (written, about.strip(), default)) + " |"
-
-
-def _value(param: Any) -> str:
-    """What stands for an option's value; nothing for a flag."""
-    if param.is_flag:
-        return ""
-    if param.metavar:
-        return str(param.metavar)
-    descriptor = getattr(param, "type_descriptor", None)  # of newer typers; older ones have click's type
-    kind = param.type.name if descriptor is None else getattr(descriptor.annotation, "__name__", "list")
-    return {"str": "TEXT", "tex": "TEXT", "int": "N", "flo": "X", "pat": "FILE", "lis": "FILE"}[kind.lower()[:3]]
-
-
-def _default(param: Any) -> str:
-    if param.required:
-        return "required"
-    if param.default in (None, False, (), []) or param.show_default is False:
-        return ""
-    return f"`{param.default}`"
-
-
-def _plain(text: str) -> str:
-    """Help without the marks of rich."""
-    return text.replace("\\[", "[").strip()
+        written += f" `{said}`" if (said := value(param)) else ""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in (written, text, default)) + " |"
 
 
 if __name__ == "__main__":

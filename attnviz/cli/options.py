@@ -10,17 +10,18 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
+    from attnviz.base.labels import Tokens
     from attnviz.base.types import Label
     from attnviz.engine.request import Request
 
@@ -50,6 +51,21 @@ ROLE_OPTIONS = {
 @dataclass(frozen=True)
 class Source:
     """Where q, k, v and the masks come from."""
+
+    RANK: ClassVar = 3
+    RARE: ClassVar = (
+        "v",
+        "padding",
+        "documents",
+        "softcap",
+        "bias",
+        "alibi",
+        "sinks",
+        "cu_seqlens_q",
+        "cu_seqlens_k",
+        "block_table",
+        "cache_seqlens",
+    )
 
     source: Annotated[
         Path | None,
@@ -301,16 +317,21 @@ def parse_layers(text: str) -> list[Label]:
 class Compute:
     """Where and in what precision to compute."""
 
+    RANK: ClassVar = 4
+
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     dtype: Annotated[
         str | None,
-        typer.Option(help="Round inputs to float16, bfloat16, float32 or float64 first.  \\[default: theirs]"),
+        typer.Option(help="Round inputs first: float16, bfloat16, float32 or float64.  \\[default: theirs]"),
     ] = None
 
 
 @dataclass(frozen=True)
 class PatternChoice:
     """Which query sees which key."""
+
+    RANK: ClassVar = 2
+    RARE: ClassVar = ("dilation", "blocks", "block_size", "mask_mod")
 
     pattern: Annotated[
         str | None,
@@ -443,6 +464,9 @@ class PatternChoice:
 class Seen:
     """What is seen as one, and what is left out."""
 
+    RANK: ClassVar = 2
+    RARE: ClassVar = ("spans", "renormalize")
+
     merge: Annotated[
         str | None,
         typer.Option(
@@ -457,11 +481,15 @@ class Seen:
             "a token (sep:special: with any special one).",
         ),
     ] = None
+    query_spans: Annotated[
+        str | None,
+        typer.Option(metavar="SPANS", help="Likewise of queries that are of another sequence than the keys (cross)."),
+    ] = None
     hide: Annotated[
         str | None,
         typer.Option(
             metavar="KEYS",
-            help="Leave keys out of rows, not of softmax: special, padding, positions (0,3-5) or tokens.",
+            help="Leave keys out of rows, not of softmax: special, padding; or positions (0,3-5), or tokens.",
         ),
     ] = None
     renormalize: Annotated[
@@ -475,12 +503,14 @@ class Seen:
     def refuse(self, why: str) -> None:
         """Raises InputError where anything of it is asked for, and why it can't be."""
         for name, value in self.asked().items():
-            raise InputError(f"--{name}{'' if value is True else f' {value}'}: {why}")
+            raise InputError(f"--{name.replace('_', '-')}{'' if value is True else f' {value}'}: {why}")
 
 
 @dataclass(frozen=True)
 class Part:
     """Which part of a map to show."""
+
+    RANK: ClassVar = 2
 
     queries: Annotated[
         str | None,
@@ -494,17 +524,26 @@ class Part:
 
     def ranges(self, inputs: Inputs, batch: int) -> dict[str, range | None]:
         """The positions to show of a batch item."""
+        item = inputs.item(batch)
+        return self.of_sizes(inputs.T, inputs.S, item.query_tokens, item.key_tokens, source=inputs.source)
+
+    def of_sizes(
+        self, T: int, S: int, queries: Tokens | None, keys: Tokens | None, *, source: str
+    ) -> dict[str, range | None]:
+        """The positions among T queries and S keys, of these tokens where they have any."""
         from attnviz.base.selections import parse_range
 
-        item = inputs.item(batch)
-        asked = {
-            "queries": (self.queries, inputs.T, item.query_tokens),
-            "keys": (self.keys, inputs.S, item.key_tokens),
-        }
+        asked = {"queries": (self.queries, T, queries), "keys": (self.keys, S, keys)}
         return {
-            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=inputs.source)
+            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=source)
             for name, (text, size, tokens) in asked.items()
         }
+
+    def refuse(self, why: str) -> None:
+        """Raises InputError where a part is asked for, and why there is none."""
+        for name, text in (("queries", self.queries), ("keys", self.keys)):
+            if text is not None:
+                raise InputError(f"--{name} {text}: {why}")
 
     def asked(self, inputs: Inputs, batch: int) -> dict[str, Any]:
         """What it says of a request."""
@@ -514,6 +553,9 @@ class Part:
 @dataclass(frozen=True)
 class Region(Part):
     """Which part of a map to show, and how finely."""
+
+    RANK: ClassVar = 2
+    RARE: ClassVar = ("memory",)
 
     reduce: Annotated[str, typer.Option(help="What a cell of a larger map holds: max or mass.")] = "max"
     pixels: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 1024
@@ -568,7 +610,7 @@ VALUES = ("weights", "logits", "norms", "norm-shares")
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     """``value``, when it is one of ``choices``. Raises InputError otherwise."""
     if value not in choices:
-        raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
+        raise not_one_of(option, value, choices)
     return value
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnviz.base.errors import InputError
+from attnviz.cli import defaults
 from attnviz.plots.look import Look
 from attnviz.plots.said import option_name, options
 
@@ -32,7 +33,7 @@ def look_of_file(look: Look, out: Path | None, *, unused: Iterable[str] = ()) ->
     """
     for name in options(Look):
         value = getattr(look, name.name)
-        if value == getattr(PLAIN, name.name):
+        if value == getattr(PLAIN, name.name) or defaults.used(option_name(name)):
             continue
         said = option_name(name) + ("" if isinstance(value, bool) else f" {value}")
         if out is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.selections import checked_range
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.attention import Attention
@@ -79,7 +79,7 @@ class Pyramid:
         Args:
             inputs: queries, keys and masks.
             pattern: which query sees which key; None is the inputs' own, else the global keys.
-            what: ``batch``, ``values``, ``merge``, ``spans``, ``hide``, ``renormalize``, ``device``, ``dtype``, ``memory``, as in :func:`attnviz.attention_map`.
+            what: ``batch``, ``values``, ``merge``, ``spans``, ``query_spans``, ``hide``, ``renormalize``, ``device``, ``dtype``, ``memory``, as in :func:`attnviz.attention_map`.
         """
         request = ask_for_weights(inputs, pattern, **what)
         return cls(request.attention, request.memory)
@@ -125,7 +125,7 @@ class Pyramid:
             InputError: a head, level or tile that is not there, or no such reduction.
         """
         if reduce not in REDUCTIONS:
-            raise InputError(f"reduce {reduce!r} is not one of {', '.join(REDUCTIONS)}")
+            raise not_one_of("reduce", reduce, REDUCTIONS)
         size, (rows, columns) = self.cell(level), self.grid(level)
         if not (0 <= row < rows and 0 <= column < columns):
             raise InputError(f"tile ({row}, {column}) is outside level {level}, which has {rows} x {columns} tiles")
@@ -228,8 +228,8 @@ class Pyramid:
     @property
     def overview_level(self) -> int:
         """The finest level whose cells the one pass keeps."""
-        longest = max(self.item.T, self.item.S)
-        return max(level for level in range(self.levels) if -(-longest // self.cell(level)) <= max(OVERVIEW, TILE))
+        longest, most = max(self.item.T, self.item.S), self.attention.finest or max(OVERVIEW, TILE)
+        return max(level for level in range(self.levels) if -(-longest // self.cell(level)) <= most)
 
 
 def halve(cells: Cells, counts: Positions, reduce: str) -> tuple[Cells, Positions]:

@@ -217,6 +217,7 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
         "accuracy": {"weights": None, "logs": list(rounding(layer)), "logits": list(rounding(layer))},
+        **_kept(layer),
         **_formula(layer),
     }
 
@@ -239,6 +240,11 @@ def rounding(layer: PageLayer) -> list[float]:
             largest += abs(float(item.products.alibi_slopes[head])) * max(item.T, item.S)
         made.append(_ROUNDING * max(1.0, largest))
     return made
+
+
+def _kept(layer: PageLayer) -> dict[str, Any]:
+    """The finest level of a map that was reduced before."""
+    return {} if layer.attention.finest is None else {"kept": Pyramid(layer.attention).overview_level}
 
 
 def _formula(layer: PageLayer) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def view(
     height: int = 640,
     merge: str | None = None,
     spans: Spans | None = None,
+    query_spans: Spans | None = None,
     hide: Hide | None = None,
     renormalize: bool = False,
     device: str | torch.device | None = None,
@@ -56,7 +57,7 @@ def view(
         heads: the query heads; None is all.
         batch: the batch item.
         height: CSS pixels that the widget is tall.
-        merge, spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
+        merge, spans, query_spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         device, dtype: as in :func:`attnviz.score`.
         mean, max, rollout, values: one map of the layers or heads, or what else is made of weights, as in
             :func:`attnviz.attention_map`.
@@ -75,7 +76,7 @@ def view(
     named: Iterator[tuple[str, SomeInputs]]
     source, named = _layers(shown, layers)
     what: dict[str, Any] = {"batch": batch, "device": device, "dtype": dtype}
-    what |= {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
+    what |= {"merge": merge, "spans": spans, "query_spans": query_spans, "hide": hide, "renormalize": renormalize}
     chosen_heads = None if heads is None else list(heads)
 
     if "layers" in hows(mean, max, rollout=rollout):

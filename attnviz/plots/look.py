@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import not_one_of
 from attnviz.plots.said import said
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ class Scale:
     """From values to colors."""
 
     norm: str = said("linear", "From value to color: linear, log, power, rank or row.")
-    robust: bool = said(False, "End the color scale at the 99th percentile (logits: 2nd and 98th).")
-    vmin: float | None = said(None, "Low end of the color scale.", type=float)
-    vmax: float | None = said(None, "High end of the color scale.", type=float)
+    robust: bool = said(False, "End the color scale at the 99th percentile (logits: 2nd and 98th).", rare=True)
+    vmin: float | None = said(None, "Low end of the color scale.", type=float, rare=True)
+    vmax: float | None = said(None, "High end of the color scale.", type=float, rare=True)
 
     @property
     def ends(self) -> dict[str, Any]:
@@ -38,6 +38,8 @@ class Scale:
 @dataclass(frozen=True)
 class Look(Scale):
     """Colors, size and words of a figure."""
+
+    RANK: ClassVar = 1
 
     cmap: str | Colormap | None = said(
         None, "Palette: ink, poles, or one of matplotlib or seaborn.  \\[default: ink; poles for logits]", type=str
@@ -51,11 +53,11 @@ class Look(Scale):
         False, "Say source, heads, pattern, cells and color scale under the figure.", type=bool
     )
     dpi: float | None = said(
-        None, "Dots per inch of a PNG.  \\[default: 150; 300 with --width]", type=int, min=20, max=2400
+        None, "Dots per inch of a PNG.  \\[default: 150; 300 with --width]", type=int, min=20, max=2400, rare=True
     )
-    transparent: bool = said(False, "No background.")
+    transparent: bool = said(False, "No background.", rare=True)
     marks: bool = said(
-        True, "Mark a column that takes most of the weight, and lone peaks of long maps.", off="no-marks"
+        True, "Mark a column that takes most of the weight, and lone peaks of long maps.", off="no-marks", rare=True
     )
 
     def check(self) -> None:
@@ -64,7 +66,7 @@ class Look(Scale):
 
         for option, value, choices in (("--theme", self.theme, THEMES), ("--width", self.width, tuple(PAPERS))):
             if isinstance(value, str) and value not in choices:
-                raise InputError(f"{option} {value!r} is not one of {', '.join(choices)}")
+                raise not_one_of(option, value, choices)
         self.scale  # noqa: B018
 
     def for_file(self) -> Look:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -25,6 +25,8 @@ from attnviz.compare.heads import Difference
 from attnviz.compare.report import Finding, Report
 from attnviz.compare.snapshots.difference import SnapshotDifference
 from attnviz.maps.map import AttentionMap
+from attnviz.maps.reasons import ReasonMap
+from attnviz.measures.explanation import Explanation
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
 from attnviz.sources.files import write_tensors
 
@@ -100,6 +102,7 @@ def difference_json(found: Difference, findings: Sequence[Finding] = ()) -> str:
             "a": found.a,
             "b": found.b,
             "values": found.values,
+            **{name: [part.start, part.stop - 1] for name, part in found.part.items()},
             "rule": found.rule.said,
             "top_k": found.top_k,
             "within": found.within,
@@ -144,6 +147,38 @@ def snapshot_check_json(found: SnapshotDifference, file: str, where: tuple[int, 
 def audit_json(found: Audit) -> str:
     """An audit of two runs as one line of JSON; ``docs/checking.md`` gives the schema."""
     return _line(found.said)
+
+
+def explanation_json(found: Explanation) -> str:
+    """An explanation as one line of JSON; ``docs/explain.md`` gives the schema."""
+    return _line({"schema": "attnviz.explain/1", **asdict(found)})
+
+
+def reasons_json(maps: Mapping[str, ReasonMap], source: str) -> str:
+    """Patterns, a picture each, as one line of JSON; ``docs/patterns.md`` gives the schema.
+
+    Args:
+        maps: the pictures by their title.
+        source: where the inputs come from.
+    """
+    pictures = [
+        {
+            "title": title,
+            "pattern": shown.pattern,
+            "layer": shown.layer,
+            "batch": shown.batch,
+            "queries": [shown.queries.start, shown.queries.stop],
+            "keys": [shown.keys.start, shown.keys.stop],
+            "reasons": shown.reasons,
+            "pairs": [
+                {"reasons": [name for bit, name in enumerate(shown.reasons) if bits >> bit & 1], "count": count}
+                for bits, count in sorted(shown.pairs.items())
+            ],
+            "cells": shown.cells.tolist(),
+        }
+        for title, shown in maps.items()
+    ]
+    return _line({"schema": "attnviz.pattern/1", "source": source, "pictures": pictures})
 
 
 def _ends(positions: Sequence[int]) -> list[int]:

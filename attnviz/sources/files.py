@@ -23,12 +23,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attnviz.base.errors import InputError, is_memory
+from attnviz.base.errors import InputError, close_to, is_memory
 from attnviz.base.writing import atomic
 
 if TYPE_CHECKING:
@@ -275,6 +276,19 @@ def opened_once() -> Iterator[None]:
         _opened.reset(token)
 
 
+_MOST_NEIGHBORS = 10_000
+"""Files of a folder among which one is looked for whose name is close: what a person may have meant."""
+
+
+def _neighbor(path: Path) -> str:
+    """What to say of the file that was meant, where there is one of nearly this name."""
+    try:
+        names = [other.name for other in islice(path.parent.iterdir(), _MOST_NEIGHBORS)]
+    except OSError:
+        return ""
+    return close_to(path.name, (name for name in names if Path(name).suffix.lower() in _FORMATS))
+
+
 def open_tensors(path: Path) -> TensorFile:
     """The file at ``path``, by its suffix; its table of contents is read.
 
@@ -285,7 +299,7 @@ def open_tensors(path: Path) -> TensorFile:
     if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"{path}: is a directory; name a file ({', '.join(READABLE)})")
     if not os.path.exists(path):  # noqa: PTH110
-        raise InputError(f"{path}: there is no such file")
+        raise InputError(f"{path}: there is no such file{_neighbor(path)}")
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; attnviz reads {', '.join(READABLE)}")
     state = path.stat()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.devices import parse_dtype
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 
 DEFAULT_SOURCE = "synthetic"
 
@@ -106,7 +106,7 @@ def plant(q: Tensor, k: Tensor, structure: Sequence[str], seed: int) -> None:
     """
     for name in structure:
         if name not in STRUCTURES:
-            raise InputError(f"structure {name!r} is not one of {', '.join(STRUCTURES)}")
+            raise not_one_of("structure", name, STRUCTURES)
         if list(structure).count(name) > 1:
             raise InputError(f"structure {name!r} is given more than once; name each once")
     B, H, T, D = q.shape

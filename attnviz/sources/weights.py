@@ -16,7 +16,7 @@ from torch import Tensor
 from attnviz.attention.arrays import as_tensor
 from attnviz.attention.given import AttentionWeights
 from attnviz.attention.patterns import Causal
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.types import Label
 from attnviz.sources.given import as_bhts
 from attnviz.sources.naming import in_layer, of_template
@@ -59,7 +59,7 @@ def from_outputs(outputs: Any, kind: str | None = None, **settings: Any) -> list
             "attnviz capture MODEL"
         )
     if kind is not None and kind not in KINDS:
-        raise InputError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+        raise not_one_of("kind", kind, KINDS)
     if not there or (kind is not None and kind not in there):
         held = f"hold no attentions of kind {kind}" if kind is not None and there else "hold no attentions"
         raise InputError(f"outputs: {held}{f'; there are {_listed(there)}' if there else ''}; {_EAGER}")

@@ -37,6 +37,7 @@ export interface Layer {
   sinks: number[] | null;
   alibi: number[] | null;
   levels: number;
+  kept?: number; // the finest level there is: the map was reduced while the model ran, and no single weight was kept
   given?: boolean; // the weights were given: there is no q, no k and no logit
   accuracy: { weights: number[] | null; logs: number[]; logits: number[] }; // of each head
   q?: Blob;
@@ -70,6 +71,11 @@ export function read(json: string): Description {
   const description = JSON.parse(json) as Description;
   if (description.format !== FORMAT) throw new Error(`format ${description.format} is not one this page can read`);
   return description;
+}
+
+/** Whether single weights of a layer can be had; of maps that were reduced while the model ran there are cells alone. */
+export function hasWeights(layer: Layer): boolean {
+  return layer.kept === undefined || layer.kept === layer.levels - 1;
 }
 
 /** How many queries or keys a layer has. */

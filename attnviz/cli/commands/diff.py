@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, PatternChoice, Seen, Source, check_choice
+from attnviz.cli.options import Compute, Heads, Part, PatternChoice, Seen, Source, check_choice
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.look import Look
 
@@ -65,6 +65,20 @@ class Held:
 class Other:
     """What is different of the other side."""
 
+    RARE: ClassVar = (
+        "b_dtype",
+        "b_device",
+        "b_window",
+        "b_dilation",
+        "b_causal",
+        "b_mask_file",
+        "b_scale",
+        "b_softcap",
+        "b_layer",
+        "b_batch",
+        "b_global",
+    )
+
     b_dtype: Annotated[str | None, typer.Option(help="B: round inputs to this dtype first.")] = None
     b_device: Annotated[str | None, typer.Option(help="B: compute on this device.")] = None
     b_pattern: Annotated[str | None, typer.Option(help="B: another pattern.")] = None
@@ -97,6 +111,7 @@ def register(app: typer.Typer) -> None:
                 help="Batch item, or several: 0,2-4 or all.  \\[default: all that a kernel's (B, H, ...) has, else 0]",
             ),
         ] = None,
+        part: Part = Part(),  # noqa: B008 (frozen)
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
@@ -120,7 +135,7 @@ def register(app: typer.Typer) -> None:
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
         look = look_of_file(look, out)
         values = _values(held, other)
-        asked = _Asked(source, other, head, batch, choice, seen, compute, b, held, values, look)
+        asked = _Asked(source, other, head, batch, part, choice, seen, compute, b, held, values, look)
         hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
         places = [asked] if hold is _checked else _places(asked)
         if out is not None and len(places) > 1:
@@ -139,6 +154,7 @@ class _Asked:
     other: str | None
     head: str
     batch: str | None
+    part: Part
     choice: PatternChoice
     seen: Seen
     compute: Compute
@@ -285,12 +301,15 @@ def _compared(asked: _Asked, format: str, out: Path | None) -> bool:
         out = check_output(out, (".png", ".pdf", ".svg"), inputs=asked.paths())
     heads = parse_indices(asked.head, side_a.H, option="--head", noun="head")
     how: dict[str, Any] = {"atol": held.atol, "rtol": held.rtol, "top_k": held.top_k, "values": asked.values}
+    part = _part(asked, side_a, side_b)
+    queries = part["queries"] or range(side_a.T)
     if held.rows is not None:
         from attnviz.compare.kernel import drawn_rows
 
-        how["rows"] = drawn_rows(side_a.T, held.rows)
-    with rows_progress(side_a.T * len(heads), "diff") as progress:
-        found = compare(side_a, side_b, heads=heads, pixels=_pixels(side_a, out, asked.look), progress=progress, **how)
+        how["rows"] = drawn_rows(len(queries), held.rows) + queries.start
+    how |= {**part, "pixels": _pixels(side_a, part, out, asked.look)}
+    with rows_progress(len(queries) * len(heads), "diff") as progress:
+        found = compare(side_a, side_b, heads=heads, progress=progress, **how)
     findings = explained_sides(side_a, side_b, found)
     if out is not None:
         _draw(found, out, asked.look)
@@ -303,12 +322,19 @@ def _compared(asked: _Asked, format: str, out: Path | None) -> bool:
     return found.within
 
 
-def _pixels(side: Side, out: Path | None, look: Look) -> int | None:
+def _part(asked: _Asked, a: Side, b: Side) -> dict[str, range | None]:
+    """The queries and keys to compare, which a word names by the tokens of the side that has any."""
+    item = a.item or b.item
+    words = (None, None) if item is None else (item.query_tokens, item.key_tokens)
+    return asked.part.of_sizes(a.T, a.S, *words, source=a.name)
+
+
+def _pixels(side: Side, part: dict[str, range | None], out: Path | None, look: Look) -> int | None:
     if out is None:
         return None
     from attnviz.plots.room import comparison_pixels
 
-    return comparison_pixels((side.T, side.S), look)
+    return comparison_pixels((len(part["queries"] or range(side.T)), len(part["keys"] or range(side.S))), look)
 
 
 def _draw(found: Difference, out: Path, look: Look) -> None:
@@ -361,6 +387,11 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
         how = f"of {asked.values} there is none" if asked.values in ROWS else "name one with --batch"
         raise InputError(f"{out}: pictures are of one batch item's weights or logits; {how}")
     asked.seen.refuse(f"{asked.values} are of single tokens; leave it out")
+    asked.part.refuse(
+        f"{asked.values} are held row by row, whole; leave it out, or take some with --rows"
+        if asked.values in ROWS
+        else "a part is of one batch item's map; name one with --batch"
+    )
     inputs, held = _inputs(asked), asked.held
     tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,9 @@ from attnviz.cli.options import check_choice
 
 if TYPE_CHECKING:
     from attnviz.base.types import Label
+    from attnviz.sources.files import TensorFile
+
+_FIGURES = (".png", ".pdf", ".svg")
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, example="attnviz inspect dump.safetensors")
     def inspect(
-        source: Annotated[Path, typer.Argument(help="File to look into.", show_default=False)],
+        source: Annotated[list[Path], typer.Argument(help="File to look into, or several.", show_default=False)],
         format: Annotated[str, typer.Option(help="table or json.")] = "table",
     ) -> None:
         """Show the tensors of a file, the role each would play, and what is missing; or how a figure was made.
@@ -29,48 +32,69 @@ def register(app: typer.Typer) -> None:
         Reads the table of contents, not the tensors, where the format allows it (.safetensors, .npz, .npy).
         """
         check_choice("--format", format, ("table", "json"))
-        if source.suffix.lower() in (".png", ".pdf", ".svg"):
-            _tell_figure(source, format)
-            return
-        from attnviz.base.words import json_text
-        from attnviz.cli.console import data, output
-        from attnviz.show.terminal.tables import contents_table
-        from attnviz.sources.dumps import ROLES, missing_roles, pattern_names, role_of
-        from attnviz.sources.files import open_tensors, spooled
-        from attnviz.sources.naming import layers_of
+        from attnviz.sources.files import open_tensors
 
-        source = spooled() if str(source) == "-" else source
-        file = open_tensors(source)
-        contents, layers = file.contents, layers_of(file.contents)
-        missing = missing_roles(file.contents, file.metadata)
-        if format == "json":
-            document = {
-                "schema": "attnviz.inspect/1",
-                "source": str(source),
-                "bytes": source.stat().st_size,
-                "tensors": [
-                    {"name": n, "shape": list(i.shape), "dtype": i.dtype, "bytes": i.bytes, "role": role_of(n)}
-                    for n, i in contents.items()
-                ],
-                "layers": layers,
-                "missing": missing,
-                "metadata": file.metadata,
-            }
-            data(json_text(document, spaced=True, lenient=True) + "\n")
-            return
-        console = output()
-        console.print(contents_table(str(source), source.stat().st_size, contents, role_of))
-        lines = [f"layers: {len(layers)} ({layers[0]} to {layers[-1]}); choose one with --layer"] if layers else []
-        settings = {name: value for name, value in file.metadata.items() if not isinstance(value, list | dict)}
-        lines += [f"metadata: {', '.join(f'{name} {value}' for name, value in settings.items())}"] if settings else []
-        try:
-            lines += _patterns(pattern_names(file))
-        except InputError as error:  # what is in the file is told all the same
-            lines += [f"pattern: {error}"]
-        lines += [f"token labels: {'yes' if 'tokens' in file.metadata else 'no'}"]
-        lines += [f"missing: {name}, {ROLES[name]}" for name in missing]
-        for line in lines:
-            console.print(line, highlight=False, markup=False)
+        for path in source:  # whatever is wrong with one of them is said before anything is printed
+            if path.suffix.lower() not in _FIGURES and str(path) != "-":
+                open_tensors(path)
+        for number, path in enumerate(source):
+            if number and format == "table":
+                print()
+            if path.suffix.lower() in _FIGURES:
+                _tell_figure(path, format)
+            else:
+                _tell(path, format)
+
+
+def _tell(source: Path, format: str) -> None:
+    """What a file of tensors holds."""
+    from attnviz.base.words import json_text
+    from attnviz.cli.console import data
+    from attnviz.sources.dumps import missing_roles, role_of
+    from attnviz.sources.files import open_tensors, spooled
+    from attnviz.sources.naming import layers_of
+
+    source = spooled() if str(source) == "-" else source
+    file = open_tensors(source)
+    missing = missing_roles(file.contents, file.metadata)
+    if format == "table":
+        _print(file, missing)
+        return
+    document = {
+        "schema": "attnviz.inspect/1",
+        "source": str(source),
+        "bytes": source.stat().st_size,
+        "tensors": [
+            {"name": n, "shape": list(i.shape), "dtype": i.dtype, "bytes": i.bytes, "role": role_of(n)}
+            for n, i in file.contents.items()
+        ],
+        "layers": layers_of(file.contents),
+        "missing": missing,
+        "metadata": file.metadata,
+    }
+    data(json_text(document, spaced=True, lenient=True) + "\n")
+
+
+def _print(file: TensorFile, missing: Sequence[str]) -> None:
+    """A file's tensors as a table, and in lines what else is to be said of it."""
+    from attnviz.cli.console import output
+    from attnviz.show.terminal.tables import contents_table
+    from attnviz.sources.dumps import ROLES, pattern_names, role_of
+    from attnviz.sources.naming import layers_of
+
+    console, layers = output(), layers_of(file.contents)
+    console.print(contents_table(str(file.path), file.path.stat().st_size, file.contents, role_of))
+    lines = [f"layers: {len(layers)} ({layers[0]} to {layers[-1]}); choose one with --layer"] if layers else []
+    settings = {name: value for name, value in file.metadata.items() if not isinstance(value, list | dict)}
+    lines += [f"metadata: {', '.join(f'{name} {value}' for name, value in settings.items())}"] if settings else []
+    try:
+        lines += _patterns(pattern_names(file))
+    except InputError as error:  # what is in the file is told all the same
+        lines += [f"pattern: {error}"]
+    lines += [f"token labels: {'yes' if 'tokens' in file.metadata else 'no'}"]
+    lines += [f"missing: {name}, {ROLES[name]}" for name in missing]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
 def _patterns(named: Mapping[Label | None, str]) -> list[str]:

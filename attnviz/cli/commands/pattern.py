@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Item, PatternChoice, Region, Source, request_of
+from attnviz.cli.options import Compute, Item, PatternChoice, Region, Source, check_choice, request_of
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.kinds.pattern import Reasons
 from attnviz.plots.look import Look
@@ -95,9 +96,11 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option("--out", "-o", help="Figure to write in place of the terminal's: .png, .pdf or .svg."),
         ] = None,
+        format: Annotated[str, typer.Option(help="terminal or json.")] = "terminal",
         look: Look = PLAIN,
     ) -> None:
         """Show which query may see which key, each cell colored by why; of SOURCE, with the weights over it."""
+        check_choice("--format", format, ("terminal", "json"))
         region.check()
         from attnviz.base.selections import parse_index
         from attnviz.base.writing import check_output
@@ -113,10 +116,14 @@ def register(app: typer.Typer) -> None:
         parse_index(one, inputs.H, option="--head", noun="head")
         request = request_of(inputs, shown, compute, head=one, batch=batch, region=region, every_key=True)
         drawn = replace(kind, weights=weights)
-        if out is None:
-            _print(drawn, request)
-        else:
+        if out is not None:
             _write(out, drawn, request, look)
+        if format == "json":
+            from attnviz.show.exports import reasons_json
+
+            data(reasons_json(drawn.compute(request), request.inputs.source))
+        elif out is None:
+            _print(drawn, request)
 
 
 def _inputs(

@@ -12,7 +12,7 @@ import typer
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.derived import NORMS, Derive, Weighed
-from attnviz.cli.groups import command
+from attnviz.cli.groups import Program, command
 from attnviz.cli.options import (
     VALUES,
     Compute,
@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to the program."""
     snapshot = typer.Typer(
         name="snapshot",
+        cls=Program,
         help="Keep reduced maps and statistics in a small text file, and check a later run against it: for CI.",
         epilog="Example:  attnviz snapshot save dump.safetensors attention.json --pattern causal",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 from attnviz.plots.kind import Parts, Reader
 from attnviz.plots.kinds.heatmap import OfHeads
 from attnviz.plots.look import Look
@@ -53,7 +53,7 @@ class Overlay(OfHeads):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.grid not in _SIDES:
-            raise InputError(f"--grid {self.grid!r} is not one of {', '.join(_SIDES)}")
+            raise not_one_of("--grid", self.grid, _SIDES)
         if self.each and self.grid == "queries":
             raise InputError("--each: it is of queries, and with --grid queries these are the patches; leave it out")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, not_one_of
 
 Values = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
@@ -58,7 +58,7 @@ class Scaling:
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
-            raise InputError(f"--norm {self.norm!r} is not one of {', '.join(NORMS)}")
+            raise not_one_of("--norm", self.norm, NORMS)
         if self.norm == "rank" and (self.robust or self.vmin is not None or self.vmax is not None):
             raise InputError(
                 "--norm rank colors cells by their order, which has no ends to move; leave --robust, --vmin and --vmax out"

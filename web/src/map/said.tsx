@@ -2,7 +2,7 @@
 
 import { useEffect } from "preact/hooks";
 import { type Asked, known, pending } from "../answers";
-import { type Axis, type Layer, label, logitsWithin, position, positionName, visibleText, withinOf } from "../description";
+import { type Axis, type Layer, hasWeights, label, logitsWithin, position, positionName, visibleText, withinOf } from "../description";
 import { logitText, rangeText, weightText } from "../numbers";
 import { type OfHead, PAIR, type Pair } from "../questions";
 import { useAnswer, useSession, useStore } from "../session";
@@ -12,9 +12,9 @@ type AskedPair = Asked<OfHead, Pair>;
 
 /** Asks for the weight and logit of a query and key of the layer and head that are shown. */
 export function usePair(query: number | null, key: number | null): AskedPair {
-  const { state } = useStore();
+  const { state, layer: own } = useStore();
   const { layer, head } = state;
-  return useAnswer(PAIR, query === null || key === null ? null : { layer, head, query, key });
+  return useAnswer(PAIR, query === null || key === null || !hasWeights(own) ? null : { layer, head, query, key });
 }
 
 export function isSingle({ queries, keys }: Cell): boolean {
@@ -102,10 +102,14 @@ export function Readout() {
       <span>
         query <bdi>{names[0]}</bdi> {"\u2192"} key <bdi>{names[1]}</bdi>
       </span>
-      <span>
-        weight <b data-value="weight">{pair ? weightText(pair.weight, within) : pending(asked)}</b>
-      </span>
-      {layer.given ? (
+      {hasWeights(layer) && (
+        <span>
+          weight <b data-value="weight">{pair ? weightText(pair.weight, within) : pending(asked)}</b>
+        </span>
+      )}
+      {layer.kept !== undefined ? (
+        <span class="muted">reduced while the model ran{hasWeights(layer) ? "" : ": no single weights"}</span>
+      ) : layer.given ? (
         <span class="muted">given, not computed</span>
       ) : (
         <>

@@ -40,9 +40,14 @@ export class Tiles {
     return this.shown.layer.levels - 1;
   }
 
+  /** The finest level whose tiles there are. */
+  get deepest(): number {
+    return this.shown.layer.kept ?? this.finest;
+  }
+
   /** The level that a zoom shows: log2 of CSS pixels a weight. */
   level(zoom: number): number {
-    return Math.max(0, Math.min(this.finest, Math.round(zoom) + this.finest));
+    return Math.max(0, Math.min(this.deepest, Math.round(zoom) + this.finest));
   }
 
   known(level: number, row: number, column: number): Float32Array | null {
@@ -184,9 +189,10 @@ export class MapLayer extends L.GridLayer {
 
   /** Which tile of the pyramid a tile of the screen comes from, and which part of it, in cells. */
   private place({ x, y, z }: L.Coords) {
-    const within = z > 0 ? 2 ** z : 1; // tiles of the screen along one of the pyramid
+    const beyond = Math.max(0, z + this.tiles.finest - this.tiles.deepest);
+    const within = 2 ** beyond; // tiles of the screen along one of the pyramid
     return {
-      level: Math.min(z, 0) + this.tiles.finest,
+      level: z + this.tiles.finest - beyond,
       row: Math.floor(y / within),
       column: Math.floor(x / within),
       side: TILE / within,

@@ -3,8 +3,8 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Asked, known } from "../answers";
 import { headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
-import { LayerPicker, WindowControl } from "../controls";
-import { type Axis, extent, headName, label, position, positionName, visibleText, withinOf } from "../description";
+import { LayerPicker, NoWeights, WindowControl } from "../controls";
+import { type Axis, extent, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
 import { type Place, samePlace, usePlace, useRoving } from "../focus";
 import { Legend, StrengthSwitch } from "../legend";
 import { positionText, tickText, weightText } from "../numbers";
@@ -70,6 +70,11 @@ function there(asked: Asked<OfHead, Float32Array>[]): HeadWeights[] {
 }
 
 export function HeadsView(props: { dark: boolean }) {
+  const { layer } = useStore();
+  return hasWeights(layer) ? <Lines dark={props.dark} /> : <NoWeights />;
+}
+
+function Lines(props: { dark: boolean }) {
   const { description, announce } = useSession();
   const { state, layer, set } = useStore();
   const queries = windowOf(state, description, "query", USUAL_WINDOW.heads);

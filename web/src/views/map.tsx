@@ -5,7 +5,7 @@ import { type MutableRef, useEffect, useMemo, useRef, useState } from "preact/ho
 import { known } from "../answers";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Ramp, massTop, ramp, sequential, weightRamp } from "../colors";
-import { headName, withinOf } from "../description";
+import { hasWeights, headName, withinOf } from "../description";
 import { Legend, ScaleSwitches } from "../legend";
 import { drawAxis } from "../map/axes";
 import { Crosshair } from "../map/crosshair";
@@ -86,7 +86,7 @@ export function MapView(props: { dark: boolean }) {
   /** Brings the crosshair to a cell's weight; of several, to the largest. */
   const choose = async (cell: Cell): Promise<void> => {
     let [query, key] = [cell.queries[0], cell.keys[0]];
-    if (size > 1 && size <= 512) {
+    if (size > 1 && size <= 512 && hasWeights(layer)) {
       const found = await source.weights(state.layer, state.head, { queries: cell.queries, keys: cell.keys });
       if (store.state.layer !== state.layer || store.state.head !== state.head) return; // of a head that was left
       let best = -1;
@@ -190,10 +190,10 @@ export function MapView(props: { dark: boolean }) {
 
 /** The whole row of the crosshair's query and the whole column of its key, where the page has room beside the map. */
 function Wholes() {
-  const { state, set } = useStore();
+  const { state, layer: own, set } = useStore();
   const { query, key, layer, head } = state;
-  const row = useAnswer(ROW, query === null ? null : { layer, head, query });
-  const column = useAnswer(COLUMN, key === null ? null : { layer, head, key });
+  const row = useAnswer(ROW, query === null || !hasWeights(own) ? null : { layer, head, query });
+  const column = useAnswer(COLUMN, key === null || !hasWeights(own) ? null : { layer, head, key });
   return (
     <div class="map-whole">
       <Strongest row={row} axis="key" window={null} chosen={key} onGo={(to) => set({ key: to }, true)} />

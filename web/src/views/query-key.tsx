@@ -34,6 +34,9 @@ export function QueryKeyControls() {
 
 export function QueryKeyView(props: { dark: boolean }) {
   const { layer } = useStore();
+  if (layer.kept !== undefined) {
+    return <p class="muted">These maps were reduced while the model ran: its queries and keys were not kept.</p>;
+  }
   if (layer.given) {
     return <p class="muted">These weights were given: there is no query and no key they were computed from.</p>;
   }
