@@ -303,7 +303,7 @@ class Viewer:
         if kept is not None:
             return kept
         made = pyramid.prepared(number) is not None
-        if not made and _cells(opened.layer) > _CHEAP_CELLS:
+        if not made and opened.layer.attention.finest is None and _cells(opened.layer) > _CHEAP_CELLS:
             coarse: Thumbnail = await self._kept_or(
                 ("coarse", layer, head), lambda: _coarse(opened.layer, number), lambda found: found.cells.nbytes
             )

@@ -71,6 +71,11 @@ function there(asked: Asked<OfHead, Float32Array>[]): HeadWeights[] {
 }
 
 export function HeadsView(props: { dark: boolean }) {
+  const { layer } = useStore();
+  return hasWeights(layer) ? <Lines dark={props.dark} /> : <NoWeights />;
+}
+
+function Lines(props: { dark: boolean }) {
   const { description, announce } = useSession();
   const { state, layer, set } = useStore();
   const queries = windowOf(state, description, "query", USUAL_WINDOW.heads);

@@ -191,7 +191,7 @@ export function MapView(props: { dark: boolean }) {
 
 /** The whole row of the crosshair's query and the whole column of its key, where the page has room beside the map. */
 function Wholes() {
-  const { state, set } = useStore();
+  const { state, layer: own, set } = useStore();
   const { query, key, layer, head } = state;
   const row = useAnswer(ROW, query === null ? null : { layer, head, query });
   const column = useAnswer(COLUMN, key === null ? null : { layer, head, key });
