@@ -125,12 +125,12 @@ def arcs(
         spine.set_visible(False)
     for n, row in enumerate(rows):
         middle = deep / 2 if len(rows) == 2 and n == 0 else -deep / 2 - n * _APART
-        high = "center"
+        upright = "center"
         if turned and len(rows) == 1 and below <= deep + 0.05:  # nothing below: they begin where arcs end
-            middle, high = -0.04, "top"
+            middle, upright = -0.04, "top"
         left = (most - len(row)) * each / 2
         for x, text in enumerate(row):
-            ax.text(left + (x + 0.5) * each, middle, text, ha="center", va=high, fontsize=size,
+            ax.text(left + (x + 0.5) * each, middle, text, ha="center", va=upright, fontsize=size,
                     rotation=90 if turned else 0, color=mpl.rcParams["text.color"], parse_math=False)  # fmt: skip
     own = min(tall, 1.6)
     bar.beside(EDGE + across, EDGE + under + tall - own, own)
@@ -164,7 +164,6 @@ def _labels(labels: Sequence[str] | None, positions: Sequence[int]) -> list[str]
 def _arc(x: float, y: float, span: float, deep: float, each: float) -> Path:
     """Half an ellipse from x to y: above the row of tokens where it looks back, below where forward; a ring of its own."""
     if x == y:
-        ring: Points = Path.circle((x, 0.06), min(0.05, 0.2 * each)).vertices
-        return Path(ring, Path.circle().codes)
+        return Path.circle((x, 0.06), min(0.05, 0.2 * each))
     level, peak = (0.0, -4 / 3 * span) if span < 0 else (-deep, -deep - 4 / 3 * span)
     return Path([(x, level), (x, peak), (y, peak), (y, level)], [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])

@@ -59,7 +59,7 @@ def lines_figure(
     means = np.where(there.any(1), np.nansum(cells, axis=1) / np.maximum(there.sum(1), 1), np.nan)
     ax.plot(at, means, color=ink, linewidth=1.8, marker="o", markersize=3.5, label="mean of heads")
     ax.plot([], [], color=palette(0.45), linewidth=0.9, label="a head")
-    low, high = (np.nanmin(cells), np.nanmax(cells)) if there.any() else (0.0, 1.0)
+    low, high = (float(np.nanmin(cells)), float(np.nanmax(cells))) if there.any() else (0.0, 1.0)
     ax.set_ylim(min(0.0, 1.05 * low), max(1.05 * high, 1e-9))
     ax.set_xlim(-0.3, max(len(layers) - 0.7, 0.3))
     step = -(-len(layers) // _MOST_TICKS)

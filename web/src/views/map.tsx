@@ -193,8 +193,8 @@ export function MapView(props: { dark: boolean }) {
 function Wholes() {
   const { state, layer: own, set } = useStore();
   const { query, key, layer, head } = state;
-  const row = useAnswer(ROW, query === null ? null : { layer, head, query });
-  const column = useAnswer(COLUMN, key === null ? null : { layer, head, key });
+  const row = useAnswer(ROW, query === null || !hasWeights(own) ? null : { layer, head, query });
+  const column = useAnswer(COLUMN, key === null || !hasWeights(own) ? null : { layer, head, key });
   return (
     <div class="map-whole">
       <Strongest row={row} axis="key" window={null} chosen={key} onGo={(to) => set({ key: to }, true)} />

@@ -2,8 +2,8 @@
 
 import { known, pending } from "../answers";
 import { colorOf, css, legendColor, rampOf, textOn } from "../colors";
-import { HeadPicker, LayerPicker, Segmented, WindowControl } from "../controls";
-import { type Axis, isOneText, label, position, positionName, visibleText, withinOf } from "../description";
+import { HeadPicker, LayerPicker, NoWeights, Segmented, WindowControl } from "../controls";
+import { type Axis, hasWeights, isOneText, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { usePlace, useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
