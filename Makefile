@@ -35,11 +35,12 @@ snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read t
 gallery: .venv/tests  ## Rewrites docs/gallery.md and its pictures, all of real heads; look at them before you commit.
 	.venv/bin/python examples/gallery.py
 
-docs: .venv/tests commands  ## Writes docs/commands.md, and runs what the docs show.
+docs: .venv/tests commands  ## Writes docs/commands.md and docs/python.md, and runs what the docs show.
 	.venv/bin/python -m pytest -n auto --dist worksteal tests/test_docs.py
 
-commands: .venv/package  ## Writes docs/commands.md from the program.
+commands: .venv/package  ## Writes docs/commands.md and docs/python.md from the program.
 	.venv/bin/python -m attnviz.cli.manual docs/commands.md
+	.venv/bin/python -m attnviz.cli.names docs/python.md
 
 lint: .venv/lint
 	.venv/bin/ruff check .
