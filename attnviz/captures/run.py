@@ -357,7 +357,7 @@ class Run:
 
     # Afterwards.
 
-    def _inputs(self, layer: Heard[Any]) -> Inputs:
+    def _inputs(self, layer: Heard[Any], *, whole: bool = True) -> Inputs:
         first = layer.calls[0]
         back = layer.origins(0)
         B = first.sizes[0] if back is None else len(back)
@@ -370,7 +370,10 @@ class Run:
         if tokens is None and self._patches is not None:
             tokens = patch_tokens(self._patches, S, B)
         return layer.inputs(
-            source=f"{self.name} layer {layer.label}", tokens=token_fields(tokens, query_tokens), memo=self._memo
+            source=f"{self.name} layer {layer.label}",
+            tokens=token_fields(tokens, query_tokens),
+            memo=self._memo,
+            whole=whole,
         )
 
     def _stacks(self, layer: Heard[Any]) -> tuple[str | None, str | None]:
@@ -425,7 +428,7 @@ class Run:
             )
         if self._out is None:
             for label, layer in [*self._layers.items()]:
-                if not self._holds(layer, self._inputs(layer)):
+                if not self._holds(layer, self._inputs(layer, whole=False)):
                     del self._layers[label]
         self._tell()
         if self._writer is not None:
