@@ -50,9 +50,12 @@ def capture(
 ) -> Iterator[Run]:
     """Captures q, k, v and the mask of every attention call that a model makes while the block runs.
 
-    The model runs as it would without: the same kernels, the same output to the last bit. Heard are the attention
-    functions of Hugging Face transformers, torch's ``scaled_dot_product_attention`` and ``nn.MultiheadAttention``,
-    and the projections of Longformer, LED and BigBird. q and k are what the kernel saw, after rotary embedding.
+    The model runs as it would without: the same kernels, the same output to the last bit. The one exception is torch's fused
+    path of its own transformer layers and of ``nn.MultiheadAttention``, in ``eval`` without gradients, which shows nothing:
+    they take the ordinary one, whose last bits can differ. Heard are the attention functions of Hugging Face transformers,
+    torch's ``scaled_dot_product_attention``, ``flex_attention`` and ``nn.MultiheadAttention``, the projections of Longformer,
+    LED and BigBird, and the softmax of models that multiply by themselves. q and k are what the kernel saw, after rotary
+    embedding.
 
     The steps of a ``generate`` with a key-value cache go on from each other and make one growing map a layer. A
     forward pass that starts anew replaces what was captured before it.
