@@ -67,7 +67,15 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"num_mel_bins|num_mels|feature_dim", 16),
     (r"num_queries|num_query_tokens|num_latents|num_object_queries", 6),
     (r"codebook_size|codebook_dim", 32),
+    (r"upsample_groups", WIDTH),
+    (r"(mamba_)?n_?groups|(.*_)?mamba_ngroups", 2),
 )
+_UNSAID: dict[str, int] = {
+    **{"head_dim": WIDTH // HEADS, "vocab_size": VOCABULARY, "num_attention_heads": HEADS},
+    **{"num_experts_per_tok": 1, "n_group": 1, "topk_group": 1},
+}
+"""Sizes that some configs leave to a checkpoint."""
+
 _LISTS: tuple[tuple[str, int], ...] = (
     (r"depths?|num_layers|layers_per|num_blocks|num_hidden_layers", 1),
     (r"heads|num_attention", 4),
@@ -167,6 +175,13 @@ def _of_kind(said: dict[str, Any], base: Any) -> dict[str, Any]:
             **rope,
             "mrope_section": [turned - turned // 2, turned // 4, turned // 2 - turned // 4],
         }
+    given |= {name: size for name, size in _UNSAID.items() if said.get(name, 0) is None}
+    if "fullatt_block_indexes" in said:  # windows of two merged patches a side
+        given["window_size"] = 32
+    if "channel_shrink_ratio" in said:
+        given["hidden_size"] = 48  # of six numbers of boxes
+    if said.get("languages") and "default_language" in said:
+        given["default_language"] = next(iter(said["languages"]))
     if said.get("num_key_value_heads", 0) is None:
         given["num_key_value_heads"] = GROUPS
     if "attn_layer_indices" in said:
@@ -244,6 +259,8 @@ class _Inputs:
             ("bbox", self._boxes),
             ("past_values", self._series),
             ("grid_thw", self._patches),
+            ("image_grid_thw", self._patches),
+            ("pixel_position_ids", self._placed),
             ("spatial_shapes", self._naflex),
         ):
             if kind in self.takes:
@@ -275,6 +292,8 @@ class _Inputs:
             yield {"pixel_values": pixels}
             yield {**self.text, "pixel_values": pixels}
             yield {**self.text, "pixel_values": pixels, **self.decoded}
+            if "qformer_input_ids" in self.takes:
+                yield {**self.text, "pixel_values": pixels, "qformer_input_ids": _ids(T), **self.decoded}
         for size in (16, 32, 48, 64, 96, 224):
             yield {"pixel_values": self._picture(size)}
             yield {**self.text, "pixel_values": self._picture(size)}
@@ -327,13 +346,20 @@ class _Inputs:
     def _patches(self) -> Iterator[dict[str, Any]]:
         side, frames = self._size("patch_size", default=8), self._size("temporal_patch_size", default=1)
         grid = torch.tensor([[1, 4, 4], [1, 4, 4]])
-        for width in (3 * frames * side * side, 3 * side * side):
+        for width in {3 * frames * side * side: 0, 3 * side * side: 0, 6 * side * side: 0}:
             yield self._taken(
                 pixel_values=_random(32, width),
                 hidden_states=_random(32, width),
                 grid_thw=grid,
+                image_grid_thw=grid,
                 merge_sizes=torch.tensor([2, 2]),
             )
+        yield self._taken(pixel_values=_random(32, 3, side, side), grid_thw=grid, image_grid_thw=grid)
+
+    def _placed(self) -> Iterator[dict[str, Any]]:
+        places = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij"), dim=-1).reshape(1, 16, 2)
+        width = 3 * self._size("patch_size", default=8) ** 2
+        yield {"pixel_values": _random(B, 16, width).abs(), "pixel_position_ids": places.expand(B, 16, 2)}
 
     def _naflex(self) -> Iterator[dict[str, Any]]:
         there = torch.ones(B, 16, dtype=torch.int64)
