@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 B, T, S = 2, 11, 9
 HEADS, GROUPS, WIDTH, VOCABULARY = 4, 2, 32, 64
+IMAGE, QUERIES = 60, 6  # the token of a picture, and how many of them a resampler makes of one
 
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?num_key_value_heads|num_kv_heads|n_kv_heads|multi_query_group_num", GROUPS),
@@ -137,6 +138,8 @@ def _tokens(said: dict[str, Any]) -> dict[str, int]:
     known = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     given = {}
     for name, value in said.items():
+        if value is None and re.fullmatch(r"image_token_(id|index)", name):
+            given[name] = IMAGE
         if type(value) is not int:
             continue
         if re.fullmatch(r".*(image|video|audio|vision|boi|eoi).*token_(id|index)|.*token_id_.*", name):
@@ -166,6 +169,10 @@ def _of_kind(said: dict[str, Any], base: Any) -> dict[str, Any]:
         experts = getattr(base, "mlp_layer_types", None)
         if isinstance(experts, list | tuple):
             given["mlp_layer_types"] = list(experts[-len(kinds) :])
+    elif isinstance(types, list | tuple) and {*types} == {"mamba"}:
+        given |= {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2}
+    if isinstance(blocks := said.get("block_types"), list | tuple):
+        given["num_hidden_layers"] = len(blocks)
     rope = said.get("rope_parameters")
     if (
         isinstance(rope, dict) and rope.get("rope_type") == "default"
@@ -292,8 +299,13 @@ class _Inputs:
             yield {"pixel_values": pixels}
             yield {**self.text, "pixel_values": pixels}
             yield {**self.text, "pixel_values": pixels, **self.decoded}
-            if "qformer_input_ids" in self.takes:
-                yield {**self.text, "pixel_values": pixels, "qformer_input_ids": _ids(T), **self.decoded}
+            if self.text and pixels.ndim == 4:
+                seen = self.text["input_ids"].clone()
+                seen[:, :QUERIES] = IMAGE
+                asked = self._taken(qformer_input_ids=_ids(T))
+                yield {**self.text, "input_ids": seen, "pixel_values": pixels, **asked, **self.decoded}
+            if self.text and "image_attention_mask" in self.takes and pixels.ndim == 4:
+                yield {**self.text, "pixel_values": pixels[:, None], "image_attention_mask": torch.ones(B, T, 1)}
         for size in (16, 32, 48, 64, 96, 224):
             yield {"pixel_values": self._picture(size)}
             yield {**self.text, "pixel_values": self._picture(size)}
@@ -307,7 +319,7 @@ class _Inputs:
         positions = self._size("max_source_positions", default=32)
         for length in (2 * positions, positions, 64, 3000, 96, 1024):
             there = torch.ones(B, length, dtype=torch.int64)
-            for sound in (_random(B, bins, length), _random(B, length, bins), _random(B, length, 160)):
+            for sound in (_random(B, bins, length), *(_random(B, length, size) for size in (bins, 160, WIDTH))):
                 yield {"input_features": sound, **self.decoded}
                 yield {
                     "input_features": sound,
@@ -323,6 +335,8 @@ class _Inputs:
         yield {"input_values": _random(B, 1, 2000)}
         yield {"input_values": _random(B, self._size("max_length", default=64), bins)}
         yield {"input_values": _ids(T), **self.decoded}
+        if "decoder_input_values" in self.takes:
+            yield {"input_values": _random(B, T, WIDTH), "decoder_input_values": _random(B, S, WIDTH)}
 
     def _boxes(self) -> Iterator[dict[str, Any]]:
         whole = torch.randint(0, 10, (B, T, 4), generator=torch.Generator().manual_seed(0))
@@ -340,6 +354,9 @@ class _Inputs:
         }
         yield {**whole, "future_values": _random(B, 4), "future_time_features": torch.zeros(B, 4, 0)}
         yield {"past_values": _random(B, length, self._size("num_input_channels", default=1))}
+        if "freq" in self.takes:
+            none = torch.zeros(B, length, dtype=torch.int64)
+            yield {"past_values": _random(B, length), "past_values_padding": none, "freq": none[:, :1]}
         yield {"past_values": _random(B, length)}
         yield {"past_values": list(_random(B, length))}
 
