@@ -23,6 +23,11 @@ HEADS, GROUPS, WIDTH, VOCABULARY = 4, 2, 32, 64
 IMAGE, QUERIES = 60, 6  # the token of a picture, and how many of them a resampler makes of one
 
 _SIZES: tuple[tuple[str, int], ...] = (
+    (r"(encoder|decoder)_num_key_value_heads", HEADS),
+    (r"qk_head_dim", 2 * WIDTH // HEADS),
+    (r"intra_bottleneck_size|true_hidden_size", WIDTH),
+    (r"crop_size", 32),
+    (r"frames_per_clip", 4),
     (r"(.*_)?num_key_value_heads|num_kv_heads|n_kv_heads|multi_query_group_num", GROUPS),
     (r"(.*_)?(num_attention_heads|attention_heads|num_heads|n_heads?|num_attn_heads|nhead|nheads)", HEADS),
     (
@@ -73,7 +78,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
 )
 _UNSAID: dict[str, int] = {
     **{"head_dim": WIDTH // HEADS, "vocab_size": VOCABULARY, "num_attention_heads": HEADS},
-    **{"num_experts_per_tok": 1, "n_group": 1, "topk_group": 1},
+    **{"num_experts_per_tok": 1, "n_group": 1, "topk_group": 1, "n_routed_experts": 4, "n_shared_experts": 1},
+    **{"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8, "indexer_compress_ratio": 2},
 }
 """Sizes that some configs leave to a checkpoint."""
 
@@ -169,8 +175,10 @@ def _of_kind(said: dict[str, Any], base: Any) -> dict[str, Any]:
         experts = getattr(base, "mlp_layer_types", None)
         if isinstance(experts, list | tuple):
             given["mlp_layer_types"] = list(experts[-len(kinds) :])
-    elif isinstance(types, list | tuple) and {*types} == {"mamba"}:
-        given |= {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2}
+    elif isinstance(types, list | tuple) and {*types} == {"linear_attention"}:
+        given |= {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}
+    elif types is None and "conv_L_cache" in said:
+        given |= {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}
     if isinstance(blocks := said.get("block_types"), list | tuple):
         given["num_hidden_layers"] = len(blocks)
     rope = said.get("rope_parameters")
@@ -185,6 +193,13 @@ def _of_kind(said: dict[str, Any], base: Any) -> dict[str, Any]:
     given |= {name: size for name, size in _UNSAID.items() if said.get(name, 0) is None}
     if "fullatt_block_indexes" in said:  # windows of two merged patches a side
         given["window_size"] = 32
+    if "dim_bbox" in said:  # a wave for each of eight numbers of a box
+        given["hidden_size"] = 128
+    if "attention_hidden_size" in said:  # of two sequences side by side
+        given |= {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 2 * WIDTH // HEADS}
+        given |= {"mamba_headdim": 8} if "mamba_headdim" in said else {}
+    if "qk_head_dim" in said and said.get("head_dim") == said["qk_head_dim"]:
+        given["head_dim"] = 2 * WIDTH // HEADS
     if "channel_shrink_ratio" in said:
         given["hidden_size"] = 48  # of six numbers of boxes
     if said.get("languages") and "default_language" in said:
