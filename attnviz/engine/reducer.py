@@ -191,7 +191,7 @@ def reduce_block(
 
 
 def row_groups(row_edges: Positions, size: int) -> Iterator[range]:
-    """Runs of queries to be done together: whole bins up to about ``size`` rows, or parts of a bin that is larger.
+    """Runs of queries to be done together: whole bins up to about ``size`` rows, or even parts of a bin that is larger.
 
     They depend on the edges alone, so that a picture made in shares of whole bins has the same bits as one made at once.
     """
@@ -200,10 +200,10 @@ def row_groups(row_edges: Positions, size: int) -> Iterator[range]:
         edge = int(row_edges[bisect_right(row_edges, start + size) - 1])
         if edge <= start:  # a bin larger than that
             edge = int(row_edges[bisect_right(row_edges, start)])
-            while edge - start > size:
-                yield range(start, start + size)
-                start += size
-        yield range(start, edge)
+        length = edge - start
+        parts = -(-length // size)
+        for n in range(parts):
+            yield range(start + length * n // parts, start + length * (n + 1) // parts)
         start = edge
 
 
