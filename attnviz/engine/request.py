@@ -137,7 +137,10 @@ class Request:
 
     def of(self, inputs: Inputs, pattern: Pattern | str | None = None) -> Request:
         """The same asked of other inputs, under a pattern of theirs; what is seen as one and left out too."""
-        derived = self.inputs.asked if isinstance(self.inputs, MergedInputs) else {}
+        derived = dict(self.inputs.asked) if isinstance(self.inputs, MergedInputs) else {}
+        # All of one is all of the other, however many that are.
+        derived |= {"queries": None} if self.rows == range(self.inputs.T) else {}
+        derived |= {"keys": None} if self.keys == range(self.inputs.S) else {}
         return self.but(inputs=inputs, pattern=pattern, **derived)
 
     def cropped(self) -> Request:
