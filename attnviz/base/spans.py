@@ -32,7 +32,9 @@ Hide = str | Iterable[int | str]
 """What is hidden, as it is asked for: text, or positions and words."""
 
 
-def spans_of(given: Spans, size: int, tokens: Tokens | None, *, source: str) -> tuple[Span, ...]:
+def spans_of(
+    given: Spans, size: int, tokens: Tokens | None, *, source: str, option: str = "--spans"
+) -> tuple[Span, ...]:
     """The spans of 0 to ``size`` - 1, in their order; what no span has is a span of its own, called by its positions.
 
     Args:
@@ -41,6 +43,7 @@ def spans_of(given: Spans, size: int, tokens: Tokens | None, *, source: str) -> 
         size: how many positions there are.
         tokens: what they are, where that is known.
         source: what the inputs are called, for the error.
+        option: ``--spans`` or ``--query-spans``, likewise.
 
     Raises:
         InputError: malformed, empty, beyond ``size``, of one name, or spans that share a position; no such token.
@@ -49,10 +52,10 @@ def spans_of(given: Spans, size: int, tokens: Tokens | None, *, source: str) -> 
     [('system', range(0, 3)), ('3', range(3, 4)), ('text', range(4, 6)), ('6-7', range(6, 8))]
     """
     if isinstance(given, str) and given.strip().startswith(SEPARATOR):
-        return _separated(given, tokens, source)
-    named = _parsed(given) if isinstance(given, str) else _listed(given)
+        return _separated(given, tokens, source, option)
+    named = _parsed(given, option) if isinstance(given, str) else _listed(given)
     if not named:
-        raise InputError(f"--spans {given!r}: names no span; write them like system:0-40,document 1:41-900")
+        raise InputError(f"{option} {given!r}: names no span; write them like system:0-40,document 1:41-900")
     named.sort(key=lambda span: span.positions.start)
     found: list[Span] = []
     done = 0
@@ -60,12 +63,12 @@ def spans_of(given: Spans, size: int, tokens: Tokens | None, *, source: str) -> 
         first, stop = span.positions.start, span.positions.stop
         if stop > size:
             raise InputError(
-                f"--spans: {_said(span)} goes beyond the {size} positions of {source}, 0 to {size - 1}; write an end "
+                f"{option}: {_said(span)} goes beyond the {size} positions of {source}, 0 to {size - 1}; write an end "
                 f"below {size}"
             )
         if first < done:
             raise InputError(
-                f"--spans: {_said(found[-1])} and {_said(span)} share position {first}; let one end before it"
+                f"{option}: {_said(found[-1])} and {_said(span)} share position {first}; let one end before it"
             )
         if first > done:
             found.append(_between(done, first))
@@ -76,7 +79,7 @@ def spans_of(given: Spans, size: int, tokens: Tokens | None, *, source: str) -> 
     names = [span.name for span in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"--spans: two spans are called {twice!r}; give each a name of its own")
+        raise InputError(f"{option}: two spans are called {twice!r}; give each a name of its own")
     return tuple(found)
 
 
@@ -147,18 +150,20 @@ def _text(given: Hide) -> str:
     return given if isinstance(given, str) else ",".join(map(str, given))
 
 
-def _parsed(text: str) -> list[Span]:
+def _parsed(text: str, option: str) -> list[Span]:
     found = []
     for part in text.split(","):
         match = _SPAN.fullmatch(part)
         if not match or re.search(r":\s*\d*$", match["name"]):
             raise InputError(
-                f"--spans {text!r}: {part.strip()!r} is no span; write NAME:FIRST-LAST, both ends of it, like "
+                f"{option} {text!r}: {part.strip()!r} is no span; write NAME:FIRST-LAST, both ends of it, like "
                 f"system:0-40,document 1:41-900, or sep:TOKEN"
             )
         first, last = int(match["first"]), int(match["last"] or match["first"])
         if last < first:
-            raise InputError(f"--spans {text!r}: {part.strip()!r} runs backwards; write {match['name']}:{last}-{first}")
+            raise InputError(
+                f"{option} {text!r}: {part.strip()!r} runs backwards; write {match['name']}:{last}-{first}"
+            )
         found.append(Span(match["name"], range(first, last + 1)))
     return found
 
@@ -176,16 +181,18 @@ def _listed(given: Mapping[str, range | Sequence[int]] | Sequence[Span]) -> list
     return found
 
 
-def _separated(text: str, tokens: Tokens | None, source: str) -> tuple[Span, ...]:
+def _separated(text: str, tokens: Tokens | None, source: str, option: str) -> tuple[Span, ...]:
     """Spans that end with a token, each called by its number and its beginning."""
     wanted = text.strip().removeprefix(SEPARATOR)
     if tokens is None:
         raise InputError(
-            f"--spans {text!r}: {source} has no tokens; give positions, like system:0-40,document 1:41-900"
+            f"{option} {text!r}: {source} has no tokens; give positions, like system:0-40,document 1:41-900"
         )
     ends = set(tokens.special) if wanted == "special" else set(tokens.every(wanted)) if wanted.strip() else set()
     if not ends:
-        raise InputError(f"--spans {text!r}: {wanted!r} is no token in {source}; name one that ends a span, or special")
+        raise InputError(
+            f"{option} {text!r}: {wanted!r} is no token in {source}; name one that ends a span, or special"
+        )
     stops = sorted({*(end + 1 for end in ends), len(tokens.raw)})
     found = []
     for number, (first, stop) in enumerate(zip([0, *stops], stops, strict=False), 1):

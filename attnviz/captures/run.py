@@ -24,6 +24,7 @@ from attnviz.captures.doors.running import own_name
 from attnviz.captures.heard import Heard, Memo, Order, Orders, origins
 from attnviz.captures.labels import Labels
 from attnviz.captures.listening import TRIED, listening
+from attnviz.captures.reduced import check_pixels, reduced
 from attnviz.captures.tokens import TokenReader, token_fields
 from attnviz.captures.weighed import Weighed, WeighedLayer
 from attnviz.captures.writer import Writer
@@ -45,6 +46,7 @@ def capture(
     out: str | Path | None = None,
     metadata: dict[str, Any] | None = None,
     check: bool = True,
+    maps: int | None = None,
 ) -> Iterator[Run]:
     """Captures q, k, v and the mask of every attention call that a model makes while the block runs.
 
@@ -64,6 +66,8 @@ def capture(
         metadata: what to note in ``out`` beside attnviz's own.
         check: whether to hold some rows of each layer against the output of the attention function that ran. A layer
             whose context is farther from it than rounding explains is refused, with both numbers.
+        maps: keep of each layer, in ``out``, each head's map in so many cells a side (256, 512, ...), its statistics and
+            log-sum-exp, and not q, k and v: memory and file are those of the pictures. What needs q and k says so.
 
     Raises:
         InputError: no attention was heard, or some that can't be captured; no such layer; ``out`` can't be written.
@@ -82,7 +86,10 @@ def capture(
         None if tokenizer is None else TokenReader(tokenizer),
         metadata or {},
         check=check,
+        maps=None if maps is None else check_pixels(maps),
     )
+    if maps is not None and out is None:
+        raise InputError("maps= reduces each layer as it goes into a file; name it with out=")
     with ExitStack() as stack:
         if out is not None:
             path = check_output(as_path(out), (".safetensors",))
@@ -126,6 +133,7 @@ class Run:
         metadata: dict[str, Any],
         *,
         check: bool = True,
+        maps: int | None = None,
     ) -> None:
         self.notes: list[str] = []
         """What was not captured, or not checked, and why: a line each."""
@@ -136,6 +144,7 @@ class Run:
         self._parted: Collection[str] = ()  # modules whose weights multiply values in parts
         self._waiting: Heard[Any] | None = None  # a layer that is to be written once its module has done with it
         self._check, self._refused = check, dict[Label, str]()
+        self._maps = maps  # cells a side, where they are kept in place of q and k
         self._unchecked: dict[str, list[Label]] = {}  # by why
         self._labels = Labels((own_name(name), module) for name, module in model.named_modules())
         self._heard_in_pass: dict[tuple[str, str], int] = {}  # how often a module was heard, by name and group
@@ -322,7 +331,7 @@ class Run:
         inputs = self._inputs(layer)
         if self._holds(layer, inputs):
             self._writer = self._writer or self._new_writer(self._out)
-            self._writer.add(layer, inputs)
+            self._writer.add(layer, inputs if self._maps is None else reduced(inputs, self._maps))
         layer.calls.clear()
 
     def _holds(self, layer: Heard[Any], inputs: Inputs) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
+    from attnviz.base.labels import Tokens
     from attnviz.base.types import Label
     from attnviz.engine.request import Request
 
@@ -158,7 +159,7 @@ class Source:
         """Every file this reads."""
         from attnviz.sources.naming import TensorRef
 
-        refs = [TensorRef.parse(text).path for text in self._names().values() if not self._are_lengths(text)]
+        refs = [TensorRef.parse(text).path for text in self.names.values() if not self._are_lengths(text)]
         return [path for path in (self.source, *refs) if path is not None]
 
     def load(self, dtype: str | None = None, *, values: bool = False) -> Inputs:
@@ -169,7 +170,7 @@ class Source:
         """
         from attnviz.sources.dumps import load
 
-        names = self._names()
+        names = self.names
         if self.source is None and not self.paths():
             return self._synthetic(dtype)
         return load(
@@ -179,7 +180,7 @@ class Source:
             global_positions=self.global_,
             layout=self.layout,
             dtype=dtype,
-            settings=self._settings(),
+            settings=self.settings,
             values=values,
         )
 
@@ -187,7 +188,7 @@ class Source:
         """What says which sequence each token is of, by role, where q, k and v are packed."""
         from attnviz.sources.dumps import packing
 
-        return packing(self.source, layer=self.label, names=self._names())
+        return packing(self.source, layer=self.label, names=self.names)
 
     @property
     def label(self) -> Label | None:
@@ -233,7 +234,7 @@ class Source:
 
         there: list[Label | None] = [None]
         if self.paths():
-            there = layers_there(self.source, self._names(), self.layout)
+            there = layers_there(self.source, self.names, self.layout)
         if named is None:
             return there
         if there != [None] and self.source is not None:
@@ -245,11 +246,15 @@ class Source:
                 check_layer(self.source, label, layers)
         return [*named]
 
-    def _settings(self) -> dict[str, Any]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is said of the formula."""
         given = {"scale": self.scale, "softcap": self.softcap}
         return {name: number for name, number in given.items() if number is not None}
 
-    def _names(self) -> dict[str, str]:
+    @property
+    def names(self) -> dict[str, str]:
+        """The tensor of each role that is named."""
         named = {
             role: getattr(self, option.removeprefix("--").replace("-", "_")) for role, option in ROLE_OPTIONS.items()
         }
@@ -272,7 +277,7 @@ class Source:
         from attnviz.sources.dumps import documents_of
         from attnviz.sources.synthetic import synthesize
 
-        named = {role: name for role, name in self._names().items() if not self._are_lengths(name)}
+        named = {role: name for role, name in self.names.items() if not self._are_lengths(name)}
         given: dict[str, object] = {ROLE_OPTIONS[role]: name for role, name in named.items()}
         given |= {"--layer": self.layer, "--layout": self.layout}
         for option, value in given.items():
@@ -281,7 +286,7 @@ class Source:
         positions = parse_positions("0,3,7" if self.global_ is None else self.global_, 10)
         note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {len(positions)} global tokens, seed 0)")
         inputs = synthesize(global_positions=positions, dtype=dtype or "float32")
-        settings = self._settings()
+        settings = self.settings
         if self.documents is not None:
             settings["documents"] = documents_of(self.documents, inputs.S, source="the synthetic case")
         return replace(inputs, **settings)
@@ -480,6 +485,10 @@ class Seen:
             "a token (sep:special: with any special one).",
         ),
     ] = None
+    query_spans: Annotated[
+        str | None,
+        typer.Option(metavar="SPANS", help="Likewise of queries that are of another sequence than the keys (cross)."),
+    ] = None
     hide: Annotated[
         str | None,
         typer.Option(
@@ -498,7 +507,7 @@ class Seen:
     def refuse(self, why: str) -> None:
         """Raises InputError where anything of it is asked for, and why it can't be."""
         for name, value in self.asked().items():
-            raise InputError(f"--{name}{'' if value is True else f' {value}'}: {why}")
+            raise InputError(f"--{name.replace('_', '-')}{'' if value is True else f' {value}'}: {why}")
 
 
 @dataclass(frozen=True)
@@ -519,17 +528,26 @@ class Part:
 
     def ranges(self, inputs: Inputs, batch: int) -> dict[str, range | None]:
         """The positions to show of a batch item."""
+        item = inputs.item(batch)
+        return self.of_sizes(inputs.T, inputs.S, item.query_tokens, item.key_tokens, source=inputs.source)
+
+    def of_sizes(
+        self, T: int, S: int, queries: Tokens | None, keys: Tokens | None, *, source: str
+    ) -> dict[str, range | None]:
+        """The positions among T queries and S keys, of these tokens where they have any."""
         from attnviz.base.selections import parse_range
 
-        item = inputs.item(batch)
-        asked = {
-            "queries": (self.queries, inputs.T, item.query_tokens),
-            "keys": (self.keys, inputs.S, item.key_tokens),
-        }
+        asked = {"queries": (self.queries, T, queries), "keys": (self.keys, S, keys)}
         return {
-            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=inputs.source)
+            name: None if text is None else parse_range(text, size, tokens, option=f"--{name}", source=source)
             for name, (text, size, tokens) in asked.items()
         }
+
+    def refuse(self, why: str) -> None:
+        """Raises InputError where a part is asked for, and why there is none."""
+        for name, text in (("queries", self.queries), ("keys", self.keys)):
+            if text is not None:
+                raise InputError(f"--{name} {text}: {why}")
 
     def asked(self, inputs: Inputs, batch: int) -> dict[str, Any]:
         """What it says of a request."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.inputs import AttentionInputs, Inputs
+from attnviz.attention.names import named_pattern
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.compare.gradients import GRADIENTS
 from attnviz.sources.arguments import inputs_of
@@ -45,8 +46,8 @@ class Outputs:
 
 def outputs_of(
     actual: Tensor | None,
-    q: Tensor,
-    k: Tensor,
+    q: Tensor | AttentionInputs,
+    k: Tensor | None = None,
     mask: Tensor | None = None,
     v: Tensor | None = None,
     *,
@@ -58,6 +59,10 @@ def outputs_of(
     """What a kernel gave, out of the arguments of :func:`assert_attention_close`; ``given``: what it gave beside ``actual``."""
     if values not in ("weights", "logits"):
         raise not_one_of("values", values, ("weights", "logits"))
+    if isinstance(q, AttentionInputs):
+        return _of_inputs(actual, q, values, given or {}, {"k": k, "mask": mask, "v": v, **call}, layout)
+    if k is None:
+        raise InputError("k is missing; give q and k, or AttentionInputs in the place of both")
     named = {values if v is None else "context": actual, **(given or {})}
     packing = {role: call.pop(role, None) for role in PACKED}
     said = {role: tensor for role, tensor in packing.items() if tensor is not None}
@@ -69,6 +74,41 @@ def outputs_of(
     beside = {name: tensor for name, tensor in tensors.items() if name not in ("q", "k", "v")}
     inputs = inputs_of(tensors["q"], tensors["k"], mask, tensors.get("v"), layout=order, **beside, **call)
     return Outputs(inputs, **{name: laid_out(name, tensor, inputs, layout, said) for name, tensor in named.items()})
+
+
+def _of_inputs(
+    actual: Tensor | None,
+    inputs: AttentionInputs,
+    values: str,
+    given: dict[str, Tensor | None],
+    call: dict[str, Any],
+    layout: str,
+) -> Outputs:
+    """What a kernel gave for inputs that were put together before; ``call``: a pattern of another name, and nothing else."""
+    pattern, window = call.pop("pattern", None), call.pop("window", None)
+    if beside := [name for name, value in call.items() if value is not None]:
+        raise InputError(f"{inputs.source}: {', '.join(beside)} beside AttentionInputs, which hold them; leave out one")
+    if isinstance(pattern, str):
+        pattern = named_pattern(pattern, window=window)
+    elif window is not None:
+        raise InputError(f"window {window}: it belongs to a local pattern by name; add pattern='local'")
+    inputs = inputs if pattern is None else replace(inputs, pattern=pattern)
+    named = {_held(actual, inputs, values): actual, **given}
+    return Outputs(inputs, **{name: laid_out(name, tensor, inputs, layout) for name, tensor in named.items()})
+
+
+def _held(actual: Tensor | None, inputs: AttentionInputs, values: str) -> str:
+    """What a tensor is, by its size: inputs with v may be checked by weights too."""
+    if actual is None or inputs.v is None or values != "weights" or not actual.ndim:
+        return values
+    globals_ = [] if inputs.global_mask is None else inputs.global_mask.sum(-1).tolist()
+    columns, width = {inputs.S, *globals_}, inputs.v.shape[-1]
+    if actual.shape[-1] == width and width in columns:
+        raise InputError(
+            f"{inputs.source}: a tensor of shape {tuple(actual.shape)} may be weights or the context, v being {width} wide; "
+            f"give q, k and v=v for a context, q and k for weights"
+        )
+    return "context" if actual.shape[-1] == width else values
 
 
 def laid_out(

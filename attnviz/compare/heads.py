@@ -16,6 +16,7 @@ from torch import Tensor
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
 from attnviz.base.labels import labels_of_both
+from attnviz.base.selections import checked_range
 from attnviz.base.types import Cells, Positions
 from attnviz.compare.pairs import Bounds, Pair, is_computed, pairs, rule_of_sides
 from attnviz.compare.places import Places
@@ -94,6 +95,15 @@ class Difference:
     top_k: int
     pictures: list[tuple[AttentionMap, AttentionMap, AttentionMap]]
     """A, B and A - B of each head."""
+    queries: range | None = None
+    """The queries that were compared, where they are a part."""
+    keys: range | None = None
+    """The keys, likewise."""
+
+    @property
+    def part(self) -> dict[str, range]:
+        """What was compared, where it is a part."""
+        return {name: one for name, one in (("queries", self.queries), ("keys", self.keys)) if one is not None}
 
     @property
     def within(self) -> bool:
@@ -110,6 +120,8 @@ def compare(
     atol: float | None = None,
     rtol: float | None = None,
     rule: Rule | None = None,
+    queries: range | None = None,
+    keys: range | None = None,
     rows: Tensor | None = None,
     top_k: int = 5,
     pixels: int | None = None,
@@ -124,7 +136,8 @@ def compare(
         atol, rtol: a pair is within the tolerance where ``|a - b| <= atol + rtol * |b|``; what isn't given is 0. None of
             both: what rounding costs (:mod:`attnviz.compare.rounding`).
         rule: how far numbers may be apart, in place of ``atol`` and ``rtol``.
-        rows: the queries to compare, ascending; None is all.
+        queries, keys: the part to compare; None is all. Weights stay what they are: softmax runs over every visible key.
+        rows: some of the queries, ascending; None is all.
         top_k: how many of each query's largest keys to compare.
         pixels: also draw maps of at most this many cells a side; None draws none.
         progress: called with the number of rows done, as they are.
@@ -136,6 +149,10 @@ def compare(
     if isinstance(a, Exact) and isinstance(b, Exact):
         check_groups(a.inputs, b.inputs)
     rule = rule or explicit(atol, rtol) or rule_of_sides(a, b)
+    asked = _Part(
+        checked_range(queries, a.T, "queries", a.name),
+        None if keys is None else checked_range(keys, a.S, "keys", a.name),
+    )
     chosen = range(a.H) if heads is None else heads
     for head in chosen:
         if not 0 <= head < a.H:
@@ -144,10 +161,10 @@ def compare(
     pictures, largest = [], 0.0
     with torch.no_grad():
         for head in chosen:
-            total = _Total(a, b, head, values, rule, top_k)
-            drawn = None if pixels is None else _Pictures(a, b, head, values, pixels)
-            queries = range(a.T) if rows is None else rows
-            for pair in pairs(a, b, head, values, queries, progress, logits=isinstance(rule, Rounding)):
+            total = _Total(a, b, head, values, rule, top_k, len(asked.queries))
+            drawn = None if pixels is None else _Pictures(a, b, head, values, pixels, asked)
+            walked = asked.rows(rows)
+            for pair in pairs(a, b, head, values, walked, progress, keys=asked.keys, logits=isinstance(rule, Rounding)):
                 total.add(pair)
                 if drawn is not None:
                     drawn.add(pair)
@@ -155,10 +172,22 @@ def compare(
             largest = max(largest, total.largest)
             if drawn is not None:
                 pictures.append(drawn.result())
-    found = Difference(done, a.name, b.name, values, rule, top_k, pictures)
+    found = Difference(done, a.name, b.name, values, rule, top_k, pictures, queries, keys)
     if found.within:  # or there is nothing to excuse
         check_can_fail(rule, largest, values.removesuffix("s"))
     return found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The queries and keys that are compared; keys None is all."""
+
+    queries: range
+    keys: range | None
+
+    def rows(self, some: Tensor | None) -> range | Tensor:
+        """The queries, or those that are in ``some``."""
+        return self.queries if some is None else some[(some >= self.queries.start) & (some < self.queries.stop)]
 
 
 def _check(a: Side, b: Side) -> None:
@@ -216,7 +245,7 @@ def _furthest(above: Cells, below: Cells) -> Cells:
 class _Total:
     """One head's comparison while blocks come in."""
 
-    def __init__(self, a: Side, b: Side, head: int, values: str, rule: Rule, top_k: int) -> None:
+    def __init__(self, a: Side, b: Side, head: int, values: str, rule: Rule, top_k: int, queries: int) -> None:
         self.head, self.values, self.rule, self.top_k = head, values, rule, top_k
         self.max_abs = self.sum_abs = self.sum_tv = self.sum_js = self.largest = 0.0
         self.queries = self.agreeing = self.divergent = self.pairs = self.lost = self.beyond = self.rows_beyond = 0
@@ -224,7 +253,7 @@ class _Total:
         self.first: Cell | None = None
         self.worst_row: WorstRow | None = None
         item = next((side.item for side in (b, a) if side.item is not None), None)
-        self.places = Places(a.T, a.S, item)
+        self.places = Places(a.T, a.S, item, queries)
         self.bounds = Bounds(rule, values, next((side for side in (b, a) if is_computed(side)), None), head)
         self.exact_is_a = is_computed(a) and not is_computed(b)
 
@@ -343,27 +372,33 @@ class _Total:
 class _Pictures:
     """A, B and A - B of one head while blocks come in; a cell of the difference holds the one that is furthest from 0."""
 
-    def __init__(self, a: Side, b: Side, head: int, values: str, pixels: int) -> None:
+    def __init__(self, a: Side, b: Side, head: int, values: str, pixels: int, part: _Part) -> None:
         self.head, self.values, self.sides = head, values, (a, b)
-        self.queries, self.keys = range(a.T), range(a.S)
+        self.queries, self.keys, self.asked = part.queries, part.keys or range(a.S), part.keys
         self.edges = tuple(bin_edges(shown, min(len(shown), pixels)) for shown in (self.queries, self.keys))
         # The largest of A, of B, of A - B and of B - A in each cell.
         self.cells = [np.full([len(edges) - 1 for edges in self.edges], -np.inf) for _ in range(4)]
 
     def add(self, pair: Pair) -> None:
         """Takes in a block."""
-        a, b, both = pair.a, pair.b, pair.both
+        a, b, both, asked = pair.a, pair.b, pair.both, pair.asked
+        inside = slice(None) if asked is None else asked
+        keys = pair.keys[inside].numpy()
         parts = ((a, pair.seen_by_a), (b, pair.seen_by_b), (a - b, both), (b - a, both))
-        for cells, (part, shown) in zip(self.cells, parts, strict=True):
-            picture = torch.where(shown & torch.isfinite(part), part, -torch.inf).numpy()
-            reduce_block(cells, picture, pair.queries.numpy(), pair.keys.numpy(), *self.edges)
+        for cells, (part, shown) in zip(self.cells, parts, strict=True) if len(keys) else ():
+            picture = torch.where(shown & torch.isfinite(part), part, -torch.inf)[:, inside].numpy()
+            reduce_block(cells, picture, pair.queries.numpy(), keys, *self.edges)
 
     def result(self) -> tuple[AttentionMap, AttentionMap, AttentionMap]:
         """The three maps."""
         a, b = (np.where(cells > -np.inf, cells, np.nan) for cells in self.cells[:2])
 
         def drawn(cells: Cells, values: str, name: str, labels: Labels) -> AttentionMap:
-            return AttentionMap(cells, values, self.head, self.queries, self.keys, *labels, pattern=name)
+            own = (
+                None if few is None else [few[n] for n in part]
+                for few, part in zip(labels, (self.queries, self.keys), strict=True)
+            )
+            return AttentionMap(cells, values, self.head, self.queries, self.keys, *own, pattern=name)
 
         of_a, of_b = map(side_labels, self.sides)
         both = labels_of_sides(of_a, of_b)

@@ -52,8 +52,8 @@ class Asked:
 
 def assert_attention_close(
     actual: Tensor | None,
-    q: Tensor,
-    k: Tensor,
+    q: Tensor | AttentionInputs,
+    k: Tensor | None = None,
     mask: Tensor | None = None,
     v: Tensor | None = None,
     *,
@@ -79,7 +79,8 @@ def assert_attention_close(
             (B, H, T, D_v), in ``layout``. A batch of one may leave B out. The exact side is streamed: where ``actual``
             is a context nothing of the size T x S is made. Rows of padded queries are left out. None: ``lse`` or gradients
             alone.
-        q, k, v: what the kernel was given, (B, H, T, D), (B, H_kv, S, D) and (B, H_kv, S, D_v).
+        q, k, v: what the kernel was given, (B, H, T, D), (B, H_kv, S, D) and (B, H_kv, S, D_v); or AttentionInputs in the
+            place of q, which hold them all.
         mask: bool, True where there is something to see: (T, S) or (B, T, S) which query sees which key; (S,) or
             (B, S) the global keys.
         pattern: which query sees which key, as a pattern or by name (``causal``, ``local`` with ``window``, ...); None is
@@ -129,7 +130,7 @@ def assert_attention_close(
 
 
 def checked(
-    *arguments: Tensor | None,
+    *arguments: Tensor | AttentionInputs | None,
     atol: float | None = None,
     rtol: float | None = None,
     rows: int | None = None,

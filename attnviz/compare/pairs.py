@@ -31,11 +31,13 @@ class Pair:
     seen_by_b: Tensor
     compared: Tensor  # (b,) bool: the queries whose numbers mean something on both sides
     logits: Tensor | None = None  # (b, n) float64 of the side that is computed, b before a, where they are asked for
+    asked: Tensor | None = None  # (n,) bool: the keys that are compared; None is all
 
     @cached_property
     def seen(self) -> Tensor:
-        """The pairs that either side sees, of the queries that are compared, (b, n) bool."""
-        return (self.seen_by_a | self.seen_by_b) & self.compared[:, None]
+        """The pairs that either side sees, of the queries and keys that are compared, (b, n) bool."""
+        seen = (self.seen_by_a | self.seen_by_b) & self.compared[:, None]
+        return seen if self.asked is None else seen & self.asked
 
     @cached_property
     def both(self) -> Tensor:
@@ -51,9 +53,13 @@ def pairs(
     queries: range | Tensor,
     progress: Callable[[int], None] | None,
     *,
+    keys: range | None = None,
     logits: bool = False,
 ) -> Iterator[Pair]:
-    """One head of both sides, block by block, each query once; ``logits``: with those of the side that is computed."""
+    """One head of both sides, block by block, each query once.
+
+    ``keys``: those that are compared, None meaning all; ``logits``: with those of the side that is computed.
+    """
     weights = values == "weights"
     run = queries if isinstance(queries, range) else None
     rows_of_a, rows_of_b = a.rows(head, run), b.rows(head, run)
@@ -72,7 +78,8 @@ def pairs(
         if len(x.keys):
             before = before_a or before_b
             of_pairs = None if before is None else before.over(x.keys, False).values
-            yield Pair(positions, x.keys, x.values, y.values, x.seen, y.seen, compared, of_pairs)
+            asked = None if keys is None else (x.keys >= keys.start) & (x.keys < keys.stop)
+            yield Pair(positions, x.keys, x.values, y.values, x.seen, y.seen, compared, of_pairs, asked)
         if progress is not None:
             progress(len(positions))
 

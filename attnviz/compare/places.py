@@ -19,8 +19,9 @@ _MOST = 0.9
 class Places:
     """What differs in one head, counted by distance, key and query while blocks come in: O(T + S) numbers."""
 
-    def __init__(self, T: int, S: int, item: AttentionItem | None) -> None:
-        self.T, self.S, self.item = T, S, item
+    def __init__(self, T: int, S: int, item: AttentionItem | None, asked: int | None = None) -> None:
+        """``asked``: how many of the T queries are compared; None is all."""
+        self.T, self.S, self.item, self.asked = T, S, item, T if asked is None else asked
         self.ordered = item is None or not item.cross
         self.rows = torch.zeros(T, dtype=torch.bool)
         self.columns = torch.zeros(S, dtype=torch.int64)
@@ -85,7 +86,7 @@ class Places:
 
     def _queries(self) -> Iterator[str]:
         wrong = self.rows.nonzero().flatten().tolist()
-        if not wrong or len(wrong) == self.T:
+        if not wrong or len(wrong) == self.asked:
             return
         for tile in _TILES if len(wrong) > 1 else ():
             within = sorted({row % tile for row in wrong})

@@ -167,6 +167,11 @@ class Scored:
                 f"{result.item.inputs.source}: these scores are of queries {result.rows.start} to {result.rows.stop - 1}; what "
                 f"is compared or kept is of all {result.item.T}: score(...) without queries"
             )
+        if result.keys is not None:
+            raise InputError(
+                f"{result.item.inputs.source}: these scores are of keys {result.keys.start} to {result.keys.stop - 1}; what is "
+                f"compared or kept is of all {result.item.S}: score(...) without keys"
+            )
         self.result = result
         self.item: AttentionItem | None = result.item
         self.name = result.item.source

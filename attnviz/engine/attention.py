@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
+from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.runs import runs
@@ -143,6 +144,15 @@ class Attention(ABC):
         progress: Progress | None = None,
     ) -> Reduced:
         """One head reduced to cells, as :func:`attnviz.engine.reducer.reduce_map` has it."""
+
+    @property
+    def finest(self) -> int | None:
+        """The most cells along a side that it can be reduced to; None is a cell a weight."""
+        return None
+
+    def edges(self, rows: range, columns: Sequence[int], down: int, across: int) -> tuple[Positions, Positions]:
+        """The bins of a picture of some queries and keys, ``down`` and ``across`` of them at most."""
+        return bin_edges(rows, min(len(rows), down)), bin_edges(columns, min(len(columns), across))
 
     def columns(self, keys: range | None = None) -> Sequence[int]:
         """The keys that are columns of a map: of a pattern of shared keys alone those among them, else all.

@@ -207,14 +207,22 @@ class Block:
 
     def over_all(self, S: int, *, weights: bool = True) -> tuple[Tensor, Tensor]:
         """The values over every key, (b, S), and which of them each query sees, (b, S) bool."""
-        seen = torch.ones_like(self.values, dtype=torch.bool) if self.seen is None else self.seen
         if len(self.keys) == S and not self.shared:
-            return self.values, seen
-        values = self.values.new_full((len(self.rows), S), 0.0 if weights else HIDDEN)
+            return self.values, torch.ones_like(self.values, dtype=torch.bool) if self.seen is None else self.seen
+        return self.over(torch.arange(S, device=self.values.device), S, weights=weights)
+
+    def over(self, keys: Tensor, S: int, *, weights: bool = True) -> tuple[Tensor, Tensor]:
+        """The values over some of the S keys, (b, len(keys)), and which of them each query sees, likewise bool."""
+        seen = torch.ones_like(self.values, dtype=torch.bool) if self.seen is None else self.seen
+        values = self.values.new_full((len(self.rows), len(keys)), 0.0 if weights else HIDDEN)
         every = torch.zeros_like(values, dtype=torch.bool)
+        column = torch.full((S,), -1, device=self.keys.device)
+        column[keys] = torch.arange(len(keys), device=column.device)
         # A shared key that comes again, hidden, in the band has its say first.
         for part in (slice(self.shared, None), slice(0, self.shared)):
-            values[:, self.keys[part]], every[:, self.keys[part]] = self.values[:, part], seen[:, part]
+            at = column[self.keys[part]]
+            there = at >= 0
+            values[:, at[there]], every[:, at[there]] = self.values[:, part][:, there], seen[:, part][:, there]
         if weights:
             values[self.visible == 0] = torch.nan
         return values, every

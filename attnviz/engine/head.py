@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
-from attnviz.engine.products import multiply
+from attnviz.engine.products import Queries, multiply
 from attnviz.engine.visibility import HIDDEN, Visibility, rows_of, to_positions
-
-_RUN = 1024
-"""Keys that are looked at together."""
 
 
 class RowScorer:
@@ -55,14 +50,10 @@ class RowScorer:
         """A number not below any logit of each query of (b, D), (b,): ``|q| max |k|`` times scale; None where a bias may exceed it."""
         if self.bias is not None or (self.slope is not None and self.slope < 0):
             return None
+        longest = self.item.longest_key(self.head, for_global=self.for_global)
         # A hair above, for the rounding of the products.
-        bound: Tensor = torch.linalg.vector_norm(q, dim=1) * (self._longest_key * self.item.scale * (1 + 1e-4))
+        bound: Tensor = torch.linalg.vector_norm(q, dim=1) * (longest * self.item.scale * (1 + 1e-4))
         return bound if self.softcap is None else bound.clamp(max=self.softcap)
-
-    @cached_property
-    def _longest_key(self) -> float:
-        runs = self.item.key(self.head, for_global=self.for_global).split(_RUN)
-        return max(float(torch.linalg.vector_norm(k, dim=1, dtype=self.item.compute_dtype).amax()) for k in runs)
 
     def hides(self, rows: range | Tensor, keys: range | Tensor) -> bool:
         """Whether some cell of a tile may be hidden."""
@@ -88,26 +79,36 @@ class RowScorer:
         self._runs(q, rows, self.sees.spans(rows), out[:, g:])
         return out
 
-    def tile(self, q: Tensor, rows: range | Tensor, keys: range | Tensor) -> Tensor:
-        """Logits of a block of rows, whose queries are ``q``, over a run of the keys, in memory that is used again.
+    def tile(self, q: Queries, rows: range | Tensor, keys: range | Tensor) -> Tensor:
+        """What becomes of the logits of a block of rows over a run of the keys, in memory that may be used again.
 
         Args:
-            q: (b', D), as :meth:`query` gives them; those beyond the rows are for nothing but the size of the block.
+            q: b' queries, and what becomes of their logits; those beyond the rows are for nothing but the size of the block.
             rows: b <= b' query indices.
             keys: n key indices: a run of the span, or some of the shared keys.
 
         Returns:
             (b', n), the transpose of a contiguous tensor: reductions over keys run fast.
         """
-        cells = len(q) * len(keys)
-        if self._memory.numel() < cells:
-            self._memory = q.new_empty(cells)
-        out = self._memory[:cells].view(len(keys), len(q)).T
         if isinstance(keys, range):
-            self._band(q, rows, keys, out)
+            k, scale = self._band_keys(keys), self.item.scale
         else:
-            self._shared(q, rows, out, keys)
-        return out
+            k, scale = self._shared_keys(keys), 1.0
+
+        def memory() -> Tensor:
+            cells = len(q) * len(keys)
+            if self._memory.numel() < cells:
+                self._memory = k.new_empty(cells)
+            return self._memory[:cells].view(len(keys), len(q))
+
+        if self._modifies:
+            out = q.logits(k, scale, memory())
+            self._modify(out.T[: len(rows)], rows, keys)
+            q.finished_(out)
+        else:
+            out = q.exponents(k, scale, memory)
+        self._hide_(out.T[: len(rows)], rows, keys)
+        return out.T
 
     def fill(self, rows: range | Tensor, out: Tensor) -> None:
         """Logits of ``rows`` over all keys, or over the shared keys where there is no band.
@@ -160,12 +161,9 @@ class RowScorer:
 
     def _shared(self, q: Tensor, rows: range | Tensor, out: Tensor, keys: Tensor) -> None:
         """Logits over shared keys: all of them, or a run of them."""
-        assert self.sees.keys is not None
-        k_keys = self.k_keys if len(keys) == self.sees.g else self.k_keys[torch.isin(self.sees.keys, keys)]
-        multiply(q, k_keys.T, out=out)
-        out = out[: len(rows)]
+        multiply(q, self._shared_keys(keys).T, out=out)
         self._modify(out, rows, keys)
-        self.sees.hide_(out, rows, keys, exact=self.sees.reach.keys_exact)
+        self._hide_(out, rows, keys)
 
     def _runs(self, q: Tensor, rows: range | Tensor, spans: list[range], out: Tensor) -> None:
         """Logits over runs of the band, one after another."""
@@ -179,13 +177,32 @@ class RowScorer:
         if not span:
             return
         self._product(q, span, out)
-        out = out[: len(rows)]
         self._modify(out, rows, span)
-        self.sees.hide_band_(out, rows, span)
+        self._hide_(out, rows, span)
 
     def _product(self, q: Tensor, span: range, out: Tensor) -> None:
-        k = self.k[span.start : span.stop : span.step].to(self.item.compute_dtype)  # (n, D)
-        multiply(q, k.T, scale=self.item.scale, out=out)
+        multiply(q, self._band_keys(span).T, scale=self.item.scale, out=out)
+
+    def _band_keys(self, span: range) -> Tensor:
+        """Keys of a run of the band, (n, D), in the dtype that products run in."""
+        return self.k[span.start : span.stop : span.step].to(self.item.compute_dtype)
+
+    def _shared_keys(self, keys: Tensor) -> Tensor:
+        """Shared keys, all of them or a run of them, (n, D), times the scale."""
+        assert self.sees.keys is not None
+        return self.k_keys if len(keys) == self.sees.g else self.k_keys[torch.isin(self.sees.keys, keys)]
+
+    def _hide_(self, logits: Tensor, rows: range | Tensor, keys: range | Tensor) -> None:
+        """Hides what is not visible of a run of the band, or of shared keys."""
+        if isinstance(keys, range):
+            self.sees.hide_band_(logits, rows, keys)
+        else:
+            self.sees.hide_(logits, rows, keys, exact=self.sees.reach.keys_exact)
+
+    @property
+    def _modifies(self) -> bool:
+        """Whether logits are more than products of queries and keys."""
+        return self.softcap is not None or self.bias is not None or self.slope is not None
 
     def _modify(self, logits: Tensor, rows: range | Tensor, keys: range | Tensor) -> None:
         """The score modifiers, in the order models apply them: softcap, then bias and ALiBi."""

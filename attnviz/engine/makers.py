@@ -1,4 +1,4 @@
-"""Who makes an attention: the formula over q and k, the weights that were given, or what is derived from others."""
+"""Who makes an attention: the formula over q and k, weights that were given, reduced maps, or what is derived from others."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from attnviz.attention.derived import DerivedInputs, with_pattern
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs
 from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.attention.reduced import ReducedMaps
 from attnviz.engine.attention import Attention, Computed
 from attnviz.engine.derived import Combined, Normed, Rollout
 from attnviz.engine.given import Given
 from attnviz.engine.merged import Merged
+from attnviz.engine.stored import Stored
 
 
 def attention_of(item: AttentionItem, pattern: Pattern) -> Attention:
@@ -17,6 +19,8 @@ def attention_of(item: AttentionItem, pattern: Pattern) -> Attention:
     made = item.inputs
     if isinstance(made, MergedInputs):
         return Merged(item, pattern, attention_of(made.under(item), made.own))
+    if isinstance(made, ReducedMaps):
+        return Stored(item, pattern)
     if isinstance(item.inputs, DerivedInputs):
         return _derived(item, item.inputs, pattern)
     return Given(item, pattern) if item.given else Computed(item, pattern)

@@ -1,7 +1,7 @@
-"""One map over several processes: each rank reduces a share of the query rows, rank 0 puts the picture together.
+"""Maps over several processes: a rank takes a part of the rows when it has none, rank 0 puts the picture together.
 
-Shares are cut where blocks of rows end in a single process too, so that the picture has the same bits however many
-ranks make it. A rank reads the queries of its share only. Started by ``torchrun --nproc-per-node N -m attnviz ...``.
+Parts are cut where blocks of rows end in a single process too, so that the picture has the same bits however many
+ranks make it. A rank reads the queries of its parts only. Started by ``torchrun --nproc-per-node N -m attnviz ...``.
 """
 
 from __future__ import annotations
@@ -9,22 +9,27 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from itertools import count
 from textwrap import shorten
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
 
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
-from attnviz.base.types import Positions
+from attnviz.base.types import Positions, Progress
 from attnviz.engine.attention import Attention, Rows
 from attnviz.engine.blocks import Block
-from attnviz.engine.reducer import Reduced, row_groups
+from attnviz.engine.checkpoint import Checkpoint, key_of, queries_of
+from attnviz.engine.plan import Plan, Whole, numbers, rows_of_parts
+from attnviz.engine.reducer import Reduced
 from attnviz.engine.tiles import TileSize
 
 
@@ -32,109 +37,274 @@ class RankError(RuntimeError):
     """Another rank stopped before the work was done."""
 
 
+class Channel(Protocol):
+    """How ranks talk."""
+
+    def ticket(self, name: str) -> int:
+        """How often this was called with a name, by any rank, before."""
+
+    def send(self, tensor: torch.Tensor, to: int) -> None:
+        """Sends a tensor to a rank, and returns before it is there."""
+
+    def receive(self, tensor: torch.Tensor, source: int) -> None:
+        """Fills a tensor with the next that a rank sent here."""
+
+    def arrived(self) -> None:
+        """Returns when all is there that was sent from here."""
+
+    def wait(self) -> None:
+        """Returns when every rank has come here, and all has arrived."""
+
+
+class Processes:
+    """The processes that ``torchrun`` started, as PyTorch has them talk. Raises RankError where one of them is gone."""
+
+    def __init__(self, device: torch.device) -> None:
+        """``device``: where tensors travel from and to."""
+        self._store, self._where = _get_default_store(), device
+        self._sent: list[tuple[torch.Tensor, Any]] = []
+
+    def ticket(self, name: str) -> int:
+        with _heard():
+            return int(self._store.add(f"attnviz/{name}", 1)) - 1
+
+    def send(self, tensor: torch.Tensor, to: int) -> None:
+        self._sent = [(kept, work) for kept, work in self._sent if not work.is_completed()]
+        moved = tensor.contiguous().to(self._where)
+        with _heard():
+            self._sent.append((moved, dist.isend(moved, to)))
+
+    def receive(self, tensor: torch.Tensor, source: int) -> None:
+        incoming = tensor if tensor.device == self._where and tensor.is_contiguous() else None
+        incoming = torch.empty_like(tensor, device=self._where) if incoming is None else incoming
+        with _heard():
+            dist.recv(incoming, source)
+        if incoming is not tensor:
+            tensor.copy_(incoming)
+
+    def arrived(self) -> None:
+        with _heard():
+            for _, work in self._sent:
+                work.wait()
+        self._sent = []
+
+    def wait(self) -> None:
+        self.arrived()
+        with _heard():
+            dist.barrier()
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankError(
+            f"another rank stopped before the work was done; nothing was written ({_first(error)})"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that make one picture."""
+    """This process among those that make one picture; one alone has nobody to talk to."""
 
     rank: int
     size: int
+    channel: Channel | None = None
+    _maps: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     def reduce_map(
-        self, attention: Attention, head: int, row_edges: Positions, column_edges: Positions, **options: Any
+        self,
+        attention: Attention,
+        head: int,
+        row_edges: Positions,
+        column_edges: Positions,
+        *,
+        checkpoint: Checkpoint | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> Reduced:
-        """As :meth:`attnviz.engine.attention.Attention.cells`, over all ranks; the whole of it on rank 0, a share on others.
+        """As :meth:`attnviz.engine.attention.Attention.cells`, in parts; the whole of it on rank 0, parts on others.
+
+        Args:
+            attention, head, row_edges, column_edges, options: as there.
+            checkpoint: where parts are kept, and those of a run before this one are found.
+            progress: called with the number of rows done, as far as this rank knows.
 
         Raises:
             RankError: another rank stopped.
         """
-        reductions = tuple(options.get("reductions", ("max",)))
-        item, pattern = attention.item, attention.pattern
-        shape = (len(row_edges) - 1, len(column_edges) - 1)
-        memory = options.get("memory")
-        tile = TileSize.fitting(item, shape, reductions=len(reductions), memory=memory, pattern=pattern)
-        cuts = shares(item, pattern, row_edges, tile.rows, self.size)
-        first, last = cuts[self.rank], cuts[self.rank + 1]
-        own = None
-        if first < last:
-            edges = row_edges[first : last + 1]
-            # The tile is that of the whole picture: a smaller share must not get larger tiles.
-            own = attention.cells(head, edges, column_edges, **{**options, "tile": tile})
-        try:
-            self._agree(digest(item, pattern, head), item)
-            return self._gathered(item, own, cuts, row_edges, shape, reductions)
-        except RuntimeError as error:
-            raise RankError(
-                f"another rank stopped before the map was done; nothing was written ({_first(error)})"
-            ) from error
+        making = _Making(self, attention, head, row_edges, column_edges, checkpoint, options)
+        alone, name, channel = count(), f"map {next(self._maps)}", self.channel
+        for part in making.parts(lambda: next(alone) if channel is None else channel.ticket(name), progress):
+            making.make(part)
+        return making.gathered()
 
     def wait(self) -> None:
-        """Returns when every rank has come here: those without a share too, before rank 0 writes.
+        """Returns when every rank has come here: those without a part too, before rank 0 writes.
 
         Raises:
             RankError: another rank stopped.
         """
-        if self.size == 1:
-            return
-        try:
-            dist.barrier()
-        except RuntimeError as error:
-            raise RankError(f"another rank stopped before the work was done ({_first(error)})") from error
+        if self.channel is not None:
+            self.channel.wait()
 
-    def _agree(self, own: bytes, item: AttentionItem) -> None:
-        """Raises InputError, on every rank, where one has read something else than the first."""
-        where = item.device if dist.get_backend() == "nccl" else torch.device("cpu")
-        mine = torch.frombuffer(bytearray(own), dtype=torch.uint8).to(where)
-        every = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(every, mine)
-        apart = [rank for rank, one in enumerate(every) if not torch.equal(one, every[0])]
-        if apart:
-            raise InputError(
-                f"{item.source}: rank {apart[0]} has read other inputs than rank 0; give every rank the same file and the "
-                f"same options"
-            )
 
-    def _gathered(
+class _Making:
+    """One map while this rank makes parts of it."""
+
+    def __init__(
         self,
-        item: AttentionItem,
-        own: Reduced | None,
-        cuts: list[int],
+        ranks: Ranks,
+        attention: Attention,
+        head: int,
         row_edges: Positions,
-        shape: tuple[int, int],
-        reductions: tuple[str, ...],
-    ) -> Reduced:
-        where = item.device if dist.get_backend() == "nccl" else torch.device("cpu")
+        column_edges: Positions,
+        checkpoint: Checkpoint | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.ranks, self.attention, self.head, self.checkpoint = ranks, attention, head, checkpoint
+        self.edges, self.options = (row_edges, column_edges), options
+        self.reductions = tuple(options.get("reductions", ("max",)))
+        item, pattern = attention.item, attention.pattern
+        self.key = key_of(item, pattern, head, self.edges, options) if checkpoint is not None else ""
+        self.plan = self._agreed()
+        # Rank 0 has the whole of it; others keep their own parts until they are sent.
+        columns = len(column_edges) - 1
+        self.whole = Whole(self.plan, row_edges, columns, self.reductions) if ranks.rank == 0 else None
+        self.own: dict[int, Reduced] = {}
 
-        def gather(name: str, whole: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
-            """Fills ``whole`` on rank 0 with every rank's rows, those from bounds[r] to bounds[r + 1]."""
-            if self.rank:
-                if own is not None:
-                    dist.send(torch.as_tensor(getattr(own, name)).contiguous().to(where), 0)
-                return whole
-            for rank in range(self.size):
-                if bounds[rank] == bounds[rank + 1]:
-                    continue
-                target = whole[bounds[rank] : bounds[rank + 1]]
-                if rank == 0:
-                    assert own is not None
-                    target.copy_(torch.as_tensor(getattr(own, name)))
-                else:
-                    incoming = torch.empty_like(target, device=where)
-                    dist.recv(incoming, rank)
-                    target.copy_(incoming)
-            return whole
+    def _agreed(self) -> Plan:
+        """What rank 0 plans, which the others hear, who tell it what they have read.
 
-        cells = {name: gather(name, torch.empty(shape, dtype=torch.float64), cuts).numpy() for name in reductions}
-        counts = gather("counts", torch.empty(shape[0], dtype=torch.int64), cuts).numpy()
-        rows = [int(row_edges[cut]) - int(row_edges[0]) for cut in cuts]
-        softmaxes = gather("denominators", torch.empty(rows[-1], 2, dtype=torch.float64), rows)
-        return Reduced(cells.get("max"), cells.get("mass"), counts, softmaxes)
+        Raises:
+            InputError: a rank has read something else than rank 0.
+        """
+        channel, item = self.ranks.channel, self.attention.item
+        if channel is None:
+            return self._planned()
+        own = _bytes(digest(item, self.attention.pattern, self.head))
+        if self.ranks.rank == 0:
+            plan, others = self._planned(), range(1, self.ranks.size)
+            said = _bytes(plan.written().encode())
+            for other in others:
+                for one in (own, torch.tensor([len(said)]), said):
+                    channel.send(one, other)
+            heard = {other: torch.empty_like(own) for other in others}
+            for other, theirs in heard.items():
+                channel.receive(theirs, other)
+            apart = [other for other, theirs in heard.items() if not torch.equal(theirs, own)]
+            if apart:
+                channel.arrived()
+                raise _apart(item, apart[0])
+            return plan
+        channel.send(own, 0)
+        first, length = torch.empty_like(own), torch.empty(1, dtype=torch.int64)
+        channel.receive(first, 0)
+        channel.receive(length, 0)
+        said = torch.empty(int(length), dtype=torch.uint8)
+        channel.receive(said, 0)
+        if not torch.equal(first, own):
+            channel.arrived()
+            raise _apart(item, self.ranks.rank)
+        return Plan.read(said.numpy().tobytes())
+
+    def _planned(self) -> Plan:
+        item, pattern = self.attention.item, self.attention.pattern
+        tile = self.options.get("tile")
+        if tile is None:
+            cells = (len(self.edges[0]) - 1, len(self.edges[1]) - 1)
+            bound, reductions = self.options.get("memory"), len(self.reductions)
+            tile = TileSize.fitting(item, cells, reductions=reductions, memory=bound, pattern=pattern)
+        made = Plan.of(item, pattern, self.edges[0], tile, ranks=self.ranks.size)
+        return made if self.checkpoint is None else self.checkpoint.plan(self.key, made)
+
+    def parts(self, ticket: Callable[[], int], progress: Progress | None) -> Iterator[int]:
+        """The parts that this rank is to make, one after another, when it comes to them.
+
+        What is done already, or taken by another rank, counts as done.
+        """
+        rows, told = rows_of_parts(self.plan, self.edges[0]), 0
+
+        def tell(until: int) -> None:
+            nonlocal told
+            if progress is not None and until > told:
+                progress(sum(rows[told:until]))
+                told = until
+
+        while (part := ticket()) < len(self.plan):
+            tell(part)
+            yield part
+            tell(part + 1)
+        tell(len(rows))
+
+    def make(self, part: int) -> None:
+        """Makes a part, or takes that of a run before this one."""
+        edges, queries = self.plan.edges(part, self.edges[0]), ""
+        made = None
+        if self.checkpoint is not None:
+            rows = range(int(edges[0]), int(edges[-1]))
+            queries = queries_of(self.attention.item, self.attention.pattern, self.head, rows)
+            made = self.checkpoint.load(self.key, self.plan, part, queries)
+        if made is None:
+            # The tile is that of the whole picture: a smaller part must not get larger tiles.
+            options = {**self.options, "tile": self.plan.tile}
+            made = self.attention.cells(self.head, edges, self.edges[1], **options)
+            if self.checkpoint is not None:
+                self.checkpoint.save(self.key, self.plan, part, queries, made)
+        if self.whole is None:
+            self.own[part] = made
+        else:
+            self.whole.put(part, made)
+
+    def gathered(self) -> Reduced:
+        """The whole map on rank 0; the others send it their parts, and have nothing to show."""
+        channel = self.ranks.channel
+        if self.whole is None:
+            assert channel is not None
+            own = torch.zeros(len(self.plan), dtype=torch.int64)
+            own[list(self.own)] = 1
+            channel.send(own, 0)
+            for _, made in sorted(self.own.items()):
+                for values in numbers(made):
+                    channel.send(values, 0)
+            return _nothing(self.edges, self.reductions)
+        for other in range(1, self.ranks.size):
+            assert channel is not None
+            theirs = torch.empty(len(self.plan), dtype=torch.int64)
+            channel.receive(theirs, other)
+            for part in theirs.nonzero()[:, 0].tolist():
+                for place in self.whole.arrays(part):
+                    channel.receive(place, other)
+                self.whole.missing.discard(part)
+        return self.whole.result()
+
+
+def _bytes(said: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(said), dtype=torch.uint8)
+
+
+def _nothing(edges: tuple[Positions, Positions], reductions: Sequence[str]) -> Reduced:
+    """What a rank has to show whose parts are on their way to rank 0: blank cells."""
+    rows, columns = (len(one) - 1 for one in edges)
+    blank = {name: np.full((rows, columns), np.nan) for name in reductions}
+    queries = int(edges[0][-1] - edges[0][0])
+    softmaxes = torch.full((queries, 2), torch.nan, dtype=torch.float64)
+    return Reduced(blank.get("max"), blank.get("mass"), np.zeros(rows, dtype=np.int64), softmaxes)
+
+
+def _apart(item: AttentionItem, rank: int) -> InputError:
+    return InputError(
+        f"{item.source}: rank {rank} has read other inputs than rank 0; give every rank the same file and the same options"
+    )
 
 
 class Shared(Attention):
-    """An attention whose cells several ranks make together, each a share of the rows."""
+    """An attention whose cells are made in parts, by several ranks together, or in several runs."""
 
-    def __init__(self, alone: Attention, ranks: Ranks) -> None:
+    def __init__(self, alone: Attention, ranks: Ranks, checkpoint: Checkpoint | None = None) -> None:
         self.item, self.pattern, self._alone, self._ranks = alone.item, alone.pattern, alone, ranks
+        self._checkpoint = checkpoint
         self.softmaxed = alone.softmaxed
 
     @property
@@ -151,6 +321,13 @@ class Shared(Attention):
 
     def head_name(self, head: int) -> str | None:
         return self._alone.head_name(head)
+
+    @property
+    def finest(self) -> int | None:
+        return self._alone.finest
+
+    def edges(self, rows: range, columns: Sequence[int], down: int, across: int) -> tuple[Positions, Positions]:
+        return self._alone.edges(rows, columns, down, across)
 
     def columns(self, keys: range | None = None) -> Sequence[int]:
         return self._alone.columns(keys)
@@ -179,7 +356,8 @@ class Shared(Attention):
         return self._alone.blocks(head, queries=queries, weights=weights, largest=largest)
 
     def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
-        return self._ranks.reduce_map(self._alone, head, row_edges, column_edges, **options)
+        made = self._alone, head, row_edges, column_edges
+        return self._ranks.reduce_map(*made, checkpoint=self._checkpoint, **options)
 
 
 @contextmanager
@@ -206,7 +384,8 @@ def ranks(device: str) -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{size} ranks were to work together and do not find each other: {_first(error)}") from error
     try:
-        world = Ranks(dist.get_rank(), size)
+        where = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+        world = Ranks(dist.get_rank(), size, Processes(where))
         yield world
         world.wait()  # nobody leaves before rank 0 has written
     finally:
@@ -221,13 +400,13 @@ def digest(item: AttentionItem, pattern: Pattern, head: int) -> bytes:
         made.update(repr(getattr(inputs, name, None)).encode())
     for part in getattr(inputs, "parts", ()):  # of a map that is made of others
         made.update(digest(part.item(item.batch, device=item.device), pattern, min(head, part.H - 1)))
-    for field in fields(inputs):
-        value = getattr(inputs, field.name)
+    for one in fields(inputs):
+        value = getattr(inputs, one.name)
         if not isinstance(value, torch.Tensor):
             continue
-        if field.name in ("q", "weights", "logits"):  # each rank reads but its share of these
+        if one.name in ("q", "weights", "logits"):  # each rank reads but its share of these
             value = value[item.batch, head, rows]
-        elif field.name == "k":
+        elif one.name == "k":
             value = value[item.batch, item.kv_head(head)]
         elif value.ndim > 3:  # projections of global queries, values and biases are large
             value = value[..., :1, :]
@@ -241,26 +420,6 @@ def rank_device(device: str) -> str:
     if local is None or device not in ("auto", "cuda") or not torch.cuda.is_available():
         return device
     return f"cuda:{int(local) % torch.cuda.device_count()}"
-
-
-def shares(item: AttentionItem, pattern: Pattern, row_edges: Positions, rows: int, size: int) -> list[int]:
-    """Where to cut rows of cells into ``size`` shares of about the same work: ``size + 1`` indices of ``row_edges``.
-
-    Cuts lie between groups of rows, as :func:`attnviz.engine.reducer.row_groups` makes them.
-    """
-    reach = pattern.reach(item)
-    shared = 0 if reach.keys is None else len(reach.keys)
-    work, ends = [0], [0]
-    for group in row_groups(row_edges, rows * reach.step):
-        work.append(work[-1] + len(group) * (sum(map(len, reach.spans(group, item.S))) + shared))
-        ends.append(group.stop)
-    index = {int(edge): n for n, edge in enumerate(row_edges)}
-    places = [(done, index[end]) for done, end in zip(work[1:], ends[1:], strict=True) if end in index]
-    cuts = [0]
-    for rank in range(1, size):
-        wanted = work[-1] * rank / size
-        cuts.append(max(cuts[-1], min(places, key=lambda place: abs(place[0] - wanted))[1]))
-    return [*cuts, len(row_edges) - 1]
 
 
 def _first(error: Exception) -> str:

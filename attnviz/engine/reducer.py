@@ -27,7 +27,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.blocks import HeadRows, RowBlock
 from attnviz.engine.head import RowScorer
-from attnviz.engine.tiles import Asked, BlockTiles, Part, TileSize, segment, segments
+from attnviz.engine.tiles import Asked, BlockTiles, Shelf, TileSize, fixed_peak, power_, segment, segments, unit_for
 from attnviz.engine.visibility import to_positions
 
 if TYPE_CHECKING:
@@ -221,7 +221,8 @@ class _Grid:
         tile: TileSize,
     ) -> None:
         logits, known = values == "logits", denominators is not None
-        self.asked = Asked(column_edges, "max" in reductions, "mass" in reductions, logits, known, tile.keys)
+        self.asked = Asked(column_edges, "max" in reductions, "mass" in reductions, logits, known, tile)
+        self.shelf = Shelf(torch.empty(0, dtype=item.compute_dtype, device=item.device))
         self.row_edges = row_edges
         shape = (len(row_edges) - 1, len(column_edges) - 1)
         # Keys down in memory, like the tiles.
@@ -250,50 +251,57 @@ class _Grid:
         peak, total = tiles.peak, tiles.total
         sees = None if tiles.sure else total[:b] > 0
         if scorer.sink is not None:
-            before, peak = peak, peak.clamp(min=scorer.sink)
-            total = total * torch.exp(before - peak) + torch.exp(scorer.sink - peak)
+            sink = scorer.sink * tiles.unit
+            before, peak = peak, peak if tiles.raw else peak.clamp(min=sink)
+            total = total * power_(before - peak, tiles.unit) + power_(sink - peak, tiles.unit)
         made = torch.stack([peak[:b], total[:b]], dim=1).cpu().double()
+        made[:, 0] /= tiles.unit
         if sees is not None:
             made.masked_fill_(~sees.cpu()[:, None], torch.nan)
         keep = block.keep
         self.denominators[local] = (
             made if keep is None else torch.where(keep.cpu()[:, None], made, self.denominators[local])
         )
-        self._take(rows, scorer, tiles.parts, peak, total, _both(sees, keep))
+        self._take(rows, scorer, tiles, peak, total, _both(sees, keep))
 
     def _weighed(self, block: RowBlock, q: Tensor) -> BlockTiles:
         """The tiles of a block whose denominators they make."""
         # Each block decides for itself, so that ranks with a share of the blocks get the bits of one process.
-        bound = None if self.asked.logits else block.scorer.bound(q)
-        if bound is not None:
-            tiles = BlockTiles(self.asked, block.scorer, block.rows, q, bound).run()
+        fixed = None if self.asked.logits else fixed_peak(block.scorer, q)
+        if fixed is not None:
+            tiles = self._tiles(block, q, fixed)
             if tiles.sure or bool(tiles.enough.all()):
                 return tiles
-        return BlockTiles(self.asked, block.scorer, block.rows, q, None).run()
+        return self._tiles(block, q, None)
+
+    def _tiles(self, block: RowBlock, q: Tensor, fixed: Tensor | None) -> BlockTiles:
+        self.shelf.clear()
+        return BlockTiles(self.asked, block.scorer, block.rows, q, fixed, self.shelf).run()
 
     def _add_known(self, block: RowBlock, q: Tensor, known: Tensor) -> None:
         """Takes in a block whose denominators are known, (b, 2)."""
         extra = len(q) - len(known)
-        rounded = known[:, 0].to(q.dtype)
-        # What the peak loses in this dtype, the sum takes.
-        total = (known[:, 1] * torch.exp(known[:, 0] - rounded.double())).to(q.dtype)
+        given = known[:, 0] * unit_for(q.dtype, raw=not bool(known[:, 0].any()))
+        rounded = given.to(q.dtype)
+        # What the peak loses in this dtype, the sum takes, save what it lost when it became a natural logarithm.
+        lost = given - rounded.double()
+        lost = torch.where(lost.abs() > given.abs() * 2**-50, lost, 0)
+        total = (known[:, 1] * torch.exp2(lost)).to(q.dtype)
         peak = torch.nn.functional.pad(rounded, (0, extra)).to(q.device)
         total = torch.nn.functional.pad(total, (0, extra), value=1.0).to(q.device)
-        tiles = BlockTiles(self.asked, block.scorer, block.rows, q, peak).run()
-        self._take(
-            block.rows, block.scorer, tiles.parts, peak, total, _both(~torch.isnan(peak[: len(known)]), block.keep)
-        )
+        tiles = self._tiles(block, q, peak)
+        self._take(block.rows, block.scorer, tiles, peak, total, _both(~torch.isnan(peak[: len(known)]), block.keep))
 
     def _take(
         self,
         rows: range | Tensor,
         scorer: RowScorer,
-        parts: list[Part],
+        tiles: BlockTiles,
         peak: Tensor,
         total: Tensor,
         keep: Tensor | None,
     ) -> None:
-        """A block's parts, now that the denominators are known, into the cells; ``keep``, (b,): which rows count."""
+        """What a block's tiles gave, now that the denominators are known, into the cells; ``keep``, (b,): which rows count."""
         kept: Tensor | None = None
         if keep is not None and not bool(keep.all()):
             kept = torch.nonzero(keep)[:, 0]
@@ -308,7 +316,7 @@ class _Grid:
 
         first = int(rows[0])  # a band without gaps has rows without gaps
         inverse = 1 / total
-        for part in parts:
+        for part in tiles.parts:
             where = cells_at(at, part.bins)
             if part.seen is not None:
                 self.seen[where] |= by_row(part.seen.to(total.dtype), "max") > 0
@@ -316,7 +324,7 @@ class _Grid:
                 self.seen[where] |= scorer.sees.band_meets(first + cuts[:-1], first + cuts[1:] - 1, *part.band)
             else:
                 self.seen[where] = True
-            factor = inverse if part.peak is peak else torch.exp(part.peak - peak) * inverse
+            factor = inverse if part.peak is peak else power_(part.peak - peak, tiles.unit) * inverse
             if part.top is not None:
                 top = part.top if self.asked.logits else part.top.mul_(factor)
                 if self.known is not None and not self.asked.logits:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property, wraps
 from operator import index
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,13 +20,13 @@ from attnviz.attention.merged import MergedInputs, cropped, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.attention.taken import taken, with_arrays
-from attnviz.base.bins import bin_edges
 from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.selections import checked_range
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Positions
-from attnviz.engine.attention import Attention
+from attnviz.engine.attention import Attention, Computed
+from attnviz.engine.checkpoint import Checkpoint
 from attnviz.engine.makers import attention_of
 from attnviz.engine.ranks import Ranks, Shared
 from attnviz.engine.reducer import REDUCTIONS
@@ -33,7 +34,7 @@ from attnviz.engine.reducer import REDUCTIONS
 VALUES = ("weights", "logits")
 """What a map, a table or a comparison can hold: after softmax, or before."""
 
-GROUPED = ("merge", "spans", "hide", "renormalize")
+GROUPED = ("merge", "spans", "query_spans", "hide", "renormalize")
 """The fields by which tokens are seen as one, and keys are hidden."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -56,6 +57,7 @@ class Request:
         merge: ``words``: queries and keys are seen as words, by their word ids or else by the marks of their form.
         spans: runs of positions that are seen as one: ``{"system": range(0, 41)}``, ``"system:0-40,answer:90-99"`` (both ends
             belong to a range), or ``"sep:."``, which end with a token; what none has is a run of its own.
+        query_spans: likewise, of queries that are of another sequence than the keys.
         hide: keys that are left out of rows, not of softmax: ``special``, ``padding``, positions and tokens, as text with
             commas or a list. What that leaves out is said.
         renormalize: whether rows are made to sum to 1 after that; a rest of 0 is a blank row.
@@ -66,6 +68,7 @@ class Request:
         dtype: round the inputs to this dtype first; None keeps theirs. Half types compute in float32.
         memory: bytes that the picture and the tiles of the map in work may take, beside the inputs; None is no bound.
         ranks: the processes that share the rows; None is this one alone.
+        checkpoint: a directory where the parts of maps that are done are kept, for a run that goes on where one was killed.
 
     Raises:
         InputError: a pattern, head, batch item, region, device, dtype or choice that is not there.
@@ -82,6 +85,7 @@ class Request:
     shape: tuple[int, int] | None = None
     merge: str | None = None
     spans: Spans | None = None
+    query_spans: Spans | None = None
     hide: Hide | None = None
     renormalize: bool = False
     queries: range | None = None
@@ -91,6 +95,7 @@ class Request:
     dtype: str | torch.dtype | None = None
     memory: int | None = None
     ranks: Ranks | None = None
+    checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (("values", self.values, VALUES), ("reduce", self.reduce, REDUCTIONS)):
@@ -123,7 +128,7 @@ class Request:
             )
         pattern = pattern_of(self.pattern) or self.inputs.pattern or GlobalKeys()
         made = merged(self.inputs, self.batch, pattern, **asked)
-        settled: dict[str, Any] = {"merge": None, "spans": None, "hide": None, "renormalize": False}
+        settled: dict[str, Any] = dict.fromkeys(GROUPED) | {"renormalize": False}
         for name, value in {"inputs": made, "pattern": None, **settled}.items():
             object.__setattr__(self, name, value)
 
@@ -152,7 +157,14 @@ class Request:
         """The attention that is asked about."""
         item = self.inputs.item(self.batch, device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
         made = attention_of(item, self.pattern)  # type: ignore[arg-type]
-        return made if self.ranks is None or self.ranks.size == 1 else Shared(made, self.ranks)
+        kept = None if self.checkpoint is None else Checkpoint(Path(self.checkpoint))
+        if kept is not None and not isinstance(made, Computed):
+            raise InputError(
+                f"{self.inputs.source}: parts are kept of maps of queries and keys, a head a map; what is given, or made of "
+                f"several, is not: leave --checkpoint out"
+            )
+        ranks = Ranks(0, 1) if self.ranks is None else self.ranks
+        return made if ranks.size == 1 and kept is None else Shared(made, ranks, kept)
 
     @property
     def item(self) -> AttentionItem:
@@ -181,7 +193,7 @@ class Request:
     def edges(self) -> tuple[Positions, Positions]:
         """The bins of queries and of keys that a picture has."""
         columns, (down, across) = self.columns, self.shape or (self.pixels, self.pixels)
-        return bin_edges(self.rows, min(len(self.rows), down)), bin_edges(columns, min(len(columns), across))
+        return self.attention.edges(self.rows, columns, down, across)
 
 
 def heads_of(given: Any) -> tuple[int, ...] | None:
@@ -316,7 +328,19 @@ def asks(*names: str, derived: bool = True, arrays: bool = True) -> Callable[[_F
         derived: whether it takes several layers, and makes one map of them.
         arrays: whether arrays that come first are q, k and v.
     """
-    listed = names or ("batch", "values", "reduce", "pixels", *GROUPED, "queries", "keys", "device", "dtype", "memory")
+    listed = names or (
+        "batch",
+        "values",
+        "reduce",
+        "pixels",
+        *GROUPED,
+        "queries",
+        "keys",
+        "device",
+        "dtype",
+        "memory",
+        "checkpoint",
+    )
     listed = (*listed, *GROUPED) if {"queries", "reduce"} & {*listed} else listed
 
     def said(function: _Function) -> _Function:

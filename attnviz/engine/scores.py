@@ -31,6 +31,7 @@ from attnviz.engine.given import no_logits
 from attnviz.engine.makers import attention_of
 from attnviz.engine.request import Request, ask_for_weights, asks
 from attnviz.engine.softmax import BLANK, softmax_
+from attnviz.engine.visibility import HIDDEN
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class AttentionScores:
     global_weights: Tensor | None = None  # (n, R, S)
     visible: Tensor | None = None  # (n, T, C1) bool, of weights that were given, which no logits tell of
     queries: range | None = None  # the T query positions of the rows; None is all
+    keys: range | None = None  # the keys that were asked for, each of which then is a column, for global queries too
 
     @property
     def rows(self) -> range:
@@ -114,6 +116,46 @@ class AttentionScores:
         band = [query + offset for offset in self.offsets]
         return [*self.positions.tolist(), *(s if 0 <= s < self.item.S else None for s in band)]
 
+    @property
+    def numbers(self) -> dict[int, int] | None:
+        """n of ``Global #n``, counted from 1, of each position; None where the columns are keys like any others."""
+        shared = self.positions.tolist()
+        if not self.offsets:
+            shared = list(attention_of(self.item, self.pattern).columns())
+        return None if len(shared) == self.item.S else {s: n for n, s in enumerate(shared, 1)}
+
+    def seen(self, *, of_global: bool = False) -> Tensor:
+        """Which keys the queries see, (n, T, C1 + C2) bool; ``of_global``: the global queries, (n, R, S)."""
+        if self.visible is not None and not of_global:
+            return self.visible
+        logits = self.global_scores if of_global else self.scores
+        if logits is None:  # of weights alone: the same rows are scored again
+            with torch.no_grad(), torch.autocast(self.item.device.type, enabled=False):
+                again = [self._again(run) for run in runs(self.rows)]
+            parts = [one.global_scores if of_global else one.scores for one in again]
+            logits = torch.cat([part for part in parts if part is not None], dim=1)
+        return logits > HIDDEN
+
+    def _again(self, queries: range) -> AttentionScores:
+        """The logits of some of its rows."""
+        if self.keys is None:
+            return _score(self.item, self.pattern, self.heads, queries, True, False)
+        return _over_keys(attention_of(self.item, self.pattern), self.heads, queries, self.keys, True, False)
+
+    def shown(self, name: str, *, of_global: bool = False) -> Tensor:
+        """Logits or weights as tables and files show them, (n, T, C1 + C2) float64 on the CPU.
+
+        A key that a query does not see is -inf, in weights too; a query that sees nothing is NaN, in logits too.
+
+        Args:
+            name: ``logits`` or ``weights``.
+            of_global: the global queries, (n, R, S).
+        """
+        values = (self.global_values(name) if of_global else self.values(name)).detach().cpu().double()
+        seen = self.seen(of_global=of_global).cpu()
+        found = values.masked_fill(~seen, HIDDEN)
+        return found.masked_fill(~seen.any(2, keepdim=True), torch.nan)
+
     def _repr_html_(self) -> str:
         return shown(self)
 
@@ -122,7 +164,7 @@ _NUMBERS = ("scores", "weights", "global_scores", "global_weights", "visible")
 """The fields that have a number a head, query and key."""
 
 
-@asks("batch", "values", "queries", "device", "dtype")
+@asks("batch", "values", "queries", "keys", "device", "dtype")
 def score(
     inputs: SomeInputs,
     pattern: Pattern | str | None = None,
@@ -141,7 +183,8 @@ def score(
         heads: the query heads, in the order wanted; None is all of them.
         logits, weights: which of the two to compute; either alone needs half the memory. Given weights without logits
             have none: :attr:`AttentionScores.scores` is None then.
-        what: ``batch``, the batch item; ``queries``, the query positions of the rows; ``device``, where to compute (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``;
+        what: ``batch``, the batch item; ``queries``, the query positions of the rows; ``keys``, the key positions of the
+            columns, of all that the softmax runs over; ``device``, where to compute (``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``;
             None is where ``inputs`` are); ``dtype``, what to round the inputs to first (None keeps theirs; half types
             compute in float32).
 
@@ -211,8 +254,9 @@ def _scored(request: Request, heads: tuple[int, ...], queries: range, logits: bo
     """The scores of some heads and queries of a request."""
     attention = request.attention
     with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
-        if not attention.softmaxed:
-            return _given(attention, heads, queries, logits, weights)
+        keys = None if request.keys == range(request.item.S) else request.keys
+        if not attention.softmaxed or keys is not None:
+            return _over_keys(attention, heads, queries, keys, logits, weights)
         return _score(request.item, attention.pattern, heads, queries, logits, weights)
 
 
@@ -227,15 +271,15 @@ def _check_room(item: AttentionItem, heads: int, rows: int, columns: int, tensor
         )
 
 
-def _given(
-    attention: Attention, heads: tuple[int, ...], queries: range, logits: bool, weights: bool
+def _over_keys(
+    attention: Attention, heads: tuple[int, ...], queries: range, keys: range | None, logits: bool, weights: bool
 ) -> AttentionScores:
-    """The rows of weights that need no softmax, over the keys that are columns of their map."""
-    item, columns = attention.item, attention.columns()
+    """Every row over the keys that are columns of a map: of weights that need no softmax, or where a part is asked for."""
+    item, columns = attention.item, attention.columns(keys)
     positions = torch.tensor(list(columns), dtype=torch.int64)
     index, shape = positions.to(item.device), (len(heads), len(queries), len(positions))
     _check_room(item, *shape, logits + weights)
-    there = getattr(item.inputs, "logits", None) is not None
+    there = attention.softmaxed or getattr(item.inputs, "logits", None) is not None
     if logits and not weights and isinstance(attention, Derived):
         raise attention.no_logits()
     made: dict[bool, Tensor | None] = {}
@@ -246,8 +290,7 @@ def _given(
             for block in attention.blocks(head, queries=queries, weights=of_weights):
                 assert out is not None
                 rows = block.rows - queries.start
-                values, seen = block.over_all(item.S, weights=of_weights)
-                out[n, rows], visible[n, rows] = values[:, index], seen[:, index]
+                out[n, rows], visible[n, rows] = block.over(index, item.S, weights=of_weights)
     return AttentionScores(
         item,
         attention.pattern,
@@ -259,6 +302,7 @@ def _given(
         torch.empty(0, dtype=torch.int64),
         visible=visible if weights else None,
         queries=queries,
+        keys=keys,
     )
 
 

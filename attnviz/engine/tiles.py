@@ -3,9 +3,10 @@
 A tile is what a cache holds. Tiles lie transposed (keys down, queries across), so that every reduction over keys adds whole rows
 of memory.
 
-Softmax subtracts something not below the row's largest logit before exp. The Cauchy-Schwarz bound ``|q| max |k|``
-costs nothing and is exact all the same; where it is so far above the largest logit that exp could vanish, the block
-is done again with a running maximum (online softmax, arXiv:1805.02867).
+Exp is taken as a power of two, whose exponents the product makes: a logit times log2(e), less something that the softmax
+denominator has as well. Where ``|q| max |k|``, the Cauchy-Schwarz bound, says that no power can overflow or vanish, nothing
+is subtracted; else that bound is, which is exact all the same; and where it is so far above the largest logit that powers
+could vanish, the block is done again with a running maximum (online softmax, arXiv:1805.02867).
 """
 
 from __future__ import annotations
@@ -24,18 +25,22 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.types import Positions
 from attnviz.engine.head import RowScorer
+from attnviz.engine.products import PLAIN, Queries, operator_for
 
-_LOG2_E = 1 / math.log(2)
-_LEAST_TOTAL = 1e-17  # a sum of exp below this says that the bound is more than 39 above the largest logit
-_FUSED = 128.0  # up to this magnitude of what is subtracted, a fused multiply-add is as exact as the logits themselves
+LOG2_E = 1 / math.log(2)
+_LEAST_TOTAL = 1e-17  # a sum of powers below this says that the bound is more than 56 above the largest exponent
+_MODEST = (
+    60.0  # up to this magnitude of exponents, sums of any number of powers hold, and products of such a sum and a power
+)
 
 
 @dataclass(frozen=True)
 class TileSize:
-    """How much of a map is in work at once: ``rows`` queries against ``keys`` keys."""
+    """How much of a map is in work at once: ``rows`` queries against ``keys`` keys, and the operator that multiplies them."""
 
     rows: int
     keys: int
+    operator: str = PLAIN
 
     @classmethod
     def fitting(
@@ -64,8 +69,9 @@ class TileSize:
         bytes_each = torch.finfo(item.compute_dtype).bits // 8
         # Small enough for a cache, large enough that starting each step costs little; an accelerator wants more at once.
         rows, keys = (768, 2048) if item.device.type == "cpu" else (2048, 16384)
+        operator = PLAIN if item.given else operator_for(item.device, item.compute_dtype, item.T * item.S)
         if memory is None:
-            return cls(rows, keys)
+            return cls(rows, keys, operator)
 
         D = 0 if item.given else item.products.D
         shared = None if pattern is None else pattern.reach(item).keys
@@ -88,7 +94,7 @@ class TileSize:
                 f"--memory {memory:,} bytes is too small for one row of a picture of {cells[0]} x {cells[1]} cells; "
                 f"the least that works is {taken(rows, keys):,}{otherwise}"
             )
-        return cls(rows, keys)
+        return cls(rows, keys, operator)
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,7 @@ class Asked:
     """Whether cells hold logits: their largest, and no exp of anything."""
     known: bool
     """Whether the denominators are known, so that keys which are not shown matter to nothing."""
-    keys: int
-    """Keys of a tile, about."""
+    tile: TileSize
 
     @property
     def lone_max(self) -> bool:
@@ -113,7 +118,7 @@ class Asked:
 
 @dataclass
 class Part:
-    """What one tile gives to a block of b queries, b' with those that fill it up: values relative to ``exp(peak)``."""
+    """What one tile gives to a block of b queries, b' with those that fill it up: values relative to ``2 ** peak``."""
 
     bins: Positions  # (m,) ascending
     top: Tensor | None  # (m, b') the largest
@@ -126,16 +131,21 @@ class Part:
 class BlockTiles:
     """The tiles of one block.
 
-    After :meth:`run`: ``parts``, what each tile gave; ``peak``, (b',), the exponent that the sum is relative to; ``total``,
-    (b',), the sum of exp; ``sure``, whether each query is known to see something, by a sum that is not too small.
+    After :meth:`run`: ``parts``, what each tile gave; ``peak``, (b',), the power of two that the sum is relative to; ``total``,
+    (b',), the sum of powers; ``sure``, whether each query is known to see something, by a sum that is not too small.
     """
 
-    def __init__(self, asked: Asked, scorer: RowScorer, rows: range | Tensor, q: Tensor, fixed: Tensor | None) -> None:
-        """``q`` is (b', D), ``rows`` its first b; ``fixed``, (b',), what to subtract before exp: None keeps a running maximum."""
-        self.asked, self.scorer, self.rows, self.q, self.running = asked, scorer, rows, q, fixed is None
+    def __init__(
+        self, asked: Asked, scorer: RowScorer, rows: range | Tensor, q: Tensor, fixed: Tensor | None, shelf: Shelf
+    ) -> None:
+        """``q`` is (b', D), ``rows`` its first b; ``fixed``, (b',), what to subtract before exp, in :func:`unit_for`: None keeps a running maximum."""
+        self.asked, self.scorer, self.rows, self.running, self.shelf = asked, scorer, rows, fixed is None, shelf
         self.peak = q.new_full((len(q),), -torch.inf) if fixed is None else fixed
-        # Known denominators are another tile's: what they are subtracted from was not rounded along with them.
-        self.fused = fixed is not None and not asked.known and float(fixed.abs().amax()) <= _FUSED
+        # What nothing is subtracted from is known to be modest, so that no power vanishes.
+        self.raw = fixed is not None and not bool(fixed.any())
+        self.least = 0.0 if self.raw else _LEAST_TOTAL
+        self.unit = 1.0 if asked.logits else unit_for(q.dtype, raw=self.raw)
+        self.q = Queries(q, self.unit, None if self.raw else fixed, asked.tile.operator)
         self.total = q.new_zeros(len(q))
         self.parts: list[Part] = []
         self.sure = False
@@ -153,69 +163,122 @@ class BlockTiles:
     @property
     def enough(self) -> Tensor:
         """Which rows have a sum that is not too small, or are padding, (b,)."""
-        return (self.total[: len(self.rows)] > _LEAST_TOTAL) | self.scorer.sees.hidden(self.rows)
+        return (self.total[: len(self.rows)] > self.least) | self.scorer.sees.hidden(self.rows)
 
     def _tile(self, keys: range | Tensor, bins: Positions, cuts: Positions) -> bool:
         """Takes in a tile; False where the bound turned out to be too high."""
         asked, shown = self.asked, len(bins) > 0
-        logits = self.scorer.tile(self.q, self.rows, keys).T  # (n, b'), contiguous
+        exponents = self.scorer.tile(
+            self.q, self.rows, keys
+        ).T  # (n, b'), contiguous; or logits, where these are asked for
         hidden = self.scorer.hides(self.rows, keys)
         band = None
         if hidden and self.scorer.band_alone and isinstance(keys, range):
             band = cuts[:-1] + keys.start, cuts[1:] + (keys.start - 1)
         unknown = hidden and band is None
         early = shown and (unknown or asked.lone_max or asked.logits or (asked.max and self.running))
-        highest = segment(logits, cuts, "max") if early else None  # (m, b')
+        highest = self._segment(exponents, cuts, "max") if early else None  # (m, b')
         seen = highest > -torch.inf if highest is not None and unknown else None
         if asked.logits:
-            self.total += torch.isfinite(logits).any(0)
+            self.total += torch.isfinite(exponents).any(0)
             self.parts.append(Part(bins, highest, None, seen, band, self.peak))
             return True
-        safe = self._subtracted(logits)
+        if self.running:
+            self._subtract_(exponents, highest)
+        if highest is not None:
+            self._power_(highest)
         if asked.lone_max and highest is not None:
-            self._exp_(highest, safe)
-            self.parts.append(Part(bins, highest, None, seen, band, safe))
+            self.parts.append(Part(bins, highest, None, seen, band, self.relative))
             return True
-        self._exp_(logits, safe)
-        mass = segment(logits, cuts, "sum") if shown and asked.mass else None
+        powers = self._power_(exponents)
+        mass = self._segment(powers, cuts, "sum") if shown and asked.mass else None
         if not asked.known:
-            whole = mass is not None and cuts[0] == 0 and cuts[-1] == len(logits)
-            self.total += mass.sum(0) if whole and mass is not None else logits.sum(0)
+            whole = mass is not None and cuts[0] == 0 and cuts[-1] == len(powers)
+            self.total += mass.sum(0) if whole and mass is not None else powers.sum(0)
         if not self.running and not asked.known and not hidden and not self.sure:
-            self.sure = bool((self.total > _LEAST_TOTAL).all())
+            self.sure = self.raw or bool((self.total > self.least).all())
             if not self.sure:
                 return False  # all see this tile and some get nothing: too high for the other tiles too
         if shown:
-            if not asked.max:
-                highest = None
-            elif highest is not None:
-                self._exp_(highest, safe)
-            else:
-                highest = segment(logits, cuts, "max")
-            self.parts.append(Part(bins, highest, mass, seen, band, safe))
+            if asked.max and highest is None:
+                highest = self._segment(powers, cuts, "max")
+            self.parts.append(Part(bins, highest if asked.max else None, mass, seen, band, self.relative))
         return True
 
-    def _subtracted(self, logits: Tensor) -> Tensor:
-        """What to subtract from a tile's logits before exp, (b',); a running maximum takes them in."""
-        if not self.running:
-            return self.peak
-        before, self.peak = self.peak, torch.maximum(self.peak, logits.amax(0))
-        safe = self.peak.clamp(min=torch.finfo(logits.dtype).min / 4)
-        self.total *= torch.exp(before - safe)
-        self.fused = float(safe.abs().amax()) <= _FUSED
-        return safe
+    @property
+    def relative(self) -> Tensor:
+        """What the powers of the last tile are relative to, (b',); 0 where a row has seen nothing yet."""
+        return self.peak.clamp(min=torch.finfo(self.peak.dtype).min / 4) if self.running else self.peak
 
-    def _exp_(self, logits: Tensor, peak: Tensor) -> None:
-        """``exp(logits - peak)`` in place, for (n, b) and (b,).
+    def _subtract_(self, exponents: Tensor, highest: Tensor | None) -> None:
+        """Takes a tile's exponents into the running maximum, and subtracts that from them and from their largest."""
+        before, self.peak = self.peak, torch.maximum(self.peak, exponents.amax(0))
+        safe = self.relative
+        self.total *= self._power_(before - safe)
+        exponents.sub_(safe)
+        if highest is not None:
+            highest.sub_(safe)
 
-        As a power of two: on a CPU it costs half of exp, and no more where a logit is -inf or far below the peak,
-        where exp costs 3 to 40 times as much.
-        """
-        if self.fused:
-            torch.add(peak * -_LOG2_E, logits, alpha=_LOG2_E, out=logits)
-        else:  # the two are large, and their difference may not be: nothing is rounded before it
-            logits.sub_(peak).mul_(_LOG2_E)
-        logits.exp2_()
+    def _power_(self, logits: Tensor) -> Tensor:
+        """exp of logits in this block's unit, in place."""
+        return power_(logits, self.unit)
+
+    def _segment(self, values: Tensor, cuts: Positions, how: str) -> Tensor:
+        return segment(values, cuts, how, out=self.shelf.take(len(cuts) - 1, values.shape[1]))
+
+
+def unit_for(dtype: torch.dtype, *, raw: bool) -> float:
+    """In what logits come from the product before exp: log2(e), so that they are exponents of 2, or 1.
+
+    Args:
+        dtype: what products run in. In float64 a peak that is turned from one unit to the other and back is another one.
+        raw: whether nothing is subtracted from them, so that the peak is 0.
+    """
+    return LOG2_E if raw or dtype == torch.float32 else 1.0
+
+
+def power_(logits: Tensor, unit: float) -> Tensor:
+    """exp of logits times ``unit``, in place.
+
+    As a power of two: on a CPU it costs half of exp, and no more where a logit is -inf or far below the peak,
+    where exp costs 3 to 40 times as much.
+    """
+    return (logits if unit == LOG2_E else logits.mul_(LOG2_E)).exp2_()
+
+
+def fixed_peak(scorer: RowScorer, q: Tensor) -> Tensor | None:
+    """What to subtract from logits of queries, (b', D), that are yet to be made, (b',), in :func:`unit_for`.
+
+    0 where nothing needs to be; None where nothing but a running maximum will do.
+    """
+    bound = scorer.bound(q)
+    if bound is None:
+        return None
+    sink = 0.0 if scorer.sink is None else abs(scorer.sink)
+    if max(float(bound.amax()), sink) * LOG2_E <= _MODEST:
+        return torch.zeros_like(bound)
+    return bound * unit_for(q.dtype, raw=False)
+
+
+class Shelf:
+    """Memory for what the tiles of a block give, which the next block uses again: new memory costs as much as filling it."""
+
+    def __init__(self, like: Tensor) -> None:
+        """``like``: of the dtype and on the device that memory is wanted."""
+        self._memory, self._used = like.new_empty(0), 0
+
+    def take(self, m: int, b: int) -> Tensor:
+        """Memory of (m, b), not written."""
+        first, self._used = self._used, self._used + m * b
+        if self._used > self._memory.numel():
+            return self._memory.new_empty(m, b)
+        return self._memory[first : self._used].view(m, b)
+
+    def clear(self) -> None:
+        """Takes all of it back; from now on there is room for as much."""
+        if self._used > self._memory.numel():
+            self._memory = self._memory.new_empty(self._used)
+        self._used = 0
 
 
 def key_tiles(asked: Asked, scorer: RowScorer, rows: range | Tensor) -> Iterator[range | Tensor]:
@@ -223,7 +286,7 @@ def key_tiles(asked: Asked, scorer: RowScorer, rows: range | Tensor) -> Iterator
 
     A tile holds whole bins where bins are small, since a cut through one costs more than an odd tile.
     """
-    size, edges = asked.keys, asked.column_edges
+    size, edges = asked.tile.keys, asked.column_edges
     if scorer.sees.keys is not None:
         yield from scorer.sees.keys.split(size)
     for span in scorer.sees.spans(rows):
@@ -268,25 +331,27 @@ def _runs(positions: Positions, edges: Positions) -> tuple[Positions, Positions]
     return filled, np.append(cuts[filled], cuts[-1])
 
 
-def segment(values: Tensor, cuts: Positions, how: str, *, dim: int = 0) -> Tensor:
-    """Reduces one dimension of (n, b) over the m segments of it between m + 1 ``cuts``."""
+def segment(values: Tensor, cuts: Positions, how: str, *, dim: int = 0, out: Tensor | None = None) -> Tensor:
+    """Reduces one dimension of (n, b) over the m segments of it between m + 1 ``cuts``; ``out``, (m, b), takes what dim 0 gives."""
     lengths = cuts[1:] - cuts[:-1]
     m, width = len(lengths), int(lengths[0])
     used = values.narrow(dim, int(cuts[0]), int(cuts[-1] - cuts[0]))
     if used.shape[dim] == m:
-        return used.clone()
+        return used.clone() if out is None else out.copy_(used)
     if (lengths == width).all():
         if how == "max" and dim == 1:
             return torch.nn.functional.max_pool1d(used, width)  # a quarter of the time of amax
         grouped: Tensor = used.unflatten(dim, (m, width))
-        return grouped.amax(dim + 1) if how == "max" else grouped.sum(dim + 1)
+        return torch.amax(grouped, dim + 1, out=out) if how == "max" else torch.sum(grouped, dim + 1, out=out)
     # PyTorch adds these up as fast as even segments, of whole rows or of all columns: columns beyond the cuts go into
     # one more segment.
     if dim == 1:
         used, lengths = values, np.array([*lengths, values.shape[1] - cuts[-1]])
     segments = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(values.device)
     index = segments.unsqueeze(1 - dim).expand_as(used)
-    shape = list(values.shape)
-    shape[dim] = len(lengths)
     start, reduce = (-torch.inf, "amax") if how == "max" else (0.0, "sum")
-    return values.new_full(shape, start).scatter_reduce_(dim, index, used, reduce).narrow(dim, 0, m)
+    if out is None:
+        shape = list(values.shape)
+        shape[dim] = len(lengths)
+        out = values.new_empty(shape)
+    return out.fill_(start).scatter_reduce_(dim, index, used, reduce).narrow(dim, 0, m)

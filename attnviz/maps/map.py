@@ -128,7 +128,7 @@ def attention_map(
             keys alone has a column for each of them, other patterns a column for each key position.
         progress: called with the number of rows done, as they are.
         what: fields of :class:`attnviz.engine.request.Request`: ``batch``, ``values``, ``reduce``, ``pixels``,
-            ``queries``, ``keys``, ``every_key``, ``device``, ``dtype``, ``memory``, ``ranks``.
+            ``queries``, ``keys``, ``every_key``, ``device``, ``dtype``, ``memory``, ``ranks``, ``checkpoint``.
 
     Raises:
         InputError: as :func:`attnviz.score`; positions out of range; ``mass`` of logits; too little memory.

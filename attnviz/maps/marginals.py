@@ -14,6 +14,7 @@ from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_cuts
 from attnviz.base.types import Progress
+from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import Block
 from attnviz.engine.products import multiply
 from attnviz.engine.request import Request, ask_for_weights, asks
@@ -71,24 +72,38 @@ def marginals(
     return marginals_of(ask_for_weights(inputs, pattern, head, **what), progress=progress)
 
 
+def received(attention: Attention, head: int, *, progress: Progress | None = None) -> Numbers:
+    """The mean weight on each key of a head, over all queries that see it, (S,); NaN where none does."""
+    sums, seen, _ = _sums(attention, head, None, progress)
+    return torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy()
+
+
 def marginals_of(request: Request, head: int | None = None, *, progress: Progress | None = None) -> Marginals:
     """The sides of the map of a head of a request; None is its first."""
     head = request.chosen[0] if head is None else head
-    attention, queries, item = request.attention, request.rows, request.item
-    softmaxed = attention.softmaxed
+    attention, queries = request.attention, request.rows
+    sums, seen, entropy = _sums(attention, head, queries, progress)
+    means = torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy()
+    shown = request.columns
+    return Marginals(means[np.asarray(shown)], entropy.cpu().numpy()[queries.start : queries.stop], queries, shown)
+
+
+def _sums(
+    attention: Attention, head: int, queries: range | None, progress: Progress | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of some queries, None meaning all: the weight on each key and how many see it, (S,), and each one's entropy, (T,)."""
+    item, softmaxed = attention.item, attention.softmaxed
     sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
     seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
     entropy = torch.full((item.T,), torch.nan, dtype=torch.float64, device=item.device)
     sink = item.sink(head) if softmaxed else None
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         for block in attention.blocks(head, queries=queries, weights=not softmaxed):
-            received = _add(block, sink, seen, entropy) if softmaxed else _add_given(block, seen, entropy)
-            sums.index_add_(0, block.keys, received.double())
+            found = _add(block, sink, seen, entropy) if softmaxed else _add_given(block, seen, entropy)
+            sums.index_add_(0, block.keys, found.double())
             if progress is not None:
                 progress(len(block.rows))
-    means = torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy()
-    shown = request.columns
-    return Marginals(means[np.asarray(shown)], entropy.cpu().numpy()[queries.start : queries.stop], queries, shown)
+    return sums, seen, entropy
 
 
 def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Tensor:

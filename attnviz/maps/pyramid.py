@@ -79,7 +79,7 @@ class Pyramid:
         Args:
             inputs: queries, keys and masks.
             pattern: which query sees which key; None is the inputs' own, else the global keys.
-            what: ``batch``, ``values``, ``merge``, ``spans``, ``hide``, ``renormalize``, ``device``, ``dtype``, ``memory``, as in :func:`attnviz.attention_map`.
+            what: ``batch``, ``values``, ``merge``, ``spans``, ``query_spans``, ``hide``, ``renormalize``, ``device``, ``dtype``, ``memory``, as in :func:`attnviz.attention_map`.
         """
         request = ask_for_weights(inputs, pattern, **what)
         return cls(request.attention, request.memory)
@@ -228,8 +228,8 @@ class Pyramid:
     @property
     def overview_level(self) -> int:
         """The finest level whose cells the one pass keeps."""
-        longest = max(self.item.T, self.item.S)
-        return max(level for level in range(self.levels) if -(-longest // self.cell(level)) <= max(OVERVIEW, TILE))
+        longest, most = max(self.item.T, self.item.S), self.attention.finest or max(OVERVIEW, TILE)
+        return max(level for level in range(self.levels) if -(-longest // self.cell(level)) <= most)
 
 
 def halve(cells: Cells, counts: Positions, reduce: str) -> tuple[Cells, Positions]:

@@ -20,6 +20,7 @@ from attnviz.attention.derived import SomeInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
+from attnviz.attention.reduced import check_whole
 from attnviz.base.bins import bin_edges
 from attnviz.base.types import Cells, Positions
 from attnviz.base.words import in_place
@@ -167,6 +168,7 @@ def reasons_of(request: Request, *, weights: bool = False) -> ReasonMap:
 
     Of weights that were given without a pattern: which are not 0.
     """
+    check_whole(request.inputs)
     item = request.inputs.item(request.batch, device=torch.device("cpu"))
     queries, keys = request.rows, request.columns
     assert isinstance(keys, range)

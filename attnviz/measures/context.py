@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.reduced import check_whole
 from attnviz.engine.attention import Attention
 from attnviz.engine.products import multiply, rounds
 from attnviz.engine.request import Request, asks
@@ -46,6 +47,7 @@ def context(
     >>> tuple(attnviz.context(attnviz.synthesize(heads=2, tokens=8)).shape)
     (2, 8, 64)
     """
+    check_whole(inputs)
     request = Request(inputs, pattern, heads, **what)
     item, own = request.item, request.attention.pattern
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):

@@ -21,6 +21,7 @@ from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.registry import shown
 from attnviz.base.selections import parse_token
+from attnviz.engine.attention import Computed
 from attnviz.engine.blocks import blocks
 from attnviz.engine.request import Request
 from attnviz.engine.softmax import softmax_
@@ -46,6 +47,8 @@ class Step:
     kind: Literal["scale", "softcap", "bias", "alibi"]
     by: float
     result: float
+    apart: int | None = None
+    """How far query and key are apart, where that counts."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,18 @@ class Measure:
     """Entropy / log(visible keys), over the queries that see several; None where there are none."""
     gradient: float
     """Frobenius norm of the softmax's Jacobian, ``diag(w) - w w^T``."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Some queries and keys of the head, those explained among them."""
+
+    queries: tuple[int, ...]
+    query_tokens: tuple[str, ...] | None
+    keys: tuple[int, ...]
+    """Positions, which are all G global keys where there are few."""
+    logits: tuple[tuple[float, ...], ...]
+    """A row a query: -inf of a key that it does not see."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,7 @@ class Explanation:
     """The logit of the head's attention sink."""
     measures: tuple[Measure, ...]
     """By the scale in use, by 1 (no scale) and, where it is another, by 1 / sqrt(D)."""
+    excerpt: Excerpt
     context: tuple[float, ...] | None
     """(D_v,), the sum of weight times v; None where the inputs have no v."""
 
@@ -172,9 +188,10 @@ def explain(
     Args:
         inputs: queries, keys, masks and, for the context, values.
         head: the query head.
-        query: the query position, or its token or word; None is the middle one.
+        query: the query position, or its token or word; None is the one that gives the key the largest weight.
         key: where the pattern is made of global keys alone, n of ``Global #n``, counted from 1 as in the tables;
-            with any other pattern, a key position; or a key's token or word. None is the first that the query sees.
+            with any other pattern, a key position; or a key's token or word. None is the one with the query's largest weight.
+            None of both is the pair with the head's largest weight, of the queries that see several keys where some do.
         pattern: which query sees which key; None is the inputs' own, else the global keys.
         batch: the batch item.
         device, dtype: as in :func:`attnviz.score`.
@@ -193,11 +210,14 @@ def explain(
     products = item.products  # raises where there is nothing to explain
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         reach = pattern.reach(item)
-        query = _checked_query(item, query)
-        for_global = pattern.global_queries and query in item.global_queries.tolist()
         counted = None if reach.band or reach.keys is None or pattern.global_queries else tuple(reach.keys.tolist())
+        position = None if key is None else _named_key(item, pattern, key, counted)
+        query = _strongest_query(item, pattern, head, position) if query is None else _checked_query(item, query)
+        for_global = pattern.global_queries and query in item.global_queries.tolist()
         row = _Row.of(item, pattern, head, query)
-        position = _key_position(item, pattern, query, key, row.positions, counted)
+        if position is None:
+            position = row.positions[int(row.weights.argmax())]
+        _check_seen(item, pattern, query, key, position, row.positions, counted)
         terms = _terms(item, head, query, position, for_global)
         dot = math.fsum(term.product for term in terms)
         v = None if products.v is None else item.value(head, for_global=for_global).cpu()
@@ -231,6 +251,7 @@ def explain(
             total=row.total,
             sink=row.sink,
             measures=tuple(_measure(item, pattern, head, scale) for scale in _scales(item)),
+            excerpt=_excerpt(item, pattern, head, query, position, range(item.S) if counted is None else counted),
             context=None if v is None else tuple((row.weights @ v[row.positions].double()).tolist()),
         )
 
@@ -253,7 +274,7 @@ class _Row:
         if not len(seen):
             padded = item.query_padding is not None and not bool(item.query_padding[query])
             why = "it is padding" if padded else f"the pattern {pattern} shows it none"
-            raise InputError(f"{item.inputs.source}: query {query} sees no key: {why}; choose another query (--token)")
+            raise InputError(f"{item.inputs.source}: query {query} sees no key: {why}; choose another query (--query)")
         logits, sink = block.values[0, seen], _sink(item, head)
         weights = softmax_(logits.clone(), sink)
         return cls(block.keys[seen].tolist(), logits.cpu().double(), weights.cpu().double(), sink)
@@ -280,56 +301,107 @@ class _Row:
         )
 
 
-def _checked_query(item: AttentionItem, query: int | str | None) -> int:
-    if isinstance(query, str):
-        source = item.inputs.source
-        return parse_token(query, item.T, item.query_tokens, option="--token", noun="query", source=source)[-1]
-    if query is None:
+def _strongest_query(item: AttentionItem, pattern: Pattern, head: int, key: int | None) -> int:
+    """The query with the largest weight on ``key``, or on any; of those that see several keys, where some do."""
+    best, found = (False, -1.0), -1
+    for block in blocks(item, pattern, head):
+        weights = block.values.nan_to_num(nan=-1.0)
+        if block.seen is not None:
+            weights = weights.masked_fill(~block.seen, -1.0)
+        if key is not None:
+            weights = weights[:, block.keys == key]
+        if not weights.numel():
+            continue
+        most = weights.amax(1).tolist()
+        for query, sees, weight in zip(block.rows.tolist(), block.visible.tolist(), most, strict=True):
+            rank = (sees > 1, weight)
+            if weight >= 0 and (rank > best or (rank == best and query < found)):
+                best, found = rank, query
+    if found < 0:  # nobody sees it: which is said of the query that stands in the middle
         exists = range(item.T) if item.query_padding is None else item.query_padding.nonzero().flatten().tolist()
         return int(exists[len(exists) // 2]) if exists else 0
+    return found
+
+
+def _checked_query(item: AttentionItem, query: int | str) -> int:
+    if isinstance(query, str):
+        source = item.inputs.source
+        return parse_token(query, item.T, item.query_tokens, option="--query", noun="query", source=source)[-1]
     if not 0 <= query < item.T:
         raise InputError(
-            f"{item.inputs.source}: query {query} is out of range; there are {item.T} (0 to {item.T - 1}; --token)"
+            f"{item.inputs.source}: query {query} is out of range; there are {item.T} (0 to {item.T - 1}; --query)"
         )
     return query
 
 
-def _key_position(
-    item: AttentionItem,
-    pattern: Pattern,
-    query: int,
-    key: int | str | None,
-    visible: Sequence[int],
-    counted: Sequence[int] | None,
-) -> int:
-    """The position of the key asked for, which the query must see."""
-    if key is None:
-        return visible[0]
+def _named_key(item: AttentionItem, pattern: Pattern, key: int | str, counted: Sequence[int] | None) -> int:
+    """The position of the key asked for."""
     source = item.inputs.source
     if isinstance(key, str):
-        position = parse_token(key, item.S, item.key_tokens, option="--key", noun="key", source=source)[-1]
-        name, names = f"{key!r} (position {position})", list(visible)
-    elif counted is None:
+        return parse_token(key, item.S, item.key_tokens, option="--key", noun="key", source=source)[-1]
+    if counted is None:
         if not 0 <= key < item.S:
             raise InputError(
                 f"{source}: key {key} is out of range; under the pattern {pattern} a key is a position, 0 to "
                 f"{item.S - 1} (--key)"
             )
-        position, name, names = key, f"key position {key}", list(visible)
-    else:
-        if not 1 <= key <= len(counted):
-            raise InputError(
-                f"{source}: key {key} is out of range; global keys are counted from 1, and there are {len(counted)}: "
-                f"Global #1 to #{len(counted)} (--key)"
-            )
-        position, name = counted[key - 1], f"Global #{key} (position {counted[key - 1]})"
-        names = [counted.index(seen) + 1 for seen in visible]
-    if position not in visible:
-        shown = ", ".join(map(str, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return key
+    if not 1 <= key <= len(counted):
         raise InputError(
-            f"{source}: query {query} does not see {name} under the pattern {pattern}; it sees {shown} (--key)"
+            f"{source}: key {key} is out of range; global keys are counted from 1, and there are {len(counted)}: "
+            f"Global #1 to #{len(counted)} (--key)"
         )
-    return position
+    return counted[key - 1]
+
+
+def _check_seen(
+    item: AttentionItem,
+    pattern: Pattern,
+    query: int,
+    key: int | str | None,
+    position: int,
+    visible: Sequence[int],
+    counted: Sequence[int] | None,
+) -> None:
+    """Raises InputError for a key that the query does not see."""
+    if position in visible:
+        return
+    names = list(visible)
+    if isinstance(key, str):
+        name = f"{key!r} (position {position})"
+    elif counted is None:
+        name = f"key position {key}"
+    else:
+        name, names = f"Global #{key} (position {position})", [counted.index(seen) + 1 for seen in visible]
+    shown = ", ".join(map(str, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    raise InputError(
+        f"{item.inputs.source}: query {query} does not see {name} under the pattern {pattern}; it sees {shown} (--key)"
+    )
+
+
+def _excerpt(
+    item: AttentionItem, pattern: Pattern, head: int, query: int, position: int, columns: Sequence[int]
+) -> Excerpt:
+    """The ends of the head's rows and columns, and what is around the pair."""
+    queries = _around(item.T, query, 10)
+    keys = [columns[n] for n in _around(len(columns), columns.index(position))]
+    rows = Computed(item, pattern).rows(head).read(torch.tensor(queries, device=item.device), weights=False)
+    logits = rows.over(torch.arange(item.S), False).values[:, keys]
+    tokens = item.query_labels(queries)
+    return Excerpt(
+        tuple(queries), None if tokens is None else tuple(tokens), tuple(keys), tuple(map(tuple, logits.tolist()))
+    )
+
+
+def _around(count: int, at: int, most: int = 8) -> list[int]:
+    """All of some indices, or their ends and what is around one of them.
+
+    >>> _around(100, 50)
+    [0, 1, 49, 50, 51, 98, 99]
+    """
+    if count <= most:
+        return list(range(count))
+    return sorted({0, 1, count - 2, count - 1, *range(max(at - 1, 0), min(at + 2, count))})
 
 
 def _terms(item: AttentionItem, head: int, query: int, position: int, for_global: bool) -> tuple[Term, ...]:
@@ -350,8 +422,8 @@ def _steps(item: AttentionItem, head: int, query: int, position: int, dot: float
         bias = float(inputs.bias.expand(inputs.B, inputs.H, item.T, item.S)[item.batch, head, query, position])
         steps.append(Step("bias", bias, steps[-1].result + bias))
     if inputs.alibi_slopes is not None:
-        slope = float(inputs.alibi_slopes[head])
-        steps.append(Step("alibi", slope, steps[-1].result - slope * _apart(item, query, position)))
+        slope, apart = float(inputs.alibi_slopes[head]), _apart(item, query, position)
+        steps.append(Step("alibi", slope, steps[-1].result - slope * apart, apart))
     return tuple(steps)
 
 

@@ -81,7 +81,7 @@ def weight_shares(
 
     Args:
         inputs, pattern, heads, progress: as :func:`attnviz.head_statistics`.
-        what: ``spans`` or ``merge``, what they are; ``hide``, ``renormalize``, ``batch``, ``queries``, ``keys``, ``device``,
+        what: ``spans``, ``query_spans`` or ``merge``, what they are; ``hide``, ``renormalize``, ``batch``, ``queries``, ``keys``, ``device``,
             ``dtype``, as in :func:`attnviz.attention_map`.
 
     Raises:

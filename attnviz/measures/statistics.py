@@ -17,7 +17,10 @@ from torch import Tensor
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.reduced import ReducedMaps
+from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
+from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import Block
 from attnviz.engine.request import Request, ask_for_weights, asks
 from attnviz.measures.statistic import STATISTICS, HeadKeys, QueryBlock, Statistic, Values, statistic
@@ -244,6 +247,9 @@ def statistics_of_request(
 ) -> list[HeadStatistics]:
     """The statistics of each head of a request, over its queries."""
     attention = request.attention
+    kept = [kept_statistics(attention, head, request.queries, layer=layer) for head in request.chosen]
+    if all(kept):
+        return [one for one in kept if one is not None]
     with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
         found = [
             statistics_of(
@@ -256,6 +262,25 @@ def statistics_of_request(
             for head in request.chosen
         ]
         return [replace(one, left_out=attention.left_out(one.head, request.queries)) for one in found]
+
+
+def kept_statistics(
+    attention: Attention, head: int, queries: range | None = None, *, layer: Label | None = None
+) -> HeadStatistics | None:
+    """A head's statistics where they were made with its reduced map; None where weights are there to make them of.
+
+    Raises:
+        InputError: of some of the queries.
+    """
+    item = attention.item
+    if not isinstance(item.inputs, ReducedMaps):
+        return None
+    if queries is not None and queries != range(item.T):
+        raise InputError(f"{item.source}: {item.inputs.without_products}")
+    found = dict(item.inputs.statistics[item.batch][head])
+    seen = int(found.pop("queries", None) or 0)
+    values = {name: found.get(name) for name in STATISTICS}
+    return HeadStatistics(head, seen, values, item.inputs.layer if layer is None else layer, item.batch_shown)
 
 
 def statistics_of(

@@ -2,12 +2,13 @@
 
 The page computes weights from the q and k it decodes. How finely these must be written is found by trying: the
 weights as the page computes them are held against the engine's, all of them, and the coarsest codes that stay within
-:data:`WITHIN` are taken.
+:data:`WITHIN` are taken; where there is :data:`ROOM`, finer ones. How far off they are is written too, so that the page
+shows no digit that is not right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +23,20 @@ from attnviz.engine.blocks import Block
 from attnviz.engine.reducer import REDUCTIONS, reduce_block
 from attnviz.maps.pyramid import Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
-from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name
+from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name, rounding
+from attnviz.pages.statistics import layer_numbers
 
 WITHIN = 1e-3
 """How far a weight of the page may be from the engine's."""
 
+ROOM = 6_000_000
+"""Bytes of vectors up to which a page holds more than it must."""
+
+_SHARES = 12  # layers that share the room, where it is not known how many there are
+
 _NOTHING = -1000.0  # what stands for the logarithm of 0, which is visible: its exp is 0
+
+_LEAST = 1e-37  # of float32: what is less has fewer digits
 
 _MARGIN = 0.9  # the page's own rounding, in float32 and another order, has the rest
 _CODES = ("q12", "q16", "f32")
@@ -48,8 +57,24 @@ class _Vectors:
     written: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """What holding a page's weights against the engine's gave."""
+
+    log_sum_exp: Tensor  # (H, T) the page's softmax denominators
+    received: Tensor  # (H, S) the mean weight on each key
+    thumbnails: Array  # (H, p, p')
+    accuracy: dict[str, list[float]]  # how far weights, their logarithms and logits are off, a head each
+
+
 def encode_layer(
-    layer: PageLayer, chunk: Chunk, thumbnails: Chunk, labels: Labels, progress: Progress | None = None
+    layer: PageLayer,
+    chunk: Chunk,
+    thumbnails: Chunk,
+    labels: Labels,
+    progress: Progress | None = None,
+    *,
+    room: int = 0,
 ) -> dict[str, Any]:
     """The layer's part of an embedded page's description.
 
@@ -59,6 +84,7 @@ def encode_layer(
         thumbnails: takes its small maps, which the page shows before all else.
         labels: collects its tokens.
         progress: called with the number of query rows done; :func:`rows_of` says how many there are.
+        room: bytes that the vectors may take though fewer would do.
 
     Raises:
         InputError: what the engine refuses; scores that no codes carry; a mask too large for a page.
@@ -72,9 +98,9 @@ def encode_layer(
     check_size(layer)
     sees = Visible.of(layer)
     if layer.item.given:
-        return _encode_given(layer, sees, chunk, thumbnails, labels, progress)
+        return _encode_given(layer, sees, chunk, thumbnails, labels, progress, room)
     with torch.no_grad(), torch.autocast(layer.item.device.type, enabled=False):
-        for codes in _CODES:
+        for codes in _CODES[_finest(layer, room) :]:
             trial = Chunk(chunk.index, bytearray(chunk.data))
             vectors = _vectors(layer, codes, trial)
             found = _checked(layer, sees, vectors, progress)
@@ -85,18 +111,33 @@ def encode_layer(
                 f"{layer.item.inputs.source}: scores are so large that float32 does not carry weights to {WITHIN}; "
                 f"use a smaller --scale, or look at them with: attnviz view"
             )
-        log_sum_exp, small = found
         chunk.data = trial.data
-        described = describe(layer, labels) | vectors.written
-        described["log_sum_exp"] = chunk.floats(log_sum_exp.cpu().numpy())
+        described = describe(layer, labels) | vectors.written | {"accuracy": found.accuracy}
+        described["log_sum_exp"] = chunk.floats(found.log_sum_exp.cpu().numpy())
+        described["received"] = chunk.floats(found.received.cpu().numpy())
         described["visible"] = _visible(sees, chunk)
         described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
-    described["thumbnails"] = thumbnails.cells(small, "u8map")
+    described["thumbnails"] = thumbnails.cells(found.thumbnails, "u8map")
+    described["statistics"] = layer_numbers(layer, progress)
     return described
 
 
+def _finest(layer: PageLayer, room: int) -> int:
+    """Which of the codes is the first whose vectors fit into the room, the finest before the others; else the coarsest."""
+    numbers = (len(layer.heads) * layer.item.T + len(layer.kv_heads) * layer.item.S) * layer.item.products.D
+    if numbers * (2 if layer.item.dtype == torch.float16 else 4) <= room:
+        return _CODES.index("f32")
+    return _CODES.index("q16") if numbers * 2 <= room else 0
+
+
 def _encode_given(
-    layer: PageLayer, sees: Visible, chunk: Chunk, thumbnails: Chunk, labels: Labels, progress: Progress | None
+    layer: PageLayer,
+    sees: Visible,
+    chunk: Chunk,
+    thumbnails: Chunk,
+    labels: Labels,
+    progress: Progress | None,
+    room: int,
 ) -> dict[str, Any]:
     """As :func:`encode_layer`, of weights that were given: their logarithms are a bias on products of 0."""
     item, heads = layer.item, layer.heads
@@ -104,29 +145,40 @@ def _encode_given(
     log_sum_exp = torch.full((len(heads), item.T), torch.nan)
     row_edges, column_edges = _thumbnail_edges(item.T, item.S)
     small = np.full((len(heads), len(row_edges) - 1, len(column_edges) - 1), -np.inf, dtype=np.float32)
-    worst = 0.0
+    received = torch.zeros(len(heads), item.S, dtype=torch.float64)
+    seen = torch.zeros(len(heads), item.S, dtype=torch.float64)
+    worst, off = [0.0] * len(heads), [0.0] * len(heads)
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         for n, head in enumerate(heads):
             for block in layer.attention.blocks(head):
                 there = block.visible > 0
                 weights = torch.where(there[:, None], block.values, 0)
                 logs = torch.where(weights > 0, weights.log(), _NOTHING).cpu()
-                worst = max(worst, float((logs.half().exp() - weights.cpu()).abs().amax()))
+                worst[n] = max(worst[n], float((logs.half().exp() - weights.cpu()).abs().amax()))
+                off[n] = max(off[n], float((logs.half().float() - logs).abs().amax()))
+                keys = block.keys.cpu()
+                received[n].index_add_(0, keys, weights.cpu().double().sum(0))
+                sees_key = there[:, None].expand_as(weights) if block.seen is None else block.seen
+                seen[n].index_add_(0, keys, sees_key.cpu().double().sum(0))
                 bias[n, block.rows.cpu()] = logs.float()
                 log_sum_exp[n, block.rows.cpu()] = torch.where(there, 0.0, torch.nan).cpu()
                 shown = weights if block.seen is None else weights.masked_fill(~block.seen, -torch.inf)
                 _reduce_into(small[n], shown, block, row_edges, column_edges)
                 if progress is not None:
                     progress(len(block.rows))
-        half = worst <= _MARGIN * WITHIN
+        half = max(worst) <= _MARGIN * WITHIN and item.T * item.S * len(heads) * 4 > room
         described = describe(layer, labels)
         described["q"] = chunk.floats(np.zeros((len(heads), item.T, 1), dtype=np.float32))
         described["k"] = chunk.floats(np.zeros((len(layer.kv_heads), item.S, 1), dtype=np.float32))
         described |= {"bias": chunk.floats((bias.half() if half else bias).numpy()), "global": None}
         described["log_sum_exp"] = chunk.floats(log_sum_exp.numpy())
+        described["received"] = chunk.floats(torch.where(seen > 0, received / seen, torch.nan).float().numpy())
+        if half:
+            described["accuracy"] = {"weights": worst, "logs": off, "logits": off}
         described["visible"] = _visible(sees, chunk)
         described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
     described["thumbnails"] = thumbnails.cells(np.where(small == -np.inf, np.nan, small), "u8map")
+    described["statistics"] = layer_numbers(layer, progress)
     return described
 
 
@@ -141,6 +193,7 @@ class PageEncoder:
 
     def __init__(self, layers: Iterable[PageLayer], source: str, progress: Progress | None = None) -> None:
         """Of some layers, which ``source`` names together; ``progress`` is called with the rows done."""
+        self._room = ROOM // (len(layers) if isinstance(layers, Sized) else _SHARES)
         self.layers, self._source, self._progress = layers, source, progress
         self._labels, self._described, self._items = Labels(), list[dict[str, Any]](), set[int | None]()
 
@@ -159,7 +212,9 @@ class PageEncoder:
         for layer in self.layers:  # not enumerate, which holds one until it has the next
             chunk = Chunk(len(self._described) + 1)
             self._items.add(layer.item.batch_shown)
-            self._described.append(encode_layer(layer, chunk, thumbnails, self._labels, self._progress))
+            self._described.append(
+                encode_layer(layer, chunk, thumbnails, self._labels, self._progress, room=self._room)
+            )
             del layer
             yield chunk
         yield thumbnails
@@ -172,7 +227,7 @@ class PageEncoder:
 
 def rows_of(layer: PageLayer) -> int:
     """How many query rows :func:`encode_layer` goes through, as its progress counts them, where the first codes do."""
-    return layer.item.T * len(layer.heads) * (2 if _is_long(layer) else 1)
+    return layer.item.T * len(layer.heads) * (3 if _is_long(layer) else 2)
 
 
 def least_bytes(layer: PageLayer) -> int:
@@ -202,7 +257,9 @@ def _vectors(layer: PageLayer, codes: str, chunk: Chunk) -> _Vectors:
     def put(name: str, values: Tensor) -> Tensor:
         array = values.to(torch.float64 if values.dtype == torch.float64 else torch.float32).cpu().numpy()
         if codes == "f32":
-            written[name], decoded = chunk.floats(array), array.astype(np.float32)
+            half = array.astype(np.float16) if item.dtype == torch.float16 else None
+            written[name] = chunk.floats(array if half is None or not np.array_equal(half, array) else half)
+            decoded = array.astype(np.float32)
         else:
             code, steps = quantize(array, codes)
             written[name], decoded = chunk.codes(codes, code, steps), dequantize(code, steps, codes)
@@ -232,21 +289,22 @@ def _vectors(layer: PageLayer, codes: str, chunk: Chunk) -> _Vectors:
     return _Vectors(q, k, own_q, own_k, bias, everything)
 
 
-def _checked(
-    layer: PageLayer, sees: Visible, vectors: _Vectors, progress: Progress | None
-) -> tuple[Tensor, Array] | None:
-    """The page's softmax denominators, (H, T), and thumbnails, (H, p, p'); None where its weights are not near enough."""
-    item = layer.item
-    log_sum_exp = torch.full((len(layer.heads), item.T), torch.nan, device=item.device)
+def _checked(layer: PageLayer, sees: Visible, vectors: _Vectors, progress: Progress | None) -> _Checked | None:
+    """The page's weights held against the engine's; None where they are not near enough."""
+    item, heads = layer.item, len(layer.heads)
+    log_sum_exp = torch.full((heads, item.T), torch.nan, device=item.device)
+    received = torch.zeros(heads, item.S, dtype=torch.float64, device=item.device)
+    seen = torch.zeros_like(received)
     row_edges, column_edges = _thumbnail_edges(item.T, item.S)
-    small = np.full((len(layer.heads), len(row_edges) - 1, len(column_edges) - 1), -np.inf, dtype=np.float32)
+    small = np.full((heads, len(row_edges) - 1, len(column_edges) - 1), -np.inf, dtype=np.float32)
     sinks = layer.of_heads(item.products.sinks)
     own_place = torch.full((item.T,), -1, device=item.device)
     if layer.own_projections:
         own_place[item.global_queries] = torch.arange(len(item.global_queries), device=item.device)
+    off = [_Off() for _ in layer.heads]
     done = 0
     for n, head in enumerate(layer.heads):
-        for block in layer.attention.blocks(head):
+        for block in layer.attention.blocks(head, largest=True):
             logits = _page_logits(layer, sees, vectors, n, block, own_place)
             total = torch.logsumexp(logits, -1)
             blank = total == -torch.inf
@@ -255,18 +313,55 @@ def _checked(
             total = total.masked_fill_(blank, torch.nan).float()
             log_sum_exp[n, block.rows] = total
             exact = torch.where(block.visible[:, None] > 0, block.values, 0)
-            weights = torch.exp(logits - total[:, None]).nan_to_num_(0.0)
-            error = (weights - exact).abs_().amax() if weights.numel() else 0.0
-            if not float(error) <= _MARGIN * WITHIN:
+            if not off[n].add(logits, total, exact, block.largest):
                 if progress is not None:
                     progress(-done)  # it all starts again, with finer codes
                 return None
-            exact.masked_fill_(logits == -torch.inf, -torch.inf)
+            received[n].index_add_(0, block.keys, exact.double().sum(0))
+            visible = logits > -torch.inf
+            seen[n].index_add_(0, block.keys, visible.double().sum(0))
+            exact.masked_fill_(~visible, -torch.inf)
             _reduce_into(small[n], exact, block, row_edges, column_edges)
             done += len(block.rows)
             if progress is not None:
                 progress(len(block.rows))
-    return log_sum_exp, np.where(small == -np.inf, np.nan, small)
+    rounded = rounding(layer)
+    accuracy = {
+        "weights": [one.weights + float32 for one, float32 in zip(off, rounded, strict=True)],
+        "logs": [one.logs + float32 for one, float32 in zip(off, rounded, strict=True)],
+        "logits": [one.logs + one.totals + float32 for one, float32 in zip(off, rounded, strict=True)],
+    }
+    means = torch.where(seen > 0, received / seen, torch.nan).float()
+    return _Checked(log_sum_exp, means, np.where(small == -np.inf, np.nan, small), accuracy)
+
+
+@dataclass
+class _Off:
+    """How far a head's numbers are off, at most."""
+
+    weights: float = 0.0
+    logs: float = 0.0  # logarithms of weights
+    totals: float = 0.0  # logarithms of softmax denominators
+
+    def add(self, logits: Tensor, total: Tensor, exact: Tensor, largest: Tensor | None) -> bool:
+        """Looks at a block: the page's logits (b, n) and denominators (b,), the engine's weights and largest logits.
+
+        Gives whether the weights are near enough.
+        """
+        if not logits.numel():
+            return True
+        logs = logits - total[:, None]
+        self.weights = max(self.weights, float((logs.exp().nan_to_num_(0.0) - exact).abs_().amax()))
+        if not self.weights <= _MARGIN * WITHIN:
+            return False
+        told = (exact > _LEAST) & (logits > -torch.inf)
+        apart = torch.where(told, logs - exact.log(), 0).abs_()
+        self.logs = max(self.logs, float(apart.amax()))
+        if largest is not None:
+            there = exact.amax(1)
+            totals = torch.where(there > 0, total - (largest - there.log()), 0)
+            self.totals = max(self.totals, float(totals.abs().amax()))
+        return True
 
 
 def _page_logits(layer: PageLayer, sees: Visible, vectors: _Vectors, n: int, block: Block, own_place: Tensor) -> Tensor:

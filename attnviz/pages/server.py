@@ -17,7 +17,7 @@ from attnviz.base.errors import InputError, is_memory
 from attnviz.base.types import Cells
 from attnviz.pages.description import to_json
 from attnviz.pages.html import LIVE_POLICY, head, tail
-from attnviz.pages.viewer import OutOfRange, Stopped, Viewer
+from attnviz.pages.viewer import OutOfRange, Stopped, Unwanted, Viewer
 
 try:
     import uvicorn
@@ -73,8 +73,21 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
         return _floats(await viewer.tile(layer, of, level, row, column, request.path_params["reduce"]))
 
     async def progress(request: Request) -> Response:
-        rows, done = await viewer.progress(*_numbers(request, "layer", "head"))
+        layer, of = _numbers(request, "layer", "head")
+        rows, done = await viewer.progress(layer, of, request.path_params["what"])
         return JSONResponse({"rows": rows, "done": done})
+
+    async def alive(request: Request) -> Response:
+        return JSONResponse({"changed": viewer.changed()})
+
+    async def row(request: Request) -> Response:
+        return _floats(await viewer.row(*_numbers(request, "layer", "head", "query")))
+
+    async def column(request: Request) -> Response:
+        return _floats(await viewer.column(*_numbers(request, "layer", "head", "key")))
+
+    async def received(request: Request) -> Response:
+        return _floats(await viewer.received(*_numbers(request, "layer", "head")))
 
     async def rectangle(request: Request, values: str) -> Response:
         layer, of, t0, t1, s0, s1 = _numbers(request, "layer", "head", "t0", "t1", "s0", "s1")
@@ -85,19 +98,26 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
 
     async def thumbnail(request: Request) -> Response:
         small = await viewer.thumbnail(*_numbers(request, "layer", "head"))
-        if small is None:
-            return Response(status_code=204)
-        return _binary(np.array(small.shape, dtype="<u2").tobytes() + _little(small))
+        return _binary(np.array([*small.cells.shape, small.queries], dtype="<u4").tobytes() + _little(small.cells))
+
+    async def statistics(request: Request) -> Response:
+        numbers = await viewer.statistics(*_numbers(request, "layer", "head"))
+        return Response(status_code=204) if numbers is None else JSONResponse(numbers)
 
     endpoints: dict[str, Endpoint] = {
         "/": index,
         "/run.json": run,
         "/tile/{layer}/{head}/{level}/{row}/{column}/{reduce}": tile,
-        "/pass/{layer}/{head}": progress,
+        "/alive": alive,
+        "/pass/{what}/{layer}/{head}": progress,
+        "/row/{layer}/{head}/{query}": row,
+        "/column/{layer}/{head}/{key}": column,
+        "/received/{layer}/{head}": received,
         "/weights/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(rectangle, values="weights"),
         "/logits/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(rectangle, values="logits"),
         "/vectors/{layer}/{head}/{query}/{key}": vectors,
         "/thumbnail/{layer}/{head}": thumbnail,
+        "/statistics/{layer}/{head}": statistics,
     }
 
     @asynccontextmanager
@@ -230,6 +250,8 @@ def _answering(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
             return _said(str(error), 422)
         except Stopped:
             return _said("attnviz view is ending", 503)
+        except Unwanted:
+            return _said("nobody waited for this any more", 503)
         except Exception as error:
             if not is_memory(error):
                 raise

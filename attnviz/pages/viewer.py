@@ -1,18 +1,23 @@
 """What a live page asks for, computed once however many ask, off the event loop, and kept while there is room.
 
 Each head's one pass runs in a thread for passes, tiles and rectangles in another: torch uses every core from each. A
-job that nobody waits for any more, and that has not begun, is dropped. A layer is there while it is the latest that
+job that nobody waits for any more is dropped; a pass under way ends soon after nobody asks for it. A layer is there while it is the latest that
 was asked for, or a job is at it; what passes over its heads kept stays when it goes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Event
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -22,8 +27,10 @@ import torch
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Progress
+from attnviz.maps.marginals import received
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.description import Labels, PageLayer, describe, description, page_name
+from attnviz.pages.statistics import head_numbers
 
 Key = tuple[Any, ...]
 Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
@@ -35,7 +42,14 @@ KEPT_BYTES = 1 << 30
 MOST_RECTANGLE = 512
 """The most queries, and keys, of a rectangle of single weights."""
 
+PATIENCE = 2.5
+"""Seconds that a pass goes on when nobody asks for it any more; a page that waits asks four times a second."""
+
+LONG_WORK = ("map", "received")
+"""What a page waits for in passes: the cells of a map, and what its keys receive."""
+
 _CHEAP_CELLS = 30_000_000  # weights of a pass that takes less than a second
+_LONG_CELLS = 10 * _CHEAP_CELLS  # weights of a pass for statistics that nobody waits minutes for
 _THUMBNAIL = 64
 
 
@@ -47,12 +61,29 @@ class Stopped(Exception):
     """The viewer is closing."""
 
 
+class Unwanted(Exception):
+    """Nobody waits for a pass any more."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """The largest weights of a head in few cells, of some of the queries at first where all would take long."""
+
+    cells: Cells
+    queries: int  # how many it was made of
+
+
 @dataclass
 class _Job:
     running: Future[Any]
     future: asyncio.Future[Any]  # the same, for the event loop
     waiting: int = 0
-    wanted: bool = False  # whether it is to run though nobody waits
+    asked: float = -math.inf  # when its progress was last asked for
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits, here or by asking how far it is."""
+        return bool(self.waiting) or time.monotonic() - self.asked < PATIENCE
 
 
 @dataclass(eq=False)
@@ -80,6 +111,7 @@ class Viewer:
         source: str,
         *,
         memory: int | None = None,
+        files: Sequence[Path] = (),
         watch: Watch = lambda rows, title: nullcontext(),
     ) -> None:
         """Checks every layer; nothing is computed yet.
@@ -89,12 +121,14 @@ class Viewer:
                 :class:`~attnviz.pages.description.Layers` are in memory only then.
             source: what the page is called.
             memory: bytes that kept maps may take, and each computation; None is :data:`KEPT_BYTES` and no bound.
+            files: what the layers are read from: where one changes, what is shown is no longer what is in it.
             watch: shows the progress of a pass.
 
         Raises:
             InputError: a pattern that does not fit its layer; too little memory for a head's one pass.
         """
         self.layers, self._memory = layers, memory
+        self._files = {path: _stamp(path) for path in files}
         self._overviews: list[dict[int, Overview]] = [{} for _ in range(len(layers))]
         self._read = WeakValueDictionary[int, _Open]()
         self._latest: _Open | None = None
@@ -141,21 +175,76 @@ class Viewer:
             kept: Cells = self._kept.get(key)
             return kept
         async with self._prepared(layer, head, opened):
-            return await self._kept_or(key, lambda: pyramid.tile(number, level, row, column, reduce=reduce))
+            made: Cells = await self._kept_or(key, lambda: pyramid.tile(number, level, row, column, reduce=reduce))
+            return made
 
-    async def progress(self, layer: int, head: int) -> tuple[int, int]:
-        """Query rows in all and done of a head's pass, which is begun where it was not.
+    async def progress(self, layer: int, head: int, what: str = "map") -> tuple[int, int]:
+        """Query rows in all and done of long work on a head, which is begun where it was not.
+
+        Args:
+            layer, head: which.
+            what: one of :data:`LONG_WORK`.
+
+        Raises:
+            OutOfRange: there is no such head, or work.
+            InputError: why it failed.
+        """
+        if what not in LONG_WORK:
+            raise OutOfRange(f"{what[:20]!r} is not one of {', '.join(LONG_WORK)}")
+        opened, number = await self._head(layer, head)
+        rows = opened.pyramid.item.T
+        there = opened.pyramid.prepared(number) is not None if what == "map" else (what, layer, head) in self._kept
+        if there:
+            return rows, rows
+        job = self._begin_pass(layer, head, opened) if what == "map" else self._begin_received(layer, head, opened)
+        job.asked = time.monotonic()
+        return rows, min(self._done.get((what, layer, head), 0), rows)
+
+    async def received(self, layer: int, head: int) -> Cells:
+        """The mean weight that each key receives of all queries that see it, (S,) float32, NaN where none does.
 
         Raises:
             OutOfRange: there is no such head.
-            InputError: why the pass failed.
+            InputError: what the engine refuses.
+        """
+        opened, _ = await self._head(layer, head)
+        key = ("received", layer, head)
+        if key not in self._kept:
+            await self._wait(key, self._begin_received(layer, head, opened))
+        kept: Cells = self._kept.get(key)
+        return kept
+
+    async def row(self, layer: int, head: int, query: int) -> Cells:
+        """The weights of one query on every key, (S,) float32, NaN where it does not see the key.
+
+        Raises:
+            OutOfRange: there is no such query.
         """
         opened, number = await self._head(layer, head)
         pyramid = opened.pyramid
-        if pyramid.prepared(number) is not None:
-            return pyramid.item.T, pyramid.item.T
-        self._begin_pass(layer, head, opened).wanted = True
-        return pyramid.item.T, min(self._done.get((layer, head), 0), pyramid.item.T)
+        _check_index("query", query, pyramid.item.T)
+
+        def read() -> Cells:
+            return pyramid.rectangle(number, range(query, query + 1), range(pyramid.item.S))[0]
+
+        found: Cells = await self._kept_or(("row", layer, head, query), read)
+        return found
+
+    async def column(self, layer: int, head: int, key: int) -> Cells:
+        """The weights of every query on one key, (T,) float32. After the head's pass it costs T products, else a pass.
+
+        Raises:
+            OutOfRange: there is no such key.
+        """
+        opened, number = await self._head(layer, head)
+        pyramid = opened.pyramid
+        _check_index("key", key, pyramid.item.S)
+
+        def read() -> Cells:
+            return pyramid.rectangle(number, range(pyramid.item.T), range(key, key + 1))[:, 0]
+
+        found: Cells = await self._kept_or(("column", layer, head, key), read)
+        return found
 
     async def rectangle(self, layer: int, head: int, queries: range, keys: range, values: str) -> Cells:
         """Single weights or logits, as :meth:`attnviz.Pyramid.rectangle` has them.
@@ -175,7 +264,8 @@ class Viewer:
         def read() -> Cells:
             return pyramid.rectangle(number, queries, keys, values=values)
 
-        return await self._kept_or(key, read)
+        found: Cells = await self._kept_or(key, read)
+        return found
 
     async def vectors(self, layer: int, head: int, query: int, key: int) -> Cells:
         """A query's vector and a key's as their score uses them, (2, D) float32.
@@ -185,9 +275,8 @@ class Viewer:
         """
         opened, number = await self._head(layer, head)
         item = opened.layer.item
-        if not (0 <= query < item.T and 0 <= key < item.S):
-            raise OutOfRange(f"query {query} or key {key} is out of range; there are {item.T} and {item.S}")
-
+        _check_index("query", query, item.T)
+        _check_index("key", key, item.S)
         _ = item.products  # raises for weights that were given
 
         def read() -> Cells:
@@ -196,10 +285,13 @@ class Viewer:
             k = item.key(number, for_global=own)[key]
             return torch.stack([q, k]).float().cpu().numpy()
 
-        return await self._kept_or(("vectors", layer, head, query, key), read)
+        found: Cells = await self._kept_or(("vectors", layer, head, query, key), read)
+        return found
 
-    async def thumbnail(self, layer: int, head: int) -> Cells | None:
-        """The largest weights of a head in at most 64 x 64 cells; None where that needs a long pass not made yet.
+    async def thumbnail(self, layer: int, head: int) -> Thumbnail:
+        """The largest weights of a head in at most 64 x 64 cells.
+
+        Where all queries need a long pass that was not made yet, a cell is of one query: the middle one of its row.
 
         Raises:
             OutOfRange: there is no such head.
@@ -207,18 +299,53 @@ class Viewer:
         opened, number = await self._head(layer, head)
         pyramid = opened.pyramid
         key = ("thumbnail", layer, head)
-        kept: Cells | None = self._kept.get(key)
+        kept: Thumbnail | None = self._kept.get(key)
         if kept is not None:
             return kept
         made = pyramid.prepared(number) is not None
         if not made and _cells(opened.layer) > _CHEAP_CELLS:
-            return None
+            coarse: Thumbnail = await self._kept_or(
+                ("coarse", layer, head), lambda: _coarse(opened.layer, number), lambda found: found.cells.nbytes
+            )
+            return coarse
         async with nullcontext() if made else self._small, self._prepared(layer, head, opened):
             overview = pyramid.prepared(number)
             assert overview is not None
-            small = _thumbnail(overview)
-            self._kept.put(key, small, small.nbytes)
+            small = Thumbnail(_thumbnail(overview), pyramid.item.T)
+            self._kept.put(key, small, small.cells.nbytes)
             return small
+
+    async def statistics(self, layer: int, head: int) -> dict[str, Any] | None:
+        """The head's numbers, as :func:`~attnviz.pages.statistics.head_numbers` has them; None where they need a long pass.
+
+        Raises:
+            OutOfRange: there is no such head.
+        """
+        opened, number = await self._head(layer, head)
+        key = ("statistics", layer, head)
+        kept: dict[str, Any] | None = self._kept.get(key)
+        if kept is not None or _cells(opened.layer) > _LONG_CELLS:
+            return kept
+
+        def progress(rows: int) -> None:
+            if self._stopping:
+                raise Stopped
+
+        def work() -> dict[str, Any]:
+            return head_numbers(opened.layer, number, progress)
+
+        job = self._job(key, self._passes, work, lambda made: self._kept.put(key, made, 1000))
+        found: dict[str, Any] = await self._wait(key, job)
+        return found
+
+    def changed(self) -> str | None:
+        """What to say where a file is no longer the one that was opened; None where all are."""
+        for path, stamp in self._files.items():
+            now = _stamp(path)
+            if now != stamp:
+                how = "is gone" if now is None else "has changed"
+                return f"{path.name} {how} since attnviz view opened it: end it and start it again"
+        return None
 
     def stop(self) -> None:
         """Ends a pass at its next block, and begins no other."""
@@ -249,6 +376,9 @@ class Viewer:
         return opened, opened.layer.heads[head]
 
     def _open(self, layer: int) -> _Open:
+        changed = self.changed()
+        if changed is not None:
+            raise InputError(changed)
         self._latest = None  # let go before the next is read
         page_layer = self.layers[layer]
         opened = _Open(page_layer, Pyramid(page_layer.attention, self._memory, self._overviews[layer]))
@@ -269,37 +399,56 @@ class Viewer:
 
     def _begin_pass(self, layer: int, head: int, opened: _Open) -> _Job:
         pyramid, number = opened.pyramid, opened.layer.heads[head]
-        self._done.setdefault((layer, head), 0)
-
-        def work() -> Overview:
-            title = f"layer {opened.layer.label}, head {number}" if len(self.layers) > 1 else f"head {number}"
-            self._done[layer, head] = 0
-            with self._watch(pyramid.item.T, title) as shown:
-
-                def progress(rows: int) -> None:
-                    if self._stopping:
-                        raise Stopped
-                    self._done[layer, head] += rows
-                    if shown is not None:
-                        shown(rows)
-
-                progress(0)
-                return pyramid.prepare(number, progress)
 
         def keep(overview: Overview) -> None:
             self._kept.put(
                 ("pass", layer, head), overview, overview.nbytes, lambda: self._overviews[layer].pop(number, None)
             )
 
-        return self._job(("pass", layer, head), self._passes, work, keep)
+        return self._long(("pass", layer, head), ("map", layer, head), opened, partial(pyramid.prepare, number), keep)
 
-    async def _kept_or(self, key: Key, work: Callable[[], Cells]) -> Cells:
+    def _begin_received(self, layer: int, head: int, opened: _Open) -> _Job:
+        number, key = opened.layer.heads[head], ("received", layer, head)
+
+        def work(progress: Progress) -> Cells:
+            return received(opened.layer.attention, number, progress=progress).astype(np.float32)
+
+        return self._long(key, key, opened, work, lambda sums: self._kept.put(key, sums, sums.nbytes))
+
+    def _long(
+        self, key: Key, counted: Key, opened: _Open, make: Callable[[Progress], Any], keep: Callable[[Any], None]
+    ) -> _Job:
+        """A pass over a head: the one in work, or a new one. It ends when nobody waits or asks for it any more."""
+        rows, number = opened.pyramid.item.T, opened.layer.heads[key[-1]]
+        self._done.setdefault(counted, 0)
+
+        def work() -> Any:
+            title = f"layer {opened.layer.label}, head {number}" if len(self.layers) > 1 else f"head {number}"
+            self._done[counted] = 0
+            job = self._jobs[key]
+            with self._watch(rows, title) as shown:
+
+                def progress(done: int) -> None:
+                    if self._stopping:
+                        raise Stopped
+                    if not job.wanted:
+                        raise Unwanted
+                    self._done[counted] += done
+                    if shown is not None:
+                        shown(done)
+
+                progress(0)
+                return make(progress)
+
+        return self._job(key, self._passes, work, keep)
+
+    async def _kept_or(
+        self, key: Key, work: Callable[[], Any], size: Callable[[Any], int] = lambda cells: int(cells.nbytes)
+    ) -> Any:
         if key in self._kept:
-            found: Cells = self._kept.get(key)
-            return found
-        job = self._job(key, self._tiles, work, lambda cells: self._kept.put(key, cells, cells.nbytes))
-        made: Cells = await self._wait(key, job)
-        return made
+            return self._kept.get(key)
+        job = self._job(key, self._tiles, work, lambda made: self._kept.put(key, made, size(made)))
+        return await self._wait(key, job)
 
     def _job(self, key: Key, pool: ThreadPoolExecutor, work: Callable[[], Any], keep: Callable[[Any], None]) -> _Job:
         """The job of this key: the one in work, or a new one."""
@@ -309,9 +458,11 @@ class Viewer:
             return self._jobs[key]
         if self._stopping:
             raise Stopped
-        running = pool.submit(work)
+        told = Event()  # work may look its job up
+        running = pool.submit(lambda: told.wait() and work())
         job = _Job(running, asyncio.wrap_future(running))
         self._jobs[key] = job
+        told.set()
 
         def finished(future: asyncio.Future[Any]) -> None:
             if self._jobs.get(key) is job:
@@ -333,9 +484,9 @@ class Viewer:
             return await asyncio.shield(job.future)
         finally:
             job.waiting -= 1
-            # One that runs already runs to its end, and what it makes is kept. One that doesn't is out of the way at
-            # once, so that who asks next begins it anew.
-            if not (job.waiting or job.wanted) and job.running.cancel() and self._jobs.get(key) is job:
+            # One that runs already goes on for a while, and what it makes is kept. One that doesn't is out of the way
+            # at once, so that who asks next begins it anew.
+            if not job.wanted and job.running.cancel() and self._jobs.get(key) is job:
                 del self._jobs[key]
 
 
@@ -411,3 +562,29 @@ def _thumbnail(overview: Overview) -> Cells:
     rows, columns = (bin_edges(range(n), min(n, _THUMBNAIL))[:-1] for n in overview.max.shape)
     small: Cells = np.fmax.reduceat(np.fmax.reduceat(overview.max, rows, axis=0), columns, axis=1)
     return small
+
+
+def _coarse(layer: PageLayer, head: int) -> Thumbnail:
+    """One query of each row of the thumbnail, over all keys."""
+    item = layer.item
+    edges, columns = (bin_edges(range(n), min(n, _THUMBNAIL)) for n in (item.T, item.S))
+    rows = torch.as_tensor((edges[:-1] + edges[1:]) // 2)
+    found = layer.attention.rows(head).read(rows)
+    values = np.where(found.seen.numpy(), found.values.numpy(), np.nan).astype(np.float32)
+    whole = np.full((len(rows), item.S), np.nan, dtype=np.float32)
+    whole[:, found.keys.numpy()] = values
+    return Thumbnail(np.fmax.reduceat(whole, columns[:-1], axis=1), len(rows))
+
+
+def _check_index(name: str, index: int, size: int) -> None:
+    if not 0 <= index < size:
+        raise OutOfRange(f"{name} {index} is out of range; there are {size}")
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file's content; None where there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

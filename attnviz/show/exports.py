@@ -102,6 +102,7 @@ def difference_json(found: Difference, findings: Sequence[Finding] = ()) -> str:
             "a": found.a,
             "b": found.b,
             "values": found.values,
+            **{name: [part.start, part.stop - 1] for name, part in found.part.items()},
             "rule": found.rule.said,
             "top_k": found.top_k,
             "within": found.within,

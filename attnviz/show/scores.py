@@ -25,7 +25,7 @@ from attnviz.base.words import json_text
 from attnviz.base.writing import atomic, free_bytes
 from attnviz.engine.scores import AttentionScores, ScoreStream
 from attnviz.show.exports import DECIMALS, decimal
-from attnviz.show.terminal.tables import column_names, head_title, query_labels
+from attnviz.show.terminal.tables import column_names, head_title, number_text, query_labels
 from attnviz.sources.streams import Parts, write_parts
 
 SCHEMA = "attnviz.scores/2"
@@ -63,7 +63,7 @@ def json_pieces(results: Results) -> Iterator[str]:
                 yield f',"{name}":['
                 first_rows = True
                 for part in result.parts(head):
-                    rows = _line(_rounded(_seen(part, name)))[1:-1]
+                    rows = _line(_rounded(_shown(part, name)))[1:-1]
                     yield rows if first_rows or not rows else "," + rows
                     first_rows &= not rows
                 yield "]"
@@ -102,13 +102,9 @@ def _names(result: AttentionScores) -> list[str]:
     return [name for name in _TENSORS if getattr(result, name) is not None]
 
 
-def _seen(part: AttentionScores, name: str) -> Tensor:
-    """One head's numbers, with NaN for the weights of keys that are not visible, where the logits tell."""
-    tensor: Tensor = getattr(part, name)[0]
-    logits = {"weights": part.scores, "global_weights": part.global_scores}.get(name)
-    if logits is None and name == "weights" and part.visible is not None:
-        return tensor.masked_fill(~part.visible[0], math.nan)
-    return tensor if logits is None else tensor.masked_fill(logits[0] == -math.inf, math.nan)
+def _shown(part: AttentionScores, name: str) -> Tensor:
+    """One head's numbers as they are shown."""
+    return part.shown("weights" if "weights" in name else "logits", of_global=name.startswith("global_"))[0]
 
 
 def _rounded(tensor: Tensor) -> list[Any]:
@@ -144,21 +140,15 @@ def _csv_rows(result: AttentionScores) -> Iterable[list[Any]]:
     query_tokens = item.query_labels(result.rows)
     key_tokens = item.key_labels(range(item.S))
     rows_apart = {query: r for r, query in enumerate(result.global_queries.tolist())}
-    visible = None if result.visible is None else result.visible[0].cpu()
-    scores, weights = (None if t is None else t[0].cpu() for t in (result.scores, result.weights))
-    apart = [None if t is None else t[0].cpu() for t in (result.global_scores, result.global_weights)]
+    numbers = {name: _shown(result, name) for name in _names(result)}
+    plain, apart = ([numbers.get(of + name) for name in ("scores", "weights")] for of in ("", "global_"))
     for row, query in enumerate(result.rows):
-        if query in rows_apart:
-            keys: Sequence[int | None] = range(item.S)
-            pair = [None if t is None else t[rows_apart[query]] for t in apart]
-        else:
-            keys = result.key_positions(query)
-            pair = [None if t is None else t[row] for t in (scores, weights)]
-        score_row, weight_row = ([None] * len(keys) if t is None else t.double().tolist() for t in pair)
-        seen = [True] * len(keys) if visible is None else visible[row].tolist()
         token = "" if query_tokens is None else query_tokens[row]
-        for key, score, weight, is_seen in zip(keys, score_row, weight_row, seen, strict=True):
-            if key is None or not is_seen or (score is not None and math.isinf(score)):
+        keys: Sequence[int | None] = range(item.S) if query in rows_apart else result.key_positions(query)
+        which, at = (apart, rows_apart[query]) if query in rows_apart else (plain, row)
+        scores, weights = ([None] * len(keys) if one is None else one[at].tolist() for one in which)
+        for key, score, weight in zip(keys, scores, weights, strict=True):
+            if key is None or not math.isfinite(weight if score is None else score):
                 continue
             key_token = "" if key_tokens is None else key_tokens[key]
             yield [item.batch, head, query, token, key, key_token, decimal(score), decimal(weight)]
@@ -172,13 +162,22 @@ def to_markdown(result: AttentionScores | ScoreStream, head: int, *, values: str
 def markdown_pieces(result: AttentionScores | ScoreStream, head: int, *, values: str = "weights") -> Iterator[str]:
     """The pieces of :func:`to_markdown`."""
     frame = result.frame
-    columns = column_names(frame)
     yield f"**{head_title(frame, head)} · {values}**\n\n"
+    yield from _markdown_table(column_names(frame), result.parts(head), values, of_global=False)
+    if len(frame.global_queries):
+        yield f"\n**{head_title(frame, head)} · {values} of global queries**\n\n"
+        every = [f"pos {position}" for position in range(frame.item.S)]
+        yield from _markdown_table(every, result.parts(head), values, of_global=True)
+
+
+def _markdown_table(
+    columns: Sequence[str], parts: Iterable[AttentionScores], values: str, *, of_global: bool
+) -> Iterator[str]:
     yield f"| {' | '.join(['query', *columns])} |\n|{'|'.join([':--', *('--:' for _ in columns)])}|\n"
-    for part in result.parts(head):
-        labels = query_labels(part, part.rows)
-        for label, row in zip(labels, part.values(values)[0].cpu().double().tolist(), strict=True):
-            cells = ["" if not math.isfinite(number) else f"{number + 0.0:.4f}" for number in row]
+    for part in parts:
+        labels = query_labels(part, part.global_queries.tolist() if of_global else part.rows)
+        for label, row in zip(labels, part.shown(values, of_global=of_global)[0].tolist(), strict=True):
+            cells = [number_text(number) for number in row]
             yield "| " + " | ".join([label.replace("|", r"\|"), *cells]) + " |\n"
 
 

@@ -34,6 +34,8 @@ from attnviz.sources.naming import (
     split,
 )
 from attnviz.sources.packed import PACKED, check_stray, unpacked
+from attnviz.sources.reduced import ROLES as MAPS
+from attnviz.sources.reduced import SCHEMA, maps_metadata, read_maps, tensors_of_maps
 
 if TYPE_CHECKING:
     import torch
@@ -102,9 +104,10 @@ def role_of(name: str) -> str | None:
     name = re.sub(rf"({_MASK})\.\d+$", r"\1", name)  # of a pattern that holds several
     match = LAYER.fullmatch(name)
     if match:
-        return match["role"] if match["role"] in ROLES else None
+        role = match["role"].removeprefix("tiles.")
+        return role if role in ROLES or role in MAPS else None
     grouped = _GROUPED.fullmatch(name)  # what all layers of a kind share: cross.key_padding_mask
-    return grouped[1] if grouped and grouped[1] in ROLES else None
+    return grouped[1] if grouped and (grouped[1] in ROLES or grouped[1] in MAPS) else None
 
 
 def read_tensor(text: str, *, option: str) -> Tensor:
@@ -125,6 +128,8 @@ def missing_roles(contents: Iterable[str], metadata: Mapping[str, Any] | None = 
     No global mask is needed where ``metadata`` names the pattern of the file or of its layers.
     """
     there = {role_of(name) for name in contents}
+    if there >= {*MAPS}:
+        return []
     layers = (metadata or {}).get("layers")
     described = [metadata or {}, *(layers.values() if isinstance(layers, dict) else ())]
     if "attention_mask" in there or any(isinstance(one, dict) and "pattern" in one for one in described):
@@ -189,6 +194,13 @@ def load(
     where = str(source) if source is not None else "inputs"
     own = _settings(main, layer)
     without, version = own.pop("without", ()), own.pop("format", FORMAT_VERSION)
+    if (maps := own.pop("maps", None)) is not None and main is not None:
+        _check_alone(main, names, settings or {}, layout, global_positions)
+        label = None if layer is None else label_of(layer)
+        told = {name: own[name] for name in (*LABELS, "cross") if name in own}
+        return read_maps(
+            main, prefix, maps, {**told, "layer": label, "source": where if layer is None else f"{where} layer {layer}"}
+        )
     given = _holds_weights(main, names, prefix)
 
     skipped = set(_OF_PRODUCTS if given else OF_WEIGHTS) | (set() if values else {"v", "v_global", "w_o"})
@@ -234,6 +246,23 @@ def load(
             f"last {inputs.T} of {inputs.S} positions, and see the keys around these"
         )
     return inputs if global_positions is None else _with_globals(inputs, global_positions)
+
+
+def _check_alone(
+    main: TensorFile, names: Mapping[str, str], settings: Mapping[str, Any], layout: str | None, positions: str | None
+) -> None:
+    """Raises InputError where something is named that reduced maps have no use for."""
+    asked = {
+        **names,
+        **settings,
+        **({"layout": layout} if layout else {}),
+        **({"global": positions} if positions else {}),
+    }
+    for name in asked:
+        raise InputError(
+            f"{main.path}: holds maps that were reduced while the model ran, and --{name.replace('_', '-')} is of q and k; "
+            f"leave it out"
+        )
 
 
 def packing(
@@ -449,6 +478,8 @@ def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
     Raises:
         InputError: a pattern that can't be saved.
     """
+    if hasattr(inputs, "grids"):
+        return tensors_of_maps(inputs)
     if hasattr(inputs, "parts"):
         raise InputError(
             f"{inputs.source}: is made of several maps and can't be saved as inputs; save what it is made of"
@@ -467,7 +498,10 @@ def layer_metadata(inputs: Inputs) -> dict[str, Any]:
     said = {name: getattr(inputs, name, None) for name in (*SETTINGS, *LABELS)}
     said["token_form"] = None if inputs.token_form == "plain" else inputs.token_form
     said["cross"] = True if inputs.cross else None
-    said["pattern"] = None if _is_bare_mask(inputs) else _saved_pattern(inputs)[0]
+    if hasattr(inputs, "grids"):
+        said["maps"] = maps_metadata(inputs)
+    else:
+        said["pattern"] = None if _is_bare_mask(inputs) else _saved_pattern(inputs)[0]
     return {name: value for name, value in said.items() if value is not None}
 
 
@@ -527,6 +561,8 @@ def dump_metadata(
         version: the format that it needs, the largest :func:`format_of` its layers.
     """
     metadata: dict[str, Any] = {"format": version, "layout": "bhtd", **whole, **(groups or {})}
+    if "maps" in whole or any("maps" in one for one in (layers or {}).values()):
+        metadata["schema"] = SCHEMA
     return metadata | ({"layers": dict(layers)} if layers else {})
 
 
@@ -534,6 +570,8 @@ def format_of(inputs: Inputs) -> int:
     """The format that a dump of these inputs needs: 1 where that has words for all of it, with the same meaning."""
     from attnviz.attention.names import NAMES
 
+    if hasattr(inputs, "grids"):
+        return FORMAT_VERSION
     said, masks = _saved_pattern(inputs)
     bias = getattr(inputs, "bias", None)
     new = (
@@ -637,8 +675,9 @@ def _settings(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
     if not (isinstance(without, list) and _all_text(without)):
         raise InputError(f"{main.path}: its metadata gives without as {without!r}, wanted a list of roles")
     settings["without"] = without
-    if "pattern" in merged:
-        settings["pattern"] = merged["pattern"]
+    for name in ("pattern", "maps"):
+        if name in merged:
+            settings[name] = merged[name]
     # Layers of a kind called cross are so; what their kind has in common stands under the same word.
     said = merged.get("cross", False)
     if not isinstance(said, bool | dict):
@@ -664,8 +703,11 @@ def pattern_names(file: TensorFile) -> dict[Label | None, str]:
     found: dict[Label | None, str] = {}
     labels: list[Label | None] = [*layers_of(file.contents)]
     for label in labels or [None]:
-        said = _settings(file, label).get("pattern")
-        if said is not None and "'mask'" in repr(said):
+        own = _settings(file, label)
+        said = own.get("pattern")
+        if isinstance(maps := own.get("maps"), dict):
+            found[label] = str(maps.get("pattern"))
+        elif said is not None and "'mask'" in repr(said):
             found[label] = "with a mask of its own"
         elif said is not None:
             found[label] = str(_own_pattern(file, "" if label is None else prefix_of(label), said))

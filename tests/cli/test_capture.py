@@ -107,6 +107,42 @@ def test_a_model_that_multiplies_by_itself(captured, run):
     assert run("stats", dump).code == 0
 
 
+def test_reduced_maps_in_place_of_q_and_k(captured, run):
+    full, _ = captured("BERT", "--text", TEXT)
+    full = full.rename("full.safetensors")
+    maps, said = captured("BERT", "--text", TEXT, "--maps")
+    assert "2 layers of 8 tokens, maps of at most 256 cells a side, without q and k" in said
+    assert not any(name.endswith((".q", ".k", ".v")) for name in open_tensors(maps).contents)
+    looked = run("inspect", maps).out
+    assert "attnviz.maps/1" in looked
+    assert "pattern: full" in looked
+    assert "missing" not in looked
+    kept, made = (json.loads(run("stats", one, "--format", "json").out)["heads"] for one in (maps, full))
+    for a, b in zip(kept, made, strict=True):
+        assert a == {
+            name: pytest.approx(value, abs=1e-5) if isinstance(value, float) else value for name, value in b.items()
+        }
+    assert run("show", maps, "--layer", "1", "--head", "0").out == run("show", full, "--layer", "1", "--head", "0").out
+    for command in (("overview",), ("plot", "--layer", "1", "--head", "all"), ("tiles", "--layer", "1")):
+        name, *more = command
+        result = run(name, maps, *more, "-o", f"{name}.png" if name != "tiles" else "tiles")
+        assert result.code == 0, result.err
+    assert run("snapshot", "save", maps, "s.json", "--layer", "1", "--head", "0").code == 0
+    assert run("snapshot", "check", maps, "s.json", "--layer", "1").code == 0
+    for command in (("score",), ("pattern",), ("context", "-o", "c.npy"), ("html", "-o", "x.html")):
+        name, *more = command
+        result = run(name, maps, "--layer", "1", *more)
+        assert result.code == 2
+        assert "capture the model without --maps" in result.err
+
+
+def test_pixels_are_of_reduced_maps(run, models):
+    result = run("capture", models / "BERT", "--text", TEXT, "--pixels", "512", "-o", "run.safetensors")
+    assert (result.code, "add --maps" in result.err) == (2, True)
+    result = run("capture", models / "BERT", "--text", TEXT, "--maps", "--pixels", "100", "-o", "run.safetensors")
+    assert (result.code, "a power of two" in result.err) == (2, True)
+
+
 def test_no_check(captured, monkeypatch):
     from attnviz.captures import run
 

@@ -194,7 +194,7 @@ def test_a_name_that_is_not_utf_8(folder):
     [*(("MPLBACKEND", value) for value in ("", "x")), ("HOME", "/nowhere"), ("TERM", "x"), ("LC_ALL", "nothing")],
 )
 def test_an_odd_environment(tmp_path, name, value):
-    python = sys.executable if name in ("MPLBACKEND", "LC_ALL") else warm.python()
+    python = sys.executable if (name, value) in (("MPLBACKEND", "x"), ("LC_ALL", "nothing")) else warm.python()
     done = subprocess.run(
         [python, "-m", "attnviz", "plot", "--head", "0", "-o", "x.png"],
         cwd=tmp_path,

@@ -142,17 +142,17 @@ def test_figures_take_a_word(run, form, command, says):
 
 
 def test_explain_takes_words(run, form):
-    result = run("explain", "run.safetensors", "--layer", "1", "--pattern", "full", "--token", "is", "--key", "café")
+    result = run("explain", "run.safetensors", "--layer", "1", "--pattern", "full", "--query", "is", "--key", "café")
     query = RAW[form].index(next(token for token in RAW[form] if token.strip("Ġ▁ ") == "is"))
     key = {"plain": 1, "wordpiece": 3}.get(form, 2)
     assert re.search(rf"head 0, query {query} \W*is\W*, key {key} ", " ".join(result.out.split())), result.out
-    bad = run("explain", "run.safetensors", "--layer", "1", "--pattern", "full", "--token", "dog")
+    bad = run("explain", "run.safetensors", "--layer", "1", "--pattern", "full", "--query", "dog")
     assert (bad.code, bad.err.count("\n")) == (2, 1)
-    assert "--token 'dog' is no query's token in run.safetensors layer 1; name one by its position, 0 to 7" in bad.err
+    assert "--query 'dog' is no query's token in run.safetensors layer 1; name one by its position, 0 to 7" in bad.err
 
 
 def test_a_key_that_is_not_seen_is_told(run, form):
-    result = run("explain", "run.safetensors", "--layer", "0", "--token", "is", "--key", ".")
+    result = run("explain", "run.safetensors", "--layer", "0", "--query", "is", "--key", ".")
     assert result.code == 2
     assert "does not see '.' (position 7) under the pattern global; it sees" in result.err
 

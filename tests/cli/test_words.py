@@ -155,6 +155,8 @@ def test_a_snapshot_remembers_what_was_seen(run, text):
         (("--merge", "letters"), "not one of words"),
         (("--merge", "words", "--spans", "a:0-1"), "choose one"),
         (("--spans", "a"), "is no span"),
+        (("--query-spans", "a:0-1"), "--spans is of both"),
+        (("--merge", "words", "--query-spans", "a:0-1"), "choose one"),
         (("--spans", "a:0-9"), "beyond the 7 positions"),
         (("--spans", "a:0-3,b:3-4"), "share position 3"),
         (("--spans", "sep:zebra"), "is no token"),

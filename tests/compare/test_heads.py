@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from torch import Tensor
 import attnviz
 from attnviz import AttentionInputs, InputError
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
-from attnviz.compare.heads import Difference, HeadDifference, compare
+from attnviz.compare.heads import Cell, Difference, HeadDifference, compare
 from attnviz.compare.sides import Exact, Given
 from attnviz.engine.request import Request
 from tests.cases import small
-from tests.strategies import Call, calls, longformer_rule, normal, rules
+from tests.strategies import Call, calls, longformer_rule, normal, parts, rules
 
 
 def exact(inputs: AttentionInputs, pattern: Pattern, **what: object) -> Exact:
@@ -62,6 +63,30 @@ def test_total_variation_and_divergence_by_hand_averaged_over_queries():
     assert head.js_divergence == pytest.approx(js / 2)
     assert head.mean_abs == pytest.approx(0.5 / 6)
     assert (head.worst.query, head.worst.key, head.beyond, head.pairs) == (0, 0, 2, 6)
+
+
+def _shifted(cell: Cell | None, part: tuple[range, range]) -> Cell | None:
+    return None if cell is None else replace(cell, query=cell.query - part[0].start, key=cell.key - part[1].start)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(1, 20), st.data())
+def test_a_part_is_compared_as_if_there_were_nothing_else(seed, T, S, data):
+    rows, columns = data.draw(parts(T)) or range(T), data.draw(parts(S)) or range(S)
+    a, b = (torch.softmax(normal((2, T, S), seed + n), -1) for n in range(2))
+    how = {"atol": 0.01, "rtol": 0.1, "top_k": 2}
+    found = compare(plain(a), plain(b), queries=rows, keys=columns, pixels=50, **how)
+    few = [plain(one[:, rows.start : rows.stop, columns.start : columns.stop]) for one in (a, b)]
+    wanted = compare(*few, pixels=50, **how)
+    for one, other in zip(found.heads, wanted.heads, strict=True):
+        for name in ("max_abs", "mean_abs", "total_variation", "js_divergence"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-12)
+        assert (one.beyond, one.pairs, one.top_k_agreement) == (other.beyond, other.pairs, other.top_k_agreement)
+        assert _shifted(one.worst, (rows, columns)) == other.worst
+        assert _shifted(one.first, (rows, columns)) == other.first
+    for one, other in zip(found.pictures, wanted.pictures, strict=True):
+        assert all(np.array_equal(x.cells, y.cells, equal_nan=True) for x, y in zip(one, other, strict=True))
+        assert (one[0].queries, one[0].keys) == (rows, columns)
+    assert found.part == {"queries": rows, "keys": columns}
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 70), st.integers(1, 5), st.floats(1e-4, 0.5))
@@ -266,6 +291,9 @@ def test_a_wrong_kernel_is_seen_in_any_row_that_sees_a_key(call, data):
     found = compare(Given(weights, name="kernel"), exact(call.inputs, call.pattern, batch=call.batch), atol=1e-9)
     (wrong,) = [one for one in found.heads if one.beyond]
     assert (wrong.head, wrong.beyond, wrong.worst.query, wrong.worst.key) == (head, 1, query, key)
+    for others in (range(key), range(key + 1, call.inputs.S)):  # by what rounding costs in whole rows
+        side = exact(call.inputs, call.pattern, batch=call.batch)
+        assert not others or compare(Given(weights, name="kernel"), side, keys=others).within
 
 
 def test_a_kernel_may_give_the_global_keys_alone():

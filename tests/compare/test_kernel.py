@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from attnviz import assert_attention_close
+from attnviz import AttentionInputs, assert_attention_close
 from attnviz.attention.patterns import Causal, Masked
 from attnviz.base.errors import InputError
 from tests.reference import attend
@@ -253,3 +254,32 @@ def test_a_mask_of_two_meanings_is_refused():
     with pytest.raises(InputError, match=re.escape("may be (T, S) or (B, S)")):
         assert_attention_close(torch.ones(4, 1, 4, 4), q, k, mask)
     assert_attention_close(torch.full((4, 1, 4, 4), 0.25), q, k, pattern=Masked(mask))
+
+
+def test_inputs_stand_in_the_place_of_their_tensors():
+    q, k, v = qkv()
+    inputs = AttentionInputs(q, k, v)
+    for actual in (exact(q, k), exact(q, k, v)):
+        assert_attention_close(actual, inputs, pattern="causal")
+        assert_attention_close(actual, replace(inputs, pattern=Causal()))
+        assert "it is what the formula gives" in failure(actual, inputs, pattern="full")
+    assert "the weights" in failure(exact(q, k).flip(1), inputs, pattern="causal")
+    assert "the context" in failure(exact(q, k, v).flip(1), inputs, pattern="causal")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "says"),
+    [
+        (("inputs", "k"), {}, "k beside AttentionInputs, which hold them; leave out one"),
+        (("inputs",), {"scale": 2.0}, "scale beside AttentionInputs, which hold them; leave out one"),
+        (("q",), {}, "k is missing; give q and k, or AttentionInputs in the place of both"),
+        (("inputs",), {"window": 2}, "window 2: it belongs to a local pattern by name; add pattern='local'"),
+        (("square",), {}, f"may be weights or the context, v being {T} wide"),
+    ],
+)
+def test_inputs_beside_what_they_hold(arguments, options, says):
+    q, k, v = qkv()
+    given = {"q": q, "k": k, "inputs": AttentionInputs(q, k, v)}
+    given["square"] = AttentionInputs(q, k, torch.ones(B, H, T, T, dtype=q.dtype))
+    with pytest.raises(InputError, match=re.escape(says)):
+        assert_attention_close(exact(q, k), *(given[name] for name in arguments), **options)

@@ -20,7 +20,7 @@ from attnviz.compare.sides import Exact, Given
 from attnviz.engine.request import Request
 from attnviz.engine.scores import ScoreStream
 
-T, WINDOW, GLOBALS = 16_000, 32, 3
+T, WINDOW, GLOBALS = 8_000, 32, 3
 WHOLE = T * T  # cells of the map that must not be made
 BAND = T * (2 * WINDOW + 1 + GLOBALS)
 
@@ -84,7 +84,7 @@ ASKED = {
 def test_a_local_pattern_makes_no_tensor_of_the_whole_map(inputs, name, asked):
     cells = largest(lambda: ASKED[asked](inputs, PATTERNS[name]))
     # A block of rows against its span may be wider than the band, but stays what a cache holds.
-    assert cells <= max(BAND, 1 << 21) < WHOLE / 100
+    assert cells <= max(BAND, 1 << 21) < WHOLE / 20
 
 
 SIZES = [2 * WINDOW + 1 + GLOBALS] * (T // (2 * WINDOW + 1 + GLOBALS))
@@ -113,18 +113,18 @@ ANEW = torch.cat([torch.arange(n) for n in torch.bincount(DOCUMENTS).tolist()])
 def test_documents_make_no_tensor_of_the_whole_map(inputs, name, asked, places):
     packed = replace(inputs, documents=DOCUMENTS, key_positions=places)
     cells = largest(lambda: ASKED[asked](packed, PACKED[name]))
-    assert cells <= max(T * (2 * SIZES[0] - 1), 1 << 21) < WHOLE / 100
+    assert cells <= max(T * (2 * SIZES[0] - 1), 1 << 21) < WHOLE / 20
 
 
 @pytest.mark.parametrize("asked", ["statistics", "mass"])
 def test_blocks_make_no_tensor_of_the_whole_map(inputs, asked):
-    assert largest(lambda: ASKED[asked](inputs, OF_BLOCKS & Causal())) <= 1 << 21 < WHOLE / 100
+    assert largest(lambda: ASKED[asked](inputs, OF_BLOCKS & Causal())) <= 1 << 21 < WHOLE / 20
 
 
 def test_modifiers_and_patterns_take_no_more_than_a_tile_beside_a_tile():
-    tokens, memory = 1500, 2_000_000
+    tokens, memory = 1000, 1_000_000
     q, k = (torch.randn(1, tokens, 2, generator=torch.Generator().manual_seed(n)) for n in range(2))
-    pattern = Local(700) | Local(100, 3)  # no band without gaps
+    pattern = Local(450) | Local(70, 3)  # no band without gaps
     extra = {"bias": torch.zeros(1, tokens, tokens), "alibi_slopes": torch.ones(1), "softcap": 5.0}
     plain, modified = AttentionInputs(q, k), AttentionInputs(q, k, **extra)
     for inputs in (plain, modified):
@@ -203,7 +203,7 @@ def test_a_bound_on_memory_holds_for_every_dtype_and_whatever_is_expanded():
 @pytest.mark.parametrize("other", [Local(WINDOW // 2), longformer(WINDOW), Local(WINDOW) & Causal()], ids=str)
 def test_a_comparison_of_local_patterns_makes_no_tensor_of_the_whole_map(inputs, other):
     cells = largest(lambda: compare(exact(inputs, Local(WINDOW)), exact(inputs, other)))
-    assert cells <= 1 << 21 < WHOLE / 100
+    assert cells <= 1 << 21 < WHOLE / 20
 
 
 def test_full_attention_streams_all_the_same(inputs):
@@ -216,7 +216,7 @@ def test_scores_that_are_written_come_a_few_rows_at_a_time(inputs):
     for pattern in (Causal(), Local(WINDOW)):
         stream = ScoreStream(Request(inputs, pattern), most=1 << 22)
         parts = stream.parts(0)
-        assert largest(lambda: next(parts)) <= 1 << 21 < WHOLE / 100  # noqa: B023 (called here)
+        assert largest(lambda: next(parts)) <= 1 << 21 < WHOLE / 20  # noqa: B023 (called here)
         assert largest(lambda: stream.some(0, [0, 1, T - 1])) <= 1 << 21  # noqa: B023
 
 

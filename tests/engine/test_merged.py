@@ -322,6 +322,40 @@ def test_words_of_two_languages_are_merged_each_by_its_own():
 # Spans
 
 
+@given(st.integers(0, 2**31), st.integers(1, 7), st.integers(1, 7), st.data())
+def test_queries_of_another_sequence_have_spans_of_their_own(seed: int, T: int, S: int, data: st.DataObject):
+    exists = data.draw(st.lists(st.booleans(), min_size=S, max_size=S).filter(any))
+    inputs = AttentionInputs(
+        normal((2, T, 3), seed),
+        normal((2, S, 3), seed + 1),
+        key_padding_mask=torch.tensor(exists),
+        cross=True,
+        tokens=[[f"k{s}" for s in range(S)]],
+        query_tokens=[[f"q{t}" for t in range(T)]],
+        pattern=attnviz.Full(),
+    )
+    queries, keys = data.draw(partitions(T)), data.draw(st.none() | partitions(S))
+
+    def named(groups: list[list[int]], text: bool) -> Any:
+        if text:
+            return ",".join(f"run {n}:{run[0]}-{run[-1]}" for n, run in enumerate(groups))
+        return {f"run {n}": range(run[0], run[-1] + 1) for n, run in enumerate(groups)}
+
+    asked: dict[str, Any] = {"query_spans": named(queries, data.draw(st.booleans()))}
+    asked |= {} if keys is None else {"spans": named(keys, data.draw(st.booleans()))}
+    shown = attnviz.attention_map(inputs, 1, every_key=True, **asked)
+    visible = np.broadcast_to(np.array(exists), (T, S))
+    weights = reference.attend(inputs.q[0], inputs.k[0], visible).weights[1]
+    singles = [[s] for s in range(S)]
+    wanted, seen = reference.merged(np.nan_to_num(weights), visible, set(), False, queries, keys or singles)
+    alike(shown.cells, np.where(seen, wanted, np.nan), 1e-12)
+    assert list(shown.query_labels) == [f"run {n}" for n in range(len(queries))]
+    assert list(shown.key_labels) == (
+        [f"k{s}" for s in range(S)] if keys is None else [f"run {n}" for n in range(len(keys))]
+    )
+    assert attnviz.head_statistics(inputs, heads=[1], **asked)[0].distance is None  # there is no order
+
+
 def test_what_no_span_has_is_a_span_of_its_own():
     inputs = attnviz.synthesize(tokens=10)
     shown = attnviz.attention_map(inputs, 0, "causal", spans="system:1-3,answer:7-9")

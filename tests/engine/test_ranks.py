@@ -9,8 +9,11 @@ import select
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -25,7 +28,8 @@ from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern,
 from attnviz.base.bins import bin_edges
 from attnviz.cli.main import main
 from attnviz.engine.attention import Computed
-from attnviz.engine.ranks import Ranks, digest, rank_device, shares
+from attnviz.engine.plan import shares
+from attnviz.engine.ranks import Ranks, digest, rank_device
 from attnviz.engine.reducer import REDUCTIONS, reduce_map
 from attnviz.engine.tiles import TileSize
 from tests import warm
@@ -200,22 +204,48 @@ def test_shares_put_together_have_the_bits_of_the_whole(name, data):
     np.testing.assert_array_equal(torch.cat([part.denominators for part in parts]), whole.denominators)
 
 
+class Threads:
+    """Ranks as threads of this process: what they tell each other goes through queues."""
+
+    def __init__(self, rank: int, tickets: dict[str, int], queues: dict[tuple[int, int], Queue]) -> None:
+        self.rank, self.tickets, self.queues = rank, tickets, queues
+
+    def ticket(self, name: str) -> int:
+        with LOCK:
+            self.tickets[name] = self.tickets.get(name, -1) + 1
+            return self.tickets[name]
+
+    def send(self, tensor: torch.Tensor, to: int) -> None:
+        self.queues[self.rank, to].put(tensor.clone())
+
+    def receive(self, tensor: torch.Tensor, source: int) -> None:
+        tensor.copy_(self.queues[source, self.rank].get(timeout=PATIENCE))
+
+    def arrived(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+
+LOCK = Lock()
+
+
 @pytest.fixture
-def world(monkeypatch):
-    """Ranks one after another in this process: rank 0 last, which takes what the others sent."""
+def world():
+    """Makes a map by ranks that are threads of this process."""
 
     def world(size: int):
-        sent: dict[int, list[torch.Tensor]] = {}
-        monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
-        monkeypatch.setattr("torch.distributed.all_gather", lambda every, own: [one.copy_(own) for one in every])
+        queues: dict[tuple[int, int], Queue] = {pair: Queue() for pair in itertools.product(range(size), repeat=2)}
+        tickets: dict[str, int] = {}
+        ranks = [Ranks(rank, size, Threads(rank, tickets, queues)) for rank in range(size)]
 
         def run(item: AttentionItem, pattern: Pattern, *arguments, **options):
-            for rank in (*range(1, size), 0):
-                monkeypatch.setattr("torch.distributed.send", lambda t, to, r=rank: sent.setdefault(r, []).append(t))
-                monkeypatch.setattr("torch.distributed.recv", lambda t, source: t.copy_(sent[source].pop(0)))
-                found = Ranks(rank, size).reduce_map(Computed(item, pattern), *arguments, **options)
-            assert not any(sent.values())
-            return found
+            with ThreadPoolExecutor(size) as pool:
+                found = [pool.submit(rank.reduce_map, Computed(item, pattern), *arguments, **options) for rank in ranks]
+                made = [one.result(PATIENCE) for one in found]
+            assert all(queue.empty() for queue in queues.values())
+            return made[0]
 
         return run
 
@@ -254,7 +284,7 @@ def test_no_rank_reads_all_queries(world, monkeypatch, pattern):
     edges = bin_edges(range(3000), 300)
     world(3)(hard(3000, 2).item(0), pattern, 0, edges, edges)
     parts = sorted({(rows.start, rows.stop) for rows in read})
-    assert len(parts) == 3
+    assert len(parts) >= 3
     assert [stop for _, stop in parts] == [start for start, _ in parts[1:]] + [3000]
     assert max(stop - start for start, stop in parts) < 2000
 

@@ -66,7 +66,7 @@ FITTING: dict[str, tuple[str, ...]] = {
     "--statistic": ("entropy", "sink"),
     "--structure": ("sink", "local", "sink,induction,needle"),
     "--strip": ("b", "0", "the"),
-    "--token": ("0", "1", "cat"),
+    "--query": ("0", "1", "cat"),
     "--levels": ("0", "all", "0-1"),
     "--device": ("cpu", "auto"),
     "--window": ("0", "1", "2", "-1"),

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import attnviz
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Masked, Pattern, longformer
 from attnviz.base.errors import InputError
 from attnviz.measures.explanation import COMPONENTS, Explanation
 from tests.reference import Attention, attend
+from tests.strategies import calls
 
 HEADS, TOKENS, D = 4, 12, 8
 GLOBAL = (1, 4, 9)
@@ -249,18 +252,42 @@ def test_keys_of_other_patterns_are_positions():
     assert (found.key.number, found.key.position, found.positions) == (None, 4, None)
 
 
-def test_without_a_key_it_is_the_first_that_the_query_sees():
-    assert attnviz.explain(case(), query=5).key.number == 1
-    assert attnviz.explain(case(), query=5, pattern=Local(2)).key.position == 3
+@given(calls(values=False), st.data())
+def test_the_pair_that_nobody_names_is_the_strongest(call, data):
+    inputs, head = call.inputs, data.draw(st.integers(0, call.inputs.H - 1))
+    weights, seen = np.nan_to_num(call.expected().weights[head]), call.visible(head)
+    asked = {"head": head, "pattern": call.pattern, "batch": call.batch}
+    if not seen.any():
+        with pytest.raises(InputError, match="sees no key"):
+            attnviz.explain(inputs, **asked)
+        return
+    among = seen & (seen.sum(1) > 1)[:, None] if (seen.sum(1) > 1).any() else seen
+    found = attnviz.explain(inputs, **asked)
+    assert among[found.query, found.key.position]
+    assert weights[found.query, found.key.position] >= weights[among].max() - call.tolerance
+    query = data.draw(st.sampled_from([t for t in range(inputs.T) if seen[t].any()]))
+    of_query = attnviz.explain(inputs, query=query, **asked)
+    assert (of_query.query, seen[query, of_query.key.position]) == (query, True)
+    assert weights[query, of_query.key.position] >= weights[query].max() - call.tolerance
+    key = data.draw(st.sampled_from([s for s in range(inputs.S) if seen[:, s].any()]))
+    number = key if of_query.positions is None else of_query.positions.index(key) + 1
+    of_key = attnviz.explain(inputs, key=number, **asked)
+    several = (among[:, key] if among[:, key].any() else seen[:, key]).nonzero()[0]
+    assert (of_key.key.position, of_key.query in several) == (key, True)
+    assert weights[of_key.query, key] >= weights[several, key].max() - call.tolerance
 
 
-def test_without_a_query_it_is_the_middle_one_that_exists():
-    assert attnviz.explain(case()).query == 6
-    exists = torch.arange(TOKENS) < 5
-    inputs = case(
-        key_padding_mask=torch.stack([exists, exists]), global_mask=torch.arange(TOKENS)[None].repeat(2, 1) < 2
-    )
-    assert attnviz.explain(inputs).query == 2
+@given(calls(), st.data())
+def test_an_excerpt_holds_the_logits_of_the_reference(call, data):
+    head = data.draw(st.integers(0, call.inputs.H - 1))
+    seen = call.visible(head)
+    if not seen.any():
+        return
+    found = attnviz.explain(call.inputs, head=head, pattern=call.pattern, batch=call.batch)
+    some, wanted = found.excerpt, np.where(seen, call.expected().logits[head], -np.inf)
+    assert found.query in some.queries
+    assert found.key.position in some.keys
+    np.testing.assert_allclose(np.array(some.logits), wanted[np.ix_(some.queries, some.keys)], rtol=0, atol=1e-11)
 
 
 def test_tokens_are_those_of_the_query_and_of_the_keys():
@@ -292,7 +319,7 @@ def test_the_pattern_of_the_inputs_is_taken():
     [
         ({"head": 4}, r"^synthetic: head 4 is out of range; there are 4 \(0 to 3\)"),
         ({"batch": 2}, r"^synthetic: batch item 2 is out of range; there are 2 \(0 to 1\)"),
-        ({"query": 12}, r"^synthetic: query 12 is out of range; there are 12 \(0 to 11; --token\)"),
+        ({"query": 12}, r"^synthetic: query 12 is out of range; there are 12 \(0 to 11; --query\)"),
         ({"query": -1}, r"query -1 is out of range"),
         ({"key": 0}, r"key 0 is out of range; global keys are counted from 1, and there are 3: Global #1 to #3"),
         ({"key": 4}, r"key 4 is out of range; global keys are counted from 1"),

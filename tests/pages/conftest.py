@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from attnviz.pages.description import PageLayer
+from tests.cli.conftest import run  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +25,26 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@contextmanager
+def serving(*layers: PageLayer) -> Iterator[str]:
+    """The address of a server of some layers, in a thread of this process."""
+    import uvicorn
+
+    from attnviz.pages.server import application, listen
+    from attnviz.pages.viewer import Viewer
+
+    viewer = Viewer(layers, "test")
+    with listen(0) as listening:
+        port = listening.getsockname()[1]
+        app = application(viewer, token="token", port=port)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
+        thread.start()
+        yield f"http://127.0.0.1:{port}/token/"
+        server.should_exit = True
+        thread.join()
 
 
 @dataclass

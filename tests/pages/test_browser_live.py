@@ -93,7 +93,7 @@ def test_every_view_has_its_numbers(inputs, served, opened: Opener) -> None:
     expect(shown).to_be_visible()
     assert number(shown.inner_text()) == pytest.approx(row[12], abs=6e-5, rel=6e-3)
     go(page, "view=heads&query=40")
-    expect(page.locator(".heads-titles")).to_contain_text("weight, 0 to")
+    expect(page.locator(".heads-top .legend")).to_contain_text("weight, 0 to 1")
 
 
 def test_a_server_that_has_ended_is_named(served, opened: Opener) -> None:

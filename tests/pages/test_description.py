@@ -36,6 +36,9 @@ def test_lists_of_labels_are_kept_once():
 def test_a_layer_is_described_by_its_sizes_and_settings():
     inputs = attnviz.AttentionInputs(**{**vars_of(small()), "softcap": 30.0, "scale": 0.5})
     labels = Labels()
+    q, k = (one[1].norm(dim=-1).amax(-1) for one in (inputs.q, inputs.k))
+    terms = [float(q[head] * k[head // 2]) * 0.5 for head in range(4)]  # as large as any
+    rounded = pytest.approx([2**-23 * max(1.0, term) for term in terms])
     found = describe(PageLayer("cross.5", inputs.item(1), Causal(), (0, 1, 2, 3)), labels)
     assert found == {
         "label": "cross.5",
@@ -54,6 +57,7 @@ def test_a_layer_is_described_by_its_sizes_and_settings():
         "sinks": None,
         "alibi": None,
         "levels": 1,
+        "accuracy": {"weights": None, "logs": rounded, "logits": rounded},
     }
     assert labels.lists == [list(inputs.tokens[1])]
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from attnviz import AttentionInputs, InputError
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Masked, Pattern, longformer
+from attnviz.pages import encoding
 from attnviz.pages.blobs import Chunk, dequantize, pack12, quantize
 from attnviz.pages.description import Labels, PageLayer
 from attnviz.pages.encoding import WITHIN, encode_layer, rows_of
@@ -152,8 +153,9 @@ def test_numbers_of_heads_are_those_of_the_heads_shown():
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(1.0, "q12"), (4.0, "q16"), (60.0, "f32")])
-def test_the_coarsest_codes_that_are_near_enough_are_taken(size, dtype):
+def test_the_coarsest_codes_that_are_near_enough_are_taken(monkeypatch, size, dtype):
     """Larger scores need finer codes."""
+    monkeypatch.setattr(encoding, "ROOM", 0)
     q, k = (normal((1, 2, 300, 16), seed) * size for seed in (0, 1))
     decoded = page_of(AttentionInputs(q, k), Full())
     (layer,) = decoded.layers
@@ -161,6 +163,37 @@ def test_the_coarsest_codes_that_are_near_enough_are_taken(size, dtype):
     logits = np.einsum("htd,hsd->hts", q[0].numpy(), k[0].numpy()) / 4
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     np.testing.assert_allclose(decoded.weights(layer), weights / weights.sum(-1, keepdims=True), rtol=0, atol=WITHIN)
+
+
+@pytest.mark.parametrize(("room", "dtype"), [(38_399, "q12"), (38_400, "q16"), (76_799, "q16"), (76_800, "f32")])
+def test_where_there_is_room_codes_are_finer(monkeypatch, room, dtype):
+    """Two heads of 300 tokens have 19,200 numbers."""
+    monkeypatch.setattr(encoding, "ROOM", room)
+    q, k = (normal((1, 2, 300, 16), seed) for seed in (0, 1))
+    assert page_of(AttentionInputs(q, k), Full()).layers[0]["k"]["dtype"] == dtype
+
+
+@pytest.mark.parametrize("room", [0, 1 << 30], ids=["coarse", "fine"])
+@given(calls(dtype=torch.float32, values=False))
+def test_numbers_are_within_what_the_page_says_of_them(room, call):
+    """Weights, their logarithms and logits against the formula in float64; and the mean that keys receive."""
+    shown = PageLayer("0", call.inputs.item(call.batch), call.pattern, tuple(range(call.inputs.H)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(encoding, "ROOM", room)
+        decoded = Page(b"".join(page([shown], "case")).decode())
+    (layer,) = decoded.layers
+    expected, found = call.expected(), decoded.weights(layer)
+    off = {name: np.array(numbers)[:, None, None] for name, numbers in layer["accuracy"].items()}
+    seen = ~np.isneginf(expected.logits)
+    wanted = np.where(seen, expected.weights, 0)
+    logits, exact = (np.where(seen, values, 0) for values in (decoded.logits(layer), expected.logits))
+    assert (abs(logits - exact) <= off["logits"] + 1e-7).all()
+    assert (abs(np.nan_to_num(found) - wanted) <= off["weights"] + 1e-7).all()
+    told = seen & (wanted > 1e-30) & (found > 0)
+    apart = np.log(found, where=told, out=np.zeros_like(wanted)) - np.log(wanted, where=told, out=np.zeros_like(wanted))
+    assert (abs(apart) <= off["logs"] + 1e-7).all()
+    means = np.where(seen.any(1), wanted.sum(1) / np.maximum(seen.sum(1), 1), np.nan)
+    np.testing.assert_allclose(decoded.array(layer["received"]), means, rtol=1e-5, atol=1e-7)
 
 
 def test_scores_that_float32_does_not_carry_are_refused():
@@ -260,7 +293,7 @@ def test_progress_ends_at_all_rows(size):
     layer = PageLayer("0", AttentionInputs(q, k).item(), Full(), (0, 1))
     done: list[int] = []
     json.dumps(encode_layer(layer, Chunk(1), Chunk(0), Labels(), done.append))
-    assert sum(done) == rows_of(layer) == 600
+    assert sum(done) == rows_of(layer) == 1200  # to check weights, and for statistics
 
 
 def test_a_mask_of_too_many_pairs_is_refused_before_any_work(monkeypatch):

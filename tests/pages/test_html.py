@@ -51,7 +51,7 @@ def test_a_page_holds_its_layers_each_in_a_chunk_of_its_own(tmp_path):
     size = write_page(path, layers("0", "7"), "dump.safetensors")
     assert size == path.stat().st_size
     page = Page(path.read_text())
-    assert (page.run["format"], page.run["mode"], page.run["source"]) == (2, "embedded", "dump.safetensors")
+    assert (page.run["format"], page.run["mode"], page.run["source"]) == (3, "embedded", "dump.safetensors")
     assert page.run["program"] == f"attnviz {attnviz.__version__}"
     assert [layer["label"] for layer in page.layers] == ["0", "7"]
     assert [layer["thumbnails"]["chunk"] for layer in page.layers] == [0, 0]

@@ -77,15 +77,24 @@ def test_rectangles_vectors_and_thumbnails(server):
     found = floats(server.get(f"/{TOKEN}/vectors/0/1/5/6").content)
     np.testing.assert_array_equal(found, np.concatenate([item.query(2)[5], item.key(2)[6]]))
     small_map = server.get(f"/{TOKEN}/thumbnail/0/1").content
-    p, p_ = np.frombuffer(small_map[:4], "<u2")
-    assert (p, p_) == (64, 64)
-    assert np.nanmax(floats(small_map[4:])) == np.nanmax(pyramid.prepare(2).max)
-    assert len(small_map) == 4 + 4 * 64 * 64
+    assert np.frombuffer(small_map[:12], "<u4").tolist() == [64, 64, 300]  # the last: of how many queries
+    assert np.nanmax(floats(small_map[12:])) == np.nanmax(pyramid.prepare(2).max)
+    assert len(small_map) == 12 + 4 * 64 * 64
+
+
+def test_whole_rows_columns_and_what_keys_receive(server):
+    whole = Pyramid(layer().attention).rectangle(0, range(300), range(300))
+    np.testing.assert_allclose(floats(server.get(f"/{TOKEN}/row/0/0/299").content), whole[299], rtol=1e-5)
+    np.testing.assert_allclose(floats(server.get(f"/{TOKEN}/column/0/0/7").content), whole[:, 7], rtol=1e-5)
+    received = floats(server.get(f"/{TOKEN}/received/0/0").content)
+    np.testing.assert_allclose(received, np.nanmean(whole, axis=0), rtol=1e-5)
+    assert server.get(f"/{TOKEN}/pass/received/0/0").json() == {"rows": 300, "done": 300}
+    assert server.get(f"/{TOKEN}/alive").json() == {"changed": None}
 
 
 def test_the_progress_of_a_pass(server):
     server.get(f"/{TOKEN}/{TILE}")
-    assert server.get(f"/{TOKEN}/pass/0/1").json() == {"rows": 300, "done": 300}
+    assert server.get(f"/{TOKEN}/pass/map/0/1").json() == {"rows": 300, "done": 300}
 
 
 @pytest.mark.parametrize(
@@ -102,13 +111,16 @@ def test_the_progress_of_a_pass(server):
         ("tile/0/0/0/0/" + "9" * 6000 + "/max", "column '99999999999999999999' is not a number"),
         ("tile/0/0/0/0/999999999999999/max", "is outside level 0"),
         ("tile/0/0/0/0/max", "there is nothing here"),
-        ("pass/0/2", "head 2 is out of range"),
-        ("pass/9/0", "layer 9 is out of range"),
+        ("pass/map/0/2", "head 2 is out of range"),
+        ("pass/received/9/0", "layer 9 is out of range"),
+        ("pass/tiles/0/0", "'tiles' is not one of map, received"),
+        ("row/0/0/300", "query 300 is out of range"),
+        ("column/0/0/300", "key 300 is out of range"),
         ("weights/0/0/0/301/0/1", "queries 0 to 301 are not a part of 0 to 300"),
         ("weights/0/0/5/5/0/1", "queries 5 to 5"),
         ("logits/0/0/0/1/9/2", "keys 9 to 2"),
         ("scores/0/0/0/1/0/1", "there is nothing here"),
-        ("vectors/0/0/300/0", "query 300 or key 0 is out of range"),
+        ("vectors/0/0/300/0", "query 300 is out of range"),
         ("thumbnail/0/x", "head 'x' is not a number"),
         ("attnviz.js", "there is nothing here"),
         ("run.json/", "there is nothing here"),

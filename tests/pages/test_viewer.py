@@ -101,9 +101,10 @@ def test_what_a_live_page_shows_is_the_formula(call):
 
     for head in range(call.inputs.H):
         weights, logits, tile, thumbnail = run_coroutine(ask(head))
+        assert thumbnail.queries == T
         wanted = np.where(hidden[head], np.nan, expected.weights[head])
         np.testing.assert_allclose(logits, expected.logits[head], rtol=1e-6, atol=1e-6)
-        for found in (weights, tile[:T, :S], thumbnail):
+        for found in (weights, tile[:T, :S], thumbnail.cells):
             np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
     viewer.close()
 
@@ -309,23 +310,80 @@ def test_vectors_are_those_that_the_score_uses(make):
             run_coroutine(viewer.vectors(0, 0, *at))
 
 
-def test_thumbnails_that_would_take_long_wait_for_the_pass(make, passes, monkeypatch):
+def test_thumbnails_that_would_take_long_are_of_some_queries_until_the_pass_is_made(make, passes, monkeypatch):
     monkeypatch.setattr(module, "_CHEAP_CELLS", 600 * 600 - 1)
     viewer = make(*layers(Causal(), Local(5)))
 
     async def ask() -> None:
-        assert await viewer.thumbnail(0, 0) is None
+        coarse = await viewer.thumbnail(0, 0)
         assert not passes.begun
+        assert (coarse.queries, coarse.cells.shape) == (64, (64, 64))
+        middle = [(600 * i // 64 + 600 * (i + 1) // 64) // 2 for i in range(64)]
+        rows = np.stack([await viewer.row(0, 0, query) for query in middle])
+        edges = [600 * i // 64 for i in range(64)]
+        np.testing.assert_allclose(coarse.cells, np.fmax.reduceat(rows, edges, axis=1), rtol=1e-5)
         narrow = await viewer.thumbnail(1, 0)  # a window is few weights
-        assert narrow is not None
-        assert narrow.shape == (64, 64)
+        assert (narrow.queries, narrow.cells.shape) == (600, (64, 64))
         pyramid = Pyramid(viewer.layers[0].attention)
         tile = await viewer.tile(0, 0, 0, 0, 0, "max")
         found = await viewer.thumbnail(0, 0)
-        assert found is not None
-        assert np.nanmax(found) == np.nanmax(tile) == np.nanmax(pyramid.prepare(0).max)
+        assert found.queries == 600
+        assert np.nanmax(found.cells) == np.nanmax(tile) == np.nanmax(pyramid.prepare(0).max)
 
     run_coroutine(ask())
+
+
+@given(calls(dtype=torch.float64, values=False))
+def test_whole_rows_and_columns_are_those_of_the_formula(call):
+    """And what a key receives is the mean over all queries that see it."""
+    shown = PageLayer("0", call.inputs.item(call.batch), call.pattern, (call.inputs.H - 1,))
+    viewer, expected = Viewer([shown], "test"), call.expected()
+    weights = np.where(np.isneginf(expected.logits[-1]), np.nan, expected.weights[-1])
+    query, key = weights.shape[0] - 1, weights.shape[1] // 2
+
+    async def ask() -> list[np.ndarray]:
+        return await asyncio.gather(viewer.row(0, 0, query), viewer.column(0, 0, key), viewer.received(0, 0))
+
+    row, column, received = run_coroutine(ask())
+    viewer.close()
+    np.testing.assert_allclose(row, weights[query], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(column, weights[:, key], rtol=1e-6, atol=1e-7)
+    seen = ~np.isnan(weights)
+    means = np.where(seen.any(0), np.nansum(weights, 0) / np.maximum(seen.sum(0), 1), np.nan)
+    np.testing.assert_allclose(received, means, rtol=1e-5, atol=1e-7)
+
+
+def test_a_pass_that_nobody_asks_for_any_more_ends(make, passes, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    passes.go_on.clear()
+    viewer = make(*layers(Causal()))
+
+    async def ask() -> None:
+        assert await viewer.progress(0, 1) == (600, 0)  # somebody looks, and goes away
+        await until(lambda: bool(passes.begun))
+        passes.go_on.set()
+        await until(lambda: not viewer._jobs)
+        assert passes.rows == []
+        await viewer.tile(0, 1, 0, 0, 0, "max")  # who waits has it
+
+    run_coroutine(ask())
+    assert passes.begun == ["head 1", "head 1"]
+
+
+def test_a_file_that_changes_is_told_and_its_layers_are_not_read_again(make, tmp_path):
+    file = tmp_path / "run.npz"
+    file.write_bytes(b"as it was")
+    shown = layers(Causal(), Full(), tokens=20)
+    viewer = Viewer(Layers(2, shown.__getitem__), "test", files=[file])
+    assert viewer.changed() is None
+    file.write_bytes(b"something else")
+    said = "run.npz has changed since attnviz view opened it: end it and start it again"
+    assert viewer.changed() == said
+    with pytest.raises(InputError, match=said):
+        run_coroutine(viewer.tile(0, 0, 0, 0, 0, "max"))
+    file.unlink()
+    assert viewer.changed() == said.replace("has changed", "is gone")
+    viewer.close()
 
 
 def test_what_was_used_last_is_kept_and_the_rest_made_anew(make, passes):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 
 import attnviz
 from attnviz import AttentionInputs, InputError
@@ -22,8 +23,10 @@ from attnviz.engine.request import Request
 from attnviz.engine.scores import AttentionScores, ScoreStream
 from attnviz.show.exports import DECIMALS
 from attnviz.show.scores import to_csv, to_json, to_markdown, write_results
+from attnviz.show.terminal.tables import score_table
 from attnviz.sources.files import open_tensors
 from tests.cases import small
+from tests.strategies import calls, parts
 
 HALF = 0.5 * 10**-DECIMALS + 1e-12
 """Half a unit of the last decimal: as near as a rounded number can be."""
@@ -148,6 +151,87 @@ def test_markdown_escapes_bars_in_tokens():
     inputs = replace(small(batch=1, tokens=4), tokens=[["|", "a|b", "c", "d"]])
     lines = to_markdown(attnviz.score(inputs), 0).splitlines()
     assert lines[5].startswith(r"| 1 a\|b |")
+
+
+def shown(result: AttentionScores, values: str) -> dict[str, np.ndarray]:
+    """What each export says of the first head over every key, (T, S): its number, NaN of a hidden key, inf of a blank row."""
+    (T, S), head = (len(result.rows), result.item.S), result.heads[0]
+    found = {name: np.full((T, S), np.nan) for name in ("json", "csv", "markdown", "table")}
+    document = json.loads(to_json([result]))["items"][0]["heads"][0]
+    key = "weights" if values == "weights" else "scores"
+    of_global = result.global_queries.tolist()
+    texts = {"markdown": markdown_numbers(result, values), "table": table_numbers(result, values)}
+    for row, query in enumerate(result.rows):
+        apart = query in of_global
+        at = of_global.index(query) if apart else row
+        keys = range(S) if apart else result.key_positions(query)
+        said = {name: [number_of(cell) for cell in tables[apart][at]] for name, tables in texts.items()}
+        said["json"] = [math.nan if cell is None else cell for cell in document["global_" * apart + key][at]]
+        for name, numbers in said.items():
+            if name != "json" and "" in texts[name][apart][at]:  # blank: in a row that sees nothing, everywhere
+                assert {*texts[name][apart][at]} == {""}
+            for s, number in zip(keys, numbers, strict=True):
+                assert s is not None or math.isnan(number)
+                if not math.isnan(number):
+                    found[name][row, s] = number
+            if np.isnan(numbers).all():
+                assert name == "json" or {*texts[name][apart][at]} <= {""}
+                found[name][row] = np.inf
+    written = csv.DictReader(io.StringIO(to_csv([replace(result, heads=(head,))])))
+    for line in written:
+        found["csv"][int(line["query"]) - result.rows[0], int(line["key"])] = float(line[key.removesuffix("s")])
+    found["csv"][np.isnan(found["csv"]).all(1)] = np.inf
+    return found
+
+
+def number_of(cell: str) -> float:
+    return math.nan if cell in ("·", "") else float(cell)
+
+
+def markdown_numbers(result: AttentionScores, values: str) -> list[list[list[str]]]:
+    """The cells of the tables of plain and of global queries."""
+    tables: list[list[list[str]]] = []
+    for line in to_markdown(result, result.heads[0], values=values).splitlines():
+        if line.startswith("| query"):
+            tables.append([])
+        elif line.startswith("| "):
+            tables[-1].append([cell.strip() for cell in line.strip("|").split("|")][1:])
+    return tables
+
+
+def table_numbers(result: AttentionScores, values: str) -> list[list[list[str]]]:
+    tables = []
+    for of_global in (False, True)[: 1 + bool(len(result.global_queries))]:
+        table = score_table(result, result.heads[0], values=values, width=100_000, rows=100, of_global=of_global)
+        columns = [[str(cell) for cell in column.cells] for column in table.columns[1:]]
+        tables.append([*map(list, zip(*columns, strict=True))])
+    return tables
+
+
+@given(call=calls(values=False), data=st.data())
+def test_what_is_hidden_is_said_alike_by_every_export(call, data):
+    values = data.draw(st.sampled_from(["weights", "logits"]))
+    head = data.draw(st.integers(0, call.inputs.H - 1))
+    asked = {"queries": data.draw(parts(call.inputs.T)), "keys": data.draw(parts(call.inputs.S))}
+    alone = data.draw(st.booleans())
+    kept = {"logits": values == "logits", "weights": values == "weights"} if alone else {}
+    how = {"batch": call.batch, **asked}
+    columns = Request(call.inputs, call.pattern, batch=call.batch).columns
+    if asked["keys"] is not None and not {*columns} & {*asked["keys"]}:
+        with pytest.raises(InputError, match="no global key lies in keys"):
+            attnviz.score(call.inputs, call.pattern, **how)
+        return
+    result = attnviz.score(call.inputs, call.pattern, heads=[head], **how, **kept)
+    whole = call.expected()
+    rows, keys = (
+        part or range(size) for part, size in zip(asked.values(), (call.inputs.T, call.inputs.S), strict=True)
+    )
+    wanted = np.full((len(rows), call.inputs.S), np.nan)
+    wanted[:, keys] = (whole.weights if values == "weights" else whole.logits)[head][rows][:, keys]
+    wanted[~call.visible(head)[rows]] = np.nan
+    wanted[np.isnan(wanted).all(1)] = np.inf
+    for name, found in shown(result, values).items():
+        assert_allclose(found, wanted, rtol=0, atol=1e-4 if name in ("markdown", "table") else 2e-6, err_msg=name)
 
 
 TENSORS = [".safetensors", ".npz"]

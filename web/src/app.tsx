@@ -1,13 +1,20 @@
 /** The page: views, their controls, and what is said below. */
 
 import { Component, type ComponentChildren, type ComponentType } from "preact";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { Answers, known } from "./answers";
+import { Compared } from "./compare/compare";
 import { type Description, type Layer, headName } from "./description";
+import { useRoving } from "./focus";
+import { MadeSession } from "./made/session";
+import type { Host } from "./mount";
 import { countText } from "./numbers";
-import { type Session, SessionContext, useSession, useStore } from "./session";
-import type { Pass, Source } from "./source/source";
+import { type Session, SessionContext, useAnswer, useSession, useSignal, useStore } from "./session";
+import type { Source } from "./source/source";
 import { type State, type Theme, VIEWS, type View, opening } from "./state";
 import type { Store } from "./store";
+import { CLEAREST } from "./telling";
+import { BarEnd, Tools, useOpened } from "./tools";
 import { HeadsControls, HeadsView } from "./views/heads";
 import { MapControls, MapView } from "./views/map";
 import { ModelControls, ModelView } from "./views/model";
@@ -22,29 +29,49 @@ const PAGES: Record<View, { name: string; hint: string; controls: ComponentType;
   "query-key": { name: "Query-key", hint: "What makes one score", controls: QueryKeyControls, page: QueryKeyView },
 };
 
-const DARK = "(prefers-color-scheme: dark)";
-
-export function App(props: { store: Store; source: Source }) {
+export function App(props: { store: Store; source: Source; host: Host }) {
   const [said, announce] = useState("");
   const [failure, fail] = useState<string | null>(null);
   const session = useMemo<Session>(
-    () => ({ store: props.store, source: props.source, description: props.source.description, announce, fail }),
+    () => ({
+      ...props.host,
+      store: props.store,
+      source: props.source,
+      answers: new Answers(props.source),
+      description: props.source.description,
+      announce,
+      fail,
+    }),
     [props.store, props.source],
   );
   return (
     <SessionContext.Provider value={session}>
-      <Frame failure={failure} said={said} />
+      <MadeSession>
+        <Frame failure={failure} said={said} host={props.host} />
+      </MadeSession>
     </SessionContext.Provider>
   );
 }
 
-function Frame(props: { failure: string | null; said: string }) {
-  const { description } = useSession();
-  const { state, layer } = useStore();
-  const dark = useDark(state.theme);
+function Frame(props: { failure: string | null; said: string; host: Host }) {
+  const { description, prefix } = useSession();
+  const { state, layer, set } = useStore();
+  const hostDark = useSignal(props.host.dark);
+  const dark = state.theme === "auto" ? hostDark : state.theme === "dark";
   const { controls: Controls, page: Page } = PAGES[state.view];
+  const failure = useFailure() ?? props.failure;
+  useClearestHead();
+  const [opened, open] = useOpened();
   return (
-    <div class="app" data-theme={dark ? "dark" : "light"}>
+    <div
+      class="app"
+      data-theme={dark ? "dark" : "light"}
+      onKeyDown={(event) => {
+        // What is pinned is let go of in every view alike.
+        const held = state.query !== null || state.key !== null;
+        if (event.key === "Escape" && held) set({ query: null, key: null }, true);
+      }}
+    >
       <header class="bar">
         <h1 class="brand">
           <Logo />
@@ -54,27 +81,34 @@ function Frame(props: { failure: string | null; said: string }) {
           </bdi>
         </h1>
         <Tabs />
-        <ThemeSwitch dark={dark} />
+        <div class="bar-end">
+          <BarEnd dark={dark} opened={opened} onOpen={open} />
+          <ThemeSwitch dark={dark} />
+        </div>
       </header>
+      <HealthBanner />
       <main>
+        <Tools opened={opened} />
         <div class="controls" role="group" aria-label={`${PAGES[state.view].name} controls`}>
           <Controls />
         </div>
-        <div id="attnviz-view" role="tabpanel" aria-labelledby={`attnviz-tab-${state.view}`} class={`view view-${state.view}`}>
+        <div
+          id={`${prefix}view`}
+          role="tabpanel"
+          aria-labelledby={`${prefix}tab-${state.view}`}
+          class={`view view-${state.view}`}
+        >
           <Guard key={state.view}>
-            <Page dark={dark} />
+            <Compared page={Page} dark={dark} />
           </Guard>
         </div>
       </main>
       <footer class="status">
-        <PassBar />
-        {props.failure === null ? (
-          <span>
-            {facts(description, layer, state)}
-          </span>
+        {failure === null ? (
+          <span>{facts(description, layer, state)}</span>
         ) : (
           <span class="failure" role="alert">
-            {props.failure}
+            {failure}
           </span>
         )}
         <span class="program">{description.program}</span>
@@ -84,6 +118,40 @@ function Frame(props: { failure: string | null; said: string }) {
       </div>
     </div>
   );
+}
+
+/** Why a number that is shown is not there; what the server's own silence explains is said above. */
+function useFailure(): string | null {
+  const { answers, source } = useSession();
+  const [failure, setFailure] = useState<string | null>(null);
+  useEffect(() => answers.subscribe(() => setFailure(answers.failure)), [answers]);
+  const health = useSignal(source.health);
+  useEffect(() => {
+    if (health.state === "well") answers.retry();
+  }, [health]);
+  return health.state === "gone" ? null : failure;
+}
+
+/** That the server has ended, or that its files are others now: said above all numbers. */
+function HealthBanner() {
+  const health = useSignal(useSession().source.health);
+  if (health.state === "well") return null;
+  return (
+    <p class="banner" role="alert">
+      {health.message}
+    </p>
+  );
+}
+
+/** A page that was opened without a link begins with the head that has the clearest link. */
+function useClearestHead(): void {
+  const { store } = useSession();
+  const { state } = useStore();
+  const asked = useAnswer(CLEAREST, store.untouched ? { layer: state.layer } : null);
+  const head = known(asked);
+  useEffect(() => {
+    if (head !== null && store.untouched) store.set({ head });
+  }, [head]);
 }
 
 /** What is shown, in a line. */
@@ -106,10 +174,12 @@ function plural(count: number, name: string): string {
 }
 
 function Tabs() {
-  const { description } = useSession();
+  const { description, prefix } = useSession();
   const { state, set } = useStore();
-  const list = useRef<HTMLDivElement>(null);
-  const onKeyDown = (event: KeyboardEvent): void => {
+  const open = (view: View): void => {
+    if (view !== state.view) set(opening(state, description, view), true);
+  };
+  const roving = useRoving<View>(state.view, () => true, (key) => {
     const at = VIEWS.indexOf(state.view);
     const to: Record<string, number> = {
       ArrowLeft: (at + VIEWS.length - 1) % VIEWS.length,
@@ -117,24 +187,23 @@ function Tabs() {
       Home: 0,
       End: VIEWS.length - 1,
     };
-    if (!(event.key in to)) return;
-    event.preventDefault();
-    set(opening(state, description, VIEWS[to[event.key]]), true);
-    list.current!.querySelectorAll<HTMLElement>("[role=tab]")[to[event.key]].focus();
-  };
+    return key in to ? VIEWS[to[key]] : null;
+  });
+  useEffect(() => roving.came(state.view), [state.view]);
   return (
-    <div class="tabs" role="tablist" aria-label="Views" ref={list} onKeyDown={onKeyDown}>
+    <div class="tabs" role="tablist" aria-label="Views" ref={roving.group} onKeyDown={roving.onKeyDown}>
       {VIEWS.map((view) => (
         <button
           key={view}
           type="button"
           role="tab"
-          id={`attnviz-tab-${view}`}
+          id={`${prefix}tab-${view}`}
+          {...roving.stop(view)}
           aria-selected={view === state.view}
-          aria-controls="attnviz-view"
-          tabIndex={view === state.view ? 0 : -1}
+          aria-controls={`${prefix}view`}
           title={PAGES[view].hint}
-          onClick={() => set(opening(state, description, view), true)}
+          onFocus={({ currentTarget }) => currentTarget.matches(":focus-visible") && open(view)}
+          onClick={() => open(view)}
         >
           {PAGES[view].name}
         </button>
@@ -159,40 +228,6 @@ function ThemeSwitch(props: { dark: boolean }) {
         <path d="M10 3a7 7 0 0 1 0 14z" fill="currentColor" />
       </svg>
     </button>
-  );
-}
-
-function useDark(theme: Theme): boolean {
-  const [system, setSystem] = useState(() => matchMedia(DARK).matches);
-  useEffect(() => {
-    const query = matchMedia(DARK);
-    const changed = (): void => setSystem(query.matches);
-    query.addEventListener("change", changed);
-    return () => query.removeEventListener("change", changed);
-  }, []);
-  return theme === "auto" ? system : theme === "dark";
-}
-
-function PassBar() {
-  const { source, description } = useSession();
-  const [pass, setPass] = useState<Pass | null>(null);
-  useEffect(() => {
-    source.onPass = setPass;
-    return () => {
-      source.onPass = null;
-    };
-  }, [source]);
-  if (!pass) return null;
-  const layer = description.layers[pass.layer];
-  const name = `Reading layer ${layer.label}, head ${headName(layer, pass.head)}`;
-  return (
-    <span class="pass">
-      <span>{name}</span>
-      <progress aria-label={name} max={pass.rows} value={pass.done} />
-      <span class="muted">
-        {countText(pass.done)} of {countText(pass.rows)} queries
-      </span>
-    </span>
   );
 }
 

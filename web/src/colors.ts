@@ -1,29 +1,52 @@
-/** The colors of values, those of attnviz's figures (magma, and RdBu_r around 0), and of heads. */
+/** The colors of values, those of attnviz's figures, and of heads. */
 
-import type { Scale } from "./state";
+import type { Layer } from "./description";
+import type { Scale, Strength } from "./state";
 
 export type Rgb = [number, number, number]; // 0 to 255
 
-const MAGMA = [
-  0x000004, 0x030312, 0x0a0822, 0x130d34, 0x1d1147, 0x29115a, 0x36106b, 0x440f76, 0x51127c, 0x5d177f, 0x6a1c81,
-  0x762181, 0x832681, 0x902a81, 0x9c2e7f, 0xaa337d, 0xb73779, 0xc43c75, 0xd0416f, 0xdc4869, 0xe75263, 0xef5d5e,
-  0xf56b5c, 0xf9795d, 0xfc8961, 0xfd9869, 0xfea772, 0xfeb67c, 0xfec488, 0xfed395, 0xfde2a3, 0xfcf0b2, 0xfcfdbf,
+/** From 0, which is the page, to what stands out from it most: `ink` of attnviz/show/scale/colors.py. */
+const INK = [
+  0xffffff, 0xf6ede1, 0xedd8bf, 0xe4c19c, 0xdfaa7b, 0xde9461, 0xde7d50, 0xdd6748, 0xd75248, 0xcd3f4c, 0xbe2f52,
+  0xab2259, 0x921b5e, 0x75185f, 0x57185c, 0x371856, 0x15164b,
+];
+const INK_ON_DARK = [
+  0x16181d, 0x1e2334, 0x2c2e4d, 0x453966, 0x644079, 0x864584, 0xa74788, 0xc64a85, 0xde517d, 0xf05f74, 0xfa726e,
+  0xff866b, 0xff9b6e, 0xffb076, 0xffc686, 0xfcdba1, 0xfbedc4,
 ];
 
-const RDBU = [
-  0x053061, 0x0e4179, 0x175290, 0x1f63a8, 0x2a71b2, 0x3480b9, 0x3f8ec0, 0x529dc8, 0x6bacd1, 0x84bcd9, 0x9bc9e0,
-  0xaed3e6, 0xc2ddec, 0xd4e6f1, 0xe0ecf3, 0xecf2f5, 0xf7f6f6, 0xf9eee7, 0xfbe5d8, 0xfddcc9, 0xfbccb4, 0xf8bb9e,
-  0xf5aa89, 0xee9677, 0xe48066, 0xdb6b55, 0xd05548, 0xc53e3d, 0xba2832, 0xab162a, 0x930e26, 0x7c0722, 0x67001f,
+/** To both sides of 0, which is the page: `poles` of the same. */
+const POLES = [
+  0x1d2559, 0x1e2e6c, 0x1d387e, 0x1b438f, 0x1b4e9e, 0x1e5bac, 0x2169b8, 0x2577c5, 0x2c85d0, 0x3995d9, 0x51a4dd,
+  0x6eb3df, 0x8ac2e2, 0xa6d1e8, 0xc3e0ef, 0xe0f0f6, 0xffffff, 0xfae9e3, 0xf6d3c8, 0xf2bdaf, 0xeea898, 0xec9181,
+  0xeb796a, 0xe66157, 0xdc4e4a, 0xcc3f41, 0xbd3039, 0xad2132, 0x9e112b, 0x8e0325, 0x7c0121, 0x69061d, 0x560b1a,
+];
+const POLES_ON_DARK = [
+  0xc6ebf9, 0xb1e2f8, 0x9cd7f6, 0x88ccf3, 0x75c0ee, 0x60b4e9, 0x48a7e4, 0x2f99dc, 0x1e8bd1, 0x227cc1, 0x2b6db0,
+  0x2e5d9c, 0x294f87, 0x25416d, 0x24334f, 0x1e2635, 0x16181d, 0x332020, 0x492928, 0x62302d, 0x7b3731, 0x943f33,
+  0xab4735, 0xbf5238, 0xcf603d, 0xdb7047, 0xe58055, 0xec9164, 0xf3a274, 0xf8b285, 0xfbc298, 0xfcd2ad, 0xfde1c5,
 ];
 
-/** Twelve, as many as most layers have heads: far apart in OKLab, and a light page and a dark one both carry them. */
+/** What is not visible: no value's color, and near to the page. */
+export function hiddenColor(dark: boolean): Rgb {
+  return rgb(dark ? 0x26282e : 0xf0f0f0);
+}
+
+/** Sixteen: far apart in OKLab, and a light page and a dark one both carry them. */
 export const HEAD_COLORS = [
   "#0080c8", "#e07b00", "#009e73", "#d4519f", "#7a5cd6", "#c9382b", "#5f9a0c", "#19b5cc", "#a0703c", "#8a8f98", "#b490fc",
-  "#903c78",
+  "#903c78", "#c7a500", "#4f6d8f", "#f58f83", "#2f7d4f",
 ];
 
+/** A head's color. */
 export function headColor(head: number): string {
   return HEAD_COLORS[head % HEAD_COLORS.length];
+}
+
+/** How a head's lines are broken, in CSS pixels, so that heads of one color are told apart: the first sixteen are whole. */
+export function headDash(head: number): number[] {
+  const dashes = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
+  return dashes[Math.floor(head / HEAD_COLORS.length) % dashes.length];
 }
 
 /**
@@ -36,14 +59,19 @@ export function stroke(share: number, ofOne: boolean): { alpha: number; width: n
     : { alpha: 0.9 * share ** 1.4, width: 0.4 + 1.8 * Math.sqrt(share) };
 }
 
-/** A color of the sequential palette, from 0 (dark) to 1. */
-export function sequential(share: number): Rgb {
-  return between(MAGMA, share);
+/** A color of the sequential palette, from 0 (the page) to 1. */
+export function sequential(share: number, dark: boolean): Rgb {
+  return between(dark ? INK_ON_DARK : INK, share);
 }
 
-/** A color of the diverging palette, from -1 (blue) over 0 to 1 (red). */
-export function diverging(share: number): Rgb {
-  return between(RDBU, (share + 1) / 2);
+/** A color of the diverging palette, from -1 (blue) over 0 (the page) to 1 (red). */
+export function diverging(share: number, dark: boolean): Rgb {
+  return between(dark ? POLES_ON_DARK : POLES, (share + 1) / 2);
+}
+
+/** A palette as a CSS gradient, for a legend. */
+export function gradient(color: (share: number) => Rgb): string {
+  return `linear-gradient(to right, ${Array.from({ length: 17 }, (_, i) => css(color(i / 16))).join()})`;
 }
 
 export function css([red, green, blue]: Rgb): string {
@@ -71,9 +99,10 @@ export function mix(from: Rgb, to: Rgb, share: number): Rgb {
 /** What share of the color scale a value takes. */
 export interface Ramp {
   scale: Scale;
-  low: number; // the value at the dark end
-  top: number; // the value at the bright end
-  share(value: number): number; // 0 to 1
+  low: number; // the largest value that looks like 0
+  top: number; // the value at the far end
+  share(value: number): number; // 0 to 1, and from -1 where it is signed
+  signed?: boolean; // to both sides of 0: a difference
 }
 
 /** A scale from 0, or where it is logarithmic from the decade below what an even spread would give, to `top`. */
@@ -88,6 +117,32 @@ export function ramp(scale: Scale, top: number, keys: number): Ramp {
 }
 
 /**
+ * The scale of weights, or of masses. Absolute: to 1, so that heads, layers and pages compare (to the largest, where
+ * weights that were given are larger). Relative: to the largest of what is shown.
+ */
+export function weightRamp(scale: Scale, strength: Strength, largest: number | null, keys: number): Ramp {
+  const most = largest ?? 1;
+  return ramp(scale, strength === "absolute" ? Math.max(1, most) : most, keys);
+}
+
+/** The scale of a layer's weights; of a difference, to both sides of 0 as far as the largest of what is shown. */
+export function rampOf(layer: Layer, scale: Scale, strength: Strength, largest: number | null): Ramp {
+  if (!layer.signed) return weightRamp(scale, strength, largest, layer.keys);
+  const { low, top, share } = ramp(scale, strength === "absolute" ? 1 : (largest ?? 1), layer.keys);
+  return { scale, low, top, signed: true, share: (value) => Math.sign(value) * share(Math.abs(value)) };
+}
+
+/** The color of a value. */
+export function colorOf(ramp: Ramp, value: number, dark: boolean): Rgb {
+  return ramp.signed ? diverging(ramp.share(value), dark) : sequential(ramp.share(value), dark);
+}
+
+/** The colors of a scale from its low end to its far one, 0 to 1. */
+export function legendColor(ramp: Ramp, dark: boolean): (share: number) => Rgb {
+  return ramp.signed ? (share) => diverging(2 * share - 1, dark) : (share) => sequential(share, dark);
+}
+
+/**
  * About the largest mass of a level's cells, before they are seen, from what the largest cell of the whole map (level
  * 0) and the largest weight (level `finest`) are: even attention halves it each level, a lone key or diagonal keeps it.
  */
@@ -97,14 +152,22 @@ export function massTop(whole: number, weight: number, level: number, finest: nu
 }
 
 /** Colors of a canvas: a table from share to a pixel, little endian RGBA. */
-export function paint(values: Float32Array, ramp: Ramp, pixels: Uint32Array, hidden: number): void {
+export function paint(values: Float32Array, ramp: Ramp, pixels: Uint32Array, dark: boolean): void {
+  const table = (ramp.signed ? SIGNED : TABLES)[dark ? 1 : 0];
+  const hidden = pixel(hiddenColor(dark));
   for (let i = 0; i < pixels.length; i++) {
     const value = values[i];
-    pixels[i] = Number.isNaN(value) ? hidden : TABLE[Math.round(ramp.share(value) * 255)];
+    pixels[i] = Number.isNaN(value) ? hidden : table[Math.round((ramp.signed ? (ramp.share(value) + 1) / 2 : ramp.share(value)) * 255)];
   }
 }
 
-const TABLE = Uint32Array.from({ length: 256 }, (_, i) => pixel(sequential(i / 255)));
+const TABLES = [false, true].map((dark) =>
+  Uint32Array.from({ length: 256 }, (_, i) => pixel(sequential(i / 255, dark))),
+);
+
+const SIGNED = [false, true].map((dark) =>
+  Uint32Array.from({ length: 256 }, (_, i) => pixel(diverging(i / 127.5 - 1, dark))),
+);
 
 export function pixel([red, green, blue]: Rgb): number {
   return ((255 << 24) | (Math.round(blue) << 16) | (Math.round(green) << 8) | Math.round(red)) >>> 0;

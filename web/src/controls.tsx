@@ -77,32 +77,17 @@ function Stepper(props: {
   );
 }
 
-/** Linear or log: the color scale of every view that has one. */
-export function ScaleSwitch() {
-  const { scale, set } = useStore();
-  return (
-    <Segmented
-      name="Color scale"
-      value={scale}
-      choices={[
-        ["linear", "linear"],
-        ["log", "log", "Small weights apart from each other"],
-      ]}
-      onChange={(chosen) => set({ scale: chosen }, true)}
-    />
-  );
-}
-
 export function LayerPicker() {
-  const { state, set } = useStore();
+  const { state, layer: shown, set } = useStore();
   const { layers } = useSession().description;
+  const own = layers.flatMap(({ text }, index) => (text === shown.text ? [index] : [])); // of the text that is shown
   return (
     <Stepper
       name="layer"
-      at={state.layer}
-      count={layers.length}
-      text={(index) => layers[index].label}
-      onChange={(layer) => set({ layer }, true)}
+      at={own.indexOf(state.layer)}
+      count={own.length}
+      text={(place) => layers[own[place]].label}
+      onChange={(place) => set({ layer: own[place] }, true)}
     />
   );
 }
@@ -129,6 +114,7 @@ export function PositionField(props: { axis: Axis }) {
   const [typed, setTyped] = useState<string | null>(null);
   useEffect(() => setTyped(null), [value]);
   const token = value === null ? null : label(description, layer, axis, value);
+  const labelled = (axis === "query" ? layer.query_labels : layer.key_labels) !== null;
   const [least, most] = bounds(layer, axis);
   const take = (text: string): void => {
     setTyped(null);
@@ -148,12 +134,12 @@ export function PositionField(props: { axis: Axis }) {
         onInput={({ currentTarget }) => setTyped(currentTarget.value)}
         onChange={({ currentTarget }) => take(currentTarget.value)}
       />
-      {token !== null && <bdi class="token-hint">{visibleText(token)}</bdi>}
+      {labelled && <bdi class={`token-hint ${token === null ? "none" : ""}`}>{token === null ? "" : visibleText(token)}</bdi>}
     </label>
   );
 }
 
-/** Moves the window of a view along the longer axis, where that is longer than the window. */
+/** Moves the windows of a view, where its axes are longer: one for both, and one of the keys' own. */
 export function WindowControl(props: { usual: number }) {
   const { state, layer, set } = useStore();
   const { description } = useSession();
@@ -166,43 +152,83 @@ export function WindowControl(props: { usual: number }) {
   const sizes = [32, 64, 128, 256, WINDOW].filter((size) => size < total);
   const whole = Math.min(total, WINDOW);
   const choices = [...new Set([...sizes, whole, count])].sort((a, b) => a - b);
+  // The keys' own window has controls of its own; this one moves what is left.
+  const here = state.keys !== null && axis === "key" ? windowOf({ ...state, keys: null }, description, axis, props.usual)[0] : first;
   return (
-    <div class="stepper window">
-      <button
-        type="button"
-        aria-label="Earlier tokens"
-        disabled={first === 0}
-        onClick={() => set({ first: Math.max(0, first - count) }, true)}
-      >
-        {"\u2039"}
-      </button>
-      <Field name="from">
+    <>
+      <div class="stepper window">
+        <button
+          type="button"
+          aria-label="Earlier tokens"
+          disabled={here === 0}
+          onClick={() => set({ first: Math.max(0, here - count) }, true)}
+        >
+          {"\u2039"}
+        </button>
+        <Field name={state.keys === null ? "from" : "queries from"}>
+          <input
+            type="number"
+            inputMode="numeric"
+            min={least}
+            max={most}
+            value={`${position(layer, axis, here)}`}
+            onChange={({ currentTarget }) => set({ first: indexAt(layer, axis, Number(currentTarget.value) || 0) }, true)}
+          />
+        </Field>
+        <Field name="show">
+          <select value={`${count}`} onChange={({ currentTarget }) => set({ count: Number(currentTarget.value) }, true)}>
+            {choices.map((size) => (
+              <option key={size} value={`${size}`}>
+                {size}
+              </option>
+            ))}
+          </select>
+        </Field>
+        <span class="muted of">of {countText(total)}</span>
+        <button
+          type="button"
+          aria-label="Later tokens"
+          disabled={here + count >= total}
+          onClick={() => set({ first: here + count }, true)}
+        >
+          {"\u203a"}
+        </button>
+      </div>
+      {layer.keys > count && <KeyWindow usual={props.usual} />}
+    </>
+  );
+}
+
+/** The keys' own window: empty where it goes with that of the queries. */
+function KeyWindow(props: { usual: number }) {
+  const { state, layer, set } = useStore();
+  const { description } = useSession();
+  const [least, most] = bounds(layer, "key");
+  const [first] = windowOf(state, description, "key", props.usual);
+  return (
+    <div class="stepper key-window">
+      <Field name="keys from">
         <input
           type="number"
           inputMode="numeric"
           min={least}
           max={most}
-          value={`${position(layer, axis, first)}`}
-          onChange={({ currentTarget }) => set({ first: indexAt(layer, axis, Number(currentTarget.value) || 0) }, true)}
+          placeholder={`${position(layer, "key", first)}`}
+          value={state.keys === null ? "" : `${position(layer, "key", first)}`}
+          onChange={({ currentTarget: { value } }) =>
+            set({ keys: /^-?\d+$/.test(value) ? indexAt(layer, "key", Number(value)) : null }, true)
+          }
         />
       </Field>
-      <Field name="show">
-        <select value={`${count}`} onChange={({ currentTarget }) => set({ count: Number(currentTarget.value) }, true)}>
-          {choices.map((size) => (
-            <option key={size} value={`${size}`}>
-              {size}
-            </option>
-          ))}
-        </select>
-      </Field>
-      <span class="muted of">of {countText(total)}</span>
       <button
         type="button"
-        aria-label="Later tokens"
-        disabled={end >= total}
-        onClick={() => set({ first: end }, true)}
+        class="release"
+        aria-label="Keys go with the queries"
+        title="Keys go with the queries"
+        disabled={state.keys === null}
+        onClick={() => set({ keys: null }, true)}
       >
-        {"\u203a"}
+        {"\u00d7"}
       </button>
     </div>
   );

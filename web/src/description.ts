@@ -1,6 +1,6 @@
 /** What FORMAT.md calls the Description: the run as Python wrote it. */
 
-import { positionText } from "./numbers";
+import { FLOAT32, type Within, positionText } from "./numbers";
 
 export interface Blob {
   chunk: number;
@@ -20,8 +20,33 @@ export type Visible =
 /** Where an axis stands in its sequence: the first position where the others follow in steps of 1, else every one. */
 export type Positions = number | number[];
 
+/** What makes a layer's maps again: FORMAT.md says how. */
+export interface Origin {
+  command: string | null;
+  inputs: string | null;
+  options: string | null;
+  head: boolean;
+  first: [query: number, key: number];
+  cropped: boolean;
+}
+
+/** A number that Python counted of each head. */
+export interface Statistic {
+  name: string;
+  about: string;
+  unit: string;
+}
+
 export interface Layer {
   label: string;
+  text?: string; // of which text it is, where the page has several
+  origin?: Origin | undefined;
+  statistics?: Record<string, (number | string | null)[]>; // of each head
+  query_words?: number; // indices into numbers: where each word begins, and the last ends
+  key_words?: number;
+  special_keys?: number; // likewise: the keys that are special tokens
+  signed?: boolean; // a difference of two: values may be below 0
+  made?: boolean; // of other weights, here: keys left out, words, a difference
   heads: number;
   head_labels?: number[] | null; // what heads are called, where they are not 0 .. H - 1
   kv_heads: number;
@@ -37,10 +62,13 @@ export interface Layer {
   sinks: number[] | null;
   alibi: number[] | null;
   levels: number;
+  kept?: number; // the finest level there is: the map was reduced while the model ran, and no single weight was kept
   given?: boolean; // the weights were given: there is no q, no k and no logit
+  accuracy: { weights: number[] | null; logs: number[]; logits: number[] }; // of each head
   q?: Blob;
   k?: Blob;
   log_sum_exp?: Blob;
+  received?: Blob;
   visible?: Visible;
   bias?: Blob | null;
   global?: { rows: number[]; q: Blob; k: Blob } | null;
@@ -49,14 +77,17 @@ export interface Layer {
 }
 
 /** The version of FORMAT.md that this page reads. */
-export const FORMAT = 2;
+export const FORMAT = 3;
 
 export interface Description {
   format: number;
   program: string;
   source: string;
   mode: "embedded" | "live";
+  statistics?: Statistic[] | undefined;
+  tags?: string[];
   labels: string[][];
+  numbers?: number[][]; // lists that layers share
   layers: Layer[];
 }
 
@@ -68,6 +99,11 @@ export function read(json: string): Description {
   const description = JSON.parse(json) as Description;
   if (description.format !== FORMAT) throw new Error(`format ${description.format} is not one this page can read`);
   return description;
+}
+
+/** Whether single weights of a layer can be had; of maps that were reduced while the model ran there are cells alone. */
+export function hasWeights(layer: Layer): boolean {
+  return layer.kept === undefined || layer.kept === layer.levels - 1;
 }
 
 /** How many queries or keys a layer has. */
@@ -121,6 +157,22 @@ export function isOneText(layer: Layer): boolean {
 export function label(description: Description, layer: Layer, axis: Axis, index: number): string | null {
   const list = axis === "query" ? layer.query_labels : layer.key_labels;
   return list === null ? null : (description.labels[list]?.[index] ?? null);
+}
+
+/** How far a head's weights, and sums of them, may be from what the formula gives. */
+export function withinOf(layer: Layer, head: number): Within {
+  const { weights, logs } = layer.accuracy;
+  return { by: weights?.[head] ?? Number.POSITIVE_INFINITY, share: logs[head] + FLOAT32.share };
+}
+
+/** How far a head's logits may be. */
+export function logitsWithin(layer: Layer, head: number): number {
+  return layer.accuracy.logits[head];
+}
+
+/** The key head that a query head reads, where heads share them; else null. */
+export function keyHead(layer: Layer, head: number): number | null {
+  return layer.kv_heads === layer.heads ? null : Math.floor((head * layer.kv_heads) / layer.heads);
 }
 
 /** What a head of a layer is called. */

@@ -1,15 +1,67 @@
 /** Numbers as people read them. */
 
-/** A weight: four decimals, or three digits where those would be zeros. */
-export function weightText(value: number): string {
-  if (Number.isNaN(value)) return "hidden";
-  if (value === 0 || value >= 0.001) return value.toFixed(4);
-  return value.toExponential(2);
+/** How far a number of the page may be from what the formula gives: in any place, or as a share of it. */
+export interface Within {
+  by: number; // at most this far
+  share: number; // and at most this share of it: value * exp(-share) to value * exp(share)
 }
 
-export function logitText(value: number): string {
+/** What numbers are rounded to on their way here. */
+export const FLOAT32: Within = { by: Number.POSITIVE_INFINITY, share: 2 ** -23 };
+
+/** The least and the most that a positive number may be. */
+function span(value: number, { by, share }: Within): [number, number] {
+  return [Math.max(0, value - by, value * Math.exp(-share)), Math.min(value + by, value * Math.exp(share))];
+}
+
+/**
+ * The most digits, among the given ways to write a number, that are right wherever in its span it is. Null where none
+ * are.
+ */
+function sure(low: number, high: number, ways: readonly ((value: number) => string)[]): string | null {
+  for (const way of ways) if (way(low) === way(high)) return way(low);
+  return null;
+}
+
+const FIXED = [4, 3, 2, 1].map((digits) => (value: number) => value.toFixed(digits));
+const SMALL = [2, 1, 0].map((digits) => (value: number) => value.toExponential(digits));
+
+/** A weight: four decimals, or three digits where those would be zeros; fewer where fewer are known to be right. */
+export function weightText(value: number, within: Within): string {
+  if (Number.isNaN(value)) return "hidden";
+  if (value < 0) return differenceText(value, within);
+  if (value === 0) return within.share === Number.POSITIVE_INFINITY ? `< ${roundedUp(within.by)}` : "0";
+  const [low, high] = span(value, within);
+  return sure(low, high, value >= 0.001 ? FIXED : SMALL) ?? `< ${roundedUp(high)}`;
+}
+
+/** A difference below 0: as many decimals as are right. */
+function differenceText(value: number, { by }: Within): string {
+  const [low, high] = [value - by, value + by];
+  return (sure(low, high, FIXED) ?? `within \u00b1${roundedUp(Math.max(-low, high))}`).replace(/^-0(\.0*)?$/, "0").replace("-", "\u2212");
+}
+
+/** A number of one digit that is larger. */
+function roundedUp(value: number): string {
+  const decade = 10 ** Math.floor(Math.log10(value));
+  return `${Number(((Math.floor(value / decade) + 1) * decade).toPrecision(1))}`;
+}
+
+/** A score, known to within `by`. */
+export function logitText(value: number, by = 0): string {
   if (value === Number.NEGATIVE_INFINITY) return "hidden";
-  return (Math.abs(value) < 1e4 ? value.toFixed(3) : value.toExponential(3)).replace("-", "\u2212");
+  const ways = [3, 2, 1, 0].map((digits) => (one: number) => (Math.abs(value) < 1e4 ? one.toFixed(digits) : one.toExponential(digits)));
+  const text = sure(value - by, value + by, ways) ?? `${ways[3](value)}`;
+  return (/^-0(\.0*)?$/.test(text) ? text.slice(1) : text).replace("-", "\u2212");
+}
+
+/** A share of a whole, as a percentage that is not rounded to what would be all or nothing. */
+export function shareText(share: number): string {
+  if (share <= 0) return "0 %";
+  if (share >= 1) return "100 %";
+  if (share < 0.001) return "< 0.1 %";
+  if (share > 0.999) return "> 99.9 %";
+  return `${(100 * share).toFixed(1)} %`;
 }
 
 /** An end of a color scale, short. */

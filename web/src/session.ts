@@ -1,19 +1,28 @@
 /** What every view is given, and how it waits for numbers. */
 
 import { createContext } from "preact";
-import { type MutableRef, useContext, useEffect, useRef, useState } from "preact/hooks";
+import { type MutableRef, useContext, useEffect, useMemo, useReducer, useRef, useState } from "preact/hooks";
+import { type Answers, type Asked, type Kind, nameOf } from "./answers";
 import type { Description, Layer } from "./description";
-import { type Source, isAbort } from "./source/source";
+import type { Signal } from "./signal";
+import type { Pass, PassKind, Source } from "./source/source";
 import { type Scale, type State, scaleOf } from "./state";
 import type { Store } from "./store";
 
 export interface Session {
   store: Store;
   source: Source;
+  answers: Answers;
   description: Description;
+  /** What this is made of, where it is: keys left out, words. */
+  base?: Session;
+  /** What ids of elements begin with: a notebook holds several pages. */
+  prefix: string;
+  /** Whether the page is in a notebook's cell, and a wheel is the notebook's. */
+  inCell: boolean;
   /** Says something to people who listen to the page. */
   announce(text: string): void;
-  /** Shows what went wrong; null takes it away. */
+  /** Shows what went wrong apart from questions; null takes it away. */
   fail(message: string | null): void;
 }
 
@@ -26,8 +35,8 @@ export function useSession(): Session {
 /** The state, the layer it names and the color scale; what calls this is drawn again when it changes. */
 export function useStore(): { state: State; layer: Layer; scale: Scale; set: Store["set"] } {
   const { store, description } = useSession();
-  const [, redraw] = useState(0);
-  useEffect(() => store.subscribe(() => redraw((count) => count + 1)), [store]);
+  const redraw = useRedraw();
+  useEffect(() => store.subscribe(redraw), [store]);
   const { state } = store;
   return {
     state,
@@ -37,37 +46,40 @@ export function useStore(): { state: State; layer: Layer; scale: Scale; set: Sto
   };
 }
 
-/**
- * The newest answer to what `ask` asks whenever `parts` change; an older question is stopped. Keeps the last answer while
- * the next is on its way; `fresh` says whether it is the one to `parts`.
- */
-export function useAnswer<T>(
-  ask: (signal: AbortSignal) => Promise<T> | null,
-  parts: readonly unknown[],
-): { value: T | null; fresh: boolean } {
-  const session = useSession();
-  const name = parts.join("/");
-  const [answer, setAnswer] = useState<{ value: T | null; name: string }>({ value: null, name: "" });
+function useRedraw(): () => void {
+  const [, redraw] = useReducer((count: number, _: null) => count + 1, 0);
+  return useMemo(() => () => redraw(null), []);
+}
+
+/** What is known of a question now; null asks nothing. */
+export function useAnswer<Q extends object, V>(kind: Kind<Q, V>, question: Q | null): Asked<Q, V> {
+  return useAnswers(kind, question === null ? [] : [question])[0] ?? { state: "nothing" };
+}
+
+/** What is known of each of some questions now, in their order. */
+export function useAnswers<Q extends object, V>(kind: Kind<Q, V>, questions: readonly Q[]): Asked<Q, V>[] {
+  const { answers } = useSession();
+  const redraw = useRedraw();
   useEffect(() => {
-    const stop = new AbortController();
-    const asked = ask(stop.signal);
-    if (!asked) {
-      setAnswer({ value: null, name });
-      return undefined;
-    }
-    asked.then(
-      (value) => {
-        if (stop.signal.aborted) return;
-        setAnswer({ value, name });
-        session.fail(null);
-      },
-      (error: unknown) => {
-        if (!isAbort(error) && !stop.signal.aborted) session.fail((error as Error).message);
-      },
-    );
-    return () => stop.abort();
-  }, [session.source, name]);
-  return { value: answer.value, fresh: answer.name === name };
+    const ends = questions.map((question) => answers.want(kind, question, redraw));
+    return () => {
+      for (const end of ends) end();
+    };
+  }, [answers, questions.map((question) => nameOf(kind, question)).join("\n")]);
+  return questions.map((question) => answers.look(kind, question));
+}
+
+/** A signal's value; what calls this is drawn again when it changes. */
+export function useSignal<T>(signal: Signal<T>): T {
+  const redraw = useRedraw();
+  useEffect(() => signal.subscribe(redraw), [signal]);
+  return signal.value;
+}
+
+/** How far the work is that a panel waits for; null where there is none. */
+export function usePass(what: PassKind, layer: number, head: number): Pass | null {
+  const passes = useSignal(useSession().source.passes);
+  return passes.find((pass) => pass.what === what && pass.layer === layer && pass.head === head) ?? null;
 }
 
 /** Brings the pinned token of a list into the middle of what scrolls around it, where it is out of sight. */

@@ -8,12 +8,32 @@ export type Scale = "linear" | "log";
 export type Theme = "auto" | "light" | "dark";
 export type Flow = "gives" | "receives";
 export type Sort = "order" | "size";
+/** The order of heads in the model view: of layers, by a number, or by what they are in a word. */
+/** The kinds of keys that can be left out. */
+export const OUT = ["special", "first", "punctuation"] as const;
+export type Out = (typeof OUT)[number];
+export const RANKS = ["order", "most", "least", "role"] as const;
+export type Rank = (typeof RANKS)[number];
+/** How two heads are compared. */
+export const HOWS = ["side", "difference"] as const;
+export type How = (typeof HOWS)[number];
+/** A layer, by its index, and a head. */
+export interface Other {
+  layer: number;
+  head: number;
+}
+/** Whether colors go to 1, so that heads compare, or to the largest of what is shown. */
+export type Strength = "absolute" | "relative";
 
 /** The most tokens that a window of a view shows. */
 export const WINDOW = 512;
 
 /** Keys beyond which colors of maps are logarithmic where nothing else is said. */
 const LONG = 2048;
+
+/** The map's least and greatest zoom, log2 of CSS pixels a weight: 64 pixels a weight. */
+export const LEAST_ZOOM = -30;
+export const MAX_ZOOM = 6;
 
 /** How many it shows where nothing else is said. */
 export const USUAL_WINDOW = { heads: 64, text: WINDOW };
@@ -27,14 +47,28 @@ export interface State {
   key: number | null;
   reduce: Reduce;
   scale: Scale | null; // null: what suits the view
+  strength: Strength;
   x: number | null; // keys and queries at the middle of the map; null: the whole map
   y: number | null;
   zoom: number | null; // log2 of CSS pixels a weight
   theme: Theme;
   first: number; // window of the heads, text and query-key views
+  keys: number | null; // where the window of keys begins; null: with that of the queries
   count: number | null; // null: what suits the view
   flow: Flow;
   sort: Sort;
+  find: string; // what is looked for
+  findAxis: Axis;
+  stat: string | null; // the number that heads are colored by
+  rank: Rank;
+  role: string | null; // of the heads that are shown; null: all
+  other: Other | null; // what is compared with
+  how: How;
+  out: readonly Out[]; // the kinds of keys that are left out
+  again: boolean; // whether rows are made to sum to 1 again
+  words: boolean; // whether tokens are seen as words
+  sides: readonly [number, number] | null; // the sentence of the queries, and that of the keys
+  all: boolean; // whether thumbnails are of all queries, where that takes long
 }
 
 /** What a page without a fragment shows. */
@@ -50,14 +84,28 @@ export function initial(description: Description): State {
     key: null,
     reduce: "max",
     scale: null,
+    strength: "absolute",
     x: null,
     y: null,
     zoom: null,
     theme: "auto",
     first: 0,
+    keys: null,
     count: null,
     flow: "gives",
     sort: "order",
+    find: "",
+    findAxis: "query",
+    stat: null,
+    rank: "order",
+    role: null,
+    other: null,
+    how: "side",
+    out: [],
+    again: false,
+    words: false,
+    sides: null,
+    all: false,
   };
 }
 
@@ -71,12 +119,12 @@ export function parse(fragment: string, description: Description): State {
   };
   const whole = (name: string, most: number): number | null => {
     const value = fields.get(name);
-    if (value === null || !/^-?\d{1,15}$/.test(value)) return null;
+    if (value === null || !/^-?\d+$/.test(value)) return null;
     return Math.min(most, Math.max(0, Number(value)));
   };
-  const real = (name: string): number | null => {
-    const value = fields.get(name);
-    return value !== null && value !== "" && Number.isFinite(Number(value)) ? Number(value) : null;
+  const real = (name: string, least: number, most: number): number | null => {
+    const value = fields.get(name)?.trim() ?? "";
+    return value !== "" && Number.isFinite(Number(value)) ? clamp(Number(value), least, most) : null;
   };
 
   const layer = whole("layer", description.layers.length - 1) ?? 0;
@@ -91,14 +139,28 @@ export function parse(fragment: string, description: Description): State {
     key: whole("key", keys - 1),
     reduce: one("reduce", ["max", "mass"], state.reduce),
     scale: one<Scale | "">("scale", ["linear", "log"], "") || null,
-    x: real("x"),
-    y: real("y"),
-    zoom: real("zoom"),
+    strength: one("strength", ["absolute", "relative"], state.strength),
+    x: real("x", 0, keys),
+    y: real("y", 0, queries),
+    zoom: real("zoom", LEAST_ZOOM, MAX_ZOOM),
     theme: one("theme", ["auto", "light", "dark"], state.theme),
     first: whole("first", Math.max(queries, keys) - 1) ?? 0,
+    keys: whole("keys", keys - 1),
     count: whole("count", WINDOW) || null,
     flow: one("flow", ["gives", "receives"], state.flow),
     sort: one("sort", ["order", "size"], state.sort),
+    find: (fields.get("find") ?? "").slice(0, MOST_FOUND),
+    findAxis: one("findAxis", ["query", "key"], state.findAxis),
+    stat: one<string>("stat", (description.statistics ?? []).map(({ name }) => name), "") || null,
+    rank: one("rank", RANKS, state.rank),
+    role: one<string>("role", description.tags ?? [], "") || null,
+    other: parseOther(fields.get("with"), description),
+    how: one("how", HOWS, state.how),
+    out: OUT.filter((kind) => (fields.get("out") ?? "").split(",").includes(kind)),
+    again: fields.get("again") === "1",
+    words: fields.get("words") === "1",
+    sides: parseSides(fields.get("sides")),
+    all: fields.get("all") === "1",
   };
   return fields.has("first") ? read : { ...read, ...opening(read, description, read.view) };
 }
@@ -115,7 +177,7 @@ export function format(state: State, description: Description): string {
   add("head", state.head);
   add("query", state.query);
   add("key", state.key);
-  for (const name of ["reduce", "scale", "theme", "flow", "sort"] as const) {
+  for (const name of ["reduce", "scale", "strength", "theme", "flow", "sort", "findAxis", "stat", "rank", "role", "how"] as const) {
     add(name, state[name] === usual[name] ? null : state[name]);
   }
   if (state.view === "map") {
@@ -127,7 +189,15 @@ export function format(state: State, description: Description): string {
   add("heads", state.heads.join() === all.join() ? null : state.heads.join(","));
   const usualFirst = opening({ ...state, first: 0 }, description, state.view).first ?? 0;
   add("first", state.first === usualFirst ? null : state.first);
+  add("keys", state.keys);
   add("count", state.count);
+  add("find", state.find === "" ? null : encodeURIComponent(state.find));
+  add("out", state.out.length === 0 ? null : state.out.join(","));
+  add("again", state.again ? 1 : null);
+  add("words", state.words ? 1 : null);
+  add("sides", state.sides === null ? null : state.sides.join("."));
+  add("with", state.other === null ? null : `${state.other.layer}.${state.other.head}`);
+  add("all", state.all ? 1 : null);
   return fields.join("&");
 }
 
@@ -139,6 +209,7 @@ export function changed(state: State, patch: Partial<State>, description: Descri
   if (next.query !== null) next.query = clamp(next.query, 0, layer.queries - 1);
   if (next.key !== null) next.key = clamp(next.key, 0, layer.keys - 1);
   next.first = clamp(next.first, 0, Math.max(layer.queries, layer.keys) - 1);
+  if (next.keys !== null) next.keys = clamp(next.keys, 0, layer.keys - 1);
   if (next.layer !== state.layer) {
     const before = description.layers[state.layer];
     if (before.heads !== layer.heads) next.heads = usualHeads(layer.heads);
@@ -170,7 +241,8 @@ export function windowOf(state: State, description: Description, axis: Axis, usu
   const layer = description.layers[state.layer];
   const size = extent(layer, axis);
   const count = Math.min(state.count ?? usual, WINDOW, size);
-  const first = clamp(state.first - alongLonger(layer, axis), 0, size - count);
+  const own = axis === "key" ? state.keys : null;
+  const first = clamp(own ?? state.first - alongLonger(layer, axis), 0, size - count);
   return [first, first + count];
 }
 
@@ -195,6 +267,20 @@ export function clamp(value: number, low: number, high: number): number {
 
 function usualHeads(heads: number): number[] {
   return Array.from({ length: Math.min(heads, 16) }, (_, head) => head);
+}
+
+const MOST_FOUND = 200; // letters
+
+function parseSides(text: string | null): [number, number] | null {
+  const read = /^(\d{1,4})\.(\d{1,4})$/.exec(text ?? "");
+  return read ? [Number(read[1]), Number(read[2])] : null;
+}
+
+function parseOther(text: string | null, description: Description): Other | null {
+  const read = /^(\d{1,9})\.(\d{1,9})$/.exec(text ?? "");
+  if (!read) return null;
+  const layer = clamp(Number(read[1]), 0, description.layers.length - 1);
+  return { layer, head: clamp(Number(read[2]), 0, description.layers[layer].heads - 1) };
 }
 
 function parseHeads(text: string, heads: number): number[] {

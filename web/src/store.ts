@@ -26,13 +26,13 @@ export const FRAGMENT: Address = {
   },
 };
 
-/** Of a notebook's cell, whose page belongs to somebody else. */
-export const NOWHERE: Address = { read: () => "", write: () => undefined, listen: () => () => undefined };
 
 const REST = 300; // ms that the address may lag behind what moves
 
 export class Store {
   state: State;
+  /** Whether nobody has said yet what to look at: no link, no click. */
+  untouched: boolean;
   private readonly listeners = new Set<() => void>();
   private timer: ReturnType<typeof setTimeout> | undefined;
   private readonly unlisten: () => void;
@@ -42,9 +42,11 @@ export class Store {
     private readonly address: Address,
   ) {
     this.state = parse(address.read(), description);
+    this.untouched = address.read().replace("#", "") === "";
     this.unlisten = address.listen(() => {
       clearTimeout(this.timer);
       this.timer = undefined;
+      this.untouched = false;
       this.state = parse(address.read(), description);
       this.tell();
     });
@@ -52,10 +54,17 @@ export class Store {
 
   /** Changes the state. A step that the back button should undo is pushed; what moves all the time is not. */
   set(patch: Partial<State>, push = false): void {
+    this.untouched = false;
+    if (push && this.timer !== undefined) this.write(false); // where back leads is where one was
     this.state = changed(this.state, patch, this.description);
     if (push) this.write(true);
     else this.timer ??= setTimeout(() => this.write(false), REST);
     this.tell();
+  }
+
+  /** The address of what is seen now. */
+  link(address: string): string {
+    return `${address.replace(/#.*/, "")}#${format(this.state, this.description)}`;
   }
 
   subscribe(listener: () => void): () => void {

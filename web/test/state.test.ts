@@ -5,7 +5,8 @@ import { changed, format, initial, opening, parse, scaleOf, windowOf } from "../
 
 const layer = (fields: Partial<Layer>): Layer => ({
   label: "0", heads: 4, kv_heads: 4, queries: 100, keys: 120, head_dim: 8, query_labels: null, key_labels: null,
-  pattern: "full", scale: 1, softcap: null, sinks: null, alibi: null, levels: 1, positions: null, ...fields,
+  pattern: "full", scale: 1, softcap: null, sinks: null, alibi: null, levels: 1, positions: null,
+  accuracy: { weights: null, logs: [], logits: [] }, ...fields,
 });
 const RUN: Description = {
   format: 2, program: "attnviz", source: "x", mode: "embedded", labels: [],
@@ -15,7 +16,7 @@ const RUN: Description = {
 test("a written state reads as itself", () => {
   const state = {
     ...initial(RUN), view: "map" as const, layer: 1, head: 1, query: 12, key: 4, reduce: "mass" as const,
-    scale: "log" as const, x: 3.25, y: 40, zoom: -1.5, theme: "dark" as const, heads: [0], first: 7, count: 20,
+    strength: "relative" as const, keys: 9, all: true, scale: "log" as const, x: 3.25, y: 40, zoom: -1.5, theme: "dark" as const, heads: [0], first: 7, count: 20,
   };
   assert.deepEqual(parse(format(state, RUN), RUN), state);
   assert.deepEqual(parse(`#${format(initial(RUN), RUN)}`, RUN), initial(RUN));
@@ -99,4 +100,30 @@ test("windows of both axes are at the same positions", () => {
   assert.equal(opening({ ...initial(run), key: 500 }, run, "heads").first, 500 - 32);
   const cross: Description = { ...RUN, layers: [{ ...last, positions: null }] };
   assert.deepEqual(windowOf({ ...initial(cross), first: 910 }, cross, "query", 64), [36, 100]);
+});
+
+/** A fragment of anything: names that mean something, values that may not. */
+function nonsense(seed: number): string {
+  let state = seed + 1;
+  const next = (most: number): number => (state = (state * 48271) % 2147483647) % most;
+  const names = ["view", "layer", "head", "query", "key", "reduce", "scale", "x", "y", "zoom", "theme", "heads", "first", "keys", "count", "flow", "sort", "strength", "all", "no"];
+  const values = ["0", "-1", "1e308", "-1e308", "1e-320", "NaN", "Infinity", "99999999999999999999999", "0x10", "", " 3 ", "3.7", "map", "text", "query-key", "log", "relative", "0,1,2", "9,9,-1,x", "%E0%A4", "<b>", "null", "\u0663", "1", "5", "__proto__", "dark"];
+  return Array.from({ length: next(12) }, () => `${names[next(names.length)]}=${values[next(values.length)]}`).join("&");
+}
+
+test("whatever a fragment says, a state is in range, and written again it reads as itself", () => {
+  for (let seed = 0; seed < 5000; seed++) {
+    const state = parse(`#${nonsense(seed)}`, RUN);
+    const { heads, queries, keys } = RUN.layers[state.layer];
+    const within = (value: number | null, most: number): boolean => value === null || (value >= 0 && value <= most);
+    assert.ok(Number.isInteger(state.head) && within(state.head, heads - 1));
+    assert.ok(within(state.query, queries - 1) && within(state.key, keys - 1) && within(state.keys, keys - 1));
+    assert.ok(within(state.x, keys) && within(state.y, queries) && within(state.first, Math.max(queries, keys) - 1));
+    assert.ok(state.zoom === null || (state.zoom >= -30 && state.zoom <= 6));
+    assert.ok(state.heads.every((head) => Number.isInteger(head) && within(head, heads - 1)));
+    const again = parse(format(state, RUN), RUN);
+    const kept = state.view === "map" ? state : { ...state, x: null, y: null, zoom: null };
+    const rounded = (value: number | null): number | null => (value === null ? null : Math.round(value * 1000) / 1000);
+    assert.deepEqual(again, { ...kept, x: rounded(kept.x), y: rounded(kept.y), zoom: rounded(kept.zoom) }, nonsense(seed));
+  }
 });

@@ -46,6 +46,15 @@ def register(app: typer.Typer) -> None:
         no_check: Annotated[
             bool, typer.Option("--no-check", help="Don't hold rows of each layer against the model's own output.")
         ] = False,
+        maps: Annotated[
+            bool,
+            typer.Option(
+                "--maps", help="Keep each head's reduced map and statistics, and not q, k and v: small files."
+            ),
+        ] = False,
+        pixels: Annotated[
+            int | None, typer.Option(help="Cells a side of the maps of --maps: 256, 512, …  \\[default: 256]")
+        ] = None,
         force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     ) -> None:
         """Run a model and write what went into its attention: q, k, v, masks and tokens of each layer.
@@ -61,6 +70,8 @@ def register(app: typer.Typer) -> None:
             raise InputError(f"one of --text, --file and --image says what the model runs on; {found}")
         read = [path for path in (file, image) if path is not None]
         out = check_output(out, (".safetensors",), inputs=read, new=not force)
+        if pixels is not None and not maps:
+            raise InputError(f"--pixels {pixels}: it is of reduced maps; add --maps")
         texts = list(text or ())
         if file is not None:
             texts = [line for line in _read(file).splitlines() if line.strip()] if lines else [_read(file)]
@@ -73,6 +84,7 @@ def register(app: typer.Typer) -> None:
 
         import torch
 
+        from attnviz.attention.reduced import LEAST
         from attnviz.base.devices import parse_device, parse_dtype
         from attnviz.base.selections import parse_indices
         from attnviz.captures.pretrained import feed_ids, feed_picture, feed_text, feed_text_and_picture, load_model
@@ -101,7 +113,13 @@ def register(app: typer.Typer) -> None:
         with (
             torch.no_grad(),
             capture_run(
-                pretrained.model, wanted, tokenizer=fed.tokenizer, out=out, metadata=about, check=not no_check
+                pretrained.model,
+                wanted,
+                tokenizer=fed.tokenizer,
+                out=out,
+                metadata=about,
+                check=not no_check,
+                maps=(pixels or LEAST) if maps else None,
             ) as run,
         ):
             if fed.picture is not None:
@@ -111,6 +129,7 @@ def register(app: typer.Typer) -> None:
         alone = len(run.weights_only)
         of = "" if alone == len(run.layers) else f" of {alone}"
         what = f", weights alone{of} (it multiplies by itself)" if alone else ""
+        what += f", maps of at most {pixels or LEAST} cells a side, without q and k" if maps else ""
         note(f"wrote {out}: {name}, {len(run.layers)} layers of {positions} tokens{what}")
 
 

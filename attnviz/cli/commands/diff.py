@@ -12,7 +12,7 @@ import typer
 from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, PatternChoice, Seen, Source, check_choice
+from attnviz.cli.options import Compute, Heads, Part, PatternChoice, Seen, Source, check_choice
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.plots.look import Look
 
@@ -111,6 +111,7 @@ def register(app: typer.Typer) -> None:
                 help="Batch item, or several: 0,2-4 or all.  \\[default: all that a kernel's (B, H, ...) has, else 0]",
             ),
         ] = None,
+        part: Part = Part(),  # noqa: B008 (frozen)
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
@@ -134,7 +135,7 @@ def register(app: typer.Typer) -> None:
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
         look = look_of_file(look, out)
         values = _values(held, other)
-        asked = _Asked(source, other, head, batch, choice, seen, compute, b, held, values, look)
+        asked = _Asked(source, other, head, batch, part, choice, seen, compute, b, held, values, look)
         hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
         places = [asked] if hold is _checked else _places(asked)
         if out is not None and len(places) > 1:
@@ -153,6 +154,7 @@ class _Asked:
     other: str | None
     head: str
     batch: str | None
+    part: Part
     choice: PatternChoice
     seen: Seen
     compute: Compute
@@ -299,12 +301,15 @@ def _compared(asked: _Asked, format: str, out: Path | None) -> bool:
         out = check_output(out, (".png", ".pdf", ".svg"), inputs=asked.paths())
     heads = parse_indices(asked.head, side_a.H, option="--head", noun="head")
     how: dict[str, Any] = {"atol": held.atol, "rtol": held.rtol, "top_k": held.top_k, "values": asked.values}
+    part = _part(asked, side_a, side_b)
+    queries = part["queries"] or range(side_a.T)
     if held.rows is not None:
         from attnviz.compare.kernel import drawn_rows
 
-        how["rows"] = drawn_rows(side_a.T, held.rows)
-    with rows_progress(side_a.T * len(heads), "diff") as progress:
-        found = compare(side_a, side_b, heads=heads, pixels=_pixels(side_a, out, asked.look), progress=progress, **how)
+        how["rows"] = drawn_rows(len(queries), held.rows) + queries.start
+    how |= {**part, "pixels": _pixels(side_a, part, out, asked.look)}
+    with rows_progress(len(queries) * len(heads), "diff") as progress:
+        found = compare(side_a, side_b, heads=heads, progress=progress, **how)
     findings = explained_sides(side_a, side_b, found)
     if out is not None:
         _draw(found, out, asked.look)
@@ -317,22 +322,30 @@ def _compared(asked: _Asked, format: str, out: Path | None) -> bool:
     return found.within
 
 
-def _pixels(side: Side, out: Path | None, look: Look) -> int | None:
+def _part(asked: _Asked, a: Side, b: Side) -> dict[str, range | None]:
+    """The queries and keys to compare, which a word names by the tokens of the side that has any."""
+    item = a.item or b.item
+    words = (None, None) if item is None else (item.query_tokens, item.key_tokens)
+    return asked.part.of_sizes(a.T, a.S, *words, source=a.name)
+
+
+def _pixels(side: Side, part: dict[str, range | None], out: Path | None, look: Look) -> int | None:
     if out is None:
         return None
     from attnviz.plots.room import comparison_pixels
 
-    return comparison_pixels((side.T, side.S), look)
+    return comparison_pixels((len(part["queries"] or range(side.T)), len(part["keys"] or range(side.S))), look)
 
 
 def _draw(found: Difference, out: Path, look: Look) -> None:
     from attnviz.show.figures.captions import caption as about_maps
-    from attnviz.show.figures.difference import difference_figure
+    from attnviz.show.figures.difference import difference_figure, difference_words
 
     a_maps = [row[0] for row in found.pictures]
     sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
-    how = look.words(a_maps, sides, marks=look.marks)
-    words = about_maps(a_maps, look.scale.fit(a_maps), source=sides)
+    said = [difference_words(found.pictures, look.scale)]
+    how = look.words(a_maps, sides, said=said, marks=look.marks)
+    words = about_maps(a_maps, look.scale.fit(a_maps), source=sides, notes=said)
     write_figure(out, lambda: difference_figure(found.pictures, **how), look, words, kind="diff")
 
 
@@ -375,6 +388,11 @@ def _checked(asked: _Asked, format: str, out: Path | None) -> bool:
         how = f"of {asked.values} there is none" if asked.values in ROWS else "name one with --batch"
         raise InputError(f"{out}: pictures are of one batch item's weights or logits; {how}")
     asked.seen.refuse(f"{asked.values} are of single tokens; leave it out")
+    asked.part.refuse(
+        f"{asked.values} are held row by row, whole; leave it out, or take some with --rows"
+        if asked.values in ROWS
+        else "a part is of one batch item's map; name one with --batch"
+    )
     inputs, held = _inputs(asked), asked.held
     tensor, named = asked.tensor, {}
     batches = None if asked.batch is None else parse_indices(asked.batch, inputs.B, option="--batch", noun="batch item")

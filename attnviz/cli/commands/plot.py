@@ -55,6 +55,16 @@ def register(app: typer.Typer) -> None:
         region: Region = Region(),  # noqa: B008 (frozen)
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
+        checkpoint: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="DIR", help="Keep the parts that are done here; the same command goes on where it was stopped."
+            ),
+        ] = None,
+        verify: Annotated[
+            int | None,
+            typer.Option(metavar="N", help="Hold N sampled rows, and two rows of cells, against float64.", min=1),
+        ] = None,
         look: Look = Look(theme="light"),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         kind: KindChoice = KindChoice(),  # noqa: B008 (made by the options)
@@ -82,7 +92,8 @@ def register(app: typer.Typer) -> None:
             if world.size > 1 and drawn.alone:
                 raise InputError(f"{drawn.title} runs in one process; start attnviz without torchrun")
             inputs, pattern, left = derive.load(source, choice, compute, values)
-            more: dict[str, Any] = {"values": left, "device": rank_device(compute.device), "ranks": world}
+            device = rank_device(compute.device)
+            more: dict[str, Any] = {"values": left, "device": device, "ranks": world, "checkpoint": checkpoint}
             of: dict[str, Any] = {"head": head, "batch": batch, "region": region, "seen": seen}
             request = request_of(inputs, pattern, compute, **of, **more)
             drawn = drawn.reading(SourceReader(source, choice, compute, derive, values))
@@ -90,9 +101,11 @@ def register(app: typer.Typer) -> None:
             fitted = drawn.fitted(request, look) if figures else request
             if len(figures) < len(out):
                 _tell_cells(request, fitted, next(path for path in out if path not in figures))
-            rows = len(request.rows) * len(request.chosen) * drawn.passes // world.size
+            rows = len(request.rows) * len(request.chosen) * drawn.passes
             with rows_progress(rows, "plot", watched=world.rank == 0) as progress:
                 parts = drawn.compute(fitted, progress)
+            if verify is not None and world.rank == 0:
+                _verify(fitted, parts, verify)
             world.wait()
             if world.rank == 0:
                 for line in parts.notes:
@@ -105,6 +118,18 @@ def register(app: typer.Typer) -> None:
                     note(hint)
             for path in out if world.rank == 0 else ():
                 _write(path, drawn, parts, look)
+
+
+def _verify(request: Request, parts: Parts, rows: int) -> None:
+    """Says how far the maps are from float64. Raises RuntimeError where rounding does not explain it."""
+    from attnviz.cli.console import note
+    from attnviz.maps.verify import verify
+
+    for shown in parts.maps:
+        found = verify(request, shown, rows)
+        if not found.holds:
+            raise RuntimeError(f"{shown.name} is not what float64 gives: {found}")
+        note(f"{shown.name}: {found}")
 
 
 def _check_used(kind: Kind, given: dict[str, str | None]) -> None:
@@ -153,6 +178,7 @@ def _write(path: Path, kind: Kind, parts: Parts, look: Look) -> None:
         write_maps(path, parts.maps, parts.source)
         note(f"wrote {path}")
         return
-    words = about_maps(parts.spoken, look.scale.fit(parts.spoken), source=parts.source)
+    said = kind.spoken(parts, look).said
+    words = about_maps(parts.spoken, look.scale.fit(parts.spoken), source=parts.source, notes=said)
     name = kind.name or "heatmap"
     write_figure(path, lambda: kind.draw(parts, look), look, words, kind=f"plot {name}", letters=parts.labels)

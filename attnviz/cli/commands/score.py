@@ -41,9 +41,7 @@ def register(app: typer.Typer) -> None:
         batch: Batch = "0",
         head: Heads = "all",
         values: Values = "weights",
-        queries: Annotated[
-            str | None, typer.Option(metavar="A:B", help="Query positions A to B-1 only, or those of a word.")
-        ] = None,
+        part: Part = Part(),  # noqa: B008 (frozen)
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
@@ -70,7 +68,7 @@ def register(app: typer.Typer) -> None:
             _check_logits(inputs)
         # Logits also tell which keys a query does not see; of the global keys it sees all.
         wanted = ("weights", "logits") if out is not None or format in ("json", "csv") else (values,)
-        results = _computed(inputs, pattern, compute, derive, head, batch, queries, seen, wanted)
+        results = _computed(inputs, pattern, compute, derive, head, batch, part, seen, wanted)
         if out is not None or format in ("json", "csv"):
             _say_size(results, out)
         if out is not None:
@@ -126,7 +124,7 @@ def _computed(
     derive: Derive,
     head: str,
     batch: str,
-    queries: str | None,
+    part: Part,
     seen: Seen,
     wanted: Sequence[str],
 ) -> list[ScoreStream]:
@@ -138,8 +136,8 @@ def _computed(
     both = not isinstance(pattern, GlobalKeys)
     found = []
     for item in parse_indices(batch, inputs.B, option="--batch", noun="batch item"):
-        part: dict[str, Any] = {"head": head, "batch": f"{item}", "region": Part(queries=queries), "seen": seen}
-        request = derive.heads(request_of(inputs, pattern, compute, **part))
+        what: dict[str, Any] = {"head": head, "batch": f"{item}", "region": part, "seen": seen}
+        request = derive.heads(request_of(inputs, pattern, compute, **what))
         tell_left_out(request.attention.left_out(one, request.rows) for one in request.chosen)
         found.append(ScoreStream(request, logits=both or "logits" in wanted, weights=both or "weights" in wanted))
     return found

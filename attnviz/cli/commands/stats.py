@@ -211,7 +211,7 @@ def _check_part(kind: str, part: Part, seen: Seen) -> None:
             f"--keys {part.keys}: statistics are of queries over all the keys they see; take --keys-received or --shares, or "
             f"choose --queries"
         )
-    if kind == "shares" and seen.merge is None and seen.spans is None:
+    if kind == "shares" and not {"merge", "spans", "query_spans"} & {*seen.asked()}:
         raise InputError("--shares: they are of spans or words, and none are asked for; add --spans or --merge words")
 
 

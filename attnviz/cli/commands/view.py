@@ -58,7 +58,8 @@ def register(app: typer.Typer) -> None:
         bound = None if memory is None else parse_bytes(memory)
         weighed = check_choice("--values", values, ("weights", *NORMS))
         layers = page_layers(source, head, batch, choice, compute, part, seen, derive, weighed)
-        viewer = Viewer(layers, source.title, memory=bound, watch=rows_progress)
+        files = [path for path in (*source.paths(), *choice.paths()) if path.is_file()]
+        viewer = Viewer(layers, source.title, memory=bound, files=files, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)
             address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"

@@ -72,7 +72,13 @@ class Compare(Kind):
         sides = tuple(side for shown in found for side in (shown.a, shown.b))
         return Parts(sides, source, a_maps, notes, {"comparisons": found})
 
+    def spoken(self, parts: Parts, look: Look) -> Parts:
+        from attnviz.show.figures.difference import difference_words
+
+        return replace(parts, said=(*parts.said, difference_words(parts.more["comparisons"], look.scale)))
+
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Figure:
         from attnviz.show.figures.difference import difference_figure
 
+        parts = self.spoken(parts, look)
         return difference_figure(parts.more["comparisons"], marks=look.marks, **parts.words(look))

@@ -208,7 +208,7 @@ def save_figure(
     }
     if suffix not in nameless:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(SUFFIXES)}")
-    for text in _texts(figure):
+    for text in texts_of(figure):
         text.set_text(printable(text.get_text()))
     said = nameless[suffix] | ({} if about is None else about.metadata(suffix))
     settings: dict[Any, Any] = {"svg.hashsalt": "attnviz", "svg.fonttype": "none", "pdf.fonttype": 42}
@@ -218,7 +218,7 @@ def save_figure(
             about.describe(temporary)
 
 
-def _texts(artist: Artist) -> Iterator[Text]:
+def texts_of(artist: Artist) -> Iterator[Text]:
     """The texts of a figure but those of ticks, which pass :func:`attnviz.base.labels.one_line` as they are made.
 
     Asked for, ticks would all be made once more, which takes a grid of heads as long as drawing it.
@@ -226,7 +226,7 @@ def _texts(artist: Artist) -> Iterator[Text]:
     if isinstance(artist, Text):
         yield artist
     for child in [artist.label, artist.offsetText] if isinstance(artist, Axis) else artist.get_children():
-        yield from _texts(child)
+        yield from texts_of(child)
 
 
 _Drawn = TypeVar("_Drawn", bound="Axes | Figure")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from attnviz.measures.explanation import Explanation, Key
 from attnviz.show.lessons.english import ENGLISH
@@ -20,45 +21,106 @@ LANGUAGES: dict[str, Words] = {"en": ENGLISH, "ja": JAPANESE}
 _TERMS = 6  # products of the dot product
 _KEYS = 12  # rows of the softmax, beyond which the largest weights stand for it
 
+_TOY = (
+    "import math",
+    "",
+    "import torch",
+    "",
+    "H, T, D = 8, 10, 64",
+    "q, k, v = torch.randn(3, H, T, D)",
+    "mask = torch.zeros(T, dtype=torch.bool)",
+    "mask[[0, 3, 7]] = True",
+    "k_g, v_g = k[:, mask], v[:, mask]",
+    'score = torch.einsum("htd,hgd->htg", q, k_g) / math.sqrt(D)',
+    "weight = score.softmax(-1)",
+    'context = torch.einsum("htg,hgd->htd", weight, v_g)',
+    "print(score.shape, weight.sum(-1).allclose(torch.ones(H, T)), context.shape)",
+)
 
-def lesson(explanation: Explanation, language: str = "en") -> str:
+_IN_ALT = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>#|~&!"})
+"""Letters that Markdown reads, in text that is to be read as it is."""
+
+
+def lesson(
+    explanation: Explanation,
+    language: str = "en",
+    *,
+    figures: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> str:
     """A lesson on one query and one key, in Markdown.
 
     Args:
         explanation: the numbers, of :func:`attnviz.explain`.
         language: one of :data:`LANGUAGES`: ``en`` or ``ja``.
+        figures: where its figures are, of ``map`` and ``row``; None are those without figures.
+        title: in place of its own.
 
     >>> import attnviz
-    >>> print(lesson(attnviz.explain(attnviz.synthesize(), head=2, query=5)).splitlines()[0])
-    # Attention, step by step: head 2, query 5 `t5`, Global #1 (position 0 `t0`)
+    >>> print(lesson(attnviz.explain(attnviz.synthesize(), head=2, query=5, key=1)).splitlines()[0])
+    # Attention, step by step: head 2, query 5 "`t5`", Global #1 (position 0 "`t0`")
     """
-    return _Lesson(explanation, LANGUAGES[language]).markdown()
+    return _Lesson(explanation, LANGUAGES[language], figures or {}, title).markdown()
+
+
+def told(explanation: Explanation, language: str, text: str) -> str:
+    """One of the :class:`Words` that speaks of the pair, filled, without Markdown: of figures."""
+    return _Lesson(explanation, LANGUAGES[language], plain=True).said(text)
 
 
 class _Lesson:
-    def __init__(self, explanation: Explanation, words: Words) -> None:
-        self.e, self.words = explanation, words
+    def __init__(
+        self,
+        explanation: Explanation,
+        words: Words,
+        figures: Mapping[str, str] = MappingProxyType({}),
+        title: str | None = None,
+        *,
+        plain: bool = False,
+    ) -> None:
+        """``plain``: tokens as they are, not as code of Markdown."""
+        self.e, self.words, self.figures, self.title, self.plain = explanation, words, figures, title, plain
         e = explanation
-        self.query = _with_token(f"{e.query}", e.query_token)
+        self.query = self._with_token(f"{e.query}", e.query_token)
         self.key = self._name(e.key)
         self.k, self.v = ("k", "v") if e.G is None else ("k_g", "v_g")
         self.s = "s" if e.G is None else "g"  # what runs over them
         self.index = e.key.position if e.key.number is None else e.key.number - 1
 
     def markdown(self) -> str:
-        sections = (self._opening, self._shapes, self._einsum, self._dot, self._scale, self._softmax, self._context)
-        blocks = [block for section in sections for block in section()]
-        return "\n\n".join([*blocks, self.words.next_steps]) + "\n"
+        parts = (self._opening, self._shapes, self._einsum, self._dot, self._scale, self._softmax, self._context)
+        blocks = [block for section in (*parts, self._toy, self._summary) for block in section()]
+        return "\n\n".join(blocks).replace("`」 ", "`」") + "\n"  # no space after a bracket, as after a number
 
     def _name(self, key: Key) -> str:
-        position = _with_token(f"{key.position}", key.token)
+        position = self._with_token(f"{key.position}", key.token)
         text = self.words.position_key if key.number is None else self.words.global_key
         return text.format(number=key.number, position=position)
 
+    def _with_token(self, name: str, token: str | None) -> str:
+        """A position and its token, in quotes."""
+        if token is None:
+            return name
+        space = "" if self.words.quoted.startswith("「") else " "
+        return name + space + self.words.quoted.format(token=_plain(token) if self.plain else _code(token))
+
+    def _figure(self, name: str) -> list[str]:
+        """A figure, where there is one."""
+        if name not in self.figures:
+            return []
+        alt = _Lesson(self.e, self.words, plain=True).said(f"figure_{name}").translate(_IN_ALT)
+        return [f"![{alt}]({self.figures[name]})", self.said(f"figure_{name}")]
+
+    def said(self, text: str) -> str:
+        """One of the words that speaks of the pair."""
+        filled = str(getattr(self.words, text)).format(head=self.e.head, query=self.query, key=self.key)
+        return filled.replace("」 ", "」") if self.plain else filled
+
     def _opening(self) -> list[str]:
         e, words = self.e, self.words
+        title = words.title.format(head=e.head, query=self.query, key=self.key)
         opening = [
-            "# " + words.title.format(head=e.head, query=self.query, key=self.key),
+            "# " + (title if self.title is None else _plain(self.title, 200).translate(_IN_ALT)),
             words.settings.format(source=_code(e.source, cells=60), pattern=e.pattern, dtype=e.dtype),
         ]
         if e.for_global:
@@ -118,16 +180,70 @@ class _Lesson:
         sizes |= {"dots": e.H * pairs, "products": e.H * pairs * e.D}
         count = words.einsum_counted if e.G is None else words.einsum_count
         keys = self.k if e.H_kv == e.H else f"{self.k}.repeat_interleave({e.H // e.H_kv}, 0)"
-        letters = words.letters if e.G is None else words.letters_global
         return [
             "## " + words.einsum_title.format(einsum=f"htd,h{s}d->ht{s}"),
             _fence("python", [f'dot = torch.einsum("htd,h{s}d->ht{s}", q, {keys})']),
-            letters.format(H=e.H, T=e.T, S=e.S, G=e.G, D=e.D),
+            self._letters(),
             words.similarity,
             _fence("python", code),
             words.einsum_letters.format(kept=f"h, t, {s}"),
             count.format(**{name: f"{size:,}" for name, size in sizes.items() if size is not None}),
         ]
+
+    def _letters(self) -> str:
+        """The formula letter by letter: what each counts, where it stands, and what becomes of it."""
+        e, words, s = self.e, self.words, self.s
+        counted = {"h": words.letter_h, "t": words.letter_t, s: words.letter_s if e.G is None else words.letter_g}
+        counted |= {"d": words.letter_d}
+        rows = []
+        for letter, what in counted.items():
+            stands = [f"`{letter}`" if letter in where else "" for where in ("htd", f"h{s}d", f"ht{s}")]
+            role = words.letter_summed if letter == "d" else words.letter_kept
+            rows.append((f"`{letter}`", what.format(H=e.H, T=e.T, S=e.S, G=e.G, D=e.D), *stands, role))
+        letter, what, role = words.letters_head
+        return _table([letter, what, "`q`", f"`{self.k}`", "`dot`", role], rows, "llcccl")
+
+    def _excerpt(self) -> list[str]:
+        """The table of queries and keys that the pair is one of."""
+        e, words, some = self.e, self.words, self.e.excerpt
+        heads = [f"#{e.positions.index(key) + 1}" if e.positions is not None else f"{key}" for key in some.keys]
+        rows = []
+        for n, (query, logits) in enumerate(zip(some.queries, some.logits, strict=True)):
+            label = [f"{query}"] if some.query_tokens is None else [f"{query}", _code(some.query_tokens[n], table=True)]
+            cells = ["·" if logit == -math.inf else number(logit) for logit in logits]
+            if query == e.query:
+                at = some.keys.index(e.key.position)
+                cells[at] = f"**{cells[at]}**"
+            rows.append([*_gap(some.queries, n, len(label) + len(heads)), [*label, *cells]])
+        named = ["", *[""] * (some.query_tokens is not None), *heads]
+        return [
+            "### " + words.excerpt_title.format(head=e.head),
+            _table(
+                named,
+                [row for part in rows for row in part],
+                "r" + "l" * (len(named) > len(heads) + 1) + "r" * len(heads),
+            ),
+            words.excerpt_note,
+            *self._figure("map"),
+        ]
+
+    def _toy(self) -> list[str]:
+        return [f"## {self.words.toy_title}", self.words.toy_note, _fence("python", _TOY)]
+
+    def _summary(self) -> list[str]:
+        e, words = self.e, self.words
+        text = words.summary.format(
+            query=self.query,
+            key=self.key,
+            dot=number(e.dot),
+            logit=number(e.key.logit),
+            n=f"{len(e.keys):,}",
+            weight=number(e.key.weight),
+            percent=_percent(e.key.weight),
+        )
+        space = "" if words.quoted.startswith("「") else " "
+        text += "" if e.context is None else space + words.summary_context.format(query=self.query)
+        return [f"## {words.summary_title}", text, words.next_steps]
 
     def _dot(self) -> list[str]:
         e, words = self.e, self.words
@@ -171,7 +287,7 @@ class _Lesson:
             blocks.append(_fence("text", [f"logit = {first} = {number(e.key.logit)}"]))
         else:
             blocks.append(_table(words.steps_head, self._steps(first), "llr"))
-        return [*blocks, *self._why(root)]
+        return [*blocks, *self._excerpt(), *self._why(root)]
 
     def _steps(self, first: str) -> list[tuple[str, ...]]:
         e, words = self.e, self.words
@@ -186,8 +302,7 @@ class _Lesson:
             elif step.kind == "bias":
                 name, how = words.step_bias, f"{x} + ({by})"
             else:
-                distance = abs(e.query + e.S - e.T - e.key.position)
-                name, how = words.step_alibi, f"{x} - {by} * {distance}"
+                name, how = words.step_alibi, f"{x} - {by} * {step.apart}"
             rows.append((name, f"`{how}`", number(step.result)))
             before = step.result
         rows[-1] = (*rows[-1][:2], f"**{rows[-1][2]}**")
@@ -266,6 +381,7 @@ class _Lesson:
             words.softmax_this.format(
                 key=self.key, exp=number(e.key.exp), total=number(e.total), weight=number(e.key.weight)
             ),
+            *self._figure("row"),
         ]
         if e.sink is not None:
             blocks.append(words.sink_note.format(mass=number(mass)))
@@ -298,17 +414,26 @@ class _Lesson:
 
     def _shown(self) -> list[Key]:
         """The keys that get a row: all, or the largest weights and the one explained."""
-        keys = self.e.keys
-        if len(keys) <= _KEYS:
-            return list(keys)
-        largest = sorted(keys, key=lambda key: -key.weight)[: _KEYS - 1]
-        chosen = {self.e.key.position, *(key.position for key in largest)}
-        return [key for key in keys if key.position in chosen]
+        return shown_keys(self.e)
 
     def _rest(self, shown: Sequence[Key]) -> list[Key]:
         """The keys that get no row."""
         positions = {key.position for key in shown}
         return [key for key in self.e.keys if key.position not in positions]
+
+
+def shown_keys(e: Explanation) -> list[Key]:
+    """The keys that a lesson shows each by itself: all, or the largest weights and the one explained."""
+    if len(e.keys) <= _KEYS:
+        return list(e.keys)
+    largest = sorted(e.keys, key=lambda key: -key.weight)[: _KEYS - 1]
+    chosen = {e.key.position, *(key.position for key in largest)}
+    return [key for key in e.keys if key.position in chosen]
+
+
+def _gap(positions: Sequence[int], n: int, columns: int) -> list[list[str]]:
+    """A row of dots before the n-th position, where some are left out."""
+    return [["⋮"] * columns] if n and positions[n] > positions[n - 1] + 1 else []
 
 
 def number(value: float) -> str:
@@ -333,14 +458,15 @@ def _listed(positions: Sequence[int], most: int = 6) -> str:
     return f"{', '.join(map(str, positions[: most - 1]))}, …, {positions[-1]}"
 
 
-def _with_token(name: str, token: str | None) -> str:
-    return name if token is None else f"{name} {_code(token)}"
+def _plain(text: str, cells: int = 14) -> str:
+    """Text on one line, cut to so many cells; what is blank is told."""
+    text = short(text, cells)
+    return text if text.strip() else "␣" * len(text) or "∅"
 
 
 def _code(text: str, *, table: bool = False, cells: int = 14) -> str:
     """Text as a Markdown code span, whatever is in it; in a table cell, ``|`` is escaped as GitHub wants it."""
-    text = short(text, cells)
-    text = text if text.strip() else "␣" * len(text) or "∅"
+    text = _plain(text, cells)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     space = " " if text.startswith("`") or text.endswith("`") else ""
     span = f"{fence}{space}{text}{space}{fence}"
@@ -352,6 +478,6 @@ def _fence(language: str, lines: Sequence[str]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    marks = {"l": ":--", "r": "--:"}
+    marks = {"l": ":--", "r": "--:", "c": ":-:"}
     lines = [heads, [marks[side] for side in align], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 class Words:
     """The texts of one language, in the order of the lesson. ``{names}`` are filled with numbers."""
 
+    quoted: str
     title: str
     global_key: str
     position_key: str
@@ -32,8 +34,14 @@ class Words:
     grouped: str
 
     einsum_title: str
-    letters: str
-    letters_global: str
+    letters_head: tuple[str, str, str]
+    letter_h: str
+    letter_t: str
+    letter_s: str
+    letter_g: str
+    letter_d: str
+    letter_kept: str
+    letter_summed: str
     similarity: str
     einsum_letters: str
     loop_heads: str
@@ -61,6 +69,9 @@ class Words:
     step_softcap: str
     step_bias: str
     step_alibi: str
+
+    excerpt_title: str
+    excerpt_note: str
 
     why_title: str
     why_intro: str
@@ -94,4 +105,18 @@ class Words:
     context_note: str
     context_norm: str
     no_values: str
+
+    toy_title: str
+    toy_note: str
+
+    summary_title: str
+    summary: str
+    summary_context: str
     next_steps: str
+
+    figure_map: str
+    figure_row: str
+    map_note: str
+    row_note: str
+    figure_words: Mapping[str, str]
+    """What a figure says, by its English words."""

@@ -51,12 +51,11 @@ def score_table(
     queries: Sequence[int]
     tokens: Sequence[int]
     n = scores.heads.index(head)
+    tensor = scores.shown(values, of_global=of_global)[n]
     if of_global:
-        tensor, logits = scores.global_values(values)[n], scores.global_scores
         queries, names, tokens = scores.global_queries.tolist(), None, range(scores.item.S)
         what = f"global queries {total or len(queries)} × keys {tensor.shape[1]}"
     else:
-        tensor, logits = scores.values(values)[n], scores.scores
         queries, names, tokens = scores.rows, column_names(scores), scores.positions.tolist()
         what = f"queries {total or len(queries)} × keys {tensor.shape[1]}"
     R, C = total or len(tensor), tensor.shape[1]
@@ -82,12 +81,8 @@ def score_table(
             table.add_column("…", justify="center", no_wrap=True)
         else:
             table.add_column(Text(headers[column]), justify="right", no_wrap=True, min_width=cell_width)
-    kept = tensor[kept_rows].detach().cpu().double()
+    kept = tensor[kept_rows]
     color = cell_style(values, _extent(kept))
-    if logits is not None:
-        kept = kept.masked_fill(logits[n][kept_rows].cpu() == -math.inf, -math.inf)
-    elif scores.visible is not None:  # a row that sees nothing stays blank
-        kept = kept.masked_fill(~scores.visible[n][kept_rows].cpu() & ~kept.isnan(), -math.inf)
     lines = iter(zip(labels, kept.tolist(), strict=True))
     for row in shown_rows:
         if row is None:
@@ -179,20 +174,27 @@ def query_labels(scores: AttentionScores, queries: Sequence[int]) -> list[str]:
 
 def column_names(scores: AttentionScores) -> list[str]:
     """A name for each column: ``Global #1 (pos 3)`` for shared keys, ``t-2`` for the band."""
-    if len(scores.positions) == scores.item.S:
-        shared = [f"pos {position}" for position in scores.positions.tolist()]
-    else:
-        shared = [f"Global #{n} (pos {position})" for n, position in enumerate(scores.positions.tolist(), 1)]
+    numbers = scores.numbers
+    shared = [
+        f"pos {position}" if numbers is None else f"Global #{numbers[position]} (pos {position})"
+        for position in scores.positions.tolist()
+    ]
     return shared + [f"t{offset:+d}" if offset else "t" for offset in scores.offsets]
 
 
 def number_cell(value: float, style: _CellStyle) -> Text:
-    """A number on its color; blank where there is none."""
-    if math.isnan(value):
-        return Text("")
-    if math.isinf(value):
-        return Text("·", style="dim")
-    return Text(f"{value:.4f}", style=style(value))
+    """A number on its color, as :func:`number_text` has it."""
+    text = number_text(value)
+    return Text(text, style=style(value) if math.isfinite(value) else "dim")
+
+
+def number_text(value: float) -> str:
+    """A number of a table: ``·`` of a key that is not visible, -inf, and blank in the row of a query that sees none, NaN.
+
+    >>> [number_text(value) for value in (0.5, -0.0, -math.inf, math.nan)]
+    ['0.5000', '0.0000', '·', '']
+    """
+    return "" if math.isnan(value) else "·" if math.isinf(value) else f"{value + 0.0:.4f}"
 
 
 def short(token: str, cells: int = _LABEL_CELLS) -> str:
@@ -341,7 +343,8 @@ def difference_table(
     key_tokens: Sequence[str] | None = None,
 ) -> Table:
     """A row a head: how far A and B are apart, and where most."""
-    title = escape(f"A: {found.a}\nB: {found.b}\n{found.values}")
+    part = [f"{name} {one.start} to {one.stop - 1}" for name, one in found.part.items()]
+    title = escape(f"A: {found.a}\nB: {found.b}\n{', '.join([found.values, *part])}")
     table = Table(title=title, title_justify="left", header_style="bold")
     table.box, table.padding = box.ROUNDED, (0, int(width >= 100))
     weights = found.values == "weights"

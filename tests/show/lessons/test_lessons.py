@@ -59,7 +59,10 @@ def names(text: str | tuple[str, ...]) -> list[set[str]]:
     return [{name for _, name, _, _ in string.Formatter().parse(part) if name} for part in texts]
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(LANGUAGES["en"])])
+TEXTS = [field.name for field in dataclasses.fields(LANGUAGES["en"]) if field.name != "figure_words"]
+
+
+@pytest.mark.parametrize("field", TEXTS)
 def test_both_languages_tell_the_same_numbers(field):
     english, japanese = (getattr(LANGUAGES[language], field) for language in ("en", "ja"))
     assert names(english) == names(japanese)
@@ -81,8 +84,8 @@ def test_every_text_is_used(every):
     seen: set[str] = set()
     write: Callable[..., object] = lessons._Lesson
     for explanation in every.values():
-        write(explanation, Watched(LANGUAGES["en"], seen)).markdown()
-    assert seen == {field.name for field in dataclasses.fields(LANGUAGES["en"])}
+        write(explanation, Watched(LANGUAGES["en"], seen), {"map": "map.png", "row": "row.png"}).markdown()
+    assert seen | {"map_note", "row_note"} == {*TEXTS}  # titles of figures
 
 
 @pytest.mark.parametrize("kind", ["plain", "modified", "scaled", "sink", "one", "many", "faint", "even"])
@@ -103,14 +106,14 @@ def test_both_languages_have_the_same_tables_and_code(every, kind):
 
 def test_the_loops_run_and_give_the_dot_product(every):
     explanation = every["plain"]
-    _, code = re.findall(
+    _, code, _ = re.findall(
         r"```python\n(.*?)```", lesson(explanation), flags=re.DOTALL
-    )  # the formula, and then its loops
+    )  # the formula, its loops, and the whole of it
     inputs = attnviz.synthesize(dtype="float64")
     k_g = inputs.k[0][:, inputs.global_mask[0]]
     values = {"q": inputs.q[0].numpy(), "k_g": k_g.numpy(), "dot": torch.zeros(8, 10, 3, dtype=torch.float64).numpy()}
     exec(code, values)
-    assert values["dot"][2, 5, 0] == pytest.approx(explanation.dot)
+    assert values["dot"][2, 5, explanation.key.number - 1] == pytest.approx(explanation.dot)
     assert values["dot"] == pytest.approx(torch.einsum("htd,hgd->htg", inputs.q[0], k_g).numpy())
 
 
@@ -119,12 +122,13 @@ def test_any_token_leaves_the_tables_whole(language):
     n = len(TOKENS)
     inputs = attnviz.synthesize(tokens=n, head_dim=4, global_positions=range(1, n))
     text = lesson(attnviz.explain(replace(inputs, tokens=[TOKENS])), language)
-    cells = 0
+    cells: list[int] = []
     for token in MarkdownIt().enable("table").parse(text):
-        if token.type in ("tr_open", "tr_close"):
-            assert cells in (0, 3, 6)
-            cells = 0
-        cells += token.type in ("td_open", "th_open")
+        if token.type == "table_close":
+            assert len({*cells}) == 1
+        cells = [] if token.type == "table_open" else [*cells, 0] if token.type == "tr_open" else cells
+        if token.type in ("td_open", "th_open"):
+            cells[-1] += 1
         for child in token.children or []:
             assert child.type in ("text", "code_inline", "strong_open", "strong_close", "softbreak")
     shown = [
@@ -166,7 +170,7 @@ def test_the_variance_of_independent_numbers_is_spoken_of_only_where_a_logit_is_
 
 
 def test_many_keys_are_the_largest_weights_and_the_rest_in_one_row(every):
-    found = attnviz.explain(attnviz.synthesize(tokens=200, dtype="float64"), pattern=Full(), key=7)
+    found = attnviz.explain(attnviz.synthesize(tokens=200, dtype="float64"), pattern=Full(), query=100, key=7)
     text = lesson(found)
     rows = re.findall(
         r"^\| \**(\d+|other \d+|sum)\** \|.*\| \**([\d.e-]+)\** \|$", text.split("## 5.")[1].split("## 6.")[0], re.M
@@ -222,3 +226,53 @@ def test_the_formula_of_a_lesson_runs_and_gives_its_dot_product(language, patter
     index = explanation.key.position if explanation.key.number is None else explanation.key.number - 1
     assert float(dots[2, 4, index]) == pytest.approx(sum(term.product for term in explanation.terms), rel=1e-5)
     assert "attnviz pattern --story" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_the_whole_of_it_runs_as_it_stands(every, language, capsys):
+    code = re.findall(r"```python\n(.*?)```", lesson(every["many"], language), flags=re.DOTALL)[-1]
+    exec(code, {})
+    assert capsys.readouterr().out == "torch.Size([8, 10, 3]) True torch.Size([8, 10, 64])\n"
+
+
+@pytest.mark.parametrize("kind", ["plain", "modified", "sink", "many"])
+def test_the_formula_is_taken_apart_letter_by_letter(every, kind):
+    text = lesson(every[kind])
+    equation = re.search(r'einsum\("(.*?)"', text)[1]
+    inputs, output = equation.split("->")
+    q, k = inputs.split(",")
+    rows = re.findall(r"^\| `(\w)` \| .* \| (.*) \| (.*) \| (.*) \| (.*) \|$", text, flags=re.MULTILINE)
+    assert [letter for letter, *_ in rows] == [*dict.fromkeys(q[:-1] + k[1] + "d")]
+    for letter, *stands, role in rows:
+        assert [cell.strip() == f"`{letter}`" for cell in stands] == [letter in where for where in (q, k, output)]
+        assert ("summed" in role) == (letter not in output)
+
+
+def test_a_distance_is_that_of_positions(every):
+    inputs = attnviz.synthesize(tokens=6, head_dim=4, dtype="float64")
+    places = torch.tensor([[0, 10, 20, 30, 40, 50]])
+    inputs = replace(inputs, alibi_slopes=torch.ones(8), query_positions=places, key_positions=places)
+    text = lesson(attnviz.explain(inputs, query=4, key=1, pattern=Full()))
+    assert "- 1 * 30`" in text
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize("kind", ["plain", "modified", "many"])
+def test_every_token_that_is_spoken_of_is_in_quotes(every, language, kind):
+    text = lesson(every[kind], language)
+    prose = re.sub(
+        r"```.*?```", "", "\n".join(line for line in text.splitlines() if not line.startswith("|")), flags=re.S
+    )
+    left, right = ('"', '"') if language == "en" else ("「", "」")
+    spoken = re.findall(r"(.)`t\d+`(.)", prose)
+    assert spoken
+    assert {*spoken} == {(left, right)}
+
+
+def test_japanese_says_of_what_each_row_is():
+    words = LANGUAGES["ja"]
+    for text in (words.queries, words.keys, words.values, words.scores, words.global_keys, words.global_values):
+        assert re.search(r"(クエリ|キー|バリュー|ロジット)$", text)
+    whole = repr(words)
+    assert "グローバルの" not in whole
+    assert "グローバルキー" not in whole

@@ -1,13 +1,14 @@
 /** Tiles of a head's map for Leaflet: fetched once, painted again when only their colors change. */
 
 import L from "leaflet";
-import { type Ramp, luminance, paint, sequential } from "../colors";
-import type { Layer, Reduce } from "../description";
-import { weightText } from "../numbers";
+import { type Ramp, colorOf, luminance, paint } from "../colors";
+import { type Layer, type Reduce, withinOf } from "../description";
+import { FLOAT32, type Within, weightText } from "../numbers";
+import { largest } from "../questions";
 import { TILE } from "../source/math";
 import { type Source, isAbort } from "../source/source";
+import { MAX_ZOOM } from "../state";
 
-export const MAX_ZOOM = 6; // 64 CSS pixels a weight
 const KEPT = 96; // tiles, 256 KiB each
 
 export interface Shown {
@@ -22,6 +23,7 @@ export interface Cell {
   queries: [number, number];
   keys: [number, number];
   value: number | null; // null: not here yet
+  within: Within; // how far it may be from the formula's
 }
 
 /** The tiles of one map, as the source gives them, the latest used kept. */
@@ -38,9 +40,14 @@ export class Tiles {
     return this.shown.layer.levels - 1;
   }
 
+  /** The finest level whose tiles there are. */
+  get deepest(): number {
+    return this.shown.layer.kept ?? this.finest;
+  }
+
   /** The level that a zoom shows: log2 of CSS pixels a weight. */
   level(zoom: number): number {
-    return Math.max(0, Math.min(this.finest, Math.round(zoom) + this.finest));
+    return Math.max(0, Math.min(this.deepest, Math.round(zoom) + this.finest));
   }
 
   known(level: number, row: number, column: number): Float32Array | null {
@@ -87,7 +94,18 @@ export class Tiles {
       queries: [row * size, Math.min(layer.queries, (row + 1) * size)],
       keys: [column * size, Math.min(layer.keys, (column + 1) * size)],
       value: tile ? tile[(row % TILE) * TILE + (column % TILE)] : null,
+      within: this.within(level),
     };
+  }
+
+  /** How far the cells of a level may be from the formula's. */
+  private within(level: number): Within {
+    const { layer, head, reduce } = this.shown;
+    if (layer.overview && level <= layer.overview.level) {
+      return { by: layer.overview[reduce].tops![head] * (1 / 131_068 + 4 * FLOAT32.share), share: Number.POSITIVE_INFINITY };
+    }
+    const one = withinOf(layer, head);
+    return reduce === "mass" && level < this.finest ? { by: Number.POSITIVE_INFINITY, share: one.share } : one;
   }
 
   private keep(name: string, values: Float32Array): void {
@@ -106,12 +124,12 @@ interface Painting {
 export class MapLayer extends L.GridLayer {
   private readonly paintings = new Map<HTMLCanvasElement, Painting>();
   ramp: Ramp;
-  hidden: number; // pixel of what is not visible
+  dark: boolean;
 
   constructor(
     readonly tiles: Tiles,
     ramp: Ramp,
-    hidden: number,
+    dark: boolean,
     private readonly heard: { value(level: number, top: number): void; failed(message: string): void },
   ) {
     const { layer } = tiles.shown;
@@ -130,7 +148,7 @@ export class MapLayer extends L.GridLayer {
       keepBuffer: 1,
     });
     this.ramp = ramp;
-    this.hidden = hidden;
+    this.dark = dark;
     // At a zoom between two levels tiles end between two pixels, and what is behind them would shine through.
     this.on("tileloadstart", ({ tile }: L.TileEvent) => {
       tile.style.width = tile.style.height = `${TILE + 1}px`;
@@ -163,17 +181,18 @@ export class MapLayer extends L.GridLayer {
   }
 
   /** Paints what is there in other colors. */
-  recolor(ramp: Ramp, hidden: number): void {
+  recolor(ramp: Ramp, dark: boolean): void {
     this.ramp = ramp;
-    this.hidden = hidden;
+    this.dark = dark;
     for (const [canvas, painting] of this.paintings) this.paint(canvas, painting);
   }
 
   /** Which tile of the pyramid a tile of the screen comes from, and which part of it, in cells. */
   private place({ x, y, z }: L.Coords) {
-    const within = z > 0 ? 2 ** z : 1; // tiles of the screen along one of the pyramid
+    const beyond = Math.max(0, z + this.tiles.finest - this.tiles.deepest);
+    const within = 2 ** beyond; // tiles of the screen along one of the pyramid
     return {
-      level: Math.min(z, 0) + this.tiles.finest,
+      level: z + this.tiles.finest - beyond,
       row: Math.floor(y / within),
       column: Math.floor(x / within),
       side: TILE / within,
@@ -195,7 +214,7 @@ export class MapLayer extends L.GridLayer {
       part.set(values.subarray(from, from + width), y * width);
     }
     const image = new ImageData(width, height);
-    paint(part, this.ramp, new Uint32Array(image.data.buffer), this.hidden);
+    paint(part, this.ramp, new Uint32Array(image.data.buffer), this.dark);
     const zoom = TILE / side;
     const sharp = zoom >= 32 ? Math.ceil(devicePixelRatio) : 1; // where there are numbers to read
     canvas.width = canvas.height = TILE * sharp;
@@ -218,17 +237,11 @@ export class MapLayer extends L.GridLayer {
     context.font = `${zoom / 4.6}px system-ui, sans-serif`;
     context.textAlign = "center";
     context.textBaseline = "middle";
+    const within = withinOf(this.tiles.shown.layer, this.tiles.shown.head);
     for (const [i, value] of part.entries()) {
       if (Number.isNaN(value)) continue;
-      context.fillStyle = luminance(sequential(this.ramp.share(value))) > 0.179 ? "#000c" : "#fffc";
-      context.fillText(weightText(value), ((i % width) + 0.5) * zoom, (Math.floor(i / width) + 0.5) * zoom);
+      context.fillStyle = luminance(colorOf(this.ramp, value, this.dark)) > 0.179 ? "#000d" : "#fffd";
+      context.fillText(weightText(value, within), ((i % width) + 0.5) * zoom, (Math.floor(i / width) + 0.5) * zoom);
     }
   }
-}
-
-/** The largest number of a tile, NaN left out; 0 where there is none. */
-export function largest(values: Float32Array): number {
-  let top = 0;
-  for (const value of values) if (value > top) top = value;
-  return top;
 }

@@ -3,7 +3,8 @@
 import type { Description, Reduce } from "../description";
 import type { Request } from "./engine";
 import type { Rectangle } from "./math";
-import type { Pass, Source, Thumbnail } from "./source";
+import { Signal } from "../signal";
+import type { Health, Pass, Source, Thumbnail } from "./source";
 import { type FromWorker, type ToWorker, serve } from "./worker";
 import script from "worker:./worker-main.ts";
 
@@ -17,7 +18,8 @@ interface Waiting {
 }
 
 export class EmbeddedSource implements Source {
-  onPass: ((pass: Pass | null) => void) | null = null;
+  readonly passes = new Signal<readonly Pass[]>([]);
+  readonly health = new Signal<Health>({ state: "well" });
   private readonly waiting = new Map<number, Waiting>();
   private post: (message: ToWorker) => void = () => undefined;
   private stop: () => void = () => undefined;
@@ -75,13 +77,32 @@ export class EmbeddedSource implements Source {
     return this.ask({ kind: "logits", layer, head, rectangle }, signal);
   }
 
+  row(layer: number, head: number, query: number, signal?: AbortSignal): Promise<Float32Array> {
+    const { keys } = this.description.layers[layer];
+    return this.weights(layer, head, { queries: [query, query + 1], keys: [0, keys] }, signal);
+  }
+
+  column(layer: number, head: number, key: number, signal?: AbortSignal): Promise<Float32Array> {
+    const { queries } = this.description.layers[layer];
+    return this.weights(layer, head, { queries: [0, queries], keys: [key, key + 1] }, signal);
+  }
+
+  received(layer: number, head: number, signal?: AbortSignal): Promise<Float32Array> {
+    return this.ask({ kind: "received", layer, head }, signal);
+  }
+
   vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array> {
     return this.ask({ kind: "vectors", layer, head, query, key }, signal);
   }
 
-  async thumbnail(layer: number, head: number, signal?: AbortSignal): Promise<Thumbnail> {
+  async thumbnail(layer: number, head: number, _all: boolean, signal?: AbortSignal): Promise<Thumbnail> {
     const [, rows, columns] = this.description.layers[layer].thumbnails!.shape;
-    return { rows, columns, values: await this.ask({ kind: "thumbnail", layer, head }, signal) };
+    return { rows, columns, values: await this.ask({ kind: "thumbnail", layer, head }, signal), queries: null };
+  }
+
+  async statistics(layer: number, head: number): Promise<Record<string, number | string | null> | null> {
+    const of = this.description.layers[layer].statistics;
+    return of ? Object.fromEntries(Object.entries(of).map(([name, values]) => [name, values[head]])) : null;
   }
 
   close(): void {

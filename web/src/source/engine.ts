@@ -8,7 +8,7 @@ export type Request =
   | { kind: "tile"; layer: number; head: number; level: number; row: number; column: number; reduce: Reduce }
   | { kind: "weights" | "logits"; layer: number; head: number; rectangle: Rectangle }
   | { kind: "vectors"; layer: number; head: number; query: number; key: number }
-  | { kind: "thumbnail"; layer: number; head: number };
+  | { kind: "received" | "thumbnail"; layer: number; head: number };
 
 /** Awaited between steps of long work; throws where nobody waits any longer. */
 export type Pause = () => Promise<void>;
@@ -31,6 +31,8 @@ export class Engine {
     switch (request.kind) {
       case "thumbnail":
         return cells(layer.thumbnails!, await this.bytes(layer.thumbnails!), request.head);
+      case "received":
+        return Float32Array.from(await this.part(layer.received!, request.head));
       case "tile":
         return this.tile(layer, request, pause);
       case "weights":

@@ -1,21 +1,41 @@
 /** Numbers from the server that `attnviz view` started. */
 
 import type { Description, Reduce } from "../description";
+import { Signal } from "../signal";
 import type { Rectangle } from "./math";
-import type { Pass, Source, Thumbnail } from "./source";
+import type { Health, Pass, PassKind, Source, Thumbnail } from "./source";
 
 const POLL = 250; // ms between looks at a pass
+const LOOK = 4000; // ms between looks at the server itself
+const GONE = "the server does not answer: is attnviz view still running? Numbers come again when it does";
+
+/** Weights of a column that the server computes in less than a second without what a pass keeps. */
+const CHEAP = 30_000_000;
+
+/** Work that is under way, and how many wait for it. */
+interface Watched {
+  made: Promise<void>;
+  waiting: number;
+  stop: AbortController;
+}
 
 export class LiveSource implements Source {
-  onPass: ((pass: Pass | null) => void) | null = null;
-  private readonly ready = new Map<string, Promise<void>>();
+  readonly passes = new Signal<readonly Pass[]>([]);
+  readonly health = new Signal<Health>({ state: "well" });
+  private readonly watched = new Map<string, Watched>();
+  private turn: Promise<void> = Promise.resolve(); // of thumbnails that want a pass
   private readonly closed = new AbortController();
+  private readonly looks: ReturnType<typeof setInterval>;
 
   /** `base` is the address that the paths of FORMAT.md are relative to. */
   constructor(
     readonly description: Description,
     private readonly base: string,
-  ) {}
+  ) {
+    this.looks = setInterval(() => {
+      if (document.visibilityState === "visible") void this.look();
+    }, LOOK);
+  }
 
   async tile(
     layer: number,
@@ -26,7 +46,7 @@ export class LiveSource implements Source {
     reduce: Reduce,
     signal?: AbortSignal,
   ): Promise<Float32Array> {
-    await stoppable(this.passed(layer, head), signal);
+    await this.passed("map", layer, head, signal);
     return this.floats(`tile/${layer}/${head}/${level}/${row}/${column}/${reduce}`, signal);
   }
 
@@ -38,48 +58,103 @@ export class LiveSource implements Source {
     return this.floats(`logits/${layer}/${head}/${path(rectangle)}`, signal);
   }
 
+  row(layer: number, head: number, query: number, signal?: AbortSignal): Promise<Float32Array> {
+    return this.floats(`row/${layer}/${head}/${query}`, signal);
+  }
+
+  async column(layer: number, head: number, key: number, signal?: AbortSignal): Promise<Float32Array> {
+    const { queries, keys } = this.description.layers[layer];
+    if (queries * keys > CHEAP) await this.passed("map", layer, head, signal);
+    return this.floats(`column/${layer}/${head}/${key}`, signal);
+  }
+
+  async received(layer: number, head: number, signal?: AbortSignal): Promise<Float32Array> {
+    await this.passed("received", layer, head, signal);
+    return this.floats(`received/${layer}/${head}`, signal);
+  }
+
   vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array> {
     return this.floats(`vectors/${layer}/${head}/${query}/${key}`, signal);
   }
 
-  async thumbnail(layer: number, head: number, signal?: AbortSignal): Promise<Thumbnail | null> {
+  async thumbnail(layer: number, head: number, all: boolean, signal?: AbortSignal): Promise<Thumbnail> {
+    if (all) await this.inTurn(() => this.passed("map", layer, head, signal), signal);
     const answer = await this.get(`thumbnail/${layer}/${head}`, signal);
-    if (answer.status === 204) return null;
     const bytes = await answer.arrayBuffer();
-    const [rows, columns] = new Uint16Array(bytes, 0, 2);
-    return { rows, columns, values: new Float32Array(bytes, 4, rows * columns) };
+    const [rows, columns, made] = new Uint32Array(bytes, 0, 3);
+    const { queries } = this.description.layers[layer];
+    return { rows, columns, values: new Float32Array(bytes, 12, rows * columns), queries: made < queries ? made : null };
+  }
+
+  async statistics(layer: number, head: number, signal?: AbortSignal): Promise<Record<string, number | string | null> | null> {
+    const answer = await this.get(`statistics/${layer}/${head}`, signal);
+    return answer.status === 204 ? null : ((await answer.json()) as Record<string, number | string | null>);
   }
 
   close(): void {
+    clearInterval(this.looks);
     this.closed.abort();
+    for (const { stop } of this.watched.values()) stop.abort();
+  }
+
+  /** One pass after another, so that one thousand heads do not ask at once how far they are. */
+  private inTurn(work: () => Promise<void>, signal?: AbortSignal): Promise<void> {
+    const next = this.turn.then(() => {
+      if (!signal?.aborted) return work();
+      throw new DOMException("aborted", "AbortError");
+    });
+    this.turn = next.catch(() => undefined);
+    return next;
   }
 
   /**
-   * The one pass over a head. Tiles wait for it here, not at the server: a browser opens six connections to a host, and
-   * six waiting tiles would leave none to ask how far the pass is.
+   * Long work on a head: the pass before its tiles. Tiles wait for it here, not at the server: a browser opens six
+   * connections to a host, and six waiting tiles would leave none to ask how far the pass is. When nobody waits any
+   * longer nobody asks, and the server ends it.
    */
-  private passed(layer: number, head: number): Promise<void> {
-    const name = `${layer} ${head}`;
-    let made = this.ready.get(name);
-    if (!made) {
-      made = this.watch(layer, head);
-      this.ready.set(name, made);
-      made.catch(() => this.ready.delete(name));
+  private passed(what: PassKind, layer: number, head: number, signal?: AbortSignal): Promise<void> {
+    const name = `${what} ${layer} ${head}`;
+    let watched = this.watched.get(name);
+    if (!watched) {
+      const stop = new AbortController();
+      watched = { made: this.watch(what, layer, head, stop.signal), waiting: 0, stop };
+      this.watched.set(name, watched);
+      watched.made.catch(() => this.watched.delete(name));
     }
-    return made;
+    const one = watched;
+    one.waiting++;
+    let left = false;
+    return stoppable(one.made, signal).finally(() => {
+      if (left) return;
+      left = true;
+      if (--one.waiting === 0) one.stop.abort(); // of one that is made, this does nothing
+    });
   }
 
-  private async watch(layer: number, head: number): Promise<void> {
+  private async watch(what: PassKind, layer: number, head: number, stop: AbortSignal): Promise<void> {
+    const others = (): readonly Pass[] =>
+      this.passes.value.filter((one) => one.what !== what || one.layer !== layer || one.head !== head);
     try {
       for (;;) {
-        const answer = await this.get(`pass/${layer}/${head}`, this.closed.signal);
+        const answer = await this.get(`pass/${what}/${layer}/${head}`, stop);
         const { rows, done } = (await answer.json()) as { rows: number; done: number };
         if (done >= rows) return;
-        this.onPass?.({ layer, head, done, rows });
+        this.passes.set([...others(), { what, layer, head, done, rows }]);
         await new Promise((resolve) => setTimeout(resolve, POLL));
+        if (stop.aborted) throw new DOMException("aborted", "AbortError");
       }
     } finally {
-      this.onPass?.(null);
+      this.passes.set(others());
+    }
+  }
+
+  /** Whether the server is there, and its files are those it opened. */
+  private async look(): Promise<void> {
+    try {
+      const { changed } = (await (await this.get("alive", this.closed.signal)).json()) as { changed: string | null };
+      if (changed !== null) this.health.set({ state: "changed", message: changed });
+    } catch {
+      // What `get` found is in `health`.
     }
   }
 
@@ -93,8 +168,10 @@ export class LiveSource implements Source {
       answer = await fetch(new URL(address, this.base), signal ? { signal } : {});
     } catch (error) {
       if ((error as Error).name === "AbortError") throw error;
-      throw new Error("the server does not answer: is attnviz view still running?");
+      if (this.health.value.state === "well") this.health.set({ state: "gone", message: GONE });
+      throw new Error(GONE);
     }
+    if (this.health.value.state === "gone") this.health.set({ state: "well" });
     if (answer.ok) return answer;
     const said = (await answer.json().catch(() => null)) as { error?: string } | null;
     throw new Error(said?.error ?? `the server answered ${answer.status}`);

@@ -1,24 +1,35 @@
 /** Where the views get their numbers from: a file's own data, or a server. */
 
 import type { Description, Reduce } from "../description";
+import { Signal } from "../signal";
 import type { Rectangle } from "./math";
 
 export interface Thumbnail {
   rows: number;
   columns: number;
   values: Float32Array;
+  queries: number | null; // how many queries it was made of, where that is not all
 }
 
-/** The pass over a head that a server makes before its tiles. */
+/** Long work on a head that a server is at: the pass before its map's tiles, or what its keys receive. */
 export interface Pass {
+  what: PassKind;
   layer: number;
   head: number;
   done: number;
   rows: number;
 }
 
+export type PassKind = "map" | "received";
+
+/** Whether numbers can be had: what is wrong where they can't, or where they are no longer those of the file. */
+export type Health = { state: "well" } | { state: "gone" | "changed"; message: string };
+
 export interface Source {
   readonly description: Description;
+  /** What is at work now, for the panels that wait for it. */
+  readonly passes: Signal<readonly Pass[]>;
+  readonly health: Signal<Health>;
   /** 256 x 256 cells, NaN where nothing is visible or the map has ended. */
   tile(
     layer: number,
@@ -29,16 +40,22 @@ export interface Source {
     reduce: Reduce,
     signal?: AbortSignal,
   ): Promise<Float32Array>;
-  /** A rectangle of at most 512 x 512, NaN where hidden. */
+  /** A rectangle of at most 512 x 512 weights, NaN where hidden. */
   weights(layer: number, head: number, rectangle: Rectangle, signal?: AbortSignal): Promise<Float32Array>;
-  /** A rectangle of at most 512 x 512, -Infinity where hidden. */
+  /** The same of logits, -Infinity where hidden. */
   logits(layer: number, head: number, rectangle: Rectangle, signal?: AbortSignal): Promise<Float32Array>;
+  /** The weights of one query on every key, (S,). */
+  row(layer: number, head: number, query: number, signal?: AbortSignal): Promise<Float32Array>;
+  /** The weights of every query on one key, (T,). */
+  column(layer: number, head: number, key: number, signal?: AbortSignal): Promise<Float32Array>;
+  /** The mean weight that each key receives of all queries that see it, (S,), NaN where none does. */
+  received(layer: number, head: number, signal?: AbortSignal): Promise<Float32Array>;
   /** 2 * D numbers: q then k, as the score uses them. */
   vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array>;
-  /** Null where it would take a long pass that nobody has asked for yet. */
-  thumbnail(layer: number, head: number, signal?: AbortSignal): Promise<Thumbnail | null>;
-  /** Called while a pass is made, and with null when none is. */
-  onPass: ((pass: Pass | null) => void) | null;
+  /** A head's number of each statistic, its tag and the statistic that gave it; null where that takes a pass of a minute. */
+  statistics(layer: number, head: number, signal?: AbortSignal): Promise<Record<string, number | string | null> | null>;
+  /** The map in a few cells; of some of the queries where all would take long and `all` of them are not wanted. */
+  thumbnail(layer: number, head: number, all: boolean, signal?: AbortSignal): Promise<Thumbnail>;
   close(): void;
 }
 

@@ -1,20 +1,22 @@
 /** The heads view: queries on the left, keys on the right, a line for each weight, in the color of its head. */
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { headColor, stroke } from "../colors";
+import { type Asked, known } from "../answers";
+import { css, diverging, headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
 import { LayerPicker, WindowControl } from "../controls";
-import { type Axis, headName, label, position, positionName, visibleText } from "../description";
+import { type Axis, type Layer, extent, headName, label, position, positionName, visibleText, withinOf } from "../description";
+import { useFound } from "../find/find";
+import { type Place, samePlace, usePlace, useRoving } from "../focus";
+import { Legend, StrengthSwitch } from "../legend";
 import { positionText, tickText, weightText } from "../numbers";
-import { useAnswer, usePinnedInSight, useSession, useSize, useStore } from "../session";
+import { PassNote } from "../pass";
+import { COLUMN, type OfHead, ROW, WEIGHTS, type Window } from "../questions";
+import { useAnswers, usePinnedInSight, useSession, useSize, useStore } from "../session";
 import { USUAL_WINDOW, windowOf } from "../state";
+import { Strongest } from "../whole";
 
-const ROW = 24; // CSS pixels a token
+const ROW_HEIGHT = 24; // CSS pixels a token
 const MOST_LINES = 5000; // of one picture
-
-interface Place {
-  axis: Axis;
-  index: number;
-}
 
 export function HeadsControls() {
   const { state, layer, set } = useStore();
@@ -29,18 +31,19 @@ export function HeadsControls() {
     <>
       <LayerPicker />
       <WindowControl usual={USUAL_WINDOW.heads} />
+      <StrengthSwitch value={state.strength} />
       <div class="chips" role="group" aria-label="Heads shown">
         {all.map((head) => (
           <button
             key={head}
             type="button"
-            class="chip"
+            class={`chip dash-${headDash(head).length}`}
             style={{ "--head": headColor(head) }}
             aria-pressed={state.heads.includes(head)}
             aria-label={`Head ${headName(layer, head)}`}
             title={`Head ${headName(layer, head)}; double click: this one alone`}
-            onClick={() => toggle(head)}
-            onDblClick={() => set({ heads: [head], head }, true)}
+            onClick={({ detail }) => detail < 2 && toggle(head)}
+            onDblClick={() => set({ heads: [head], head })}
           >
             {headName(layer, head)}
           </button>
@@ -62,38 +65,33 @@ interface HeadWeights {
   values: Float32Array; // (queries, keys) of the window
 }
 
+/** Those that are known, each under its own question's head. */
+function there(asked: Asked<OfHead, Float32Array>[]): HeadWeights[] {
+  return asked.flatMap((one) => (one.state === "known" ? [{ head: one.question.head, values: one.value }] : []));
+}
+
 export function HeadsView(props: { dark: boolean }) {
-  const { source, description, announce } = useSession();
+  const { description, announce } = useSession();
   const { state, layer, set } = useStore();
   const queries = windowOf(state, description, "query", USUAL_WINDOW.heads);
   const keys = windowOf(state, description, "key", USUAL_WINDOW.heads);
-  const [hover, setHover] = useState<Place | null>(null);
+  const windows = { query: queries, key: keys };
   const [scroll, frame] = useSize<HTMLDivElement>();
   const canvas = useRef<HTMLCanvasElement>(null);
   const [top, setTop] = useState(0);
+  const { pinned, hovered, hover, pin } = usePlace([state.layer, ...queries, ...keys]);
 
-  const { value: heads } = useAnswer(
-    (signal) =>
-      Promise.all(
-        state.heads.map(async (head) => ({
-          head,
-          values: await source.weights(state.layer, head, { queries, keys }, signal),
-        })),
-      ).then((found) => ({ found, queries, keys })),
-    [state.layer, state.heads.join(), ...queries, ...keys],
+  const asked = useAnswers(
+    WEIGHTS,
+    state.heads.map((head) => ({ layer: state.layer, head, queries, keys })),
   );
+  const stamp = asked.map((one) => (one.state === "known" ? 1 : 0)).join("");
+  const heads = useMemo(() => there(asked), [state.layer, state.heads.join(), ...queries, ...keys, stamp]);
 
-  const pinned: Place | null =
-    state.query !== null && within(state.query, queries)
-      ? { axis: "query", index: state.query }
-      : state.query === null && state.key !== null && within(state.key, keys)
-        ? { axis: "key", index: state.key }
-        : null;
-  const shown = hover ?? pinned;
-  const lines = useMemo(
-    () => (heads ? strongest(heads.found, heads.queries, heads.keys, shown) : { top: 0, lines: [] }),
-    [heads, shown?.axis, shown?.index],
-  );
+  const inWindow = (place: Place | null): Place | null => (place && within(place.index, windows[place.axis]) ? place : null);
+  const shown = inWindow(hovered) ?? inWindow(pinned);
+  const found = useMemo(() => strongest(heads, queries, keys, shown), [heads, shown?.axis, shown?.index]);
+  const ramp = weightRamp("linear", state.strength, found.top, layer.keys);
 
   const rows = Math.max(queries[1] - queries[0], keys[1] - keys[0]);
   const width = frame.width;
@@ -107,17 +105,17 @@ export function HeadsView(props: { dark: boolean }) {
     element.height = Math.round(frame.height * sharp);
     const context = element.getContext("2d")!;
     context.scale(sharp, sharp);
-    const middle = (index: number, first: number): number => (index - first + 0.5) * ROW - top;
+    const middle = (index: number, first: number): number => (index - first + 0.5) * ROW_HEIGHT - top;
     const [left, right] = [width * gap, width * (1 - gap)];
-    const spread = shown ? ROW - 10 : 6; // heads side by side where their lines meet
-    for (const { head, query, key, weight } of lines.lines) {
+    const spread = shown ? ROW_HEIGHT - 10 : 6; // heads side by side where their lines meet
+    for (const { head, query, key, weight } of found.lines) {
       const lane = ((state.heads.indexOf(head) + 0.5) / state.heads.length - 0.5) * spread;
       const from = middle(query, queries[0]) + (shown?.axis === "query" ? 0 : lane);
       const to = middle(key, keys[0]) + (shown?.axis === "key" ? 0 : lane);
-      if (Math.max(from, to) < -ROW || Math.min(from, to) > frame.height + ROW) continue;
-      const share = weight / lines.top;
-      context.strokeStyle = headColor(head);
-      const { alpha, width: thick } = stroke(share, shown !== null);
+      if (Math.max(from, to) < -ROW_HEIGHT || Math.min(from, to) > frame.height + ROW_HEIGHT) continue;
+      context.strokeStyle = lineColor(layer, head, weight, props.dark);
+      context.setLineDash(headDash(head));
+      const { alpha, width: thick } = stroke(ramp.share(Math.abs(weight)), shown !== null);
       context.globalAlpha = alpha;
       context.lineWidth = thick;
       context.beginPath();
@@ -125,126 +123,157 @@ export function HeadsView(props: { dark: boolean }) {
       context.bezierCurveTo(left + (right - left) * 0.35, from, right - (right - left) * 0.35, to, right, to);
       context.stroke();
     }
-    if (shown && heads) {
+    if (shown) {
       // A bar for each head behind each token of the other side.
       const other: Axis = shown.axis === "query" ? "key" : "query";
-      const start = other === "query" ? queries[0] : keys[0];
-      const list = heads.found;
-      for (const { head, query, key, weight } of lines.lines) {
-        const y = middle(other === "query" ? query : key, start) - ROW / 2 + 2;
-        if (y < -ROW || y > frame.height) continue;
-        const room = bars / list.length;
-        const place = list.findIndex((one) => one.head === head);
-        const x = (other === "key" ? right : left - bars) + place * room;
-        context.globalAlpha = weight / lines.top;
-        context.fillStyle = headColor(head);
-        context.fillRect(x, y, Math.max(1, room - 1), ROW - 4);
+      const start = windows[other][0];
+      for (const { head, query, key, weight } of found.lines) {
+        const y = middle(other === "query" ? query : key, start) - ROW_HEIGHT / 2 + 2;
+        if (y < -ROW_HEIGHT || y > frame.height) continue;
+        const room = bars / state.heads.length;
+        const x = (other === "key" ? right : left - bars) + state.heads.indexOf(head) * room;
+        context.globalAlpha = ramp.share(Math.abs(weight));
+        context.fillStyle = lineColor(layer, head, weight, props.dark);
+        context.fillRect(x, y, Math.max(1, room - 1), ROW_HEIGHT - 4);
       }
     }
-  }, [lines, width, frame.height, top, props.dark]);
+  }, [found, ramp.top, width, frame.height, top, props.dark]);
 
   const say = (place: Place): void => {
-    if (!heads) return;
-    const one = strongest(heads.found, heads.queries, heads.keys, place).lines.slice(-3).reverse();
+    const one = strongest(heads, queries, keys, place).lines.slice(-3).reverse();
     const other: Axis = place.axis === "query" ? "key" : "query";
+    const all = windows[other][1] - windows[other][0] === extent(layer, other);
     const named = one.map(
       ({ head, query, key, weight }) =>
-        `head ${headName(layer, head)}: ${other} ${positionName(description, layer, other, other === "key" ? key : query)}, ${weightText(weight)}`,
+        `head ${headName(layer, head)}: ${other} ${positionName(description, layer, other, other === "key" ? key : query)}, ${weightText(weight, withinOf(layer, head))}`,
     );
-    announce(`${place.axis} ${positionName(description, layer, place.axis, place.index)}. Strongest: ${named.join("; ")}`);
-  };
-  const pin = (place: Place): void => {
-    const same = pinned?.axis === place.axis && pinned.index === place.index;
-    const { axis, index } = place;
-    const other = axis === "query" ? "key" : "query";
-    set(same ? { query: null, key: null } : { [axis]: index, [other]: null }, true);
+    announce(`${place.axis} ${positionName(description, layer, place.axis, place.index)}. Strongest${all ? "" : " shown"}: ${named.join("; ")}`);
   };
 
-  const column = (axis: Axis, [first, end]: [number, number]) => (
-    <Column axis={axis} first={first} end={end} shown={shown} pinned={pinned} onHover={setHover} onFocus={say} onPin={pin} />
+  const column = (axis: Axis) => (
+    <Column axis={axis} window={windows[axis]} shown={shown} pinned={pinned} onHover={hover} onFocus={say} onPin={pin} />
   );
   return (
     <div class="heads-view">
+      <div class="heads-top">
+        <Legend
+          ramp={ramp}
+          unit={layer.signed ? `size of the difference; red: the first is larger, blue: the second` : `weight, 0 to ${tickText(ramp.top)}`}
+          color={(share) => mix(rgb(props.dark ? 0x16181d : 0xffffff), rgb(props.dark ? 0xececf1 : 0x1b1b20), share)}
+          dark={props.dark}
+          layer={null}
+          largest={heads.length === 0 ? null : weightText(found.top, withinOf(layer, found.head))}
+        />
+        <div class="heads-whole">
+          {pinned === null || state.heads.length === 0 ? (
+            <span class="muted">
+              {state.heads.length === 0 ? "Pick a head above" : "Hover a token to see its lines alone; click to pin it."}
+            </span>
+          ) : (
+            <Wholes place={pinned} window={windows[pinned.axis === "query" ? "key" : "query"]} go={(index) => {
+              const other: Axis = pinned.axis === "query" ? "key" : "query";
+              const [first, end] = windows[other];
+              if (within(index, [first, end])) return;
+              const start = Math.max(0, index - ((end - first) >> 1));
+              set(other === "key" ? { keys: start } : { first: start }, true);
+            }} />
+          )}
+        </div>
+      </div>
       <div class="heads-titles" aria-hidden="true">
         <span style={{ width: `${gap * 100}%`, paddingRight: bars + 8 }}>query</span>
-        <span class="muted">
-          {state.heads.length === 0
-            ? "Pick a head above"
-            : shown
-              ? `weight, 0 to ${tickText(lines.top)}`
-              : "hover or pin a token"}
-        </span>
         <span style={{ width: `${gap * 100}%`, paddingLeft: bars + 8 }}>key</span>
       </div>
-      <div class="heads-scroll" ref={scroll} onScroll={({ currentTarget }) => setTop(currentTarget.scrollTop)} onPointerLeave={() => setHover(null)}>
+      <div class="heads-scroll" ref={scroll} onScroll={({ currentTarget }) => setTop(currentTarget.scrollTop)} onPointerLeave={() => hover(null)}>
         <canvas ref={canvas} aria-hidden="true" style={{ height: frame.height }} />
-        <div class="heads-columns" style={{ height: rows * ROW, marginTop: -frame.height, "--gap": gap, "--bars": `${bars}px` }}>
-          {column("query", queries)}
-          {column("key", keys)}
+        <div class="heads-columns" style={{ height: rows * ROW_HEIGHT, marginTop: -frame.height, "--gap": gap, "--bars": `${bars}px` }}>
+          {column("query")}
+          {column("key")}
         </div>
       </div>
     </div>
   );
 }
 
+const MOST_WHOLE = 16; // heads whose whole rows are listed
+
+/** The whole row of the pinned query, or column of the pinned key, of each head shown: its strongest wherever they are. */
+function Wholes(props: { place: Place; window: Window; go(index: number): void }) {
+  const { state } = useStore();
+  const { axis, index } = props.place;
+  const heads = state.heads.slice(0, MOST_WHOLE);
+  const of = (head: number) => ({ layer: state.layer, head });
+  const rows = useAnswers(ROW, axis === "query" ? heads.map((head) => ({ ...of(head), query: index })) : []);
+  const columns = useAnswers(COLUMN, axis === "key" ? heads.map((head) => ({ ...of(head), key: index })) : []);
+  const asked: Asked<OfHead, Float32Array>[] = axis === "query" ? rows : columns;
+  return (
+    <>
+      {asked.map((one, i) => (
+        <div key={heads[i]} class="heads-row" style={{ "--head": headColor(heads[i]) }}>
+          <Strongest row={one} axis={axis === "query" ? "key" : "query"} window={props.window} chosen={null} named listed={4} onGo={props.go} />
+          {known(one) === null && <PassNote what="map" layer={state.layer} head={heads[i]} />}
+        </div>
+      ))}
+      {state.heads.length > MOST_WHOLE && <span class="muted">the first {MOST_WHOLE} of {state.heads.length} heads</span>}
+    </>
+  );
+}
+
 function Column(props: {
   axis: Axis;
-  first: number;
-  end: number;
+  window: Window;
   shown: Place | null;
   pinned: Place | null;
   onHover(place: Place | null): void;
   onFocus(place: Place): void;
-  onPin(place: Place): void;
+  onPin(place: Place, event: MouseEvent): void;
 }) {
   const { description } = useSession();
   const { layer } = useStore();
-  const { axis, first, end } = props;
-  const [at, setAt] = useState(first);
-  const list = useRef<HTMLDivElement>(null);
-  const focusable = within(at, [first, end]) ? at : first;
-  usePinnedInSight(list, [props.pinned?.axis, props.pinned?.index, first, end]);
-  const onKeyDown = (event: KeyboardEvent): void => {
-    const to: Record<string, number> = {
-      ArrowUp: focusable - 1, ArrowDown: focusable + 1, Home: first, End: end - 1, PageUp: focusable - 10, PageDown: focusable + 10,
-    };
-    if (!(event.key in to)) return;
-    event.preventDefault();
-    const next = Math.max(first, Math.min(end - 1, to[event.key]));
-    setAt(next);
-    list.current!.querySelector<HTMLElement>(`[data-position="${next}"]`)?.focus();
-  };
+  const { axis, window: [first, end] } = props;
+  const roving = useRoving<number>(
+    first,
+    (index) => index >= first && index < end,
+    (key, from) => {
+      const to: Record<string, number> = {
+        ArrowUp: from - 1, ArrowDown: from + 1, Home: first, End: end - 1,
+        PageUp: Math.max(first, from - 10), PageDown: Math.min(end - 1, from + 10),
+      };
+      return to[key] ?? null;
+    },
+  );
+  const found = useFound(axis);
+  usePinnedInSight(roving.group, [props.pinned?.axis, props.pinned?.index, first, end]);
   return (
     <div
       class={`heads-column ${axis}`}
       role="group"
       aria-label={axis === "query" ? "Queries" : "Keys"}
-      ref={list}
-      onKeyDown={onKeyDown}
+      ref={roving.group}
+      onKeyDown={roving.onKeyDown}
     >
       {Array.from({ length: end - first }, (_, i) => {
         const index = first + i;
         const token = label(description, layer, axis, index);
         const place = { axis, index };
-        const is = (other: Place | null) => other?.axis === axis && other.index === index;
         return (
           <button
             key={index}
             type="button"
-            class={`heads-token ${is(props.shown) ? "shown" : ""}`}
-            style={{ height: ROW }}
+            class={`heads-token ${samePlace(props.shown, place) ? "shown" : ""} ${found.has(index) ? "found" : ""}`}
+            style={{ height: ROW_HEIGHT }}
             data-position={index}
-            aria-pressed={is(props.pinned)}
+            {...roving.stop(index)}
+            aria-pressed={samePlace(props.pinned, place)}
             aria-label={`${axis} ${positionName(description, layer, axis, index)}`}
-            tabIndex={index === focusable ? 0 : -1}
             onPointerEnter={(event) => event.pointerType !== "touch" && props.onHover(place)}
             onFocus={({ currentTarget }) => {
-              setAt(index);
+              roving.came(index);
               props.onFocus(place);
               if (currentTarget.matches(":focus-visible")) props.onHover(place);
             }}
             onBlur={() => props.onHover(null)}
-            onClick={() => props.onPin(place)}
+            onClick={(event) => props.onPin(place, event)}
           >
             <span class="number">{positionText(position(layer, axis, index))}</span>
             {token !== null && <bdi>{visibleText(token)}</bdi>}
@@ -262,36 +291,42 @@ interface Line {
   weight: number;
 }
 
+/** A line's color: its head's, or of a difference what tells which side is larger. */
+export function lineColor(layer: Layer, head: number, weight: number, dark: boolean): string {
+  return layer.signed ? css(diverging(weight < 0 ? -0.75 : 0.75, dark)) : headColor(head);
+}
+
 /** The strongest lines, the strongest last; with a place, those that start or end there. */
 export function strongest(
   heads: HeadWeights[],
-  queries: [number, number],
-  keys: [number, number],
+  queries: Window,
+  keys: Window,
   place: Place | null,
-): { top: number; lines: Line[] } {
+): { top: number; head: number; lines: Line[] } {
   const width = keys[1] - keys[0];
   const from = place?.axis === "query" ? place.index : queries[0];
   const to = place?.axis === "query" ? place.index + 1 : queries[1];
   const left = place?.axis === "key" ? place.index : keys[0];
   const right = place?.axis === "key" ? place.index + 1 : keys[1];
   let top = 0;
-  for (const { values } of heads) {
+  let of = heads[0]?.head ?? 0;
+  for (const { head, values } of heads) {
     for (let t = from; t < to; t++) {
       for (let s = left; s < right; s++) {
         const weight = values[(t - queries[0]) * width + s - keys[0]];
-        if (weight > top) top = weight;
+        if (Math.abs(weight) > top) [top, of] = [Math.abs(weight), head];
       }
     }
   }
   // Counted in bins first: a window of 512 x 512 in 16 heads has four million weights, and a few thousand lines are seen.
   const bins = new Float64Array(256);
-  const bin = (weight: number): number => Math.min(255, Math.floor((weight / top) * 256));
+  const bin = (weight: number): number => Math.min(255, Math.floor((Math.abs(weight) / top) * 256));
   const each = (use: (head: number, query: number, key: number, weight: number) => void): void => {
     for (const { head, values } of heads) {
       for (let t = from; t < to; t++) {
         for (let s = left; s < right; s++) {
           const weight = values[(t - queries[0]) * width + s - keys[0]];
-          if (weight > 0) use(head, t, s, weight);
+          if (Math.abs(weight) > 0) use(head, t, s, weight);
         }
       }
     }
@@ -303,10 +338,9 @@ export function strongest(
   each((head, query, key, weight) => {
     if (bin(weight) >= least && lines.length < 4 * MOST_LINES) lines.push({ head, query, key, weight });
   });
-  return { top, lines: lines.sort((a, b) => a.weight - b.weight) }; // the strongest are drawn last
+  return { top, head: of, lines: lines.sort((a, b) => Math.abs(a.weight) - Math.abs(b.weight)) }; // the strongest are drawn last
 }
 
-function within(index: number, [first, end]: [number, number]): boolean {
+function within(index: number, [first, end]: Window): boolean {
   return index >= first && index < end;
 }
-

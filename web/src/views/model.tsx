@@ -1,93 +1,139 @@
 /** Every head of every layer at a glance; a click opens its map. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ScaleSwitch } from "../controls";
-import { paint, pixel, ramp, rgb } from "../colors";
-import { type Layer, headName } from "../description";
-import { weightText } from "../numbers";
-import { largest } from "../map/tiles";
-import { type Thumbnail, isAbort } from "../source/source";
-import { useSession, useStore } from "../session";
+import { known } from "../answers";
+import { paint, sequential, weightRamp } from "../colors";
+import { type Layer, headName, withinOf } from "../description";
+import { Segmented } from "../controls";
+import { useRoving } from "../focus";
+import { Legend, ScaleSwitches } from "../legend";
+import { countText, weightText } from "../numbers";
+import { type OfHead, THUMBNAIL, largest } from "../questions";
+import { useAnswer, usePass, useSession, useStore } from "../session";
+import type { Counted } from "../statistics";
+import { NumberChip, NumberControls, NumbersRow, Ranked, type ThumbProps, isOfRole, useCounted } from "./ranked";
+
+const CHEAP = 30_000_000; // weights of a pass that a server makes at once
 
 export function ModelControls() {
+  const { description } = useSession();
+  const { state, set } = useStore();
+  const cheap = description.mode === "embedded" || description.layers.every(({ queries, keys }) => queries * keys <= CHEAP);
   return (
     <>
-      <ScaleSwitch />
-      <span class="muted note">
-        Rows are layers, columns heads. Each map from 0 (dark) to its own largest weight (bright); queries down, keys
-        across.
-      </span>
+      <ScaleSwitches />
+      <NumberControls />
+      {cheap ? null : (
+        <Segmented
+          name="Queries that thumbnails are made of"
+          value={state.all ? "all" : "some"}
+          choices={[
+            ["some", "some queries", "Long maps in a moment: each row of a thumbnail is of one query"],
+            ["all", "all heads, all queries", "Reads every head that is in sight, one after another"],
+          ]}
+          onChange={(queries) => set({ all: queries === "all" }, true)}
+        />
+      )}
+      <span class="muted note">Rows are layers, columns heads. In each map queries go down, keys across.</span>
     </>
   );
 }
 
 export function ModelView(props: { dark: boolean }) {
   const { description } = useSession();
-  const { state, set } = useStore();
-  const [focus, setFocus] = useState<[number, number]>([state.layer, state.head]);
-  const grid = useRef<HTMLDivElement>(null);
-  const heads = Math.max(...description.layers.map((layer) => layer.heads));
-
-  const onKeyDown = (event: KeyboardEvent): void => {
-    const steps: Record<string, [number, number]> = {
-      ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
-    };
-    const step = steps[event.key];
-    if (!step) return;
-    event.preventDefault();
-    const layer = Math.max(0, Math.min(description.layers.length - 1, focus[0] + step[0]));
-    const head = Math.max(0, Math.min(description.layers[layer].heads - 1, focus[1] + step[1]));
-    setFocus([layer, head]);
-    grid.current!.querySelector<HTMLElement>(`[data-place="${layer} ${head}"]`)?.focus();
-  };
-
+  const { state, scale, set } = useStore();
+  const counted = useCounted();
+  const [looked, look] = useState<OfHead | null>(null);
+  const numbers = looked ?? { layer: state.layer, head: state.head };
+  const layers = description.layers; // of every text; those of the one that is shown are drawn
+  const shown = layers.flatMap((layer, index) => (layer.text === layers[state.layer].text ? [{ layer, index }] : []));
+  const heads = Math.max(...shown.map(({ layer }) => layer.heads));
+  const roving = useRoving<string>(
+    `${state.layer} ${state.head}`,
+    () => true,
+    (key, from) => {
+      const steps: Record<string, [number, number]> = {
+        ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
+      };
+      const step = steps[key];
+      if (!step) return null;
+      const [atLayer, atHead] = from.split(" ").map(Number);
+      const layer = Math.max(shown[0].index, Math.min(shown[shown.length - 1].index, atLayer + step[0]));
+      return `${layer} ${Math.max(0, Math.min(layers[layer].heads - 1, atHead + step[1]))}`;
+    },
+  );
+  const open = (head: OfHead): void => set({ view: "map", ...head, x: null, y: null, zoom: null }, true);
+  const ramp = weightRamp(scale, state.strength, null, layers[state.layer].keys);
+  const own = state.strength === "relative";
   return (
     <div class="model-view">
-      <div
-        class="model-grid"
-        role="grid"
-        aria-label="Heads of all layers"
-        ref={grid}
-        onKeyDown={onKeyDown}
-        style={{ "--heads": heads }}
-      >
-        <div role="row" class="model-row model-top">
-          <span role="columnheader" class="model-corner">
-            layer
-          </span>
-          {Array.from({ length: heads }, (_, head) => (
-            <span key={head} role="columnheader">
-              {columnName(description.layers, head)}
+      <Legend
+        ramp={ramp}
+        unit={own ? "largest weight in a cell, as a share of the head's largest" : "largest weight in a cell"}
+        color={(share) => sequential(share, props.dark)}
+        dark={props.dark}
+        layer={layers[state.layer]}
+      />
+      {state.rank !== "order" ? (
+        <Ranked counted={counted} dark={props.dark} thumb={Thumb} onLook={look} onOpen={open} />
+      ) : (
+        <div
+          class="model-grid"
+          role="grid"
+          aria-label="Heads of all layers"
+          ref={roving.group}
+          onKeyDown={roving.onKeyDown}
+          style={{ "--heads": heads }}
+        >
+          <div role="row" class="model-row model-top">
+            <span role="columnheader" class="model-corner">
+              layer
             </span>
-          ))}
-        </div>
-        {description.layers.map((layer, index) => (
-          <div role="row" class="model-row" key={index}>
-            <span role="rowheader" title={`${layer.pattern}, ${layer.queries} queries, ${layer.keys} keys`}>
-              {layer.label}
-            </span>
-            {Array.from({ length: layer.heads }, (_, head) => (
-              <div role="gridcell" key={head}>
-                <button
-                  type="button"
-                  class="thumb"
-                  data-place={`${index} ${head}`}
-                  aria-current={index === state.layer && head === state.head ? "true" : undefined}
-                  aria-label={`Layer ${layer.label}, head ${headName(layer, head)}: open its map`}
-                  title={`Layer ${layer.label}, head ${headName(layer, head)}`}
-                  tabIndex={focus[0] === index && focus[1] === head ? 0 : -1}
-                  onFocus={() => setFocus([index, head])}
-                  onClick={() => set({ view: "map", layer: index, head, x: null, y: null, zoom: null }, true)}
-                >
-                  <Thumb layer={index} head={head} dark={props.dark} />
-                </button>
-              </div>
+            {Array.from({ length: heads }, (_, head) => (
+              <span key={head} role="columnheader">
+                {columnName(shown.map(({ layer }) => layer), head)}
+              </span>
             ))}
           </div>
-        ))}
-      </div>
+          {shown.map(({ layer, index }) => (
+            <div role="row" class="model-row" key={index}>
+              <span role="rowheader" title={`layer ${layer.label}: ${layer.pattern}, ${layer.queries} queries, ${layer.keys} keys`}>
+                {layer.label}
+              </span>
+              {Array.from({ length: layer.heads }, (_, head) => (
+                <div
+                  role="gridcell"
+                  key={head}
+                  class={isOfRole(countedOf(counted.heads, index, head), state.role) ? "" : "not-of-role"}
+                  onPointerEnter={() => look({ layer: index, head })}
+                >
+                  <Thumb
+                    layer={index}
+                    head={head}
+                    dark={props.dark}
+                    current={index === state.layer && head === state.head}
+                    stop={roving.stop(`${index} ${head}`)}
+                    onFocus={() => {
+                      roving.came(`${index} ${head}`);
+                      look({ layer: index, head });
+                    }}
+                    onOpen={() => open({ layer: index, head })}
+                  />
+                  <NumberChip of={countedOf(counted.heads, index, head)} range={counted.range} dark={props.dark} />
+                </div>
+              ))}
+            </div>
+          ))}
+        </div>
+      )}
+      <NumbersRow {...numbers} />
     </div>
   );
+}
+
+/** The numbers of one head among all. */
+function countedOf(all: readonly Counted[], layer: number, head: number): Counted {
+  return all.find((one) => one.layer === layer && one.head === head) ?? { layer, head, numbers: null };
 }
 
 /** What a column's heads are called, where all layers agree; else each thumbnail says it alone. */
@@ -96,50 +142,63 @@ function columnName(layers: Layer[], head: number): string {
   return names.size === 1 ? [...names][0] : "";
 }
 
-function Thumb(props: { layer: number; head: number; dark: boolean }) {
-  const session = useSession();
-  const { scale } = useStore();
+function Thumb(props: ThumbProps) {
+  const { description } = useSession();
+  const { state, scale } = useStore();
   const canvas = useRef<HTMLCanvasElement>(null);
-  const [found, setFound] = useState<Thumbnail | "none" | null>(null);
+  const [seen, setSeen] = useState(false);
+  const at = { layer: props.layer, head: props.head };
+  const asked = useAnswer(THUMBNAIL, seen ? { ...at, all: false } : null);
+  const partly = known(asked)?.queries ?? null;
+  const whole = useAnswer(THUMBNAIL, partly !== null && state.all ? { ...at, all: true } : null);
+  const found = known(whole) ?? known(asked);
+  const pass = usePass("map", props.layer, props.head);
+  const layer = description.layers[props.layer];
+  const top = found ? largest(found.values) : 0;
+  const ramp = weightRamp(scale, state.strength, top, layer.keys);
 
   // Asked for when it comes into sight: a model can have a thousand heads.
   useEffect(() => {
-    const stop = new AbortController();
     const watcher = new IntersectionObserver(([{ isIntersecting }]) => {
       if (!isIntersecting) return;
       watcher.disconnect();
-      session.source.thumbnail(props.layer, props.head, stop.signal).then(
-        (thumbnail) => setFound(thumbnail ?? "none"),
-        (error: unknown) => {
-          if (!isAbort(error)) session.fail((error as Error).message);
-        },
-      );
+      setSeen(true);
     });
     watcher.observe(canvas.current!);
-    return () => {
-      watcher.disconnect();
-      stop.abort();
-    };
-  }, [session.source, props.layer, props.head]);
+    return () => watcher.disconnect();
+  }, []);
 
   useEffect(() => {
-    if (!found || found === "none") return;
+    if (!found) return;
     const { rows, columns, values } = found;
     const element = canvas.current!;
     element.width = columns;
     element.height = rows;
     const image = new ImageData(columns, rows);
-    const { keys } = session.description.layers[props.layer];
-    const hidden = pixel(rgb(props.dark ? 0x33343c : 0xdfe0e4));
-    paint(values, ramp(scale, largest(values), keys), new Uint32Array(image.data.buffer), hidden);
+    paint(values, ramp, new Uint32Array(image.data.buffer), props.dark);
     element.getContext("2d")!.putImageData(image, 0, 0);
-    element.title = `largest weight ${weightText(largest(values))}`;
-  }, [found, scale, props.dark]);
+  }, [found, ramp.scale, ramp.top, props.dark]);
 
+  const some = found?.queries ?? null;
+  const most = found ? weightText(top, withinOf(layer, props.head)) : null;
+  const name = `Layer ${layer.label}, head ${headName(layer, props.head)}`;
+  const of = some === null ? "" : `, of ${countText(some)} of ${countText(layer.queries)} queries`;
   return (
     <>
-      <canvas ref={canvas} width={1} height={1} aria-hidden="true" />
-      {found === "none" && <span class="thumb-later">click to read</span>}
+      <button
+        type="button"
+        class="thumb"
+        {...props.stop}
+        aria-current={props.current ? "true" : undefined}
+        aria-label={`${name}: open its map`}
+        title={most === null ? name : `${name}: largest weight ${most}${of}`}
+        onFocus={props.onFocus}
+        onClick={props.onOpen}
+      >
+        <canvas ref={canvas} width={1} height={1} aria-hidden="true" />
+        {pass && <progress aria-label={`Reading ${name}`} max={pass.rows} value={pass.done} />}
+      </button>
+      <span class="thumb-top">{most === null ? (asked.state === "failed" ? "?" : "") : some === null ? most : `\u2265 ${most}`}</span>
     </>
   );
 }

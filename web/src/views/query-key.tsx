@@ -1,12 +1,15 @@
-/** The query-key view: the products, one a dimension, that make one score. */
+/** The query-key view: the products, one a dimension, that make one score, and the softmax that makes a weight of it. */
 
 import { useMemo } from "preact/hooks";
-import { css, diverging } from "../colors";
+import { known, pending } from "../answers";
+import { css, diverging, gradient } from "../colors";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
-import { type Layer, label, position, visibleText } from "../description";
-import { logitText, positionText, rangeText, weightText } from "../numbers";
+import { type Axis, type Layer, headName, keyHead, label, logitsWithin, position, visibleText, withinOf } from "../description";
+import { logitText, positionText, shareText, weightText } from "../numbers";
+import { COLUMN, PAIR, type Pair, ROW, VECTORS, largest } from "../questions";
 import { useAnswer, useSession, useSize, useStore } from "../session";
-import { WINDOW, clamp } from "../state";
+import { type Link, TELLING } from "../telling";
+import { Strongest } from "../whole";
 
 export function QueryKeyControls() {
   const { state, set } = useStore();
@@ -31,131 +34,178 @@ export function QueryKeyControls() {
 
 export function QueryKeyView(props: { dark: boolean }) {
   const { layer } = useStore();
+  if (layer.kept !== undefined) {
+    return <p class="muted">These maps were reduced while the model ran: its queries and keys were not kept.</p>;
+  }
   if (layer.given) {
-    return <p class="muted">These weights were given: there is no query and no key they were computed from.</p>;
+    return layer.made ? (
+      <p class="muted">Keys are left out, or words seen as one: that is made of weights, and no one score makes it. Take that back to see scores.</p>
+    ) : (
+      <p class="muted">These weights were given: there is no query and no key they were computed from.</p>
+    );
   }
   return <Products dark={props.dark} />;
 }
 
+/** What is shown: the chosen query and key; of one alone, the other that it is linked to most; else the strongest link. */
+function useLink(): Link | null {
+  const { state } = useStore();
+  const { query, key, layer, head } = state;
+  const of = { layer, head };
+  const telling = known(useAnswer(TELLING, query === null && key === null ? of : null));
+  const row = known(useAnswer(ROW, query !== null && key === null ? { ...of, query } : null));
+  const column = known(useAnswer(COLUMN, query === null && key !== null ? { ...of, key } : null));
+  return useMemo(() => {
+    if (query !== null && key !== null) return { query, key };
+    if (query !== null) return row && { query, key: Math.max(0, row.indexOf(largest(row))) };
+    if (key !== null) return column && { query: Math.max(0, column.indexOf(largest(column))), key };
+    return telling;
+  }, [query, key, row, column, telling]);
+}
+
 function Products(props: { dark: boolean }) {
-  const { source, description } = useSession();
+  const { description } = useSession();
   const { state, layer, set } = useStore();
-  const query = state.query ?? layer.queries - 1;
-  const key = state.key ?? 0;
-  const one = { queries: [query, query + 1] as [number, number], keys: [key, key + 1] as [number, number] };
-  const first = clamp(key - WINDOW / 2, 0, Math.max(0, layer.keys - WINDOW));
-  const row: [number, number] = [first, Math.min(layer.keys, first + WINDOW)];
+  const link = useLink();
+  const of = { layer: state.layer, head: state.head };
+  const asked = useAnswer(PAIR, link && { ...of, ...link });
+  const vectors = known(useAnswer(VECTORS, link && { ...of, ...link }));
+  const row = useAnswer(ROW, link && { ...of, query: link.query });
+  const pair = known(asked);
 
-  const pair = useAnswer(
-    (signal) =>
-      Promise.all([
-        source.vectors(state.layer, state.head, query, key, signal),
-        source.weights(state.layer, state.head, one, signal),
-        source.logits(state.layer, state.head, one, signal),
-      ]).then(([vectors, weights, logits]) => ({ vectors, weight: weights[0], logit: logits[0] })),
-    [state.layer, state.head, query, key],
-  ).value;
-  const others = useAnswer(
-    (signal) => source.weights(state.layer, state.head, { queries: [query, query + 1], keys: row }, signal),
-    [state.layer, state.head, query, ...row],
-  ).value;
-
-  const parts = useMemo(() => (pair ? products(pair.vectors, layer.scale, state.sort) : []), [pair, layer.scale, state.sort]);
+  const parts = useMemo(() => (vectors ? products(vectors, layer.scale, state.sort) : []), [vectors, layer.scale, state.sort]);
   const sum = parts.reduce((total, { product }) => total + product, 0);
-  const best = useMemo(() => strongest(others, row[0]), [others]);
-  const name = (axis: "query" | "key", index: number) => {
-    const token = label(description, layer, axis, index);
+  const name = (axis: Axis, index: number | undefined) => {
+    const token = index === undefined ? null : label(description, layer, axis, index);
     return (
-      <>
-        {axis} {positionText(position(layer, axis, index))}
+      <span class="qk-name">
+        {axis} {index === undefined ? "\u2026" : positionText(position(layer, axis, index))}
         {token !== null && <bdi class="token-hint">{visibleText(token)}</bdi>}
-      </>
+      </span>
     );
   };
+  const shared = keyHead(layer, state.head);
   return (
     <div class="qk-view">
       <section class="qk-equation" aria-label="The score">
         <div>
-          <span class="qk-name">{name("query", query)}</span>
+          {name("query", link?.query)}
           <span class="muted">{"\u00b7"}</span>
-          <span class="qk-name">{name("key", key)}</span>
+          {name("key", link?.key)}
+          {shared !== null && (
+            <span class="muted qk-shared">
+              head {headName(layer, state.head)} reads key head {shared} of {layer.kv_heads}
+            </span>
+          )}
         </div>
-        {pair && <Equation sum={sum} logit={pair.logit} weight={pair.weight} layer={layer} />}
+        {link && pair && vectors ? (
+          <Equation link={link} sum={sum} pair={pair} layer={layer} head={state.head} />
+        ) : (
+          <div class="qk-sum muted">{pending(asked)}</div>
+        )}
       </section>
-      {parts.length > 0 && <Chart parts={parts} dark={props.dark} />}
-      {best.length > 0 && (
-        <section class="qk-others" aria-label="The strongest keys of this query">
-          <span class="muted">
-            strongest keys of this query{layer.keys > WINDOW ? ` among ${rangeText(position(layer, "key", row[0]), position(layer, "key", row[1] - 1))}` : ""}
-          </span>
-          {best.map(([index, weight]) => (
-            <button
-              key={index}
-              type="button"
-              aria-pressed={index === key}
-              onClick={() => set({ query, key: index }, true)}
-            >
-              <span>{positionText(position(layer, "key", index))}</span>
-              {label(description, layer, "key", index) !== null && (
-                <bdi>{visibleText(label(description, layer, "key", index)!)}</bdi>
-              )}
-              <b>{weightText(weight)}</b>
-            </button>
-          ))}
-        </section>
+      {link && (
+        <Strongest
+          row={row}
+          axis="key"
+          window={null}
+          chosen={link.key}
+          onGo={(key) => set({ query: link.query, key }, true)}
+        />
       )}
-      {parts.length > 0 && (
-        <details class="qk-table">
-          <summary>All {parts.length} products as a table</summary>
-          <table>
-            <thead>
-              <tr>
-                <th scope="col">dimension</th>
-                <th scope="col">query</th>
-                <th scope="col">key</th>
-                <th scope="col">query {"\u00d7"} key {"\u00d7"} scale</th>
-                <th scope="col">sum so far</th>
-              </tr>
-            </thead>
-            <tbody>
-              {running(parts).map(({ dimension, q, k, product, total }) => (
-                <tr key={dimension}>
-                  <th scope="row">{dimension}</th>
-                  <td>{logitText(q)}</td>
-                  <td>{logitText(k)}</td>
-                  <td>{logitText(product)}</td>
-                  <td>{logitText(total)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </details>
+      {parts.length > 0 && <Chart parts={parts} dark={props.dark} />}
+      {parts.length > 0 && <Table parts={parts} />}
+    </div>
+  );
+}
+
+/** A number that something adds to a score. */
+interface Added {
+  name: string;
+  value: number;
+}
+
+/** What is added to the capped sum of products: a bias, and ALiBi's share of the distance. */
+export function addedTo(layer: Layer, head: number, { query, key }: Link, capped: number, logit: number): Added[] {
+  const slope = layer.alibi?.[head] ?? 0;
+  const distance = layer.positions === null ? 0 : Math.abs(position(layer, "query", query) - position(layer, "key", key));
+  const added: Added[] = [];
+  const bias = logit - capped + slope * distance;
+  if (Math.abs(bias) > 1e-4 * Math.max(1, Math.abs(logit), slope * distance)) added.push({ name: "bias", value: bias });
+  if (slope !== 0) {
+    added.push({ name: `ALiBi: \u2212${Number(slope.toPrecision(4))} \u00d7 distance ${positionText(distance)}`, value: -slope * distance });
+  }
+  return added;
+}
+
+/** From the sum of products over what is added to it to the logit, and through the softmax to the weight. */
+function Equation(props: { link: Link; sum: number; pair: Pair; layer: Layer; head: number }) {
+  const { layer, sum, pair, head, link } = props;
+  const [logit, weight] = [pair.logit!, pair.weight];
+  const by = logitsWithin(layer, head);
+  const hidden = logit === Number.NEGATIVE_INFINITY;
+  const capped = layer.softcap === null ? sum : layer.softcap * Math.tanh(sum / layer.softcap);
+  // Of the query's whole row: the logarithm of what exp(logit) is divided by.
+  const denominator = weight > 0 ? logit - Math.log(weight) : null;
+  const sink = layer.sinks?.[head] ?? null;
+  return (
+    <div class="qk-sum">
+      <Term name={`sum of ${layer.head_dim} products`} value={logitText(sum, by)} />
+      {layer.softcap !== null && <Term sign={"\u2192"} name={`softcap ${layer.softcap}`} value={logitText(capped, by)} />}
+      {!hidden &&
+        addedTo(layer, head, link, capped, logit).map(({ name, value }) => (
+          <Term key={name} sign={"+"} name={name} value={logitText(value, name === "bias" ? by : 0)} />
+        ))}
+      {hidden ? (
+        <Term sign={"\u2192"} name="this query does not see this key" value="hidden" />
+      ) : (
+        <>
+          <Term sign="=" name="logit" value={logitText(logit, by)} data="logit" />
+          {denominator !== null && (
+            <Term
+              sign={"\u2212"}
+              name={sink === null ? "log of the softmax\u2019s denominator" : "log of the denominator, with the sink"}
+              value={logitText(denominator, by + withinOf(layer, head).share)}
+              data="denominator"
+            />
+          )}
+          <Term sign={"\u2192"} name="weight: exp of that" value={weightText(weight, withinOf(layer, head))} data="weight" />
+          {sink !== null && denominator !== null && (
+            <Term name={`the sink ${logitText(sink)} takes of the denominator`} value={shareText(Math.exp(sink - denominator))} />
+          )}
+        </>
       )}
     </div>
   );
 }
 
-function Equation(props: { sum: number; logit: number; weight: number; layer: Layer }) {
-  const { layer, sum, logit, weight } = props;
-  const hidden = logit === Number.NEGATIVE_INFINITY;
-  const capped = layer.softcap === null ? sum : layer.softcap * Math.tanh(sum / layer.softcap);
-  const added = logit - capped;
+function Table(props: { parts: Part[] }) {
   return (
-    <div class="qk-sum">
-      <Term name={`sum of ${layer.head_dim} products`} value={logitText(sum)} />
-      {layer.softcap !== null && <Term sign={"\u2192"} name={`softcap ${layer.softcap}`} value={logitText(capped)} />}
-      {!hidden && Math.abs(added) > 1e-4 * Math.max(1, Math.abs(logit)) && (
-        <Term sign="+" name="bias" value={logitText(added)} />
-      )}
-      {hidden ? (
-        <Term sign={"\u2192"} name="this query does not see this key" value="hidden" />
-      ) : (
-        <>
-          <Term sign="=" name="logit" value={logitText(logit)} data="logit" />
-          <Term sign={"\u2192"} name="weight, after softmax" value={weightText(weight)} data="weight" />
-        </>
-      )}
-    </div>
+    <details class="qk-table">
+      <summary>All {props.parts.length} products as a table</summary>
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">dimension</th>
+            <th scope="col">query</th>
+            <th scope="col">key</th>
+            <th scope="col">query {"\u00d7"} key {"\u00d7"} scale</th>
+            <th scope="col">sum so far</th>
+          </tr>
+        </thead>
+        <tbody>
+          {running(props.parts).map(({ dimension, q, k, product, total }) => (
+            <tr key={dimension}>
+              <th scope="row">{dimension}</th>
+              <td>{logitText(q)}</td>
+              <td>{logitText(k)}</td>
+              <td>{logitText(product)}</td>
+              <td>{logitText(total)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </details>
   );
 }
 
@@ -193,16 +243,6 @@ function running(parts: Part[]): (Part & { total: number })[] {
   return parts.map((part) => ({ ...part, total: (total += part.product) }));
 }
 
-/** The keys with the largest weights, at most 8. */
-function strongest(weights: Float32Array | null, first: number): [number, number][] {
-  if (!weights) return [];
-  return [...weights.entries()]
-    .filter(([, weight]) => !Number.isNaN(weight))
-    .sort((a, b) => b[1] - a[1])
-    .slice(0, 8)
-    .map(([index, weight]) => [index + first, weight]);
-}
-
 const HEIGHT = 230;
 const STRIP = 16;
 
@@ -219,7 +259,7 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
   return (
     <figure class="qk-chart">
       <div class="qk-rows" aria-hidden="true">
-        <span style={{ height: HEIGHT }}>
+        <span>
           <i>+{most.toPrecision(2)}</i>
           <i>product</i>
           <i>{`\u2212${most.toPrecision(2)}`}</i>
@@ -231,7 +271,6 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
       <div class="qk-plot" ref={plot}>
         <svg
           viewBox={`0 0 ${width} ${HEIGHT}`}
-          height={HEIGHT}
           preserveAspectRatio="none"
           role="img"
           aria-label={`Products of ${parts.length} dimensions; the largest by size is dimension ${[...parts].sort((a, b) => Math.abs(b.product) - Math.abs(a.product))[0].dimension}`}
@@ -259,7 +298,7 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
               <i
                 key={part.dimension}
                 title={`${which === "q" ? "query" : "key"}, dimension ${part.dimension}: ${logitText(part[which])}`}
-                style={{ background: css(diverging(part[which] / top)) }}
+                style={{ background: css(diverging(part[which] / top, props.dark)) }}
               />
             ))}
           </div>
@@ -272,6 +311,11 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
       </div>
       <figcaption class="muted">
         <span class="key plus">raises the score</span> <span class="key minus">lowers it</span>
+        <span class="qk-strips-key">
+          query and key: {logitText(-1)} to 1 times{" "}
+          <i style={{ background: gradient((share) => diverging(2 * share - 1, props.dark)) }} /> their largest, {logitText(mostQ)} and{" "}
+          {logitText(mostK)}
+        </span>
       </figcaption>
     </figure>
   );

@@ -1,14 +1,19 @@
 /** The text view: tokens shaded by what one query gives them, or by what they give to one key. */
 
-import { useMemo, useRef, useState } from "preact/hooks";
-import { ramp } from "../colors";
-import { HeadPicker, LayerPicker, ScaleSwitch, Segmented, WindowControl } from "../controls";
-import { type Axis, isOneText, label, position, positionName, visibleText } from "../description";
-import { shade, shadeGradient } from "../heat";
-import { Legend } from "../legend";
-import { positionText, weightText } from "../numbers";
+import { known, pending } from "../answers";
+import { colorOf, css, legendColor, rampOf, textOn } from "../colors";
+import { HeadPicker, LayerPicker, Segmented, WindowControl } from "../controls";
+import { type Axis, isOneText, label, position, positionName, visibleText, withinOf } from "../description";
+import { useFound } from "../find/find";
+import { usePlace, useRoving } from "../focus";
+import { Legend, ScaleSwitches } from "../legend";
+import { countText, positionText, weightText } from "../numbers";
+import { PassNote } from "../pass";
+import { COLUMN, RECEIVED, ROW, type Window, largest } from "../questions";
 import { useAnswer, usePinnedInSight, useSession, useStore } from "../session";
-import { type Flow, WINDOW, windowOf } from "../state";
+import { WINDOW, windowOf } from "../state";
+import { Strongest } from "../whole";
+import { useMemo, useState } from "preact/hooks";
 
 export function TextControls() {
   const { state, set } = useStore();
@@ -25,80 +30,94 @@ export function TextControls() {
         ]}
         onChange={(flow) => set({ flow, query: null, key: null }, true)}
       />
-      <ScaleSwitch />
+      <ScaleSwitches />
       <WindowControl usual={WINDOW} />
     </>
   );
 }
 
 export function TextView(props: { dark: boolean }) {
-  const { source, description, announce } = useSession();
+  const { description, announce } = useSession();
   const { state, layer, scale, set } = useStore();
-  const [hover, setHover] = useState<number | null>(null);
-  const [over, setOver] = useState<number | null>(null); // a token of the shaded text
   const queries = windowOf(state, description, "query", WINDOW);
   const keys = windowOf(state, description, "key", WINDOW);
-  const { value: found } = useAnswer(
-    (signal) =>
-      source
-        .weights(state.layer, state.head, { queries, keys }, signal)
-        .then((values) => ({ values, queries, keys })),
-    [state.layer, state.head, ...queries, ...keys],
-  );
-
   const picks: Axis = state.flow === "gives" ? "query" : "key";
   const shades: Axis = picks === "query" ? "key" : "query";
+  const windows = { query: queries, key: keys };
+  const of = { layer: state.layer, head: state.head };
+  const { hovered, hover, pin } = usePlace([state.layer, picks, ...queries, ...keys]);
+  const [over, setOver] = useState<number | null>(null); // a token of the shaded text
   const pinned = state[picks];
-  const picked = pinned ?? hover;
-  const one = isOneText(layer);
-  const values = useMemo(() => (found ? along(found, state.flow, picked) : null), [found, state.flow, picked]);
-  const top = values ? values.reduce((most, value) => (value > most ? value : most), 0) : 1;
-  const colors = ramp(scale, top, layer.keys);
-  const first = shades === "key" ? keys[0] : queries[0];
-  const valueOf = (index: number): number => values?.[index - first] ?? Number.NaN;
+  const picked = pinned ?? (hovered?.axis === picks ? hovered.index : null);
+  const one = isOneText(layer) && queries.join() === keys.join();
 
-  const pin = (index: number): void => set({ [picks]: pinned === index ? null : index, [shades]: null }, true);
+  // Whole rows and columns: a window never passes for all of one.
+  const row = useAnswer(ROW, picks === "query" && picked !== null ? { ...of, query: picked } : null);
+  const column = useAnswer(COLUMN, picks === "key" && picked !== null ? { ...of, key: picked } : null);
+  const received = useAnswer(RECEIVED, picked === null && (picks === "query" || one) ? of : null);
+  const asked = picked === null ? received : picks === "query" ? row : column;
+  const values = known<object, Float32Array>(asked);
+  const top = useMemo(() => (values ? largest(values) : null), [values]);
+  const within = withinOf(layer, state.head);
+  const colors = rampOf(layer, scale, state.strength, top);
+  const valueOf = (index: number): number => values?.[index] ?? Number.NaN;
+  const shade = (index: number): { background: string; color: string } | null => {
+    if (Number.isNaN(valueOf(index))) return null;
+    const color = colorOf(colors, valueOf(index), props.dark);
+    return { background: css(color), color: textOn(color) };
+  };
+
   const text = (axis: Axis, role: { shaded: boolean; picks: boolean }) => (
     <Tokens
       axis={axis}
-      window={axis === "query" ? queries : keys}
-      shadeOf={
-        role.shaded
-          ? (index) => (Number.isNaN(valueOf(index)) ? null : shade(colors.share(valueOf(index)), props.dark))
-          : () => null
-      }
+      window={windows[axis]}
+      shadeOf={role.shaded ? shade : () => null}
       picked={role.picks ? picked : null}
       pinned={role.picks ? pinned : null}
       onEnter={(index) => {
-        if (role.picks && pinned === null) setHover(index);
+        if (role.picks && pinned === null) hover({ axis: picks, index });
         if (role.shaded) setOver(index);
       }}
       onLeave={() => {
-        setHover(null);
+        hover(null);
         setOver(null);
       }}
       onSay={(index) => {
         if (role.shaded && picked !== null && picked !== index) announce(sentence(index));
         else announce(`${axis} ${positionName(description, layer, axis, index)}`);
       }}
-      onPin={role.picks ? pin : null}
+      onPin={role.picks ? (index, event) => pin({ axis: picks, index }, event) : null}
     />
   );
 
   const sentence = (index: number): string => {
-    const value = valueOf(index);
-    const weight = values ? weightText(value) : "\u2026";
+    const weight = values ? weightText(valueOf(index), within) : pending(asked);
     const name = positionName(description, layer, shades, index);
     if (picked === null) return `${name}: ${weight} of an average query that sees it`;
     const own = positionName(description, layer, picks, picked);
     return picks === "query" ? `query ${own} \u2192 key ${name}: ${weight}` : `query ${name} \u2192 key ${own}: ${weight}`;
   };
+  const go = (index: number): void => {
+    const [first, end] = windows[shades];
+    if (index >= first && index < end) return;
+    const start = Math.max(0, index - ((end - first) >> 1));
+    set(shades === "key" ? { keys: start } : { first: start }, true);
+  };
   const unit =
-    picked === null ? "mean weight received" : picks === "query" ? "weight it gives to a key" : "weight a query gives it";
+    picked !== null
+      ? picks === "query" ? "weight it gives to a key" : "weight a query gives it"
+      : `mean weight received from all ${countText(layer.queries)} queries`;
   return (
-    <div class="text-view" onKeyDown={(event) => event.key === "Escape" && set({ query: null, key: null }, true)}>
+    <div class="text-view">
       <div class="text-top">
-        <Legend ramp={colors} unit={unit} gradient={shadeGradient(props.dark)} />
+        <Legend
+          ramp={colors}
+          unit={unit}
+          color={legendColor(colors, props.dark)}
+          dark={props.dark}
+          layer={layer}
+          largest={top === null ? null : weightText(top, within)}
+        />
         <p class="readout" data-role="text-readout">
           {over !== null && !(one && over === picked) ? (
             sentence(over)
@@ -114,6 +133,12 @@ export function TextView(props: { dark: boolean }) {
           )}
         </p>
       </div>
+      <div class="text-whole">
+        {pinned !== null && (
+          <Strongest row={picks === "query" ? row : column} axis={shades} window={windows[shades]} chosen={null} onGo={go} />
+        )}
+      </div>
+      <PassNote what={picked === null ? "received" : "map"} layer={state.layer} head={state.head} />
       {one ? (
         text(shades, { shaded: true, picks: true })
       ) : (
@@ -130,58 +155,63 @@ export function TextView(props: { dark: boolean }) {
 
 function Tokens(props: {
   axis: Axis;
-  window: [number, number];
+  window: Window;
   shadeOf(index: number): { background: string; color: string } | null;
   picked: number | null;
   pinned: number | null;
   onEnter(index: number): void;
   onLeave(): void;
   onSay(index: number): void;
-  onPin: ((index: number) => void) | null;
+  onPin: ((index: number, event: MouseEvent) => void) | null;
 }) {
   const { description } = useSession();
   const { layer } = useStore();
-  const [first, end] = props.window;
-  const [at, setAt] = useState(first);
-  const list = useRef<HTMLDivElement>(null);
-  const focusable = at >= first && at < end ? at : first;
-  usePinnedInSight(list, [props.pinned, first, end]);
-  const onKeyDown = (event: KeyboardEvent): void => {
-    const to: Record<string, number> = { ArrowLeft: focusable - 1, ArrowRight: focusable + 1, Home: first, End: end - 1 };
-    if (event.key === "ArrowUp" || event.key === "ArrowDown") to[event.key] = neighbor(list.current!, focusable, event.key === "ArrowDown");
-    if (!(event.key in to)) return;
-    event.preventDefault();
-    const next = Math.max(first, Math.min(end - 1, to[event.key]));
-    setAt(next);
-    list.current!.querySelector<HTMLElement>(`[data-position="${next}"]`)?.focus();
-  };
+  const { axis, window: [first, end] } = props;
+  const roving = useRoving<number>(
+    first,
+    (index) => index >= first && index < end,
+    (key, from, group) => {
+      const to: Record<string, number> = { ArrowLeft: from - 1, ArrowRight: from + 1, Home: first, End: end - 1 };
+      if (key === "ArrowUp" || key === "ArrowDown") return neighbor(group, from, key === "ArrowDown");
+      return to[key] ?? null;
+    },
+  );
+  const found = useFound(axis);
+  usePinnedInSight(roving.group, [props.pinned, first, end]);
   return (
-    <div class="text" role="group" aria-label={props.axis === "query" ? "Queries" : "Keys"} ref={list} onKeyDown={onKeyDown} onPointerLeave={props.onLeave}>
+    <div
+      class="text"
+      role="group"
+      aria-label={axis === "query" ? "Queries" : "Keys"}
+      ref={roving.group}
+      onKeyDown={roving.onKeyDown}
+      onPointerLeave={props.onLeave}
+    >
       {Array.from({ length: end - first }, (_, i) => {
         const index = first + i;
-        const token = label(description, layer, props.axis, index);
+        const token = label(description, layer, axis, index);
         const colors = props.shadeOf(index);
         return (
           <>
             <button
               key={index}
               type="button"
-              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""}`}
+              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${found.has(index) ? "found" : ""}`}
               style={colors ?? undefined}
               data-position={index}
+              {...roving.stop(index)}
               aria-pressed={props.onPin ? props.pinned === index : undefined}
-              aria-label={positionName(description, layer, props.axis, index)}
-              tabIndex={index === focusable ? 0 : -1}
-              onPointerEnter={() => props.onEnter(index)}
+              aria-label={positionName(description, layer, axis, index)}
+              onPointerEnter={(event) => event.pointerType !== "touch" && props.onEnter(index)}
               onFocus={({ currentTarget }) => {
-                setAt(index);
+                roving.came(index);
                 props.onSay(index);
                 if (currentTarget.matches(":focus-visible")) props.onEnter(index);
               }}
               onBlur={props.onLeave}
-              onClick={() => props.onPin?.(index)}
+              onClick={(event) => props.onPin?.(index, event)}
             >
-              <bdi>{token === null ? positionText(position(layer, props.axis, index)) : visibleText(token)}</bdi>
+              <bdi>{token === null ? positionText(position(layer, axis, index)) : visibleText(token)}</bdi>
             </button>
             {token !== null && /\n/.test(token) && <br />}
           </>
@@ -207,38 +237,4 @@ function neighbor(list: HTMLElement, index: number, below: boolean): number {
     }
   }
   return best;
-}
-
-/**
- * A value for each token of the shaded text: the picked query's row, the picked key's column, or without one the mean of
- * what a key receives from the queries that see it. NaN: hidden.
- */
-export function along(
-  found: { values: Float32Array; queries: [number, number]; keys: [number, number] },
-  flow: Flow,
-  picked: number | null,
-): Float64Array {
-  const rows = found.queries[1] - found.queries[0];
-  const columns = found.keys[1] - found.keys[0];
-  if (picked !== null && flow === "gives") {
-    const row = picked - found.queries[0];
-    return Float64Array.from({ length: columns }, (_, s) => found.values[row * columns + s] ?? Number.NaN);
-  }
-  if (picked !== null) {
-    const column = picked - found.keys[0];
-    if (column < 0 || column >= columns) return new Float64Array(rows).fill(Number.NaN);
-    return Float64Array.from({ length: rows }, (_, t) => found.values[t * columns + column]);
-  }
-  const sums = new Float64Array(columns);
-  const counts = new Float64Array(columns);
-  for (let t = 0; t < rows; t++) {
-    for (let s = 0; s < columns; s++) {
-      const weight = found.values[t * columns + s];
-      if (Number.isNaN(weight)) continue;
-      sums[s] += weight;
-      counts[s]++;
-    }
-  }
-  const means = sums.map((sum, s) => (counts[s] ? sum / counts[s] : Number.NaN));
-  return flow === "gives" || rows === columns ? means : new Float64Array(rows).fill(Number.NaN);
 }

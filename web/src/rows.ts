@@ -1,0 +1,43 @@
+/** What a whole row, or column, of weights says, wherever a view's window is. */
+
+import type { Window } from "./questions";
+
+export interface Strong {
+  index: number;
+  weight: number;
+}
+
+/** The largest weights of a row by their size, the largest first, wherever they are. */
+export function strongest(row: Float32Array, count: number): Strong[] {
+  const best: Strong[] = [];
+  for (let index = 0; index < row.length; index++) {
+    const weight = row[index];
+    const size = Math.abs(weight);
+    if (!(size > 0) || (best.length === count && size <= Math.abs(best[count - 1].weight))) continue;
+    let at = best.length;
+    while (at > 0 && Math.abs(best[at - 1].weight) < size) at--;
+    best.splice(at, 0, { index, weight });
+    if (best.length > count) best.pop();
+  }
+  return best;
+}
+
+/** The sums of a row's weights within a window and in all. */
+export function sums(row: Float32Array, [first, end]: Window): { inside: number; all: number } {
+  let inside = 0;
+  let all = 0;
+  for (let index = 0; index < row.length; index++) {
+    const weight = row[index];
+    if (Number.isNaN(weight)) continue;
+    all += weight;
+    if (index >= first && index < end) inside += weight;
+  }
+  return { inside, all };
+}
+
+/** How many of a row are visible. */
+export function visible(row: Float32Array): number {
+  let count = 0;
+  for (const weight of row) if (!Number.isNaN(weight)) count++;
+  return count;
+}
