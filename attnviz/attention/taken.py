@@ -18,6 +18,7 @@ from attnviz.attention.arrays import as_tensor
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.given import AttentionWeights
 from attnviz.attention.inputs import AttentionInputs, Inputs
+from attnviz.attention.patterns import Full
 from attnviz.base.errors import InputError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -58,7 +59,7 @@ def with_arrays(args: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[tuple[
         arrays = {name: what.pop(name) for name in ("q", "k", "v") if name in what}
     if not arrays:
         return args, what
-    return (AttentionInputs(**arrays, pattern="full"), *args[count:]), what
+    return (AttentionInputs(**arrays, pattern=Full()), *args[count:]), what
 
 
 def takes_arrays(function: _Function) -> _Function:
