@@ -97,7 +97,7 @@ def _opened(
     labels: list[Label] = [n if one.layer is None else one.layer for n, one in enumerate(several)]
     if len({*labels}) < len(labels):  # of one layer, under several settings
         labels = [*range(len(several))]
-    by_label = dict(zip(labels, several, strict=True))
+    by_label: dict[Label, Inputs] = dict(zip(labels, several, strict=True))
 
     def of_list(label: Label | None) -> Inputs:
         assert label is not None

@@ -218,6 +218,14 @@ export function changed(state: State, patch: Partial<State>, description: Descri
   return next;
 }
 
+/** The views that show two heads. */
+const COMPARED: readonly View[] = ["map", "text", "heads", "query-key"];
+
+/** Whether what is seen is two heads, beside each other or as one. */
+export function isCompared({ view, other }: State): boolean {
+  return other !== null && COMPARED.includes(view);
+}
+
 /** The color scale of a view: among thousands of keys most weights are too small to be seen beside a map's largest. */
 export function scaleOf(state: State, description: Description): Scale {
   if (state.scale !== null) return state.scale;

@@ -1,7 +1,7 @@
 /** What is done with any view: which text, what is found, compared and left out. */
 
 import { useState } from "preact/hooks";
-import { CompareControls } from "./compare/compare";
+import { CompareControls, Seen } from "./compare/compare";
 import { Field } from "./controls";
 import { FindField } from "./find/find";
 import { Shortcuts } from "./keys";
@@ -16,7 +16,9 @@ export function BarEnd(props: { dark: boolean; opened: boolean; onOpen(): void }
       <button type="button" class="tools-open" aria-expanded={props.opened} onClick={props.onOpen}>
         Tools
       </button>
-      <TakeMenu dark={props.dark} />
+      <Seen>
+        <TakeMenu dark={props.dark} />
+      </Seen>
       <Shortcuts />
     </>
   );

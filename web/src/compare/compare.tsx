@@ -9,24 +9,29 @@ import { difference } from "../made/matrix";
 import { derivedStore } from "../made/session";
 import { MOST_MADE, MadeSource, wholeOf } from "../made/source";
 import { type Session, SessionContext, useSession, useStore } from "../session";
-import { type Other, type State, changed } from "../state";
-
-/** The views that show two heads. */
-const COMPARED = ["map", "text", "heads", "query-key"] as const;
-
-function compares({ view, other }: State): boolean {
-  return other !== null && (COMPARED as readonly string[]).includes(view);
-}
+import { type Other, type State, changed, isCompared } from "../state";
 
 /** Whether two layers' maps can be taken from each other. */
 function alike(a: Layer, b: Layer): boolean {
   return a.queries === b.queries && a.keys === b.keys && Math.max(a.queries, a.keys) <= MOST_MADE;
 }
 
+/** Whether what is seen is the difference of two heads. */
+function isDifference(state: State, { layers }: Description): boolean {
+  return isCompared(state) && state.how === "difference" && state.view !== "query-key" && alike(layers[state.layer], layers[state.other!.layer]);
+}
+
+/** The session of what is seen, where that is a difference. */
+export function Seen(props: { children: ComponentChildren }) {
+  const { description } = useSession();
+  const { state } = useStore();
+  return isDifference(state, description) ? <DifferenceSession>{props.children}</DifferenceSession> : <>{props.children}</>;
+}
+
 export function CompareControls() {
   const { description } = useSession();
   const { state, layer, set } = useStore();
-  if (!(COMPARED as readonly string[]).includes(state.view)) return null;
+  if (!isCompared({ ...state, other: state.other ?? state })) return null;
   if (state.other === null) {
     const next: Other = { layer: state.layer, head: (state.head + 1) % layer.heads };
     const heads = description.layers.reduce((sum, { heads }) => sum + heads, 0);
@@ -172,9 +177,9 @@ export function Compared(props: { page: ComponentType<{ dark: boolean }>; dark: 
   const { description } = useSession();
   const { state, layer } = useStore();
   const { page: Page, dark } = props;
-  if (!compares(state)) return <Page dark={dark} />;
+  if (!isCompared(state)) return <Page dark={dark} />;
   const other = description.layers[state.other!.layer];
-  if (state.how === "difference" && alike(layer, other) && state.view !== "query-key") {
+  if (isDifference(state, description)) {
     return (
       <DifferenceSession>
         <div class="pane">

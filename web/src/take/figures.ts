@@ -7,13 +7,13 @@ import { type Axis, type Description, type Layer, headName, label, position, pos
 import { positionText, tickText, weightText } from "../numbers";
 import { PAIR, type Window, largest } from "../questions";
 import type { Source, Thumbnail } from "../source/source";
-import { type State, scaleOf } from "../state";
+import { type State, isCompared, scaleOf } from "../state";
 import { lineColor, strongest } from "../views/heads";
 import { products } from "../views/query-key";
 import { type Cells, cellsOf } from "./cells";
 import { type Part, sameText } from "./commands";
 import type { Field } from "./csv";
-import { Drawing, type Ink, fitted, ink, widthOf } from "./svg";
+import { Drawing, type Ink, beside, fitted, ink, widthOf } from "./svg";
 
 /** What is seen, and where its numbers come from. */
 export interface Seen {
@@ -31,8 +31,19 @@ export interface Taken {
   rows: Field[][];
 }
 
-/** Asks for the numbers of what is seen, and makes of them what can be taken away. */
-export function take(seen: Seen): Promise<Taken> {
+/** Asks for the numbers of what is seen, and makes of them what can be taken away: of two heads, both. */
+export async function take(seen: Seen): Promise<Taken> {
+  const { state } = seen;
+  if (!isCompared(state)) return takeOne(seen);
+  const alone = { ...state, other: null };
+  const [one, other] = await Promise.all([
+    takeOne({ ...seen, state: { ...alone, heads: [state.head] } }),
+    takeOne({ ...seen, state: { ...alone, ...state.other!, heads: [state.other!.head] } }),
+  ]);
+  return { name: `${one.name}-and-${other.name}`, svg: () => beside(one.svg(), other.svg()), rows: [...one.rows, ...other.rows.slice(1)] };
+}
+
+function takeOne(seen: Seen): Promise<Taken> {
   switch (seen.state.view) {
     case "map":
       return takeMap(seen);
@@ -86,7 +97,8 @@ function tokenOf(description: Description, layer: Layer, axis: Axis, index: numb
 
 function within(layer: Layer, head: number, weight: number): number {
   const { by, share } = withinOf(layer, head);
-  return Number.isNaN(weight) ? Number.NaN : Math.min(by, weight * Math.expm1(share));
+  if (Number.isNaN(weight)) return Number.NaN;
+  return share === Number.POSITIVE_INFINITY ? by : Math.min(by, weight * Math.expm1(share));
 }
 
 const WEIGHT_ROW = ["layer", "head", "query", "query_token", "key", "key_token", "weight", "within"];
