@@ -145,7 +145,6 @@ def test_every_value_that_is_offered_is_one_that_is_taken(name, param, run, dump
     option = max(param.opts, key=len)
     where = {
         "plot": ["-o", "a.png"],
-        "explain": ["-o", "a.md"],
         "synth": ["b.npz"],
         "diff": ["dump.safetensors", "-o", "a.png"],
         "stats": ["-o", "a.png"],
