@@ -7,7 +7,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addp
 # Compiled files are kept, wherever a container says not to: every test process would compile all of them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test matrix power families fuzz lint format bench docs commands snapshots gallery web clean
+.PHONY: demo test matrix power families fuzz lint format bench docs commands snapshots gallery web lowest site release clean
 
 demo: .venv/package
 	.venv/bin/attnviz score --head 0
@@ -25,7 +25,7 @@ power: .venv/tests  ## Every planted fault in every dtype, length and output, an
 fuzz: .venv/tests  ## Thousands of files and options made to break it; `make fuzz SEED=7 CASES=20000` draws others, and more.
 	OMP_NUM_THREADS=1 SEED=$(SEED) CASES=$(CASES) .venv/bin/python -m pytest -n auto -m fuzz $(PYTEST) tests/fuzz
 
-families: .venv/tests  ## Captures a tiny model of every family of transformers and writes docs/families.md; ten minutes.
+families: .venv/models  ## Captures a tiny model of every family of transformers and writes docs/families.md; ten minutes.
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m families $(PYTEST) tests/captures
 	OMP_NUM_THREADS=1 .venv/bin/python -W ignore -m tests.captures.every
 
@@ -35,11 +35,12 @@ snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read t
 gallery: .venv/tests  ## Rewrites docs/gallery.md and its pictures, all of real heads; look at them before you commit.
 	.venv/bin/python examples/gallery.py
 
-docs: .venv/tests commands  ## Writes docs/commands.md, and runs what the docs show.
+docs: .venv/tests commands  ## Writes docs/commands.md and docs/python.md, and runs what the docs show.
 	.venv/bin/python -m pytest -n auto --dist worksteal tests/test_docs.py
 
-commands: .venv/package  ## Writes docs/commands.md from the program.
+commands: .venv/package  ## Writes docs/commands.md and docs/python.md from the program.
 	.venv/bin/python -m attnviz.cli.manual docs/commands.md
+	.venv/bin/python -m attnviz.cli.names docs/python.md
 
 lint: .venv/lint
 	.venv/bin/ruff check .
@@ -54,6 +55,23 @@ format: .venv/lint
 
 bench: .venv/tests  ## Prints the table of docs/benchmarks.md and writes benchmarks/results.json.
 	.venv/bin/python -m benchmarks
+
+lowest: .venv-lowest/tests  ## The tests with the lowest versions that pyproject.toml allows (.ci/lowest.txt), those of what is drawn apart.
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(LOWEST)
+
+# What pins versions of its own is left to `make test`: pictures and snapshots, documentation, a browser, whole models.
+LOWEST ?= tests/attention tests/base tests/cli tests/compare tests/engine tests/maps tests/measures tests/plots tests/sources
+
+site: .venv/tests  ## The documentation as a site, site/html/index.html; a link that leads nowhere ends it.
+	$(PIP) --editable '.[docs]'
+	.venv/bin/python .ci/site.py
+
+release: .venv/tests  ## Builds dist/, and tries the wheel and the sdist in clean environments, outside the checkout.
+	$(PIP) --editable '.[release]'
+	rm -rf dist
+	.venv/bin/python -m build --outdir dist .
+	.venv/bin/python -m twine check --strict dist/*
+	.venv/bin/python .ci/release.py
 
 web: web/node_modules/.package-lock.json  ## Builds the interactive page into attnviz/pages/assets; needs node.
 	cd web && npm run --silent check && npm run --silent test && npm run --silent build
@@ -76,9 +94,18 @@ web/node_modules/.package-lock.json: web/package-lock.json
 	$(PIP) --editable '.[test]'
 	touch $@
 
+.venv/models: .venv/tests
+	$(PIP) --editable '.[test,models]'
+	touch $@
+
 .venv/lint: .venv/package
 	$(PIP) --editable '.[test,lint]'
 	touch $@
 
+.venv-lowest/tests: pyproject.toml .ci/lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install -c .ci/lowest.txt --editable '.[test]'
+	touch $@
+
 clean:
-	rm -rf .venv demo.png
+	rm -rf .venv .venv-lowest dist site demo.png

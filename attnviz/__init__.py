@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from attnviz.measures.rows import weight_received as weight_received
     from attnviz.measures.shares import weight_shares as weight_shares
     from attnviz.measures.statistics import head_statistics as head_statistics
+    from attnviz.pages.file import page as page
     from attnviz.pages.widget import view as view
     from attnviz.plots.plotting import plot as plot
     from attnviz.plots.plotting import plot_comparison as plot_comparison
@@ -96,6 +98,7 @@ _HOMES = {
     "Local": "attnviz.attention.patterns",
     "Masked": "attnviz.attention.patterns",
     "longformer": "attnviz.attention.patterns",
+    "page": "attnviz.pages.file",
     "Pyramid": "attnviz.maps.pyramid",
     "plot": "attnviz.plots.plotting",
     "plot_comparison": "attnviz.plots.plotting",
@@ -122,7 +125,7 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         return import_module(_MODULES[name])
     if name not in _HOMES:
-        raise AttributeError(f"module 'attnviz' has no attribute {name!r}")
+        raise AttributeError(f"module 'attnviz' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -75,6 +75,32 @@ def said_parameter(field: Field[Any], default: Any, panel: str | None = None) ->
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option])
 
 
+def typed(group: Any, *without: str) -> list[str]:
+    """The words of the command line that make a group what it is: its options that are not as usual.
+
+    Args:
+        group: a group's value.
+        without: fields that are left out.
+
+    >>> from attnviz.cli.options import Seen
+    >>> typed(Seen(hide="special", renormalize=True))
+    ['--hide', 'special', '--renormalize']
+    """
+    made = _group(type(group), None)
+    words: list[str] = []
+    for parameter in () if made is None else made.parameters:
+        value = getattr(group, parameter.name)
+        if parameter.name in without or value == parameter.default:
+            continue
+        said = parameter.annotation.__metadata__[0]
+        if isinstance(said, typer.models.ArgumentInfo):
+            words.insert(0, str(value))
+            continue
+        words.append(next(iter(said.param_decls or ()), f"--{parameter.name.replace('_', '-')}"))
+        words += [] if value is True else [str(value)]
+    return words
+
+
 def _read_late(name: str) -> property:
     """What the command that is read has by this name; what typer sets before is let go."""
     return property(lambda self: getattr(self._command, name), lambda self, value: None)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from attnviz.cli.groups import typed
 from attnviz.cli.options import Compute, Part, PatternChoice, Seen, Source, request_of
 
 if TYPE_CHECKING:
+    from attnviz.attention.patterns import Pattern
+    from attnviz.base.types import Label
     from attnviz.cli.derived import Derive
+    from attnviz.engine.request import Request
     from attnviz.pages.description import Layers, PageLayer
+    from attnviz.pages.origin import Origin
 
 
 def page_layers(
@@ -31,19 +36,85 @@ def page_layers(
     Raises:
         InputError: what the source lacks; when one is read, a head or batch item that is not there.
     """
+    from dataclasses import replace
+
     from attnviz.pages.description import Layers, page_layer
 
-    labels = [None] if "layers" in derive.hows else source.layers()
+    over_layers = "layers" in derive.hows
+    labels = [None] if over_layers else source.layers()
 
     def read(number: int) -> PageLayer:
         label = labels[number]
-        one = source if "layers" in derive.hows else source.of(label)
+        one = source if over_layers else source.of(label)
         inputs, pattern, _ = derive.load(one, choice, compute, values)
-        request = derive.heads(
-            request_of(inputs, pattern, compute, head=head, batch=batch, region=part, seen=seen)
-        ).cropped()
-        layer = page_layer(request, "0" if label is None else f"{label}")
-        told(layer)
-        return layer
+        asked = request_of(inputs, pattern, compute, head=head, batch=batch, region=part, seen=seen)
+        layer = page_layer(derive.heads(asked).cropped(), "0" if label is None else f"{label}")
+        made = replace(layer, origin=_origin(asked, pattern, one, head, choice, compute, seen, derive, values))
+        told(made)
+        return made
 
     return Layers(len(labels), read)
+
+
+def _origin(
+    asked: Request,
+    chosen: Pattern,
+    source: Source,
+    head: str,
+    choice: PatternChoice,
+    compute: Compute,
+    seen: Seen,
+    derive: Derive,
+    values: str,
+) -> Origin:
+    """Where a layer came from, as a command and as Python."""
+    from attnviz.pages.origin import ALL, Origin, pattern_words, python_options
+    from attnviz.sources.files import is_spooled
+
+    single = "heads" not in derive.hows and not derive.rollout
+    words = [*typed(source), *typed(choice), *typed(compute), *typed(seen), *typed(derive)]
+    words += ["--batch", f"{asked.batch}"] if asked.batch else []
+    words += ["--values", values] if values != "weights" else []
+    words += [] if single or head == "all" else ["--head", head]
+    stdin = source.source is not None and is_spooled(source.source)
+    own = choice.given()
+    pattern = pattern_words(chosen) if own else None
+    assert asked.queries is not None
+    assert asked.keys is not None
+    written = python_options(
+        pattern,
+        batch=asked.batch or None,
+        **vars(seen),
+        **vars(derive),
+        values=None if values == "weights" else values,
+        head=None if single or derive.rollout else ALL if head == "all" else list(asked.chosen),
+        device=None if compute.device == "auto" else compute.device,
+        dtype=compute.dtype,
+    )
+    return Origin(
+        None if stdin else tuple(words),
+        None if stdin else _inputs(source, [None] if "layers" not in derive.hows else source.layers()),
+        None if own and pattern is None else written,
+        single,
+        (asked.queries.start, asked.keys.start),
+        len(asked.queries) < asked.inputs.T or len(asked.keys) < asked.inputs.S,
+    )
+
+
+def _inputs(source: Source, labels: list[Label | None]) -> str | None:
+    """The expression that gives a source's inputs: of one layer, or the list of several."""
+    if not source.paths():
+        return None if typed(source) else "attnviz.synthesize()"
+    if labels != [None]:
+        return f"[{', '.join(_inputs(source.of(label), [None]) or '' for label in labels)}]"
+    given = {
+        "layer": source.label,
+        "names": source.names or None,
+        "global_positions": source.global_,
+        "layout": source.layout,
+        "settings": source.settings or None,
+    }
+    file = [] if source.source is None else [repr(str(source.source))]
+    return (
+        f"attnviz.load({', '.join(file + [f'{name}={value!r}' for name, value in given.items() if value is not None])})"
+    )

@@ -159,7 +159,7 @@ class Source:
         """Every file this reads."""
         from attnviz.sources.naming import TensorRef
 
-        refs = [TensorRef.parse(text).path for text in self._names().values() if not self._are_lengths(text)]
+        refs = [TensorRef.parse(text).path for text in self.names.values() if not self._are_lengths(text)]
         return [path for path in (self.source, *refs) if path is not None]
 
     def load(self, dtype: str | None = None, *, values: bool = False) -> Inputs:
@@ -170,7 +170,7 @@ class Source:
         """
         from attnviz.sources.dumps import load
 
-        names = self._names()
+        names = self.names
         if self.source is None and not self.paths():
             return self._synthetic(dtype)
         return load(
@@ -180,7 +180,7 @@ class Source:
             global_positions=self.global_,
             layout=self.layout,
             dtype=dtype,
-            settings=self._settings(),
+            settings=self.settings,
             values=values,
         )
 
@@ -188,7 +188,7 @@ class Source:
         """What says which sequence each token is of, by role, where q, k and v are packed."""
         from attnviz.sources.dumps import packing
 
-        return packing(self.source, layer=self.label, names=self._names())
+        return packing(self.source, layer=self.label, names=self.names)
 
     @property
     def label(self) -> Label | None:
@@ -234,7 +234,7 @@ class Source:
 
         there: list[Label | None] = [None]
         if self.paths():
-            there = layers_there(self.source, self._names(), self.layout)
+            there = layers_there(self.source, self.names, self.layout)
         if named is None:
             return there
         if there != [None] and self.source is not None:
@@ -246,11 +246,15 @@ class Source:
                 check_layer(self.source, label, layers)
         return [*named]
 
-    def _settings(self) -> dict[str, Any]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is said of the formula."""
         given = {"scale": self.scale, "softcap": self.softcap}
         return {name: number for name, number in given.items() if number is not None}
 
-    def _names(self) -> dict[str, str]:
+    @property
+    def names(self) -> dict[str, str]:
+        """The tensor of each role that is named."""
         named = {
             role: getattr(self, option.removeprefix("--").replace("-", "_")) for role, option in ROLE_OPTIONS.items()
         }
@@ -273,7 +277,7 @@ class Source:
         from attnviz.sources.dumps import documents_of
         from attnviz.sources.synthetic import synthesize
 
-        named = {role: name for role, name in self._names().items() if not self._are_lengths(name)}
+        named = {role: name for role, name in self.names.items() if not self._are_lengths(name)}
         given: dict[str, object] = {ROLE_OPTIONS[role]: name for role, name in named.items()}
         given |= {"--layer": self.layer, "--layout": self.layout}
         for option, value in given.items():
@@ -282,7 +286,7 @@ class Source:
         positions = parse_positions("0,3,7" if self.global_ is None else self.global_, 10)
         note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {len(positions)} global tokens, seed 0)")
         inputs = synthesize(global_positions=positions, dtype=dtype or "float32")
-        settings = self._settings()
+        settings = self.settings
         if self.documents is not None:
             settings["documents"] = documents_of(self.documents, inputs.S, source="the synthetic case")
         return replace(inputs, **settings)

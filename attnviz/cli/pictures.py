@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnviz.base.errors import InputError
 from attnviz.cli import defaults
@@ -75,13 +75,6 @@ def write_figure(
         if high is not None:
             note(high)
         # Where its files lay is no part of a figure, whose bytes are the same elsewhere.
-        about = About(re.sub(r"\S*/", "", words), {"kind": kind, **look_said(look)})
+        about = About(re.sub(r"\S*/", "", words), {"kind": kind, **look.said})
         save_figure(figure, out, dpi=look.dots, transparent=look.transparent, about=about)
     note(f"wrote {out}")
-
-
-def look_said(look: Look) -> dict[str, Any]:
-    """The fields of a look that are not the defaults."""
-    plain = PLAIN.for_file()
-    said = {name.name: getattr(look, name.name) for name in options(Look)}
-    return {name: value for name, value in said.items() if value != getattr(plain, name)}

@@ -77,7 +77,7 @@ class Checkpoint:
                 return Reduced(
                     cells.get("max"), cells.get("mass"), file["counts"], torch.from_numpy(file["denominators"])
                 )
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
     def save(self, key: str, plan: Plan, part: int, queries: str, made: Reduced) -> None:
@@ -100,14 +100,20 @@ class Checkpoint:
 def key_of(
     item: AttentionItem, pattern: Pattern, head: int, edges: Sequence[Positions], options: dict[str, Any]
 ) -> str:
-    """What a map is made of, save its queries, in 32 letters.
+    """What a map is made of, save its queries and the tile that the first run settles, in 32 letters.
 
     Raises:
         InputError: a pattern that is made of code, which can't be told from other code.
     """
     made = hashlib.sha256()
     released = (__version__, torch.__version__, item.device.type, str(item.dtype), item.sizes, item.batch, head)
-    for value in (released, sorted(options.items()), tuple(edges), pattern.of_head(head), type(item.inputs).__name__):
+    for value in (
+        released,
+        sorted((name, value) for name, value in options.items() if name != "tile"),
+        tuple(edges),
+        pattern.of_head(head),
+        type(item.inputs).__name__,
+    ):
         _hash(made, value, item.source)
     for field in fields(item.inputs):
         if field.name not in (*_UNREAD, *_SAID) and not field.name.startswith("_"):

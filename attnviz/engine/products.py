@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -118,7 +118,7 @@ def operator_for(device: torch.device, dtype: torch.dtype, pairs: int) -> str:
     """The operator that multiplies the tiles of a map of so many pairs of queries and keys."""
     if device.type != "cpu" or dtype != torch.float32 or pairs < _LEAST_PAIRS:
         return PLAIN
-    return _faster(torch.get_num_threads())
+    return _faster()
 
 
 def has_linear() -> bool:
@@ -131,8 +131,8 @@ def _linear() -> Any:
 
 
 @cache
-def _faster(threads: int) -> str:
-    """Which operator is the faster one with so many threads, and no less exact: found out once, in some milliseconds.
+def _faster() -> str:
+    """Which operator is the faster one, and no less exact: found out once in a process, in some milliseconds.
 
     Only a clear gain counts, so that a process finds what the one before it did.
     """
@@ -141,9 +141,7 @@ def _faster(threads: int) -> str:
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(n, 64, generator=generator) for n in (768, 1024))
     out = torch.empty(len(k), len(q))
-    calls = {
-        name: lambda name=name: Queries(q, operator=name).exponents(k, 0.125, lambda: out) for name in (PLAIN, LINEAR)
-    }
+    calls = {name: partial(Queries(q, operator=name).exponents, k, 0.125, lambda: out) for name in (PLAIN, LINEAR)}
     exact = (k.double() @ q.double().T) * 0.125
     off = {name: float((call() - exact).abs().max()) for name, call in calls.items()}
     if off[LINEAR] > off[PLAIN]:

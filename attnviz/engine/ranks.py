@@ -191,9 +191,9 @@ class _Making:
                 for one in (own, torch.tensor([len(said)]), said):
                     channel.send(one, other)
             heard = {other: torch.empty_like(own) for other in others}
-            for other, digest in heard.items():
-                channel.receive(digest, other)
-            apart = [other for other, digest in heard.items() if not torch.equal(digest, own)]
+            for other, theirs in heard.items():
+                channel.receive(theirs, other)
+            apart = [other for other, theirs in heard.items() if not torch.equal(theirs, own)]
             if apart:
                 channel.arrived()
                 raise _apart(item, apart[0])
@@ -214,8 +214,8 @@ class _Making:
         tile = self.options.get("tile")
         if tile is None:
             cells = (len(self.edges[0]) - 1, len(self.edges[1]) - 1)
-            bound = {"reductions": len(self.reductions), "memory": self.options.get("memory")}
-            tile = TileSize.fitting(item, cells, pattern=pattern, **bound)
+            bound, reductions = self.options.get("memory"), len(self.reductions)
+            tile = TileSize.fitting(item, cells, reductions=reductions, memory=bound, pattern=pattern)
         made = Plan.of(item, pattern, self.edges[0], tile, ranks=self.ranks.size)
         return made if self.checkpoint is None else self.checkpoint.plan(self.key, made)
 

@@ -108,7 +108,8 @@ class _Off:
         most = max(self._whole(row) for row in whole)
         u = torch.finfo(self.attention.item.compute_dtype).eps / 2
         tolerance = math.expm1(8 * u * (self.exact.largest + 2)) + 64 * u
-        return Verified(sum(map(len, runs)), *(float(one) for one in off), whole, most, tolerance)
+        log_sums, cells, above = (float(one) for one in off)
+        return Verified(sum(map(len, runs)), log_sums, cells, above, whole, most, tolerance)
 
     def _run(self, run: range, memory: int | None) -> tuple[float, float, float]:
         """Some queries, each a row of cells: by the map's own way, and exactly."""
@@ -167,10 +168,11 @@ class ExactRows:
         sink = self.item.sink(self.head)
         every = logits if sink is None else torch.cat([logits, logits.new_full((len(rows), 1), sink)], dim=1)
         log_sums = torch.where(seen.any(1), torch.logsumexp(every, dim=1), torch.nan)
-        weights = torch.exp(logits - log_sums[:, None])
-        weights, there = (one[:, int(edges[0]) : int(edges[-1])].numpy() for one in (weights, seen))
+        inside = slice(int(edges[0]), int(edges[-1]))
+        there = seen[:, inside].numpy()
+        weights = np.where(there, torch.exp(logits - log_sums[:, None])[:, inside].numpy(), 0)
         starts = edges[:-1] - edges[0]
-        made = (np.maximum if reduce == "max" else np.add).reduceat(np.where(there, weights, 0), starts, axis=1)
+        made = (np.maximum if reduce == "max" else np.add).reduceat(weights, starts, axis=1)
         made[~np.logical_or.reduceat(there, starts, axis=1)] = np.nan
         return made, log_sums.numpy()
 
@@ -194,19 +196,21 @@ class ExactRows:
     def _part(self, q: Tensor, k: Tensor, t: Tensor, s: Tensor) -> Tensor:
         item = self.item
         logits = q @ k.T * item.scale
-        self.largest = max(self.largest, float((q.abs() @ k.abs().T).max() * item.scale))
+        products = (q.abs() @ k.abs().T).max() * abs(item.scale)
         softcap, slope, bias = item.softcap(), item.slope(self.head), item.bias(self.head)
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
         if bias is not None:
             logits += bias[t][:, s].cpu().double()
         if slope is not None:
-            logits -= slope * (item.query_position(t)[:, None] - item.key_position(s)[None]).abs()
+            logits -= slope * (item.query_position(t)[:, None] - item.key_position(s)[None]).abs().double()
         hidden = ~self.pattern.visible(t.to(item.device)[:, None], s.to(item.device)[None], item).cpu()
         for padding, places in ((item.query_padding, t[:, None]), (item.key_padding, s[None])):
             if padding is not None:
                 hidden = hidden | ~padding.cpu()[places]
-        return logits.masked_fill_(hidden, -torch.inf)
+        logits.masked_fill_(hidden, -torch.inf)
+        self.largest = max(self.largest, float(products), float(torch.where(logits.isinf(), 0, logits).abs().max()))
+        return logits
 
 
 def sampled(queries: range, rows: int, random: np.random.Generator) -> list[range]:

@@ -11,6 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from attnviz.attention.groups import merge_of
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
@@ -21,6 +22,9 @@ from attnviz.engine.makers import attention_of
 from attnviz.engine.merged import Merged, MergedRows
 from attnviz.engine.request import Request
 from attnviz.maps.pyramid import Pyramid
+from attnviz.measures.statistics import STATISTICS
+from attnviz.measures.tags import MIXED, TAGS
+from attnviz.pages.origin import Origin
 from attnviz.version import __version__
 
 FORMAT = 3
@@ -42,6 +46,8 @@ class PageLayer:
         heads: the query heads to show, at least one.
         called: what these heads are called, where that is not their own number.
         said: what the page says of the pattern; None is the attention's own name for it.
+        text: which of several texts of the page it is of; None where there is one.
+        origin: where it came from, where that is known.
 
     >>> import attnviz
     >>> layer = PageLayer("0", attnviz.synthesize().item(), attnviz.Causal(), (0, 3))
@@ -55,6 +61,8 @@ class PageLayer:
     heads: tuple[int, ...]
     called: tuple[int, ...] | None = None
     said: str | None = None
+    text: str | None = None
+    origin: Origin | None = None
 
     @cached_property
     def attention(self) -> Attention:
@@ -183,10 +191,13 @@ class Layers(Sequence[PageLayer]):
 
 @dataclass
 class Labels:
-    """The lists of token labels of a page, each once."""
+    """The lists of token labels, and of indices, of a page, each once."""
 
     lists: list[list[str]] = field(default_factory=list)
+    numbers: list[list[int]] = field(default_factory=list)
+    """Lists of indices that layers share: where words begin, which tokens are special."""
     _places: dict[tuple[str, ...], int] = field(default_factory=dict)
+    _of_numbers: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def place(self, labels: Sequence[str] | None) -> int | None:
         """Where a list stands among :attr:`lists`; None where there are no labels."""
@@ -197,6 +208,14 @@ class Labels:
             self._places[key] = len(self.lists)
             self.lists.append(list(labels))
         return self._places[key]
+
+    def place_of(self, numbers: Sequence[int]) -> int:
+        """Where a list of indices stands among :attr:`numbers`."""
+        key = tuple(numbers)
+        if key not in self._of_numbers:
+            self._of_numbers[key] = len(self.numbers)
+            self.numbers.append(list(numbers))
+        return self._of_numbers[key]
 
 
 def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
@@ -216,10 +235,18 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "positions": _positions(item),
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
-        "accuracy": {"weights": None, "logs": list(rounding(layer)), "logits": list(rounding(layer))},
         **_kept(layer),
+        "accuracy": {"weights": None, "logs": list(rounding(layer)), "logits": list(rounding(layer))},
         **_formula(layer),
+        **_seen_as_one(item, labels),
+        **({} if layer.text is None else {"text": layer.text}),
+        **({} if layer.origin is None else {"origin": layer.origin.said}),
     }
+
+
+def _kept(layer: PageLayer) -> dict[str, Any]:
+    """The finest level of a map that was reduced before."""
+    return {} if layer.attention.finest is None else {"kept": Pyramid(layer.attention).overview_level}
 
 
 def rounding(layer: PageLayer) -> list[float]:
@@ -242,11 +269,6 @@ def rounding(layer: PageLayer) -> list[float]:
     return made
 
 
-def _kept(layer: PageLayer) -> dict[str, Any]:
-    """The finest level of a map that was reduced before."""
-    return {} if layer.attention.finest is None else {"kept": Pyramid(layer.attention).overview_level}
-
-
 def _formula(layer: PageLayer) -> dict[str, Any]:
     """What makes scores of q and k; of weights that were given there is neither, and their logarithms are a bias alone."""
     if layer.item.given:
@@ -259,6 +281,20 @@ def _formula(layer: PageLayer) -> dict[str, Any]:
         "sinks": layer.of_heads(products.sinks),
         "alibi": layer.of_heads(products.alibi_slopes),
     }
+
+
+def _seen_as_one(item: AttentionItem, labels: Labels) -> dict[str, int]:
+    """The words and the special tokens that the page can see as one, and leave out; absent where nothing says them."""
+    found: dict[str, int] = {}
+    try:
+        words = merge_of(item, "words", None)
+    except InputError:
+        words = None  # nothing says what a word is
+    if words is not None:
+        found = {"query_words": labels.place_of(words.queries.edges), "key_words": labels.place_of(words.keys.edges)}
+    tokens = item.key_tokens
+    special = [] if tokens is None else [n for n in sorted(tokens.special) if n < item.S]
+    return found | ({"special_keys": labels.place_of(special)} if special else {})
 
 
 def page_name(source: str, items: Iterable[int | None]) -> str:
@@ -296,7 +332,10 @@ def description(source: str, mode: str, layers: Sequence[dict[str, Any]], labels
         "program": f"attnviz {__version__}",
         "source": source,
         "mode": mode,
+        "statistics": [{"name": one.name, "about": one.about, "unit": one.unit} for one in STATISTICS.values()],
+        "tags": [*TAGS, MIXED],
         "labels": labels.lists,
+        "numbers": labels.numbers,
         "layers": list(layers),
     }
 

@@ -24,6 +24,7 @@ from attnviz.engine.reducer import REDUCTIONS, reduce_block
 from attnviz.maps.pyramid import Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name, rounding
+from attnviz.pages.statistics import layer_numbers
 
 WITHIN = 1e-3
 """How far a weight of the page may be from the engine's."""
@@ -117,6 +118,7 @@ def encode_layer(
         described["visible"] = _visible(sees, chunk)
         described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
     described["thumbnails"] = thumbnails.cells(found.thumbnails, "u8map")
+    described["statistics"] = layer_numbers(layer, progress)
     return described
 
 
@@ -176,6 +178,7 @@ def _encode_given(
         described["visible"] = _visible(sees, chunk)
         described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
     described["thumbnails"] = thumbnails.cells(np.where(small == -np.inf, np.nan, small), "u8map")
+    described["statistics"] = layer_numbers(layer, progress)
     return described
 
 
@@ -224,7 +227,7 @@ class PageEncoder:
 
 def rows_of(layer: PageLayer) -> int:
     """How many query rows :func:`encode_layer` goes through, as its progress counts them, where the first codes do."""
-    return layer.item.T * len(layer.heads) * (2 if _is_long(layer) else 1)
+    return layer.item.T * len(layer.heads) * (3 if _is_long(layer) else 2)
 
 
 def least_bytes(layer: PageLayer) -> int:

@@ -100,6 +100,10 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
         small = await viewer.thumbnail(*_numbers(request, "layer", "head"))
         return _binary(np.array([*small.cells.shape, small.queries], dtype="<u4").tobytes() + _little(small.cells))
 
+    async def statistics(request: Request) -> Response:
+        numbers = await viewer.statistics(*_numbers(request, "layer", "head"))
+        return Response(status_code=204) if numbers is None else JSONResponse(numbers)
+
     endpoints: dict[str, Endpoint] = {
         "/": index,
         "/run.json": run,
@@ -113,6 +117,7 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
         "/logits/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(rectangle, values="logits"),
         "/vectors/{layer}/{head}/{query}/{key}": vectors,
         "/thumbnail/{layer}/{head}": thumbnail,
+        "/statistics/{layer}/{head}": statistics,
     }
 
     @asynccontextmanager

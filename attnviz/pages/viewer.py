@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
@@ -30,6 +31,7 @@ from attnviz.base.types import Cells, Progress
 from attnviz.maps.marginals import received
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.description import Labels, PageLayer, describe, description, page_name
+from attnviz.pages.statistics import head_numbers
 
 Key = tuple[Any, ...]
 Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
@@ -48,6 +50,7 @@ LONG_WORK = ("map", "received")
 """What a page waits for in passes: the cells of a map, and what its keys receive."""
 
 _CHEAP_CELLS = 30_000_000  # weights of a pass that takes less than a second
+_LONG_CELLS = 10 * _CHEAP_CELLS  # weights of a pass for statistics that nobody waits minutes for
 _THUMBNAIL = 64
 
 
@@ -223,7 +226,8 @@ class Viewer:
         _check_index("query", query, pyramid.item.T)
 
         def read() -> Cells:
-            return pyramid.rectangle(number, range(query, query + 1), range(pyramid.item.S))[0]
+            row: Cells = pyramid.rectangle(number, range(query, query + 1), range(pyramid.item.S))[0]
+            return row
 
         found: Cells = await self._kept_or(("row", layer, head, query), read)
         return found
@@ -313,6 +317,29 @@ class Viewer:
             self._kept.put(key, small, small.cells.nbytes)
             return small
 
+    async def statistics(self, layer: int, head: int) -> dict[str, Any] | None:
+        """The head's numbers, as :func:`~attnviz.pages.statistics.head_numbers` has them; None where they need a long pass.
+
+        Raises:
+            OutOfRange: there is no such head.
+        """
+        opened, number = await self._head(layer, head)
+        key = ("statistics", layer, head)
+        kept: dict[str, Any] | None = self._kept.get(key)
+        if kept is not None or _cells(opened.layer) > _LONG_CELLS:
+            return kept
+
+        def progress(rows: int) -> None:
+            if self._stopping:
+                raise Stopped
+
+        def work() -> dict[str, Any]:
+            return head_numbers(opened.layer, number, progress)
+
+        job = self._job(key, self._passes, work, lambda made: self._kept.put(key, made, 1000))
+        found: dict[str, Any] = await self._wait(key, job)
+        return found
+
     def changed(self) -> str | None:
         """What to say where a file is no longer the one that was opened; None where all are."""
         for path, stamp in self._files.items():
@@ -385,7 +412,7 @@ class Viewer:
     def _begin_received(self, layer: int, head: int, opened: _Open) -> _Job:
         number, key = opened.layer.heads[head], ("received", layer, head)
 
-        def work(progress: Progress) -> Cells:
+        def work(progress: Progress) -> NDArray[np.float32]:
             return received(opened.layer.attention, number, progress=progress).astype(np.float32)
 
         return self._long(key, key, opened, work, lambda sums: self._kept.put(key, sums, sums.nbytes))

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from functools import cache
-from pathlib import Path
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 
-from attnviz.attention.derived import SomeInputs
-from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.taken import takes_arrays
 from attnviz.base.errors import InputError
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Label
-from attnviz.captures.run import Run
-from attnviz.engine.request import ask_for_weights, hows
-from attnviz.maps.layers import Layers
-from attnviz.pages.description import PageLayer, page_layer, to_json
+from attnviz.pages.asked import Shown, asked
+from attnviz.pages.description import PageLayer, to_json
 from attnviz.pages.encoding import PageEncoder, check_size, least_bytes
+from attnviz.pages.fragment import NAMES, Places
 from attnviz.pages.frontend import asset
-from attnviz.sources.dumps import load
-from attnviz.sources.naming import layers_there
 
 MOST_BYTES = 200_000_000
 """The most that a cell holds: notebooks keep it in the browser, and some in the file."""
 
 
+@takes_arrays
 def view(
-    shown: Run | Inputs | Sequence[Inputs] | str | Path,
-    pattern: Pattern | None = None,
+    shown: Shown | Mapping[str, Shown],
+    pattern: Pattern | str | None = None,
     *,
+    view: str | None = None,
+    text: str | None = None,
+    layer: Label | None = None,
+    head: int | None = None,
+    query: int | None = None,
+    key: int | None = None,
     layers: Collection[Label] | None = None,
     heads: Collection[int] | None = None,
-    batch: int = 0,
+    batch: int | Sequence[int] = 0,
     height: int = 640,
     merge: str | None = None,
     spans: Spans | None = None,
@@ -51,11 +54,15 @@ def view(
     """The interactive page of every layer and head, as a widget for a notebook's cell.
 
     Args:
-        shown: what :func:`attnviz.capture` gave, the inputs of one layer or of several, weights that were given, or a dump.
-        pattern: which query sees which key; None is each layer's own, else the global keys.
-        layers: which layers of a run or a dump, as numbers or labels; None is all.
-        heads: the query heads; None is all.
-        batch: the batch item.
+        shown: what :func:`attnviz.capture` gave, the inputs of one layer or of several, weights that were given, or a dump;
+            or several texts of these by name: ``{"one": run_1, "other": run_2}``.
+        pattern: which query sees which key, as a pattern or by name; None is each layer's own, else the global keys.
+        view: what it opens on: ``heads``, ``model``, ``map``, ``text`` or ``query-key``; None is what suits it.
+        text, layer, head, query, key: what that shows: a text by its name, a layer by its label, a head by its number, indices
+            of a query and a key. The widget has these as traits, which say what is looked at and can be set.
+        layers: which layers of a run or a dump are in it, as numbers or labels; None is all.
+        heads: the query heads in it; None is all.
+        batch: the batch item, or several, which the page names.
         height: CSS pixels that the widget is tall.
         merge, spans, query_spans, hide, renormalize: words, spans and what is left out, as :func:`attnviz.attention_map` takes them.
         device, dtype: as in :func:`attnviz.score`.
@@ -69,28 +76,28 @@ def view(
         InputError: anywidget is not installed; no such layer, head or item; more than a cell can hold.
 
     >>> import attnviz
-    >>> attnviz.view(attnviz.synthesize(), attnviz.Causal()).height
-    640
+    >>> widget = attnviz.view(attnviz.synthesize(), attnviz.Causal(), view="map", head=3)
+    >>> widget.head = 5
+    >>> widget.view, widget.head, widget.fragment
+    ('map', 5, 'view=map&head=5')
     """
     widget = _widget_class()
-    named: Iterator[tuple[str, SomeInputs]]
-    source, named = _layers(shown, layers)
-    what: dict[str, Any] = {"batch": batch, "device": device, "dtype": dtype}
-    what |= {"merge": merge, "spans": spans, "query_spans": query_spans, "hide": hide, "renormalize": renormalize}
-    chosen_heads = None if heads is None else list(heads)
+    asked_for: dict[str, Any] = {
+        "merge": merge,
+        "spans": spans,
+        "query_spans": query_spans,
+        "hide": hide,
+        "renormalize": renormalize,
+        "device": device,
+        "dtype": dtype,
+    }
+    asked_for |= {"mean": mean, "max": max, "rollout": rollout, "values": values}
+    source, read = asked(shown, pattern, layers=layers, heads=heads, batch=batch, by="view", **asked_for)
 
-    if "layers" in hows(mean, max, rollout=rollout):
-        named = iter([("0", [inputs for _, inputs in named])])
-    derived: dict[str, Any] = {"mean": mean, "max": max, "rollout": rollout, "values": values}
-
-    def read() -> Iterator[PageLayer]:
-        """One layer after another; none is held while the next is read."""
+    def fitting() -> Iterator[PageLayer]:
+        """The layers, as far as a cell holds them."""
         size = 0
-        for label, inputs in named:
-            request = ask_for_weights(inputs, pattern, chosen_heads, **what, **derived)
-            if not request.chosen:
-                raise InputError(f"{request.inputs.source}: heads is empty; name at least one, or None for all")
-            layer = page_layer(request, label)
+        for layer in read:
             check_size(layer)
             size += least_bytes(layer)
             if size > MOST_BYTES:
@@ -99,37 +106,21 @@ def view(
                     f"or heads (layers=, heads=), or save it and look at it with: attnviz view"
                 )
             yield layer
-            del inputs, request, layer
+            del layer
 
-    encoder = PageEncoder(read(), source)
+    encoder = PageEncoder(fitting(), source)
     chunks = {chunk.index: bytes(chunk.data) for chunk in encoder.chunks()}
-    return widget(
-        run=to_json(encoder.description), chunks=[chunks[index] for index in range(len(chunks))], height=height
+    opened = Places(encoder.description["layers"]).fragment(
+        view=view, text=text, layer=layer, head=head, query=query, key=key
     )
+    listed = [chunks[index] for index in range(len(chunks))]
+    return widget(run=to_json(encoder.description), chunks=listed, height=height, fragment=opened)
 
 
-def _layers(
-    shown: Run | Inputs | Sequence[Inputs] | str | Path, layers: Collection[Label] | None
-) -> tuple[str, Iterator[tuple[str, Inputs]]]:
-    """What a page of it is called, and its layers by label, each read when it is asked for."""
-    if layers is not None and not layers:
-        raise InputError("layers is empty; name at least one, or None for all")
-    if isinstance(shown, Inputs):
-        if layers is not None:
-            raise InputError(f"{shown.source}: layers= is of a run or a dump of several, and these are inputs of one")
-        return shown.source, iter([("0" if shown.layer is None else str(shown.layer), shown)])
-    if isinstance(shown, str | Path):
-        wanted: list[Label | None] = [*(layers or layers_there(Path(shown), {}))]
-        return str(shown), (("0" if label is None else str(label), load(shown, layer=label)) for label in wanted)
-    if isinstance(shown, Sequence) and shown and all(isinstance(one, Inputs) for one in shown):
-        several = Layers(shown, None if layers is None else [*layers])
-        return several.name, (
-            (str(inputs.layer if inputs.layer is not None else label), inputs) for label, inputs in several
-        )
-    if not isinstance(shown, Run):
-        raise InputError(f"view takes a run, the inputs of a layer or a dump's name, not {type(shown).__name__}")
-    wanted_labels = list(shown.layers if layers is None else layers)
-    return shown.name, ((str(label), shown.inputs(label)) for label in wanted_labels)
+@lru_cache(8)
+def _places(run: str) -> Places:
+    """Of a description, which every look of a page at something else would read again."""
+    return Places(json.loads(run)["layers"])
 
 
 @cache
@@ -143,12 +134,43 @@ def _widget_class() -> type[Any]:
         ) from error
 
     class PageWidget(anywidget.AnyWidget):
-        """``web/FORMAT.md`` says what the front end reads of it."""
+        """``web/FORMAT.md`` says what the front end reads of it, and what it writes: the fragment."""
 
         _esm = asset("widget.js")
         _css = asset("attnviz.css")
         run = traitlets.Unicode().tag(sync=True)
         chunks = traitlets.List(traitlets.Bytes()).tag(sync=True)
         height = traitlets.Int(640).tag(sync=True)
+        fragment = traitlets.Unicode().tag(sync=True)
+        view = traitlets.Unicode(None, allow_none=True)
+        text = traitlets.Unicode(None, allow_none=True)
+        layer = traitlets.Union([traitlets.Unicode(), traitlets.Int()], default_value=None, allow_none=True)
+        head = traitlets.Int(None, allow_none=True)
+        query = traitlets.Int(None, allow_none=True)
+        key = traitlets.Int(None, allow_none=True)
+
+        @property
+        def _places(self) -> Places:
+            return _places(self.run)
+
+        @traitlets.observe("fragment")
+        def _opened(self, change: Any) -> None:
+            """Somebody looks at something else: the page, or who set the fragment."""
+            for name, value in self._places.named(change["new"]).items():
+                if getattr(self, name) != value:
+                    self.set_trait(name, value)
+
+        @traitlets.observe(*NAMES)
+        def _set(self, change: Any) -> None:
+            """Somebody set what is to be looked at."""
+            name, value, places = change["name"], change["new"], self._places
+            if places.named(self.fragment)[name] == (str(value) if name == "layer" and value is not None else value):
+                return
+            try:
+                left = places.without(self.fragment, name)
+                self.fragment = left if value is None else places.fragment(self.fragment, **{name: value})
+            except InputError:
+                self.set_trait(name, change["old"])
+                raise
 
     return PageWidget

@@ -39,6 +39,7 @@ class Parts:
         source: where it comes from, for captions.
         told: the maps that captions and hints tell of; None is all.
         notes: lines for the person who asked.
+        said: further sentences of captions, without their periods.
         more: what else the kind draws.
     """
 
@@ -46,6 +47,7 @@ class Parts:
     source: str
     told: tuple[AttentionMap, ...] | None = None
     notes: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -55,7 +57,7 @@ class Parts:
 
     def words(self, look: Look) -> dict[str, Any]:
         """Title, caption, width and colors, as keyword arguments of figures."""
-        return look.words(self.spoken, self.source)
+        return look.words(self.spoken, self.source, said=self.said)
 
     @property
     def labels(self) -> set[str]:
@@ -133,6 +135,10 @@ class Kind(ABC):
     @abstractmethod
     def compute(self, request: Request, progress: Progress | None = None) -> Parts:
         """What is drawn."""
+
+    def spoken(self, parts: Parts, look: Look) -> Parts:
+        """The parts with what captions say of how they are drawn."""
+        return parts
 
     @abstractmethod
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:

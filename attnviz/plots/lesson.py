@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from attnviz.maps.map import AttentionMap
     from attnviz.measures.explanation import Explanation
+    from attnviz.show.figures.about import About
 
 SUFFIXES = (".html", ".md")
 """What a lesson is written as."""
@@ -78,6 +79,12 @@ class Lesson:
         few: dict[str, Any] = {part: how[part] for part in ("title", "width", "cmap")}
         return row_figure(e, shown_keys(e), words, **few)
 
+    def _about(self, name: str, look: Look) -> About:
+        """What a figure's file says of itself."""
+        from attnviz.show.figures.about import About
+
+        return About(self.words(name), {"kind": "explain", **look.said})
+
     def write(self, path: Path, look: Look) -> Iterator[Path]:
         """Writes the lesson, and its figures beside it where they are not in it: each file that is written.
 
@@ -89,7 +96,6 @@ class Lesson:
             InputError: a path that can't be written.
         """
         from attnviz.show.exports import write_text
-        from attnviz.show.figures.about import About
         from attnviz.show.figures.style import save_figure
         from attnviz.show.lessons import lesson
 
@@ -99,8 +105,13 @@ class Lesson:
             return
         files = figure_files(path)
         for name, file in files.items():
-            about = About(self.words(name), {"kind": "explain"})
-            save_figure(self.figure(name, look), file, dpi=look.dots, transparent=look.transparent, about=about)
+            save_figure(
+                self.figure(name, look),
+                file,
+                dpi=look.dots,
+                transparent=look.transparent,
+                about=self._about(name, look),
+            )
             yield file
         links = {name: file.name.replace(" ", "%20") for name, file in files.items()}
         write_text(path, lesson(self.explanation, self.language, figures=links, title=look.title))
@@ -133,13 +144,17 @@ class Lesson:
         """A figure as SVG, in base64."""
         import tempfile
 
-        from attnviz.show.figures.about import About
         from attnviz.show.figures.style import save_figure
 
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "figure.svg"
-            about = About(self.words(name), {"kind": "explain"})
-            save_figure(self.figure(name, look), file, dpi=look.dots, transparent=look.transparent, about=about)
+            save_figure(
+                self.figure(name, look),
+                file,
+                dpi=look.dots,
+                transparent=look.transparent,
+                about=self._about(name, look),
+            )
             return base64.b64encode(file.read_bytes()).decode()
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnviz.base.errors import not_one_of
-from attnviz.plots.said import said
+from attnviz.plots.said import options, said
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -104,8 +104,21 @@ class Look(Scale):
 
         return float(self.dpi or mpl.rcParams["figure.dpi"])
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """The fields that are not what a file has where nothing is said."""
+        plain = Look(theme="light").for_file()
+        found = {one.name: getattr(self, one.name) for one in options(Look)}
+        return {name: value for name, value in found.items() if value != getattr(plain, name)}
+
     def words(
-        self, maps: Sequence[AttentionMap], source: str, *, scale: FittedScale | None = None, **layout: Any
+        self,
+        maps: Sequence[AttentionMap],
+        source: str,
+        *,
+        scale: FittedScale | None = None,
+        said: Sequence[str] = (),
+        **layout: Any,
     ) -> dict[str, Any]:
         """Title, caption, width and colors, as keyword arguments of figures.
 
@@ -113,13 +126,14 @@ class Look(Scale):
             maps: what the caption tells of.
             source: where the inputs come from, as it says.
             scale: what the maps are drawn with; None is this look's own.
+            said: further sentences of the caption, without their periods.
             layout: further keyword arguments.
         """
         caption = self.caption if isinstance(self.caption, str) else None
         if self.caption is True:
             from attnviz.show.figures.captions import caption as told
 
-            caption = told(maps, scale or self.scale.fit(maps), source=source)
+            caption = told(maps, scale or self.scale.fit(maps), source=source, notes=said)
         return {"title": self.title, "caption": caption, "width": self.inches, **self.colors, **layout}
 
     def hint(self, maps: Sequence[AttentionMap]) -> str | None:

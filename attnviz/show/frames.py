@@ -66,7 +66,7 @@ def _narwhals_frame(rows: Sequence[HasColumns] | Columns, backend: Any) -> Any:
         return narwhals.from_dict(_alike(columns), backend=backend)
     except ImportError as error:
         raise InputError(f"a frame of {backend} needs it installed; pip install {backend}") from error
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, AssertionError) as error:  # the last of narwhals 2.0
         raise InputError(
             f"backend {backend!r} is none that narwhals knows: pandas, polars, pyarrow, modin or cudf"
         ) from error

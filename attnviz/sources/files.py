@@ -340,7 +340,17 @@ def spooled() -> Path:
             suffix = ".npz" if all(name.endswith(".npy") for name in archive.namelist()) else ".pt"
     elif begin[:1] == b"\x80":
         suffix = ".pt"  # a pickle, as torch wrote before it wrote archives
-    return path.rename(path.with_suffix(suffix))
+    path = path.rename(path.with_suffix(suffix))
+    _SPOOLED.add(path)
+    return path
+
+
+_SPOOLED: set[Path] = set()
+
+
+def is_spooled(path: Path) -> bool:
+    """Whether a file was on stdin: nobody can name it again."""
+    return path in _SPOOLED
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import attnviz
+from attnviz.compare.snapshots.files import write_snapshot
 
 
 @pytest.fixture
@@ -100,22 +101,38 @@ FIGURES = {
     "plot": ["plot", "DUMP", "--pattern", "causal"],
     "plot --detail": ["plot", "DUMP", "--pattern", "causal", "--head", "0", "--detail"],
     "plot --strip": ["plot", "DUMP", "--pattern", "causal", "--strip", "20"],
+    "plot --compare": ["plot", "DUMP", "--pattern", "causal", "--head", "0", "--compare", "DUMP"],
+    "plot --arcs": ["plot", "DUMP", "--pattern", "causal", "--head", "0", "--arcs"],
+    "stats --by-layer": ["stats", "DUMP", "--pattern", "causal", "--by-layer", "--statistic", "sink_mass"],
     "overview": ["overview", "DUMP", "--pattern", "causal"],
     "pattern": ["pattern", "DUMP", "--pattern", "causal"],
     "pattern --story": ["pattern", "--story"],
     "stats": ["stats", "DUMP", "--pattern", "causal"],
     "diff": ["diff", "DUMP", "--pattern", "causal", "--b-dtype", "float16", "--atol", "0.1"],
+    "snapshot check": ["snapshot", "check", "DUMP", "KEPT", "--pattern", "causal"],
 }
+CAPTIONS = {
+    "plot --detail": ["Above the map: the mean weight on each key", "Gray is not visible."],
+    "plot --compare": ["A − B on a linear scale from"],
+    "diff": ["A − B on a linear scale from", "Gray is not visible."],
+    "snapshot check": ["stored − now on a linear scale from", "Pattern: causal."],
+}
+"""What only captions of some figures say."""
+NO_LEGEND = ("overview", "stats", "stats --by-layer", "plot --strip", "plot --detail", "plot", "plot --arcs")
 LOOK = ["--width", "column", "--theme", "dark", "--dpi", "100", "--title", "costs $5 and $6", "--caption"]
 
 
 def command_of(name: str, dump) -> list[str]:
-    return [str(dump) if word == "DUMP" else word for word in FIGURES[name]]
+    kept = dump.with_name("kept.json")
+    if "KEPT" in FIGURES[name] and not kept.exists():
+        other = attnviz.synthesize(heads=2, tokens=24, head_dim=32, seed=1)
+        write_snapshot(kept, attnviz.take_snapshot(other, "causal"))
+    return [{"DUMP": str(dump), "KEPT": str(kept)}.get(word, word) for word in FIGURES[name]]
 
 
 def check_look(run, dump, path, name: str) -> None:
     """Draws a figure, and looks at its size, its page and its words, and at what it says of itself."""
-    assert run(*command_of(name, dump), *LOOK, "-o", path).code == 0
+    assert run(*command_of(name, dump), *LOOK, "-o", path).code == (name == "snapshot check")  # 1: it differs
     if path.suffix == ".png":
         with Image.open(path) as image:
             assert image.width == 325
@@ -128,7 +145,9 @@ def check_look(run, dump, path, name: str) -> None:
         written = " ".join(" ".join(re.findall(r">([^<>]*)</(?:text|tspan)>", text)).split())
         assert "costs $5 and $6" in written
         assert "attern" in written  # of the caption
-        assert "not visible" in written or name in ("overview", "stats", "plot --strip", "plot --detail", "plot")
+        for words in CAPTIONS.get(name, ()):
+            assert words in written
+        assert "not visible" in written or name in NO_LEGEND
     told = run("inspect", path)
     assert told.code == 0
     assert f"a figure of attnviz {name.partition(' ')[0]}" in told.out
@@ -154,7 +173,19 @@ def test_in_every_file(run, dump, tmp_path, name, suffix):
     check_look(run, dump, tmp_path / f"map.{suffix}", name)
 
 
-@pytest.mark.parametrize("name", ["pattern", "stats", "diff"])
+def test_the_figures_of_a_lesson_take_the_same_look(run, dump, tmp_path):
+    assert run("explain", dump, "--pattern", "causal", *LOOK, "-o", tmp_path / "lesson.md").code == 0
+    for name in ("map", "row"):
+        file = tmp_path / f"lesson-{name}.png"
+        with Image.open(file) as image:
+            assert image.width == 325
+            assert max(image.convert("RGB").getpixel((1, 1))) < 40
+        told = json.loads(run("inspect", file, "--format", "json").out)
+        assert (told["kind"], told["width"], told["dpi"], told["theme"]) == ("explain", "column", 100, "dark")
+    assert (tmp_path / "lesson.md").read_text().startswith("# costs $5 and $6\n")
+
+
+@pytest.mark.parametrize("name", ["pattern", "stats", "diff", "snapshot check"])
 def test_a_look_needs_a_figure(run, dump, name):
     result = run(*command_of(name, dump), "--theme", "dark")
     assert (result.code, result.err) == (2, "attnviz: --theme dark: it says how a figure looks; name one with -o\n")

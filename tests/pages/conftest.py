@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from attnviz.pages.description import PageLayer
+from tests.cli.conftest import run  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")

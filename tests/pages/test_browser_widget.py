@@ -15,9 +15,18 @@ from tests.reference import attend
 
 HOST = """<!doctype html><style>%s</style><div id="cell"></div><script type="module">
 const bytes = text => { const all = Uint8Array.from(atob(text), letter => letter.charCodeAt(0)); return new DataView(all.buffer); };
-const traits = { run: %s, chunks: %s.map(bytes), height: %d };
+const traits = { run: %s, chunks: %s.map(bytes), height: %d, fragment: "" };
 const { default: widget } = await import(URL.createObjectURL(new Blob([%s], { type: "text/javascript" })));
-window.leave = widget.render({ model: { get: name => traits[name] }, el: document.getElementById("cell") });
+const heard = new Set();
+const model = {
+  get: name => traits[name],
+  set: (name, value) => { traits[name] = value; heard.forEach(tell => tell()); },
+  save_changes: () => { window.saved = traits.fragment; },
+  on: (event, tell) => heard.add(tell),
+  off: (event, tell) => heard.delete(tell),
+};
+window.leave = widget.render({ model, el: document.getElementById("cell") });
+window.python = fragment => model.set("fragment", fragment);
 </script>"""
 
 
@@ -43,6 +52,14 @@ def test_a_cell_holds_the_page_and_leaves_the_notebook_alone(tmp_path, opened: O
     t, s = grid(12, 12)
     wanted = attend(draw(2, 12, 8), draw(2, 12, 8, seed=1), s <= t).weights[1, 7, 3]
     assert abs(read_pair(page, 7, 3)[0] - wanted) <= WEIGHT
+    # What is looked at goes to Python, and what Python sets is looked at.
+    page.wait_for_function("window.saved?.includes('query=7') && window.saved.includes('key=3')")
+    widget.fragment = page.evaluate("window.saved")
+    assert (widget.view, widget.head, widget.query, widget.key) == ("map", 1, 7, 3)
+    widget.query = 9
+    page.evaluate("fragment => python(fragment)", widget.fragment)
+    wanted = attend(draw(2, 12, 8), draw(2, 12, 8, seed=1), s <= t).weights[1, 9, 3]
+    assert abs(read_pair(page, 9, 3)[0] - wanted) <= WEIGHT
     box = page.locator("#cell .app").bounding_box()
     assert box
     assert box["height"] == 500

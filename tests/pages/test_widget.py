@@ -65,7 +65,7 @@ def test_a_layer_is_let_go_before_the_next_is_read(tmp_path, monkeypatch):
         read.append(weakref.ref(inputs))
         return inputs
 
-    monkeypatch.setattr("attnviz.pages.widget.load", load)
+    monkeypatch.setattr("attnviz.pages.asked.load", load)
     attnviz.view(tmp_path / "dump.safetensors", attnviz.Full())
     assert len(read) == 3
 

@@ -3,8 +3,10 @@
 import { Component, type ComponentChildren, type ComponentType } from "preact";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { Answers, known } from "./answers";
+import { Compared } from "./compare/compare";
 import { type Description, type Layer, headName } from "./description";
 import { useRoving } from "./focus";
+import { MadeSession } from "./made/session";
 import type { Host } from "./mount";
 import { countText } from "./numbers";
 import { type Session, SessionContext, useAnswer, useSession, useSignal, useStore } from "./session";
@@ -12,6 +14,7 @@ import type { Source } from "./source/source";
 import { type State, type Theme, VIEWS, type View, opening } from "./state";
 import type { Store } from "./store";
 import { CLEAREST } from "./telling";
+import { BarEnd, Tools, useOpened } from "./tools";
 import { HeadsControls, HeadsView } from "./views/heads";
 import { MapControls, MapView } from "./views/map";
 import { ModelControls, ModelView } from "./views/model";
@@ -43,7 +46,9 @@ export function App(props: { store: Store; source: Source; host: Host }) {
   );
   return (
     <SessionContext.Provider value={session}>
-      <Frame failure={failure} said={said} host={props.host} />
+      <MadeSession>
+        <Frame failure={failure} said={said} host={props.host} />
+      </MadeSession>
     </SessionContext.Provider>
   );
 }
@@ -56,6 +61,7 @@ function Frame(props: { failure: string | null; said: string; host: Host }) {
   const { controls: Controls, page: Page } = PAGES[state.view];
   const failure = useFailure() ?? props.failure;
   useClearestHead();
+  const [opened, open] = useOpened();
   return (
     <div
       class="app"
@@ -75,10 +81,14 @@ function Frame(props: { failure: string | null; said: string; host: Host }) {
           </bdi>
         </h1>
         <Tabs />
-        <ThemeSwitch dark={dark} />
+        <div class="bar-end">
+          <BarEnd dark={dark} opened={opened} onOpen={open} />
+          <ThemeSwitch dark={dark} />
+        </div>
       </header>
       <HealthBanner />
       <main>
+        <Tools opened={opened} />
         <div class="controls" role="group" aria-label={`${PAGES[state.view].name} controls`}>
           <Controls />
         </div>
@@ -89,7 +99,7 @@ function Frame(props: { failure: string | null; said: string; host: Host }) {
           class={`view view-${state.view}`}
         >
           <Guard key={state.view}>
-            <Page dark={dark} />
+            <Compared page={Page} dark={dark} />
           </Guard>
         </div>
       </main>

@@ -1,5 +1,6 @@
 /** The colors of values, those of attnviz's figures, and of heads. */
 
+import type { Layer } from "./description";
 import type { Scale, Strength } from "./state";
 
 export type Rgb = [number, number, number]; // 0 to 255
@@ -100,7 +101,8 @@ export interface Ramp {
   scale: Scale;
   low: number; // the largest value that looks like 0
   top: number; // the value at the far end
-  share(value: number): number; // 0 to 1
+  share(value: number): number; // 0 to 1, and from -1 where it is signed
+  signed?: boolean; // to both sides of 0: a difference
 }
 
 /** A scale from 0, or where it is logarithmic from the decade below what an even spread would give, to `top`. */
@@ -123,6 +125,23 @@ export function weightRamp(scale: Scale, strength: Strength, largest: number | n
   return ramp(scale, strength === "absolute" ? Math.max(1, most) : most, keys);
 }
 
+/** The scale of a layer's weights; of a difference, to both sides of 0 as far as the largest of what is shown. */
+export function rampOf(layer: Layer, scale: Scale, strength: Strength, largest: number | null): Ramp {
+  if (!layer.signed) return weightRamp(scale, strength, largest, layer.keys);
+  const { low, top, share } = ramp(scale, strength === "absolute" ? 1 : (largest ?? 1), layer.keys);
+  return { scale, low, top, signed: true, share: (value) => Math.sign(value) * share(Math.abs(value)) };
+}
+
+/** The color of a value. */
+export function colorOf(ramp: Ramp, value: number, dark: boolean): Rgb {
+  return ramp.signed ? diverging(ramp.share(value), dark) : sequential(ramp.share(value), dark);
+}
+
+/** The colors of a scale from its low end to its far one, 0 to 1. */
+export function legendColor(ramp: Ramp, dark: boolean): (share: number) => Rgb {
+  return ramp.signed ? (share) => diverging(2 * share - 1, dark) : (share) => sequential(share, dark);
+}
+
 /**
  * About the largest mass of a level's cells, before they are seen, from what the largest cell of the whole map (level
  * 0) and the largest weight (level `finest`) are: even attention halves it each level, a lone key or diagonal keeps it.
@@ -134,16 +153,20 @@ export function massTop(whole: number, weight: number, level: number, finest: nu
 
 /** Colors of a canvas: a table from share to a pixel, little endian RGBA. */
 export function paint(values: Float32Array, ramp: Ramp, pixels: Uint32Array, dark: boolean): void {
-  const table = TABLES[dark ? 1 : 0];
+  const table = (ramp.signed ? SIGNED : TABLES)[dark ? 1 : 0];
   const hidden = pixel(hiddenColor(dark));
   for (let i = 0; i < pixels.length; i++) {
     const value = values[i];
-    pixels[i] = Number.isNaN(value) ? hidden : table[Math.round(ramp.share(value) * 255)];
+    pixels[i] = Number.isNaN(value) ? hidden : table[Math.round((ramp.signed ? (ramp.share(value) + 1) / 2 : ramp.share(value)) * 255)];
   }
 }
 
 const TABLES = [false, true].map((dark) =>
   Uint32Array.from({ length: 256 }, (_, i) => pixel(sequential(i / 255, dark))),
+);
+
+const SIGNED = [false, true].map((dark) =>
+  Uint32Array.from({ length: 256 }, (_, i) => pixel(diverging(i / 127.5 - 1, dark))),
 );
 
 export function pixel([red, green, blue]: Rgb): number {

@@ -78,15 +78,16 @@ function Stepper(props: {
 }
 
 export function LayerPicker() {
-  const { state, set } = useStore();
+  const { state, layer: shown, set } = useStore();
   const { layers } = useSession().description;
+  const own = layers.flatMap(({ text }, index) => (text === shown.text ? [index] : [])); // of the text that is shown
   return (
     <Stepper
       name="layer"
-      at={state.layer}
-      count={layers.length}
-      text={(index) => layers[index].label}
-      onChange={(layer) => set({ layer }, true)}
+      at={own.indexOf(state.layer)}
+      count={own.length}
+      text={(place) => layers[own[place]].label}
+      onChange={(place) => set({ layer: own[place] }, true)}
     />
   );
 }

@@ -20,8 +20,33 @@ export type Visible =
 /** Where an axis stands in its sequence: the first position where the others follow in steps of 1, else every one. */
 export type Positions = number | number[];
 
+/** What makes a layer's maps again: FORMAT.md says how. */
+export interface Origin {
+  command: string | null;
+  inputs: string | null;
+  options: string | null;
+  head: boolean;
+  first: [query: number, key: number];
+  cropped: boolean;
+}
+
+/** A number that Python counted of each head. */
+export interface Statistic {
+  name: string;
+  about: string;
+  unit: string;
+}
+
 export interface Layer {
   label: string;
+  text?: string; // of which text it is, where the page has several
+  origin?: Origin | undefined;
+  statistics?: Record<string, (number | string | null)[]>; // of each head
+  query_words?: number; // indices into numbers: where each word begins, and the last ends
+  key_words?: number;
+  special_keys?: number; // likewise: the keys that are special tokens
+  signed?: boolean; // a difference of two: values may be below 0
+  made?: boolean; // of other weights, here: keys left out, words, a difference
   heads: number;
   head_labels?: number[] | null; // what heads are called, where they are not 0 .. H - 1
   kv_heads: number;
@@ -59,7 +84,10 @@ export interface Description {
   program: string;
   source: string;
   mode: "embedded" | "live";
+  statistics?: Statistic[] | undefined;
+  tags?: string[];
   labels: string[][];
+  numbers?: number[][]; // lists that layers share
   layers: Layer[];
 }
 

@@ -16,15 +16,18 @@ export function Legend(props: {
   said?: string; // what that is the largest of
 }) {
   const { scale, low, top } = props.ramp;
-  const middle = scale === "log" ? Math.sqrt(low * top) : (low + top) / 2;
-  const least = scale === "log" ? `0 to ${tickText(low)}` : tickText(low);
+  const [least, middle] = props.ramp.signed
+    ? [`\u2212${tickText(top)}`, scale === "log" ? `\u00b1${tickText(low)}` : "0"]
+    : scale === "log"
+      ? [`0 to ${tickText(low)}`, tickText(Math.sqrt(low * top))]
+      : [tickText(low), tickText((low + top) / 2)];
   return (
     <figure class="legend" aria-label={`Color scale: ${props.unit}, ${tickText(low)} to ${tickText(top)}, ${scale}`}>
       <figcaption>{props.unit}</figcaption>
       <div class="legend-bar" style={{ background: gradient(props.color) }} />
       <div class="legend-ticks">
         <span>{least}</span>
-        <span>{tickText(middle)}</span>
+        <span>{middle}</span>
         <span>{tickText(top)}</span>
       </div>
       <p class="legend-notes">

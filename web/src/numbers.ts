@@ -29,9 +29,16 @@ const SMALL = [2, 1, 0].map((digits) => (value: number) => value.toExponential(d
 /** A weight: four decimals, or three digits where those would be zeros; fewer where fewer are known to be right. */
 export function weightText(value: number, within: Within): string {
   if (Number.isNaN(value)) return "hidden";
+  if (value < 0) return differenceText(value, within);
   if (value === 0) return within.share === Number.POSITIVE_INFINITY ? `< ${roundedUp(within.by)}` : "0";
   const [low, high] = span(value, within);
   return sure(low, high, value >= 0.001 ? FIXED : SMALL) ?? `< ${roundedUp(high)}`;
+}
+
+/** A difference below 0: as many decimals as are right. */
+function differenceText(value: number, { by }: Within): string {
+  const [low, high] = [value - by, value + by];
+  return (sure(low, high, FIXED) ?? `within \u00b1${roundedUp(Math.max(-low, high))}`).replace(/^-0(\.0*)?$/, "0").replace("-", "\u2212");
 }
 
 /** A number of one digit that is larger. */

@@ -55,10 +55,10 @@ export const PAIR: Kind<OfHead & { query: number; key: number }, Pair> = {
   bytes: () => 16,
   async ask(source, { layer, head, query, key }, signal) {
     const one = { queries: [query, query + 1] as [number, number], keys: [key, key + 1] as [number, number] };
-    const given = source.description.layers[layer].given;
+    const { given, kept } = source.description.layers[layer];
     const [weights, logits] = await Promise.all([
       source.weights(layer, head, one, signal),
-      given ? null : source.logits(layer, head, one, signal),
+      given || kept !== undefined ? null : source.logits(layer, head, one, signal),
     ]);
     return { weight: weights[0], logit: logits && logits[0] };
   },
@@ -82,9 +82,9 @@ export const THUMBNAIL: Kind<OfHead & { all: boolean }, Thumbnail> = {
   ask: (source, { layer, head, all }, signal) => source.thumbnail(layer, head, all, signal),
 };
 
-/** The largest number, NaN left out; 0 where there is none. */
+/** The largest number by its size, NaN left out; 0 where there is none. */
 export function largest(values: Float32Array): number {
   let top = 0;
-  for (const value of values) if (value > top) top = value;
+  for (const value of values) if (Math.abs(value) > top) top = Math.abs(value);
   return top;
 }

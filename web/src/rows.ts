@@ -7,14 +7,15 @@ export interface Strong {
   weight: number;
 }
 
-/** The largest weights of a row, the largest first, wherever they are. */
+/** The largest weights of a row by their size, the largest first, wherever they are. */
 export function strongest(row: Float32Array, count: number): Strong[] {
   const best: Strong[] = [];
   for (let index = 0; index < row.length; index++) {
     const weight = row[index];
-    if (!(weight > 0) || (best.length === count && weight <= best[count - 1].weight)) continue;
+    const size = Math.abs(weight);
+    if (!(size > 0) || (best.length === count && size <= Math.abs(best[count - 1].weight))) continue;
     let at = best.length;
-    while (at > 0 && best[at - 1].weight < weight) at--;
+    while (at > 0 && Math.abs(best[at - 1].weight) < size) at--;
     best.splice(at, 0, { index, weight });
     if (best.length > count) best.pop();
   }

@@ -14,6 +14,8 @@ export interface Session {
   source: Source;
   answers: Answers;
   description: Description;
+  /** What this is made of, where it is: keys left out, words. */
+  base?: Session;
   /** What ids of elements begin with: a notebook holds several pages. */
   prefix: string;
   /** Whether the page is in a notebook's cell, and a wheel is the notebook's. */

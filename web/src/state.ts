@@ -8,6 +8,20 @@ export type Scale = "linear" | "log";
 export type Theme = "auto" | "light" | "dark";
 export type Flow = "gives" | "receives";
 export type Sort = "order" | "size";
+/** The order of heads in the model view: of layers, by a number, or by what they are in a word. */
+/** The kinds of keys that can be left out. */
+export const OUT = ["special", "first", "punctuation"] as const;
+export type Out = (typeof OUT)[number];
+export const RANKS = ["order", "most", "least", "role"] as const;
+export type Rank = (typeof RANKS)[number];
+/** How two heads are compared. */
+export const HOWS = ["side", "difference"] as const;
+export type How = (typeof HOWS)[number];
+/** A layer, by its index, and a head. */
+export interface Other {
+  layer: number;
+  head: number;
+}
 /** Whether colors go to 1, so that heads compare, or to the largest of what is shown. */
 export type Strength = "absolute" | "relative";
 
@@ -43,6 +57,17 @@ export interface State {
   count: number | null; // null: what suits the view
   flow: Flow;
   sort: Sort;
+  find: string; // what is looked for
+  findAxis: Axis;
+  stat: string | null; // the number that heads are colored by
+  rank: Rank;
+  role: string | null; // of the heads that are shown; null: all
+  other: Other | null; // what is compared with
+  how: How;
+  out: readonly Out[]; // the kinds of keys that are left out
+  again: boolean; // whether rows are made to sum to 1 again
+  words: boolean; // whether tokens are seen as words
+  sides: readonly [number, number] | null; // the sentence of the queries, and that of the keys
   all: boolean; // whether thumbnails are of all queries, where that takes long
 }
 
@@ -69,6 +94,17 @@ export function initial(description: Description): State {
     count: null,
     flow: "gives",
     sort: "order",
+    find: "",
+    findAxis: "query",
+    stat: null,
+    rank: "order",
+    role: null,
+    other: null,
+    how: "side",
+    out: [],
+    again: false,
+    words: false,
+    sides: null,
     all: false,
   };
 }
@@ -113,6 +149,17 @@ export function parse(fragment: string, description: Description): State {
     count: whole("count", WINDOW) || null,
     flow: one("flow", ["gives", "receives"], state.flow),
     sort: one("sort", ["order", "size"], state.sort),
+    find: (fields.get("find") ?? "").slice(0, MOST_FOUND),
+    findAxis: one("findAxis", ["query", "key"], state.findAxis),
+    stat: one<string>("stat", (description.statistics ?? []).map(({ name }) => name), "") || null,
+    rank: one("rank", RANKS, state.rank),
+    role: one<string>("role", description.tags ?? [], "") || null,
+    other: parseOther(fields.get("with"), description),
+    how: one("how", HOWS, state.how),
+    out: OUT.filter((kind) => (fields.get("out") ?? "").split(",").includes(kind)),
+    again: fields.get("again") === "1",
+    words: fields.get("words") === "1",
+    sides: parseSides(fields.get("sides")),
     all: fields.get("all") === "1",
   };
   return fields.has("first") ? read : { ...read, ...opening(read, description, read.view) };
@@ -130,7 +177,7 @@ export function format(state: State, description: Description): string {
   add("head", state.head);
   add("query", state.query);
   add("key", state.key);
-  for (const name of ["reduce", "scale", "strength", "theme", "flow", "sort"] as const) {
+  for (const name of ["reduce", "scale", "strength", "theme", "flow", "sort", "findAxis", "stat", "rank", "role", "how"] as const) {
     add(name, state[name] === usual[name] ? null : state[name]);
   }
   if (state.view === "map") {
@@ -144,6 +191,12 @@ export function format(state: State, description: Description): string {
   add("first", state.first === usualFirst ? null : state.first);
   add("keys", state.keys);
   add("count", state.count);
+  add("find", state.find === "" ? null : encodeURIComponent(state.find));
+  add("out", state.out.length === 0 ? null : state.out.join(","));
+  add("again", state.again ? 1 : null);
+  add("words", state.words ? 1 : null);
+  add("sides", state.sides === null ? null : state.sides.join("."));
+  add("with", state.other === null ? null : `${state.other.layer}.${state.other.head}`);
   add("all", state.all ? 1 : null);
   return fields.join("&");
 }
@@ -163,6 +216,14 @@ export function changed(state: State, patch: Partial<State>, description: Descri
     if (before.queries !== layer.queries || before.keys !== layer.keys) next.x = next.y = next.zoom = null;
   }
   return next;
+}
+
+/** The views that show two heads. */
+const COMPARED: readonly View[] = ["map", "text", "heads", "query-key"];
+
+/** Whether what is seen is two heads, beside each other or as one. */
+export function isCompared({ view, other }: State): boolean {
+  return other !== null && COMPARED.includes(view);
 }
 
 /** The color scale of a view: among thousands of keys most weights are too small to be seen beside a map's largest. */
@@ -214,6 +275,20 @@ export function clamp(value: number, low: number, high: number): number {
 
 function usualHeads(heads: number): number[] {
   return Array.from({ length: Math.min(heads, 16) }, (_, head) => head);
+}
+
+const MOST_FOUND = 200; // letters
+
+function parseSides(text: string | null): [number, number] | null {
+  const read = /^(\d{1,4})\.(\d{1,4})$/.exec(text ?? "");
+  return read ? [Number(read[1]), Number(read[2])] : null;
+}
+
+function parseOther(text: string | null, description: Description): Other | null {
+  const read = /^(\d{1,9})\.(\d{1,9})$/.exec(text ?? "");
+  if (!read) return null;
+  const layer = clamp(Number(read[1]), 0, description.layers.length - 1);
+  return { layer, head: clamp(Number(read[2]), 0, description.layers[layer].heads - 1) };
 }
 
 function parseHeads(text: string, heads: number): number[] {

@@ -26,8 +26,6 @@ export const FRAGMENT: Address = {
   },
 };
 
-/** Of a notebook's cell, whose page belongs to somebody else. */
-export const NOWHERE: Address = { read: () => "", write: () => undefined, listen: () => () => undefined };
 
 const REST = 300; // ms that the address may lag behind what moves
 
@@ -62,6 +60,11 @@ export class Store {
     if (push) this.write(true);
     else this.timer ??= setTimeout(() => this.write(false), REST);
     this.tell();
+  }
+
+  /** The address of what is seen now. */
+  link(address: string): string {
+    return `${address.replace(/#.*/, "")}#${format(this.state, this.description)}`;
   }
 
   subscribe(listener: () => void): () => void {

@@ -63,7 +63,7 @@ function Outside(props: { row: Float32Array; axis: Axis; window: Window }) {
   const { layer } = useStore();
   const { row, axis, window: [first, end] } = props;
   const { inside, all } = useMemo(() => sums(row, [first, end]), [row, first, end]);
-  if (end - first >= row.length) return null;
+  if (end - first >= row.length || layer.signed) return null; // differences have no shares
   const shown = rangeText(position(layer, axis, first), position(layer, axis, end - 1));
   const many = axis === "key" ? "keys" : "queries";
   return (

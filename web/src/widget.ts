@@ -3,12 +3,41 @@
 import { read } from "./description";
 import { mount } from "./mount";
 import { EmbeddedSource } from "./source/embedded";
-import { NOWHERE } from "./store";
+import type { Address } from "./store";
 
 interface Model {
   get(name: "run"): string;
   get(name: "chunks"): DataView[];
   get(name: "height"): number | undefined;
+  get(name: "fragment"): string | undefined;
+  set?(name: "fragment", value: string): void;
+  save_changes?(): void;
+  on?(event: "change:fragment", heard: () => void): void;
+  off?(event: "change:fragment", heard: () => void): void;
+}
+
+/** What is seen, as Python reads and sets it. */
+function addressOf(model: Model): Address {
+  let own = model.get("fragment") ?? "";
+  return {
+    read: () => model.get("fragment") ?? "",
+    write: (fragment) => {
+      if (own === fragment) return;
+      own = fragment;
+      model.set?.("fragment", fragment);
+      model.save_changes?.();
+    },
+    listen: (changed) => {
+      const heard = (): void => {
+        const now = model.get("fragment") ?? "";
+        if (now === own) return; // what was written here
+        own = now;
+        changed();
+      };
+      model.on?.("change:fragment", heard);
+      return () => model.off?.("change:fragment", heard);
+    },
+  };
 }
 
 function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
@@ -22,7 +51,8 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   place.classList.add("in-cell");
   place.style.height = `${model.get("height") ?? 640}px`;
   el.append(place);
-  return mount(place, source, NOWHERE, true);
+  place.dataset.lmSuppressShortcuts = "true"; // JupyterLab: keys pressed here are the page's own
+  return mount(place, source, addressOf(model), true);
 }
 
 export default { render };

@@ -339,12 +339,13 @@ def _pixels(side: Side, part: dict[str, range | None], out: Path | None, look: L
 
 def _draw(found: Difference, out: Path, look: Look) -> None:
     from attnviz.show.figures.captions import caption as about_maps
-    from attnviz.show.figures.difference import difference_figure
+    from attnviz.show.figures.difference import difference_figure, difference_words
 
     a_maps = [row[0] for row in found.pictures]
     sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
-    how = look.words(a_maps, sides, marks=look.marks)
-    words = about_maps(a_maps, look.scale.fit(a_maps), source=sides)
+    said = [difference_words(found.pictures, look.scale)]
+    how = look.words(a_maps, sides, said=said, marks=look.marks)
+    words = about_maps(a_maps, look.scale.fit(a_maps), source=sides, notes=said)
     write_figure(out, lambda: difference_figure(found.pictures, **how), look, words, kind="diff")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +26,8 @@ from attnviz.cli.options import (
     request_of,
     tell_left_out,
 )
+from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
+from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,6 +131,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         format: Annotated[str, typer.Option(help="text or json.")] = "text",
+        look: Look = PLAIN,
     ) -> None:
         """Check SOURCE against a snapshot, with the heads, values and cells that it keeps.
 
@@ -136,6 +139,7 @@ def register(app: typer.Typer) -> None:
         input. Without --pattern the snapshot's own is taken, where it has a name, else the dump's.
         """
         check_choice("--format", format, ("text", "json"))
+        look = look_of_file(look, out)
         from attnviz.base.writing import check_output, is_stdout
         from attnviz.cli.console import note
         from attnviz.compare.rounding import explicit
@@ -155,7 +159,7 @@ def register(app: typer.Typer) -> None:
         if found.note is not None:
             note(f"{file}: {found.note}")
         if out is not None and not found.within:
-            _draw(found, out)
+            _draw(found, file, out, look)
         where = locate(inputs, pattern, found.cells[0], now) if found.cells else None
         if format == "json" and not is_stdout(out):
             from attnviz.show.exports import snapshot_check_json
@@ -211,13 +215,23 @@ def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute,
     )
 
 
-def _draw(found: SnapshotDifference, out: Path) -> None:
-    from attnviz.cli.console import drawing, note
-    from attnviz.show.figures.snapshot import write_difference
+def _draw(found: SnapshotDifference, file: Path, out: Path, look: Look) -> None:
+    from attnviz.cli.console import note
+    from attnviz.compare.snapshots.comparing import difference_maps
+    from attnviz.show.figures.captions import caption as about_maps
+    from attnviz.show.figures.difference import difference_figure, difference_words
+    from attnviz.show.figures.snapshot import words_of
 
-    with drawing():
-        drawn = write_difference(out, found)
-    note(f"wrote {out}" if drawn else f"{out}: not drawn, as the two have no cells in common")
+    maps = difference_maps(found)
+    if not maps:
+        note(f"{out}: not drawn, as the two have no cells in common")
+        return
+    pattern, sides = f"{found.stored.settings.get('pattern')}", f"A {file}; B now"
+    stored = [replace(before, pattern=pattern) for before, *_ in maps]
+    said = [difference_words(maps, look.scale)]
+    how = look.words(stored, sides, said=said, marks=look.marks)
+    words = f"{words_of(maps)} {about_maps(stored, look.scale.fit(stored), source=sides, notes=said)}"
+    write_figure(out, lambda: difference_figure(maps, **how), look, words, kind="snapshot")
 
 
 def _print(found: SnapshotDifference, file: Path, where: tuple[int, int, float] | None, *, stderr: bool) -> None:

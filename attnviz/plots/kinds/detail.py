@@ -38,7 +38,12 @@ class Detail(OverMaps):
         sides = marginals_of(request, progress=progress)
         caveat = request.attention.caveat
         notes = () if caveat is None else (caveat,)
-        return self.outlined(Parts((shown,), request.inputs.source, notes=notes, more={"sides": sides}), request)
+        said = (
+            "Above the map: the mean weight on each key, of the queries that see it",
+            "Beside it: the entropy of each query in nats, up to the log of the keys",
+        )
+        parts = Parts((shown,), request.inputs.source, notes=notes, said=said, more={"sides": sides})
+        return self.outlined(parts, request)
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes:
         from attnviz.show.figures.detail import detail

@@ -56,7 +56,7 @@ def visibility_hint(maps: Sequence[AttentionMap], scale: ColorScale) -> str | No
 def caption(
     maps: Sequence[AttentionMap], scale: FittedScale, *, source: str | None = None, notes: Sequence[str] = ()
 ) -> str:
-    """What is drawn: source, heads, pattern, what a cell is, color scale, sinks.
+    """What is drawn: source, heads, pattern, what a cell is, color scale, what gray is, sinks.
 
     Args:
         maps: what is drawn.
@@ -84,6 +84,8 @@ def caption(
         scale.note[0].upper() + scale.note[1:],
         *notes,
     ]
+    if any(bool(np.isnan(shown.cells).any()) for shown in maps):
+        sentences.append("Gray is not visible")
     left_out = left_out_words(shown.left_out for shown in maps)
     more = (left_out, sink_note(maps), row_note(maps))
     sentences += [said[0].upper() + said[1:] for said in more if said is not None]

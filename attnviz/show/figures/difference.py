@@ -27,7 +27,7 @@ from attnviz.show.figures.layout import (
     write,
 )
 from attnviz.show.figures.marks import draw_marks, find_marks, marks_height
-from attnviz.show.figures.scales import ColorScale, ScaleOptions
+from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
 _OF_PANELS = ("rank", "row")
 """Norms of A and B that say nothing of a difference, whose sign and size matter."""
@@ -44,6 +44,24 @@ def comparison_inches(size: tuple[int, int], width: float | None = None) -> tupl
     """
     panel = panel_inches(size, 4)
     return panel if width is None else scaled(size, panel, (width - 0.5) / 3 - _GAP)
+
+
+def difference_words(pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]], scale: ColorScale) -> str:
+    """How the third of three maps is drawn, as a caption says it, without its period.
+
+    >>> import attnviz
+    >>> one = attnviz.synthesize()
+    >>> difference_words([attnviz.compare_maps(one, attnviz.synthesize(seed=1), head=3)], ColorScale())
+    'A − B on a linear scale from -0.644 to 0.644'
+    """
+    return f"{pictures[0][2].pattern} on a {_between(pictures, scale).note}"
+
+
+def _between(pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]], asked: ColorScale) -> FittedScale:
+    """The scale of differences, balanced around 0."""
+    norm, values = "linear" if asked.norm in _OF_PANELS else asked.norm, pictures[0][0].values.removesuffix("s")
+    apart = [row[2] for row in pictures]
+    return ColorScale(norm=norm, robust=asked.robust).fit(apart, f"{apart[0].pattern}, {values}")
 
 
 def difference_figure(
@@ -71,12 +89,9 @@ def difference_figure(
         InputError: as :func:`attnviz.heatmap`.
     """
     both = [shown for row in pictures for shown in row[:2]]
-    apart = [row[2] for row in pictures]
     asked = ColorScale(**colors)
     scale = asked.fit(both)
-    norm = "linear" if asked.norm in _OF_PANELS else asked.norm
-    values = both[0].values.removesuffix("s")
-    between = ColorScale(norm=norm, robust=asked.robust).fit(apart, f"{apart[0].pattern}, {values}")
+    between = _between(pictures, asked)
     figure = Figure(figsize=(6, 6))
     axes = [figure.add_axes((0, 0, 1, 1), label=f"panel {n}") for n in range(3 * len(pictures))]
     bars = (

@@ -45,11 +45,12 @@ def write_difference(path: Path, found: SnapshotDifference) -> bool:
     if not maps:
         return False
     with _drawing():
-        save_figure(difference_figure(maps), path, about=About(_words(maps), {"kind": "snapshot"}))
+        save_figure(difference_figure(maps), path, about=About(words_of(maps), {"kind": "snapshot"}))
     return True
 
 
-def _words(maps: Sequence[tuple[AttentionMap, ...]]) -> str:
+def words_of(maps: Sequence[tuple[AttentionMap, ...]]) -> str:
+    """What a figure of differences shows, for those who can't see it."""
     heads = ", ".join(in_place(stored.heads_name, stored.layer, stored.batch) for stored, *_ in maps)
     return f"{maps[0][0].values.capitalize()} that differ from a stored snapshot, what they are now, and the difference: {heads}."
 

@@ -12,9 +12,9 @@ type AskedPair = Asked<OfHead, Pair>;
 
 /** Asks for the weight and logit of a query and key of the layer and head that are shown. */
 export function usePair(query: number | null, key: number | null): AskedPair {
-  const { state, layer: own } = useStore();
+  const { state, layer: shown } = useStore();
   const { layer, head } = state;
-  return useAnswer(PAIR, query === null || key === null || !hasWeights(own) ? null : { layer, head, query, key });
+  return useAnswer(PAIR, query === null || key === null || !hasWeights(shown) ? null : { layer, head, query, key });
 }
 
 export function isSingle({ queries, keys }: Cell): boolean {
@@ -62,7 +62,7 @@ export function Tooltip(props: {
       <dd class="number" data-value="weight">
         {cell.value === null ? "\u2026" : weightText(cell.value, cell.within)}
       </dd>
-      {single && !props.layer.given && (
+      {single && !props.layer.given && props.layer.kept === undefined && (
         <>
           <dt>logit</dt>
           <dd class="number" data-value="logit">
@@ -90,7 +90,7 @@ export function Readout() {
   useEffect(() => {
     if (names && pair) {
       const logit = pair.logit === null ? "" : `, logit ${logitText(pair.logit, logitsWithin(layer, state.head))}`;
-      const said = Number.isNaN(pair.weight) ? "hidden" : `weight ${weightText(pair.weight, within)}${logit}`;
+      const said = Number.isNaN(pair.weight) ? "hidden" : `${layer.signed ? "difference" : "weight"} ${weightText(pair.weight, within)}${logit}`;
       announce(`query ${names[0]}, key ${names[1]}: ${said}`);
     }
   }, [pair]);
@@ -104,13 +104,13 @@ export function Readout() {
       </span>
       {hasWeights(layer) && (
         <span>
-          weight <b data-value="weight">{pair ? weightText(pair.weight, within) : pending(asked)}</b>
+          {layer.signed ? "difference" : "weight"} <b data-value="weight">{pair ? weightText(pair.weight, within) : pending(asked)}</b>
         </span>
       )}
       {layer.kept !== undefined ? (
         <span class="muted">reduced while the model ran{hasWeights(layer) ? "" : ": no single weights"}</span>
       ) : layer.given ? (
-        <span class="muted">given, not computed</span>
+        <span class="muted">{layer.made ? layer.pattern : "given, not computed"}</span>
       ) : (
         <>
           <span>

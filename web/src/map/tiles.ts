@@ -1,7 +1,7 @@
 /** Tiles of a head's map for Leaflet: fetched once, painted again when only their colors change. */
 
 import L from "leaflet";
-import { type Ramp, luminance, paint, sequential } from "../colors";
+import { type Ramp, colorOf, luminance, paint } from "../colors";
 import { type Layer, type Reduce, withinOf } from "../description";
 import { FLOAT32, type Within, weightText } from "../numbers";
 import { largest } from "../questions";
@@ -240,7 +240,7 @@ export class MapLayer extends L.GridLayer {
     const within = withinOf(this.tiles.shown.layer, this.tiles.shown.head);
     for (const [i, value] of part.entries()) {
       if (Number.isNaN(value)) continue;
-      context.fillStyle = luminance(sequential(this.ramp.share(value), this.dark)) > 0.179 ? "#000d" : "#fffd";
+      context.fillStyle = luminance(colorOf(this.ramp, value, this.dark)) > 0.179 ? "#000d" : "#fffd";
       context.fillText(weightText(value, within), ((i % width) + 0.5) * zoom, (Math.floor(i / width) + 0.5) * zoom);
     }
   }

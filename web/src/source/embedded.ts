@@ -100,6 +100,11 @@ export class EmbeddedSource implements Source {
     return { rows, columns, values: await this.ask({ kind: "thumbnail", layer, head }, signal), queries: null };
   }
 
+  async statistics(layer: number, head: number): Promise<Record<string, number | string | null> | null> {
+    const of = this.description.layers[layer].statistics;
+    return of ? Object.fromEntries(Object.entries(of).map(([name, values]) => [name, values[head]])) : null;
+  }
+
   close(): void {
     this.stop();
     this.fail("closed");

@@ -86,6 +86,11 @@ export class LiveSource implements Source {
     return { rows, columns, values: new Float32Array(bytes, 12, rows * columns), queries: made < queries ? made : null };
   }
 
+  async statistics(layer: number, head: number, signal?: AbortSignal): Promise<Record<string, number | string | null> | null> {
+    const answer = await this.get(`statistics/${layer}/${head}`, signal);
+    return answer.status === 204 ? null : ((await answer.json()) as Record<string, number | string | null>);
+  }
+
   close(): void {
     clearInterval(this.looks);
     this.closed.abort();

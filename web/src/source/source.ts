@@ -52,6 +52,8 @@ export interface Source {
   received(layer: number, head: number, signal?: AbortSignal): Promise<Float32Array>;
   /** 2 * D numbers: q then k, as the score uses them. */
   vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array>;
+  /** A head's number of each statistic, its tag and the statistic that gave it; null where that takes a pass of a minute. */
+  statistics(layer: number, head: number, signal?: AbortSignal): Promise<Record<string, number | string | null> | null>;
   /** The map in a few cells; of some of the queries where all would take long and `all` of them are not wanted. */
   thumbnail(layer: number, head: number, all: boolean, signal?: AbortSignal): Promise<Thumbnail>;
   close(): void;

@@ -2,9 +2,10 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Asked, known } from "../answers";
-import { headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
+import { css, diverging, headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
 import { LayerPicker, NoWeights, WindowControl } from "../controls";
-import { type Axis, extent, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
+import { type Axis, type Layer, extent, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
+import { useFound } from "../find/find";
 import { type Place, samePlace, usePlace, useRoving } from "../focus";
 import { Legend, StrengthSwitch } from "../legend";
 import { positionText, tickText, weightText } from "../numbers";
@@ -117,9 +118,9 @@ function Lines(props: { dark: boolean }) {
       const from = middle(query, queries[0]) + (shown?.axis === "query" ? 0 : lane);
       const to = middle(key, keys[0]) + (shown?.axis === "key" ? 0 : lane);
       if (Math.max(from, to) < -ROW_HEIGHT || Math.min(from, to) > frame.height + ROW_HEIGHT) continue;
-      context.strokeStyle = headColor(head);
+      context.strokeStyle = lineColor(layer, head, weight, props.dark);
       context.setLineDash(headDash(head));
-      const { alpha, width: thick } = stroke(ramp.share(weight), shown !== null);
+      const { alpha, width: thick } = stroke(ramp.share(Math.abs(weight)), shown !== null);
       context.globalAlpha = alpha;
       context.lineWidth = thick;
       context.beginPath();
@@ -136,8 +137,8 @@ function Lines(props: { dark: boolean }) {
         if (y < -ROW_HEIGHT || y > frame.height) continue;
         const room = bars / state.heads.length;
         const x = (other === "key" ? right : left - bars) + state.heads.indexOf(head) * room;
-        context.globalAlpha = ramp.share(weight);
-        context.fillStyle = headColor(head);
+        context.globalAlpha = ramp.share(Math.abs(weight));
+        context.fillStyle = lineColor(layer, head, weight, props.dark);
         context.fillRect(x, y, Math.max(1, room - 1), ROW_HEIGHT - 4);
       }
     }
@@ -162,7 +163,7 @@ function Lines(props: { dark: boolean }) {
       <div class="heads-top">
         <Legend
           ramp={ramp}
-          unit={`weight, 0 to ${tickText(ramp.top)}`}
+          unit={layer.signed ? `size of the difference; red: the first is larger, blue: the second` : `weight, 0 to ${tickText(ramp.top)}`}
           color={(share) => mix(rgb(props.dark ? 0x16181d : 0xffffff), rgb(props.dark ? 0xececf1 : 0x1b1b20), share)}
           dark={props.dark}
           layer={null}
@@ -249,6 +250,7 @@ function Column(props: {
       return to[key] ?? null;
     },
   );
+  const found = useFound(axis);
   const here = (place: Place | null): number | null => (place?.axis === axis ? place.index : null);
   useInSight(roving.group, here(props.pinned), [first, end]);
   useInSight(roving.group, here(props.sought), [first, end]);
@@ -268,7 +270,7 @@ function Column(props: {
           <button
             key={index}
             type="button"
-            class={`heads-token ${samePlace(props.shown, place) ? "shown" : ""} ${here(props.sought) === index ? "sought" : ""}`}
+            class={`heads-token ${samePlace(props.shown, place) ? "shown" : ""} ${here(props.sought) === index ? "sought" : ""} ${found.has(index) ? "found" : ""}`}
             style={{ height: ROW_HEIGHT }}
             data-position={index}
             {...roving.stop(index)}
@@ -299,6 +301,11 @@ interface Line {
   weight: number;
 }
 
+/** A line's color: its head's, or of a difference what tells which side is larger. */
+export function lineColor(layer: Layer, head: number, weight: number, dark: boolean): string {
+  return layer.signed ? css(diverging(weight < 0 ? -0.75 : 0.75, dark)) : headColor(head);
+}
+
 /** The strongest lines, the strongest last; with a place, those that start or end there. */
 export function strongest(
   heads: HeadWeights[],
@@ -317,19 +324,19 @@ export function strongest(
     for (let t = from; t < to; t++) {
       for (let s = left; s < right; s++) {
         const weight = values[(t - queries[0]) * width + s - keys[0]];
-        if (weight > top) [top, of] = [weight, head];
+        if (Math.abs(weight) > top) [top, of] = [Math.abs(weight), head];
       }
     }
   }
   // Counted in bins first: a window of 512 x 512 in 16 heads has four million weights, and a few thousand lines are seen.
   const bins = new Float64Array(256);
-  const bin = (weight: number): number => Math.min(255, Math.floor((weight / top) * 256));
+  const bin = (weight: number): number => Math.min(255, Math.floor((Math.abs(weight) / top) * 256));
   const each = (use: (head: number, query: number, key: number, weight: number) => void): void => {
     for (const { head, values } of heads) {
       for (let t = from; t < to; t++) {
         for (let s = left; s < right; s++) {
           const weight = values[(t - queries[0]) * width + s - keys[0]];
-          if (weight > 0) use(head, t, s, weight);
+          if (Math.abs(weight) > 0) use(head, t, s, weight);
         }
       }
     }
@@ -341,7 +348,7 @@ export function strongest(
   each((head, query, key, weight) => {
     if (bin(weight) >= least && lines.length < 4 * MOST_LINES) lines.push({ head, query, key, weight });
   });
-  return { top, head: of, lines: lines.sort((a, b) => a.weight - b.weight) }; // the strongest are drawn last
+  return { top, head: of, lines: lines.sort((a, b) => Math.abs(a.weight) - Math.abs(b.weight)) }; // the strongest are drawn last
 }
 
 function within(index: number, [first, end]: Window): boolean {

@@ -4,8 +4,9 @@ import type L from "leaflet";
 import { type MutableRef, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
-import { type Ramp, massTop, ramp, sequential, weightRamp } from "../colors";
+import { type Ramp, legendColor, massTop, ramp, rampOf } from "../colors";
 import { hasWeights, headName, withinOf } from "../description";
+import { useFound } from "../find/find";
 import { Legend, ScaleSwitches } from "../legend";
 import { drawAxis } from "../map/axes";
 import { Crosshair } from "../map/crosshair";
@@ -131,8 +132,8 @@ export function MapView(props: { dark: boolean }) {
   };
 
   const exact = usePair(...exactly(hover?.cell ?? null));
-  const unit = state.reduce === "max" ? "weight" : "mass";
-  const of = size === 1 ? unit : `${state.reduce === "max" ? "largest weight" : "mass"} in ${size} \u00d7 ${size}`;
+  const unit = `${layer.signed ? "difference of " : ""}${state.reduce === "max" ? "weight" : "mass"}`;
+  const of = size === 1 ? unit : `${state.reduce === "max" ? (layer.signed ? "difference farthest from 0" : "largest weight") : unit} in ${size} \u00d7 ${size}`;
   return (
     <div class="map-view">
       <div class={`map-grid ${layer.key_labels === null ? "numbers-across" : ""} ${layer.query_labels === null ? "numbers-down" : ""}`}>
@@ -176,10 +177,10 @@ export function MapView(props: { dark: boolean }) {
         <Legend
           ramp={colors}
           unit={of}
-          color={(share) => sequential(share, props.dark)}
+          color={legendColor(colors, props.dark)}
           dark={props.dark}
           layer={layer}
-          largest={largest === null ? null : `weight ${weightText(largest, withinOf(layer, state.head))}`}
+          largest={largest === null ? null : `${layer.signed ? "difference" : "weight"} ${weightText(largest, withinOf(layer, state.head))}`}
         />
         <Readout />
         <Wholes />
@@ -222,7 +223,7 @@ function useColors(tiles: Tiles, level: number): { colors: Ramp; largest: number
   let top: number | null = null;
   if (whole) top = state.reduce === "max" ? whole.cell : Math.max(massTop(whole.cell, whole.weight, level, tiles.finest), seen);
   const colors =
-    top === null && state.strength === "relative" ? ramp(scale, 1, layer.keys) : weightRamp(scale, state.strength, top, layer.keys);
+    top === null && state.strength === "relative" && !layer.signed ? ramp(scale, 1, layer.keys) : rampOf(layer, scale, state.strength, top);
   return {
     colors,
     largest: whole?.weight ?? null,
@@ -258,6 +259,7 @@ function useAxes(moving: Moving, cell: Cell | null, dark: boolean): MutableRef<H
   const { state, layer } = useStore();
   const axes = { query: useRef<HTMLCanvasElement>(null), key: useRef<HTMLCanvasElement>(null) };
   const hovered = { query: cell?.queries ?? null, key: cell?.keys ?? null };
+  const found = { query: useFound("query"), key: useFound("key") };
   useEffect(() => {
     const made = moving.map.current;
     if (!made) return;
@@ -269,9 +271,10 @@ function useAxes(moving: Moving, cell: Cell | null, dark: boolean): MutableRef<H
         pixels: 2 ** made.getZoom(),
         marked: state[axis],
         hovered: hovered[axis],
+        found: found[axis],
       });
     }
-  }, [moving.moves, cell?.queries.join(), cell?.keys.join(), state.query, state.key, moving.size.width, moving.size.height, dark, layer]);
+  }, [moving.moves, cell?.queries.join(), cell?.keys.join(), state.query, state.key, moving.size.width, moving.size.height, dark, layer, found.query, found.key]);
   return [axes.query, axes.key];
 }
 

@@ -8,8 +8,10 @@ import { Segmented } from "../controls";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { countText, weightText } from "../numbers";
-import { THUMBNAIL, largest } from "../questions";
+import { type OfHead, THUMBNAIL, largest } from "../questions";
 import { useAnswer, usePass, useSession, useStore } from "../session";
+import type { Counted } from "../statistics";
+import { NumberChip, NumberControls, NumbersRow, Ranked, type ThumbProps, isOfRole, useCounted } from "./ranked";
 
 const CHEAP = 30_000_000; // weights of a pass that a server makes at once
 
@@ -20,6 +22,7 @@ export function ModelControls() {
   return (
     <>
       <ScaleSwitches />
+      <NumberControls />
       {cheap ? null : (
         <Segmented
           name="Queries that thumbnails are made of"
@@ -39,8 +42,12 @@ export function ModelControls() {
 export function ModelView(props: { dark: boolean }) {
   const { description } = useSession();
   const { state, scale, set } = useStore();
-  const { layers } = description;
-  const heads = Math.max(...layers.map((layer) => layer.heads));
+  const counted = useCounted();
+  const [looked, look] = useState<OfHead | null>(null);
+  const numbers = looked ?? { layer: state.layer, head: state.head };
+  const layers = description.layers; // of every text; those of the one that is shown are drawn
+  const shown = layers.flatMap((layer, index) => (layer.text === layers[state.layer].text ? [{ layer, index }] : []));
+  const heads = Math.max(...shown.map(({ layer }) => layer.heads));
   const roving = useRoving<string>(
     `${state.layer} ${state.head}`,
     () => true,
@@ -51,11 +58,12 @@ export function ModelView(props: { dark: boolean }) {
       const step = steps[key];
       if (!step) return null;
       const [atLayer, atHead] = from.split(" ").map(Number);
-      const layer = Math.max(0, Math.min(layers.length - 1, atLayer + step[0]));
+      const layer = Math.max(shown[0].index, Math.min(shown[shown.length - 1].index, atLayer + step[0]));
       return `${layer} ${Math.max(0, Math.min(layers[layer].heads - 1, atHead + step[1]))}`;
     },
   );
-  const ramp = weightRamp(scale, state.strength, null, layers[0].keys);
+  const open = (head: OfHead): void => set({ view: "map", ...head, x: null, y: null, zoom: null }, true);
+  const ramp = weightRamp(scale, state.strength, null, layers[state.layer].keys);
   const own = state.strength === "relative";
   return (
     <div class="model-view">
@@ -66,47 +74,66 @@ export function ModelView(props: { dark: boolean }) {
         dark={props.dark}
         layer={layers[state.layer]}
       />
-      <div
-        class="model-grid"
-        role="grid"
-        aria-label="Heads of all layers"
-        ref={roving.group}
-        onKeyDown={roving.onKeyDown}
-        style={{ "--heads": heads }}
-      >
-        <div role="row" class="model-row model-top">
-          <span role="columnheader" class="model-corner">
-            layer
-          </span>
-          {Array.from({ length: heads }, (_, head) => (
-            <span key={head} role="columnheader">
-              {columnName(layers, head)}
+      {state.rank !== "order" ? (
+        <Ranked counted={counted} dark={props.dark} thumb={Thumb} onLook={look} onOpen={open} />
+      ) : (
+        <div
+          class="model-grid"
+          role="grid"
+          aria-label="Heads of all layers"
+          ref={roving.group}
+          onKeyDown={roving.onKeyDown}
+          style={{ "--heads": heads }}
+        >
+          <div role="row" class="model-row model-top">
+            <span role="columnheader" class="model-corner">
+              layer
             </span>
-          ))}
-        </div>
-        {layers.map((layer, index) => (
-          <div role="row" class="model-row" key={index}>
-            <span role="rowheader" title={`layer ${layer.label}: ${layer.pattern}, ${layer.queries} queries, ${layer.keys} keys`}>
-              {layer.label}
-            </span>
-            {Array.from({ length: layer.heads }, (_, head) => (
-              <div role="gridcell" key={head}>
-                <Thumb
-                  layer={index}
-                  head={head}
-                  dark={props.dark}
-                  current={index === state.layer && head === state.head}
-                  stop={roving.stop(`${index} ${head}`)}
-                  onFocus={() => roving.came(`${index} ${head}`)}
-                  onOpen={() => set({ view: "map", layer: index, head, x: null, y: null, zoom: null }, true)}
-                />
-              </div>
+            {Array.from({ length: heads }, (_, head) => (
+              <span key={head} role="columnheader">
+                {columnName(shown.map(({ layer }) => layer), head)}
+              </span>
             ))}
           </div>
-        ))}
-      </div>
+          {shown.map(({ layer, index }) => (
+            <div role="row" class="model-row" key={index}>
+              <span role="rowheader" title={`layer ${layer.label}: ${layer.pattern}, ${layer.queries} queries, ${layer.keys} keys`}>
+                {layer.label}
+              </span>
+              {Array.from({ length: layer.heads }, (_, head) => (
+                <div
+                  role="gridcell"
+                  key={head}
+                  class={isOfRole(countedOf(counted.heads, index, head), state.role) ? "" : "not-of-role"}
+                  onPointerEnter={() => look({ layer: index, head })}
+                >
+                  <Thumb
+                    layer={index}
+                    head={head}
+                    dark={props.dark}
+                    current={index === state.layer && head === state.head}
+                    stop={roving.stop(`${index} ${head}`)}
+                    onFocus={() => {
+                      roving.came(`${index} ${head}`);
+                      look({ layer: index, head });
+                    }}
+                    onOpen={() => open({ layer: index, head })}
+                  />
+                  <NumberChip of={countedOf(counted.heads, index, head)} range={counted.range} dark={props.dark} />
+                </div>
+              ))}
+            </div>
+          ))}
+        </div>
+      )}
+      <NumbersRow {...numbers} />
     </div>
   );
+}
+
+/** The numbers of one head among all. */
+function countedOf(all: readonly Counted[], layer: number, head: number): Counted {
+  return all.find((one) => one.layer === layer && one.head === head) ?? { layer, head, numbers: null };
 }
 
 /** What a column's heads are called, where all layers agree; else each thumbnail says it alone. */
@@ -115,15 +142,7 @@ function columnName(layers: Layer[], head: number): string {
   return names.size === 1 ? [...names][0] : "";
 }
 
-function Thumb(props: {
-  layer: number;
-  head: number;
-  dark: boolean;
-  current: boolean;
-  stop: { "data-stop": string; tabIndex: number };
-  onFocus(): void;
-  onOpen(): void;
-}) {
+function Thumb(props: ThumbProps) {
   const { description } = useSession();
   const { state, scale } = useStore();
   const canvas = useRef<HTMLCanvasElement>(null);

@@ -38,7 +38,11 @@ export function QueryKeyView(props: { dark: boolean }) {
     return <p class="muted">These maps were reduced while the model ran: its queries and keys were not kept.</p>;
   }
   if (layer.given) {
-    return <p class="muted">These weights were given: there is no query and no key they were computed from.</p>;
+    return layer.made ? (
+      <p class="muted">Keys are left out, or words seen as one: that is made of weights, and no one score makes it. Take that back to see scores.</p>
+    ) : (
+      <p class="muted">These weights were given: there is no query and no key they were computed from.</p>
+    );
   }
   return <Products dark={props.dark} />;
 }

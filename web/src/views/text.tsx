@@ -1,9 +1,10 @@
 /** The text view: tokens shaded by what one query gives them, or by what they give to one key. */
 
 import { known, pending } from "../answers";
-import { css, sequential, textOn, weightRamp } from "../colors";
+import { colorOf, css, legendColor, rampOf, textOn } from "../colors";
 import { HeadPicker, LayerPicker, NoWeights, Segmented, WindowControl } from "../controls";
 import { type Axis, hasWeights, isOneText, label, position, positionName, visibleText, withinOf } from "../description";
+import { useFound } from "../find/find";
 import { usePlace, useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { countText, positionText, weightText } from "../numbers";
@@ -63,11 +64,11 @@ function Text(props: { dark: boolean }) {
   const values = known<object, Float32Array>(asked);
   const top = useMemo(() => (values ? largest(values) : null), [values]);
   const within = withinOf(layer, state.head);
-  const colors = weightRamp(scale, state.strength, top, layer.keys);
+  const colors = rampOf(layer, scale, state.strength, top);
   const valueOf = (index: number): number => values?.[index] ?? Number.NaN;
   const shade = (index: number): { background: string; color: string } | null => {
     if (Number.isNaN(valueOf(index))) return null;
-    const color = sequential(colors.share(valueOf(index)), props.dark);
+    const color = colorOf(colors, valueOf(index), props.dark);
     return { background: css(color), color: textOn(color) };
   };
 
@@ -119,7 +120,7 @@ function Text(props: { dark: boolean }) {
         <Legend
           ramp={colors}
           unit={unit}
-          color={(share) => sequential(share, props.dark)}
+          color={legendColor(colors, props.dark)}
           dark={props.dark}
           layer={layer}
           largest={top === null ? null : weightText(top, within)}
@@ -187,6 +188,7 @@ function Tokens(props: {
       return to[key] ?? null;
     },
   );
+  const found = useFound(axis);
   useInSight(roving.group, props.pinned, [first, end]);
   useInSight(roving.group, props.sought, [first, end]);
   return (
@@ -207,7 +209,7 @@ function Tokens(props: {
             <button
               key={index}
               type="button"
-              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${props.sought === index ? "sought" : ""}`}
+              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${props.sought === index ? "sought" : ""} ${found.has(index) ? "found" : ""}`}
               style={colors ?? undefined}
               data-position={index}
               {...roving.stop(index)}

@@ -1,0 +1,89 @@
+/** A page's description of maps that are made of its own. */
+
+import { type Description, type Layer, type Origin } from "../description";
+import { type Rule, edgesOf, leftOut, rangesOf } from "./rule";
+
+/** How many levels a map has whose finest has a cell a weight, and whose coarsest is one tile. */
+function levelsOf(queries: number, keys: number): number {
+  return Math.max(1, Math.ceil(Math.log2(Math.max(queries, keys) / 256)) + 1);
+}
+
+/** The description of the layers that a rule makes of a page's. */
+export function madeDescription(description: Description, ruleOf: (layer: Layer) => Rule | null): Description {
+  const labels = [...description.labels];
+  const layers = description.layers.map((layer): Layer => {
+    const rule = ruleOf(layer);
+    if (rule === null) return layer;
+    const out = leftOut(rule, description, layer);
+    const said = [
+      layer.pattern,
+      ...(rule.words ? ["words"] : []),
+      ...(rule.sides ? [`sentence ${rule.sides[0] + 1} to sentence ${rule.sides[1] + 1}`] : []),
+      ...(rule.out.length > 0 ? [`${out.keys.size} ${out.keys.size === 1 ? "key" : "keys"} left out`] : []),
+      ...(rule.again ? ["renormalized"] : []),
+    ];
+    const edges = { query: edgesOf("query", rule, description, layer), key: edgesOf("key", rule, description, layer) };
+    const [queries, keys] = [edges.query.length - 1, edges.key.length - 1];
+    const wordsOf = (place: number | null, of: readonly number[]): number | null => {
+      if (place === null || !rule.words) return place;
+      const list = description.labels[place];
+      const made = of.slice(0, -1).map((first, i) => wordOf(list.slice(first, of[i + 1])));
+      const known = labels.findIndex((other, n) => n >= description.labels.length && other.join("\0") === made.join("\0"));
+      return known >= 0 ? known : labels.push(made) - 1;
+    };
+    const shared = rule.again ? 2 : 1; // of a weight and of what is left of its row
+    const { logs, logits } = layer.accuracy;
+    const plain = !rule.again && !rule.words;
+    return {
+      ...layer,
+      queries,
+      keys,
+      query_labels: wordsOf(layer.query_labels, edges.query),
+      key_labels: wordsOf(layer.key_labels, edges.key),
+      positions: rule.words && layer.positions !== null ? { queries: 0, keys: 0 } : layer.positions, // words by their number
+      pattern: said.join(", "),
+      given: true,
+      made: true,
+      sinks: null,
+      alibi: null,
+      softcap: null,
+      levels: levelsOf(queries, keys),
+      accuracy: { weights: plain ? layer.accuracy.weights : null, logs: logs.map((one) => one * shared), logits },
+      origin: layer.origin && originOf(layer.origin, rule, out),
+    };
+  });
+  return { ...description, labels, layers, statistics: undefined };
+}
+
+/** A word of its tokens; what marks that one goes on is no part of it. */
+export function wordOf(tokens: readonly string[]): string {
+  return tokens.map((token, i) => (i > 0 ? token.replace(/^##/, "") : token)).join("");
+}
+
+/** The words that make it on the command line and in Python; null where they would say it twice, or not at all. */
+function originOf(origin: Origin, rule: Rule, out: { keys: Set<number>; queries: Set<number> }): Origin {
+  const shifted = [...out.keys].map((key) => key + origin.first[1]);
+  const hide = rule.out.length > 0 ? rangesOf(shifted) : null;
+  const taken = (text: string | null): boolean => text === null || /(--|\b)(hide|merge|spans|renormalize|rollout)\b/.test(text);
+  const [command, python] = [!taken(origin.command), !taken(origin.options)];
+  const sayable = rule.sides === null && !(rule.words && origin.cropped);
+  const words = [origin.command ?? ""];
+  const options = origin.options ? [origin.options] : [];
+  if (rule.words) {
+    words.push("--merge words");
+    options.push('merge="words"');
+  }
+  if (hide !== null) {
+    words.push(`--hide ${hide}`);
+    options.push(`hide="${hide}"`);
+  }
+  if (rule.again) {
+    words.push("--renormalize");
+    options.push("renormalize=True");
+  }
+  return {
+    ...origin,
+    command: command && sayable ? words.filter((one) => one !== "").join(" ") : null,
+    options: python && sayable ? options.join(", ") : null,
+  };
+}

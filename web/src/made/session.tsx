@@ -1,0 +1,178 @@
+/** The session of maps that are made of the page's: everything inside sees them as it sees any. */
+
+import type { ComponentChildren } from "preact";
+import { useMemo } from "preact/hooks";
+import { Answers, type Kind, known } from "../answers";
+import { Segmented } from "../controls";
+import type { Description } from "../description";
+import { type Session, SessionContext, useAnswer, useSession, useStore } from "../session";
+import { shareText } from "../numbers";
+import { OUT, type Out, type State, changed } from "../state";
+import type { Store } from "../store";
+import { madeDescription } from "./description";
+import { type Matrix, merged, without } from "./matrix";
+import { type Rule, edgesOf, leftOut, ruleOf, sentenceName, sentencesOf } from "./rule";
+import { MOST_MADE, MadeSource, wholeOf } from "./source";
+import type { Source } from "../source/source";
+
+/** A store that shows another's state, changed, and gives back what is set. */
+export function derivedStore(store: Store, description: Description, shown: (state: State) => State, back: (patch: Partial<State>) => Partial<State>): Store {
+  const made = Object.create(store) as Store;
+  let last: { of: State; state: State } | null = null;
+  Object.defineProperties(made, {
+    state: {
+      get: () => {
+        if (last?.of !== store.state) last = { of: store.state, state: shown(store.state) };
+        return last.state;
+      },
+    },
+    untouched: { get: () => store.untouched },
+    description: { value: description },
+    set: { value: (patch: Partial<State>, push?: boolean) => store.set(back(patch), push) },
+    subscribe: { value: (listener: () => void) => store.subscribe(listener) },
+  });
+  return made;
+}
+
+/** The map that a rule makes of a head's, and the share of each row that it leaves out. */
+async function makeOf(source: Source, description: Description, rule: Rule, layer: number, head: number): Promise<{ matrix: Matrix; left: Float64Array }> {
+  const of = description.layers[layer];
+  const whole = await wholeOf(source, layer, head);
+  const out = leftOut(rule, description, of);
+  const found = without(whole, out.keys, out.queries, rule.again);
+  if (!rule.words) return found;
+  return { ...found, matrix: merged(found.matrix, edgesOf("query", rule, description, of), edgesOf("key", rule, description, of)) };
+}
+
+/** What a session becomes where something is left out or seen as one. */
+export function MadeSession(props: { children: ComponentChildren }) {
+  const session = useSession();
+  const { state, layer } = useStore();
+  const rule = ruleOf(state, layer);
+  const made = useMemo<Session>(() => {
+    if (rule === null) return session;
+    const { source, description } = session;
+    const of = (one: typeof layer): Rule | null => ruleOf(state, one);
+    const described = madeDescription(description, of);
+    const made = new MadeSource(described, source, async (index, head) => {
+      const own = of(description.layers[index]);
+      return own === null ? wholeOf(source, index, head) : (await makeOf(source, description, own, index, head)).matrix;
+    });
+    const store = derivedStore(session.store, described, (one) => changed(one, {}, described), (patch) => patch);
+    return { ...session, description: described, source: made, answers: new Answers(made), store, base: session };
+  }, [session, JSON.stringify(rule)]);
+  return <SessionContext.Provider value={made}>{props.children}</SessionContext.Provider>;
+}
+
+/** The mean share of a query's weight that is left out, of a head. */
+const LEFT: Kind<{ layer: number; head: number; rule: Rule }, number> = {
+  name: "left out",
+  bytes: () => 8,
+  async ask(source, { layer, head, rule }) {
+    const { description } = source;
+    const of = description.layers[layer];
+    const whole = await wholeOf(source, layer, head);
+    const { keys, queries } = leftOut(rule, description, of);
+    let [sum, count] = [0, 0];
+    const { left } = without(whole, keys, queries, false);
+    for (let t = 0; t < of.queries; t++) {
+      if (queries.has(t) || whole.values.subarray(t * of.keys, (t + 1) * of.keys).every(Number.isNaN)) continue;
+      sum += left[t];
+      count++;
+    }
+    return count > 0 ? sum / count : 0;
+  },
+};
+
+const NAMES: Record<Out, [string, string]> = {
+  special: ["special", "Leave special tokens out of the keys"],
+  first: ["first key", "Leave the first key out: many heads give it what they have to spare"],
+  punctuation: ["punctuation", "Leave punctuation out of the keys"],
+};
+
+/** What can be left out and seen as one; inside of the session that is made. */
+export function MadeControls() {
+  const session = useSession();
+  const base = session.base ?? session;
+  const { state, set } = useStore();
+  const { description } = base;
+  const layer = description.layers[state.layer];
+  const sentences = useMemo(() => sentencesOf(description, layer), [description, layer]);
+  const long = Math.max(layer.queries, layer.keys) > MOST_MADE;
+  const rule = ruleOf(state, layer);
+  const toggle = (kind: Out): void => {
+    const out = OUT.filter((one) => (one === kind) !== state.out.includes(one));
+    set({ out, again: out.length > 0 || state.sides !== null ? state.again : false }, true);
+  };
+  if (long) {
+    return <span class="muted note">Of maps of more than {MOST_MADE} tokens, leave keys out with: attnviz view --hide</span>;
+  }
+  return (
+    <div class="made" role="group" aria-label="What is left out and seen as one">
+      <span class="made-name">leave out</span>
+      {OUT.map((kind) => (
+        <button key={kind} type="button" class="toggle" aria-pressed={state.out.includes(kind)} title={NAMES[kind][1]} onClick={() => toggle(kind)}>
+          {NAMES[kind][0]}
+        </button>
+      ))}
+      {(state.out.length > 0 || state.sides !== null || state.again) && (
+        <button type="button" class="toggle" aria-pressed={state.again} title="Make what is left of each row sum to 1 again" onClick={() => set({ again: !state.again }, true)}>
+          renormalize
+        </button>
+      )}
+      {layer.query_words !== undefined && layer.key_words !== undefined && (
+        <Segmented
+          name="What is seen as one"
+          value={state.words ? "words" : "tokens"}
+          choices={[
+            ["tokens", "tokens"],
+            ["words", "words", "Weight on a word is its tokens\u2019 sum, of one their mean"],
+          ]}
+          onChange={(value) =>
+            set({ words: value === "words", query: null, key: null, x: null, y: null, zoom: null, first: 0, keys: null }, true)
+          }
+        />
+      )}
+      {sentences.length > 0 && (
+        <label class="field">
+          <span>sentences</span>
+          <select
+            value={state.sides === null ? "" : state.sides.join(".")}
+            onChange={({ currentTarget: { value } }) => set({ sides: value === "" ? null : (value.split(".").map(Number) as [number, number]) }, true)}
+          >
+            <option value="">all</option>
+            {sentences.slice(0, 6).flatMap((_, from) =>
+              sentences.slice(0, 6).map((_, to) => (
+                <option key={`${from}.${to}`} value={`${from}.${to}`} title={`${sentenceName(description, layer, sentences[from])} to ${sentenceName(description, layer, sentences[to])}`}>
+                  {from + 1} {"\u2192"} {to + 1}
+                </option>
+              )),
+            )}
+          </select>
+        </label>
+      )}
+      {rule !== null && (rule.out.length > 0 || rule.sides !== null) && <LeftOut rule={rule} />}
+    </div>
+  );
+}
+
+/** The share that is left out, said. */
+function LeftOut(props: { rule: Rule }) {
+  const session = useSession();
+  const { state } = useStore();
+  const base = session.base ?? session;
+  return (
+    <SessionContext.Provider value={base}>
+      <Share rule={props.rule} layer={state.layer} head={state.head} />
+    </SessionContext.Provider>
+  );
+}
+
+function Share(props: { rule: Rule; layer: number; head: number }) {
+  const share = known(useAnswer(LEFT, props));
+  return (
+    <span class="muted made-share" data-role="left-out">
+      {share === null ? "\u2026" : shareText(share)} of the weight is left out
+    </span>
+  );
+}

@@ -1,0 +1,86 @@
+/** The numbers of heads: what Python counted of each, how they are said, and heads in an order of theirs. */
+
+import type { Kind } from "./answers";
+import type { Description, Statistic } from "./description";
+import type { OfHead } from "./questions";
+import type { Rank } from "./state";
+
+/** A head's number of each statistic, null where there is none; its tag, and the statistic that gave it. */
+export type Numbers = Record<string, number | string | null>;
+
+/** A head's numbers; null where they would take a pass of a minute. */
+export const NUMBERS: Kind<OfHead, Numbers | null> = {
+  name: "statistics",
+  bytes: () => 1000,
+  ask: (source, { layer, head }, signal) => source.statistics(layer, head, signal),
+};
+
+/** A statistic's number, as it is known: four digits. */
+export function numberText(value: number | string | null | undefined): string {
+  if (value === null || value === undefined) return "\u2013";
+  if (typeof value === "string") return value;
+  const size = Math.abs(value);
+  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(3) : Number.isInteger(value) ? `${value}` : value.toPrecision(4);
+  return text.replace("-", "\u2212");
+}
+
+/** A statistic's name as people read it. */
+export function statisticName(name: string): string {
+  return name.replaceAll("_", " ");
+}
+
+/** What a statistic is counted in, where that needs saying. */
+export function unitOf({ unit }: Statistic): string {
+  return unit === "weight" || unit === "norm" ? "" : unit === "share" ? "of its most" : unit;
+}
+
+export interface Counted extends OfHead {
+  numbers: Numbers | null; // null: not known, or not yet
+}
+
+/** One heading and the heads under it. */
+export interface Group {
+  name: string | null;
+  heads: Counted[];
+}
+
+/** Heads by a number of theirs, or by what they are in a word; those without one come last, in their own order. */
+export function ranked(heads: readonly Counted[], how: { rank: Rank; stat: string; tags: readonly string[] }): Group[] {
+  const value = ({ numbers }: Counted, name: string): number | null => {
+    const found = numbers?.[name];
+    return typeof found === "number" ? found : null;
+  };
+  const by = (name: string, sign: 1 | -1) => (a: Counted, b: Counted) => {
+    const [one, other] = [value(a, name), value(b, name)];
+    if (one === null || other === null) return Number(one === null) - Number(other === null);
+    return sign * (one - other);
+  };
+  switch (how.rank) {
+    case "order":
+      return [{ name: null, heads: [...heads] }];
+    case "most":
+      return [{ name: null, heads: [...heads].sort(by(how.stat, -1)) }];
+    case "least":
+      return [{ name: null, heads: [...heads].sort(by(how.stat, 1)) }];
+    case "role": {
+      const of = (tag: string) => heads.filter(({ numbers }) => numbers?.tag === tag).sort(by("tag_score", -1));
+      const groups = how.tags.map((name) => ({ name, heads: of(name) }));
+      const rest = heads.filter(({ numbers }) => numbers === null);
+      return [...groups, { name: "not counted", heads: rest }].filter((group) => group.heads.length > 0);
+    }
+  }
+}
+
+/** The least and the most of a number among heads; null where none has one. */
+export function rangeOf(heads: readonly Counted[], name: string): [number, number] | null {
+  const values = heads.flatMap(({ numbers }) => (typeof numbers?.[name] === "number" ? [numbers[name] as number] : []));
+  return values.length === 0 ? null : [Math.min(...values), Math.max(...values)];
+}
+
+/** Every head of the text that a layer is of. */
+export function headsOf(description: Description, layer: number): OfHead[] {
+  const { text } = description.layers[layer];
+  return description.layers.flatMap((one, index) =>
+    one.text === text ? Array.from({ length: one.heads }, (_, head) => ({ layer: index, head })) : [],
+  );
+}

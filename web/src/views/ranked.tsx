@@ -1,0 +1,179 @@
+/** The model view by numbers: heads in the order of one, or by what they are in a word; and all numbers of a head. */
+
+import type { ComponentType } from "preact";
+import { known } from "../answers";
+import { css, sequential, textOn } from "../colors";
+import { Field } from "../controls";
+import { type Statistic, headName } from "../description";
+import { type OfHead } from "../questions";
+import { useAnswer, useAnswers, useSession, useStore } from "../session";
+import type { Rank } from "../state";
+import { type Counted, NUMBERS, headsOf, numberText, rangeOf, ranked, statisticName, unitOf } from "../statistics";
+
+/** Which number heads are colored by, and in which order and of which role they are shown. */
+export function NumberControls() {
+  const { description } = useSession();
+  const { state, set } = useStore();
+  const { statistics = [], tags = [] } = description;
+  if (statistics.length === 0) return null;
+  return (
+    <>
+      <Field name="number">
+        <select value={state.stat ?? ""} onChange={({ currentTarget }) => set({ stat: currentTarget.value || null }, true)}>
+          <option value="">none</option>
+          {statistics.map((one) => (
+            <option key={one.name} value={one.name} title={one.about}>
+              {statisticName(one.name)}
+            </option>
+          ))}
+        </select>
+      </Field>
+      <Field name="order">
+        <select value={state.rank} onChange={({ currentTarget }) => set({ rank: currentTarget.value as Rank, stat: state.stat ?? statistics[0].name }, true)}>
+          <option value="order">layers</option>
+          <option value="most">most first</option>
+          <option value="least">least first</option>
+          <option value="role">by role</option>
+        </select>
+      </Field>
+      <Field name="role">
+        <select value={state.role ?? ""} onChange={({ currentTarget }) => set({ role: currentTarget.value || null }, true)}>
+          <option value="">all</option>
+          {tags.map((tag) => (
+            <option key={tag} value={tag}>
+              {tag}
+            </option>
+          ))}
+        </select>
+      </Field>
+    </>
+  );
+}
+
+/** The numbers of all heads of the text that is shown, where something asks for them. */
+export function useCounted(): { heads: Counted[]; range: [number, number] | null } {
+  const { description } = useSession();
+  const { state } = useStore();
+  const wanted = state.stat !== null || state.rank !== "order" || state.role !== null;
+  const all = headsOf(description, state.layer);
+  const asked = useAnswers(NUMBERS, wanted ? all : []);
+  const heads = all.map((one, i) => ({ ...one, numbers: wanted ? known(asked[i]) : null }));
+  return { heads, range: state.stat === null ? null : rangeOf(heads, state.stat) };
+}
+
+/** Whether a head is of the role that is asked for; nobody is while that is not known. */
+export function isOfRole({ numbers }: Counted, role: string | null): boolean {
+  return role === null || numbers?.tag === role;
+}
+
+/** A head's number, on the color of its place between the least and the most. */
+export function NumberChip(props: { of: Counted; range: [number, number] | null; dark: boolean }) {
+  const { state } = useStore();
+  const { numbers } = props.of;
+  if (state.stat === null && state.role === null && state.rank !== "role") return null;
+  const value = state.stat === null ? null : (numbers?.[state.stat] ?? null);
+  const [least, most] = props.range ?? [0, 0];
+  const share = typeof value === "number" && most > least ? (value - least) / (most - least) : null;
+  const color = share === null ? null : sequential(share, props.dark);
+  const role = numbers?.tag === undefined ? "" : ` ${numbers.tag}`;
+  return (
+    <span class="number-chip" style={color ? { background: css(color), color: textOn(color) } : undefined}>
+      {state.stat === null ? role.trim() : numberText(value)}
+      {state.stat !== null && state.rank === "role" ? role : ""}
+    </span>
+  );
+}
+
+/** A small map of a head, which opens it. */
+export interface ThumbProps extends OfHead {
+  dark: boolean;
+  current: boolean;
+  stop: { "data-stop": string; tabIndex: number };
+  onFocus(): void;
+  onOpen(): void;
+}
+
+/** Heads in the order of a number, or in groups of one role, a thumbnail each. */
+export function Ranked(props: {
+  counted: { heads: Counted[]; range: [number, number] | null };
+  dark: boolean;
+  thumb: ComponentType<ThumbProps>;
+  onLook(head: OfHead): void;
+  onOpen(head: OfHead): void;
+}) {
+  const { description } = useSession();
+  const { state } = useStore();
+  const { tags = [] } = description;
+  const Thumb = props.thumb;
+  const shown = props.counted.heads.filter((one) => isOfRole(one, state.role));
+  const groups = ranked(shown, { rank: state.rank, stat: state.stat ?? "", tags });
+  return (
+    <div class="ranked">
+      {shown.length === 0 && <p class="hint">No head is {state.role}.</p>}
+      {groups.map(({ name, heads }) => (
+        <section key={name} aria-label={name ?? "Heads"}>
+          {name !== null && (
+            <h2>
+              {name} <span class="muted">{heads.length}</span>
+            </h2>
+          )}
+          <div class="ranked-heads">
+            {heads.map((one) => {
+              const layer = description.layers[one.layer];
+              return (
+                <div key={`${one.layer} ${one.head}`} class="ranked-head" onPointerEnter={() => props.onLook(one)}>
+                  <Thumb
+                    layer={one.layer}
+                    head={one.head}
+                    dark={props.dark}
+                    current={one.layer === state.layer && one.head === state.head}
+                    stop={{ "data-stop": `${one.layer} ${one.head}`, tabIndex: 0 }}
+                    onFocus={() => props.onLook(one)}
+                    onOpen={() => props.onOpen(one)}
+                  />
+                  <span class="ranked-name">
+                    {layer.label}.{headName(layer, one.head)}
+                  </span>
+                  <NumberChip of={one} range={props.counted.range} dark={props.dark} />
+                </div>
+              );
+            })}
+          </div>
+        </section>
+      ))}
+    </div>
+  );
+}
+
+/** Every number of one head, in a row. */
+export function NumbersRow(props: OfHead) {
+  const { description } = useSession();
+  const asked = useAnswer(NUMBERS, description.statistics ? { layer: props.layer, head: props.head } : null);
+  const { statistics = [] } = description;
+  if (asked.state === "nothing") return null;
+  const layer = description.layers[props.layer];
+  const numbers = known(asked);
+  return (
+    <section class="numbers-row" aria-label={`Numbers of layer ${layer.label}, head ${headName(layer, props.head)}`}>
+      <span class="numbers-name">
+        layer {layer.label}, head {headName(layer, props.head)}
+        {numbers && <b> {numbers.tag}</b>}
+      </span>
+      {asked.state === "waiting" && <span class="muted">{"\u2026"}</span>}
+      {asked.state === "known" && numbers === null && <span class="muted">its numbers take a pass over a long map: attnviz stats</span>}
+      <dl>
+        {numbers &&
+          statistics
+            .filter(({ name }) => typeof numbers[name] === "number")
+            .map((one: Statistic) => (
+              <div key={one.name} title={one.about}>
+                <dt>{statisticName(one.name)}</dt>
+                <dd>
+                  {numberText(numbers[one.name])} <span class="muted">{unitOf(one)}</span>
+                </dd>
+              </div>
+            ))}
+      </dl>
+    </section>
+  );
+}
