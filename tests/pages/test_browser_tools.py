@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import axe_playwright_python
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -366,6 +367,30 @@ def test_from_sentence_to_sentence(page):
         assert abs(float(row["weight"]) - whole[int(row["query"]), int(row["key"])]) <= float(row["within"]) + 1e-6
 
 
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.matrix)])
+def test_axe_finds_nothing_in_the_tools(page, dark):
+    """One page for all: what is compared, sorted, left out and opened, in the colors of a theme."""
+    page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text())
+    theme = "dark" if dark else "light"
+    for fragment in (
+        "view=map&head=1&with=1.3&query=7&key=5",
+        "view=text&head=1&with=1.3&how=difference&query=7&out=special",
+        "view=heads&with=1.3&words=1&find=it",
+        "view=query-key&with=1.3&query=7&key=5",
+        "view=model&stat=entropy&rank=role",
+        "view=model&stat=distance&role=mixed",
+    ):
+        go(page, f"{fragment}&theme={theme}")
+        expect(page.locator("main")).not_to_be_empty()
+        menu(page)
+        found = page.evaluate("axe.run()")
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == [], fragment
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Keys of the keyboard").click()
+    assert page.evaluate("axe.run()")["violations"] == []
+    page.keyboard.press("Escape")
+
+
 def test_several_texts_are_chosen_by_name(chromium, tmp_path):
     path = attnviz.page(tmp_path / "texts.html", {"one": [layer(0), layer(1)], "other": layer(1)}, "full")
     page = chromium.new_page()
@@ -377,4 +402,7 @@ def test_several_texts_are_chosen_by_name(chromium, tmp_path):
     assert page.locator(".controls .stepper").first.locator("option").all_inner_texts() == ["1"]
     page.get_by_role("tab", name="Model").click()
     expect(page.locator(".thumb")).to_have_count(4)
+    go(page, "view=map&layer=1&head=2&with=2.2&how=difference&query=7&key=5")  # the same of two runs
+    expect(page.locator(".pane-title")).to_have_text("one, layer 1, head 2 minus other, layer 1, head 2")
+    wait_for_text(page, ".readout", r"difference < 0\.00\d")  # as near to 0 as the page knows
     page.close()

@@ -8,6 +8,7 @@ import { type Description, type Layer, headName } from "../description";
 import { difference } from "../made/matrix";
 import { derivedStore } from "../made/session";
 import { MOST_MADE, MadeSource, wholeOf } from "../made/source";
+import { TextPicker } from "../texts";
 import { type Session, SessionContext, useSession, useStore } from "../session";
 import { type Other, type State, changed, isCompared } from "../state";
 
@@ -52,6 +53,7 @@ export function CompareControls() {
       </button>
       <span class="made-name">with</span>
       <OtherSession prefix="pick-">
+        <TextPicker alone />
         <LayerPicker />
         <HeadPicker />
       </OtherSession>
@@ -163,12 +165,14 @@ function DifferenceSession(props: { children: ComponentChildren }) {
   return <SessionContext.Provider value={made}>{props.children}</SessionContext.Provider>;
 }
 
+function titleOf(layer: Layer, head: number): string {
+  return `${layer.text === undefined ? "" : `${layer.text}, `}layer ${layer.label}, head ${headName(layer, head)}`;
+}
+
 function Title() {
   const { state, layer } = useStore();
   return (
-    <h2 class="pane-title">
-      layer {layer.label}, head {headName(layer, state.head)}
-    </h2>
+    <h2 class="pane-title">{titleOf(layer, state.head)}</h2>
   );
 }
 
@@ -184,7 +188,7 @@ export function Compared(props: { page: ComponentType<{ dark: boolean }>; dark: 
       <DifferenceSession>
         <div class="pane">
           <h2 class="pane-title">
-            layer {layer.label}, head {headName(layer, state.head)} minus layer {other.label}, head {headName(other, state.other!.head)}
+            {titleOf(layer, state.head)} minus {titleOf(other, state.other!.head)}
           </h2>
           <Page key={`${state.layer} ${state.head} ${state.other!.layer} ${state.other!.head}`} dark={dark} />
         </div>

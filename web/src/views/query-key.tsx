@@ -87,7 +87,7 @@ function Products(props: { dark: boolean }) {
   const shared = keyHead(layer, state.head);
   return (
     <div class="qk-view">
-      <section class="qk-equation" aria-label="The score">
+      <div role="group" class="qk-equation" aria-label="The score">
         <div>
           {name("query", link?.query)}
           <span class="muted">{"\u00b7"}</span>
@@ -103,7 +103,7 @@ function Products(props: { dark: boolean }) {
         ) : (
           <div class="qk-sum muted">{pending(asked)}</div>
         )}
-      </section>
+      </div>
       {link && (
         <Strongest
           row={row}
