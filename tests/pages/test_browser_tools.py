@@ -317,7 +317,7 @@ def test_two_heads_side_by_side_and_their_difference(page):
     difference = a - b
     for row in table(page):
         query, key = int(row["query"]), int(row["key"])
-        assert abs(float(row["weight"]) - difference[query, key]) <= float(row["within"])
+        assert abs(float(row["difference"]) - difference[query, key]) <= float(row["within"])
     go(page, "view=text&layer=0&head=1&with=1.3&how=difference&query=7")
     strongest = page.locator(".strongest button").first
     best = int(np.abs(difference[7]).argmax())
@@ -337,19 +337,27 @@ def test_two_heads_side_by_side_and_their_difference(page):
         ("out=special", {"hide": SPECIAL}),
         ("out=first,punctuation&again=1", {"hide": [0, 8, 12], "renormalize": True}),
         ("words=1", {"merge": "words"}),
+        ("together=mean-heads&out=special", {"mean": "heads", "hide": SPECIAL}),
+        ("together=max-layers", {"max": "layers"}),
+        ("logits=1", {"values": "logits"}),
         ("out=special&words=1&again=1", {"hide": SPECIAL, "merge": "words", "renormalize": True}),
     ],
 )
 def test_what_is_left_out_and_seen_as_one_is_what_the_package_makes(page, fragment, how):
     go(page, f"view=map&layer=1&head=2&{fragment}&query=7&key=5")
-    made = attnviz.attention_map(layer(1), 2, "full", dtype="float64", **how)
+    words = shlex.split(copied(page, "Copy as command"))
+    inputs = [layer(0), layer(1)] if "layers" in how.values() else layer(1)
+    made = attnviz.attention_map(inputs, None if "heads" in how.values() else 2, "full", dtype="float64", **how)
     wanted = {(t, s): cell for t, row in enumerate(made.cells) for s, cell in enumerate(row) if not np.isnan(cell)}
     rows = table(page)
     assert {(int(row["query"]), int(row["key"])) for row in rows} == set(wanted)
     for row in rows:
-        assert abs(float(row["weight"]) - wanted[int(row["query"]), int(row["key"])]) <= float(row["within"]) + 1e-6
+        shown = float(row["score" if "logits" in fragment else "weight"])
+        assert abs(shown - wanted[int(row["query"]), int(row["key"])]) <= float(row["within"]) + 1e-6
         assert float(row["within"]) <= 4e-3
-    if "hide" in how and "renormalize" not in how:
+    for option in how:
+        assert f"--{option}" in words
+    if "hide" in how and len(how) == 1:
         share = weights(1, 2)[:, SPECIAL].sum(1).mean()
         wait_for_text(page, "[data-role=left-out]", r"\d %")
         shown = float(page.locator("[data-role=left-out]").inner_text().split("%")[0])

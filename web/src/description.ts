@@ -45,7 +45,8 @@ export interface Layer {
   query_words?: number; // indices into numbers: where each word begins, and the last ends
   key_words?: number;
   special_keys?: number; // likewise: the keys that are special tokens
-  signed?: boolean; // a difference of two: values may be below 0
+  signed?: boolean; // values may be below 0: a difference of two, scores
+  unit?: "difference" | "score"; // what a value is called, where that is no weight
   made?: boolean; // of other weights, here: keys left out, words, a difference
   heads: number;
   head_labels?: number[] | null; // what heads are called, where they are not 0 .. H - 1

@@ -135,6 +135,7 @@ function differenceDescription(description: Description, at: number, [a, b]: [nu
     given: true,
     made: true,
     signed: true,
+    unit: "difference",
     sinks: null,
     alibi: null,
     softcap: null,

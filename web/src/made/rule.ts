@@ -2,7 +2,7 @@
 
 import { type Description, type Layer, isOneText, label, positionName } from "../description";
 import type { Window } from "../questions";
-import type { Out, State } from "../state";
+import type { Out, State, Together } from "../state";
 import { MOST_MADE } from "./source";
 
 /** What a state asks to be made of maps. */
@@ -11,14 +11,18 @@ export interface Rule {
   again: boolean; // whether rows are made to sum to 1 again
   words: boolean;
   sides: readonly [from: number, to: number] | null; // sentences
+  together: Together | null;
+  logits: boolean; // of scores; then nothing else is asked for
 }
 
 /** What is asked for of a layer; null where nothing is, or it can't be made of it. */
 export function ruleOf(state: State, layer: Layer): Rule | null {
   if (Math.max(layer.queries, layer.keys) > MOST_MADE) return null;
   const words = state.words && layer.query_words !== undefined && layer.key_words !== undefined;
-  const rule = { out: state.out, again: state.again, words, sides: state.sides };
-  return rule.out.length > 0 || rule.again || rule.words || rule.sides !== null ? rule : null;
+  const none = { out: [], again: false, words: false, sides: null, together: null };
+  if (state.logits && !layer.given) return { ...none, logits: true };
+  const rule = { out: state.out, again: state.again, words, sides: state.sides, together: state.together, logits: false };
+  return rule.together !== null || rule.out.length > 0 || rule.again || rule.words || rule.sides !== null ? rule : null;
 }
 
 const SPECIAL = /^\s*(\[[A-Z0-9_]+\]|<\|[^<>]*\|>|<\/?[a-z_0-9]+>)\s*$/;

@@ -103,6 +103,10 @@ function within(layer: Layer, head: number, weight: number): number {
 
 const WEIGHT_ROW = ["layer", "head", "query", "query_token", "key", "key_token", "weight", "within"];
 
+function weightNames(layer: Layer): string[] {
+  return WEIGHT_ROW.map((name) => (name === "weight" && layer.unit ? layer.unit : name));
+}
+
 function weightRow(seen: Seen, head: number, query: number, key: number, weight: number): Field[] {
   const { description, state } = seen;
   const layer = description.layers[state.layer];
@@ -153,7 +157,7 @@ async function takeMap(seen: Seen): Promise<Taken> {
   drawing.rect(left, above, columns * side, rows * side, "none", { stroke: drawing.ink.line });
   const unit = state.reduce === "max" ? (size === 1 ? "weight" : `largest weight in ${size} \u00d7 ${size}`) : size === 1 ? "weight" : `mass in ${size} \u00d7 ${size}`;
   const bottom = above + rows * side + 14;
-  drawing.legend(left, bottom, 220, layer.signed ? `difference of ${unit}` : unit, legendColor(colors, dark), ticks(colors));
+  drawing.legend(left, bottom, 220, layer.unit === "score" ? "score (logit)" : layer.unit ? `difference of ${unit}` : unit, legendColor(colors, dark), ticks(colors));
   notVisible(drawing, left + 244, bottom + 17, dark);
   const width = Math.max(left + columns * side, left + 340, widthOf(drawing.title)) + 24;
   return { name, svg: () => drawing.svg(width, bottom + 62), rows: cellRows(seen, cells) };
@@ -194,7 +198,7 @@ export function cellRows(seen: Seen, { size, first, rows, columns, values }: Cel
   const { description, state } = seen;
   const layer = description.layers[state.layer];
   const single = size === 1;
-  const found: Field[][] = [single ? WEIGHT_ROW : ["layer", "head", "first_query", "last_query", "first_key", "last_key", state.reduce === "max" ? "largest_weight" : "mass"]];
+  const found: Field[][] = [single ? weightNames(layer) : ["layer", "head", "first_query", "last_query", "first_key", "last_key", state.reduce === "max" ? "largest_weight" : "mass"]];
   for (let y = 0; y < rows; y++) {
     for (let x = 0; x < columns; x++) {
       const value = values[y * columns + x];
@@ -248,7 +252,7 @@ async function takeHeads(seen: Seen): Promise<Taken> {
     x += 36 + widthOf(said, 11);
   }
   const tall = drawing.legend(16, bottom + 20, 200, "weight", (share) => mix(rgb(dark ? 0x16181d : 0xffffff), rgb(dark ? 0xececf1 : 0x1b1b20), share), ticks(colors));
-  const rows: Field[][] = [WEIGHT_ROW];
+  const rows: Field[][] = [weightNames(layer)];
   const wide = keys[1] - keys[0];
   for (const { head, values } of heads) {
     for (const [i, weight] of values.entries()) {
