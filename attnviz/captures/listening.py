@@ -1,10 +1,11 @@
 """Hearing what goes into a model's attention, whatever kernel runs, without a change to the model or its output.
 
-Five doors, each narrow, in :mod:`attnviz.captures.doors`:
+Six doors, each narrow, in :mod:`attnviz.captures.doors`:
 
 - the attention functions of Hugging Face transformers: every model of its registry asks it for the function to call,
   which is wrapped as it is handed out;
 - ``torch.nn.functional.scaled_dot_product_attention``, by a ``TorchFunctionMode``;
+- ``torch.nn.attention.flex_attention``, where a model calls it by itself;
 - ``torch.nn.functional.multi_head_attention_forward``, where ``nn.MultiheadAttention`` computes, likewise;
 - Longformer, LED and BigBird: hooks on the layers that project q, k and v;
 - models that multiply by themselves: their softmax, its logits, its weights and what these multiply.
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attnviz.captures.doors.flex import flex
 from attnviz.captures.doors.mha import mha_output, of_mha
 from attnviz.captures.doors.registry import generating, registry
 from attnviz.captures.doors.running import Ids, Running
@@ -31,7 +33,7 @@ from attnviz.captures.doors.softmax import Softmaxes
 from attnviz.captures.heard import Hear
 
 TRIED = (
-    "transformers' attention functions, torch's scaled_dot_product_attention and nn.MultiheadAttention, "
+    "transformers' attention functions, torch's scaled_dot_product_attention, flex_attention and nn.MultiheadAttention, "
     "the projections of Longformer, LED and BigBird, and softmax between two products"
 )
 """The doors, for the error of a model that uses none."""
@@ -67,6 +69,7 @@ def listening(
         hear = running.hear = _quietly(running, hear)
         stack.callback(running.remove)
         stack.enter_context(registry(running, hear))
+        stack.enter_context(flex(running, model, hear))
         stack.enter_context(generating(model, reorder, chose))
         functions = stack.enter_context(_Functions(running, hear))
         yield functions.softmaxes
@@ -109,7 +112,7 @@ class _Functions(TorchFunctionMode):
             return func(*args, **kwargs) if running.projecting else self.softmaxes.run(func, args, kwargs)
         frame = running.frame()
         if func is F.scaled_dot_product_attention:
-            made = self._hear(frame.name, of_sdpa(frame.cross, *args, **kwargs))
+            made = self._hear(frame.name, of_sdpa(frame.crosses, *args, **kwargs))
             output = func(*args, **kwargs)
             made(sdpa_output(output, *args, **kwargs))
             return output

@@ -114,7 +114,16 @@ class _Ids:
 
 
 class Run:
-    """What :func:`capture` heard; its layers can be had once the block has ended."""
+    """What :func:`capture` heard; its layers can be had once the block has ended.
+
+    >>> import attnviz, torch
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=3, intermediate_size=8)).eval()
+    >>> with torch.no_grad(), attnviz.capture(model) as run:
+    ...     _ = model(torch.tensor([[5, 6, 7]]))
+    >>> run.layers, run.inputs(2).H
+    ([0, 1, 2], 2)
+    """
 
     def __init__(
         self,

@@ -118,7 +118,7 @@ def operator_for(device: torch.device, dtype: torch.dtype, pairs: int) -> str:
     """The operator that multiplies the tiles of a map of so many pairs of queries and keys."""
     if device.type != "cpu" or dtype != torch.float32 or pairs < _LEAST_PAIRS:
         return PLAIN
-    return _faster(torch.get_num_threads())
+    return _faster()
 
 
 def has_linear() -> bool:
@@ -131,8 +131,8 @@ def _linear() -> Any:
 
 
 @cache
-def _faster(threads: int) -> str:
-    """Which operator is the faster one with so many threads, and no less exact: found out once, in some milliseconds.
+def _faster() -> str:
+    """Which operator is the faster one, and no less exact: found out once in a process, in some milliseconds.
 
     Only a clear gain counts, so that a process finds what the one before it did.
     """

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, wraps
+from operator import index
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -18,6 +19,7 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs, cropped, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.attention.taken import taken, with_arrays
 from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.selections import checked_range
@@ -104,9 +106,8 @@ class Request:
         if self.pixels < 1:
             raise InputError(f"a picture has at least 1 cell a side; pixels is {self.pixels}")
         self._derive()
-        one = [self.heads] if isinstance(self.heads, int) else self.heads
         resolved: dict[str, Any] = {
-            "heads": check_heads(self.inputs, None if one is None else tuple(one)),
+            "heads": check_heads(self.inputs, heads_of(self.heads)),
             "pattern": pattern_of(self.pattern) or self.inputs.pattern or GlobalKeys(),
             "device": self.inputs.device if self.device is None else parse_device(self.device),
             "dtype": parse_dtype(self.dtype),
@@ -195,6 +196,27 @@ class Request:
         return self.attention.edges(self.rows, columns, down, across)
 
 
+def heads_of(given: Any) -> tuple[int, ...] | None:
+    """Heads as a call names them: a number of whatever library, several, or all.
+
+    Raises:
+        InputError: anything else.
+
+    >>> heads_of(3), heads_of(range(2)), heads_of("all")
+    ((3,), (0, 1), None)
+    """
+    if given is None or (isinstance(given, str) and given == "all"):
+        return None
+    try:
+        return (index(given),)
+    except TypeError:
+        pass
+    try:
+        return tuple(index(one) for one in given)
+    except TypeError as error:
+        raise InputError(f"heads are given as {given!r}; write a number, 3, or several, [0, 2, 3]") from error
+
+
 def check_heads(inputs: Call, heads: Sequence[int] | None) -> tuple[int, ...]:
     """The query heads asked for, None meaning all. Raises InputError for one that is not there."""
     if heads is None:
@@ -233,7 +255,7 @@ def ask(
     Raises:
         InputError: as :class:`Request`; several layers of which no one map is asked for, or that don't agree.
     """
-    wanted = hows(mean, max, rollout=rollout)
+    wanted, inputs = hows(mean, max, rollout=rollout), taken(inputs)
     if values in NORMS:
         if rollout:
             raise InputError(f"values {values!r}: rollout follows weights; leave one of the two out")
@@ -298,12 +320,13 @@ DERIVED = ("mean", "max", "rollout")
 """What :func:`ask` takes beside the fields of a request."""
 
 
-def asks(*names: str, derived: bool = True) -> Callable[[_Function], _Function]:
+def asks(*names: str, derived: bool = True, arrays: bool = True) -> Callable[[_Function], _Function]:
     """Gives a function that takes ``**what``, for :func:`ask`, a signature that lists it.
 
     Args:
         names: the fields of a request that it takes; none is all that a map has.
         derived: whether it takes several layers, and makes one map of them.
+        arrays: whether arrays that come first are q, k and v.
     """
     listed = names or (
         "batch",
@@ -330,7 +353,13 @@ def asks(*names: str, derived: bool = True) -> Callable[[_Function], _Function]:
         of_ask = inspect.signature(ask).parameters
         asked += [of_ask[name] for name in DERIVED if derived and name not in own.parameters]
         kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        function.__signature__ = own.replace(parameters=[*kept, *asked])  # type: ignore[attr-defined]
-        return function
+
+        @wraps(function)
+        def taking(*args: Any, **what: Any) -> Any:
+            args, what = with_arrays(args, what) if arrays else (args, what)
+            return function(*args, **what)
+
+        taking.__signature__ = own.replace(parameters=[*kept, *asked])  # type: ignore[attr-defined]
+        return cast("_Function", taking)
 
     return said

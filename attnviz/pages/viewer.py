@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
@@ -225,7 +226,8 @@ class Viewer:
         _check_index("query", query, pyramid.item.T)
 
         def read() -> Cells:
-            return pyramid.rectangle(number, range(query, query + 1), range(pyramid.item.S))[0]
+            row: Cells = pyramid.rectangle(number, range(query, query + 1), range(pyramid.item.S))[0]
+            return row
 
         found: Cells = await self._kept_or(("row", layer, head, query), read)
         return found
@@ -303,7 +305,7 @@ class Viewer:
         if kept is not None:
             return kept
         made = pyramid.prepared(number) is not None
-        if not made and _cells(opened.layer) > _CHEAP_CELLS:
+        if not made and opened.layer.attention.finest is None and _cells(opened.layer) > _CHEAP_CELLS:
             coarse: Thumbnail = await self._kept_or(
                 ("coarse", layer, head), lambda: _coarse(opened.layer, number), lambda found: found.cells.nbytes
             )
@@ -410,7 +412,7 @@ class Viewer:
     def _begin_received(self, layer: int, head: int, opened: _Open) -> _Job:
         number, key = opened.layer.heads[head], ("received", layer, head)
 
-        def work(progress: Progress) -> Cells:
+        def work(progress: Progress) -> NDArray[np.float32]:
             return received(opened.layer.attention, number, progress=progress).astype(np.float32)
 
         return self._long(key, key, opened, work, lambda sums: self._kept.put(key, sums, sums.nbytes))

@@ -193,7 +193,7 @@ def test_the_other_operator_is_not_taken_where_it_is_less_exact(monkeypatch):
 
 
 def test_small_maps_and_other_dtypes_are_not_tried(monkeypatch):
-    monkeypatch.setattr(products, "_faster", lambda threads: pytest.fail("tried"))
+    monkeypatch.setattr(products, "_faster", lambda: pytest.fail("tried"))
     assert operator_for(CPU, torch.float32, 4096 * 4096) == PLAIN
     assert operator_for(CPU, torch.float64, 1 << 40) == PLAIN
     assert operator_for(torch.device("meta"), torch.float32, 1 << 40) == PLAIN

@@ -14,8 +14,8 @@ from attnviz.captures.doors.projections import OUT, check_kind, projected_call, 
 from attnviz.captures.heard import Hear, Kept
 from attnviz.captures.labels import named_cross
 
-_OTHER = ("key_value_states", "encoder_hidden_states")
-"""What transformers calls the other sequence, where a module is given one."""
+_OTHER = ("key_value_states", "encoder_hidden_states", "context")
+"""What transformers, diffusers and others call the other sequence, where a module is given one."""
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What the names of modules contain that wrap another."""
@@ -30,14 +30,21 @@ class Frame:
 
     Args:
         module, name: which.
-        cross: whether it was given another sequence, or its name says that it attends to one.
+        other: how long the other sequence is that it was given; None where it was given none.
         kept: what its cache held as it began, where it has one.
     """
 
     module: nn.Module
     name: str
-    cross: bool
+    other: int | None
     kept: Kept | None
+
+    def crosses(self, T: int, S: int) -> bool:
+        """Whether ``T`` queries and ``S`` keys are of two sequences: its name says so, or it was given another one.
+
+        Where as many queries see more keys than that has, the two sequences are joined to one.
+        """
+        return named_cross(self.name) or (self.other is not None and not T == S > self.other)
 
 
 class Running:
@@ -56,6 +63,7 @@ class Running:
         self._length = 0  # positions before Longformer pads them
         hooked = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._signatures = {id(module): _signature(module) for module in hooked}
+        self._bare = {id(module) for module in hooked if next(module.parameters(), None) is None}
         self._hooks = []
         for module in hooked:
             self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
@@ -67,7 +75,7 @@ class Running:
             if module is None or frame.module is module:
                 return frame
         name = "" if module is None else self.names[id(module)]
-        return Frame(module or self._model, name, named_cross(name), None)
+        return Frame(module or self._model, name, None, None)
 
     @property
     def projecting(self) -> bool:
@@ -85,8 +93,11 @@ class Running:
             self._begin()
         name, signature = self.names[id(module)], self._signatures[id(module)]
         given: dict[str, Any] = {} if signature is None else signature.bind(*args, **kwargs).arguments
-        cross = named_cross(name) or any(isinstance(given.get(other), Tensor) for other in _OTHER)
-        self.stack.append(Frame(module, name, cross, _kept(module, (*args, *kwargs.values()))))
+        others = [given.get(other) for other in _OTHER]
+        other = next((one.shape[1] for one in others if isinstance(one, Tensor) and one.ndim > 2), None)
+        if id(module) in self._bare and self.stack:  # a part of what projected for it
+            other = self.stack[-1].other
+        self.stack.append(Frame(module, name, other, _kept(module, (*args, *kwargs.values()))))
         if hasattr(module, "get_input_embeddings"):
             self._note_ids(name, args, kwargs)
         check_kind(module, type(self._model).__name__)
@@ -109,7 +120,7 @@ class Running:
         projected = self._projected.pop(id(module), None)
         if projected is not None and frame is not None:
             given = self._given.pop(id(module))
-            call = projected_call(module, projected, given, frame.cross, frame.kept, self._length)
+            call = projected_call(module, projected, given, frame.crosses(0, 0), frame.kept, self._length)
             self.hear(frame.name, call)(projected_output(module, call, projected, output))
         parent = self.stack[-1].module if self.stack else None
         if parent is not None and id(parent) in self._projected and isinstance(output, Tensor):

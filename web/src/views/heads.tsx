@@ -3,8 +3,8 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Asked, known } from "../answers";
 import { css, diverging, headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
-import { LayerPicker, WindowControl } from "../controls";
-import { type Axis, type Layer, extent, headName, label, position, positionName, visibleText, withinOf } from "../description";
+import { LayerPicker, NoWeights, WindowControl } from "../controls";
+import { type Axis, type Layer, extent, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { type Place, samePlace, usePlace, useRoving } from "../focus";
 import { Legend, StrengthSwitch } from "../legend";
@@ -71,6 +71,11 @@ function there(asked: Asked<OfHead, Float32Array>[]): HeadWeights[] {
 }
 
 export function HeadsView(props: { dark: boolean }) {
+  const { layer } = useStore();
+  return hasWeights(layer) ? <Lines dark={props.dark} /> : <NoWeights />;
+}
+
+function Lines(props: { dark: boolean }) {
   const { description, announce } = useSession();
   const { state, layer, set } = useStore();
   const queries = windowOf(state, description, "query", USUAL_WINDOW.heads);

@@ -191,10 +191,10 @@ export function MapView(props: { dark: boolean }) {
 
 /** The whole row of the crosshair's query and the whole column of its key, where the page has room beside the map. */
 function Wholes() {
-  const { state, set } = useStore();
+  const { state, layer: own, set } = useStore();
   const { query, key, layer, head } = state;
-  const row = useAnswer(ROW, query === null ? null : { layer, head, query });
-  const column = useAnswer(COLUMN, key === null ? null : { layer, head, key });
+  const row = useAnswer(ROW, query === null || !hasWeights(own) ? null : { layer, head, query });
+  const column = useAnswer(COLUMN, key === null || !hasWeights(own) ? null : { layer, head, key });
   return (
     <div class="map-whole">
       <Strongest row={row} axis="key" window={null} chosen={key} onGo={(to) => set({ key: to }, true)} />

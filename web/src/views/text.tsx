@@ -2,8 +2,8 @@
 
 import { known, pending } from "../answers";
 import { colorOf, css, legendColor, rampOf, textOn } from "../colors";
-import { HeadPicker, LayerPicker, Segmented, WindowControl } from "../controls";
-import { type Axis, isOneText, label, position, positionName, visibleText, withinOf } from "../description";
+import { HeadPicker, LayerPicker, NoWeights, Segmented, WindowControl } from "../controls";
+import { type Axis, hasWeights, isOneText, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { usePlace, useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
@@ -37,6 +37,11 @@ export function TextControls() {
 }
 
 export function TextView(props: { dark: boolean }) {
+  const { layer } = useStore();
+  return hasWeights(layer) ? <Text dark={props.dark} /> : <NoWeights />;
+}
+
+function Text(props: { dark: boolean }) {
   const { description, announce } = useSession();
   const { state, layer, scale, set } = useStore();
   const queries = windowOf(state, description, "query", WINDOW);
@@ -54,7 +59,7 @@ export function TextView(props: { dark: boolean }) {
   // Whole rows and columns: a window never passes for all of one.
   const row = useAnswer(ROW, picks === "query" && picked !== null ? { ...of, query: picked } : null);
   const column = useAnswer(COLUMN, picks === "key" && picked !== null ? { ...of, key: picked } : null);
-  const received = useAnswer(RECEIVED, picked === null && (picks === "query" || one) ? of : null);
+  const received = useAnswer(RECEIVED, layer.kept === undefined && picked === null && (picks === "query" || one) ? of : null);
   const asked = picked === null ? received : picks === "query" ? row : column;
   const values = known<object, Float32Array>(asked);
   const top = useMemo(() => (values ? largest(values) : null), [values]);
