@@ -63,7 +63,7 @@ export interface Layer {
   sinks: number[] | null;
   alibi: number[] | null;
   levels: number;
-  kept?: number; // the finest level there is: the map was reduced while the model ran, and no single weight was kept
+  kept?: number | undefined; // the finest level there is: the map was reduced while the model ran, and no single weight was kept
   given?: boolean; // the weights were given: there is no q, no k and no logit
   accuracy: { weights: number[] | null; logs: number[]; logits: number[] }; // of each head
   q?: Blob;

@@ -7,14 +7,15 @@ import { HeadPicker, LayerPicker, Segmented } from "../controls";
 import { type Description, type Layer, headName } from "../description";
 import { difference } from "../made/matrix";
 import { derivedStore } from "../made/session";
-import { MOST_MADE, MadeSource, wholeOf } from "../made/source";
+import { canBeMade } from "../made/rule";
+import { MadeSource, wholeOf } from "../made/source";
 import { TextPicker } from "../texts";
 import { type Session, SessionContext, useSession, useStore } from "../session";
 import { type Other, type State, changed, isCompared } from "../state";
 
 /** Whether two layers' maps can be taken from each other. */
 function alike(a: Layer, b: Layer): boolean {
-  return a.queries === b.queries && a.keys === b.keys && Math.max(a.queries, a.keys) <= MOST_MADE;
+  return a.queries === b.queries && a.keys === b.keys && canBeMade(a) && canBeMade(b);
 }
 
 /** Whether what is seen is the difference of two heads. */
@@ -134,6 +135,7 @@ function differenceDescription(description: Description, at: number, [a, b]: [nu
     ...one,
     given: true,
     made: true,
+    kept: undefined,
     signed: true,
     unit: "difference",
     sinks: null,

@@ -47,6 +47,7 @@ export function madeDescription(description: Description, ruleOf: (layer: Layer)
       pattern: said.join(", "),
       given: true,
       made: true,
+      kept: undefined,
       sinks: null,
       alibi: null,
       softcap: null,

@@ -4,14 +4,14 @@ import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
 import { Answers, type Kind, known } from "../answers";
 import { Segmented } from "../controls";
-import type { Description } from "../description";
+import { type Description, hasWeights } from "../description";
 import { type Session, SessionContext, useAnswer, useSession, useStore } from "../session";
 import { shareText } from "../numbers";
 import { OUT, type Out, type State, type Together, changed } from "../state";
 import type { Store } from "../store";
 import { madeDescription, partsOf } from "./description";
 import { type Matrix, merged, together, without } from "./matrix";
-import { type Rule, edgesOf, leftOut, ruleOf, sentenceName, sentencesOf } from "./rule";
+import { type Rule, canBeMade, edgesOf, leftOut, ruleOf, sentenceName, sentencesOf } from "./rule";
 import { MOST_MADE, MadeSource, wholeOf } from "./source";
 import type { Source } from "../source/source";
 
@@ -108,14 +108,14 @@ export function MadeControls() {
   const { description } = base;
   const layer = description.layers[state.layer];
   const sentences = useMemo(() => sentencesOf(description, layer), [description, layer]);
-  const long = Math.max(layer.queries, layer.keys) > MOST_MADE;
   const rule = ruleOf(state, layer);
   const ofLayers = partsOf("mean-layers", description, state.layer, 0).length > 1;
   const toggle = (kind: Out): void => {
     const out = OUT.filter((one) => (one === kind) !== state.out.includes(one));
     set({ out, again: out.length > 0 || state.sides !== null ? state.again : false }, true);
   };
-  if (long) {
+  if (!hasWeights(layer)) return null;
+  if (!canBeMade(layer)) {
     return <span class="muted note">Of maps of more than {MOST_MADE} tokens, leave keys out with: attnviz view --hide</span>;
   }
   return (
@@ -153,7 +153,7 @@ export function MadeControls() {
           }
         >
           <option value="">each head</option>
-          {!layer.given && <option value="logits">each head, scores</option>}
+          {!layer.given && layer.kept === undefined && <option value="logits">each head, scores</option>}
           {layer.heads > 1 && <option value="mean-heads">mean of heads</option>}
           {layer.heads > 1 && <option value="max-heads">max of heads</option>}
           {ofLayers && <option value="mean-layers">mean of layers</option>}

@@ -3,7 +3,7 @@
 import {
   type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, sequential, stroke, textOn, weightRamp,
 } from "../colors";
-import { type Axis, type Description, type Layer, headName, label, position, positionName, visibleText, withinOf } from "../description";
+import { type Axis, type Description, type Layer, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
 import { positionText, tickText, weightText } from "../numbers";
 import { PAIR, type Window, largest } from "../questions";
 import type { Source, Thumbnail } from "../source/source";
@@ -44,6 +44,11 @@ export async function take(seen: Seen): Promise<Taken> {
 }
 
 function takeOne(seen: Seen): Promise<Taken> {
+  const { view } = seen.state;
+  const layer = layer0(seen);
+  if (view === "query-key" ? layer.kept !== undefined : (view === "heads" || view === "text") && !hasWeights(layer)) {
+    return Promise.reject(new Error("these maps were reduced while the model ran: there are no single weights to save; save the map"));
+  }
   switch (seen.state.view) {
     case "map":
       return takeMap(seen);
@@ -279,6 +284,7 @@ async function takeText(seen: Seen): Promise<Taken> {
   const picks: Axis = state.flow === "gives" ? "query" : "key";
   const shades: Axis = picks === "query" ? "key" : "query";
   const picked = state[picks];
+  if (picked === null && layer.kept !== undefined) throw new Error("pick a token: what keys receive was not kept with these maps");
   const values = await (picked === null
     ? source.received(state.layer, state.head)
     : picks === "query"
