@@ -170,7 +170,7 @@ function NumbersRow(props: OfHead) {
         {numbers && <b> {numbers.tag}</b>}
       </span>
       {asked.state === "waiting" && <span class="muted">{"\u2026"}</span>}
-      {asked.state === "known" && numbers === null && <span class="muted">its numbers take a pass over a long map: attnviz stats</span>}
+      {asked.state === "known" && numbers === null && <span class="muted">its numbers are not counted here: attnviz stats</span>}
       <dl>
         {numbers &&
           statistics
