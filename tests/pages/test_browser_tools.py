@@ -364,6 +364,25 @@ def test_what_is_left_out_and_seen_as_one_is_what_the_package_makes(page, fragme
         assert abs(shown - 100 * share) <= 0.2
 
 
+def test_every_key_of_a_query_dimension_by_dimension(page):
+    go(page, "view=query-key&layer=1&head=2&query=7")
+    table = page.locator(".neurons tbody tr")
+    expect(table).to_have_count(T)
+    inputs, exact = layer(1), weights(1, 2)[7]
+    scores = inputs.k[0, 2].double() @ inputs.q[0, 2, 7].double() / 8**0.5
+    for key, row in enumerate(table.all()):
+        name, _, score, weight = row.locator("th, td").all_inner_texts()
+        assert name.startswith(f"{key} \u201c{TOKENS[key]}")
+        assert abs(number(score) - float(scores[key])) <= 2e-3
+        if not weight.strip().startswith("<"):
+            assert abs(number(weight.strip()) - exact[key]) <= WEIGHT
+    best = int(exact.argmax())
+    expect(page.locator(".neurons tr.chosen th")).to_have_text(re.compile(rf"^{best} "))
+    assert f"--key {best}" in copied(page, "Copy as command")  # of the pair that is seen, though nobody pinned its key
+    page.locator(".neurons tbody button").nth(5).click()
+    expect(page).to_have_url(re.compile("key=5"))
+
+
 def test_from_sentence_to_sentence(page):
     go(page, "view=map&layer=1&head=2")
     page.get_by_label("sentences").select_option("0.1")
