@@ -149,7 +149,7 @@ def test_reduced_maps_in_place_of_q_and_k(captured, run):
         assert result.code == 0, result.err
     assert run("snapshot", "save", maps, "s.json", "--layer", "1", "--head", "0").code == 0
     assert run("snapshot", "check", maps, "s.json", "--layer", "1").code == 0
-    for command in (("score",), ("pattern",), ("context", "-o", "c.npy"), ("html", "-o", "x.html")):
+    for command in (("score",), ("pattern",), ("context", "-o", "c.npz"), ("html", "-o", "x.html")):
         name, *more = command
         result = run(name, maps, "--layer", "1", *more)
         assert result.code == 2
