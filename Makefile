@@ -25,7 +25,7 @@ power: .venv/tests  ## Every planted fault in every dtype, length and output, an
 fuzz: .venv/tests  ## Thousands of files and options made to break it; `make fuzz SEED=7 CASES=20000` draws others, and more.
 	OMP_NUM_THREADS=1 SEED=$(SEED) CASES=$(CASES) .venv/bin/python -m pytest -n auto -m fuzz $(PYTEST) tests/fuzz
 
-families: .venv/tests  ## Captures a tiny model of every family of transformers and writes docs/families.md; ten minutes.
+families: .venv/models  ## Captures a tiny model of every family of transformers and writes docs/families.md; ten minutes.
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m families $(PYTEST) tests/captures
 	OMP_NUM_THREADS=1 .venv/bin/python -W ignore -m tests.captures.every
 
@@ -35,11 +35,12 @@ snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read t
 gallery: .venv/tests  ## Rewrites docs/gallery.md and its pictures, all of real heads; look at them before you commit.
 	.venv/bin/python examples/gallery.py
 
-docs: .venv/tests commands  ## Writes docs/commands.md, and runs what the docs show.
+docs: .venv/tests commands  ## Writes docs/commands.md and docs/python.md, and runs what the docs show.
 	.venv/bin/python -m pytest -n auto --dist worksteal tests/test_docs.py
 
-commands: .venv/package  ## Writes docs/commands.md from the program.
+commands: .venv/package  ## Writes docs/commands.md and docs/python.md from the program.
 	.venv/bin/python -m attnviz.cli.manual docs/commands.md
+	.venv/bin/python -m attnviz.cli.names docs/python.md
 
 lint: .venv/lint
 	.venv/bin/ruff check .
@@ -91,6 +92,10 @@ web/node_modules/.package-lock.json: web/package-lock.json
 
 .venv/tests: .venv/package
 	$(PIP) --editable '.[test]'
+	touch $@
+
+.venv/models: .venv/tests
+	$(PIP) --editable '.[test,models]'
 	touch $@
 
 .venv/lint: .venv/package

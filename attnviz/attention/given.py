@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from attnviz.attention.arrays import as_tensor
 from attnviz.attention.call import GivenCall
 from attnviz.attention.checks import checked_given
-from attnviz.attention.inputs import Inputs
+from attnviz.attention.inputs import MASKS, Inputs, as_labels
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import Full
 
@@ -52,13 +52,11 @@ class AttentionWeights(GivenCall, Inputs):
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        for name in ("weights", "logits", "v", "w_o"):
+        for name in (*("weights", "logits", "v", "w_o"), *MASKS):
             if getattr(self, name) is not None:
                 put(name, as_tensor(getattr(self, name), f"{self.source}: {name}"))
         for name in ("tokens", "query_tokens"):
-            labels = getattr(self, name)
-            if labels is not None and all(isinstance(label, str) for label in labels):
-                put(name, [list(labels)])
+            put(name, as_labels(getattr(self, name)))
         put("pattern", pattern_of(self.pattern) or Full())
         for name, value in checked_given(self).items():
             put(name, value)

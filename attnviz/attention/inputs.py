@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, InitVar, dataclass
+from typing import Any
 
 import torch
 
+from attnviz.attention.arrays import as_tensor
 from attnviz.attention.call import AttentionCall, Call
 from attnviz.attention.checks import checked
 from attnviz.attention.item import AttentionItem
@@ -34,13 +36,38 @@ class Inputs(Call):
         return shown(self)
 
 
+MASKS = (
+    *("global_mask", "key_padding_mask", "query_padding_mask"),
+    *("query_positions", "key_positions"),
+)
+"""Flags and numbers of positions that any attention may have, given as arrays of another library, or as lists."""
+
+_ARRAYS = (
+    *("q", "k", "v", "w_o", "q_global", "k_global", "v_global", "bias", "alibi_slopes", "sinks"),
+    *("documents", "query_documents", *MASKS),
+)
+"""All that may be given so of an attention that is computed."""
+
+
+def as_labels(labels: Any) -> Any:
+    """Labels as lists of them, one a batch item: a list of strings alone is of one.
+
+    >>> as_labels(["a", "b"]), as_labels([["a"], ["b"]])
+    ([['a', 'b']], [['a'], ['b']])
+    """
+    labels = labels.tolist() if hasattr(labels, "tolist") else labels
+    flat = isinstance(labels, list | tuple) and len(labels) > 0 and all(isinstance(label, str) for label in labels)
+    return [list(labels)] if flat else labels
+
+
 @dataclass(frozen=True)
 class AttentionInputs(AttentionCall, Inputs):
     """What goes into one attention call, for a batch.
 
     Shapes use B batch, H query heads, H_kv key heads (a divisor of H: grouped-query attention), T query
     positions, S key positions, D head_dim. Tensors of rank 3 (masks of rank 1) are one batch item and gain a
-    batch dimension of 1. Nothing is copied. Shapes, dtypes and masks are checked on construction; each head
+    batch dimension of 1. An array may be a tensor, numpy's, of any library that speaks DLPack (JAX), or nested lists. No
+    tensor is copied. Shapes, dtypes and masks are checked on construction; each head
     is checked for NaN and Inf when it is first used.
 
     Args:
@@ -53,7 +80,7 @@ class AttentionInputs(AttentionCall, Inputs):
         query_padding_mask: (B, T) bool, True where the query exists; None: as the key at the query's position, and
             True where there is none.
         q_global, k_global, v_global: Longformer's separate projections for global queries, as q, k, v.
-        tokens: B sequences of S tokens as their tokenizer has them, one a key position.
+        tokens: B sequences of S tokens as their tokenizer has them, one a key position; or S tokens of one batch item.
         query_tokens: B sequences of T tokens, where they are not those of the keys at the queries' positions.
         token_form: how the tokenizer writes tokens, which says how they are read: ``plain``, ``byte-level``,
             ``sentencepiece`` or ``wordpiece``.
@@ -89,5 +116,11 @@ class AttentionInputs(AttentionCall, Inputs):
     layout: InitVar[str] = "bhtd"
 
     def __post_init__(self, layout: str) -> None:
+        for name in _ARRAYS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, torch.Tensor):
+                object.__setattr__(self, name, as_tensor(value, f"{self.source}: {name}"))
+        for name in ("tokens", "query_tokens"):
+            object.__setattr__(self, name, as_labels(getattr(self, name)))
         for name, value in checked(self, layout).items():
             object.__setattr__(self, name, value)

@@ -90,6 +90,14 @@ def pattern_of(pattern: object) -> Pattern | None:
         return named_pattern(pattern)
     if is_block_mask(pattern):
         return of_block_mask(pattern)
+    if isinstance(pattern, type) and issubclass(pattern, Pattern):
+        try:
+            return pattern()
+        except TypeError as error:
+            wanted = ", ".join(f"{setting}=…" for setting in settings_of(pattern))
+            raise InputError(
+                f"the pattern {pattern.__name__} is given without its settings; write {pattern.__name__}({wanted})"
+            ) from error
     if callable(pattern):
         return MaskMod(pattern)
     raise InputError(

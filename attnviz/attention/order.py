@@ -49,7 +49,12 @@ def _together(seen: Tensor, t: Tensor, s: Tensor, item: Item) -> Tensor:
 
 @dataclass(frozen=True)
 class Causal(Pattern):
-    """A query sees itself and what came before: ``p(s) <= p(t)``, by default ``s <= t + S - T``."""
+    """A query sees itself and what came before: ``p(s) <= p(t)``, by default ``s <= t + S - T``.
+
+    >>> import attnviz
+    >>> str(attnviz.Causal()), str(attnviz.Local(2) & attnviz.Causal())
+    ('causal', 'local, window 2, causal')
+    """
 
     name = "causal"
     limits = True
@@ -66,7 +71,12 @@ class Causal(Pattern):
 
 @dataclass(frozen=True)
 class Local(Pattern):
-    """A query sees ``window`` keys to each side of its position, ``|p(s) - p(t)| <= window * dilation``, in steps of ``dilation``."""
+    """A query sees ``window`` keys to each side of its position, ``|p(s) - p(t)| <= window * dilation``, in steps of ``dilation``.
+
+    >>> import attnviz
+    >>> str(attnviz.Local(64, dilation=2) | attnviz.GlobalKeys())
+    'local, window 64, dilation 2 + global'
+    """
 
     name = "local"
     window: int
@@ -96,7 +106,13 @@ class Local(Pattern):
 
 @dataclass(frozen=True)
 class Documents(Pattern):
-    """A query sees its own document: several of them packed into one row, as the inputs' ``documents`` say."""
+    """A query sees its own document: several of them packed into one row, as the inputs' ``documents`` say.
+
+    >>> import attnviz
+    >>> inputs = attnviz.AttentionInputs([[[1.0]] * 4], [[[1.0]] * 4], documents=[0, 0, 1, 1], pattern=attnviz.Documents())
+    >>> attnviz.score(inputs).weights.sum().item()
+    4.0
+    """
 
     name = "documents"
     limits = True
@@ -130,6 +146,10 @@ class Prefix(Pattern):
 
     Args:
         n: how many, or one for each batch item.
+
+    >>> import attnviz
+    >>> str(attnviz.Prefix(3))
+    'prefix of 3'
     """
 
     name = "prefix"
@@ -191,7 +211,12 @@ class _InPrefix(Pattern):
 
 @dataclass(frozen=True)
 class Chunked(Pattern):
-    """A query sees the positions of its own chunk of ``size``: ``p(s) // size == p(t) // size``; with causal, Llama 4's."""
+    """A query sees the positions of its own chunk of ``size``: ``p(s) // size == p(t) // size``; with causal, Llama 4's.
+
+    >>> import attnviz
+    >>> str(attnviz.Chunked(8192) & attnviz.Causal())
+    'chunks of 8192, causal'
+    """
 
     name = "chunked"
     size: int

@@ -21,6 +21,10 @@ class Blocks(Pattern):
     Args:
         matrix: bool, (n_q, n_k), (H, n_q, n_k) where heads differ, or (B, H, n_q, n_k); a size of 1 broadcasts.
         size: queries and keys to a block, (Q, K), or one number for both; the last block of each may be shorter.
+
+    >>> import attnviz, torch
+    >>> str(attnviz.Blocks(torch.eye(2, dtype=torch.bool), (5, 5)))
+    'blocks of 5'
     """
 
     name = "blocks"
@@ -94,6 +98,11 @@ class Masked(Pattern):
 
     Args:
         mask: bool, (T, S), (B, T, S) where batch items differ, or (B, H, T, S) where heads do; a size of 1 broadcasts.
+
+    >>> import attnviz, torch
+    >>> mask = torch.ones(10, 10, dtype=torch.bool).tril()
+    >>> attnviz.score(attnviz.synthesize(), attnviz.Masked(mask), heads=[0]).weights[0, 0].count_nonzero().item()
+    1
     """
 
     mask: Tensor

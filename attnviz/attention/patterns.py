@@ -47,7 +47,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class GlobalKeys(Pattern):
-    """Every query sees the global keys."""
+    """Every query sees the global keys.
+
+    >>> import attnviz
+    >>> attnviz.score(attnviz.synthesize(), attnviz.GlobalKeys(), heads=[0]).positions.tolist()
+    [0, 3, 7]
+    """
 
     name = "global"
     reason = "global key"
@@ -67,6 +72,11 @@ class GlobalQueries(Pattern):
     """Global tokens, as queries, see every key, by ``q_global`` and ``k_global`` where there are such.
 
     A query is global where the key at its position is.
+
+    >>> import attnviz
+    >>> pattern = attnviz.Local(1) | attnviz.GlobalQueries()
+    >>> attnviz.score(attnviz.synthesize(), pattern, heads=[0]).global_queries.tolist()
+    [0, 3, 7]
     """
 
     name = "global-queries"
@@ -86,7 +96,12 @@ class GlobalQueries(Pattern):
 
 @dataclass(frozen=True)
 class Full(Pattern):
-    """Every query sees every key."""
+    """Every query sees every key.
+
+    >>> import attnviz
+    >>> attnviz.score(attnviz.synthesize(), attnviz.Full(), heads=[0]).weights.shape
+    torch.Size([1, 10, 10])
+    """
 
     name = "full"
 
@@ -101,5 +116,10 @@ class Full(Pattern):
 
 
 def longformer(window: int, dilation: int = 1) -> Pattern:
-    """Longformer's attention: a window, global keys and global queries in one joint softmax."""
+    """Longformer's attention: a window, global keys and global queries in one joint softmax.
+
+    >>> import attnviz
+    >>> attnviz.longformer(2) == attnviz.Local(2) | attnviz.GlobalKeys() | attnviz.GlobalQueries()
+    True
+    """
     return Local(window, dilation) | GlobalKeys() | GlobalQueries()

@@ -18,6 +18,13 @@ class InputError(ValueError):
     """Something a user gave cannot be used: what was found, what was wanted, how to fix it.
 
     The message is one line. The command line prints it and exits with code 2.
+
+    >>> import attnviz
+    >>> try:
+    ...     attnviz.load("nothing.npz")
+    ... except attnviz.InputError as error:
+    ...     print(error)
+    nothing.npz: there is no such file
     """
 
     def __init__(self, message: str) -> None:

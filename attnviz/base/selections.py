@@ -110,10 +110,17 @@ def parse_range(
     return range(first, stop)
 
 
-def checked_range(positions: range | None, size: int, name: str, source: str) -> range:
+def checked_range(positions: range | slice | None, size: int, name: str, source: str) -> range:
     """``positions``, None meaning all. Raises InputError for what is not a part of 0 to ``size`` - 1."""
     if positions is None:
         return range(size)
+    if isinstance(positions, slice):
+        first, end = (
+            edge if edge is not None else other for edge, other in ((positions.start, 0), (positions.stop, size))
+        )
+        positions = range(first, end, positions.step or 1)
+    if not isinstance(positions, range):
+        raise InputError(f"{source}: {name} are given as {positions!r}; write range(first, end), without the end")
     if positions.step != 1 or not 0 <= positions.start < positions.stop <= size:
         raise InputError(
             f"{source}: {name} {positions.start}:{positions.stop} is not a part of 0:{size}; write first:end with first < end"

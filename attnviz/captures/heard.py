@@ -100,6 +100,7 @@ class Heard(ABC, Generic[C]):
     samples: list[Sample | None] = field(default_factory=list)  # of each call, rows of what the model made of it
     unchecked: str | None = None  # why rows of what the model made say nothing
     orders: Orders = field(default_factory=list)  # of the whole run
+    w_o: Tensor | None = None  # what projects the heads' context, (H, D_v, d_model)
 
     @property
     def label(self) -> Label:
@@ -156,13 +157,16 @@ class Heard(ABC, Generic[C]):
         """
 
     @abstractmethod
-    def inputs(self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None) -> Inputs:
+    def inputs(
+        self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None, whole: bool = True
+    ) -> Inputs:
         """The layer's calls as the inputs of one.
 
         Args:
             source: what errors call them.
             tokens: the fields that say which tokens the positions are.
             memo: what masks were read as.
+            whole: whether with what projects the context, which a check has no use for.
         """
 
     @abstractmethod
@@ -177,6 +181,16 @@ class Heard(ABC, Generic[C]):
         step = self.steps[-1]
         if step.T > 1 or len(self.steps) % EVERY == 1:
             self.samples[-1] = output.sample(step.mask.changes(step.T, step.S))
+
+    def project(self, w_o: Tensor | None) -> None:
+        """Keeps how the context of the last call is projected."""
+        self.w_o = w_o
+
+    def projection(self, v: Tensor | None) -> Tensor | None:
+        """That, where it is of these values."""
+        w_o = self.w_o
+        fits = w_o is not None and v is not None and w_o.shape[1] == v.shape[3] and w_o.device == v.device
+        return w_o if fits else None
 
     def anew(self) -> None:
         """Drops what there was."""
@@ -207,3 +221,9 @@ class Heard(ABC, Generic[C]):
 
 Hear = Callable[[str, Any], Callable[[Output], None]]
 """What is done with a call: (the name of the module that makes it, the call); and then with what the model made of it."""
+
+Project = Callable[[Tensor | None], None]
+"""What is done with the projection of a call's context, (H, D_v, d_model), or None where there is none after all."""
+
+Take = Callable[[str, Any], Callable[[Output], Project | None]]
+"""As :data:`Hear`, and last with what projects the context; None where nobody asks for that."""

@@ -1,10 +1,11 @@
 """Hearing what goes into a model's attention, whatever kernel runs, without a change to the model or its output.
 
-Five doors, each narrow, in :mod:`attnviz.captures.doors`:
+Six doors, each narrow, in :mod:`attnviz.captures.doors`:
 
 - the attention functions of Hugging Face transformers: every model of its registry asks it for the function to call,
   which is wrapped as it is handed out;
 - ``torch.nn.functional.scaled_dot_product_attention``, by a ``TorchFunctionMode``;
+- ``torch.nn.attention.flex_attention``, where a model calls it by itself;
 - ``torch.nn.functional.multi_head_attention_forward``, where ``nn.MultiheadAttention`` computes, likewise;
 - Longformer, LED and BigBird: hooks on the layers that project q, k and v;
 - models that multiply by themselves: their softmax, its logits, its weights and what these multiply.
@@ -12,7 +13,6 @@ Five doors, each narrow, in :mod:`attnviz.captures.doors`:
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,15 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attnviz.captures.checking import Output
+from attnviz.captures.doors.flex import flex
 from attnviz.captures.doors.mha import mha_output, of_mha
 from attnviz.captures.doors.registry import generating, registry
 from attnviz.captures.doors.running import Ids, Running
 from attnviz.captures.doors.sdpa import of_sdpa, sdpa_output
 from attnviz.captures.doors.softmax import Softmaxes
-from attnviz.captures.heard import Hear
+from attnviz.captures.heard import Hear, Take
 
 TRIED = (
-    "transformers' attention functions, torch's scaled_dot_product_attention and nn.MultiheadAttention, "
+    "transformers' attention functions, torch's scaled_dot_product_attention, flex_attention and nn.MultiheadAttention, "
     "the projections of Longformer, LED and BigBird, and softmax between two products"
 )
 """The doors, for the error of a model that uses none."""
@@ -40,7 +42,7 @@ TRIED = (
 @contextmanager
 def listening(
     model: nn.Module,
-    hear: Hear,
+    take: Take,
     *,
     ids: Ids,
     begin: Callable[[], None],
@@ -51,7 +53,7 @@ def listening(
 
     Args:
         model: any module.
-        hear: called with each call.
+        take: called with each call.
         ids: called with the token ids that go into each of its parts that takes some.
         begin: called as a forward pass of the whole model begins.
         reorder: called with the item that each of the next pass's goes on from, (B,), where a cache is reordered.
@@ -64,16 +66,17 @@ def listening(
         if _is_compiled(model):  # a graph runs no hooks and asks no registry
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         running = Running(model, ids, begin)
-        hear = running.hear = _quietly(running, hear)
+        hear = running.hear = _quietly(running, take)
         stack.callback(running.remove)
         stack.enter_context(registry(running, hear))
+        stack.enter_context(flex(running, model, hear))
         stack.enter_context(generating(model, reorder, chose))
         functions = stack.enter_context(_Functions(running, hear))
         yield functions.softmaxes
 
 
-def _quietly(running: Running, hear: Hear) -> Hear:
-    """Hears calls without hearing what is computed meanwhile."""
+def _quietly(running: Running, take: Take) -> Hear:
+    """Hears calls without hearing what is computed meanwhile, and then what projects their context."""
 
     def quiet(function: Callable[..., Any], *args: Any) -> Any:
         running.inside, outer = True, running.inside
@@ -82,7 +85,15 @@ def _quietly(running: Running, hear: Hear) -> Hear:
         finally:
             running.inside = outer
 
-    return lambda module, call: functools.partial(quiet, quiet(hear, module, call))
+    def heard(module: str, call: Any) -> Callable[[Output], None]:
+        made = quiet(take, module, call)
+
+        def finish(output: Output) -> None:
+            running.expect(output, call.sizes[1], quiet(made, output))
+
+        return finish
+
+    return heard
 
 
 def _is_compiled(model: nn.Module) -> bool:
@@ -109,7 +120,7 @@ class _Functions(TorchFunctionMode):
             return func(*args, **kwargs) if running.projecting else self.softmaxes.run(func, args, kwargs)
         frame = running.frame()
         if func is F.scaled_dot_product_attention:
-            made = self._hear(frame.name, of_sdpa(frame.cross, *args, **kwargs))
+            made = self._hear(frame.name, of_sdpa(frame.crosses, *args, **kwargs))
             output = func(*args, **kwargs)
             made(sdpa_output(output, *args, **kwargs))
             return output

@@ -21,7 +21,7 @@ from attnviz.base.writing import as_path, atomic, check_output
 from attnviz.captures.calls import Call, Layer
 from attnviz.captures.checking import Output, difference
 from attnviz.captures.doors.running import own_name
-from attnviz.captures.heard import Heard, Memo, Order, Orders, origins
+from attnviz.captures.heard import Heard, Memo, Order, Orders, Project, origins
 from attnviz.captures.labels import Labels
 from attnviz.captures.listening import TRIED, listening
 from attnviz.captures.reduced import check_pixels, reduced
@@ -50,9 +50,12 @@ def capture(
 ) -> Iterator[Run]:
     """Captures q, k, v and the mask of every attention call that a model makes while the block runs.
 
-    The model runs as it would without: the same kernels, the same output to the last bit. Heard are the attention
-    functions of Hugging Face transformers, torch's ``scaled_dot_product_attention`` and ``nn.MultiheadAttention``,
-    and the projections of Longformer, LED and BigBird. q and k are what the kernel saw, after rotary embedding.
+    The model runs as it would without: the same kernels, the same output to the last bit. The one exception is torch's fused
+    path of its own transformer layers and of ``nn.MultiheadAttention``, in ``eval`` without gradients, which shows nothing:
+    they take the ordinary one, whose last bits can differ. Heard are the attention functions of Hugging Face transformers,
+    torch's ``scaled_dot_product_attention``, ``flex_attention`` and ``nn.MultiheadAttention``, the projections of Longformer,
+    LED and BigBird, and the softmax of models that multiply by themselves. q and k are what the kernel saw, after rotary
+    embedding.
 
     The steps of a ``generate`` with a key-value cache go on from each other and make one growing map a layer. A
     forward pass that starts anew replaces what was captured before it.
@@ -114,7 +117,16 @@ class _Ids:
 
 
 class Run:
-    """What :func:`capture` heard; its layers can be had once the block has ended."""
+    """What :func:`capture` heard; its layers can be had once the block has ended.
+
+    >>> import attnviz, torch
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=3, intermediate_size=8)).eval()
+    >>> with torch.no_grad(), attnviz.capture(model) as run:
+    ...     _ = model(torch.tensor([[5, 6, 7]]))
+    >>> run.layers, run.inputs(2).H
+    ([0, 1, 2], 2)
+    """
 
     def __init__(
         self,
@@ -276,7 +288,7 @@ class Run:
     def _note_ids(self, module: str, ids: Tensor) -> None:
         self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
 
-    def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], None]:
+    def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], Project | None]:
         self._flush()
         group, number = self._labels.of(module, cross=call.cross)
         nth = self._heard_in_pass[module, group] = self._heard_in_pass.get((module, group), 0) + 1
@@ -305,12 +317,11 @@ class Run:
         if row is not None and not call.cross:
             self._begins = row
 
-        def finish(output: Output) -> None:
+        def finish(output: Output) -> Project:
             layer.made(output)
             if self._out is not None:
-                self._waiting = layer
-                if kind is Layer:
-                    self._flush()
+                self._waiting = layer  # until it is known what projects its context
+            return layer.project
 
         return finish
 
@@ -349,7 +360,7 @@ class Run:
 
     # Afterwards.
 
-    def _inputs(self, layer: Heard[Any]) -> Inputs:
+    def _inputs(self, layer: Heard[Any], *, whole: bool = True) -> Inputs:
         first = layer.calls[0]
         back = layer.origins(0)
         B = first.sizes[0] if back is None else len(back)
@@ -362,7 +373,10 @@ class Run:
         if tokens is None and self._patches is not None:
             tokens = patch_tokens(self._patches, S, B)
         return layer.inputs(
-            source=f"{self.name} layer {layer.label}", tokens=token_fields(tokens, query_tokens), memo=self._memo
+            source=f"{self.name} layer {layer.label}",
+            tokens=token_fields(tokens, query_tokens),
+            memo=self._memo,
+            whole=whole,
         )
 
     def _stacks(self, layer: Heard[Any]) -> tuple[str | None, str | None]:
@@ -417,7 +431,7 @@ class Run:
             )
         if self._out is None:
             for label, layer in [*self._layers.items()]:
-                if not self._holds(layer, self._inputs(layer)):
+                if not self._holds(layer, self._inputs(layer, whole=False)):
                     del self._layers[label]
         self._tell()
         if self._writer is not None:

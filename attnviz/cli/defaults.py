@@ -105,7 +105,8 @@ def written(param: Any) -> str:
 def _of_environment(path: str, everything: Any) -> dict[str, Default]:
     """What variables say, those of this command last."""
     own = path.replace(" ", "_").replace("-", "_").upper() + "_"
-    every, of_this = {}, {}
+    every: dict[str, Default] = {}
+    of_this: dict[str, Default] = {}
     for variable in sorted(name for name in os.environ if name.startswith(PREFIX)):
         rest = variable.removeprefix(PREFIX)
         default = Default(os.environ[variable], variable)
@@ -143,7 +144,8 @@ def _of_file(path: str, everything: Any) -> dict[str, Default]:
     file, table = _table(Path.cwd())
     if file is None:
         return {}
-    every, of_this = {}, {}
+    every: dict[str, Default] = {}
+    of_this: dict[str, Default] = {}
     for own, option, value in _entries(table):
         origin = f"{file} [{'.'.join(('tool.attnviz', *own.split()))}]"
         commands = everything()

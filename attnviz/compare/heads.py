@@ -394,11 +394,11 @@ class _Pictures:
         a, b = (np.where(cells > -np.inf, cells, np.nan) for cells in self.cells[:2])
 
         def drawn(cells: Cells, values: str, name: str, labels: Labels) -> AttentionMap:
-            own = (
+            of_queries, of_keys = (
                 None if few is None else [few[n] for n in part]
                 for few, part in zip(labels, (self.queries, self.keys), strict=True)
             )
-            return AttentionMap(cells, values, self.head, self.queries, self.keys, *own, pattern=name)
+            return AttentionMap(cells, values, self.head, self.queries, self.keys, of_queries, of_keys, pattern=name)
 
         of_a, of_b = map(side_labels, self.sides)
         both = labels_of_sides(of_a, of_b)

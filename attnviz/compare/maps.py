@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
     difference: AttentionMap
 
 
-@asks("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
+@asks("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory", arrays=False)
 def compare_maps(
     a: SomeInputs,
     b: SomeInputs,

@@ -229,7 +229,7 @@ class _Grid:
         self.row_edges = row_edges
         shape = (len(row_edges) - 1, len(column_edges) - 1)
         # Keys down in memory, like the tiles.
-        self.max = np.full(shape[::-1], -np.inf).T
+        self.max = np.full(shape[::-1] if self.asked.max else (0, 0), -np.inf).T
         self.sums = np.zeros(shape[::-1] if self.asked.mass else (0, 0)).T
         self.counts = np.zeros(shape[0], dtype=np.int64)
         self.seen = np.zeros(shape[::-1], dtype=bool).T
@@ -340,8 +340,9 @@ class _Grid:
     def result(self) -> Reduced:
         """The cells of what came in."""
         blank = ~self.seen
-        for cells in (self.max, self.sums)[: 1 + self.asked.mass]:
-            np.copyto(cells, np.nan, where=blank)
+        for cells, wanted in ((self.max, self.asked.max), (self.sums, self.asked.mass)):
+            if wanted:
+                np.copyto(cells, np.nan, where=blank)
         self.sums /= np.maximum(self.counts, 1)[:, None] if self.asked.mass else 1
         return Reduced(
             self.max if self.asked.max else None,

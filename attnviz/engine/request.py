@@ -5,19 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, wraps
+from operator import index
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
 from attnviz.attention.call import Call
-from attnviz.attention.derived import NORMS, SomeInputs, by_norms, over_heads, over_layers
+from attnviz.attention.derived import NORMS, SomeInputs, by_norms, over_heads, over_items, over_layers
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs, cropped, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
+from attnviz.attention.taken import taken, with_arrays
 from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.selections import checked_range
@@ -104,9 +106,8 @@ class Request:
         if self.pixels < 1:
             raise InputError(f"a picture has at least 1 cell a side; pixels is {self.pixels}")
         self._derive()
-        one = [self.heads] if isinstance(self.heads, int) else self.heads
         resolved: dict[str, Any] = {
-            "heads": check_heads(self.inputs, None if one is None else tuple(one)),
+            "heads": check_heads(self.inputs, heads_of(self.heads)),
             "pattern": pattern_of(self.pattern) or self.inputs.pattern or GlobalKeys(),
             "device": self.inputs.device if self.device is None else parse_device(self.device),
             "dtype": parse_dtype(self.dtype),
@@ -137,7 +138,10 @@ class Request:
 
     def of(self, inputs: Inputs, pattern: Pattern | str | None = None) -> Request:
         """The same asked of other inputs, under a pattern of theirs; what is seen as one and left out too."""
-        derived = self.inputs.asked if isinstance(self.inputs, MergedInputs) else {}
+        derived = dict(self.inputs.asked) if isinstance(self.inputs, MergedInputs) else {}
+        # All of one is all of the other, however many that are.
+        derived |= {"queries": None} if self.rows == range(self.inputs.T) else {}
+        derived |= {"keys": None} if self.keys == range(self.inputs.S) else {}
         return self.but(inputs=inputs, pattern=pattern, **derived)
 
     def cropped(self) -> Request:
@@ -195,6 +199,27 @@ class Request:
         return self.attention.edges(self.rows, columns, down, across)
 
 
+def heads_of(given: Any) -> tuple[int, ...] | None:
+    """Heads as a call names them: a number of whatever library, several, or all.
+
+    Raises:
+        InputError: anything else.
+
+    >>> heads_of(3), heads_of(range(2)), heads_of("all")
+    ((3,), (0, 1), None)
+    """
+    if given is None or (isinstance(given, str) and given == "all"):
+        return None
+    try:
+        return (index(given),)
+    except TypeError:
+        pass
+    try:
+        return tuple(index(one) for one in given)
+    except TypeError as error:
+        raise InputError(f"heads are given as {given!r}; write a number, 3, or several, [0, 2, 3]") from error
+
+
 def check_heads(inputs: Call, heads: Sequence[int] | None) -> tuple[int, ...]:
     """The query heads asked for, None meaning all. Raises InputError for one that is not there."""
     if heads is None:
@@ -225,7 +250,7 @@ def ask(
         pattern: which query sees which key, in every layer; None is each layer's own, else the global keys.
         heads, what: as :class:`Request` has them.
         mean, max: ``layers``: one map of all layers, head by head; ``heads``: one of all heads that are asked for;
-            ``heads,layers``: of both.
+            ``heads,layers``: of both; ``items``: one of all batch items, which may go with these.
         rollout: follow attention through the layers, the first one first, as arXiv:2005.00928 does: one map.
         values: as :class:`Request`, or ``norms``: weights times the length of the value that they are on, through ``w_o``
             where the inputs have it (arXiv:2004.10102); ``norm-shares``: that, as shares of its row.
@@ -233,7 +258,7 @@ def ask(
     Raises:
         InputError: as :class:`Request`; several layers of which no one map is asked for, or that don't agree.
     """
-    wanted = hows(mean, max, rollout=rollout)
+    wanted, inputs = hows(mean, max, rollout=rollout), taken(inputs)
     if values in NORMS:
         if rollout:
             raise InputError(f"values {values!r}: rollout follows weights; leave one of the two out")
@@ -249,6 +274,8 @@ def ask(
                 f"max='layers' or rollout=True"
             )
         inputs = inputs[0]
+    if "items" in wanted:
+        inputs, pattern = over_items(inputs, wanted["items"], range(inputs.B), pattern), None
     request = Request(inputs, pattern, heads, values=values, **what)
     return of_heads(request, wanted["heads"]) if "heads" in wanted else request
 
@@ -271,7 +298,7 @@ def of_heads(request: Request, how: str) -> Request:
 
 
 def hows(mean: str | None = None, max: str | None = None, *, rollout: bool = False) -> dict[str, str]:
-    """How ``layers`` and ``heads`` become one, ``mean``, ``max`` or ``rollout``, as far as they are to.
+    """How ``layers``, ``heads`` and batch ``items`` become one, ``mean``, ``max`` or ``rollout``, as far as they are to.
 
     Raises:
         InputError: neither of the two, or two ways for one.
@@ -282,8 +309,8 @@ def hows(mean: str | None = None, max: str | None = None, *, rollout: bool = Fal
     found: dict[str, str] = {}
     for how, text in (("mean", mean), ("max", max)):
         for over in (part.strip() for part in (text or "").split(",") if part.strip()):
-            if over not in ("heads", "layers"):
-                raise InputError(f"--{how} {text!r} is not heads, layers, or heads,layers")
+            if over not in ("heads", "layers", "items"):
+                raise InputError(f"--{how} {text!r} is not heads, layers, items, or some of these with commas")
             if over in found:
                 raise InputError(f"--mean and --max are two ways to make one map of the {over}; choose one")
             found[over] = how
@@ -298,12 +325,13 @@ DERIVED = ("mean", "max", "rollout")
 """What :func:`ask` takes beside the fields of a request."""
 
 
-def asks(*names: str, derived: bool = True) -> Callable[[_Function], _Function]:
+def asks(*names: str, derived: bool = True, arrays: bool = True) -> Callable[[_Function], _Function]:
     """Gives a function that takes ``**what``, for :func:`ask`, a signature that lists it.
 
     Args:
         names: the fields of a request that it takes; none is all that a map has.
         derived: whether it takes several layers, and makes one map of them.
+        arrays: whether arrays that come first are q, k and v.
     """
     listed = names or (
         "batch",
@@ -330,7 +358,13 @@ def asks(*names: str, derived: bool = True) -> Callable[[_Function], _Function]:
         of_ask = inspect.signature(ask).parameters
         asked += [of_ask[name] for name in DERIVED if derived and name not in own.parameters]
         kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        function.__signature__ = own.replace(parameters=[*kept, *asked])  # type: ignore[attr-defined]
-        return function
+
+        @wraps(function)
+        def taking(*args: Any, **what: Any) -> Any:
+            args, what = with_arrays(args, what) if arrays else (args, what)
+            return function(*args, **what)
+
+        taking.__signature__ = own.replace(parameters=[*kept, *asked])  # type: ignore[attr-defined]
+        return cast("_Function", taking)
 
     return said

@@ -42,6 +42,11 @@ class AttentionScores:
     around the query (``offsets``, key position minus query position). A key that a query does not see has logit
     -inf and weight 0; a query that sees nothing has NaN weights. Where the pattern has global queries, their
     rows are NaN here and stand in ``global_scores`` and ``global_weights``.
+
+    >>> import attnviz
+    >>> found = attnviz.score(attnviz.synthesize(), heads=[3])
+    >>> found.weights.shape, found.positions.tolist()
+    (torch.Size([1, 10, 3]), [0, 3, 7])
     """
 
     item: AttentionItem

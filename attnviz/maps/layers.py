@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.taken import is_array, taken
 from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
 from attnviz.engine.request import Request, ask, asks
@@ -74,8 +75,9 @@ def _opened(
     source: str | Path | Captured | Inputs | Sequence[Inputs],
 ) -> tuple[str, Callable[[Label | None], Inputs], Sequence[Label | None]]:
     """A source's name, what reads a layer of it, and the labels of its layers."""
-    if isinstance(source, Inputs):
-        alone = source
+    if isinstance(source, Inputs) or is_array(source):
+        alone = taken(source)
+        assert isinstance(alone, Inputs)
         return alone.source, lambda label: alone, [None]
     if isinstance(source, Captured):
         run = source
@@ -88,14 +90,14 @@ def _opened(
     if isinstance(source, (str, Path)):
         path = Path(source)
         return f"{path}", lambda label: load(path, layer=label), layers_there(path, {})
-    several = list(source)
+    several = [cast("Inputs", taken(one)) for one in source]
     if not several:
         raise InputError("an overview of no layers; give the inputs of one or more")
 
     labels: list[Label] = [n if one.layer is None else one.layer for n, one in enumerate(several)]
     if len({*labels}) < len(labels):  # of one layer, under several settings
         labels = [*range(len(several))]
-    by_label = dict(zip(labels, several, strict=True))
+    by_label: dict[Label, Inputs] = dict(zip(labels, several, strict=True))
 
     def of_list(label: Label | None) -> Inputs:
         assert label is not None

@@ -41,6 +41,11 @@ class AttentionMap:
         measured: what the values are, where they are not weights alone: ``weight × ‖v‖``.
         tag: what the head is in a word, where that was asked for; ``tag_score``, the statistic that says so, None of ``mixed``.
         left_out: the share of the weight that lies on keys which were hidden, the mean over queries; None where none were.
+
+    >>> import attnviz
+    >>> shown = attnviz.attention_map(attnviz.synthesize(), head=3, pattern="causal")
+    >>> shown.cells.shape, shown.queries, shown.pattern
+    ((10, 10), range(0, 10), 'causal')
     """
 
     cells: Cells

@@ -34,6 +34,10 @@ class Marginals:
         entropy: (len(queries),) the entropy in nats of a query's weights on all the keys it sees, also those that are
             not shown; NaN where it sees nothing, or where a weight that was given is negative.
         queries, keys: the positions they are of.
+
+    >>> import attnviz
+    >>> attnviz.marginals(attnviz.synthesize(), head=3, pattern="causal").received.round(2).tolist()[:3]
+    [0.32, 0.28, 0.18]
     """
 
     received: Numbers

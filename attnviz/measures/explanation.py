@@ -16,6 +16,7 @@ from torch import Tensor
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.taken import takes_arrays
 from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.registry import shown
@@ -99,7 +100,13 @@ class Excerpt:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Every number on the way from one query and one key to the context. Letters are those of the formula."""
+    """Every number on the way from one query and one key to the context. Letters are those of the formula.
+
+    >>> import attnviz
+    >>> found = attnviz.explain(attnviz.synthesize(), head=2, query=5, key=1)
+    >>> round(found.dot * found.scale, 4) == round(found.key.logit, 4), found.G
+    (True, 3)
+    """
 
     source: str
     pattern: str
@@ -164,6 +171,7 @@ class Explanation:
         return shown(self)
 
 
+@takes_arrays
 def explain(
     inputs: Inputs,
     *,

@@ -161,10 +161,11 @@ def _text(shown: Shown, layers: Collection[Label] | None, name: str | None, by: 
         inputs = lambda label: f"attnviz.load({path!r}{of.get(label, '')})"  # noqa: E731
         return _Text(path, read, path, inputs, lambda label: label if label in of else None)
     if isinstance(shown, Sequence) and shown and all(isinstance(one, Inputs) for one in shown):
-        several = Layers(shown, None if layers is None else [*layers])
-        places = {label: place for place, label in enumerate(Layers(shown).labels)}
+        each_one = [one for one in shown if isinstance(one, Inputs)]
+        several = Layers(each_one, None if layers is None else [*layers])
+        places = {label: place for place, label in enumerate(Layers(each_one).labels)}
         labelled = [(label, f"inputs{at}[{places[label]}]") for label in several.labels]
-        called = {_label(label, shown[places[label]]): said for label, said in labelled}
+        called = {_label(label, each_one[places[label]]): said for label, said in labelled}
         each = ((_label(label, inputs), inputs) for label, inputs in several)
         return _Text(several.name, each, None, lambda label: called[label])
     if not isinstance(shown, Run):

@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
@@ -30,6 +31,7 @@ from attnviz.base.types import Cells, Progress
 from attnviz.maps.marginals import received
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.description import Labels, PageLayer, describe, description, page_name
+from attnviz.pages.encoding import thumbnail_of
 from attnviz.pages.statistics import head_numbers
 
 Key = tuple[Any, ...]
@@ -225,7 +227,8 @@ class Viewer:
         _check_index("query", query, pyramid.item.T)
 
         def read() -> Cells:
-            return pyramid.rectangle(number, range(query, query + 1), range(pyramid.item.S))[0]
+            row: Cells = pyramid.rectangle(number, range(query, query + 1), range(pyramid.item.S))[0]
+            return row
 
         found: Cells = await self._kept_or(("row", layer, head, query), read)
         return found
@@ -303,7 +306,7 @@ class Viewer:
         if kept is not None:
             return kept
         made = pyramid.prepared(number) is not None
-        if not made and _cells(opened.layer) > _CHEAP_CELLS:
+        if not made and opened.layer.attention.finest is None and _cells(opened.layer) > _CHEAP_CELLS:
             coarse: Thumbnail = await self._kept_or(
                 ("coarse", layer, head), lambda: _coarse(opened.layer, number), lambda found: found.cells.nbytes
             )
@@ -311,7 +314,7 @@ class Viewer:
         async with nullcontext() if made else self._small, self._prepared(layer, head, opened):
             overview = pyramid.prepared(number)
             assert overview is not None
-            small = Thumbnail(_thumbnail(overview), pyramid.item.T)
+            small = Thumbnail(thumbnail_of(overview), pyramid.item.T)
             self._kept.put(key, small, small.cells.nbytes)
             return small
 
@@ -410,7 +413,7 @@ class Viewer:
     def _begin_received(self, layer: int, head: int, opened: _Open) -> _Job:
         number, key = opened.layer.heads[head], ("received", layer, head)
 
-        def work(progress: Progress) -> Cells:
+        def work(progress: Progress) -> NDArray[np.float32]:
             return received(opened.layer.attention, number, progress=progress).astype(np.float32)
 
         return self._long(key, key, opened, work, lambda sums: self._kept.put(key, sums, sums.nbytes))
@@ -555,13 +558,6 @@ def _cells(layer: PageLayer) -> int:
     if reach.band:
         across += reach.width(item.T, item.S)
     return item.T * min(across, item.S)
-
-
-def _thumbnail(overview: Overview) -> Cells:
-    """The largest of the overview's cells in at most 64 x 64."""
-    rows, columns = (bin_edges(range(n), min(n, _THUMBNAIL))[:-1] for n in overview.max.shape)
-    small: Cells = np.fmax.reduceat(np.fmax.reduceat(overview.max, rows, axis=0), columns, axis=1)
-    return small
 
 
 def _coarse(layer: PageLayer, head: int) -> Thumbnail:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.taken import takes_arrays
 from attnviz.base.errors import InputError
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Label
@@ -23,6 +24,7 @@ MOST_BYTES = 200_000_000
 """The most that a cell holds: notebooks keep it in the browser, and some in the file."""
 
 
+@takes_arrays
 def view(
     shown: Shown | Mapping[str, Shown],
     pattern: Pattern | str | None = None,

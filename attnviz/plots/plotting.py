@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, close_to
 from attnviz.base.types import Label, Progress
 from attnviz.captures.run import Run
 from attnviz.engine.request import DERIVED, Request, ask, asks
@@ -36,16 +36,17 @@ _OF_FILES = ("theme", "transparent")
 """Parts of a look that only a file has: here, the style is matplotlib's own."""
 
 
-def _takes(*without: str, derived: bool = True) -> Callable[[_Function], _Function]:
+def _takes(*without: str, derived: bool = True, arrays: bool = True) -> Callable[[_Function], _Function]:
     """Gives a function that takes ``**options`` a signature that lists them, and its docstring what each is.
 
     Args:
         without: fields of a request that it has no use for.
         derived: whether it takes several layers, and draws one map of them.
+        arrays: whether arrays that come first are q, k and v.
     """
 
     def said(function: _Function) -> _Function:
-        function = asks(*(name for name in _ASKED if name not in without), derived=derived)(function)
+        function = asks(*(name for name in _ASKED if name not in without), derived=derived, arrays=arrays)(function)
         own = inspect.signature(function)
         looks = [field for field in options_of(Look) if field.name not in _OF_FILES]
         listed = [
@@ -173,7 +174,7 @@ def plot_strip(
     return drawn(Strip(query=query), ask(inputs, pattern, heads, **what), look, ax=ax, progress=progress)
 
 
-@_takes()
+@_takes(arrays=False)
 def plot_comparison(
     a: SomeInputs,
     b: SomeInputs,
@@ -230,6 +231,10 @@ def plot_heads(
 
     Raises:
         InputError: as :func:`plot`.
+
+    >>> import attnviz
+    >>> len(attnviz.plot_heads(attnviz.synthesize(), heads=[0, 3], norm="log").axes)
+    3
     """
     what, look, progress = _split(options)
     kind = Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags)
@@ -298,4 +303,8 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | No
     progress = given.pop("progress", None)
     names = [*(field.name for field in fields(Request)), *DERIVED]
     what = {name: given.pop(name) for name in names if name in given}
+    looks = [field.name for field in options_of(Look)]
+    for name in given:
+        if name not in looks:
+            raise TypeError(f"there is no option {name!r}{close_to(name, [*names, *looks, 'progress'])}")
     return what, Look(**given), progress

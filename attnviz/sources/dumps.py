@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -443,7 +443,15 @@ def save(path: str | Path, inputs: Inputs | Sequence[Inputs]) -> None:
 
     Raises:
         InputError: an unknown suffix, a dtype the format cannot hold, a path that cannot be written, or two layers of one name.
+
+    >>> import attnviz, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     attnviz.save(f"{folder}/run.npz", [attnviz.synthesize(seed=seed) for seed in range(2)])
+    ...     attnviz.load(f"{folder}/run.npz", layer=1).H
+    8
     """
+    if isinstance(inputs, Iterator):
+        inputs = list(inputs)
     if not isinstance(inputs, Sequence):
         said = dump_metadata(layer_metadata(inputs), version=format_of(inputs))
         write_tensors(as_path(path), tensors_of(inputs), said)

@@ -100,7 +100,7 @@ def read_maps(main: TensorFile, prefix: str, said: Any, fields: Mapping[str, Any
             parts[name] = main.read(f"{prefix}{place}{name}")
             _check(main, f"{prefix}{place}{name}", parts[name], shape)
         grids.append(Grid(rows, columns, **parts))
-    places = {name: main.read(prefix + name) for name in PLACES if prefix + name in main.contents}
+    places: dict[str, Any] = {name: main.read(prefix + name) for name in PLACES if prefix + name in main.contents}
     return ReducedMaps(tuple(grids), peaks, statistics, pixels, of, pattern=pattern, **places, **fields)
 
 

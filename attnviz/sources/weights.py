@@ -3,6 +3,11 @@
 What a model of transformers returned, what its ``generate`` returned, a tuple of arrays (BertViz's argument), a cache of
 TransformerLens or nnterp, one array of many layers. Any array will do: torch's, numpy's, JAX's. Nothing is copied but the
 steps of ``generate``, which are put together.
+
+>>> import attnviz, torch
+>>> layers = attnviz.weights.from_attentions([torch.full((1, 2, 3, 3), 1 / 3)] * 4, tokens=["a", "b", "c"])
+>>> len(layers), layers[0].H
+(4, 2)
 """
 
 from __future__ import annotations

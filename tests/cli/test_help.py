@@ -149,6 +149,7 @@ def test_every_value_that_is_offered_is_one_that_is_taken(name, param, run, dump
         "diff": ["dump.safetensors", "-o", "a.png"],
         "stats": ["-o", "a.png"],
         "audit": ["dump.safetensors"],
+        "explain": ["-o", "a.html"],
     }
     first = [] if name == "synth" else ["dump.safetensors"]
     result = run(name, *first, *where.get(name, []), option, "xyzzy")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
-from attnviz.cli import known
+import attnviz
+from attnviz.cli import known, names
 from attnviz.cli.groups import with_values
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +21,15 @@ def fresh(*arguments: str) -> str:
 
 def test_the_page_of_commands_is_current():
     assert (ROOT / "docs/commands.md").read_text() == fresh("-m", "attnviz.cli.manual"), "make commands"
+
+
+def test_the_page_of_names_is_current():
+    assert (ROOT / "docs/python.md").read_text() == names.page(), "make commands"
+
+
+def test_every_public_name_has_an_example_that_is_run():
+    for name in attnviz.__all__:
+        assert "\n>>> " in inspect.getdoc(getattr(attnviz, name)), name
 
 
 def test_names_are_the_same_whether_they_are_loaded_or_read():

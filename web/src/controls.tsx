@@ -234,7 +234,7 @@ function KeyWindow(props: { usual: number }) {
   );
 }
 
-/** Nothing chosen, nothing to see: says what to do. */
-export function Hint(props: { children: ComponentChildren }) {
-  return <p class="hint">{props.children}</p>;
+/** That a view of single weights has none. */
+export function NoWeights() {
+  return <p class="hint">These maps were reduced while the model ran: there are cells of them, and no single weights.</p>;
 }

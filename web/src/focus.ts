@@ -59,11 +59,14 @@ export function samePlace(one: Place | null, other: Place | null): boolean {
 export function usePlace(parts: readonly unknown[]): {
   pinned: Place | null;
   hovered: Place | null;
+  sought: Place | null; // where a jump led: it is brought into sight
   hover(place: Place | null): void;
+  seek(place: Place): void;
   pin(place: Place, event?: { detail: number }): void;
 } {
   const { state, layer, set } = useStore();
   const [last, hover] = useState<Place | null>(null);
+  const [sought, seek] = useState<Place | null>(null);
   useEffect(() => hover(null), parts);
   const hovered = last !== null && last.index < extent(layer, last.axis) ? last : null; // of this layer
   const pinned: Place | null =
@@ -75,7 +78,9 @@ export function usePlace(parts: readonly unknown[]): {
   return {
     pinned,
     hovered,
+    sought,
     hover,
+    seek,
     pin: (place, event) => {
       if (event && event.detail > 1) return; // the second click of a double click takes nothing back
       const other = place.axis === "query" ? "key" : "query";

@@ -12,7 +12,8 @@ export function Legend(props: {
   color(share: number): Rgb;
   dark: boolean;
   layer: Layer | null; // whose pattern hides what is not visible; null where nothing is hidden
-  largest?: string | null; // of what is shown, in words
+  largest?: string | null; // in words; null until it is known
+  said?: string; // what that is the largest of
 }) {
   const { scale, low, top } = props.ramp;
   const [least, middle] = props.ramp.signed
@@ -30,7 +31,7 @@ export function Legend(props: {
         <span>{tickText(top)}</span>
       </div>
       <p class="legend-notes">
-        {props.largest !== undefined && <span class="legend-largest">largest {props.largest ?? "\u2026"}</span>}
+        {props.largest !== undefined && <span class="legend-largest">{props.said ?? "largest"} {props.largest ?? "\u2026"}</span>}
         {props.layer !== null && <NotVisible dark={props.dark} pattern={props.layer.pattern} />}
       </p>
     </figure>

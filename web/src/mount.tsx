@@ -47,6 +47,11 @@ const PAPER = 700; // CSS pixels that a page is wide
 function toPaper(element: HTMLElement): void {
   const [app, view] = [element.querySelector<HTMLElement>(".app"), element.querySelector<HTMLElement>(".view")];
   if (!app || !view) return;
+  // What flows flows anew; what Leaflet and canvases drew keeps its size.
+  if (!view.matches(".view-map, .view-heads")) {
+    for (const name of ["--screen-width", "--screen-height", "--on-paper"]) app.style.removeProperty(name);
+    return;
+  }
   app.style.setProperty("--screen-width", `${app.offsetWidth}px`);
   app.style.setProperty("--screen-height", `${view.offsetHeight}px`);
   app.style.setProperty("--on-paper", `${Math.min(1, PAPER / app.offsetWidth)}`);

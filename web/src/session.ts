@@ -82,20 +82,20 @@ export function usePass(what: PassKind, layer: number, head: number): Pass | nul
   return passes.find((pass) => pass.what === what && pass.layer === layer && pass.head === head) ?? null;
 }
 
-/** Brings the pinned token of a list into the middle of what scrolls around it, where it is out of sight. */
-export function usePinnedInSight(list: MutableRef<HTMLElement | null>, parts: readonly unknown[]): void {
+/** Brings a token of a list into the middle of what scrolls around it, where it is out of sight; again as `parts` change. */
+export function useInSight(list: MutableRef<HTMLElement | null>, index: number | null, parts: readonly unknown[]): void {
   useEffect(() => {
-    const pinned = list.current?.querySelector('[data-position][aria-pressed="true"]');
+    const pinned = index === null ? null : list.current?.querySelector(`[data-position="${index}"]`);
     if (!pinned) return;
     // Not scrollIntoView, which would scroll the notebook that the page is in as well.
     const scrolls = (box: Element): boolean =>
       box.scrollHeight > box.clientHeight && /auto|scroll/.test(getComputedStyle(box).overflowY);
-    let box = pinned.parentElement;
+    let box: Element | null = pinned.parentElement;
     while (box && !scrolls(box)) box = box.classList.contains("attnviz") ? null : box.parentElement;
     if (!box) return;
     const [own, seen] = [pinned.getBoundingClientRect(), box.getBoundingClientRect()];
     if (own.top < seen.top || own.bottom > seen.bottom) box.scrollTop += (own.top + own.bottom - seen.top - seen.bottom) / 2;
-  }, parts);
+  }, [index, ...parts]);
 }
 
 /** An element's size, as it changes. */

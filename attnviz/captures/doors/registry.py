@@ -146,11 +146,12 @@ def of_function(
 ) -> Call:
     """A call of one of transformers' attention functions: q (B, H, T, D), k and v (B, H_kv, S, D)."""
     T, S = q.shape[2], k.shape[2]
+    cross = frame.crosses(T, S)
     heard, added = _heard(frame, implementation, q, S, mask, given)
     filled = S
     if mask is None and heard.causal and implementation == "sdpa":  # a cache of fixed size: the rest isn't there yet
         filled = min(S, T)
-    elif heard.visible is not None and not frame.cross and S > T:
+    elif heard.visible is not None and not cross and S > T:
         filled = _filled(heard.visible, frame.kept.past + T - frame.kept.first if frame.kept else T, S)
     k, v, heard = k[:, :, :filled], v[:, :, :filled], heard.part(T, filled)
     biases = [bias for bias in (given.get("position_bias"), added) if bias is not None and bool(bias.any())]
@@ -160,8 +161,8 @@ def of_function(
         k,
         v,
         heard,
-        frame.cross,
-        kept=None if frame.cross else frame.kept,
+        cross,
+        kept=None if cross else frame.kept,
         scale=given.get("scaling"),
         softcap=given.get("softcap"),
         sinks=given.get("s_aux"),

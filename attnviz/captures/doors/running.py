@@ -5,17 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attnviz.captures.checking import Output
+from attnviz.captures.doors.output import Awaited, per_head
 from attnviz.captures.doors.projections import OUT, check_kind, projected_call, projected_output, projects
 from attnviz.captures.heard import Hear, Kept
 from attnviz.captures.labels import named_cross
 
-_OTHER = ("key_value_states", "encoder_hidden_states")
-"""What transformers calls the other sequence, where a module is given one."""
+_OTHER = ("key_value_states", "encoder_hidden_states", "context")
+"""What transformers, diffusers and others call the other sequence, where a module is given one."""
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What the names of modules contain that wrap another."""
@@ -30,14 +33,21 @@ class Frame:
 
     Args:
         module, name: which.
-        cross: whether it was given another sequence, or its name says that it attends to one.
+        other: how long the other sequence is that it was given; None where it was given none.
         kept: what its cache held as it began, where it has one.
     """
 
     module: nn.Module
     name: str
-    cross: bool
+    other: int | None
     kept: Kept | None
+
+    def crosses(self, T: int, S: int) -> bool:
+        """Whether ``T`` queries and ``S`` keys are of two sequences: its name says so, or it was given another one.
+
+        Where as many queries see more keys than that has, the two sequences are joined to one.
+        """
+        return named_cross(self.name) or (self.other is not None and not T == S > self.other)
 
 
 class Running:
@@ -53,6 +63,7 @@ class Running:
         self._model, self._ids, self._begin = model, ids, begin
         self._projected: dict[int, dict[str, Tensor]] = {}
         self._given: dict[int, dict[str, Any]] = {}
+        self._awaited: Awaited | None = None  # a context on its way to what projects it
         self._length = 0  # positions before Longformer pads them
         hooked = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._signatures = {id(module): _signature(module) for module in hooked}
@@ -67,12 +78,22 @@ class Running:
             if module is None or frame.module is module:
                 return frame
         name = "" if module is None else self.names[id(module)]
-        return Frame(module or self._model, name, named_cross(name), None)
+        return Frame(module or self._model, name, None, None)
 
     @property
     def projecting(self) -> bool:
         """Whether a module runs whose projections are heard."""
         return bool(self._projected)
+
+    def expect(self, output: Output, heads: int, told: Callable[[Tensor | None], None] | None) -> None:
+        """Tells how a call's context is projected, as soon as it has been; ``told`` is given (H, D_v, d_model)."""
+        self._awaited = None
+        if told is None:
+            return
+        if output.projection is not None:
+            told(per_head(output.projection[0], heads))
+        elif output.context is not None:
+            self._awaited = Awaited(output.context.detach(), told, len(self.stack))
 
     def remove(self) -> None:
         """Takes the hooks away."""
@@ -82,11 +103,15 @@ class Running:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module is self._model:
             self.stack.clear()  # of what an error left
+            self._awaited = None
             self._begin()
         name, signature = self.names[id(module)], self._signatures[id(module)]
         given: dict[str, Any] = {} if signature is None else signature.bind(*args, **kwargs).arguments
-        cross = named_cross(name) or any(isinstance(given.get(other), Tensor) for other in _OTHER)
-        self.stack.append(Frame(module, name, cross, _kept(module, (*args, *kwargs.values()))))
+        others = [given.get(other) for other in _OTHER]
+        other = next((one.shape[1] for one in others if isinstance(one, Tensor) and one.ndim > 2), None)
+        if other is None and self.stack and self.stack[-1].other is not None and _is_bare(module):
+            other = self.stack[-1].other  # a part of what projected for it
+        self.stack.append(Frame(module, name, other, _kept(module, (*args, *kwargs.values()))))
         if hasattr(module, "get_input_embeddings"):
             self._note_ids(name, args, kwargs)
         check_kind(module, type(self._model).__name__)
@@ -106,10 +131,12 @@ class Running:
         frame = self.stack.pop() if self.stack and self.stack[-1].module is module else None
         if output is None:  # it failed
             return
+        if self._awaited is not None and not self._awaited.left(module, args, output, len(self.stack)):
+            self._awaited = None
         projected = self._projected.pop(id(module), None)
         if projected is not None and frame is not None:
             given = self._given.pop(id(module))
-            call = projected_call(module, projected, given, frame.cross, frame.kept, self._length)
+            call = projected_call(module, projected, given, frame.crosses(0, 0), frame.kept, self._length)
             self.hear(frame.name, call)(projected_output(module, call, projected, output))
         parent = self.stack[-1].module if self.stack else None
         if parent is not None and id(parent) in self._projected and isinstance(output, Tensor):
@@ -127,8 +154,24 @@ def own_name(name: str) -> str:
 
 def _signature(module: nn.Module) -> inspect.Signature | None:
     """How a module is called, where what it is given says something."""
-    signature = inspect.signature(module.forward)
+    own = module.forward
+    if "forward" in module.__dict__ or not hasattr(own, "__func__"):
+        signature = inspect.signature(own)
+    else:
+        signature = _of_class(own.__func__)
     return signature if projects(module) or any(name in signature.parameters for name in _OTHER) else None
+
+
+@lru_cache(maxsize=1024)
+def _of_class(forward: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a method, without the module itself; classes have many modules."""
+    signature = inspect.signature(forward)
+    return signature.replace(parameters=[*signature.parameters.values()][1:])
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """Whether a module has no parameters, so that what it multiplies was projected by the one around it."""
+    return next(module.parameters(), None) is None
 
 
 def _kept(module: nn.Module, given: tuple[Any, ...]) -> Kept | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from attnviz.captures.masks import Mask, from_tensor
 
 
 def of_sdpa(
-    cross: bool,
+    crosses: Callable[[int, int], bool],
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -26,7 +27,7 @@ def of_sdpa(
     """A call of torch's own function.
 
     Args:
-        cross: whether its keys are of another sequence.
+        crosses: whether so many queries and keys are of two sequences.
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa: as torch has them.
     """
     q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) if tensor.ndim != 4 else tensor for tensor in (query, key, value))
@@ -40,7 +41,7 @@ def of_sdpa(
         mask = Mask(torch.ones(1, 1, T, S, dtype=torch.bool, device=q.device).tril())
     else:
         mask = Mask(causal=is_causal)
-    return Call(q, k, v, mask, cross, scale=scale, bias=bias)
+    return Call(q, k, v, mask, crosses(T, S), scale=scale, bias=bias)
 
 
 def sdpa_output(

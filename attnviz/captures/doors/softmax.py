@@ -53,6 +53,7 @@ class _Open:
     product: bool  # whether its logits are a product of two activations
     storages: set[int] = field(default_factory=set)
     dropped: bool = False
+    mixed: bool = False  # whether the weights became others, maybe in another order of dimensions
     heard: bool = False
 
 
@@ -128,7 +129,7 @@ class Softmaxes:
             elif (name.endswith("_") and not name.endswith("__")) or name == "__setitem__":
                 one.logits = None
             elif name not in _SAME and isinstance(result, Tensor) and _replaces(result, one):
-                one.logits, one.weights, one.storages = None, result, set()
+                one.logits, one.weights, one.storages, one.mixed = None, result, set(), True
             if isinstance(result, Tensor) and result.numel() == one.weights.numel() and result.is_floating_point():
                 one.storages.add(_storage(result))
 
@@ -165,7 +166,8 @@ class Softmaxes:
             own, v, context = _of_einsum(args[0], own, v, result, first=first)
         elif not first:  # (..., D, S) @ (..., S, T)
             own, v, context = own.transpose(-2, -1), v.transpose(-2, -1), result.transpose(-2, -1)
-        weights = used.weights if own.shape[-2:] == used.weights.shape[-2:] else own
+        plain = own.shape[-2:] == used.weights.shape[-2:] and (used.dropped or not used.mixed)
+        weights = used.weights if plain else own
         if weights.shape[-1] != v.shape[-1 if v.ndim < 2 else -2]:
             return
         heads = _heads(used.frame.module)
@@ -176,7 +178,7 @@ class Softmaxes:
         values = _like(v, own, heads)
         made = None if context is None else _like(context, own, heads)
         used.heard, used.weights = True, weights
-        call = Weighed(whole, logits, values, used.frame.cross, used.frame.kept)
+        call = Weighed(whole, logits, values, used.frame.crosses(*whole.shape[2:]), used.frame.kept)
         unchecked = (
             DROPOUT if used.dropped else None if made is not None and values is not None else "its values are not known"
         )
@@ -207,7 +209,7 @@ def _storage(tensor: Tensor) -> int:
 
 def _replaces(result: Tensor, one: _Open) -> bool:
     """Whether a tensor is what weights became."""
-    alike = result.shape == one.weights.shape and result.is_floating_point()
+    alike = result.numel() == one.weights.numel() and result.is_floating_point()
     return alike and _storage(result) not in one.storages
 
 

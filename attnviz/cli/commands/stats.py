@@ -117,12 +117,15 @@ def register(app: typer.Typer) -> None:
                 help="Statistic that the figure shows; or FILE.py:NAME, one of your own: runs that file, your own code."
             ),
         ] = "entropy",
+        by_layer: Annotated[
+            bool, typer.Option("--by-layer", help="The figure has layers across and a line a head, and their mean.")
+        ] = False,
         out: Annotated[
             Path | None,
             typer.Option(
                 "--out",
                 "-o",
-                help="Figure (.png, .pdf, .svg) of layers x heads, or with --curve of lines; or data (.json, .csv, .parquet).",
+                help="Figure (.png, .pdf, .svg) of layers x heads, or with --curve or --by-layer of lines; or data (.json, .csv, .parquet).",
             ),
         ] = None,
         look: Look = PLAIN,
@@ -145,14 +148,16 @@ def register(app: typer.Typer) -> None:
                 taken = (*_PICTURES, *_DATA) if kind in _DRAWN else _DATA
                 out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
             drawn = None if out is None or out.suffix.lower() in _DATA else out
-            look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" else _NO_COLORS)
+            if by_layer and (kind != "heads" or drawn is None):
+                raise InputError("--by-layer: it draws a statistic of heads; name a figure with -o, and no other rows")
+            look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" and not by_layer else _NO_COLORS)
             layers = derive.each(source, choice, compute, values)
             found, patterns = _computed(kind, layers, derive, compute, head, batch, part, seen)
             named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
             if kind == "heads":
                 ordered = found if sort is None else _in_order(found, sort, ascending=ascending)
                 if out is not None:
-                    _write(out, ordered, shown, source.title, named, look, tags=tags)
+                    _write(out, ordered, shown, source.title, named, look, tags=tags, lines=by_layer)
                 if not is_stdout(out):
                     _print(ordered, format, source.title, named, tags=tags)
             else:
@@ -235,7 +240,8 @@ def _computed(
     caveats: dict[str, None] = {}
     left_out: list[float | None] = []
     for label, inputs, pattern in layers:
-        of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "seen": seen}
+        inputs, pattern, item = derive.items(inputs, pattern, batch)
+        of: dict[str, Any] = {"head": head, "batch": item, "region": part, "seen": seen}
         request = derive.heads(request_of(inputs, pattern, compute, **of, every_key=True))
         measured = request.attention.measured
         patterns.append(request.attention.pattern_name + ("" if measured is None else f", {measured}"))
@@ -298,7 +304,15 @@ def _in_order(rows: list[HeadStatistics], sort: str, *, ascending: bool) -> list
 
 
 def _write(
-    out: Path, found: list[HeadStatistics], statistic: str, title: str, named: str, look: Look, *, tags: bool
+    out: Path,
+    found: list[HeadStatistics],
+    statistic: str,
+    title: str,
+    named: str,
+    look: Look,
+    *,
+    tags: bool,
+    lines: bool,
 ) -> None:
     """A figure of one statistic, or all of them as data."""
     from attnviz.cli.console import note
@@ -315,7 +329,13 @@ def _write(
     else:
         words = statistics_words(found, statistic, source=title, pattern=named)
         said = words if look.caption is True else look.caption or None
-        how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.inches, **look.colors}
+        how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.inches}
+        if lines:
+            from attnviz.show.figures.lines import lines_figure
+
+            write_figure(out, lambda: lines_figure(found, statistic, **how), look, words, kind="stats by layer")
+            return
+        how |= look.colors
         write_figure(out, lambda: statistics_figure(found, statistic, **how), look, words, kind="stats")
         return
     note(f"wrote {out}")

@@ -55,6 +55,11 @@ class Snapshot:
         heads: the heads.
         version: by which definitions the numbers are made.
         rule: how far apart cells of a later run may be; None is what their dtype allowed, before snapshots said it.
+
+    >>> import attnviz
+    >>> kept = attnviz.take_snapshot(attnviz.synthesize(), "causal", heads=[3])
+    >>> kept.settings["pattern"], len(kept.heads)
+    ('causal', 1)
     """
 
     settings: dict[str, Any]

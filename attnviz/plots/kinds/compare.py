@@ -70,7 +70,7 @@ class Compare(Kind):
         notes = () if differ else ("A and B are the same here: A − B is 0 everywhere",)
         source = f"A {found[0].a.pattern}; B {found[0].b.pattern}"
         sides = tuple(side for shown in found for side in (shown.a, shown.b))
-        return Parts(sides, source, a_maps, notes, {"comparisons": found})
+        return Parts(sides, source, a_maps, notes, more={"comparisons": found})
 
     def spoken(self, parts: Parts, look: Look) -> Parts:
         from attnviz.show.figures.difference import difference_words

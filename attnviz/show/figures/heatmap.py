@@ -98,7 +98,16 @@ def heatmap(
 
     Raises:
         InputError: as :meth:`~attnviz.show.figures.scales.ColorScale.fit`, or too many cells to annotate.
+
+    >>> import attnviz
+    >>> attnviz.heatmap(attnviz.attention_map(attnviz.synthesize(), head=3), norm="log").get_title()
+    'head 3'
     """
+    if not isinstance(shown, AttentionMap):
+        raise InputError(
+            f"heatmap draws an AttentionMap (attnviz.attention_map), not {type(shown).__name__}; attnviz.plot draws inputs and "
+            f"arrays"
+        )
     fitted = ColorScale(**colors).fit([shown])
     if ax is None:
         room = 0.0 if part is None else inset_room(shown, panel_inches(shown.size, 1)[0] if width is None else width)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
+    from attnviz.base.types import Label
     from attnviz.show.scale.scaling import Values
 
 _LEAST_BAR = 0.9  # inches of a color bar
@@ -67,16 +68,10 @@ def statistics_figure(
     Returns:
         The Axes drawn into.
     """
-    layers = sorted({row.layer for row in rows}, key=_order)
-    heads = sorted({row.head for row in rows})
-    cells = np.full((len(layers), len(heads)), np.nan)
-    for row in rows:
-        value = getattr(row, statistic)
-        if value is not None:
-            cells[layers.index(row.layer), heads.index(row.head)] = value
+    cells, heads, layers = cells_of(rows, statistic)
     names = [_name(layer) for layer in layers]
     scale = _scale(cells, statistic, colors)
-    title = in_place(statistic.replace("_", " "), None, _item(rows)) if title is None else title
+    title = statistic_title(rows, statistic) if title is None else title
     given = ax is not None
     if ax is None:
         ax = _sheet(cells, heads, names, scale, title, caption, width)
@@ -107,9 +102,26 @@ def statistics_figure(
     return ax
 
 
+def cells_of(rows: Sequence[HeadStatistics], statistic: str) -> tuple[Values, list[int], list[Label | None]]:
+    """A statistic of each head of each layer, (layers, heads), NaN where there is none; the heads; the layers in their order."""
+    layers = sorted({row.layer for row in rows}, key=_order)
+    heads = sorted({row.head for row in rows})
+    cells = np.full((len(layers), len(heads)), np.nan)
+    for row in rows:
+        value = getattr(row, statistic)
+        if value is not None:
+            cells[layers.index(row.layer), heads.index(row.head)] = value
+    return cells, heads, layers
+
+
+def statistic_title(rows: Sequence[HeadStatistics], statistic: str) -> str:
+    """What a figure of a statistic is called."""
+    return in_place(statistic.replace("_", " "), None, _item(rows))
+
+
 def _scale(cells: Values, statistic: str, colors: ScaleOptions) -> FittedScale:
     values = "weights" if np.nanmin(cells, initial=0) >= 0 else "logits"
-    return ColorScale(**colors).fit_cells([cells], values, _unit(statistic))
+    return ColorScale(**colors).fit_cells([cells], values, unit_of(statistic))
 
 
 def statistics_words(rows: Sequence[HeadStatistics], statistic: str, *, source: str, pattern: str) -> str:
@@ -117,7 +129,7 @@ def statistics_words(rows: Sequence[HeadStatistics], statistic: str, *, source: 
     layers = len({row.layer for row in rows})
     heads = count(len(rows), "head") + (f" of {layers} layers" if layers > 1 else "")
     name = statistic.replace("_", " ")
-    return f"{source}: {name} of {heads}, in {_unit(statistic)}. {STATISTICS[statistic].about.rstrip('.')}. Pattern: {pattern}."
+    return f"{source}: {name} of {heads}, in {unit_of(statistic)}. {STATISTICS[statistic].about.rstrip('.')}. Pattern: {pattern}."
 
 
 def _sheet(
@@ -207,6 +219,7 @@ def _name(layer: int | str | None) -> str:
     return "" if layer is None else f"{layer}"
 
 
-def _unit(statistic: str) -> str:
+def unit_of(statistic: str) -> str:
+    """What a statistic is counted in, in words."""
     unit = STATISTICS[statistic].unit
     return "share of the most" if unit == "share" else unit

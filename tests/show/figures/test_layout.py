@@ -16,10 +16,12 @@ from attnviz.maps.layers import OverviewRow
 from attnviz.maps.map import AttentionMap
 from attnviz.maps.marginals import Marginals
 from attnviz.maps.reasons import ReasonMap
+from attnviz.show.figures.arcs import arcs
 from attnviz.show.figures.detail import detail
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.heatmap import grid_columns, heads_grid, heatmap
 from attnviz.show.figures.layout import grow, width_of, wrapped
+from attnviz.show.figures.lines import lines_figure
 from attnviz.show.figures.overlay import overlays
 from attnviz.show.figures.overview import overview_figure
 from attnviz.show.figures.pattern import pattern_figure, story_figure
@@ -37,7 +39,19 @@ LABELS = {
     "bpe": ["Ġthe", "Ċ", "##ing", "▁on"],
 }
 FACTORS = {
-    "kind": ["heads", "detail", "difference", "overview", "strip", "overlay", "pattern", "story", "statistics"],
+    "kind": [
+        "heads",
+        "detail",
+        "difference",
+        "overview",
+        "strip",
+        "overlay",
+        "pattern",
+        "story",
+        "statistics",
+        "arcs",
+        "lines",
+    ],
     "T": [3, 10, 16, 64, 500, 4096, 65536],
     "heads": [1, 2, 3, 8, 12, 32, 144],
     "labels": list(LABELS),
@@ -106,13 +120,19 @@ def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values:
         if kind == "pattern":
             return pattern_figure(shown, **look).figure
         return story_figure([shown] * 3, ["global", "local", "both: local + global"], title=LONG, **look)
-    if kind == "statistics":
+    if kind in ("statistics", "lines"):
         found: Any = [
             SimpleNamespace(layer=layer, batch=0, head=head, entropy=0.1234 * head)
             for layer in range({3: 1, 10: 2}.get(T, 12))
             for head in range(heads)
         ]
-        return statistics_figure(found, title=LONG, **look).figure
+        draw = statistics_figure if kind == "statistics" else lines_figure
+        return draw(found, title=LONG, **look).figure
+    if kind == "arcs":
+        tokens = min(T, 24 if width == "column" else 64)
+        (one,) = (a_map(tokens, head, labels, values, pattern) for head in range(1))
+        own = None if heads == 2 else range(tokens)
+        return arcs(one, own, title=LONG if labels == "long" else None, **look).figure
     if kind == "detail":
         return detail(maps[0], Marginals(np.ones(T), np.ones(T), range(T), range(T)), **look).figure
     if kind == "difference":
@@ -150,7 +170,7 @@ def written(figure: Figure) -> list[tuple[str, Any]]:
 
 
 def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
-    square = kind not in ("overview", "strip", "statistics")
+    square = kind not in ("overview", "strip", "statistics", "lines")
     figure.draw_without_rendering()
     texts = written(figure)
     width, height = (side * figure.dpi for side in figure.get_size_inches())
@@ -168,7 +188,7 @@ def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
         if square:
             assert box.width == pytest.approx(box.height, rel=1e-6)  # T keys and T queries
         assert box.width == pytest.approx(boxes[0].width, rel=1e-6)
-    for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics") else ()):
+    for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics", "lines") else ()):
         across = min(box.x1, panel.x1) - max(box.x0, panel.x0)
         assert across <= 1 or min(box.y1, panel.y1) - max(box.y0, panel.y0) <= 1.5, text
     for ends in ("x", "y"):
@@ -205,9 +225,15 @@ def test_nothing_overlaps_and_squares_are_square(kind, T, heads, labels, width, 
 @pytest.mark.parametrize(("kind", "labels", "width"), list(product(FACTORS["kind"], LABELS, FACTORS["width"])))
 def test_the_whole_matrix(kind, labels, width):
     for T, heads, look in product(FACTORS["T"], FACTORS["heads"], [("weights", "causal"), ("logits", "full")]):
-        if heads <= {"heads": 144, "overview": 144, "statistics": 144, "difference": 2, "strip": 8, "overlay": 8}.get(
-            kind, 3
-        ):
+        if heads <= {
+            "heads": 144,
+            "overview": 144,
+            "statistics": 144,
+            "lines": 144,
+            "difference": 2,
+            "strip": 8,
+            "overlay": 8,
+        }.get(kind, 3):
             with house_style(paper=width):
                 check(drawn(kind, T, heads, labels, width, *look), kind, T, tokens=labels != "none")
 

@@ -19,6 +19,8 @@ export function ink(dark: boolean): Ink {
     : { background: "#ffffff", text: "#1b1b20", muted: "#5c5d66", line: "#c9c9d2", accent: "#8b2a80" };
 }
 
+let scales = 0; // drawings can lie in one file
+
 export class Drawing {
   private readonly parts: string[] = [];
   private readonly defs: string[] = [];
@@ -66,7 +68,7 @@ export class Drawing {
 
   /** A bar of colors with what its ends mean under it; gives how tall it is. */
   legend(x: number, y: number, width: number, unit: string, color: (share: number) => Rgb, ticks: [string, string, string]): number {
-    const name = `scale${this.defs.length}`;
+    const name = `scale${scales++}`;
     const stops = Array.from({ length: 17 }, (_, i) => `<stop offset="${n(i / 16)}" stop-color="${css(color(i / 16))}"/>`);
     this.defs.push(`<linearGradient id="${name}">${stops.join("")}</linearGradient>`);
     this.text(x, y + 11, unit, { color: this.ink.muted });
@@ -85,6 +87,15 @@ export class Drawing {
       `<rect width="100%" height="100%" fill="${this.ink.background}"/>${this.parts.join("")}</svg>\n`
     );
   }
+}
+
+/** Two drawings beside each other. */
+export function beside(one: string, other: string): string {
+  const size = (svg: string): number[] => /width="([\d.]+)" height="([\d.]+)"/.exec(svg)!.slice(1).map(Number);
+  const [[left, tall], [right, other_tall]] = [size(one), size(other)];
+  const placed = other.replace("<svg ", `<svg x="${left}" `);
+  const head = `<svg xmlns="http://www.w3.org/2000/svg" width="${left + right}" height="${Math.max(tall, other_tall)}">`;
+  return `${head}${one}${placed}</svg>\n`;
 }
 
 /** About how wide a text is; no letter of the fonts that systems have is wider than an em but for a few scripts'. */

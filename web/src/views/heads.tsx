@@ -3,15 +3,15 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Asked, known } from "../answers";
 import { css, diverging, headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
-import { LayerPicker, WindowControl } from "../controls";
-import { type Axis, type Layer, extent, headName, label, position, positionName, visibleText, withinOf } from "../description";
+import { LayerPicker, NoWeights, WindowControl } from "../controls";
+import { type Axis, type Layer, extent, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { type Place, samePlace, usePlace, useRoving } from "../focus";
 import { Legend, StrengthSwitch } from "../legend";
 import { positionText, tickText, weightText } from "../numbers";
 import { PassNote } from "../pass";
 import { COLUMN, type OfHead, ROW, WEIGHTS, type Window } from "../questions";
-import { useAnswers, usePinnedInSight, useSession, useSize, useStore } from "../session";
+import { useAnswers, useInSight, useSession, useSize, useStore } from "../session";
 import { USUAL_WINDOW, windowOf } from "../state";
 import { Strongest } from "../whole";
 
@@ -71,6 +71,11 @@ function there(asked: Asked<OfHead, Float32Array>[]): HeadWeights[] {
 }
 
 export function HeadsView(props: { dark: boolean }) {
+  const { layer } = useStore();
+  return hasWeights(layer) ? <Lines dark={props.dark} /> : <NoWeights />;
+}
+
+function Lines(props: { dark: boolean }) {
   const { description, announce } = useSession();
   const { state, layer, set } = useStore();
   const queries = windowOf(state, description, "query", USUAL_WINDOW.heads);
@@ -79,14 +84,13 @@ export function HeadsView(props: { dark: boolean }) {
   const [scroll, frame] = useSize<HTMLDivElement>();
   const canvas = useRef<HTMLCanvasElement>(null);
   const [top, setTop] = useState(0);
-  const { pinned, hovered, hover, pin } = usePlace([state.layer, ...queries, ...keys]);
+  const { pinned, hovered, sought, hover, seek, pin } = usePlace([state.layer, ...queries, ...keys]);
 
   const asked = useAnswers(
     WEIGHTS,
     state.heads.map((head) => ({ layer: state.layer, head, queries, keys })),
   );
-  const stamp = asked.map((one) => (one.state === "known" ? 1 : 0)).join("");
-  const heads = useMemo(() => there(asked), [state.layer, state.heads.join(), ...queries, ...keys, stamp]);
+  const heads = useMemo(() => there(asked), asked.map(known)); // the answers themselves: nothing else can stand for them
 
   const inWindow = (place: Place | null): Place | null => (place && within(place.index, windows[place.axis]) ? place : null);
   const shown = inWindow(hovered) ?? inWindow(pinned);
@@ -136,6 +140,22 @@ export function HeadsView(props: { dark: boolean }) {
         context.fillStyle = lineColor(layer, head, weight, props.dark);
         context.fillRect(x, y, Math.max(1, room - 1), ROW_HEIGHT - 4);
       }
+      // Of each token the largest weight, as a number at the end of its lines.
+      const written = new Map<number, { head: number; weight: number }>();
+      for (const { head, query, key, weight } of found.lines) {
+        const at = other === "query" ? query : key;
+        if (Math.abs(weight) >= Math.abs(written.get(at)?.weight ?? 0)) written.set(at, { head, weight });
+      }
+      context.globalAlpha = 1;
+      context.font = `11px ${getComputedStyle(element).fontFamily}`;
+      context.textBaseline = "middle";
+      context.textAlign = other === "key" ? "right" : "left";
+      context.fillStyle = getComputedStyle(element).color;
+      for (const [at, { head, weight }] of written) {
+        if (ramp.share(Math.abs(weight)) < 0.02) continue;
+        const text = weightText(weight, withinOf(layer, head));
+        context.fillText(text, other === "key" ? right - 6 : left + 6, middle(at, start) - 6);
+      }
     }
   }, [found, ramp.top, width, frame.height, top, props.dark]);
 
@@ -151,7 +171,7 @@ export function HeadsView(props: { dark: boolean }) {
   };
 
   const column = (axis: Axis) => (
-    <Column axis={axis} window={windows[axis]} shown={shown} pinned={pinned} onHover={hover} onFocus={say} onPin={pin} />
+    <Column axis={axis} window={windows[axis]} shown={shown} pinned={pinned} sought={sought} onHover={hover} onFocus={say} onPin={pin} />
   );
   return (
     <div class="heads-view">
@@ -162,6 +182,7 @@ export function HeadsView(props: { dark: boolean }) {
           color={(share) => mix(rgb(props.dark ? 0x16181d : 0xffffff), rgb(props.dark ? 0xececf1 : 0x1b1b20), share)}
           dark={props.dark}
           layer={null}
+          said="largest shown"
           largest={heads.length === 0 ? null : weightText(found.top, withinOf(layer, found.head))}
         />
         <div class="heads-whole">
@@ -173,6 +194,7 @@ export function HeadsView(props: { dark: boolean }) {
             <Wholes place={pinned} window={windows[pinned.axis === "query" ? "key" : "query"]} go={(index) => {
               const other: Axis = pinned.axis === "query" ? "key" : "query";
               const [first, end] = windows[other];
+              seek({ axis: other, index });
               if (within(index, [first, end])) return;
               const start = Math.max(0, index - ((end - first) >> 1));
               set(other === "key" ? { keys: start } : { first: start }, true);
@@ -224,6 +246,7 @@ function Column(props: {
   window: Window;
   shown: Place | null;
   pinned: Place | null;
+  sought: Place | null;
   onHover(place: Place | null): void;
   onFocus(place: Place): void;
   onPin(place: Place, event: MouseEvent): void;
@@ -243,7 +266,9 @@ function Column(props: {
     },
   );
   const found = useFound(axis);
-  usePinnedInSight(roving.group, [props.pinned?.axis, props.pinned?.index, first, end]);
+  const here = (place: Place | null): number | null => (place?.axis === axis ? place.index : null);
+  useInSight(roving.group, here(props.pinned), [first, end]);
+  useInSight(roving.group, here(props.sought), [first, end]);
   return (
     <div
       class={`heads-column ${axis}`}
@@ -260,7 +285,7 @@ function Column(props: {
           <button
             key={index}
             type="button"
-            class={`heads-token ${samePlace(props.shown, place) ? "shown" : ""} ${found.has(index) ? "found" : ""}`}
+            class={`heads-token ${samePlace(props.shown, place) ? "shown" : ""} ${here(props.sought) === index ? "sought" : ""} ${found.has(index) ? "found" : ""}`}
             style={{ height: ROW_HEIGHT }}
             data-position={index}
             {...roving.stop(index)}

@@ -2,15 +2,15 @@
 
 import { known, pending } from "../answers";
 import { colorOf, css, legendColor, rampOf, textOn } from "../colors";
-import { HeadPicker, LayerPicker, Segmented, WindowControl } from "../controls";
-import { type Axis, isOneText, label, position, positionName, visibleText, withinOf } from "../description";
+import { HeadPicker, LayerPicker, NoWeights, Segmented, WindowControl } from "../controls";
+import { type Axis, hasWeights, isOneText, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { usePlace, useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { countText, positionText, weightText } from "../numbers";
 import { PassNote } from "../pass";
 import { COLUMN, RECEIVED, ROW, type Window, largest } from "../questions";
-import { useAnswer, usePinnedInSight, useSession, useStore } from "../session";
+import { useAnswer, useInSight, useSession, useStore } from "../session";
 import { WINDOW, windowOf } from "../state";
 import { Strongest } from "../whole";
 import { useMemo, useState } from "preact/hooks";
@@ -37,6 +37,11 @@ export function TextControls() {
 }
 
 export function TextView(props: { dark: boolean }) {
+  const { layer } = useStore();
+  return hasWeights(layer) ? <Text dark={props.dark} /> : <NoWeights />;
+}
+
+function Text(props: { dark: boolean }) {
   const { description, announce } = useSession();
   const { state, layer, scale, set } = useStore();
   const queries = windowOf(state, description, "query", WINDOW);
@@ -45,7 +50,7 @@ export function TextView(props: { dark: boolean }) {
   const shades: Axis = picks === "query" ? "key" : "query";
   const windows = { query: queries, key: keys };
   const of = { layer: state.layer, head: state.head };
-  const { hovered, hover, pin } = usePlace([state.layer, picks, ...queries, ...keys]);
+  const { hovered, sought, hover, seek, pin } = usePlace([state.layer, picks, ...queries, ...keys]);
   const [over, setOver] = useState<number | null>(null); // a token of the shaded text
   const pinned = state[picks];
   const picked = pinned ?? (hovered?.axis === picks ? hovered.index : null);
@@ -54,7 +59,7 @@ export function TextView(props: { dark: boolean }) {
   // Whole rows and columns: a window never passes for all of one.
   const row = useAnswer(ROW, picks === "query" && picked !== null ? { ...of, query: picked } : null);
   const column = useAnswer(COLUMN, picks === "key" && picked !== null ? { ...of, key: picked } : null);
-  const received = useAnswer(RECEIVED, picked === null && (picks === "query" || one) ? of : null);
+  const received = useAnswer(RECEIVED, layer.kept === undefined && picked === null && (picks === "query" || one) ? of : null);
   const asked = picked === null ? received : picks === "query" ? row : column;
   const values = known<object, Float32Array>(asked);
   const top = useMemo(() => (values ? largest(values) : null), [values]);
@@ -74,6 +79,7 @@ export function TextView(props: { dark: boolean }) {
       shadeOf={role.shaded ? shade : () => null}
       picked={role.picks ? picked : null}
       pinned={role.picks ? pinned : null}
+      sought={role.shaded && sought?.axis === shades ? sought.index : null}
       onEnter={(index) => {
         if (role.picks && pinned === null) hover({ axis: picks, index });
         if (role.shaded) setOver(index);
@@ -99,6 +105,7 @@ export function TextView(props: { dark: boolean }) {
   };
   const go = (index: number): void => {
     const [first, end] = windows[shades];
+    seek({ axis: shades, index });
     if (index >= first && index < end) return;
     const start = Math.max(0, index - ((end - first) >> 1));
     set(shades === "key" ? { keys: start } : { first: start }, true);
@@ -142,12 +149,16 @@ export function TextView(props: { dark: boolean }) {
       {one ? (
         text(shades, { shaded: true, picks: true })
       ) : (
-        <>
-          <h2>{picks === "query" ? "Queries: pick one" : "Keys: pick one"}</h2>
-          {text(picks, { shaded: false, picks: true })}
-          <h2>{shades === "key" ? "Keys" : "Queries"}</h2>
-          {text(shades, { shaded: true, picks: false })}
-        </>
+        <div class="text-two">
+          <section>
+            <h2>{picks === "query" ? "Queries: pick one" : "Keys: pick one"}</h2>
+            {text(picks, { shaded: false, picks: true })}
+          </section>
+          <section>
+            <h2>{shades === "key" ? "Keys" : "Queries"}</h2>
+            {text(shades, { shaded: true, picks: false })}
+          </section>
+        </div>
       )}
     </div>
   );
@@ -159,6 +170,7 @@ function Tokens(props: {
   shadeOf(index: number): { background: string; color: string } | null;
   picked: number | null;
   pinned: number | null;
+  sought: number | null;
   onEnter(index: number): void;
   onLeave(): void;
   onSay(index: number): void;
@@ -177,7 +189,8 @@ function Tokens(props: {
     },
   );
   const found = useFound(axis);
-  usePinnedInSight(roving.group, [props.pinned, first, end]);
+  useInSight(roving.group, props.pinned, [first, end]);
+  useInSight(roving.group, props.sought, [first, end]);
   return (
     <div
       class="text"
@@ -196,7 +209,7 @@ function Tokens(props: {
             <button
               key={index}
               type="button"
-              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${found.has(index) ? "found" : ""}`}
+              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${props.sought === index ? "sought" : ""} ${found.has(index) ? "found" : ""}`}
               style={colors ?? undefined}
               data-position={index}
               {...roving.stop(index)}

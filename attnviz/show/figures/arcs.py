@@ -1,0 +1,169 @@
+"""A short text with an arc for each weight: from the query to the key, back above the text, forward below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Unpack
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.path import Path
+
+from attnviz.base.errors import InputError
+from attnviz.base.labels import SPACE, one_line
+from attnviz.show.figures.bars import Bar
+from attnviz.show.figures.heatmap import write_above, write_below
+from attnviz.show.figures.layout import EDGE, LINE, SMALLEST, caption_lines, line, place, points, width_of, wrapped
+from attnviz.show.figures.scales import ColorScale, ScaleOptions
+from attnviz.show.figures.style import showing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from attnviz.maps.map import AttentionMap
+
+    Points = NDArray[np.float64]
+
+MOST_TOKENS = 64
+"""Tokens beyond which arcs are a tangle."""
+
+_WIDE = 6.5  # inches of a text
+_EACH = 0.42  # inches of a token, where there are few
+_HIGH = 0.5  # of an arc, as a share of what it spans
+_MOST_HIGH = 2.2  # inches of the highest arc
+_APART = 1.2  # inches between the rows of two texts
+_LONGEST = 20  # letters of a token
+_THICK, _THIN = 3.2, 0.3  # points of the largest weight, and of 0
+
+
+def arcs(
+    shown: AttentionMap,
+    of_queries: Sequence[int] | None,
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    width: float | None = None,
+    **colors: Unpack[ScaleOptions],
+) -> Axes:
+    """Draws a text as a row of tokens, and each weight of a head as an arc from the query to the key.
+
+    What looks back arches above the text, what looks forward below it, and a token that sees itself has a ring. The larger the
+    weight, the thicker and the stronger its arc. Where queries are of another sequence than the keys, they have a row of
+    their own above, and weights are lines from row to row.
+
+    Args:
+        shown: a map with a cell for each pair.
+        of_queries: the column of each query's own key, -1 where it isn't there; None: queries are of another sequence.
+        title: None says which head.
+        caption, width, colors: as in :func:`attnviz.heatmap`.
+
+    Returns:
+        The Axes drawn into.
+
+    Raises:
+        InputError: more tokens than arcs can be told apart of, or as :func:`attnviz.heatmap`.
+    """
+    check_arcs(shown)
+    fitted = ColorScale(**colors).fit([shown])
+    figure, size = Figure(figsize=(6, 6)), points("font.size")
+    ax = figure.add_axes((0, 0, 1, 1), label="arcs")
+    bar = Bar(figure, fitted, blank=False)
+    keys = _labels(shown.key_labels, shown.keys)
+    rows = [keys] if of_queries is not None else [_labels(shown.query_labels, shown.queries), keys]
+    most, widest = max(map(len, rows)), max(width_of(text, size) for row in rows for text in row)
+    beside = bar.room(1.0) + EDGE
+    across = min(_WIDE, max(2.0, most * max(_EACH, widest + 0.06))) if width is None else width - 2 * EDGE - beside
+    each = across / most
+    turned = widest > each - 0.04
+    if turned and size * LINE > each * 72:
+        size, before = each * 72 / LINE, size
+        widest *= size / before
+        if size < SMALLEST:
+            raise InputError(
+                f"--arcs: {most} tokens are too many for letters in {across:.1f} in; choose some with --queries and --keys, or a wider "
+                f"figure (--width page)"
+            )
+    deep = (widest if turned else LINE * size / 72) + 0.08  # inches of a row of tokens
+    cells = np.ma.filled(fitted.cells(shown.cells), np.nan)
+    pairs = np.argwhere(np.isfinite(cells))
+    at = np.asarray(of_queries if of_queries is not None else range(len(rows[0])))
+    pairs = pairs[at[pairs[:, 0]] >= 0]
+    values = cells[pairs[:, 0], pairs[:, 1]]
+    start, end = (at[pairs[:, 0]] + 0.5) * each, (pairs[:, 1] + 0.5) * each
+    if of_queries is None:
+        start += (most - len(rows[0])) * each / 2
+        end += (most - len(keys)) * each / 2
+        above, below = deep, deep + _APART
+        paths = [Path([(x, 0.0), (y, -_APART)]) for x, y in zip(start, end, strict=True)]
+    else:
+        high = min(_HIGH, _MOST_HIGH / across)
+        spans = high * np.where(start == end, 0.0, end - start)
+        above = max(0.12, float(-spans.min(initial=0.0))) + 0.05
+        below = deep + max(0.0, float(spans.max(initial=0.0))) + 0.05
+        paths = [_arc(x, y, span, deep, each) for x, y, span in zip(start, end, spans, strict=True)]
+    order = np.argsort(np.abs(values), kind="stable")  # the strongest on top
+    inks = fitted.cmap(fitted.norm(values[order]))
+    top = max(float(np.abs(values).max(initial=0.0)), 1e-12)
+    widths = _THIN + (_THICK - _THIN) * np.abs(values[order]) / top
+    drawn = PathCollection(
+        [paths[n] for n in order], facecolors="none", edgecolors=inks, linewidths=widths, capstyle="round"
+    )
+    ax.add_collection(drawn, autolim=False)
+    lines = wrapped(shown.name if title is None else title, across + beside - 2 * EDGE, points("figure.titlesize"))
+    wide = across + beside + 2 * EDGE
+    said = caption_lines(caption, wide)
+    under = line("figure.labelsize", len(said)) + 0.06 if said else 0.0
+    over = line("figure.titlesize", len(lines)) + 0.06
+    tall = max(above + below, 1.05)
+    figure.set_size_inches(wide, over + tall + under + 2 * EDGE)
+    place(ax, (EDGE, EDGE + under, across, tall), (wide, float(figure.get_figheight())))
+    ax.set(xlim=(0, across), ylim=(above - tall, above), xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    for n, row in enumerate(rows):
+        middle = deep / 2 if len(rows) == 2 and n == 0 else -deep / 2 - n * _APART
+        upright = "center"
+        if turned and len(rows) == 1 and below <= deep + 0.05:  # nothing below: they begin where arcs end
+            middle, upright = -0.04, "top"
+        left = (most - len(row)) * each / 2
+        for x, text in enumerate(row):
+            ax.text(left + (x + 0.5) * each, middle, text, ha="center", va=upright, fontsize=size,
+                    rotation=90 if turned else 0, color=mpl.rcParams["text.color"], parse_math=False)  # fmt: skip
+    own = min(tall, 1.6)
+    bar.beside(EDGE + across, EDGE + under + tall - own, own)
+    write_above(figure, lines)
+    write_below(figure, said)
+    return showing(ax)
+
+
+def check_arcs(shown: AttentionMap) -> None:
+    """Raises InputError for a map of more tokens than arcs can be told apart of."""
+    check_arc_tokens(len(shown.queries), len(shown.keys))
+
+
+def check_arc_tokens(queries: int, keys: int) -> None:
+    """As :func:`check_arcs`, before there is a map."""
+    if max(queries, keys) > MOST_TOKENS:
+        raise InputError(
+            f"--arcs: arcs of {max(queries, keys):,} tokens are a tangle, {MOST_TOKENS} are the most; choose some with --queries and "
+            f"--keys, see words with --merge words, or leave --arcs out"
+        )
+
+
+def _labels(labels: Sequence[str] | None, positions: Sequence[int]) -> list[str]:
+    """What is written of each token."""
+    if labels is None:
+        return [f"{position}" for position in positions]
+    found = [one_line(label).strip(SPACE) or "␣" for label in labels]
+    return [text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…" for text in found]
+
+
+def _arc(x: float, y: float, span: float, deep: float, each: float) -> Path:
+    """Half an ellipse from x to y: above the row of tokens where it looks back, below where forward; a ring of its own."""
+    if x == y:
+        return Path.circle((x, 0.06), min(0.05, 0.2 * each))
+    level, peak = (0.0, -4 / 3 * span) if span < 0 else (-deep, -deep - 4 / 3 * span)
+    return Path([(x, level), (x, peak), (y, peak), (y, level)], [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])

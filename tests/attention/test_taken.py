@@ -1,0 +1,173 @@
+"""What people hand over in place of inputs works, or says what to type."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import attnviz
+from attnviz.attention.taken import is_array, taken
+
+GENERATOR = torch.Generator().manual_seed(0)
+q, k, v = torch.randn(3, 4, 10, 8, generator=GENERATOR)  # (H, T, D) each
+WEIGHTS = torch.softmax(q @ k.mT, -1)
+INPUTS = attnviz.AttentionInputs(q, k, v, pattern="full")
+
+FORMS = {
+    "tensor": lambda tensor: tensor,
+    "numpy": lambda tensor: tensor.numpy(),
+    "list": lambda tensor: tensor.tolist(),
+}
+form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+@form
+def test_q_and_k_are_inputs_in_which_every_query_sees_every_key(form):
+    arrays = [form(one) for one in (q, k, v)]
+    expected = attnviz.score(INPUTS).weights
+    for found in (
+        attnviz.score(*arrays[:2]),
+        attnviz.score(*arrays),
+        attnviz.score(q=arrays[0], k=arrays[1]),
+    ):
+        assert torch.equal(found.weights, expected)
+    assert torch.equal(attnviz.context(*arrays), attnviz.context(INPUTS))
+    assert attnviz.head_statistics(*arrays[:2]) == attnviz.head_statistics(
+        attnviz.AttentionInputs(q, k, pattern="full")
+    )
+    assert (
+        attnviz.explain(*arrays[:2], head=1, query=2, key=3).dot == attnviz.explain(INPUTS, head=1, query=2, key=3).dot
+    )
+    assert attnviz.plot(*arrays[:2], head=2).get_title() == "head 2"
+
+
+@form
+def test_what_comes_after_arrays_is_what_comes_after_inputs(form):
+    found = attnviz.score(form(q), form(k), "causal", heads=[1])
+    assert torch.equal(found.weights, attnviz.score(INPUTS, "causal", heads=[1]).weights)
+    assert attnviz.plot(form(q), form(k), 3, "causal").get_title() == "head 3"
+
+
+@form
+@pytest.mark.parametrize("rank", [2, 3])
+def test_an_array_that_can_be_nothing_else_is_weights(form, rank):
+    array = WEIGHTS if rank == 3 else WEIGHTS[0]
+    assert torch.equal(taken(form(array)).weights[0], WEIGHTS if rank == 3 else WEIGHTS[:1])
+    rows = attnviz.head_statistics(form(array))
+    for head, row in enumerate(rows):
+        entropy = -(WEIGHTS[head] * WEIGHTS[head].log()).sum(-1).mean().item()
+        assert row.entropy == pytest.approx(entropy, rel=1e-5)
+    assert "given" in attnviz.plot(form(array)).get_title()
+    assert attnviz.plot_comparison(form(array), form(array)).axes
+
+
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**16), st.booleans())
+def test_q_is_never_taken_for_weights(heads, queries, size, seed, positive):
+    """Nor is any array with a number below 0, or a row that sums to more than 1."""
+    array = torch.randn(heads, queries, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    array = array.abs() if positive else array
+    if bool((array >= 0).all()) and bool((array.sum(-1) <= 1.01).all()):
+        return
+    with pytest.raises(attnviz.InputError, match="whose rows are no weights"):
+        taken(array)
+
+
+REFUSED = {
+    "rank 4": (WEIGHTS[None], r"may be \(B, H, T, S\) or \(L, H, T, S\); say which"),
+    "integers": (torch.ones(2, 3, 3, dtype=torch.int64), "is no attention weights"),
+    "a vector": (torch.ones(3), "is no attention weights"),
+    "a file": ("dump.safetensors", r"attnviz.load\('dump.safetensors'\)"),
+    "a dict": ({"q": q, "k": k}, r"a dict of q, k: pass attnviz.AttentionInputs\(\*\*it\)"),
+    "arrays, one a layer": ((WEIGHTS, WEIGHTS), "attnviz.weights.from_attentions"),
+    "nothing of the kind": (3, "inputs are given as int; wanted attnviz.AttentionInputs"),
+}
+
+
+@pytest.mark.parametrize(("given", "says"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(
+    "function", [attnviz.plot, attnviz.score, attnviz.head_statistics], ids=lambda one: one.__name__
+)
+def test_what_is_no_inputs_says_what_to_type(function, given, says):
+    with pytest.raises(attnviz.InputError, match=says):
+        function(given)
+
+
+def test_layers_may_come_one_after_another():
+    layers = (attnviz.synthesize(seed=seed) for seed in range(2))
+    assert attnviz.plot_overview(layers).get_title() == "2 layers, 16 heads"
+    assert attnviz.plot_overview([WEIGHTS, WEIGHTS]).get_title() == "2 layers, 8 heads, given"
+    assert attnviz.plot((attnviz.synthesize(seed=seed) for seed in range(2)), mean="layers")
+
+
+@pytest.mark.parametrize("head", [np.int64(1), torch.tensor(1), 1])
+def test_a_head_is_a_number_of_any_library(head):
+    assert attnviz.plot(INPUTS, head).get_title() == "head 1"
+
+
+def test_heads_may_be_all_a_range_or_an_array():
+    for heads in ("all", range(4), np.arange(4), (n for n in range(4))):
+        assert attnviz.score(INPUTS, heads=heads).heads == (0, 1, 2, 3)
+    with pytest.raises(attnviz.InputError, match="heads are given as '0'; write a number"):
+        attnviz.plot(INPUTS, "0")
+
+
+def test_a_part_is_a_range_or_a_slice():
+    assert attnviz.attention_map(INPUTS, 0, queries=slice(2, 5)).queries == range(2, 5)
+    assert attnviz.attention_map(INPUTS, 0, keys=slice(None, 5)).keys == range(5)
+    for other in ((2, 5), [2, 3, 4], 3):
+        with pytest.raises(attnviz.InputError, match=r"write range\(first, end\)"):
+            attnviz.plot(INPUTS, queries=other)
+
+
+def test_a_pattern_may_be_its_class_where_it_has_no_settings():
+    found = attnviz.score(INPUTS, attnviz.Causal).weights
+    assert torch.equal(found, attnviz.score(INPUTS, attnviz.Causal()).weights)
+    with pytest.raises(attnviz.InputError, match=r"given without its settings; write Local\(window=…"):
+        attnviz.score(INPUTS, attnviz.Local)
+
+
+@form
+def test_masks_positions_and_labels_are_arrays_of_any_library(form):
+    given = {
+        "global_mask": torch.arange(10) == 3,
+        "key_padding_mask": torch.arange(10) < 8,
+        "documents": torch.arange(10) // 5,
+        "query_positions": torch.arange(10),
+    }
+    same = {name: form(array) for name, array in given.items()}
+    found = attnviz.AttentionInputs(form(q), form(k), tokens=np.array(list("abcdefghij")), **same)
+    expected = attnviz.AttentionInputs(q, k, **given)
+    torch.testing.assert_close(
+        attnviz.score(found).weights, attnviz.score(expected).weights, rtol=0, atol=0, equal_nan=True
+    )
+    assert found.tokens == [list("abcdefghij")]
+
+
+def test_an_option_that_is_none_is_told_with_the_nearest():
+    with pytest.raises(TypeError, match="there is no option 'nrom'; did you mean norm"):
+        attnviz.plot(INPUTS, nrom="log")
+    with pytest.raises(attnviz.InputError, match="heatmap draws an AttentionMap"):
+        attnviz.heatmap(WEIGHTS[0])
+
+
+def test_a_name_that_is_none_knows_where_it_was_looked_for():
+    """So that Python says which name was meant."""
+    with pytest.raises(AttributeError) as raised:
+        attnviz.Casual  # noqa: B018
+    assert (raised.value.name, raised.value.obj) == ("Casual", attnviz)
+
+
+def test_arrays_are_told_from_lists_of_heads():
+    assert is_array(torch.ones(2))
+    assert is_array([[0.5, 0.5]])
+    assert not is_array([0, 1])
+    assert not is_array("all")
+    assert not is_array([[attnviz.synthesize()]])
+
+
+def test_layers_are_saved_one_after_another(tmp_path):
+    attnviz.save(tmp_path / "two.npz", (attnviz.synthesize(seed=seed) for seed in range(2)))
+    assert attnviz.load(tmp_path / "two.npz", layer=1).H == 8
