@@ -49,7 +49,13 @@ def _spelled(letter: str, encoding: str) -> str:
         plain.encode(encoding)
     except UnicodeError:  # of an encoding without the letters of ASCII
         return "?"
-    return plain or "?"
+    if plain or unicodedata.category(letter) in (
+        "Mn",
+        "Me",
+        "Cf",
+    ):  # a mark on a letter, or one that joins two, has no room
+        return plain
+    return "?" * (2 if unicodedata.east_asian_width(letter) in "WF" else 1)
 
 
 codecs.register_error("attnviz", spell)
