@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnviz.base.errors import Note
 from attnviz.base.words import bare, isolated, printable
+from attnviz.cli.streams import in_its_room
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,8 +94,8 @@ def output(columns: int = 100, **options: Any) -> Console:
             super().print(*objects, **how)
 
         def _placed(self, text: str) -> str:
-            """Text whose words from right to left stay where they were laid out, where the encoding has what says so."""
-            return isolated(text) if self.encoding.startswith("utf") else text
+            """Text of letters that stand where they were laid out, in an encoding that can say so or not."""
+            return isolated(text) if self.encoding.startswith("utf") else in_its_room(text, self.encoding)
 
     given = os.environ.get("COLUMNS", "")
     if not sys.stdout.isatty() and "width" not in options:
