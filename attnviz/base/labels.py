@@ -255,8 +255,8 @@ def one_line(label: str) -> str:
 def quoted(label: str) -> str:
     """A label on one line in quotes, its letters as they are, those that join two among them.
 
-    >>> quoted("a\\nb"), quoted("it's")
-    ("'a⏎b'", '"it\'s"')
+    >>> print(quoted("a\\nb"), quoted("it's"))
+    'a⏎b' "it's"
     """
     plain = one_line(label)
     return f'"{plain}"' if "'" in plain and '"' not in plain else f"'{plain}'"
