@@ -66,3 +66,48 @@ def test_a_cell_holds_the_page_and_leaves_the_notebook_alone(tmp_path, opened: O
     assert page.url.endswith("#the-notebooks-own")
     page.evaluate("leave()")
     expect(page.locator("#cell .app")).to_have_count(0)
+
+
+NOTEBOOK = (
+    HOST.replace(
+        "<!doctype html>", '<!doctype html><body data-jp-theme-light="false"><div style="height: 700px"></div>'
+    )
+    .replace('<div id="cell"></div>', '<div id="cell"></div><div id="cell2"></div><div style="height: 1500px"></div>')
+    .replace(
+        "</script>",
+        "traits.run = traits.run; widget.render({ model: { get: name => traits[name] }, el: document.getElementById('cell2') });</script>",
+    )
+)
+
+
+def test_two_cells_of_a_dark_notebook(tmp_path, opened: Opener) -> None:
+    """They go with its theme, their ids differ, and a wheel over a map scrolls the notebook until the map is in use."""
+    inputs = attnviz.AttentionInputs(draw(2, 12, 8), draw(2, 12, 8, seed=1))
+    widget = attnviz.view(inputs, Causal(), height=500)
+    chunks = [base64.b64encode(chunk).decode() for chunk in widget.chunks]
+    parts = (widget._css, script_text(widget.run), script_text(chunks), widget.height, script_text(widget._esm))
+    host = tmp_path / "notebook.html"
+    host.write_text(NOTEBOOK % parts)
+    page = opened(host).page
+    expect(page.locator(".app")).to_have_count(2)
+    expect(page.locator("#cell .app")).to_have_attribute("data-theme", "dark")
+    page.evaluate("document.body.dataset.jpThemeLight = 'true'")
+    expect(page.locator("#cell .app")).to_have_attribute("data-theme", "light")
+    ids = page.locator("[id]").evaluate_all("all => all.map(one => one.id)")
+    assert len(ids) == len(set(ids))
+    page.locator("#cell").get_by_role("tab", name="Map").click()
+    frame = page.locator("#cell .map-frame")
+    expect(frame.locator("canvas").first).to_be_visible()
+    frame.hover()
+    before, label = page.evaluate("scrollY"), page.locator("#cell .legend").inner_text()
+    page.mouse.wheel(0, 120)
+    page.wait_for_function("before => scrollY > before", arg=before)
+    frame.click()
+    frame.hover()
+    before = page.evaluate("scrollY")
+    zoom = "document.querySelector('#cell .cross-query').getBoundingClientRect().height"
+    height = page.evaluate(zoom)
+    page.mouse.wheel(0, 300)
+    page.wait_for_function(f"height => {zoom} < height", arg=height)
+    assert page.evaluate("scrollY") == before
+    assert label == page.locator("#cell .legend").inner_text()
