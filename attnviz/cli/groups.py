@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from attnviz.base.errors import InputError
 from attnviz.cli import defaults, help
 from attnviz.cli.completion import completed
 from attnviz.cli.console import quiet
@@ -122,8 +123,7 @@ class _Unread(TyperCommand):
     order: Any = _read_late("order")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        path = ctx.command_path.partition(" ")[2]
-        own = {} if ctx.resilient_parsing else defaults.of_command(path, self.params, lambda: _options_of(ctx))
+        own = {} if ctx.resilient_parsing else self._defaults(ctx, args)
         if ctx.resilient_parsing and args and args[-1].startswith("-"):
             args = args[:-1]  # a shell asks for its value; what stands before it still says which file is meant
         ctx.default_map = {name: default.value for name, default in own.items()}
@@ -131,6 +131,15 @@ class _Unread(TyperCommand):
         typed = {param.name for param in self.params if _is_typed(ctx, param.name)}
         defaults.note_used(self.params, own, typed.__contains__)
         return left
+
+    def _defaults(self, ctx: Any, args: list[str]) -> dict[str, defaults.Default]:
+        """What options are where nobody types them. Raises InputError for what is none, but where help is asked for."""
+        try:
+            return defaults.of_command(ctx.command_path.partition(" ")[2], self.params, lambda: _options_of(ctx))
+        except InputError:
+            if {*args} & {"-h", "--help", "--help-all"}:
+                return {}
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.fill()
