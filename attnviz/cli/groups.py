@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, cached_property
@@ -44,7 +44,7 @@ class Group:
 
 
 def command(
-    app: typer.Typer, *, name: str | None = None, example: str
+    app: typer.Typer, *, name: str | None = None, example: str, rare: Collection[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function as a command, each field of its option groups an option of its own.
 
@@ -52,13 +52,14 @@ def command(
         app: the program.
         name: the command's name; None takes the function's.
         example: a line that works, shown under the help.
+        rare: options of the function's own that few need; help tells them by name.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         def listed() -> None: ...
 
         listed.__doc__ = function.__doc__
-        unread = type("_Unread", (_Unread,), {"read": staticmethod(lambda: _whole(function, name, example))})
+        unread = type("_Unread", (_Unread,), {"read": staticmethod(lambda: _whole(function, name, example, rare))})
         app.command(name or function.__name__, cls=unread, epilog=f"Example:  {example}")(listed)
         return function
 
@@ -263,7 +264,7 @@ def _in_panel(hint: Any, panel: str) -> Any:
     return Annotated[hint.__origin__, option]
 
 
-def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
+def _whole(function: Callable[..., Any], name: str | None, example: str, rare: Collection[str]) -> Any:
     """The command that a function is, each field of its option groups an option of its own."""
     groups: dict[str, Group] = {}
     parameters: list[inspect.Parameter] = []
@@ -300,7 +301,7 @@ def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
     whole: Any = get_command(alone)
     for param in whole.params:  # older typers lose an argument's help to newer clicks
         param.help = getattr(param, "help", None) or _said(run.__annotations__.get(param.name))
-    whole.rare = frozenset().union(*(group.rare for group in groups.values()))
+    whole.rare = frozenset(rare).union(*(group.rare for group in groups.values()))
     whole.order = {_title(group): group.rank for group in groups.values() if group.parameters}
     whole.bare = {"--mean": "heads", "--max": "heads"} if {"mean", "max"} <= {p.name for p in parameters} else {}
     return whole
