@@ -469,7 +469,7 @@ class Seen:
     """What is seen as one, and what is left out."""
 
     RANK: ClassVar = 2
-    RARE: ClassVar = ("spans", "renormalize")
+    RARE: ClassVar = ("spans", "query_spans", "renormalize")
 
     merge: Annotated[
         str | None,
