@@ -21,7 +21,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.blocks import Block
 from attnviz.engine.reducer import REDUCTIONS, reduce_block
-from attnviz.maps.pyramid import Pyramid
+from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name, rounding
 from attnviz.pages.statistics import layer_numbers
@@ -95,6 +95,8 @@ def encode_layer(
     >>> described["q"]["dtype"], described["thumbnails"]["shape"]
     ('q12', [2, 20, 20])
     """
+    if layer.attention.finest is not None:
+        return _encode_kept(layer, chunk, thumbnails, labels, progress)
     check_size(layer)
     sees = Visible.of(layer)
     if layer.item.given:
@@ -120,6 +122,41 @@ def encode_layer(
     described["thumbnails"] = thumbnails.cells(found.thumbnails, "u8map")
     described["statistics"] = layer_numbers(layer, progress)
     return described
+
+
+def _encode_kept(
+    layer: PageLayer, chunk: Chunk, thumbnails: Chunk, labels: Labels, progress: Progress | None
+) -> dict[str, Any]:
+    """As :func:`encode_layer`, of maps that were reduced before: their finest cells, and no query and no key."""
+    pyramid = Pyramid(layer.attention)
+    made = [pyramid.prepare(head, progress) for head in layer.heads]
+    size = 2 ** (pyramid.levels - 1 - pyramid.overview_level)
+    log_sum_exp = np.full(
+        (len(made), layer.item.T), np.nan, dtype=np.float32
+    )  # says how many queries of a row see anything
+    for n, overview in enumerate(made):
+        for row, count in enumerate(overview.counts.tolist()):
+            log_sum_exp[n, row * size : row * size + count] = 0
+    described = describe(layer, labels)
+    described["log_sum_exp"] = chunk.floats(log_sum_exp)
+    maps = {name: np.stack([overview.halved(0, name)[0] for overview in made]) for name in REDUCTIONS}
+    whole = {name: chunk.cells(cells, "u16map") for name, cells in maps.items()}
+    described["overview"] = {"level": pyramid.overview_level, **whole}
+    tops = whole["max"]["tops"]
+    described["accuracy"] = {
+        "weights": [top / 131_068 + 1e-7 for top in tops],
+        "logs": [1e9 for _ in tops],  # of a small weight, nothing is known but how far it is
+        "logits": [0.0 for _ in tops],
+    }
+    described["thumbnails"] = thumbnails.cells(np.stack([thumbnail_of(overview) for overview in made]), "u8map")
+    return described
+
+
+def thumbnail_of(overview: Overview) -> Cells:
+    """The largest of an overview's cells in at most 64 x 64."""
+    rows, columns = (bin_edges(range(n), min(n, _THUMBNAIL))[:-1] for n in overview.max.shape)
+    small: Cells = np.fmax.reduceat(np.fmax.reduceat(overview.max, rows, axis=0), columns, axis=1)
+    return small
 
 
 def _finest(layer: PageLayer, room: int) -> int:
@@ -232,6 +269,8 @@ def rows_of(layer: PageLayer) -> int:
 
 def least_bytes(layer: PageLayer) -> int:
     """The least that a layer takes in a page, before any array is written, but for what compresses."""
+    if layer.attention.finest is not None:
+        return 0
     item, numbers = layer.item, len(layer.heads) * layer.item.T + len(layer.kv_heads) * layer.item.S
     head_dim: int = 1 if item.given else item.products.D
     return numbers * head_dim * 3 // 2 + len(layer.heads) * item.T * 4
@@ -239,6 +278,8 @@ def least_bytes(layer: PageLayer) -> int:
 
 def check_size(layer: PageLayer) -> None:
     """Raises InputError for a mask of more pairs than a page can hold."""
+    if layer.attention.finest is not None:
+        return
     item, sees = layer.item, Visible.of(layer)
     pairs = 0 if sees.band else item.T * item.S * len(sees.heads)
     if pairs > _MOST_PAIRS:

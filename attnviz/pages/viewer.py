@@ -31,6 +31,7 @@ from attnviz.base.types import Cells, Progress
 from attnviz.maps.marginals import received
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.description import Labels, PageLayer, describe, description, page_name
+from attnviz.pages.encoding import thumbnail_of
 from attnviz.pages.statistics import head_numbers
 
 Key = tuple[Any, ...]
@@ -314,7 +315,7 @@ class Viewer:
         async with nullcontext() if made else self._small, self._prepared(layer, head, opened):
             overview = pyramid.prepared(number)
             assert overview is not None
-            small = Thumbnail(_thumbnail(overview), pyramid.item.T)
+            small = Thumbnail(thumbnail_of(overview), pyramid.item.T)
             self._kept.put(key, small, small.cells.nbytes)
             return small
 
@@ -558,13 +559,6 @@ def _cells(layer: PageLayer) -> int:
     if reach.band:
         across += reach.width(item.T, item.S)
     return item.T * min(across, item.S)
-
-
-def _thumbnail(overview: Overview) -> Cells:
-    """The largest of the overview's cells in at most 64 x 64."""
-    rows, columns = (bin_edges(range(n), min(n, _THUMBNAIL))[:-1] for n in overview.max.shape)
-    small: Cells = np.fmax.reduceat(np.fmax.reduceat(overview.max, rows, axis=0), columns, axis=1)
-    return small
 
 
 def _coarse(layer: PageLayer, head: int) -> Thumbnail:

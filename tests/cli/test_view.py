@@ -95,7 +95,7 @@ def test_clients_that_leave_do_no_harm(server):
                 leaving.recv(100)
     with httpx2.Client(base_url=server.address, timeout=60) as client:
         assert client.get("tile/0/2/0/0/0/max").status_code == 200
-        assert client.get("pass/0/2").json() == {"rows": 3000, "done": 3000}
+        assert client.get("pass/map/0/2").json() == {"rows": 3000, "done": 3000}
     assert server.process.poll() is None
 
 
@@ -143,7 +143,7 @@ def test_ctrl_c_ends_it_quietly_in_the_middle_of_a_pass(tmp_path):
     attnviz.save(path, attnviz.synthesize(heads=1, tokens=40_000, head_dim=64))  # seconds of a pass
     process, address = start(path)
     try:
-        answer = httpx2.get(f"{address}pass/0/0", timeout=60)
+        answer = httpx2.get(f"{address}pass/map/0/0", timeout=60)
         assert answer.json()["rows"] == 40_000
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)

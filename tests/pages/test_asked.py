@@ -179,3 +179,19 @@ def test_what_is_not_there_is_told(tmp_path, shown, options, says):
     with pytest.raises(InputError, match=says):
         attnviz.page(tmp_path / "page.html", shown, **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cells", [256, 1024])
+def test_maps_that_were_reduced_as_the_model_ran(tmp_path, cells):
+    """A page of them holds their cells, whether these are of several weights or of one."""
+    attention = torch.nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    x = torch.randn(1, 300, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), attnviz.capture(attention, maps=cells, out=tmp_path / "maps.safetensors"):
+        _, weights = attention(x, x, x, average_attn_weights=False)
+    page = Page(attnviz.page(tmp_path / "page.html", tmp_path / "maps.safetensors").read_text())
+    (layer,) = page.layers
+    size = 2 if cells == 256 else 1
+    assert layer["kept"] == layer["overview"]["level"] == layer["levels"] - size
+    found = page.array(layer["overview"]["max"])
+    exact = weights[0].reshape(2, 300 // size, size, 300 // size, size).amax((2, 4)).numpy()
+    np.testing.assert_allclose(found, exact, rtol=0, atol=layer["accuracy"]["weights"][0] + 1e-6)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import axe_playwright_python
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -318,7 +319,7 @@ def test_two_heads_side_by_side_and_their_difference(page):
     difference = a - b
     for row in table(page):
         query, key = int(row["query"]), int(row["key"])
-        assert abs(float(row["weight"]) - difference[query, key]) <= float(row["within"])
+        assert abs(float(row["difference"]) - difference[query, key]) <= float(row["within"])
     go(page, "view=text&layer=0&head=1&with=1.3&how=difference&query=7")
     strongest = page.locator(".strongest button").first
     best = int(np.abs(difference[7]).argmax())
@@ -338,23 +339,50 @@ def test_two_heads_side_by_side_and_their_difference(page):
         ("out=special", {"hide": SPECIAL}),
         ("out=first,punctuation&again=1", {"hide": [0, 8, 12], "renormalize": True}),
         ("words=1", {"merge": "words"}),
+        ("together=mean-heads&out=special", {"mean": "heads", "hide": SPECIAL}),
+        ("together=max-layers", {"max": "layers"}),
+        ("logits=1", {"values": "logits"}),
         ("out=special&words=1&again=1", {"hide": SPECIAL, "merge": "words", "renormalize": True}),
     ],
 )
 def test_what_is_left_out_and_seen_as_one_is_what_the_package_makes(page, fragment, how):
     go(page, f"view=map&layer=1&head=2&{fragment}&query=7&key=5")
-    made = attnviz.attention_map(layer(1), 2, "full", dtype="float64", **how)
+    words = shlex.split(copied(page, "Copy as command"))
+    inputs = [layer(0), layer(1)] if "layers" in how.values() else layer(1)
+    made = attnviz.attention_map(inputs, None if "heads" in how.values() else 2, "full", dtype="float64", **how)
     wanted = {(t, s): cell for t, row in enumerate(made.cells) for s, cell in enumerate(row) if not np.isnan(cell)}
     rows = table(page)
     assert {(int(row["query"]), int(row["key"])) for row in rows} == set(wanted)
     for row in rows:
-        assert abs(float(row["weight"]) - wanted[int(row["query"]), int(row["key"])]) <= float(row["within"]) + 1e-6
+        shown = float(row["score" if "logits" in fragment else "weight"])
+        assert abs(shown - wanted[int(row["query"]), int(row["key"])]) <= float(row["within"]) + 1e-6
         assert float(row["within"]) <= 4e-3
-    if "hide" in how and "renormalize" not in how:
+    for option in how:
+        assert f"--{option}" in words
+    if "hide" in how and len(how) == 1:
         share = weights(1, 2)[:, SPECIAL].sum(1).mean()
         wait_for_text(page, "[data-role=left-out]", r"\d %")
         shown = float(page.locator("[data-role=left-out]").inner_text().split("%")[0])
         assert abs(shown - 100 * share) <= 0.2
+
+
+def test_every_key_of_a_query_dimension_by_dimension(page):
+    go(page, "view=query-key&layer=1&head=2&query=7")
+    table = page.locator(".neurons tbody tr")
+    expect(table).to_have_count(T)
+    inputs, exact = layer(1), weights(1, 2)[7]
+    scores = inputs.k[0, 2].double() @ inputs.q[0, 2, 7].double() / 8**0.5
+    for key, row in enumerate(table.all()):
+        name, _, score, weight = row.locator("th, td").all_inner_texts()
+        assert name.startswith(f"{key} \u201c{TOKENS[key]}")
+        assert abs(number(score) - float(scores[key])) <= 2e-3
+        if not weight.strip().startswith("<"):
+            assert abs(number(weight.strip()) - exact[key]) <= WEIGHT
+    best = int(exact.argmax())
+    expect(page.locator(".neurons tr.chosen th")).to_have_text(re.compile(rf"^{best} "))
+    assert f"--key {best}" in copied(page, "Copy as command")  # of the pair that is seen, though nobody pinned its key
+    page.locator(".neurons tbody button").nth(5).click()
+    expect(page).to_have_url(re.compile("key=5"))
 
 
 def test_from_sentence_to_sentence(page):
@@ -368,6 +396,30 @@ def test_from_sentence_to_sentence(page):
         assert abs(float(row["weight"]) - whole[int(row["query"]), int(row["key"])]) <= float(row["within"]) + 1e-6
 
 
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.matrix)])
+def test_axe_finds_nothing_in_the_tools(page, dark):
+    """One page for all: what is compared, sorted, left out and opened, in the colors of a theme."""
+    page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text())
+    theme = "dark" if dark else "light"
+    for fragment in (
+        "view=map&head=1&with=1.3&query=7&key=5",
+        "view=text&head=1&with=1.3&how=difference&query=7&out=special",
+        "view=heads&with=1.3&words=1&find=it",
+        "view=query-key&with=1.3&query=7&key=5",
+        "view=model&stat=entropy&rank=role",
+        "view=model&stat=distance&role=mixed",
+    ):
+        go(page, f"{fragment}&theme={theme}")
+        expect(page.locator("main")).not_to_be_empty()
+        menu(page)
+        found = page.evaluate("axe.run()")
+        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == [], fragment
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Keys of the keyboard").click()
+    assert page.evaluate("axe.run()")["violations"] == []
+    page.keyboard.press("Escape")
+
+
 def test_several_texts_are_chosen_by_name(chromium, tmp_path):
     path = attnviz.page(tmp_path / "texts.html", {"one": [layer(0), layer(1)], "other": layer(1)}, "full")
     page = chromium.new_page()
@@ -379,4 +431,7 @@ def test_several_texts_are_chosen_by_name(chromium, tmp_path):
     assert page.locator(".controls .stepper").first.locator("option").all_inner_texts() == ["1"]
     page.get_by_role("tab", name="Model").click()
     expect(page.locator(".thumb")).to_have_count(4)
+    go(page, "view=map&layer=1&head=2&with=2.2&how=difference&query=7&key=5")  # the same of two runs
+    expect(page.locator(".pane-title")).to_have_text("one, layer 1, head 2 minus other, layer 1, head 2")
+    wait_for_text(page, ".readout", r"difference < 0\.00\d")  # as near to 0 as the page knows
     page.close()

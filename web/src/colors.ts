@@ -128,7 +128,7 @@ export function weightRamp(scale: Scale, strength: Strength, largest: number | n
 /** The scale of a layer's weights; of a difference, to both sides of 0 as far as the largest of what is shown. */
 export function rampOf(layer: Layer, scale: Scale, strength: Strength, largest: number | null): Ramp {
   if (!layer.signed) return weightRamp(scale, strength, largest, layer.keys);
-  const { low, top, share } = ramp(scale, strength === "absolute" ? 1 : (largest ?? 1), layer.keys);
+  const { low, top, share } = ramp(scale, strength === "absolute" && layer.unit !== "score" ? 1 : (largest ?? 1), layer.keys);
   return { scale, low, top, signed: true, share: (value) => Math.sign(value) * share(Math.abs(value)) };
 }
 

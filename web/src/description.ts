@@ -45,7 +45,8 @@ export interface Layer {
   query_words?: number; // indices into numbers: where each word begins, and the last ends
   key_words?: number;
   special_keys?: number; // likewise: the keys that are special tokens
-  signed?: boolean; // a difference of two: values may be below 0
+  signed?: boolean; // values may be below 0: a difference of two, scores
+  unit?: "difference" | "score"; // what a value is called, where that is no weight
   made?: boolean; // of other weights, here: keys left out, words, a difference
   heads: number;
   head_labels?: number[] | null; // what heads are called, where they are not 0 .. H - 1
@@ -62,7 +63,7 @@ export interface Layer {
   sinks: number[] | null;
   alibi: number[] | null;
   levels: number;
-  kept?: number; // the finest level there is: the map was reduced while the model ran, and no single weight was kept
+  kept?: number | undefined; // the finest level there is: the map was reduced while the model ran, and no single weight was kept
   given?: boolean; // the weights were given: there is no q, no k and no logit
   accuracy: { weights: number[] | null; logs: number[]; logits: number[] }; // of each head
   q?: Blob;

@@ -12,6 +12,9 @@ export type Sort = "order" | "size";
 /** The kinds of keys that can be left out. */
 export const OUT = ["special", "first", "punctuation"] as const;
 export type Out = (typeof OUT)[number];
+/** Maps that are seen as one: of the heads of a layer, or of a head's layers; or the scores in place of weights. */
+export const TOGETHER = ["mean-heads", "max-heads", "mean-layers", "max-layers"] as const;
+export type Together = (typeof TOGETHER)[number];
 export const RANKS = ["order", "most", "least", "role"] as const;
 export type Rank = (typeof RANKS)[number];
 /** How two heads are compared. */
@@ -67,6 +70,8 @@ export interface State {
   out: readonly Out[]; // the kinds of keys that are left out
   again: boolean; // whether rows are made to sum to 1 again
   words: boolean; // whether tokens are seen as words
+  together: Together | null; // what is seen as one map; null: each head
+  logits: boolean; // whether the map is of scores, before softmax
   sides: readonly [number, number] | null; // the sentence of the queries, and that of the keys
   all: boolean; // whether thumbnails are of all queries, where that takes long
 }
@@ -104,6 +109,8 @@ export function initial(description: Description): State {
     out: [],
     again: false,
     words: false,
+    together: null,
+    logits: false,
     sides: null,
     all: false,
   };
@@ -159,6 +166,8 @@ export function parse(fragment: string, description: Description): State {
     out: OUT.filter((kind) => (fields.get("out") ?? "").split(",").includes(kind)),
     again: fields.get("again") === "1",
     words: fields.get("words") === "1",
+    together: one<Together | "">("together", TOGETHER, "") || null,
+    logits: fields.get("logits") === "1",
     sides: parseSides(fields.get("sides")),
     all: fields.get("all") === "1",
   };
@@ -195,6 +204,8 @@ export function format(state: State, description: Description): string {
   add("out", state.out.length === 0 ? null : state.out.join(","));
   add("again", state.again ? 1 : null);
   add("words", state.words ? 1 : null);
+  add("together", state.together);
+  add("logits", state.logits ? 1 : null);
   add("sides", state.sides === null ? null : state.sides.join("."));
   add("with", state.other === null ? null : `${state.other.layer}.${state.other.head}`);
   add("all", state.all ? 1 : null);

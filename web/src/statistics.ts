@@ -34,6 +34,14 @@ export function unitOf({ unit }: Statistic): string {
   return unit === "weight" || unit === "norm" ? "" : unit === "share" ? "of its most" : unit;
 }
 
+/** The same of every head of a layer: one answer, however many heads. */
+export const LAYER_NUMBERS: Kind<{ layer: number }, (Numbers | null)[]> = {
+  name: "statistics of a layer",
+  bytes: (all) => 1000 * all.length,
+  ask: (source, { layer }, signal) =>
+    Promise.all(Array.from({ length: source.description.layers[layer].heads }, (_, head) => source.statistics(layer, head, signal))),
+};
+
 export interface Counted extends OfHead {
   numbers: Numbers | null; // null: not known, or not yet
 }
@@ -77,10 +85,8 @@ export function rangeOf(heads: readonly Counted[], name: string): [number, numbe
   return values.length === 0 ? null : [Math.min(...values), Math.max(...values)];
 }
 
-/** Every head of the text that a layer is of. */
-export function headsOf(description: Description, layer: number): OfHead[] {
+/** Every layer of the text that a layer is of. */
+export function layersOf(description: Description, layer: number): number[] {
   const { text } = description.layers[layer];
-  return description.layers.flatMap((one, index) =>
-    one.text === text ? Array.from({ length: one.heads }, (_, head) => ({ layer: index, head })) : [],
-  );
+  return description.layers.flatMap((one, index) => (one.text === text ? [index] : []));
 }

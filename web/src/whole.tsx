@@ -30,7 +30,7 @@ export function Strongest(props: {
   const many = axis === "key" ? "keys" : "queries";
   const of = axis === "key" ? "query" : "key";
   return (
-    <section class="strongest" aria-label={`The strongest ${many} of this ${of}${props.named ? `, head ${headName(layer, head)}` : ""}`}>
+    <div role="group" class="strongest" aria-label={`The strongest ${many} of this ${of}${props.named ? `, head ${headName(layer, head)}` : ""}`}>
       <span class="muted">{props.named ? `head ${headName(layer, head)}` : `strongest ${many} of this ${of}`}</span>
       {best === null && <span class="muted">{props.row.state === "failed" ? "?" : "\u2026"}</span>}
       {best !== null && best.length === 0 && <span class="muted">none is visible</span>}
@@ -54,7 +54,7 @@ export function Strongest(props: {
         );
       })}
       {row !== null && window !== null && <Outside row={row} axis={axis} window={window} />}
-    </section>
+    </div>
   );
 }
 

@@ -123,7 +123,7 @@ function page(): Description {
 test("what is left out is found by the tokens; sentences lie between special ones", () => {
   const description = page();
   const [layer] = description.layers;
-  const none = { out: [], again: false, words: false, sides: null };
+  const none = { out: [], again: false, words: false, sides: null, together: null, logits: false };
   const keys = (rule: object) => [...leftOut({ ...none, ...rule }, description, layer).keys].sort((a, b) => a - b);
   assert.deepEqual(keys({ out: ["special"] }), [0, 4, 7]);
   assert.deepEqual(keys({ out: ["first", "punctuation"] }), [0, 3, 6]);
@@ -135,7 +135,7 @@ test("what is left out is found by the tokens; sentences lie between special one
 });
 
 test("a description of words names them, and what makes them on the command line and in Python", () => {
-  const rule = { out: ["special" as const], again: true, words: true, sides: null };
+  const rule = { out: ["special" as const], again: true, words: true, sides: null, together: null, logits: false };
   const made = madeDescription(page(), () => rule);
   const [layer] = made.layers;
   assert.deepEqual([layer.queries, layer.keys, layer.given, layer.levels], [7, 7, true, 1]);

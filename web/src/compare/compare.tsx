@@ -7,13 +7,15 @@ import { HeadPicker, LayerPicker, Segmented } from "../controls";
 import { type Description, type Layer, headName } from "../description";
 import { difference } from "../made/matrix";
 import { derivedStore } from "../made/session";
-import { MOST_MADE, MadeSource, wholeOf } from "../made/source";
+import { canBeMade } from "../made/rule";
+import { MadeSource, wholeOf } from "../made/source";
+import { TextPicker } from "../texts";
 import { type Session, SessionContext, useSession, useStore } from "../session";
 import { type Other, type State, changed, isCompared } from "../state";
 
 /** Whether two layers' maps can be taken from each other. */
 function alike(a: Layer, b: Layer): boolean {
-  return a.queries === b.queries && a.keys === b.keys && Math.max(a.queries, a.keys) <= MOST_MADE;
+  return a.queries === b.queries && a.keys === b.keys && canBeMade(a) && canBeMade(b);
 }
 
 /** Whether what is seen is the difference of two heads. */
@@ -52,6 +54,7 @@ export function CompareControls() {
       </button>
       <span class="made-name">with</span>
       <OtherSession prefix="pick-">
+        <TextPicker alone />
         <LayerPicker />
         <HeadPicker />
       </OtherSession>
@@ -132,7 +135,9 @@ function differenceDescription(description: Description, at: number, [a, b]: [nu
     ...one,
     given: true,
     made: true,
+    kept: undefined,
     signed: true,
+    unit: "difference",
     sinks: null,
     alibi: null,
     softcap: null,
@@ -163,12 +168,14 @@ function DifferenceSession(props: { children: ComponentChildren }) {
   return <SessionContext.Provider value={made}>{props.children}</SessionContext.Provider>;
 }
 
+function titleOf(layer: Layer, head: number): string {
+  return `${layer.text === undefined ? "" : `${layer.text}, `}layer ${layer.label}, head ${headName(layer, head)}`;
+}
+
 function Title() {
   const { state, layer } = useStore();
   return (
-    <h2 class="pane-title">
-      layer {layer.label}, head {headName(layer, state.head)}
-    </h2>
+    <h2 class="pane-title">{titleOf(layer, state.head)}</h2>
   );
 }
 
@@ -184,7 +191,7 @@ export function Compared(props: { page: ComponentType<{ dark: boolean }>; dark: 
       <DifferenceSession>
         <div class="pane">
           <h2 class="pane-title">
-            layer {layer.label}, head {headName(layer, state.head)} minus layer {other.label}, head {headName(other, state.other!.head)}
+            {titleOf(layer, state.head)} minus {titleOf(other, state.other!.head)}
           </h2>
           <Page key={`${state.layer} ${state.head} ${state.other!.layer} ${state.other!.head}`} dark={dark} />
         </div>

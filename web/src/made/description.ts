@@ -1,6 +1,7 @@
 /** A page's description of maps that are made of its own. */
 
 import { type Description, type Layer, type Origin } from "../description";
+import type { Together } from "../state";
 import { type Rule, edgesOf, leftOut, rangesOf } from "./rule";
 
 /** How many levels a map has whose finest has a cell a weight, and whose coarsest is one tile. */
@@ -11,12 +12,14 @@ function levelsOf(queries: number, keys: number): number {
 /** The description of the layers that a rule makes of a page's. */
 export function madeDescription(description: Description, ruleOf: (layer: Layer) => Rule | null): Description {
   const labels = [...description.labels];
-  const layers = description.layers.map((layer): Layer => {
+  const layers = description.layers.map((layer, index): Layer => {
     const rule = ruleOf(layer);
     if (rule === null) return layer;
+    if (rule.logits) return ofScores(layer);
     const out = leftOut(rule, description, layer);
     const said = [
       layer.pattern,
+      ...(rule.together === null ? [] : [rule.together.replace("-", " of ")]),
       ...(rule.words ? ["words"] : []),
       ...(rule.sides ? [`sentence ${rule.sides[0] + 1} to sentence ${rule.sides[1] + 1}`] : []),
       ...(rule.out.length > 0 ? [`${out.keys.size} ${out.keys.size === 1 ? "key" : "keys"} left out`] : []),
@@ -32,7 +35,7 @@ export function madeDescription(description: Description, ruleOf: (layer: Layer)
       return known >= 0 ? known : labels.push(made) - 1;
     };
     const shared = rule.again ? 2 : 1; // of a weight and of what is left of its row
-    const { logs, logits } = layer.accuracy;
+    const { logs, logits, weights } = accuracyOf(rule, description, index);
     const plain = !rule.again && !rule.words;
     return {
       ...layer,
@@ -44,15 +47,68 @@ export function madeDescription(description: Description, ruleOf: (layer: Layer)
       pattern: said.join(", "),
       given: true,
       made: true,
+      kept: undefined,
       sinks: null,
       alibi: null,
       softcap: null,
       levels: levelsOf(queries, keys),
-      accuracy: { weights: plain ? layer.accuracy.weights : null, logs: logs.map((one) => one * shared), logits },
-      origin: layer.origin && originOf(layer.origin, rule, out),
+      accuracy: { weights: plain ? weights : null, logs: logs.map((one) => one * shared), logits },
+      origin: layer.origin && originOf(layer.origin, rule, out, layersIn(description, index).map((one) => description.layers[one])),
     };
   });
   return { ...description, labels, layers, statistics: undefined };
+}
+
+/** The heads whose maps are seen as one with that of a head: of its layer, or of its number in layers of one size. */
+export function partsOf(together: Together, description: Description, layer: number, head: number): { layer: number; head: number }[] {
+  if (together.endsWith("heads")) {
+    return Array.from({ length: description.layers[layer].heads }, (_, one) => ({ layer, head: one }));
+  }
+  return layersIn(description, layer).map((one) => ({ layer: one, head }));
+}
+
+/** The layers of a text that are of the size and the heads of one. */
+function layersIn({ layers }: Description, layer: number): number[] {
+  const own = layers[layer];
+  return layers.flatMap((one, index) =>
+    one.text === own.text && one.queries === own.queries && one.keys === own.keys && one.heads === own.heads ? [index] : [],
+  );
+}
+
+/** How far numbers may be: of several maps as one, as far as the farthest. */
+function accuracyOf({ together }: Rule, description: Description, index: number): Layer["accuracy"] {
+  const { accuracy, heads } = description.layers[index];
+  if (together === null) return accuracy;
+  const most = (of: (layer: Layer, head: number) => number): number[] =>
+    Array.from({ length: heads }, (_, head) =>
+      Math.max(...partsOf(together, description, index, head).map((part) => of(description.layers[part.layer], part.head))),
+    );
+  return {
+    weights: accuracy.weights && most((layer, head) => layer.accuracy.weights?.[head] ?? Number.POSITIVE_INFINITY),
+    logs: most((layer, head) => layer.accuracy.logs[head]),
+    logits: accuracy.logits,
+  };
+}
+
+/** A layer whose map is of scores, to both sides of 0. */
+function ofScores(layer: Layer): Layer {
+  const { origin, accuracy } = layer;
+  const free = (text: string | null): boolean => text !== null && !/(--|\b)values\b/.test(text);
+  return {
+    ...layer,
+    signed: true,
+    unit: "score",
+    made: true,
+    given: true,
+    pattern: `${layer.pattern}, scores`,
+    levels: levelsOf(layer.queries, layer.keys),
+    accuracy: { weights: accuracy.logits, logs: accuracy.logits.map(() => Number.POSITIVE_INFINITY), logits: accuracy.logits },
+    origin: origin && {
+      ...origin,
+      command: free(origin.command) ? `${origin.command} --values logits`.trim() : null,
+      options: free(origin.options) ? [origin.options, 'values="logits"'].filter(Boolean).join(", ") : null,
+    },
+  };
 }
 
 /** A word of its tokens; what marks that one goes on is no part of it. */
@@ -61,14 +117,27 @@ export function wordOf(tokens: readonly string[]): string {
 }
 
 /** The words that make it on the command line and in Python; null where they would say it twice, or not at all. */
-function originOf(origin: Origin, rule: Rule, out: { keys: Set<number>; queries: Set<number> }): Origin {
+function originOf(
+  origin: Origin,
+  rule: Rule,
+  out: { keys: Set<number>; queries: Set<number> },
+  layers: readonly Layer[],
+): Origin {
   const shifted = [...out.keys].map((key) => key + origin.first[1]);
   const hide = rule.out.length > 0 ? rangesOf(shifted) : null;
-  const taken = (text: string | null): boolean => text === null || /(--|\b)(hide|merge|spans|renormalize|rollout)\b/.test(text);
+  const taken = (text: string | null): boolean => text === null || /(--|\b)(hide|merge|spans|renormalize|rollout|mean|max)\b/.test(text);
   const [command, python] = [!taken(origin.command), !taken(origin.options)];
-  const sayable = rule.sides === null && !(rule.words && origin.cropped);
-  const words = [origin.command ?? ""];
+  const { together } = rule;
+  const ofLayers = together?.endsWith("layers") ?? false;
+  const sayable = rule.sides === null && !(rule.words && origin.cropped) && (together === null || origin.head);
+  const of = `--layer ${layers.map(({ label }) => label).join()}`;
+  const words = [ofLayers ? (origin.command ?? "").replace(/--layer \S+/, of) : (origin.command ?? "")];
   const options = origin.options ? [origin.options] : [];
+  if (together !== null) {
+    const [how, over] = together.split("-");
+    words.push(`--${how} ${over}`);
+    options.push(`${how}="${over}"`, ...(over === "heads" ? ["head=None"] : []));
+  }
   if (rule.words) {
     words.push("--merge words");
     options.push('merge="words"');
@@ -83,6 +152,8 @@ function originOf(origin: Origin, rule: Rule, out: { keys: Set<number>; queries:
   }
   return {
     ...origin,
+    inputs: ofLayers ? `[${layers.map((one) => one.origin?.inputs).join(", ")}]` : origin.inputs,
+    head: together === null || ofLayers,
     command: command && sayable ? words.filter((one) => one !== "").join(" ") : null,
     options: python && sayable ? options.join(", ") : null,
   };

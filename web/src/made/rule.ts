@@ -1,8 +1,8 @@
 /** What is left out of maps, and what is seen as one: what is asked for, and which keys and queries that is. */
 
-import { type Description, type Layer, isOneText, label, positionName } from "../description";
+import { type Description, type Layer, hasWeights, isOneText, label, positionName } from "../description";
 import type { Window } from "../questions";
-import type { Out, State } from "../state";
+import type { Out, State, Together } from "../state";
 import { MOST_MADE } from "./source";
 
 /** What a state asks to be made of maps. */
@@ -11,14 +11,23 @@ export interface Rule {
   again: boolean; // whether rows are made to sum to 1 again
   words: boolean;
   sides: readonly [from: number, to: number] | null; // sentences
+  together: Together | null;
+  logits: boolean; // of scores; then nothing else is asked for
+}
+
+/** Whether maps can be made of a layer's: all its weights are there, and not too many. */
+export function canBeMade(layer: Layer): boolean {
+  return Math.max(layer.queries, layer.keys) <= MOST_MADE && hasWeights(layer);
 }
 
 /** What is asked for of a layer; null where nothing is, or it can't be made of it. */
 export function ruleOf(state: State, layer: Layer): Rule | null {
-  if (Math.max(layer.queries, layer.keys) > MOST_MADE) return null;
+  if (!canBeMade(layer)) return null;
   const words = state.words && layer.query_words !== undefined && layer.key_words !== undefined;
-  const rule = { out: state.out, again: state.again, words, sides: state.sides };
-  return rule.out.length > 0 || rule.again || rule.words || rule.sides !== null ? rule : null;
+  const none = { out: [], again: false, words: false, sides: null, together: null };
+  if (state.logits && !layer.given && layer.kept === undefined) return { ...none, logits: true };
+  const rule = { out: state.out, again: state.again, words, sides: state.sides, together: state.together, logits: false };
+  return rule.together !== null || rule.out.length > 0 || rule.again || rule.words || rule.sides !== null ? rule : null;
 }
 
 const SPECIAL = /^\s*(\[[A-Z0-9_]+\]|<\|[^<>]*\|>|<\/?[a-z_0-9]+>)\s*$/;

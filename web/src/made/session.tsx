@@ -4,14 +4,14 @@ import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
 import { Answers, type Kind, known } from "../answers";
 import { Segmented } from "../controls";
-import type { Description } from "../description";
+import { type Description, hasWeights } from "../description";
 import { type Session, SessionContext, useAnswer, useSession, useStore } from "../session";
 import { shareText } from "../numbers";
-import { OUT, type Out, type State, changed } from "../state";
+import { OUT, type Out, type State, type Together, changed } from "../state";
 import type { Store } from "../store";
-import { madeDescription } from "./description";
-import { type Matrix, merged, without } from "./matrix";
-import { type Rule, edgesOf, leftOut, ruleOf, sentenceName, sentencesOf } from "./rule";
+import { madeDescription, partsOf } from "./description";
+import { type Matrix, merged, together, without } from "./matrix";
+import { type Rule, canBeMade, edgesOf, leftOut, ruleOf, sentenceName, sentencesOf } from "./rule";
 import { MOST_MADE, MadeSource, wholeOf } from "./source";
 import type { Source } from "../source/source";
 
@@ -37,11 +37,19 @@ export function derivedStore(store: Store, description: Description, shown: (sta
 /** The map that a rule makes of a head's, and the share of each row that it leaves out. */
 async function makeOf(source: Source, description: Description, rule: Rule, layer: number, head: number): Promise<{ matrix: Matrix; left: Float64Array }> {
   const of = description.layers[layer];
-  const whole = await wholeOf(source, layer, head);
+  if (rule.logits) return { matrix: await wholeOf(source, layer, head, "logits"), left: new Float64Array(of.queries) };
+  const whole = await togetherOf(source, description, rule, layer, head);
   const out = leftOut(rule, description, of);
   const found = without(whole, out.keys, out.queries, rule.again);
   if (!rule.words) return found;
   return { ...found, matrix: merged(found.matrix, edgesOf("query", rule, description, of), edgesOf("key", rule, description, of)) };
+}
+
+/** The map of a head, or the one of several that a rule sees as one. */
+async function togetherOf(source: Source, description: Description, rule: Rule, layer: number, head: number): Promise<Matrix> {
+  if (rule.together === null) return wholeOf(source, layer, head);
+  const all = partsOf(rule.together, description, layer, head);
+  return together(await Promise.all(all.map((one) => wholeOf(source, one.layer, one.head))), rule.together.startsWith("mean") ? "mean" : "max");
 }
 
 /** What a session becomes where something is left out or seen as one. */
@@ -58,7 +66,9 @@ export function MadeSession(props: { children: ComponentChildren }) {
       const own = of(description.layers[index]);
       return own === null ? wholeOf(source, index, head) : (await makeOf(source, description, own, index, head)).matrix;
     });
-    const store = derivedStore(session.store, described, (one) => changed(one, {}, described), (patch) => patch);
+    // Scores don't add up: of several in a cell the one farthest from 0.
+    const shown = (one: State): State => ({ ...changed(one, {}, described), ...(rule.logits ? { reduce: "max" } : {}) });
+    const store = derivedStore(session.store, described, shown, (patch) => patch);
     return { ...session, description: described, source: made, answers: new Answers(made), store, base: session };
   }, [session, JSON.stringify(rule)]);
   return <SessionContext.Provider value={made}>{props.children}</SessionContext.Provider>;
@@ -71,7 +81,7 @@ const LEFT: Kind<{ layer: number; head: number; rule: Rule }, number> = {
   async ask(source, { layer, head, rule }) {
     const { description } = source;
     const of = description.layers[layer];
-    const whole = await wholeOf(source, layer, head);
+    const whole = await togetherOf(source, description, rule, layer, head);
     const { keys, queries } = leftOut(rule, description, of);
     let [sum, count] = [0, 0];
     const { left } = without(whole, keys, queries, false);
@@ -98,13 +108,14 @@ export function MadeControls() {
   const { description } = base;
   const layer = description.layers[state.layer];
   const sentences = useMemo(() => sentencesOf(description, layer), [description, layer]);
-  const long = Math.max(layer.queries, layer.keys) > MOST_MADE;
   const rule = ruleOf(state, layer);
+  const ofLayers = partsOf("mean-layers", description, state.layer, 0).length > 1;
   const toggle = (kind: Out): void => {
     const out = OUT.filter((one) => (one === kind) !== state.out.includes(one));
     set({ out, again: out.length > 0 || state.sides !== null ? state.again : false }, true);
   };
-  if (long) {
+  if (!hasWeights(layer)) return null;
+  if (!canBeMade(layer)) {
     return <span class="muted note">Of maps of more than {MOST_MADE} tokens, leave keys out with: attnviz view --hide</span>;
   }
   return (
@@ -133,6 +144,22 @@ export function MadeControls() {
           }
         />
       )}
+      <label class="field">
+        <span>map of</span>
+        <select
+          value={state.logits ? "logits" : (state.together ?? "")}
+          onChange={({ currentTarget: { value } }) =>
+            set({ logits: value === "logits", together: value === "logits" || value === "" ? null : (value as Together) }, true)
+          }
+        >
+          <option value="">each head</option>
+          {!layer.given && layer.kept === undefined && <option value="logits">each head, scores</option>}
+          {layer.heads > 1 && <option value="mean-heads">mean of heads</option>}
+          {layer.heads > 1 && <option value="max-heads">max of heads</option>}
+          {ofLayers && <option value="mean-layers">mean of layers</option>}
+          {ofLayers && <option value="max-layers">max of layers</option>}
+        </select>
+      </label>
       {sentences.length > 0 && (
         <label class="field">
           <span>sentences</span>

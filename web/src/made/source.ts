@@ -11,14 +11,15 @@ export const MOST_MADE = 2048;
 const BLOCK = 512; // queries, and keys, that are asked for at once
 const KEPT = 64 << 20; // bytes of matrices
 
-/** Every weight of a head. */
-export async function wholeOf(source: Source, layer: number, head: number, signal?: AbortSignal): Promise<Matrix> {
+/** Every weight of a head, or every score: NaN where not visible. */
+export async function wholeOf(source: Source, layer: number, head: number, what: "weights" | "logits" = "weights"): Promise<Matrix> {
   const { queries, keys } = source.description.layers[layer];
   const values = new Float32Array(queries * keys);
   for (let t = 0; t < queries; t += BLOCK) {
     for (let s = 0; s < keys; s += BLOCK) {
       const part: Rectangle = { queries: [t, Math.min(queries, t + BLOCK)], keys: [s, Math.min(keys, s + BLOCK)] };
-      const found = await source.weights(layer, head, part, signal);
+      const found = await source[what](layer, head, part);
+      if (what === "logits") for (const [i, score] of found.entries()) if (score === Number.NEGATIVE_INFINITY) found[i] = Number.NaN;
       const wide = part.keys[1] - s;
       for (let y = t; y < part.queries[1]; y++) values.set(found.subarray((y - t) * wide, (y - t + 1) * wide), y * keys + s);
     }

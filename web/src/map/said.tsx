@@ -90,7 +90,7 @@ export function Readout() {
   useEffect(() => {
     if (names && pair) {
       const logit = pair.logit === null ? "" : `, logit ${logitText(pair.logit, logitsWithin(layer, state.head))}`;
-      const said = Number.isNaN(pair.weight) ? "hidden" : `${layer.signed ? "difference" : "weight"} ${weightText(pair.weight, within)}${logit}`;
+      const said = Number.isNaN(pair.weight) ? "hidden" : `${layer.unit ?? "weight"} ${weightText(pair.weight, within)}${logit}`;
       announce(`query ${names[0]}, key ${names[1]}: ${said}`);
     }
   }, [pair]);
@@ -104,7 +104,7 @@ export function Readout() {
       </span>
       {hasWeights(layer) && (
         <span>
-          {layer.signed ? "difference" : "weight"} <b data-value="weight">{pair ? weightText(pair.weight, within) : pending(asked)}</b>
+          {layer.unit ?? "weight"} <b data-value="weight">{pair ? weightText(pair.weight, within) : pending(asked)}</b>
         </span>
       )}
       {layer.kept !== undefined ? (

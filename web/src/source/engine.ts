@@ -36,6 +36,7 @@ export class Engine {
       case "tile":
         return this.tile(layer, request, pause);
       case "weights":
+        if (layer.kept !== undefined) return this.keptWeights(request.layer, request.head, request.rectangle);
         return weights(await this.head(request.layer, request.head), request.rectangle);
       case "logits":
         return logits(await this.head(request.layer, request.head), request.rectangle);
@@ -77,6 +78,17 @@ export class Engine {
       }
       await pause();
     }
+  }
+
+  /** Weights of a map that was reduced before to cells of one weight each. */
+  private async keptWeights(index: number, head: number, { queries, keys }: Rectangle): Promise<Float32Array> {
+    const { values, columns } = await this.coarse(index, head, this.description.layers[index].kept!, "max");
+    const wide = keys[1] - keys[0];
+    const found = new Float32Array((queries[1] - queries[0]) * wide);
+    for (let t = queries[0]; t < queries[1]; t++) {
+      found.set(values.subarray(t * columns + keys[0], t * columns + keys[1]), (t - queries[0]) * wide);
+    }
+    return found;
   }
 
   /** A level that is not finer than the overview, from the overview's cells. */

@@ -25,7 +25,7 @@ export async function cellsOf(
 ): Promise<Cells> {
   const finest = layer.levels - 1;
   const along = ([first, end]: readonly [number, number], size: number) => Math.ceil(end / size) - Math.floor(first / size);
-  let level = finest;
+  let level = layer.kept ?? finest;
   while (level > 0 && Math.max(along(queries, 2 ** (finest - level)), along(keys, 2 ** (finest - level))) > MOST) level--;
   const size = 2 ** (finest - level);
   const [top, left] = [Math.floor(queries[0] / size), Math.floor(keys[0] / size)];

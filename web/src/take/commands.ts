@@ -78,7 +78,7 @@ function figureOf(state: State, description: Description, part: Part, dark: bool
   const shown = whole && !layer.origin?.cropped ? null : part;
   const words: [string, string | number | true][] = [];
   if (scaleOf(state, description) === "log") words.push(["norm", "log"]);
-  if (state.strength === "absolute" && state.reduce === "max") words.push(["vmax", 1]);
+  if (state.strength === "absolute" && state.reduce === "max" && !layer.signed) words.push(["vmax", 1]);
   if (dark) words.push(["theme", "dark"]);
   const reduced: typeof words = state.reduce === "mass" ? [["reduce", "mass"], ...words] : words;
   switch (state.view) {

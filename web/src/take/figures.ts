@@ -3,7 +3,7 @@
 import {
   type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, sequential, stroke, textOn, weightRamp,
 } from "../colors";
-import { type Axis, type Description, type Layer, headName, label, position, positionName, visibleText, withinOf } from "../description";
+import { type Axis, type Description, type Layer, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
 import { positionText, tickText, weightText } from "../numbers";
 import { PAIR, type Window, largest } from "../questions";
 import type { Source, Thumbnail } from "../source/source";
@@ -44,6 +44,11 @@ export async function take(seen: Seen): Promise<Taken> {
 }
 
 function takeOne(seen: Seen): Promise<Taken> {
+  const { view } = seen.state;
+  const layer = layer0(seen);
+  if (view === "query-key" ? layer.kept !== undefined : (view === "heads" || view === "text") && !hasWeights(layer)) {
+    return Promise.reject(new Error("these maps were reduced while the model ran: there are no single weights to save; save the map"));
+  }
   switch (seen.state.view) {
     case "map":
       return takeMap(seen);
@@ -103,6 +108,10 @@ function within(layer: Layer, head: number, weight: number): number {
 
 const WEIGHT_ROW = ["layer", "head", "query", "query_token", "key", "key_token", "weight", "within"];
 
+function weightNames(layer: Layer): string[] {
+  return WEIGHT_ROW.map((name) => (name === "weight" && layer.unit ? layer.unit : name));
+}
+
 function weightRow(seen: Seen, head: number, query: number, key: number, weight: number): Field[] {
   const { description, state } = seen;
   const layer = description.layers[state.layer];
@@ -153,7 +162,7 @@ async function takeMap(seen: Seen): Promise<Taken> {
   drawing.rect(left, above, columns * side, rows * side, "none", { stroke: drawing.ink.line });
   const unit = state.reduce === "max" ? (size === 1 ? "weight" : `largest weight in ${size} \u00d7 ${size}`) : size === 1 ? "weight" : `mass in ${size} \u00d7 ${size}`;
   const bottom = above + rows * side + 14;
-  drawing.legend(left, bottom, 220, layer.signed ? `difference of ${unit}` : unit, legendColor(colors, dark), ticks(colors));
+  drawing.legend(left, bottom, 220, layer.unit === "score" ? "score (logit)" : layer.unit ? `difference of ${unit}` : unit, legendColor(colors, dark), ticks(colors));
   notVisible(drawing, left + 244, bottom + 17, dark);
   const width = Math.max(left + columns * side, left + 340, widthOf(drawing.title)) + 24;
   return { name, svg: () => drawing.svg(width, bottom + 62), rows: cellRows(seen, cells) };
@@ -194,7 +203,7 @@ export function cellRows(seen: Seen, { size, first, rows, columns, values }: Cel
   const { description, state } = seen;
   const layer = description.layers[state.layer];
   const single = size === 1;
-  const found: Field[][] = [single ? WEIGHT_ROW : ["layer", "head", "first_query", "last_query", "first_key", "last_key", state.reduce === "max" ? "largest_weight" : "mass"]];
+  const found: Field[][] = [single ? weightNames(layer) : ["layer", "head", "first_query", "last_query", "first_key", "last_key", state.reduce === "max" ? "largest_weight" : "mass"]];
   for (let y = 0; y < rows; y++) {
     for (let x = 0; x < columns; x++) {
       const value = values[y * columns + x];
@@ -248,7 +257,7 @@ async function takeHeads(seen: Seen): Promise<Taken> {
     x += 36 + widthOf(said, 11);
   }
   const tall = drawing.legend(16, bottom + 20, 200, "weight", (share) => mix(rgb(dark ? 0x16181d : 0xffffff), rgb(dark ? 0xececf1 : 0x1b1b20), share), ticks(colors));
-  const rows: Field[][] = [WEIGHT_ROW];
+  const rows: Field[][] = [weightNames(layer)];
   const wide = keys[1] - keys[0];
   for (const { head, values } of heads) {
     for (const [i, weight] of values.entries()) {
@@ -275,6 +284,7 @@ async function takeText(seen: Seen): Promise<Taken> {
   const picks: Axis = state.flow === "gives" ? "query" : "key";
   const shades: Axis = picks === "query" ? "key" : "query";
   const picked = state[picks];
+  if (picked === null && layer.kept !== undefined) throw new Error("pick a token: what keys receive was not kept with these maps");
   const values = await (picked === null
     ? source.received(state.layer, state.head)
     : picks === "query"

@@ -2,6 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useSession, useStore } from "../session";
+import { useLink } from "../views/query-key";
 import { type Part, commandOf, pythonOf } from "./commands";
 import { csv } from "./csv";
 import { type Taken, take } from "./figures";
@@ -12,12 +13,14 @@ const SHARP = 2; // pixels of a PNG for each of the drawing
 export function TakeMenu(props: { dark: boolean; part?: Part }) {
   const session = useSession();
   const { source, description, inCell, announce } = session;
-  const { state } = useStore();
+  const { state: now, layer } = useStore();
+  const link = useLink(now.view === "query-key" && !layer.given && layer.kept === undefined);
+  const state = link ? { ...now, ...link } : now; // the pair that is seen is not always pinned
   const [open, setOpen] = useState(false);
   const [copied, setCopied] = useState<{ what: string; text: string } | null>(null);
   const [failed, setFailed] = useState<string | null>(null);
   const box = useRef<HTMLDivElement>(null);
-  useEffect(() => setCopied(null), [state, open]);
+  useEffect(() => setCopied(null), [now, open]);
   useEffect(() => {
     if (!open) return undefined;
     const root = box.current!.getRootNode() as Document | ShadowRoot;

@@ -140,6 +140,22 @@ function Lines(props: { dark: boolean }) {
         context.fillStyle = lineColor(layer, head, weight, props.dark);
         context.fillRect(x, y, Math.max(1, room - 1), ROW_HEIGHT - 4);
       }
+      // Of each token the largest weight, as a number at the end of its lines.
+      const written = new Map<number, { head: number; weight: number }>();
+      for (const { head, query, key, weight } of found.lines) {
+        const at = other === "query" ? query : key;
+        if (Math.abs(weight) >= Math.abs(written.get(at)?.weight ?? 0)) written.set(at, { head, weight });
+      }
+      context.globalAlpha = 1;
+      context.font = `11px ${getComputedStyle(element).fontFamily}`;
+      context.textBaseline = "middle";
+      context.textAlign = other === "key" ? "right" : "left";
+      context.fillStyle = getComputedStyle(element).color;
+      for (const [at, { head, weight }] of written) {
+        if (ramp.share(Math.abs(weight)) < 0.02) continue;
+        const text = weightText(weight, withinOf(layer, head));
+        context.fillText(text, other === "key" ? right - 6 : left + 6, middle(at, start) - 6);
+      }
     }
   }, [found, ramp.top, width, frame.height, top, props.dark]);
 

@@ -132,8 +132,8 @@ export function MapView(props: { dark: boolean }) {
   };
 
   const exact = usePair(...exactly(hover?.cell ?? null));
-  const unit = `${layer.signed ? "difference of " : ""}${state.reduce === "max" ? "weight" : "mass"}`;
-  const of = size === 1 ? unit : `${state.reduce === "max" ? (layer.signed ? "difference farthest from 0" : "largest weight") : unit} in ${size} \u00d7 ${size}`;
+  const unit = layer.unit === "score" ? "score (logit)" : `${layer.unit === "difference" ? "difference of " : ""}${state.reduce === "max" ? "weight" : "mass"}`;
+  const of = size === 1 ? unit : `${state.reduce === "max" ? (layer.unit ? `${layer.unit} farthest from 0` : "largest weight") : unit} in ${size} \u00d7 ${size}`;
   return (
     <div class="map-view">
       <div class={`map-grid ${layer.key_labels === null ? "numbers-across" : ""} ${layer.query_labels === null ? "numbers-down" : ""}`}>
@@ -180,7 +180,7 @@ export function MapView(props: { dark: boolean }) {
           color={legendColor(colors, props.dark)}
           dark={props.dark}
           layer={layer}
-          largest={largest === null ? null : `${layer.signed ? "difference" : "weight"} ${weightText(largest, withinOf(layer, state.head))}`}
+          largest={largest === null ? null : `${layer.unit ?? "weight"} ${weightText(largest, withinOf(layer, state.head))}`}
         />
         <Readout />
         <Wholes />

@@ -1,6 +1,6 @@
 /** Every head of every layer at a glance; a click opens its map. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
 import { paint, sequential, weightRamp } from "../colors";
 import { type Layer, headName, withinOf } from "../description";
@@ -10,8 +10,9 @@ import { Legend, ScaleSwitches } from "../legend";
 import { countText, weightText } from "../numbers";
 import { type OfHead, THUMBNAIL, largest } from "../questions";
 import { useAnswer, usePass, useSession, useStore } from "../session";
+import { Signal } from "../signal";
 import type { Counted } from "../statistics";
-import { NumberChip, NumberControls, NumbersRow, Ranked, type ThumbProps, isOfRole, useCounted } from "./ranked";
+import { LookedAt, NumberChip, NumberControls, Ranked, type ThumbProps, isOfRole, useCounted } from "./ranked";
 
 const CHEAP = 30_000_000; // weights of a pass that a server makes at once
 
@@ -43,8 +44,8 @@ export function ModelView(props: { dark: boolean }) {
   const { description } = useSession();
   const { state, scale, set } = useStore();
   const counted = useCounted();
-  const [looked, look] = useState<OfHead | null>(null);
-  const numbers = looked ?? { layer: state.layer, head: state.head };
+  const looked = useMemo(() => new Signal<OfHead | null>(null), []); // which redraws its numbers, and not a thousand maps
+  const look = (head: OfHead): void => looked.set(head);
   const layers = description.layers; // of every text; those of the one that is shown are drawn
   const shown = layers.flatMap((layer, index) => (layer.text === layers[state.layer].text ? [{ layer, index }] : []));
   const heads = Math.max(...shown.map(({ layer }) => layer.heads));
@@ -62,6 +63,8 @@ export function ModelView(props: { dark: boolean }) {
       return `${layer} ${Math.max(0, Math.min(layers[layer].heads - 1, atHead + step[1]))}`;
     },
   );
+  const numbered = useMemo(() => new Map(counted.heads.map((one) => [`${one.layer} ${one.head}`, one])), [counted]);
+  const of = (layer: number, head: number): Counted => numbered.get(`${layer} ${head}`)!;
   const open = (head: OfHead): void => set({ view: "map", ...head, x: null, y: null, zoom: null }, true);
   const ramp = weightRamp(scale, state.strength, null, layers[state.layer].keys);
   const own = state.strength === "relative";
@@ -104,7 +107,7 @@ export function ModelView(props: { dark: boolean }) {
                 <div
                   role="gridcell"
                   key={head}
-                  class={isOfRole(countedOf(counted.heads, index, head), state.role) ? "" : "not-of-role"}
+                  class={isOfRole(of(index, head), state.role) ? "" : "not-of-role"}
                   onPointerEnter={() => look({ layer: index, head })}
                 >
                   <Thumb
@@ -119,21 +122,16 @@ export function ModelView(props: { dark: boolean }) {
                     }}
                     onOpen={() => open({ layer: index, head })}
                   />
-                  <NumberChip of={countedOf(counted.heads, index, head)} range={counted.range} dark={props.dark} />
+                  <NumberChip of={of(index, head)} range={counted.range} dark={props.dark} />
                 </div>
               ))}
             </div>
           ))}
         </div>
       )}
-      <NumbersRow {...numbers} />
+      <LookedAt looked={looked} />
     </div>
   );
-}
-
-/** The numbers of one head among all. */
-function countedOf(all: readonly Counted[], layer: number, head: number): Counted {
-  return all.find((one) => one.layer === layer && one.head === head) ?? { layer, head, numbers: null };
 }
 
 /** What a column's heads are called, where all layers agree; else each thumbnail says it alone. */

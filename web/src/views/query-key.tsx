@@ -7,6 +7,7 @@ import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Axis, type Layer, headName, keyHead, label, logitsWithin, position, visibleText, withinOf } from "../description";
 import { logitText, positionText, shareText, weightText } from "../numbers";
 import { COLUMN, PAIR, type Pair, ROW, VECTORS, largest } from "../questions";
+import { Neurons } from "./neurons";
 import { useAnswer, useSession, useSize, useStore } from "../session";
 import { type Link, TELLING } from "../telling";
 import { Strongest } from "../whole";
@@ -48,13 +49,13 @@ export function QueryKeyView(props: { dark: boolean }) {
 }
 
 /** What is shown: the chosen query and key; of one alone, the other that it is linked to most; else the strongest link. */
-function useLink(): Link | null {
+export function useLink(wanted = true): Link | null {
   const { state } = useStore();
   const { query, key, layer, head } = state;
   const of = { layer, head };
-  const telling = known(useAnswer(TELLING, query === null && key === null ? of : null));
-  const row = known(useAnswer(ROW, query !== null && key === null ? { ...of, query } : null));
-  const column = known(useAnswer(COLUMN, query === null && key !== null ? { ...of, key } : null));
+  const telling = known(useAnswer(TELLING, wanted && query === null && key === null ? of : null));
+  const row = known(useAnswer(ROW, wanted && query !== null && key === null ? { ...of, query } : null));
+  const column = known(useAnswer(COLUMN, wanted && query === null && key !== null ? { ...of, key } : null));
   return useMemo(() => {
     if (query !== null && key !== null) return { query, key };
     if (query !== null) return row && { query, key: Math.max(0, row.indexOf(largest(row))) };
@@ -87,7 +88,7 @@ function Products(props: { dark: boolean }) {
   const shared = keyHead(layer, state.head);
   return (
     <div class="qk-view">
-      <section class="qk-equation" aria-label="The score">
+      <div role="group" class="qk-equation" aria-label="The score">
         <div>
           {name("query", link?.query)}
           <span class="muted">{"\u00b7"}</span>
@@ -103,7 +104,7 @@ function Products(props: { dark: boolean }) {
         ) : (
           <div class="qk-sum muted">{pending(asked)}</div>
         )}
-      </section>
+      </div>
       {link && (
         <Strongest
           row={row}
@@ -115,6 +116,9 @@ function Products(props: { dark: boolean }) {
       )}
       {parts.length > 0 && <Chart parts={parts} dark={props.dark} />}
       {parts.length > 0 && <Table parts={parts} />}
+      {parts.length > 0 && link && (
+        <Neurons query={link.query} chosen={link.key} dark={props.dark} onGo={(key) => set({ query: link.query, key }, true)} />
+      )}
     </div>
   );
 }

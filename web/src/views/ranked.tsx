@@ -6,9 +6,10 @@ import { css, sequential, textOn } from "../colors";
 import { Field } from "../controls";
 import { type Statistic, headName } from "../description";
 import { type OfHead } from "../questions";
-import { useAnswer, useAnswers, useSession, useStore } from "../session";
+import { useAnswer, useAnswers, useSession, useSignal, useStore } from "../session";
 import type { Rank } from "../state";
-import { type Counted, NUMBERS, headsOf, numberText, rangeOf, ranked, statisticName, unitOf } from "../statistics";
+import type { Signal } from "../signal";
+import { type Counted, LAYER_NUMBERS, NUMBERS, layersOf, numberText, rangeOf, ranked, statisticName, unitOf } from "../statistics";
 
 /** Which number heads are colored by, and in which order and of which role they are shown. */
 export function NumberControls() {
@@ -55,9 +56,12 @@ export function useCounted(): { heads: Counted[]; range: [number, number] | null
   const { description } = useSession();
   const { state } = useStore();
   const wanted = state.stat !== null || state.rank !== "order" || state.role !== null;
-  const all = headsOf(description, state.layer);
-  const asked = useAnswers(NUMBERS, wanted ? all : []);
-  const heads = all.map((one, i) => ({ ...one, numbers: wanted ? known(asked[i]) : null }));
+  const all = layersOf(description, state.layer);
+  const asked = useAnswers(LAYER_NUMBERS, wanted ? all.map((layer) => ({ layer })) : []);
+  const heads = all.flatMap((layer, i) => {
+    const numbers = wanted ? known(asked[i]) : null;
+    return Array.from({ length: description.layers[layer].heads }, (_, head) => ({ layer, head, numbers: numbers?.[head] ?? null }));
+  });
   return { heads, range: state.stat === null ? null : rangeOf(heads, state.stat) };
 }
 
@@ -145,8 +149,14 @@ export function Ranked(props: {
   );
 }
 
-/** Every number of one head, in a row. */
-export function NumbersRow(props: OfHead) {
+/** Every number of the head that is looked at, else of the one that is chosen, in a row. */
+export function LookedAt(props: { looked: Signal<OfHead | null> }) {
+  const { state } = useStore();
+  const { layer, head } = useSignal(props.looked) ?? state;
+  return <NumbersRow layer={layer} head={head} />;
+}
+
+function NumbersRow(props: OfHead) {
   const { description } = useSession();
   const asked = useAnswer(NUMBERS, description.statistics ? { layer: props.layer, head: props.head } : null);
   const { statistics = [] } = description;
@@ -160,7 +170,7 @@ export function NumbersRow(props: OfHead) {
         {numbers && <b> {numbers.tag}</b>}
       </span>
       {asked.state === "waiting" && <span class="muted">{"\u2026"}</span>}
-      {asked.state === "known" && numbers === null && <span class="muted">its numbers take a pass over a long map: attnviz stats</span>}
+      {asked.state === "known" && numbers === null && <span class="muted">its numbers are not counted here: attnviz stats</span>}
       <dl>
         {numbers &&
           statistics
