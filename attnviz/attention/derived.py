@@ -39,11 +39,17 @@ class DerivedInputs(Inputs):
         how: ``mean`` or ``max``, of the layers or, where ``heads`` are said, of these heads of the one part; ``rollout``,
             ``norms`` or ``norm-shares``.
         heads: the heads that are combined; None: each head of its layers.
+        items: the batch item of each part, where items of one layer are combined; None: of each part the one that is read.
     """
 
     parts: tuple[Inputs, ...]
     how: str
     heads: tuple[int, ...] | None = None
+    items: tuple[int, ...] | None = None
+
+    @property
+    def B(self) -> int:
+        return 1 if self.items is not None else super().B
 
     @property
     def main(self) -> Tensor:
@@ -97,6 +103,69 @@ def over_layers(layers: SomeInputs, how: str, pattern: Pattern | str | None = No
     own = [_with_pattern(one, pattern) for one in parts]
     label = f"{how} of {layers_words([one.layer for one in parts])}"
     return _made(own, how, label, _union([_own_pattern(one) for one in own]))
+
+
+def over_items(inputs: Inputs, how: str, items: Sequence[int], pattern: Pattern | str | None = None) -> DerivedInputs:
+    """The ``mean`` or the ``max`` of some batch items, head by head, as an attention of one item: many inputs as one map.
+
+    Args:
+        inputs: those of one layer, or what is made of several.
+        how: which of the two.
+        items: the batch items.
+        pattern: which query sees which key, in every item; None is the inputs' own.
+
+    Raises:
+        InputError: no items, or items whose queries and keys don't stand at the same places.
+    """
+    if not items:
+        raise InputError(f"{inputs.source}: the {how} of no batch items; name one or more of {inputs.B}")
+    own = _with_pattern(inputs, pattern)
+    each = [own.item(batch, device=torch.device("cpu")) for batch in items]
+    for batch, item in zip(items[1:], each[1:], strict=True):
+        told = _apart(each[0], item)
+        if told is not None:
+            raise InputError(
+                f"{inputs.source}: the {how} of batch items: {told} in item {items[0]} and in item {batch}; choose items that "
+                f"agree with --batch"
+            )
+    said = f"{how} of {len(items)} batch items"
+    layer = said if inputs.layer is None else f"{_layer_words(inputs.layer)}, {said}"
+    made = _made([own] * len(items), how, layer, _own_pattern(own))
+    several: dict[str, Any] = {name: _of_items(getattr(own, name), items) for name in (*_PLACES, *_LABELS)}
+    several |= {name: None if masks is None else _any_exists(masks) for name, masks in _masks(own, each, items).items()}
+    return replace(made, source=f"{inputs.source}, {said}", items=tuple(items), **several)
+
+
+_PLACES = ("query_positions", "key_positions", "documents", "query_documents")
+_LABELS = ("tokens", "query_tokens", "word_ids", "query_word_ids", "special_tokens", "query_special_tokens")
+
+
+def _layer_words(layer: Label) -> str:
+    return f"{layer}" if isinstance(layer, str) and " " in layer else f"layer {layer}"
+
+
+def _of_items(values: Any, items: Sequence[int]) -> Any:
+    """What is said of every batch item, of one: as the first has it; of labels that are not the same, None."""
+    if values is None:
+        return None
+    if isinstance(values, Tensor):
+        return values[min(items[0], len(values) - 1)][None]
+    first = list(values[items[0]])
+    return [first] if all(list(values[item]) == first for item in items) else None
+
+
+def _masks(own: Inputs, each: Sequence[AttentionItem], items: Sequence[int]) -> dict[str, list[Tensor | None] | None]:
+    """What exists and is global in each batch item, (1, T) and (1, S) each."""
+    keys = [None if item.key_padding is None else item.key_padding[None] for item in each]
+    queries = [None if item.query_padding is None else item.query_padding[None] for item in each]
+    globals_: list[Tensor | None] | None = None
+    if own.global_mask is not None:
+        globals_ = [own.global_mask[min(item, len(own.global_mask) - 1)][None] for item in items]
+    no_queries = all(one is None for one in queries)
+    there = [
+        torch.ones(1, item.T, dtype=torch.bool) if one is None else one for one, item in zip(queries, each, strict=True)
+    ]
+    return {"key_padding_mask": keys, "query_padding_mask": None if no_queries else [*there], "global_mask": globals_}
 
 
 def over_heads(inputs: Inputs, how: str, heads: Sequence[int], pattern: Pattern | str | None = None) -> DerivedInputs:

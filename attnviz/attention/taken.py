@@ -30,6 +30,7 @@ _SLACK = 1e-2
 def is_array(value: object) -> bool:
     """Whether something is an array of numbers, of any library, or nested lists of them.
 
+    >>> import torch
     >>> is_array(torch.ones(2)), is_array([[1.0]]), is_array([3]), is_array("causal")
     (True, True, False, False)
     """
@@ -47,6 +48,7 @@ def _numbers(value: Any) -> bool:
 def with_arrays(args: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call, in which arrays of q, k and v that come first, or by name, are inputs.
 
+    >>> import torch
     >>> q = torch.ones(2, 4, 8)
     >>> (inputs, head), _ = with_arrays((q, q, 3), {})
     >>> inputs.H, str(inputs.pattern), head
@@ -79,6 +81,7 @@ def taken(given: Any) -> SomeInputs:
     Raises:
         InputError: nothing that they can be made of, and what to type.
 
+    >>> import torch
     >>> taken(torch.eye(3)).weights.shape
     torch.Size([1, 1, 3, 3])
     """

@@ -107,6 +107,7 @@ class Layer(Heard[Call]):
             q,
             k.to(q.dtype),
             v,
+            w_o=self.projection(v),
             global_mask=first.global_mask,
             key_padding_mask=padding,
             cross=first.cross,

@@ -100,6 +100,7 @@ class Heard(ABC, Generic[C]):
     samples: list[Sample | None] = field(default_factory=list)  # of each call, rows of what the model made of it
     unchecked: str | None = None  # why rows of what the model made say nothing
     orders: Orders = field(default_factory=list)  # of the whole run
+    w_o: Tensor | None = None  # what projects the heads' context, (H, D_v, d_model)
 
     @property
     def label(self) -> Label:
@@ -178,6 +179,16 @@ class Heard(ABC, Generic[C]):
         if step.T > 1 or len(self.steps) % EVERY == 1:
             self.samples[-1] = output.sample(step.mask.changes(step.T, step.S))
 
+    def project(self, w_o: Tensor | None) -> None:
+        """Keeps how the context of the last call is projected."""
+        self.w_o = w_o
+
+    def projection(self, v: Tensor | None) -> Tensor | None:
+        """That, where it is of these values."""
+        w_o = self.w_o
+        fits = w_o is not None and v is not None and w_o.shape[1] == v.shape[3] and w_o.device == v.device
+        return w_o if fits else None
+
     def anew(self) -> None:
         """Drops what there was."""
         self.calls, self.steps, self.passes, self.samples, self.unchecked = [], [], [], [], None
@@ -207,3 +218,9 @@ class Heard(ABC, Generic[C]):
 
 Hear = Callable[[str, Any], Callable[[Output], None]]
 """What is done with a call: (the name of the module that makes it, the call); and then with what the model made of it."""
+
+Project = Callable[[Tensor | None], None]
+"""What is done with the projection of a call's context, (H, D_v, d_model), or None where there is none after all."""
+
+Take = Callable[[str, Any], Callable[[Output], Project | None]]
+"""As :data:`Hear`, and last with what projects the context; None where nobody asks for that."""

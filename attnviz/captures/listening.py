@@ -13,7 +13,6 @@ Six doors, each narrow, in :mod:`attnviz.captures.doors`:
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,13 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attnviz.captures.checking import Output
 from attnviz.captures.doors.flex import flex
 from attnviz.captures.doors.mha import mha_output, of_mha
 from attnviz.captures.doors.registry import generating, registry
 from attnviz.captures.doors.running import Ids, Running
 from attnviz.captures.doors.sdpa import of_sdpa, sdpa_output
 from attnviz.captures.doors.softmax import Softmaxes
-from attnviz.captures.heard import Hear
+from attnviz.captures.heard import Hear, Take
 
 TRIED = (
     "transformers' attention functions, torch's scaled_dot_product_attention, flex_attention and nn.MultiheadAttention, "
@@ -42,7 +42,7 @@ TRIED = (
 @contextmanager
 def listening(
     model: nn.Module,
-    hear: Hear,
+    take: Take,
     *,
     ids: Ids,
     begin: Callable[[], None],
@@ -53,7 +53,7 @@ def listening(
 
     Args:
         model: any module.
-        hear: called with each call.
+        take: called with each call.
         ids: called with the token ids that go into each of its parts that takes some.
         begin: called as a forward pass of the whole model begins.
         reorder: called with the item that each of the next pass's goes on from, (B,), where a cache is reordered.
@@ -66,7 +66,7 @@ def listening(
         if _is_compiled(model):  # a graph runs no hooks and asks no registry
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         running = Running(model, ids, begin)
-        hear = running.hear = _quietly(running, hear)
+        hear = running.hear = _quietly(running, take)
         stack.callback(running.remove)
         stack.enter_context(registry(running, hear))
         stack.enter_context(flex(running, model, hear))
@@ -75,8 +75,8 @@ def listening(
         yield functions.softmaxes
 
 
-def _quietly(running: Running, hear: Hear) -> Hear:
-    """Hears calls without hearing what is computed meanwhile."""
+def _quietly(running: Running, take: Take) -> Hear:
+    """Hears calls without hearing what is computed meanwhile, and then what projects their context."""
 
     def quiet(function: Callable[..., Any], *args: Any) -> Any:
         running.inside, outer = True, running.inside
@@ -85,7 +85,15 @@ def _quietly(running: Running, hear: Hear) -> Hear:
         finally:
             running.inside = outer
 
-    return lambda module, call: functools.partial(quiet, quiet(hear, module, call))
+    def heard(module: str, call: Any) -> Callable[[Output], None]:
+        made = quiet(take, module, call)
+
+        def finish(output: Output) -> None:
+            running.expect(output, call.sizes[1], quiet(made, output))
+
+        return finish
+
+    return heard
 
 
 def _is_compiled(model: nn.Module) -> bool:

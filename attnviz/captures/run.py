@@ -21,7 +21,7 @@ from attnviz.base.writing import as_path, atomic, check_output
 from attnviz.captures.calls import Call, Layer
 from attnviz.captures.checking import Output, difference
 from attnviz.captures.doors.running import own_name
-from attnviz.captures.heard import Heard, Memo, Order, Orders, origins
+from attnviz.captures.heard import Heard, Memo, Order, Orders, Project, origins
 from attnviz.captures.labels import Labels
 from attnviz.captures.listening import TRIED, listening
 from attnviz.captures.reduced import check_pixels, reduced
@@ -285,7 +285,7 @@ class Run:
     def _note_ids(self, module: str, ids: Tensor) -> None:
         self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
 
-    def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], None]:
+    def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], Project | None]:
         self._flush()
         group, number = self._labels.of(module, cross=call.cross)
         nth = self._heard_in_pass[module, group] = self._heard_in_pass.get((module, group), 0) + 1
@@ -314,12 +314,11 @@ class Run:
         if row is not None and not call.cross:
             self._begins = row
 
-        def finish(output: Output) -> None:
+        def finish(output: Output) -> Project:
             layer.made(output)
             if self._out is not None:
-                self._waiting = layer
-                if kind is Layer:
-                    self._flush()
+                self._waiting = layer  # until it is known what projects its context
+            return layer.project
 
         return finish
 

@@ -83,6 +83,7 @@ class WeighedLayer(Heard[Weighed]):
             weights,
             logits=logits,
             v=None if v is None else v.to(weights.dtype),
+            w_o=self.projection(v),
             key_padding_mask=None if padding is None else padding.expand(len(weights), S),
             cross=self.calls[0].cross,
             pattern=visibility.pattern,

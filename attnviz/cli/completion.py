@@ -54,7 +54,7 @@ def _layers(ctx: typer.Context, incomplete: str) -> list[str]:
     """The layers of the file that is named, and all of them."""
     from attnviz.sources.naming import layers_of
 
-    labels = [f"{label}" for label in layers_of(dict.fromkeys(_names(ctx)))]
+    labels = [f"{label}" for label in layers_of(_names(ctx))]
     return [label for label in (*labels, *(["all"] if labels else [])) if label.startswith(incomplete)]
 
 

@@ -144,7 +144,8 @@ def _of_file(path: str, everything: Any) -> dict[str, Default]:
     file, table = _table(Path.cwd())
     if file is None:
         return {}
-    every, of_this = {}, {}
+    every: dict[str, Default] = {}
+    of_this: dict[str, Default] = {}
     for own, option, value in _entries(table):
         origin = f"{file} [{'.'.join(('tool.attnviz', *own.split()))}]"
         commands = everything()

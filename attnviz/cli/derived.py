@@ -39,11 +39,13 @@ class Derive:
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="[heads|layers]", help="One map: the mean of the heads, of the layers of --layer, or heads,layers."
+            metavar="[heads|layers|items]",
+            help="One map: the mean of the heads, of the layers of --layer, of the items of --batch, or some with commas.",
         ),
     ] = None
     max: Annotated[
-        str | None, typer.Option(metavar="[heads|layers]", help="One map: the largest value of any of them, likewise.")
+        str | None,
+        typer.Option(metavar="[heads|layers|items]", help="One map: the largest value of any of them, likewise."),
     ] = None
     rollout: Annotated[
         bool,
@@ -89,6 +91,27 @@ class Derive:
             inputs, pattern, _ = self._one(source.of(label), choice, compute, values)
             yield label, inputs, pattern
             del inputs
+
+    def items(self, inputs: Inputs, pattern: Pattern, batch: str) -> tuple[Inputs, Pattern, str]:
+        """The inputs as one batch item, their pattern and ``--batch`` of that, where items become one; else as they are.
+
+        Several items of ``--batch`` do where heads or layers do: ``--batch all --mean``.
+        """
+        from attnviz.attention.derived import over_items
+        from attnviz.base.selections import parse_indices
+
+        hows = self.hows
+        how = hows.get("items") or hows.get("heads") or hows.get("layers")
+        if how not in ("mean", "max"):
+            return inputs, pattern, batch
+        items = parse_indices(batch, inputs.B, option="--batch", noun="batch item")
+        if len(items) == 1 and "items" not in hows:
+            return inputs, pattern, batch
+        if len(items) == 1 and inputs.B > 1:
+            raise InputError(f"--{how} items: it is of several batch items; name them: --batch all")
+        made = over_items(replace(inputs, pattern=pattern), how, items)
+        assert made.pattern is not None
+        return made, made.pattern, "0"
 
     def heads(self, request: Request) -> Request:
         """The request of one map of its heads, where that is asked for."""

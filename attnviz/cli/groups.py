@@ -200,7 +200,7 @@ def with_values(args: list[str], bare: dict[str, str]) -> list[str]:
     ]
 
 
-_OVER = re.compile("(heads|layers)(,(heads|layers))?")
+_OVER = re.compile("(heads|layers|items)(,(heads|layers|items))*")
 
 
 @cache  # most commands have the same groups, and reading their annotations is a good part of --help

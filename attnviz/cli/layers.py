@@ -47,7 +47,8 @@ def page_layers(
         label = labels[number]
         one = source if over_layers else source.of(label)
         inputs, pattern, _ = derive.load(one, choice, compute, values)
-        asked = request_of(inputs, pattern, compute, head=head, batch=batch, region=part, seen=seen)
+        inputs, pattern, item = derive.items(inputs, pattern, batch)
+        asked = request_of(inputs, pattern, compute, head=head, batch=item, region=part, seen=seen)
         layer = page_layer(derive.heads(asked).cropped(), "0" if label is None else f"{label}")
         made = replace(layer, origin=_origin(asked, pattern, one, head, choice, compute, seen, derive, values))
         told(made)

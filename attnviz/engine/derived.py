@@ -192,15 +192,16 @@ class Combined(Derived):
         parts: Sequence[Attention],
         how: str,
         heads: Sequence[int] | None = None,
+        noun: str = "layers",
     ) -> None:
-        """``heads``: those of the one part that are combined; None: each head of all parts."""
+        """``heads``: those of the one part that are combined; None: each head of all parts, which are ``noun``."""
         super().__init__(item, PartsPattern.of(parts, heads), parts)
-        self.how, self.heads = how, heads
+        self.how, self.heads, self.noun = how, heads, noun
 
     @property
     def said(self) -> str:  # type: ignore[override]
         return f"the {self.how} of {len(self.parts) if self.heads is None else len(self.heads)} " + (
-            "layers" if self.heads is None else "heads"
+            self.noun if self.heads is None else "heads"
         )
 
     def head_name(self, head: int) -> str | None:

@@ -64,6 +64,10 @@ class GivenRows:
             return (values if seen is None else values.masked_fill(blank[:, None], BLANK)), seen, visible
         return self._logits(rows, at, seen)
 
+    def span(self, rows: range | Tensor) -> range:
+        """As :meth:`attnviz.engine.whole.BlockRows.span`: every key."""
+        return range(self.item.S)
+
     def read(self, rows: range | Tensor, *, weights: bool = True) -> SeenRows:
         """Any queries over every key, on the CPU in float64; without a pattern, a weight of 0 says no key is seen."""
         values, seen, _ = self.block(rows, weights=weights)

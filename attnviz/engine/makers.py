@@ -29,13 +29,12 @@ def attention_of(item: AttentionItem, pattern: Pattern) -> Attention:
 def _derived(item: AttentionItem, inputs: DerivedInputs, pattern: Pattern) -> Attention:
     """What is made of others, each under its own pattern, or under one for all."""
     parts = []
-    for part in with_pattern(inputs, pattern).parts:
+    made = with_pattern(inputs, pattern).parts
+    for part, batch in zip(made, inputs.items or [item.batch] * len(made), strict=True):
         rounded = None if item.dtype == inputs.dtype else item.dtype  # layers may be of several dtypes
-        parts.append(
-            attention_of(part.item(item.batch, device=item.device, dtype=rounded), part.pattern or GlobalKeys())
-        )
+        parts.append(attention_of(part.item(batch, device=item.device, dtype=rounded), part.pattern or GlobalKeys()))
     if inputs.how == "rollout":
         return Rollout(item, parts)
     if inputs.how in ("norms", "norm-shares"):
         return Normed(item, parts[0], shares=inputs.how == "norm-shares")
-    return Combined(item, parts, inputs.how, inputs.heads)
+    return Combined(item, parts, inputs.how, inputs.heads, "layers" if inputs.items is None else "batch items")

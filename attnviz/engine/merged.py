@@ -21,10 +21,11 @@ from attnviz.attention.pattern import Item, Pattern
 from attnviz.attention.reach import Reach
 from attnviz.base.devices import dtype_name
 from attnviz.base.runs import runs
-from attnviz.base.types import Positions
+from attnviz.base.types import Cells, Positions
 from attnviz.engine.attention import Attention, Computed
 from attnviz.engine.blocks import SeenRows
 from attnviz.engine.softmax import BLANK
+from attnviz.engine.visibility import to_positions
 from attnviz.engine.whole import WholeRows
 
 _CELLS = 1 << 21
@@ -131,36 +132,55 @@ class MergedRows:
         self.kept = ~np.isin(starts, hidden)
         self.group = np.where(starts < keys[-1], np.searchsorted(keys, starts, side="right") - 1, -1)
 
+    def span(self, rows: range | Tensor) -> range:
+        """As :meth:`attnviz.engine.whole.BlockRows.span`: the groups that the queries of some groups reach."""
+        whole, every = self.attention.whole, range(self.item.S)
+        if self.by_query or not isinstance(rows, range) or rows.step != 1 or not len(rows):
+            return every
+        reach = whole.pattern.reach(whole.item)
+        if not reach.band or reach.keys is not None or whole.pattern.global_queries or reach.step != 1:
+            return every
+        queries = range(int(self.queries[rows.start]), int(self.queries[rows.stop]))
+        spans = reach.spans(queries, whole.item.S)
+        if not spans:
+            return every[:1]
+        edges = self.columns
+        first = int(np.searchsorted(edges, min(span.start for span in spans), side="right")) - 1
+        stop = int(np.searchsorted(edges, max(span.stop for span in spans), side="left"))
+        return range(max(first, 0), max(min(stop, self.item.S), max(first, 0) + 1))
+
     def block(self, rows: range | Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
         """As :meth:`attnviz.engine.whole.BlockRows.block`."""
         assert weights, "what is merged has no logits"
-        found = [self._run(run) for run in runs(rows if isinstance(rows, range) else rows.tolist()) or [range(0)]]
-        values, seen = (np.concatenate([one[n] for one in found]) for n in range(2))
-        values[~seen.any(1)] = BLANK
-        there = torch.from_numpy(seen).to(self.item.device)
-        dtype = self.item.compute_dtype
-        return torch.from_numpy(values).to(self.item.device, dtype), there, there.sum(1)
+        keys = self.span(rows)
+        found = [self._run(run, keys) for run in runs(rows if isinstance(rows, range) else rows.tolist()) or [range(0)]]
+        values, seen = (torch.cat([one[n] for one in found]) if len(found) > 1 else found[0][n] for n in range(2))
+        visible = torch.count_nonzero(seen, dim=1)
+        values[visible == 0] = BLANK
+        return tuple(part.to(self.item.device) for part in (values, seen, visible))  # type: ignore[return-value]
 
     def read(self, rows: range | Tensor, *, weights: bool = True) -> SeenRows:
         """As :meth:`attnviz.engine.attention.Rows.read`; of weights without a pattern, a weight of 0 says no key is seen."""
         values, seen, _ = self.block(rows, weights=weights)
         if not self.attention.knows_hidden or seen is None:
             seen = (values != 0) & ~torch.isnan(values)
-        return SeenRows(torch.arange(self.item.S), values.cpu().double(), seen.cpu())
+        return SeenRows(to_positions(self.span(rows), torch.device("cpu")), values.cpu().double(), seen.cpu())
 
-    def _run(self, groups: range) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """A run of groups of queries over every group of keys: the weights, 0 where none is seen, and what is seen."""
+    def _run(self, groups: range, keys: range) -> tuple[Tensor, Tensor]:
+        """A run of groups of queries over some groups of keys: the weights, 0 where none is seen, and what is seen."""
+        dtype = self.item.compute_dtype
+        if not self.by_query:
+            columns = self.columns[keys.start : keys.stop + 1]
+            size, parts = self._size(len(columns)), []
+            for start in range(groups.start, groups.stop, size):
+                mass = self._mass(self.queries[start : min(start + size, groups.stop) + 1], columns)
+                parts.append(torch.from_numpy(mass).to(dtype))  # keys down in memory, as they come
+            none = torch.empty(0, len(keys), dtype=dtype)
+            made = parts[0] if len(parts) == 1 else torch.cat([none, *parts])
+            hidden = torch.isnan(made)
+            return made.masked_fill_(hidden, 0), hidden.logical_not_()
         shape = len(groups), self.item.S
         values, seen = np.zeros(shape), np.zeros(shape, dtype=bool)
-        if not self.by_query:
-            size = self._size(len(self.columns))
-            for start in range(0, len(groups), size):
-                part = slice(start, min(start + size, len(groups)))
-                edges = self.queries[groups.start + part.start : groups.start + part.stop + 1]
-                cells = self._cells(edges)
-                seen[part] = ~np.isnan(cells)
-                values[part] = np.nan_to_num(cells)
-            return values, seen
         counts = np.zeros(len(groups))
         for queries in self._parts(groups):
             weights, sees, any_key = self._queries(queries)
@@ -172,7 +192,7 @@ class MergedRows:
             values[at] += np.add.reduceat(weights, first, axis=0)
             seen[at] |= np.logical_or.reduceat(sees, first, axis=0)
             counts[at] += np.add.reduceat(any_key, first, dtype=np.int64)
-        return values / np.maximum(counts, 1)[:, None], seen
+        return torch.from_numpy(values / np.maximum(counts, 1)[:, None]).to(dtype), torch.from_numpy(seen)
 
     def _queries(self, part: range) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
         """A run of queries, each by itself, over every group of keys: hidden keys out, the rest renormalized where asked.
@@ -199,9 +219,13 @@ class MergedRows:
         return found, seen, any_key
 
     def _cells(self, row_edges: Positions) -> NDArray[np.float64]:
-        found = self.attention.base.cells(self.head, row_edges, self.columns, reductions=("mass",), memory=self.memory)
+        return self._mass(row_edges, self.columns).astype(np.float64, copy=False)
+
+    def _mass(self, row_edges: Positions, columns: Positions) -> Cells:
+        """The mass of cells of rows over columns, NaN where none is seen."""
+        found = self.attention.base.cells(self.head, row_edges, columns, reductions=("mass",), memory=self.memory)
         assert found.mass is not None
-        return found.mass.astype(np.float64, copy=False)
+        return found.mass
 
     def _parts(self, groups: range) -> Iterator[range]:
         """The queries of some groups, in runs of as many as are in work at once."""

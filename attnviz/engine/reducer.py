@@ -191,7 +191,7 @@ def reduce_block(
 
 
 def row_groups(row_edges: Positions, size: int) -> Iterator[range]:
-    """Runs of queries to be done together: whole bins up to about ``size`` rows, or parts of a bin that is larger.
+    """Runs of queries to be done together: whole bins up to about ``size`` rows, or even parts of a bin that is larger.
 
     They depend on the edges alone, so that a picture made in shares of whole bins has the same bits as one made at once.
     """
@@ -200,10 +200,10 @@ def row_groups(row_edges: Positions, size: int) -> Iterator[range]:
         edge = int(row_edges[bisect_right(row_edges, start + size) - 1])
         if edge <= start:  # a bin larger than that
             edge = int(row_edges[bisect_right(row_edges, start)])
-            while edge - start > size:
-                yield range(start, start + size)
-                start += size
-        yield range(start, edge)
+        length = edge - start
+        parts = -(-length // size)
+        for n in range(parts):
+            yield range(start + length * n // parts, start + length * (n + 1) // parts)
         start = edge
 
 
@@ -226,7 +226,7 @@ class _Grid:
         self.row_edges = row_edges
         shape = (len(row_edges) - 1, len(column_edges) - 1)
         # Keys down in memory, like the tiles.
-        self.max = np.full(shape[::-1], -np.inf).T
+        self.max = np.full(shape[::-1] if self.asked.max else (0, 0), -np.inf).T
         self.sums = np.zeros(shape[::-1] if self.asked.mass else (0, 0)).T
         self.counts = np.zeros(shape[0], dtype=np.int64)
         self.seen = np.zeros(shape[::-1], dtype=bool).T
@@ -337,8 +337,9 @@ class _Grid:
     def result(self) -> Reduced:
         """The cells of what came in."""
         blank = ~self.seen
-        for cells in (self.max, self.sums)[: 1 + self.asked.mass]:
-            np.copyto(cells, np.nan, where=blank)
+        for cells, wanted in ((self.max, self.asked.max), (self.sums, self.asked.mass)):
+            if wanted:
+                np.copyto(cells, np.nan, where=blank)
         self.sums /= np.maximum(self.counts, 1)[:, None] if self.asked.mass else 1
         return Reduced(
             self.max if self.asked.max else None,

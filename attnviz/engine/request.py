@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from attnviz.attention.call import Call
-from attnviz.attention.derived import NORMS, SomeInputs, by_norms, over_heads, over_layers
+from attnviz.attention.derived import NORMS, SomeInputs, by_norms, over_heads, over_items, over_layers
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs, cropped, merged
@@ -138,7 +138,10 @@ class Request:
 
     def of(self, inputs: Inputs, pattern: Pattern | str | None = None) -> Request:
         """The same asked of other inputs, under a pattern of theirs; what is seen as one and left out too."""
-        derived = self.inputs.asked if isinstance(self.inputs, MergedInputs) else {}
+        derived = dict(self.inputs.asked) if isinstance(self.inputs, MergedInputs) else {}
+        # All of one is all of the other, however many that are.
+        derived |= {"queries": None} if self.rows == range(self.inputs.T) else {}
+        derived |= {"keys": None} if self.keys == range(self.inputs.S) else {}
         return self.but(inputs=inputs, pattern=pattern, **derived)
 
     def cropped(self) -> Request:
@@ -247,7 +250,7 @@ def ask(
         pattern: which query sees which key, in every layer; None is each layer's own, else the global keys.
         heads, what: as :class:`Request` has them.
         mean, max: ``layers``: one map of all layers, head by head; ``heads``: one of all heads that are asked for;
-            ``heads,layers``: of both.
+            ``heads,layers``: of both; ``items``: one of all batch items, which may go with these.
         rollout: follow attention through the layers, the first one first, as arXiv:2005.00928 does: one map.
         values: as :class:`Request`, or ``norms``: weights times the length of the value that they are on, through ``w_o``
             where the inputs have it (arXiv:2004.10102); ``norm-shares``: that, as shares of its row.
@@ -271,6 +274,8 @@ def ask(
                 f"max='layers' or rollout=True"
             )
         inputs = inputs[0]
+    if "items" in wanted:
+        inputs, pattern = over_items(inputs, wanted["items"], range(inputs.B), pattern), None
     request = Request(inputs, pattern, heads, values=values, **what)
     return of_heads(request, wanted["heads"]) if "heads" in wanted else request
 
@@ -293,7 +298,7 @@ def of_heads(request: Request, how: str) -> Request:
 
 
 def hows(mean: str | None = None, max: str | None = None, *, rollout: bool = False) -> dict[str, str]:
-    """How ``layers`` and ``heads`` become one, ``mean``, ``max`` or ``rollout``, as far as they are to.
+    """How ``layers``, ``heads`` and batch ``items`` become one, ``mean``, ``max`` or ``rollout``, as far as they are to.
 
     Raises:
         InputError: neither of the two, or two ways for one.
@@ -304,8 +309,8 @@ def hows(mean: str | None = None, max: str | None = None, *, rollout: bool = Fal
     found: dict[str, str] = {}
     for how, text in (("mean", mean), ("max", max)):
         for over in (part.strip() for part in (text or "").split(",") if part.strip()):
-            if over not in ("heads", "layers"):
-                raise InputError(f"--{how} {text!r} is not heads, layers, or heads,layers")
+            if over not in ("heads", "layers", "items"):
+                raise InputError(f"--{how} {text!r} is not heads, layers, items, or some of these with commas")
             if over in found:
                 raise InputError(f"--mean and --max are two ways to make one map of the {over}; choose one")
             found[over] = how

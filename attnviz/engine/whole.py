@@ -24,16 +24,19 @@ class BlockRows(Protocol):
     step: int | None
     apart: Tensor
 
+    def span(self, rows: range | Tensor) -> range:
+        """The keys that :meth:`block` has values of: every one that any of some queries may see."""
+
     def block(self, rows: range | Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Some queries over every key.
+        """Some queries over the n keys of their span.
 
         Args:
             rows: b query indices.
             weights: whether to give weights; otherwise logits.
 
         Returns:
-            The values, (b, S): a hidden key has weight 0, or a logit of -inf; a query that sees nothing is NaN, or -inf
-            throughout. Whether each query sees each key, (b, S) bool; None where all do. How many it sees, (b,).
+            The values, (b, n): a hidden key has weight 0, or a logit of -inf; a query that sees nothing is NaN, or -inf
+            throughout. Whether each query sees each key, (b, n) bool; None where all do. How many it sees, (b,).
         """
 
     def read(self, rows: range | Tensor, *, weights: bool = True) -> SeenRows:
@@ -62,10 +65,10 @@ class WholeRows(Attention):
     ) -> Iterator[Block]:
         item, own = self.item, self.whole_rows(head)
         with_logits = largest and self.has_logits
-        keys = torch.arange(item.S, device=item.device)
         for rows in stepped(range(item.T) if queries is None else queries, rows_per_block(item.S, least=1)):
             values, seen, visible = own.block(rows, weights=weights)
             most = own.block(rows, weights=False)[0].amax(1) if weights and with_logits else None
+            keys = to_positions(own.span(rows), item.device)
             yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen, largest=most)
 
     def cells(
@@ -87,7 +90,7 @@ class WholeRows(Attention):
         with torch.no_grad():
             for rows in row_groups(row_edges, max(1, min(tile.rows, tile.rows * tile.keys // self.item.S))):
                 at = torch.arange(rows.start, rows.stop, device=self.item.device)
-                grid.add(at, range(self.item.S), *own.block(rows, weights=values != "logits"))
+                grid.add(at, own.span(rows), *own.block(rows, weights=values != "logits"))
                 if progress is not None:
                     progress(len(rows))
         return grid.result(denominators)
@@ -145,7 +148,9 @@ class GivenCells:
             there = segment(segment(seen.to(values.dtype), columns, "max", dim=1), cuts, "max")
             self.seen[where] |= there.cpu().numpy() > 0
         if "max" in self.reductions:
-            shown = values if seen is None else values.masked_fill(~seen, -torch.inf)
+            # A hidden key is 0 here, which is more than nothing only among weights below 0.
+            signed = seen is not None and bool((values < 0).any())
+            shown = values.masked_fill(~seen, -torch.inf) if signed and seen is not None else values
             top = segment(segment(shown, columns, "max", dim=1), cuts, "max")
             self.max[where] = np.maximum(self.max[where], top.cpu().numpy())
         if "mass" in self.reductions:

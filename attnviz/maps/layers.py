@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
@@ -90,7 +90,7 @@ def _opened(
     if isinstance(source, (str, Path)):
         path = Path(source)
         return f"{path}", lambda label: load(path, layer=label), layers_there(path, {})
-    several: list[Any] = [taken(one) for one in source]
+    several = [cast("Inputs", taken(one)) for one in source]
     if not several:
         raise InputError("an overview of no layers; give the inputs of one or more")
 

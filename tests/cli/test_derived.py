@@ -154,3 +154,33 @@ def test_two_runs_are_compared_layers_as_one(run, run_dump):
 )
 def test_what_has_no_answer_is_said_in_a_line(refused, run_dump, command, says):
     refused(*command.split(), says=says)
+
+
+@pytest.mark.parametrize("over", ["items", "heads,items"])
+def test_many_inputs_become_one_map(run, dump, over):
+    inputs = attnviz.load(dump)
+    maps = [[attnviz.attention_map(inputs, h, "causal", batch=b).cells for h in range(4)] for b in range(2)]
+    cells = np.mean([own[1] for own in maps] if over == "items" else maps, axis=0)
+    wanted = cells if over == "items" else cells.mean(0)
+    options = ("--pattern", "causal", "--batch", "all", *(("--head", "1") if over == "items" else ()))
+    bare = ("--mean", "items") if over == "items" else ("--mean",)  # heads too, where nothing else is said
+    assert run("plot", dump, *options, *bare, "-o", "mean.npz").code == 0
+    with np.load("mean.npz") as file:
+        np.testing.assert_allclose(file["cells"].squeeze(), wanted, rtol=1e-5, atol=1e-7)
+    shown = run("show", dump, *options, *bare, "--color", "none")
+    assert (shown.code, "mean of 2 batch items" in shown.out) == (0, True)
+    for command in (("stats",), ("score",)):
+        assert run(*command, dump, *options, "--mean", over).code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--mean", "items"), "--mean items: it is of several batch items; name them: --batch all"),
+        (("--batch", "0,5", "--mean"), "batch item 5 is out of range"),
+        (("--batch", "all"), "one batch item is wanted here, 2 are given"),
+        (("--batch", "all", "--mean", "tokens"), r"--mean 'tokens' is not heads|No such|extra"),
+    ],
+)
+def test_many_inputs_that_cannot_be_one(refused, dump, options, says):
+    refused("plot", dump, "--pattern", "causal", *options, "-o", "x.png", says=says)

@@ -150,7 +150,7 @@ def check_look(run, dump, path, name: str) -> None:
         assert "not visible" in written or name in NO_LEGEND
     told = run("inspect", path)
     assert told.code == 0
-    assert f"a figure of attnviz {name.partition(' ')[0]}" in told.out
+    assert f"a figure of attnviz {name.partition(' ')[0]}" in " ".join(told.out.split())
     assert "width: column" in told.out
     assert "causal" in told.out or name == "pattern --story"
     asked = json.loads(run("inspect", path, "--format", "json").out)

@@ -423,3 +423,30 @@ def test_a_bound_on_memory_makes_blocks_smaller_or_is_refused(how):
     np.testing.assert_allclose(attnviz.attention_map(inputs, 0, Causal(), pixels=10, memory=50_000, **how).cells, whole)
     with pytest.raises(InputError, match="too small for one row"):
         attnviz.attention_map(inputs, 0, Causal(), pixels=10, memory=500, **how)
+
+
+@settings(max_examples=25)
+@given(call=calls(), how=st.sampled_from(["mean", "max"]), pixels=st.integers(1, 8), data=st.data())
+def test_batch_items_become_one_head_by_head(call: Call, how: str, pixels: int, data: st.DataObject):
+    head = data.draw(st.integers(0, call.inputs.H - 1))
+    inputs = replace(call.inputs, pattern=call.pattern)
+    each = [replace(call, batch=batch) for batch in range(inputs.B)]
+    wanted, seen = reference.combined(
+        [one.expected().weights[head] for one in each], [one.visible(head) for one in each], how
+    )
+    places = {(tuple(one.places.queries), tuple(one.places.keys)) for one in each}
+    documents = {str((one.places.query_documents, one.places.key_documents)) for one in each}
+    if len(places) > 1 or len(documents) > 1:
+        with pytest.raises(InputError, match="batch items: .* in item 0 and in item 1; choose items that agree"):
+            ask(inputs, heads=head, **{how: "items"})
+        return
+    check_views(inputs, head, wanted, seen, 0, pixels, **{how: "items"})
+
+
+def test_labels_of_many_texts_are_those_that_they_share():
+    tokens = [["<s>", "a"], ["<s>", "a"], ["<s>", "b"]]
+    inputs = AttentionInputs(normal((3, 1, 2, 2), 0), normal((3, 1, 2, 2), 1), tokens=tokens, pattern=Full())
+    assert attnviz.attention_map(inputs, 0, mean="items").key_labels is None
+    alike = replace(inputs, q=inputs.q[:2], k=inputs.k[:2], tokens=tokens[:2])
+    shown = attnviz.attention_map(alike, 0, mean="items")
+    assert (shown.key_labels, shown.name) == (["<s>", "a"], "mean of 2 batch items, head 0")

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnviz
@@ -17,6 +17,7 @@ from attnviz import AttentionInputs, InputError
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, longformer
 from attnviz.base.bins import bin_edges
 from attnviz.engine.head import RowScorer
+from attnviz.engine.products import LINEAR, PLAIN, has_linear
 from attnviz.engine.reducer import REDUCTIONS, reduce_block, reduce_map, row_groups
 from attnviz.engine.tiles import TileSize
 from tests import reference
@@ -350,3 +351,88 @@ def test_blocks_of_values_fall_into_the_cells_that_hold_their_positions(data):
     whole = [[values[a:b, c:d].max() for c, d in pairwise(column_edges)] for a, b in pairwise(row_edges)]
     np.testing.assert_array_equal(cells, whole)
     assert cells.shape != expected.shape or np.array_equal(cells, expected)
+
+
+# What a picture must not lose, by every road through the tiles
+
+
+def ends_of(edges: np.ndarray) -> list[int]:
+    """The first and the last position of every bin."""
+    return sorted({int(at) for edge in pairwise(edges) for at in (edge[0], edge[1] - 1)})
+
+
+@pytest.mark.parametrize("operator", [PLAIN, LINEAR] if has_linear() else [PLAIN])
+@pytest.mark.parametrize("name", ["full", "causal", "window"])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_a_lone_bright_weight_is_in_its_cell_wherever_it_is(name, operator, data):
+    T = data.draw(st.integers(2, 90))
+    edges = bin_edges(range(T), data.draw(st.integers(1, T)))
+    t, s = data.draw(st.sampled_from(ends_of(edges))), data.draw(st.sampled_from(ends_of(edges)))
+    if name != "full":
+        t, s = max(t, s), min(t, s)
+    size = data.draw(st.sampled_from([3.0, 20.0, 300.0]))  # with and without a subtracted peak
+    q, k = torch.zeros(1, T, 4), torch.zeros(1, T, 4)
+    q[0, t, 0], k[0, s, 0] = size, 2 * size
+    pattern = {"full": Full(), "causal": Causal(), "window": Local(max(1, t - s)) & Causal()}[name]
+    tile = TileSize(data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40)), operator)
+    found = reduce_map(AttentionInputs(q, k).item(), pattern, 0, edges, edges, reductions=REDUCTIONS, tile=tile)
+    others = {"full": T, "causal": t + 1, "window": min(t, max(1, t - s)) + 1}[name] - 1
+    bright = 1 / (1 + others * math.exp(-(size**2)))
+    row, column = (int(np.searchsorted(edges, at, side="right")) - 1 for at in (t, s))
+    assert found.max[row, column] >= bright - 1e-6
+    if name == "full":  # the rows that first see few keys have bright weights too
+        assert found.max[row, column] == pytest.approx(bright, abs=1e-6)
+        assert np.sort(found.max, axis=None)[:-1].max(initial=0) <= 1 / T + 1e-6
+    assert found.mass[row, column] >= (bright - 1e-6) / found.counts[row]
+
+
+@pytest.mark.parametrize("operator", [PLAIN, LINEAR] if has_linear() else [PLAIN])
+@pytest.mark.parametrize("rule", [("full",), ("causal",), ("local", 3, 1)], ids=str)
+def test_logits_of_80_either_way_and_rows_that_see_nothing(rule, operator):
+    inputs = AttentionInputs(normal((1, 40, 4), 0).float(), normal((1, 40, 4), 1).float())
+    logits = (inputs.q[0, 0] @ inputs.k[0, 0].T / 2).abs().max()
+    at = torch.arange(40)
+    inputs = replace(inputs, q=inputs.q * (80 / logits), query_padding_mask=((at < 5) | (at > 20))[None])
+    call, edges = Call(inputs, rule, 0), edges_of(40, 40, 7)
+    found = reduce_map(inputs.item(), call.pattern, 0, *edges, reductions=REDUCTIONS, tile=TileSize(16, 5, operator))
+    for reduce, cells in (("max", found.max), ("mass", found.mass)):
+        expected = reference.picture(call.expected().weights[0], call.visible(), range(40), range(40), 7, reduce)
+        np.testing.assert_allclose(cells, expected, rtol=0, atol=5e-5)  # 8 u L of a weight
+    assert np.isnan(found.log_sum_exp[5:21]).all()
+    np.testing.assert_allclose(found.log_sum_exp, denominators(call, 0), rtol=1e-6, atol=5e-5)
+
+
+@pytest.mark.parametrize("size", [1.0, 40.0], ids=["nothing subtracted", "a peak subtracted"])
+@given(data=st.data())
+@settings(max_examples=10)
+def test_two_runs_give_the_same_bits(size, data):
+    T, seed = data.draw(st.integers(1, 400)), data.draw(st.integers(0, 99))
+    q, k = normal((1, T, 8), seed).float() * size, normal((1, T, 8), seed + 1).float()
+    edges, pattern = edges_of(T, T, 20), data.draw(st.sampled_from([Full(), Causal(), longformer(3)]))
+    mask = torch.arange(T) % 7 == 0
+    made = [
+        reduce_map(AttentionInputs(q, k, global_mask=mask).item(), pattern, 0, *edges, reductions=REDUCTIONS)
+        for _ in range(2)
+    ]
+    for name in ("max", "mass", "denominators"):
+        np.testing.assert_array_equal(*(getattr(one, name) for one in made))
+
+
+def test_where_no_power_can_vanish_nothing_is_subtracted():
+    for size, raw in ((1.0, True), (200.0, False)):
+        item = AttentionInputs(normal((1, 30, 4), 0).float() * size, normal((1, 30, 4), 1).float()).item()
+        found = reduce_map(item, Full(), 0, *edges_of(30, 30, 30))
+        assert bool((found.denominators[:, 0] == 0).all()) is raw
+
+
+@pytest.mark.parametrize("sink", [-200.0, 0.0, 60.0, 200.0])
+@pytest.mark.parametrize("size", [1.0, 200.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_sink_of_any_size_beside_logits_of_any_size(dtype, size, sink):
+    q, k = (normal((1, 20, 4), seed).to(dtype) for seed in range(2))
+    inputs = AttentionInputs(q * size, k, sinks=torch.tensor([sink], dtype=dtype))
+    call, edges = Call(inputs, ("causal",), 0), edges_of(20, 20, 20)
+    found = reduce_map(inputs.item(), Causal(), 0, *edges, tile=TileSize(7, 6))
+    expected = reference.picture(call.expected().weights[0], call.visible(), range(20), range(20), 20, "max")
+    np.testing.assert_allclose(found.max, expected, rtol=1e-4 if dtype == torch.float32 else 1e-11, atol=1e-30)

@@ -55,33 +55,53 @@ class Opened:
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     expected: str | None = None  # what complaints may say, where a test provokes them
+    deaf: Callable[[], object] = lambda: None  # ends all hearing
 
 
 Opener = Callable[..., Opened]
 
 
+@pytest.fixture(scope="module")
+def pages(chromium: Browser) -> Iterator[list[Page]]:
+    """Pages that no test uses at the moment: a new one costs more than most tests do with it."""
+    free: list[Page] = []
+    yield free
+    for page in free:
+        page.context.close()
+
+
 @pytest.fixture
-def opened(chromium: Browser) -> Iterator[Opener]:
+def opened(chromium: Browser, pages: list[Page]) -> Iterator[Opener]:
     """Opens a file with the network cut; in the end, no page may have asked for anything or complained."""
-    pages: list[Opened] = []
+    used: list[Opened] = []
 
     def open_(
         path: Path | str, fragment: str = "", *, width: int = 1280, height: int = 800, dark: bool = False, offline=True
     ) -> Opened:
-        context = chromium.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", offline=offline
-        )
-        context.set_default_timeout(20_000)
-        it = Opened(context.new_page())
-        it.page.on("request", lambda request: it.requests.append(request.url))
-        it.page.on("pageerror", lambda error: it.complaints.append(str(error)))
-        it.page.on("dialog", lambda dialog: (it.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        it.page.on("console", lambda said: it.complaints.append(said.text) if said.type == "error" else None)
-        pages.append(it)
+        it = Opened(pages.pop() if pages else chromium.new_context().new_page())
+        it.page.set_default_timeout(20_000)
+        it.page.set_viewport_size({"width": width, "height": height})
+        it.page.emulate_media(color_scheme="dark" if dark else "light", media="screen")
+        it.page.context.set_offline(offline)
+        heard = {
+            "request": lambda request: it.requests.append(request.url),
+            "pageerror": lambda error: it.complaints.append(str(error)),
+            "dialog": lambda dialog: (it.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()),
+            "console": lambda said: it.complaints.append(said.text) if said.type == "error" else None,
+        }
+        for event, hear in heard.items():
+            it.page.on(event, hear)
+        it.deaf = lambda: [it.page.remove_listener(event, hear) for event, hear in heard.items()]
+        used.append(it)
         it.page.goto(f"{path.as_uri() if isinstance(path, Path) else path}#{fragment}")
         return it
 
     yield open_
-    for it in pages:
-        it.page.context.close()
+    for it in used:
+        it.deaf()
+        it.page.unroute_all(behavior="ignoreErrors")
+        it.page.mouse.move(0, 0)  # what it is over in the next page is no doing of that page's test
+        it.page.goto("about:blank")
+        pages.append(it.page)
+    for it in used:
         assert [said for said in it.complaints if it.expected is None or it.expected not in said] == []

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnviz.captures.checking import Output
+from attnviz.captures.doors.output import Awaited, per_head
 from attnviz.captures.doors.projections import OUT, check_kind, projected_call, projected_output, projects
 from attnviz.captures.heard import Hear, Kept
 from attnviz.captures.labels import named_cross
@@ -60,6 +62,7 @@ class Running:
         self._model, self._ids, self._begin = model, ids, begin
         self._projected: dict[int, dict[str, Tensor]] = {}
         self._given: dict[int, dict[str, Any]] = {}
+        self._awaited: Awaited | None = None  # a context on its way to what projects it
         self._length = 0  # positions before Longformer pads them
         hooked = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._signatures = {id(module): _signature(module) for module in hooked}
@@ -82,6 +85,16 @@ class Running:
         """Whether a module runs whose projections are heard."""
         return bool(self._projected)
 
+    def expect(self, output: Output, heads: int, told: Callable[[Tensor | None], None] | None) -> None:
+        """Tells how a call's context is projected, as soon as it has been; ``told`` is given (H, D_v, d_model)."""
+        self._awaited = None
+        if told is None:
+            return
+        if output.projection is not None:
+            told(per_head(output.projection[0], heads))
+        elif output.context is not None:
+            self._awaited = Awaited(output.context.detach(), told, len(self.stack))
+
     def remove(self) -> None:
         """Takes the hooks away."""
         for hook in self._hooks:
@@ -90,6 +103,7 @@ class Running:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module is self._model:
             self.stack.clear()  # of what an error left
+            self._awaited = None
             self._begin()
         name, signature = self.names[id(module)], self._signatures[id(module)]
         given: dict[str, Any] = {} if signature is None else signature.bind(*args, **kwargs).arguments
@@ -117,6 +131,8 @@ class Running:
         frame = self.stack.pop() if self.stack and self.stack[-1].module is module else None
         if output is None:  # it failed
             return
+        if self._awaited is not None and not self._awaited.left(module, args, output, len(self.stack)):
+            self._awaited = None
         projected = self._projected.pop(id(module), None)
         if projected is not None and frame is not None:
             given = self._given.pop(id(module))

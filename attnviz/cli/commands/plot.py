@@ -92,6 +92,7 @@ def register(app: typer.Typer) -> None:
             if world.size > 1 and drawn.alone:
                 raise InputError(f"{drawn.title} runs in one process; start attnviz without torchrun")
             inputs, pattern, left = derive.load(source, choice, compute, values)
+            inputs, pattern, batch = derive.items(inputs, pattern, batch)
             device = rank_device(compute.device)
             more: dict[str, Any] = {"values": left, "device": device, "ranks": world, "checkpoint": checkpoint}
             of: dict[str, Any] = {"head": head, "batch": batch, "region": region, "seen": seen}

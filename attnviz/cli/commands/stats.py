@@ -240,7 +240,8 @@ def _computed(
     caveats: dict[str, None] = {}
     left_out: list[float | None] = []
     for label, inputs, pattern in layers:
-        of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "seen": seen}
+        inputs, pattern, item = derive.items(inputs, pattern, batch)
+        of: dict[str, Any] = {"head": head, "batch": item, "region": part, "seen": seen}
         request = derive.heads(request_of(inputs, pattern, compute, **of, every_key=True))
         measured = request.attention.measured
         patterns.append(request.attention.pattern_name + ("" if measured is None else f", {measured}"))

@@ -64,6 +64,7 @@ def register(app: typer.Typer) -> None:
 
         bound = None if memory is None else parse_bytes(memory)
         inputs, pattern, _ = derive.load(source, choice, compute, check_choice("--values", values, ("weights", *NORMS)))
+        inputs, pattern, batch = derive.items(inputs, pattern, batch)
         of: dict[str, Any] = {"head": head, "batch": batch, "seen": seen, "memory": bound, "region": part}
         request = derive.heads(request_of(inputs, pattern, compute, **of)).cropped()
         pyramid, heads = Pyramid(request.attention, bound), request.chosen

@@ -90,8 +90,7 @@ function Lines(props: { dark: boolean }) {
     WEIGHTS,
     state.heads.map((head) => ({ layer: state.layer, head, queries, keys })),
   );
-  const stamp = asked.map((one) => (one.state === "known" ? 1 : 0)).join("");
-  const heads = useMemo(() => there(asked), [state.layer, state.heads.join(), ...queries, ...keys, stamp]);
+  const heads = useMemo(() => there(asked), asked.map(known)); // the answers themselves: nothing else can stand for them
 
   const inWindow = (place: Place | null): Place | null => (place && within(place.index, windows[place.axis]) ? place : null);
   const shown = inWindow(hovered) ?? inWindow(pinned);

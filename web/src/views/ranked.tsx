@@ -164,7 +164,7 @@ function NumbersRow(props: OfHead) {
   const layer = description.layers[props.layer];
   const numbers = known(asked);
   return (
-    <section class="numbers-row" aria-label={`Numbers of layer ${layer.label}, head ${headName(layer, props.head)}`}>
+    <section class="numbers-row" tabIndex={0} aria-label={`Numbers of layer ${layer.label}, head ${headName(layer, props.head)}`}>
       <span class="numbers-name">
         layer {layer.label}, head {headName(layer, props.head)}
         {numbers && <b> {numbers.tag}</b>}
