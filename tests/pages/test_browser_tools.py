@@ -96,7 +96,9 @@ def copied(page: Page, name: str) -> str:
     """What a button of the menu copies; it is shown there too."""
     menu(page)
     page.get_by_role("button", name=name).click()
-    return page.locator(".take-copied textarea").input_value()
+    shown = page.locator(".take-copied textarea")
+    expect(shown).to_have_value(re.compile("^attnviz " if name.endswith("command") else "^(import|from) "))
+    return shown.input_value()
 
 
 def saved(page: Page, name: str) -> bytes:
