@@ -41,7 +41,10 @@ def main(folder: Path) -> None:
         attnviz.page("page.html", run.name)
     page = (folder / "page.html").as_uri()
     layers = [attnviz.load(run, layer=number) for number in range(6)]
-    weights = [torch.from_numpy(np.stack([attnviz.attention_map(one, head).cells for head in range(12)]))[None] for one in layers]
+    weights = [
+        torch.from_numpy(np.stack([attnviz.attention_map(one, head).cells for head in range(12)]))[None]
+        for one in layers
+    ]
     assert layers[0].tokens is not None
     tokens = list(layers[0].tokens[0])
     it = tokens.index("it")
@@ -49,7 +52,12 @@ def main(folder: Path) -> None:
         "bertviz": head_view(weights, tokens, layer=2, heads=[3], html_action="return").data,
         "bertviz-model": model_view(weights, tokens, html_action="return", display_mode="light").data,
         "circuitsvis": render_local(
-            "AttentionHeads", attention=weights[2][0].tolist(), tokens=tokens, maskUpperTri=False, maxValue=1, minValue=0
+            "AttentionHeads",
+            attention=weights[2][0].tolist(),
+            tokens=tokens,
+            maskUpperTri=False,
+            maxValue=1,
+            minValue=0,
         ),
     }
     for name, html in others.items():
