@@ -9,6 +9,7 @@ import shlex
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import axe_playwright_python
@@ -82,6 +83,7 @@ def page(chromium: Browser, folder: Path) -> Iterator[Page]:
     assert complaints == []
 
 
+@cache
 def weights(of: int, head: int) -> np.ndarray:
     inputs = layer(of)
     return attend(inputs.q[0], inputs.k[0], np.ones((T, T), dtype=bool)).weights[head]
@@ -396,7 +398,8 @@ def test_from_sentence_to_sentence(page):
         assert abs(float(row["weight"]) - whole[int(row["query"]), int(row["key"])]) <= float(row["within"]) + 1e-6
 
 
-@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.matrix)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing_in_the_tools(page, dark):
     """One page for all: what is compared, sorted, left out and opened, in the colors of a theme."""
     page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text())
