@@ -437,7 +437,7 @@ def test_batch_items_become_one_head_by_head(call: Call, how: str, pixels: int, 
     places = {(tuple(one.places.queries), tuple(one.places.keys)) for one in each}
     documents = {str((one.places.query_documents, one.places.key_documents)) for one in each}
     if len(places) > 1 or len(documents) > 1:
-        with pytest.raises(InputError, match="batch items: .* in item 0 and in item 1; choose items that agree"):
+        with pytest.raises(InputError, match=r"batch items: .* in item 0 and in item 1; choose items that agree"):
             ask(inputs, heads=head, **{how: "items"})
         return
     check_views(inputs, head, wanted, seen, 0, pixels, **{how: "items"})

@@ -18,7 +18,8 @@ _TOLERANCE = 4e-3
 
 def per_head(weight: Tensor, heads: int) -> Tensor:
     """An output projection, (d_model, H * D_v), by heads: (H, D_v, d_model)."""
-    return weight.detach().unflatten(1, (heads, -1)).permute(1, 2, 0)
+    split: Tensor = weight.detach().unflatten(1, (heads, -1))
+    return split.permute(1, 2, 0)
 
 
 @dataclass(eq=False)
