@@ -140,7 +140,8 @@ function columnName(layers: Layer[], head: number): string {
   return names.size === 1 ? [...names][0] : "";
 }
 
-function Thumb(props: ThumbProps) {
+/** A head's map in a few cells, which opens it. */
+export function Thumb(props: ThumbProps) {
   const { description } = useSession();
   const { state, scale } = useStore();
   const canvas = useRef<HTMLCanvasElement>(null);

@@ -92,7 +92,7 @@ export function NumberChip(props: { of: Counted; range: [number, number] | null;
 export interface ThumbProps extends OfHead {
   dark: boolean;
   current: boolean;
-  stop: { "data-stop": string; tabIndex: number };
+  stop: { "data-stop": string | number; tabIndex: number };
   onFocus(): void;
   onOpen(): void;
 }
