@@ -265,9 +265,9 @@ def test_keys_go_to_heads_layers_and_views_and_are_listed(page):
 def test_the_layers_heads_stand_beside_the_map(page):
     go(page, "view=map&layer=1&head=2")
     strip = page.get_by_role("group", name="Heads of this layer")
-    expect(strip.locator(".thumb")).to_have_count(4)
+    expect(strip.get_by_role("button")).to_have_count(4)
     expect(strip.locator('[aria-current="true"]')).to_have_attribute("data-stop", "2")
-    strip.locator(".thumb").nth(3).click()
+    strip.get_by_role("button").nth(3).click()
     expect(page.locator(".status")).to_contain_text("layer 1 · head 3")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")

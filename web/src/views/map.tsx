@@ -210,6 +210,7 @@ function Strip(props: { dark: boolean }) {
             head={head}
             dark={props.dark}
             current={head === state.head}
+            beside
             stop={roving.stop(head)}
             onFocus={() => roving.came(head)}
             onOpen={() => set({ head }, true)}
