@@ -93,7 +93,7 @@ class Layer(Heard[Call]):
         return row
 
     def inputs(
-        self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None
+        self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None, whole: bool = True
     ) -> AttentionInputs:
         first = self.calls[0]
         q, k = self._joined("q"), self._joined("k")
@@ -107,7 +107,7 @@ class Layer(Heard[Call]):
             q,
             k.to(q.dtype),
             v,
-            w_o=self.projection(v),
+            w_o=self.projection(v) if whole else None,
             global_mask=first.global_mask,
             key_padding_mask=padding,
             cross=first.cross,

@@ -159,10 +159,19 @@ def _excess(one: Difference) -> float:
 
 
 def _of_item(item: AttentionItem, rows: Tensor, sample: Sample, output: Tensor) -> Difference | None:
-    """The row of a batch item that is farthest apart for its rounding."""
-    theirs = output.double()
+    """The row of a batch item that is farthest apart for its rounding, at first by what it takes to round a context alone."""
     unit = max(_unit(dtype, item.device) for dtype in (item.dtype, output.dtype))
-    ours, variance, sees = _contexts(item, rows, unit)  # (H, r, D_v), (H, r), (H, r)
+    seen = _Seen(item, rows)
+    found = _farthest(item, seen, sample, output, unit, errors=False)
+    return found if found is None or found.holds else _farthest(item, seen, sample, output, unit, errors=True)
+
+
+def _farthest(
+    item: AttentionItem, seen: _Seen, sample: Sample, output: Tensor, unit: float, *, errors: bool
+) -> Difference | None:
+    """That row; ``errors``: whether what the rounding of logits costs is counted, which takes most of the work."""
+    theirs, rows = output.double(), seen.rows
+    ours, variance, sees = _contexts(item, seen, unit, errors=errors)  # (H, r, D_v), (H, r), (H, r)
     if sample.projection is not None:
         ours, variance = _projected(ours, variance, sample.projection)
         sees = sees.any(0)  # (r,)
@@ -206,20 +215,24 @@ def _unit(dtype: torch.dtype, device: torch.device) -> float:
     return unit
 
 
-def _contexts(item: AttentionItem, rows: Tensor, unit: float) -> tuple[Tensor, Tensor, Tensor]:
+def _contexts(item: AttentionItem, seen: _Seen, unit: float, *, errors: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The context of some rows of all heads, (H, r, D_v), its variance by rounding (H, r), and which see a key (H, r)."""
+    rows = seen.rows
     H, group = item.inputs.H, item.inputs.H // item.inputs.H_kv
     each = item.S * (item.value(0).shape[-1] + 2 * group * len(rows))
     step = group * max(1, _CELLS // each)
-    seen, parts = _Seen(item, rows), []
+    parts = []
     for first in range(0, H, step):
         heads = _Heads(item, range(first, min(first + step, H)), seen)
-        weights, errors = _given(heads, unit) if item.given else _weights(heads, unit)
+        weights, off = _given(heads, unit) if item.given else _weights(heads, unit, errors=errors)
         v = heads.of("v")  # (n, S, D_v)
         context = heads.times(weights, v)
         if seen.of_global is not None and getattr(item.inputs, "v_global", None) is not None:
             context = torch.where(seen.of_global[:, None], heads.times(weights, heads.of("v_global")), context)
-        spread = (weights * errors) ** 2  # (h, r, S)
+        if off is None:
+            parts.append((context, context.new_zeros(context.shape[:2]), (weights != 0).any(-1)))
+            continue
+        spread = (weights * off) ** 2  # (h, r, S)
         squares = heads.times(spread, (v * v).sum(-1, keepdim=True))[..., 0]
         crossed = (heads.times(spread, v) * context).sum(-1)
         variance = squares - 2 * crossed + spread.sum(-1) * (context * context).sum(-1)
@@ -228,8 +241,8 @@ def _contexts(item: AttentionItem, rows: Tensor, unit: float) -> tuple[Tensor, T
     return context.double(), variance.double(), sees
 
 
-def _weights(heads: _Heads, unit: float) -> tuple[Tensor, Tensor]:
-    """Weights of some rows of some heads, (h, r, S), and how far each logit may be off."""
+def _weights(heads: _Heads, unit: float, *, errors: bool) -> tuple[Tensor, Tensor | None]:
+    """Weights of some rows of some heads, (h, r, S), and how far each logit may be off; None where that isn't asked."""
     item, seen = heads.item, heads.seen
     products, at = item.products, seen.rows
     q, k = products.q[item.batch, heads.first : heads.last][:, at].to(heads.dtype), heads.of("k")
@@ -238,21 +251,23 @@ def _weights(heads: _Heads, unit: float) -> tuple[Tensor, Tensor]:
         of_global = products.q_global[item.batch, heads.first : heads.last][:, at].to(heads.dtype)
         own = heads.times(of_global, heads.of("k_global").transpose(1, 2))
         logits = torch.where(seen.of_global[:, None], own * item.scale, logits)
-    longest = heads.repeated(torch.linalg.vector_norm(k, dim=-1))[:, None]
-    reach = torch.linalg.vector_norm(q, dim=-1, keepdim=True) * longest * abs(item.scale)
-    size = logits.abs()
+    size = logits.abs() if errors else logits
     if products.softcap is not None:
         logits = products.softcap * torch.tanh(logits / products.softcap)
     if products.bias is not None:
         whole = products.bias[min(item.batch, len(products.bias) - 1)].expand(item.inputs.H, item.T, item.S)
         part = whole[heads.first : heads.last][:, at].to(heads.dtype)
-        logits, size = logits + part, size + part.abs().masked_fill(part.isinf(), 0)
+        logits, size = logits + part, size + part.abs().masked_fill(part.isinf(), 0) if errors else size
     logits = logits.masked_fill(~seen.by(heads), -math.inf)
     if products.sinks is not None:
         sink = products.sinks.to(item.device)[heads.first : heads.last].to(heads.dtype)[:, None, None]
         weights = torch.cat([logits, sink.expand(*logits.shape[:2], 1)], dim=-1).softmax(-1)[..., :-1]
     else:
         weights = logits.softmax(-1).nan_to_num(nan=0.0)  # a row that sees nothing
+    if not errors:
+        return weights, None
+    longest = heads.repeated(torch.linalg.vector_norm(k, dim=-1))[:, None]
+    reach = torch.linalg.vector_norm(q, dim=-1, keepdim=True) * longest * abs(item.scale)
     return weights, unit * (2 + 2 * size + 4 * reach / math.sqrt(products.D)) + 2.0**-22 * reach
 
 

@@ -157,13 +157,16 @@ class Heard(ABC, Generic[C]):
         """
 
     @abstractmethod
-    def inputs(self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None) -> Inputs:
+    def inputs(
+        self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None, whole: bool = True
+    ) -> Inputs:
         """The layer's calls as the inputs of one.
 
         Args:
             source: what errors call them.
             tokens: the fields that say which tokens the positions are.
             memo: what masks were read as.
+            whole: whether with what projects the context, which a check has no use for.
         """
 
     @abstractmethod

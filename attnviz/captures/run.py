@@ -50,9 +50,12 @@ def capture(
 ) -> Iterator[Run]:
     """Captures q, k, v and the mask of every attention call that a model makes while the block runs.
 
-    The model runs as it would without: the same kernels, the same output to the last bit. Heard are the attention
-    functions of Hugging Face transformers, torch's ``scaled_dot_product_attention`` and ``nn.MultiheadAttention``,
-    and the projections of Longformer, LED and BigBird. q and k are what the kernel saw, after rotary embedding.
+    The model runs as it would without: the same kernels, the same output to the last bit. The one exception is torch's fused
+    path of its own transformer layers and of ``nn.MultiheadAttention``, in ``eval`` without gradients, which shows nothing:
+    they take the ordinary one, whose last bits can differ. Heard are the attention functions of Hugging Face transformers,
+    torch's ``scaled_dot_product_attention``, ``flex_attention`` and ``nn.MultiheadAttention``, the projections of Longformer,
+    LED and BigBird, and the softmax of models that multiply by themselves. q and k are what the kernel saw, after rotary
+    embedding.
 
     The steps of a ``generate`` with a key-value cache go on from each other and make one growing map a layer. A
     forward pass that starts anew replaces what was captured before it.
@@ -357,7 +360,7 @@ class Run:
 
     # Afterwards.
 
-    def _inputs(self, layer: Heard[Any]) -> Inputs:
+    def _inputs(self, layer: Heard[Any], *, whole: bool = True) -> Inputs:
         first = layer.calls[0]
         back = layer.origins(0)
         B = first.sizes[0] if back is None else len(back)
@@ -370,7 +373,10 @@ class Run:
         if tokens is None and self._patches is not None:
             tokens = patch_tokens(self._patches, S, B)
         return layer.inputs(
-            source=f"{self.name} layer {layer.label}", tokens=token_fields(tokens, query_tokens), memo=self._memo
+            source=f"{self.name} layer {layer.label}",
+            tokens=token_fields(tokens, query_tokens),
+            memo=self._memo,
+            whole=whole,
         )
 
     def _stacks(self, layer: Heard[Any]) -> tuple[str | None, str | None]:
@@ -425,7 +431,7 @@ class Run:
             )
         if self._out is None:
             for label, layer in [*self._layers.items()]:
-                if not self._holds(layer, self._inputs(layer)):
+                if not self._holds(layer, self._inputs(layer, whole=False)):
                     del self._layers[label]
         self._tell()
         if self._writer is not None:

@@ -64,7 +64,7 @@ class WeighedLayer(Heard[Weighed]):
         return row
 
     def inputs(
-        self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None
+        self, *, source: str, tokens: Mapping[str, Any] | None = None, memo: Memo | None = None, whole: bool = True
     ) -> AttentionWeights:
         """The layer's calls as the weights of one."""
         S = self.calls[-1].weights.shape[3]
@@ -83,7 +83,7 @@ class WeighedLayer(Heard[Weighed]):
             weights,
             logits=logits,
             v=None if v is None else v.to(weights.dtype),
-            w_o=self.projection(v),
+            w_o=self.projection(v) if whole else None,
             key_padding_mask=None if padding is None else padding.expand(len(weights), S),
             cross=self.calls[0].cross,
             pattern=visibility.pattern,

@@ -20,8 +20,14 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 B, T, S = 2, 11, 9
 HEADS, GROUPS, WIDTH, VOCABULARY = 4, 2, 32, 64
+IMAGE, QUERIES = 60, 6  # the token of a picture, and how many of them a resampler makes of one
 
 _SIZES: tuple[tuple[str, int], ...] = (
+    (r"(encoder|decoder)_num_key_value_heads", HEADS),
+    (r"qk_head_dim", 2 * WIDTH // HEADS),
+    (r"intra_bottleneck_size|true_hidden_size", WIDTH),
+    (r"crop_size", 32),
+    (r"frames_per_clip", 4),
     (r"(.*_)?num_key_value_heads|num_kv_heads|n_kv_heads|multi_query_group_num", GROUPS),
     (r"(.*_)?(num_attention_heads|attention_heads|num_heads|n_heads?|num_attn_heads|nhead|nheads)", HEADS),
     (
@@ -67,7 +73,16 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"num_mel_bins|num_mels|feature_dim", 16),
     (r"num_queries|num_query_tokens|num_latents|num_object_queries", 6),
     (r"codebook_size|codebook_dim", 32),
+    (r"upsample_groups", WIDTH),
+    (r"(mamba_)?n_?groups|(.*_)?mamba_ngroups", 2),
 )
+_UNSAID: dict[str, int] = {
+    **{"head_dim": WIDTH // HEADS, "vocab_size": VOCABULARY, "num_attention_heads": HEADS},
+    **{"num_experts_per_tok": 1, "n_group": 1, "topk_group": 1, "n_routed_experts": 4, "n_shared_experts": 1},
+    **{"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8, "indexer_compress_ratio": 2},
+}
+"""Sizes that some configs leave to a checkpoint."""
+
 _LISTS: tuple[tuple[str, int], ...] = (
     (r"depths?|num_layers|layers_per|num_blocks|num_hidden_layers", 1),
     (r"heads|num_attention", 4),
@@ -129,6 +144,8 @@ def _tokens(said: dict[str, Any]) -> dict[str, int]:
     known = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     given = {}
     for name, value in said.items():
+        if value is None and re.fullmatch(r"image_token_(id|index)", name):
+            given[name] = IMAGE
         if type(value) is not int:
             continue
         if re.fullmatch(r".*(image|video|audio|vision|boi|eoi).*token_(id|index)|.*token_id_.*", name):
@@ -158,6 +175,12 @@ def _of_kind(said: dict[str, Any], base: Any) -> dict[str, Any]:
         experts = getattr(base, "mlp_layer_types", None)
         if isinstance(experts, list | tuple):
             given["mlp_layer_types"] = list(experts[-len(kinds) :])
+    elif isinstance(types, list | tuple) and {*types} == {"linear_attention"}:
+        given |= {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2}
+    elif types is None and "conv_L_cache" in said:
+        given |= {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}
+    if isinstance(blocks := said.get("block_types"), list | tuple):
+        given["num_hidden_layers"] = len(blocks)
     rope = said.get("rope_parameters")
     if (
         isinstance(rope, dict) and rope.get("rope_type") == "default"
@@ -167,6 +190,20 @@ def _of_kind(said: dict[str, Any], base: Any) -> dict[str, Any]:
             **rope,
             "mrope_section": [turned - turned // 2, turned // 4, turned // 2 - turned // 4],
         }
+    given |= {name: size for name, size in _UNSAID.items() if said.get(name, 0) is None}
+    if "fullatt_block_indexes" in said:  # windows of two merged patches a side
+        given["window_size"] = 32
+    if "dim_bbox" in said:  # a wave for each of eight numbers of a box
+        given["hidden_size"] = 128
+    if "attention_hidden_size" in said:  # of two sequences side by side
+        given |= {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 2 * WIDTH // HEADS}
+        given |= {"mamba_headdim": 8} if "mamba_headdim" in said else {}
+    if "qk_head_dim" in said and said.get("head_dim") == said["qk_head_dim"]:
+        given["head_dim"] = 2 * WIDTH // HEADS
+    if "channel_shrink_ratio" in said:
+        given["hidden_size"] = 48  # of six numbers of boxes
+    if said.get("languages") and "default_language" in said:
+        given["default_language"] = next(iter(said["languages"]))
     if said.get("num_key_value_heads", 0) is None:
         given["num_key_value_heads"] = GROUPS
     if "attn_layer_indices" in said:
@@ -244,6 +281,8 @@ class _Inputs:
             ("bbox", self._boxes),
             ("past_values", self._series),
             ("grid_thw", self._patches),
+            ("image_grid_thw", self._patches),
+            ("pixel_position_ids", self._placed),
             ("spatial_shapes", self._naflex),
         ):
             if kind in self.takes:
@@ -275,6 +314,13 @@ class _Inputs:
             yield {"pixel_values": pixels}
             yield {**self.text, "pixel_values": pixels}
             yield {**self.text, "pixel_values": pixels, **self.decoded}
+            if self.text and pixels.ndim == 4:
+                seen = self.text["input_ids"].clone()
+                seen[:, :QUERIES] = IMAGE
+                asked = self._taken(qformer_input_ids=_ids(T))
+                yield {**self.text, "input_ids": seen, "pixel_values": pixels, **asked, **self.decoded}
+            if self.text and "image_attention_mask" in self.takes and pixels.ndim == 4:
+                yield {**self.text, "pixel_values": pixels[:, None], "image_attention_mask": torch.ones(B, T, 1)}
         for size in (16, 32, 48, 64, 96, 224):
             yield {"pixel_values": self._picture(size)}
             yield {**self.text, "pixel_values": self._picture(size)}
@@ -288,7 +334,7 @@ class _Inputs:
         positions = self._size("max_source_positions", default=32)
         for length in (2 * positions, positions, 64, 3000, 96, 1024):
             there = torch.ones(B, length, dtype=torch.int64)
-            for sound in (_random(B, bins, length), _random(B, length, bins), _random(B, length, 160)):
+            for sound in (_random(B, bins, length), *(_random(B, length, size) for size in (bins, 160, WIDTH))):
                 yield {"input_features": sound, **self.decoded}
                 yield {
                     "input_features": sound,
@@ -304,6 +350,8 @@ class _Inputs:
         yield {"input_values": _random(B, 1, 2000)}
         yield {"input_values": _random(B, self._size("max_length", default=64), bins)}
         yield {"input_values": _ids(T), **self.decoded}
+        if "decoder_input_values" in self.takes:
+            yield {"input_values": _random(B, T, WIDTH), "decoder_input_values": _random(B, S, WIDTH)}
 
     def _boxes(self) -> Iterator[dict[str, Any]]:
         whole = torch.randint(0, 10, (B, T, 4), generator=torch.Generator().manual_seed(0))
@@ -321,19 +369,29 @@ class _Inputs:
         }
         yield {**whole, "future_values": _random(B, 4), "future_time_features": torch.zeros(B, 4, 0)}
         yield {"past_values": _random(B, length, self._size("num_input_channels", default=1))}
+        if "freq" in self.takes:
+            none = torch.zeros(B, length, dtype=torch.int64)
+            yield {"past_values": _random(B, length), "past_values_padding": none, "freq": none[:, :1]}
         yield {"past_values": _random(B, length)}
         yield {"past_values": list(_random(B, length))}
 
     def _patches(self) -> Iterator[dict[str, Any]]:
         side, frames = self._size("patch_size", default=8), self._size("temporal_patch_size", default=1)
         grid = torch.tensor([[1, 4, 4], [1, 4, 4]])
-        for width in (3 * frames * side * side, 3 * side * side):
+        for width in {3 * frames * side * side: 0, 3 * side * side: 0, 6 * side * side: 0}:
             yield self._taken(
                 pixel_values=_random(32, width),
                 hidden_states=_random(32, width),
                 grid_thw=grid,
+                image_grid_thw=grid,
                 merge_sizes=torch.tensor([2, 2]),
             )
+        yield self._taken(pixel_values=_random(32, 3, side, side), grid_thw=grid, image_grid_thw=grid)
+
+    def _placed(self) -> Iterator[dict[str, Any]]:
+        places = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij"), dim=-1).reshape(1, 16, 2)
+        width = 3 * self._size("patch_size", default=8) ** 2
+        yield {"pixel_values": _random(B, 16, width).abs(), "pixel_position_ids": places.expand(B, 16, 2)}
 
     def _naflex(self) -> Iterator[dict[str, Any]]:
         there = torch.ones(B, 16, dtype=torch.int64)

@@ -99,6 +99,26 @@ def test_a_text_to_a_dump_that_needs_no_option(captured, run):
     assert run("stats", dump, "--format", "csv").out.count("\n") == 1 + 2 * 4
 
 
+def test_a_text_with_a_picture_goes_through_the_models_chat_template(captured, pairs, folder):
+    """A model that has one: its words, its place for the picture, and the prompt of its answer."""
+    Image.new("RGB", (12, 12), "orange").save("picture.png")
+    talking = pairs / "LLaVA that talks"
+    if not talking.exists():
+        shutil.copytree(pairs / "LLaVA", talking)
+        processor = transformers.AutoProcessor.from_pretrained(talking)
+        processor.chat_template = (
+            "{% for message in messages %}{% for part in message['content'] %}"
+            "{% if part['type'] == 'image' %}was <image>{% else %} too {{ part['text'] }}{% endif %}"
+            "{% endfor %}{% endfor %}{% if add_generation_prompt %} street{% endif %}"
+        )
+        processor.save_pretrained(talking)
+    dump, _ = captured("LLaVA that talks", "--text", "tired", "--image", "picture.png")
+    tokens = attnviz.load(dump, layer=0).tokens[0]
+    patches = tokens.count("<image>")
+    assert patches == 9
+    assert [*tokens] == ["[CLS]", "was", *["<image>"] * patches, "too", "tired", "street", "[SEP]"]
+
+
 def test_a_model_that_multiplies_by_itself(captured, run):
     dump, said = captured("Bloom", "--text", TEXT)
     assert "BloomModel, 1 layers of 8 tokens, weights alone (it multiplies by itself)" in said

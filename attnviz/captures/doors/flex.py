@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def flex(running: Running, model: nn.Module, hear: Hear) -> Iterator[None]:
 
     for names in _names(model):
         for name, value in [*names.items()]:
-            if value is own or getattr(value, "_torchdynamo_orig_callable", None) is own:
+            if type(value) is FunctionType and own in (value, getattr(value, "_torchdynamo_orig_callable", None)):
                 put.append((names, name, value))
                 names[name] = wrapped(value)
     try:
@@ -64,7 +65,8 @@ def flex(running: Running, model: nn.Module, hear: Hear) -> Iterator[None]:
 
 def _names(model: nn.Module) -> list[MutableMapping[str, Any]]:
     """Where a model's code finds its functions: its modules, and the files of their classes."""
-    files = {kind.__module__ for module in model.modules() for kind in type(module).__mro__}
+    kinds = {type(module) for module in model.modules()}
+    files = {base.__module__ for kind in kinds for base in kind.__mro__ if not base.__module__.startswith("torch.")}
     found = [sys.modules[name].__dict__ for name in sorted(files) if name in sys.modules]
     return [of_torch.__dict__, *found, *(module.__dict__ for module in model.modules())]
 

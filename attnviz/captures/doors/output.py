@@ -18,8 +18,8 @@ _TOLERANCE = 4e-3
 
 def per_head(weight: Tensor, heads: int) -> Tensor:
     """An output projection, (d_model, H * D_v), by heads: (H, D_v, d_model)."""
-    split: Tensor = weight.detach().unflatten(1, (heads, -1))
-    return split.permute(1, 2, 0)
+    apart: Tensor = weight.detach().unflatten(1, (heads, -1))
+    return apart.permute(1, 2, 0)
 
 
 @dataclass(eq=False)
@@ -72,6 +72,8 @@ class Awaited:
 
     def _projection(self, module: nn.Module, weight: Tensor, given: Tensor, output: Tensor) -> Tensor | None:
         """A layer's weight by heads, whichever way it lies; None where it isn't what makes its output."""
+        if type(module) is nn.Linear:
+            return per_head(weight, self.context.shape[1])
         width, made = given.shape[-1], output.shape[-1]
         x, y = given.detach().reshape(-1, width)[-1].float(), output.detach().reshape(-1, made)[-1].float()
         bias = getattr(module, "bias", None)

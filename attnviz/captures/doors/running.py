@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -66,7 +67,6 @@ class Running:
         self._length = 0  # positions before Longformer pads them
         hooked = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._signatures = {id(module): _signature(module) for module in hooked}
-        self._bare = {id(module) for module in hooked if next(module.parameters(), None) is None}
         self._hooks = []
         for module in hooked:
             self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
@@ -109,8 +109,8 @@ class Running:
         given: dict[str, Any] = {} if signature is None else signature.bind(*args, **kwargs).arguments
         others = [given.get(other) for other in _OTHER]
         other = next((one.shape[1] for one in others if isinstance(one, Tensor) and one.ndim > 2), None)
-        if id(module) in self._bare and self.stack:  # a part of what projected for it
-            other = self.stack[-1].other
+        if other is None and self.stack and self.stack[-1].other is not None and _is_bare(module):
+            other = self.stack[-1].other  # a part of what projected for it
         self.stack.append(Frame(module, name, other, _kept(module, (*args, *kwargs.values()))))
         if hasattr(module, "get_input_embeddings"):
             self._note_ids(name, args, kwargs)
@@ -154,8 +154,24 @@ def own_name(name: str) -> str:
 
 def _signature(module: nn.Module) -> inspect.Signature | None:
     """How a module is called, where what it is given says something."""
-    signature = inspect.signature(module.forward)
+    own = module.forward
+    if "forward" in module.__dict__ or not hasattr(own, "__func__"):
+        signature = inspect.signature(own)
+    else:
+        signature = _of_class(own.__func__)
     return signature if projects(module) or any(name in signature.parameters for name in _OTHER) else None
+
+
+@lru_cache(maxsize=1024)
+def _of_class(forward: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a method, without the module itself; classes have many modules."""
+    signature = inspect.signature(forward)
+    return signature.replace(parameters=[*signature.parameters.values()][1:])
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """Whether a module has no parameters, so that what it multiplies was projected by the one around it."""
+    return next(module.parameters(), None) is None
 
 
 def _kept(module: nn.Module, given: tuple[Any, ...]) -> Kept | None:
