@@ -99,6 +99,7 @@ def test_every_view_has_its_numbers(inputs, served, opened: Opener) -> None:
 def test_a_server_that_has_ended_is_named(served, opened: Opener) -> None:
     address, server = served
     it = opened(address, "view=query-key", offline=False)
+    expect(it.page.locator(".qk-view [data-value=weight]")).to_be_visible()
     expect(it.page.locator(".neurons tbody tr").first).to_be_visible()  # all it asks for is there
     server.terminate()
     server.wait()
