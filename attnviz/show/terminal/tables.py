@@ -383,7 +383,8 @@ def difference_table(
         if row.rows_beyond and not row.beyond:  # as distributions alone
             beyond.append(f"\n{row.rows_beyond:,} rows")
         numbers = [f"{value:.2e}" for value in (row.max_abs, row.mean_abs, *divergences) if value is not None]
-        cells = dict(zip(headers, [*numbers, f"{row.top_k_agreement:.1%}", beyond], strict=True))
+        shown: list[str | Text] = [*numbers, f"{row.top_k_agreement:.1%}", beyond]
+        cells = dict(zip(headers, shown, strict=True))
         table.add_row(f"{row.head}", *(cells[header] for header in kept), Text(worst))
     return table
 
