@@ -87,6 +87,14 @@ def test_there_is_one_address_and_one_version():
             assert home.endswith(address), name
 
 
+def test_the_site_has_every_page():
+    said = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r": ([\w.-]+\.md)$", said, flags=re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    pages = {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
+    assert pages == set(listed) - {"index.md", "all.md", "heads.md", "examples.md", "changelog.md", "contributing.md"}
+
+
 def test_the_workflows_run_what_make_has():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     for path in sorted((ROOT / ".github/workflows").glob("*.yml")):

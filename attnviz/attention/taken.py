@@ -7,6 +7,7 @@ nothing else: no number below 0, and each row a distribution or less.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,7 +18,7 @@ from torch import Tensor
 from attnviz.attention.arrays import as_tensor
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.given import AttentionWeights
-from attnviz.attention.inputs import AttentionInputs, Inputs
+from attnviz.attention.inputs import AttentionInputs, Inputs, as_labels
 from attnviz.attention.patterns import Full
 from attnviz.base.errors import InputError
 
@@ -46,7 +47,7 @@ def _numbers(value: Any) -> bool:
 
 
 def with_arrays(args: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call, in which arrays of q, k and v that come first, or by name, are inputs.
+    """The arguments of a call, in which arrays of q, k and v that come first, or by name, are inputs, with ``tokens``.
 
     >>> import torch
     >>> q = torch.ones(2, 4, 8)
@@ -59,9 +60,11 @@ def with_arrays(args: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[tuple[
     arrays = dict(zip(("q", "k", "v"), args[:count], strict=False)) if count > 1 else {}
     if not args and {"q", "k"} <= what.keys():
         arrays = {name: what.pop(name) for name in ("q", "k", "v") if name in what}
-    if not arrays:
-        return args, what
-    return (AttentionInputs(**arrays, pattern=Full()), *args[count:]), what
+    if arrays:
+        return (AttentionInputs(**arrays, tokens=what.pop("tokens", None), pattern=Full()), *args[count:]), what
+    if count and "tokens" in what:
+        return (replace(_given(args[0]), tokens=as_labels(what.pop("tokens"))), *args[1:]), what
+    return args, what
 
 
 def takes_arrays(function: _Function) -> _Function:
@@ -88,7 +91,7 @@ def taken(given: Any) -> SomeInputs:
     if isinstance(given, Inputs):
         return given
     if is_array(given):
-        return _weights(as_tensor(given, "weights"))
+        return _given(given)
     if isinstance(given, Iterator):
         given = list(given)
     if isinstance(given, list | tuple) and given and all(isinstance(one, Inputs) for one in given):
@@ -96,8 +99,9 @@ def taken(given: Any) -> SomeInputs:
     raise InputError(_instead(given))
 
 
-def _weights(array: Tensor) -> AttentionWeights:
+def _given(given: Any) -> AttentionWeights:
     """An array as weights. Raises InputError where it may be something else."""
+    array = as_tensor(given, "weights")
     shape = tuple(array.shape)
     if array.ndim == 4:
         raise InputError(

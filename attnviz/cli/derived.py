@@ -39,13 +39,13 @@ class Derive:
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="[heads|layers|items]",
-            help="One map: the mean of the heads, of the layers of --layer, of the items of --batch, or some with commas.",
+            metavar="OVER",
+            help="One map, the mean over heads, layers (of --layer) or items (of --batch), or over some with commas.",
         ),
     ] = None
     max: Annotated[
         str | None,
-        typer.Option(metavar="[heads|layers|items]", help="One map: the largest value of any of them, likewise."),
+        typer.Option(metavar="OVER", help="One map, the largest value of any of them, likewise."),
     ] = None
     rollout: Annotated[
         bool,

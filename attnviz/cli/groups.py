@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, cached_property
@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from attnviz.base.errors import InputError
 from attnviz.cli import defaults, help
 from attnviz.cli.completion import completed
 from attnviz.cli.console import quiet
@@ -43,7 +44,7 @@ class Group:
 
 
 def command(
-    app: typer.Typer, *, name: str | None = None, example: str
+    app: typer.Typer, *, name: str | None = None, example: str, rare: Collection[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function as a command, each field of its option groups an option of its own.
 
@@ -51,13 +52,14 @@ def command(
         app: the program.
         name: the command's name; None takes the function's.
         example: a line that works, shown under the help.
+        rare: options of the function's own that few need; help tells them by name.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         def listed() -> None: ...
 
         listed.__doc__ = function.__doc__
-        unread = type("_Unread", (_Unread,), {"read": staticmethod(lambda: _whole(function, name, example))})
+        unread = type("_Unread", (_Unread,), {"read": staticmethod(lambda: _whole(function, name, example, rare))})
         app.command(name or function.__name__, cls=unread, epilog=f"Example:  {example}")(listed)
         return function
 
@@ -122,8 +124,7 @@ class _Unread(TyperCommand):
     order: Any = _read_late("order")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        path = ctx.command_path.partition(" ")[2]
-        own = {} if ctx.resilient_parsing else defaults.of_command(path, self.params, lambda: _options_of(ctx))
+        own = {} if ctx.resilient_parsing else self._defaults(ctx, args)
         if ctx.resilient_parsing and args and args[-1].startswith("-"):
             args = args[:-1]  # a shell asks for its value; what stands before it still says which file is meant
         ctx.default_map = {name: default.value for name, default in own.items()}
@@ -131,6 +132,15 @@ class _Unread(TyperCommand):
         typed = {param.name for param in self.params if _is_typed(ctx, param.name)}
         defaults.note_used(self.params, own, typed.__contains__)
         return left
+
+    def _defaults(self, ctx: Any, args: list[str]) -> dict[str, defaults.Default]:
+        """What options are where nobody types them. Raises InputError for what is none, but where help is asked for."""
+        try:
+            return defaults.of_command(ctx.command_path.partition(" ")[2], self.params, lambda: _options_of(ctx))
+        except InputError:
+            if {*args} & {"-h", "--help", "--help-all"}:
+                return {}
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.fill()
@@ -254,7 +264,7 @@ def _in_panel(hint: Any, panel: str) -> Any:
     return Annotated[hint.__origin__, option]
 
 
-def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
+def _whole(function: Callable[..., Any], name: str | None, example: str, rare: Collection[str]) -> Any:
     """The command that a function is, each field of its option groups an option of its own."""
     groups: dict[str, Group] = {}
     parameters: list[inspect.Parameter] = []
@@ -291,7 +301,7 @@ def _whole(function: Callable[..., Any], name: str | None, example: str) -> Any:
     whole: Any = get_command(alone)
     for param in whole.params:  # older typers lose an argument's help to newer clicks
         param.help = getattr(param, "help", None) or _said(run.__annotations__.get(param.name))
-    whole.rare = frozenset().union(*(group.rare for group in groups.values()))
+    whole.rare = frozenset(rare).union(*(group.rare for group in groups.values()))
     whole.order = {_title(group): group.rank for group in groups.values() if group.parameters}
     whole.bare = {"--mean": "heads", "--max": "heads"} if {"mean", "max"} <= {p.name for p in parameters} else {}
     return whole

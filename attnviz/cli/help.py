@@ -28,7 +28,8 @@ def show(command: Any, ctx: Any, *, everything: bool = False) -> None:
     console = output(80)
     console.width = min(console.width, 100)
     console.print()
-    usage = " ".join(ctx.command_path.split() + command.collect_usage_pieces(ctx))
+    arguments = [_argument(param) for param in command.params if param.param_type_name == "argument"]
+    usage = " ".join([ctx.command_path, "[OPTIONS]", *arguments, *["COMMAND ..."] * hasattr(command, "commands")])
     console.print(Padding(Text(f"Usage: {usage}", style="bold"), (0, 1)))
     console.print()
     paragraphs = plain(command.help or "").replace("\f", "").split("\n\n")
@@ -142,14 +143,19 @@ def _typed(param: Any) -> Any:
     from rich.text import Text
 
     if param.param_type_name == "argument":
-        name = param.metavar or (param.name or "").upper()
-        return Text(name if param.required else f"[{name}]", style="bold yellow")
+        return Text(_argument(param), style="bold yellow")
     written = Text(", ".join(sorted(param.opts, key=len, reverse=True)), style="bold cyan")
     if param.secondary_opts:
         written.append(" " + " ".join(param.secondary_opts), style="cyan")
     if said := value(param):
         written.append(f" {said}", style="yellow")
     return written
+
+
+def _argument(param: Any) -> str:
+    """What stands for an argument: in brackets where it may be left out, with dots where there may be several."""
+    name = (param.metavar or param.name or "").upper() + "..." * (param.nargs == -1)
+    return name if param.required else f"[{name}]"
 
 
 def _meaning(param: Any, ctx: Any) -> Any:
@@ -173,7 +179,7 @@ def _panel(title: str, rows: list[Any], names: Any = None, *, width: int = NAMES
 
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(width=width, overflow="fold")
-    table.add_column(ratio=1)
+    table.add_column(ratio=1, overflow="fold")
     for row in rows:
         table.add_row(*row)
     shown = [table] * bool(rows) + [names] * (names is not None)

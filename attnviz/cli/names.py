@@ -22,9 +22,9 @@ What `help(attnviz.NAME)` says, of every name that `import attnviz` gives. This 
 what they are for.
 
 Wherever inputs are taken, arrays do: `q` and `k`, or `q`, `k` and `v`, in which every query sees every key unless a pattern
-is named (`attnviz.plot(q, k, pattern="causal")`), and attention weights `(H, T, S)` alone (`attnviz.plot(weights)`). An
-array is torch's, numpy's, of any library that speaks DLPack, or nested lists; heads may be any iterable, a part of a map is
-a `range` or a `slice`, and a pattern is one, its name, or its class.
+is named (`attnviz.plot(q, k, pattern="causal")`), and attention weights `(H, T, S)` alone (`attnviz.plot(weights,
+tokens=words)`). An array is torch's, numpy's, of any library that speaks DLPack, or nested lists; heads may be any iterable, a
+part of a map is a `range` or a `slice`, and a pattern is one, its name, or its class.
 """
 
 

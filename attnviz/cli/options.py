@@ -111,7 +111,7 @@ class Source:
         str | None,
         typer.Option(
             metavar="LAYERS",
-            help="Layers of a dump of several (layers.N.q, …), with their kind if any: 5, 0,2-4, cross.5 or all. "
+            help="Layers of a dump of several (layers.N.q, ...), with their kind if any: 5, 0,2-4, cross.5 or all. "
             "Commands that show one take one.",
         ),
     ] = None
@@ -469,7 +469,7 @@ class Seen:
     """What is seen as one, and what is left out."""
 
     RANK: ClassVar = 2
-    RARE: ClassVar = ("spans", "renormalize")
+    RARE: ClassVar = ("spans", "query_spans", "renormalize")
 
     merge: Annotated[
         str | None,

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from attnviz.cli.console import is_quiet
+
 
 class layers_progress(ExitStack):
     """A bar of the query rows of several layers, which is there once the first layer says how many it has.
@@ -43,7 +45,7 @@ def rows_progress(total: int, title: str, *, watched: bool = True) -> Iterator[C
         title: what is going on.
         watched: whether to show it, where stderr is a terminal.
     """
-    if not (watched and sys.stderr.isatty()):
+    if not (watched and sys.stderr.isatty()) or is_quiet():
         yield None
         return
     from rich.console import Console

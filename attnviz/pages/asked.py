@@ -169,7 +169,10 @@ def _text(shown: Shown, layers: Collection[Label] | None, name: str | None, by: 
         each = ((_label(label, inputs), inputs) for label, inputs in several)
         return _Text(several.name, each, None, lambda label: called[label])
     if not isinstance(shown, Run):
-        raise InputError(f"{by} takes a run, the inputs of a layer or a dump's name, not {type(shown).__name__}")
+        raise InputError(
+            f"{by} takes a run, the inputs of a layer or a dump's name, not {type(shown).__name__}; arrays become inputs by "
+            f"attnviz.AttentionInputs(q, k) or attnviz.AttentionWeights(array)"
+        )
     labels = list(shown.layers if layers is None else layers)
     by_name = {str(label): label for label in labels}
     captured = ((str(label), shown.inputs(label)) for label in labels)

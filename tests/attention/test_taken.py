@@ -146,6 +146,14 @@ def test_masks_positions_and_labels_are_arrays_of_any_library(form):
     assert found.tokens == [list("abcdefghij")]
 
 
+def test_arrays_may_come_with_their_tokens():
+    tokens = list("abcdefghij")
+    for arrays in ((WEIGHTS,), (q, k)):
+        assert list(attnviz.attention_map(*arrays, 0, tokens=tokens).query_labels) == tokens
+    with pytest.raises(TypeError, match="tokens"):
+        attnviz.attention_map(INPUTS, 0, tokens=tokens)
+
+
 def test_an_option_that_is_none_is_told_with_the_nearest():
     with pytest.raises(TypeError, match="there is no option 'nrom'; did you mean norm"):
         attnviz.plot(INPUTS, nrom="log")

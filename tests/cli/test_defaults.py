@@ -100,3 +100,9 @@ def test_a_variable_that_is_no_option_is_told_and_so_is_a_value_that_is_none(run
 def test_help_tells_the_default_that_is_yours(run, settings):
     settings("norm = 'log'")
     assert "[default: log, by your settings]" in " ".join(run("plot", "--help").out.replace("│", " ").split())
+
+
+def test_help_is_there_whatever_settings_say(run, settings):
+    settings("haed = 1")
+    assert run("plot", "--help").code == 0
+    assert run("plot", "-o", "a.png").code == 2

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
 
-    @command(app, example="attnviz plot dump.safetensors --head all -o heads.png")
+    @command(app, example="attnviz plot dump.safetensors --head all -o heads.png", rare=("checkpoint", "verify"))
     def plot(
         source: Source,
         out: Annotated[

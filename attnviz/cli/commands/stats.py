@@ -132,7 +132,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Print entropy, global mass, sink, distance and more: a row a head, of every layer of a dump.
 
-        Each number is a mean over the queries that see a key. The statistics: {statistics}.
+        Each number is a mean over the queries that see a key; --sort lists them.
         """
         check_choice("--format", format, ("table", "json", "csv"))
         check_choice("--values", values, ("weights", *NORMS))
