@@ -93,7 +93,7 @@ def longest_map() -> Iterator[Comparison]:
 def _against_product(T: int, repeats: int, target: float | None) -> Iterator[Comparison]:
     item = make_item(T)
     product = Product(item)
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "max": lambda: streamed(item, Full(), "max"),
         "mass": lambda: streamed(item, Full(), "mass"),
         "causal": lambda: streamed(item, Causal(), "max"),
