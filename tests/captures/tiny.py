@@ -79,7 +79,13 @@ _SIZES: tuple[tuple[str, int], ...] = (
 _UNSAID: dict[str, int] = {
     **{"head_dim": WIDTH // HEADS, "vocab_size": VOCABULARY, "num_attention_heads": HEADS},
     **{"num_experts_per_tok": 1, "n_group": 1, "topk_group": 1, "n_routed_experts": 4, "n_shared_experts": 1},
-    **{"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8, "indexer_compress_ratio": 2},
+    **{
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 2,
+    },
 }
 """Sizes that some configs leave to a checkpoint."""
 
