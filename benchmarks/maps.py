@@ -17,7 +17,9 @@ import attnviz
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Causal, Full, Pattern
 from attnviz.base.bins import bin_edges
+from attnviz.engine.products import Queries
 from attnviz.engine.reducer import reduce_map
+from attnviz.engine.tiles import TileSize
 from benchmarks.measure import Comparison, baseline, benchmark, in_turns, peak_extra_bytes, processes_in_turns
 from benchmarks.measure import attnviz as program
 
@@ -25,9 +27,9 @@ CELLS = 1024
 LONGEST = 131_072
 
 
-def make_item(T: int) -> AttentionItem:
+def make_item(T: int, D: int = 64) -> AttentionItem:
     generator = torch.Generator().manual_seed(0)
-    q, k = (torch.randn(1, 1, T, 64, generator=generator) for _ in range(2))
+    q, k = (torch.randn(1, 1, T, D, generator=generator) for _ in range(2))
     return attnviz.AttentionInputs(q, k).item()
 
 
@@ -47,6 +49,25 @@ class Product:
     def __call__(self) -> Tensor:
         for start in range(0, len(self.q), self.rows):
             torch.mm(self.q[start : start + self.rows], self.k.T, out=self.out)
+        return self.out
+
+
+class Tiles:
+    """The product alone, a tile at a time into memory that is used again, by the operator that maps take; causal: what is visible."""
+
+    def __init__(self, item: AttentionItem, *, causal: bool) -> None:
+        self.q, self.k, self.causal = item.query(0), item.key(0), causal
+        self.tile = TileSize.fitting(item, (CELLS, CELLS))
+        self.out = torch.empty(self.tile.keys * self.tile.rows)
+
+    def __call__(self) -> Tensor:
+        for rows in self.q.split(self.tile.rows):
+            queries = Queries(rows, operator=self.tile.operator)
+            first = rows.storage_offset() // rows.shape[1]
+            keys = self.k[: first + len(rows)] if self.causal else self.k
+            for part in keys.split(self.tile.keys):
+                room = self.out[: len(part) * len(rows)].view(len(part), len(rows))
+                queries.exponents(part, 0.125, lambda room=room: room)  # type: ignore[misc]
         return self.out
 
 
@@ -112,6 +133,19 @@ def map_memory() -> Iterator[Comparison]:
     taken = peak_extra_bytes(partial(prepared_item, LONGEST), longest_causal)
     name = f"map, causal, max (T={LONGEST:,}): peak extra memory"
     yield Comparison(name, "512 MiB", [taken], [512 * 2**20], 1.0, "bytes")
+
+
+@benchmark
+def map_against_tiles() -> Iterator[Comparison]:
+    """Maps against the tiled product, D = 64 and 128: what exp, sums and bins add to it."""
+    for D, target in ((64, 1.85), (128, 1.5)):
+        item = make_item(32_768, D)
+        for pattern in (Full(), Causal()):
+            calls = {reduce: partial(streamed, item, pattern, reduce) for reduce in ("max", "mass")}
+            seconds = in_turns({**calls, "tiles": Tiles(item, causal=isinstance(pattern, Causal))}, 3)
+            for reduce in calls:
+                name = f"map, {pattern}, {reduce} (T=32,768, D={D})"
+                yield Comparison(name, "the product of the same tiles", seconds[reduce], seconds["tiles"], target)
 
 
 SIZES = (8_192, 16_384, 32_768, 65_536, LONGEST)

@@ -252,6 +252,16 @@ def one_line(label: str) -> str:
     return printable(plain)
 
 
+def quoted(label: str) -> str:
+    """A label on one line in quotes, its letters as they are, those that join two among them.
+
+    >>> print(quoted("a\\nb"), quoted("it's"))
+    'a⏎b' "it's"
+    """
+    plain = one_line(label)
+    return f'"{plain}"' if "'" in plain and '"' not in plain else f"'{plain}'"
+
+
 def labels_of_both(a: Sequence[str] | None, b: Sequence[str] | None) -> Sequence[str] | None:
     """The labels of two sides: ``tired / wide`` where they are not the same; of one alone where the other has none.
 

@@ -78,6 +78,25 @@ def printable(text: str) -> str:
     return _UNSHOWN.sub("�", text)
 
 
+_LETTERS = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
+_FROM_RIGHT = re.compile(f"[{_LETTERS}][{_LETTERS}\u0300-\u036f\u200c\u200d]*")
+_ISOLATED = re.compile(f"\u2068({_FROM_RIGHT.pattern})\u2069")
+
+
+def isolated(text: str) -> str:
+    """Text whose words of Arabic, Hebrew and their like turn nothing around them: numbers and cells keep their places beside them.
+
+    >>> isolated("3 \u05d0\u05d1 0.5") == "3 \u2068\u05d0\u05d1\u2069 0.5"
+    True
+    """
+    return _FROM_RIGHT.sub("\u2068\\g<0>\u2069", bare(text))
+
+
+def bare(text: str) -> str:
+    """Text without what :func:`isolated` adds to it."""
+    return _ISOLATED.sub("\\1", text)
+
+
 def json_text(value: Any, *, spaced: bool = False, lenient: bool = False) -> str:
     """JSON on one line, its letters as they are but for those that a terminal would obey, which are spelled with escapes.
 

@@ -13,7 +13,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from attnviz.base.errors import Note
-from attnviz.base.words import printable
+from attnviz.base.words import bare, isolated, printable
+from attnviz.cli.streams import in_its_room
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,12 +83,49 @@ def output(columns: int = 100, **options: Any) -> Console:
 
         def render(self, *what: Any, **how: Any) -> Iterator[Segment]:
             for segment in super().render(*what, **how):
-                yield segment if segment.control else Segment(printable(segment.text), segment.style)
+                yield (
+                    segment if segment.control else Segment(self._placed(printable(bare(segment.text))), segment.style)
+                )
+
+        def print(self, *objects: Any, **how: Any) -> None:
+            """As any console's; letters that the encoding lacks are spelled before they are laid out."""
+            if not self.encoding.startswith("utf"):
+                objects = tuple(spelled(one, self.encoding) for one in objects)
+            super().print(*objects, **how)
+
+        def _placed(self, text: str) -> str:
+            """Text of letters that stand where they were laid out, in an encoding that can say so or not."""
+            return isolated(text) if self.encoding.startswith("utf") else in_its_room(text, self.encoding)
 
     given = os.environ.get("COLUMNS", "")
     if not sys.stdout.isatty() and "width" not in options:
         options["width"] = int(given) if re.fullmatch("[1-9][0-9]{0,4}", given) else columns
     return Output(**options)
+
+
+def spelled(shown: Any, encoding: str) -> Any:
+    """What is printed, in letters that an encoding has; what lays out its letters itself stays as it is."""
+    from rich.table import Table
+    from rich.text import Text
+
+    def plain(text: str) -> str:
+        return text.encode(encoding, "attnviz").decode(encoding)
+
+    if isinstance(shown, str):
+        return plain(shown)
+    if isinstance(shown, Text):
+        made = shown.copy()
+        text = plain(shown.plain)
+        if len(text) != len(shown.plain):
+            return Text(text, shown.style, justify=shown.justify, overflow=shown.overflow, no_wrap=shown.no_wrap)
+        made.plain = text
+        return made
+    if isinstance(shown, Table):
+        shown.title, shown.caption = spelled(shown.title, encoding), spelled(shown.caption, encoding)
+        for column in shown.columns:
+            column.header = spelled(column.header, encoding)
+            column._cells = [spelled(cell, encoding) for cell in column._cells]
+    return shown
 
 
 def data(text: str) -> None:

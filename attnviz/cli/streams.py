@@ -49,7 +49,37 @@ def _spelled(letter: str, encoding: str) -> str:
         plain.encode(encoding)
     except UnicodeError:  # of an encoding without the letters of ASCII
         return "?"
-    return plain or "?"
+    if plain or unicodedata.category(letter) in (
+        "Mn",
+        "Me",
+        "Cf",
+    ):  # a mark on a letter, or one that joins two, has no room
+        return plain
+    return "?" * _room(letter)
+
+
+def in_its_room(text: str, encoding: str) -> str:
+    """Text that is laid out, its letters spelled with as many as they have room for: what a table cuts ends in one period."""
+    try:
+        text.encode(encoding)
+    except UnicodeError:
+        return "".join(
+            letter if _has(letter, encoding) else _spelled(letter, encoding)[: _room(letter)] for letter in text
+        )
+    return text
+
+
+def _has(letter: str, encoding: str) -> bool:
+    try:
+        letter.encode(encoding)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _room(letter: str) -> int:
+    """How many cells a letter takes."""
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 codecs.register_error("attnviz", spell)

@@ -50,6 +50,9 @@ _VECTOR_CELLS = 1 << 23
 _VECTOR_BYTES = 40
 """What a number of them takes on its way: two of float64, and what is reached."""
 
+_VALUES = 4096
+"""Values whose lengths are taken at once."""
+
 _OUTPUT_CELLS = 1 << 22
 """Numbers of values times an output projection that are made at once."""
 
@@ -641,13 +644,16 @@ class Normed(Derived):
         if known not in self._norms:
             item = self.parts[0].item
             v, w_o = item.value(head, for_global=for_global), _w_o(item)
-            if w_o is None:
-                self._norms[known] = torch.linalg.vector_norm(v.cpu().double(), dim=1)
-            else:
+            size, out = _VALUES, None
+            if w_o is not None:
                 rounded = w_o.dtype if item.dtype == item.inputs.dtype else item.dtype
                 out = w_o[head].to(rounded).cpu().double()  # (D_v, d_model)
-                parts = v.cpu().double().split(max(1, _OUTPUT_CELLS // out.shape[1]))
-                self._norms[known] = torch.cat([torch.linalg.vector_norm(part @ out, dim=1) for part in parts])
+                size = max(1, _OUTPUT_CELLS // out.shape[1])
+            lengths = torch.empty(len(v), dtype=torch.float64)
+            for part, of in zip(v.split(size), lengths.split(size), strict=True):  # in parts, as float64 is a copy
+                added = part.cpu().double() if out is None else part.cpu().double() @ out
+                torch.linalg.vector_norm(added, dim=1, out=of)
+            self._norms[known] = lengths
         return self._norms[known]
 
     def as_shares(self, values: Tensor, head: int) -> tuple[Tensor, Tensor]:

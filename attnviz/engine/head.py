@@ -11,6 +11,9 @@ from attnviz.attention.reach import Reach
 from attnviz.engine.products import Queries, multiply
 from attnviz.engine.visibility import HIDDEN, Visibility, rows_of, to_positions
 
+_WIDENED = 8192
+"""Keys of a half type that are made larger at once."""
+
 
 class RowScorer:
     """Logits of one head, a block of query rows at a time, written into memory that the caller gives."""
@@ -28,7 +31,7 @@ class RowScorer:
         """Reads one head: its keys and, of its queries, those of ``queries``; None is all."""
         self.item, self.head, self.for_global = item, head, for_global
         self.sees = Visibility(item, pattern.of_head(head), reach, for_global=for_global)
-        self._memory = torch.empty(0)
+        self._memory, self._wide = torch.empty(0), torch.empty(0)
         self.queries = range(item.T) if queries is None else queries
         self.q = item.query(head, self.queries, for_global=for_global)  # (T', D)
         k = item.key(head, for_global=for_global)  # (S, D)
@@ -181,11 +184,19 @@ class RowScorer:
         self._hide_(out, rows, span)
 
     def _product(self, q: Tensor, span: range, out: Tensor) -> None:
-        multiply(q, self._band_keys(span).T, scale=self.item.scale, out=out)
+        size = len(span) if self.k.dtype == self.item.compute_dtype else _WIDENED
+        for start in range(0, len(span), size):
+            part = span[start : start + size]
+            multiply(q, self._band_keys(part).T, scale=self.item.scale, out=out[:, start : start + len(part)])
 
     def _band_keys(self, span: range) -> Tensor:
-        """Keys of a run of the band, (n, D), in the dtype that products run in."""
-        return self.k[span.start : span.stop : span.step].to(self.item.compute_dtype)
+        """Keys of a run of the band, (n, D), in the dtype that products run in: of a half type, in memory that the next run uses again."""
+        k, wide = self.k[span.start : span.stop : span.step], self.item.compute_dtype
+        if k.dtype == wide:
+            return k
+        if self._wide.numel() < k.numel():
+            self._wide = torch.empty(k.numel(), dtype=wide, device=k.device)
+        return self._wide[: k.numel()].view(k.shape).copy_(k)
 
     def _shared_keys(self, keys: Tensor) -> Tensor:
         """Shared keys, all of them or a run of them, (n, D), times the scale."""

@@ -215,7 +215,8 @@ class _Making:
         if tile is None:
             cells = (len(self.edges[0]) - 1, len(self.edges[1]) - 1)
             bound, reductions = self.options.get("memory"), len(self.reductions)
-            tile = TileSize.fitting(item, cells, reductions=reductions, memory=bound, pattern=pattern)
+            shown = int(self.edges[0][-1] - self.edges[0][0])
+            tile = TileSize.fitting(item, cells, reductions=reductions, memory=bound, pattern=pattern, queries=shown)
         made = Plan.of(item, pattern, self.edges[0], tile, ranks=self.ranks.size)
         return made if self.checkpoint is None else self.checkpoint.plan(self.key, made)
 

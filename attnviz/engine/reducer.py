@@ -89,7 +89,10 @@ def reduce_map(
         InputError: ``memory`` is too small for one row, or the device has too little.
     """
     cells = (len(row_edges) - 1, len(column_edges) - 1)
-    tile = tile or TileSize.fitting(item, cells, reductions=len(reductions), memory=memory, pattern=pattern)
+    shown = int(row_edges[-1] - row_edges[0])
+    tile = tile or TileSize.fitting(
+        item, cells, reductions=len(reductions), memory=memory, pattern=pattern, queries=shown
+    )
     if item.device.type == "cuda" and find_spec("triton") is not None:
         made = reduce_fused(
             item,

@@ -51,6 +51,7 @@ class TileSize:
         reductions: int = 1,
         memory: int | None = None,
         pattern: Pattern | None = None,
+        queries: int | None = None,
         otherwise: str = ", or make the picture smaller (--pixels)",
     ) -> TileSize:
         """The tile that suits the device, smaller where ``memory`` asks for it.
@@ -61,6 +62,7 @@ class TileSize:
             reductions: how many reductions are made at once.
             memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
             pattern: whose shared keys are copied, where products of queries and keys are made.
+            queries: how many are shown; None is all.
             otherwise: what else helps, for the error.
 
         Raises:
@@ -69,7 +71,11 @@ class TileSize:
         bytes_each = torch.finfo(item.compute_dtype).bits // 8
         # Small enough for a cache, large enough that starting each step costs little; an accelerator wants more at once.
         rows, keys = (768, 2048) if item.device.type == "cpu" else (2048, 16384)
-        operator = PLAIN if item.given else operator_for(item.device, item.compute_dtype, item.T * item.S)
+        operator = (
+            PLAIN
+            if item.given
+            else operator_for(item.device, item.compute_dtype, (item.T if queries is None else queries) * item.S)
+        )
         if memory is None:
             return cls(rows, keys, operator)
 

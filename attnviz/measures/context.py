@@ -83,10 +83,9 @@ def _attend(item: AttentionItem, head: int, *, causal: bool) -> Tensor:
 
 def _stream(attention: Attention, head: int, out: Tensor) -> None:
     item = attention.item
-    values = item.value(head).to(item.compute_dtype)  # (S, D_v)
-    own = attention.pattern.global_queries
-    of_global = item.value(head, for_global=True).to(item.compute_dtype) if own else values
+    values = item.value(head)  # (S, D_v)
+    of_global = item.value(head, for_global=True) if attention.pattern.global_queries else values
     for block in attention.blocks(head):
-        seen = (of_global if block.for_global else values)[block.keys]  # (n, D_v)
+        seen = (of_global if block.for_global else values)[block.keys].to(item.compute_dtype)  # (n, D_v)
         # A product over no keys at all would be 0, not the NaN of a query that sees nothing.
         out[block.rows] = multiply(block.values, seen) if len(seen) else torch.nan

@@ -384,7 +384,7 @@ def _excerpt(
 ) -> Excerpt:
     """The ends of the head's rows and columns, and what is around the pair."""
     queries = _around(item.T, query, 10)
-    keys = [columns[n] for n in _around(len(columns), columns.index(position))]
+    keys = [columns[n] for n in _around(len(columns), columns.index(position), 6)]
     rows = Computed(item, pattern).rows(head).read(torch.tensor(queries, device=item.device), weights=False)
     logits = rows.over(torch.arange(item.S), False).values[:, keys]
     tokens = item.query_labels(queries)
@@ -401,7 +401,8 @@ def _around(count: int, at: int, most: int = 8) -> list[int]:
     """
     if count <= most:
         return list(range(count))
-    return sorted({0, 1, count - 2, count - 1, *range(max(at - 1, 0), min(at + 2, count))})
+    near = range(max(at - 1, 0), min(at + 2, count))
+    return sorted({0, count - 1, *near} if most < 7 else {0, 1, count - 2, count - 1, *near})
 
 
 def _terms(item: AttentionItem, head: int, query: int, position: int, for_global: bool) -> tuple[Term, ...]:

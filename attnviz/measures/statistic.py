@@ -141,6 +141,10 @@ class HeadKeys:
         return norms(self.item.key(self.head), self.item) if has_vectors(self.item) else None
 
 
+_TOGETHER = 4096
+"""Vectors whose lengths are taken at once."""
+
+
 def has_vectors(item: AttentionItem | None) -> bool:
     """Whether an item has queries and keys, and not weights alone."""
     return item is not None and not item.given
@@ -148,7 +152,10 @@ def has_vectors(item: AttentionItem | None) -> bool:
 
 def norms(vectors: Tensor, item: AttentionItem) -> Tensor:
     """Euclidean lengths of (n, D), (n,)."""
-    lengths: Tensor = torch.linalg.vector_norm(vectors.to(item.compute_dtype), dim=1)
+    lengths = torch.empty(len(vectors), dtype=item.compute_dtype, device=vectors.device)
+    # In parts, as whatever widens a half type makes a copy of it.
+    for part, out in zip(vectors.split(_TOGETHER), lengths.split(_TOGETHER), strict=True):
+        torch.linalg.vector_norm(part, dim=1, dtype=item.compute_dtype, out=out)
     return lengths
 
 

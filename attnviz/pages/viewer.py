@@ -200,7 +200,8 @@ class Viewer:
             return rows, rows
         job = self._begin_pass(layer, head, opened) if what == "map" else self._begin_received(layer, head, opened)
         job.asked = time.monotonic()
-        return rows, min(self._done.get((what, layer, head), 0), rows)
+        # All rows are done a moment before what they made is there.
+        return rows, min(self._done.get((what, layer, head), 0), rows - 1)
 
     async def received(self, layer: int, head: int) -> Cells:
         """The mean weight that each key receives of all queries that see it, (S,) float32, NaN where none does.

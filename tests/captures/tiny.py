@@ -27,6 +27,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"qk_head_dim", 2 * WIDTH // HEADS),
     (r"intra_bottleneck_size|true_hidden_size", WIDTH),
     (r"crop_size", 32),
+    (r"latent_query_num", 6),
+    (r"max_img_size", 32),
+    (r"visual_prompt_size", 8),
     (r"frames_per_clip", 4),
     (r"(.*_)?num_key_value_heads|num_kv_heads|n_kv_heads|multi_query_group_num", GROUPS),
     (r"(.*_)?(num_attention_heads|attention_heads|num_heads|n_heads?|num_attn_heads|nhead|nheads)", HEADS),
@@ -199,6 +202,12 @@ def _of_kind(said: dict[str, Any], base: Any) -> dict[str, Any]:
     given |= {name: size for name, size in _UNSAID.items() if said.get(name, 0) is None}
     if "fullatt_block_indexes" in said:  # windows of two merged patches a side
         given["window_size"] = 32
+    if "merge_index" in said:  # two pictures, one above the other
+        given["image_size"] = [64, 32]
+    if said.get("num_kv_shared_layers"):
+        given["num_kv_shared_layers"] = 0
+    if said.get("vocabulary_map", 0) is None:
+        given["vocabulary_map"] = {"<image>": IMAGE}
     if "dim_bbox" in said:  # a wave for each of eight numbers of a box
         given["hidden_size"] = 128
     if "attention_hidden_size" in said:  # of two sequences side by side
@@ -320,11 +329,14 @@ class _Inputs:
             yield {"pixel_values": pixels}
             yield {**self.text, "pixel_values": pixels}
             yield {**self.text, "pixel_values": pixels, **self.decoded}
-            if self.text and pixels.ndim == 4:
+            if "input_ids" in self.text and pixels.ndim == 4:
                 seen = self.text["input_ids"].clone()
                 seen[:, :QUERIES] = IMAGE
                 asked = self._taken(qformer_input_ids=_ids(T))
                 yield {**self.text, "input_ids": seen, "pixel_values": pixels, **asked, **self.decoded}
+                first = (torch.arange(T) < QUERIES).expand(B, T)
+                if "image_embeds_position_mask" in self.takes:
+                    yield {**self.text, "pixel_values": pixels, "image_embeds_position_mask": first}
             if self.text and "image_attention_mask" in self.takes and pixels.ndim == 4:
                 yield {**self.text, "pixel_values": pixels[:, None], "image_attention_mask": torch.ones(B, T, 1)}
         for size in (16, 32, 48, 64, 96, 224):
@@ -338,9 +350,16 @@ class _Inputs:
     def _features(self) -> Iterator[dict[str, Any]]:
         bins = self._size("num_mel_bins", "feature_size", "n_mels", "input_feat_per_channel", default=16)
         positions = self._size("max_source_positions", default=32)
+        if "is_longer" in self.takes:
+            long = torch.ones(B, 1, dtype=torch.bool)
+            yield {**self.text, "input_features": _random(B, 4, 1024, bins), "is_longer": long}
+            yield {**self.text, "input_features": _random(B, 1, 1024, bins), "is_longer": ~long}
         for length in (2 * positions, positions, 64, 3000, 96, 1024):
             there = torch.ones(B, length, dtype=torch.int64)
-            for sound in (_random(B, bins, length), *(_random(B, length, size) for size in (bins, 160, WIDTH))):
+            for sound in (
+                _random(B, bins, length),
+                *(_random(B, length, size) for size in (bins, 160, WIDTH, 7 * bins)),
+            ):
                 yield {"input_features": sound, **self.decoded}
                 yield {
                     "input_features": sound,
@@ -354,6 +373,9 @@ class _Inputs:
         bins = self._size("num_mel_bins", default=16)
         yield {"input_values": _random(B, 2000), **self.decoded}
         yield {"input_values": _random(B, 1, 2000)}
+        yield {"input_values": _random(B, 3840), **self.decoded}
+        if self.text:
+            yield {**self.text, "input_values": _random(B, 1, 3840)}
         yield {"input_values": _random(B, self._size("max_length", default=64), bins)}
         yield {"input_values": _ids(T), **self.decoded}
         if "decoder_input_values" in self.takes:

@@ -143,13 +143,13 @@ def test_reduced_maps_in_place_of_q_and_k(captured, run):
             name: pytest.approx(value, abs=1e-5) if isinstance(value, float) else value for name, value in b.items()
         }
     assert run("show", maps, "--layer", "1", "--head", "0").out == run("show", full, "--layer", "1", "--head", "0").out
-    for command in (("overview",), ("plot", "--layer", "1", "--head", "all"), ("tiles", "--layer", "1")):
+    for command in (("overview",), ("plot", "--layer", "1", "--head", "all"), ("tiles", "--layer", "1"), ("html",)):
         name, *more = command
-        result = run(name, maps, *more, "-o", f"{name}.png" if name != "tiles" else "tiles")
+        result = run(name, maps, *more, "-o", {"tiles": "tiles", "html": "x.html"}.get(name, f"{name}.png"))
         assert result.code == 0, result.err
     assert run("snapshot", "save", maps, "s.json", "--layer", "1", "--head", "0").code == 0
     assert run("snapshot", "check", maps, "s.json", "--layer", "1").code == 0
-    for command in (("score",), ("pattern",), ("context", "-o", "c.npy"), ("html", "-o", "x.html")):
+    for command in (("score",), ("pattern",), ("context", "-o", "c.npz")):
         name, *more = command
         result = run(name, maps, "--layer", "1", *more)
         assert result.code == 2

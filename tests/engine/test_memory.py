@@ -250,3 +250,36 @@ def test_the_measure_sees_a_whole_map():
     q = torch.zeros(1, 3000, 2)
     assert largest(lambda: attnviz.score(AttentionInputs(q, q), Full())) >= 3000 * 3000
     assert largest(lambda: q[0] @ q[0].T) == 3000 * 3000
+
+
+class _Largest(TorchDispatchMode):
+    """The most numbers that a tensor made meanwhile holds, of float32 or float64."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(one, torch.Tensor) and one.dtype in (torch.float32, torch.float64) and not func.is_view:
+                self.numbers = max(self.numbers, one.untyped_storage().nbytes() // one.dtype.itemsize)
+        return made
+
+
+HALF_ROADS = {
+    "map": lambda inputs: attnviz.attention_map(inputs, 0, "causal", queries=range(inputs.T - 8, inputs.T), pixels=64),
+    "local map": lambda inputs: attnviz.attention_map(inputs, 0, Local(4), pixels=64),
+    "score": lambda inputs: attnviz.score(inputs, "full", queries=range(8)),
+    "statistics": lambda inputs: attnviz.head_statistics(inputs, Local(4)),
+    "norms": lambda inputs: attnviz.attention_map(inputs, 0, Local(4), values="norms", queries=range(8), pixels=64),
+    "logits of a rectangle": lambda inputs: attnviz.Pyramid.of(inputs, Local(4)).rectangle(0, range(8), range(8)),
+}
+
+
+@pytest.mark.parametrize("road", HALF_ROADS)
+def test_keys_and_values_of_half_types_are_never_copied_whole_into_wider_ones(road):
+    T, D = 20_000, 128
+    q, k, v = (torch.zeros(1, T, D, dtype=torch.bfloat16) for _ in range(3))
+    inputs = attnviz.AttentionInputs(q, k, v, global_mask=torch.arange(T) == 3)
+    with _Largest() as largest:
+        HALF_ROADS[road](inputs)
+    assert 0 < largest.numbers < T * D / 2

@@ -9,6 +9,7 @@ import shlex
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import axe_playwright_python
@@ -82,6 +83,7 @@ def page(chromium: Browser, folder: Path) -> Iterator[Page]:
     assert complaints == []
 
 
+@cache
 def weights(of: int, head: int) -> np.ndarray:
     inputs = layer(of)
     return attend(inputs.q[0], inputs.k[0], np.ones((T, T), dtype=bool)).weights[head]
@@ -96,7 +98,9 @@ def copied(page: Page, name: str) -> str:
     """What a button of the menu copies; it is shown there too."""
     menu(page)
     page.get_by_role("button", name=name).click()
-    return page.locator(".take-copied textarea").input_value()
+    shown = page.locator(".take-copied textarea")
+    expect(shown).to_have_value(re.compile("^attnviz " if name.endswith("command") else "^(import|from) "))
+    return shown.input_value()
 
 
 def saved(page: Page, name: str) -> bytes:
@@ -258,6 +262,18 @@ def test_keys_go_to_heads_layers_and_views_and_are_listed(page):
     expect(page.locator(".status")).to_contain_text("layer 0 · head 3")
 
 
+def test_the_layers_heads_stand_beside_the_map(page):
+    go(page, "view=map&layer=1&head=2")
+    strip = page.get_by_role("group", name="Heads of this layer")
+    expect(strip.get_by_role("button")).to_have_count(4)
+    expect(strip.locator('[aria-current="true"]')).to_have_attribute("data-stop", "2")
+    strip.get_by_role("button").nth(3).click()
+    expect(page.locator(".status")).to_contain_text("layer 1 · head 3")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    expect(page.locator(".status")).to_contain_text("layer 1 · head 2")
+
+
 def test_heads_are_colored_sorted_and_grouped_by_their_numbers(page):
     rows = [row for number in range(2) for row in attnviz.head_statistics(layer(number), "full", layer=number)]
     go(page, "view=model&stat=entropy&rank=most")
@@ -394,7 +410,8 @@ def test_from_sentence_to_sentence(page):
         assert abs(float(row["weight"]) - whole[int(row["query"]), int(row["key"])]) <= float(row["within"]) + 1e-6
 
 
-@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.matrix)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing_in_the_tools(page, dark):
     """One page for all: what is compared, sorted, left out and opened, in the colors of a theme."""
     page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text())

@@ -171,9 +171,9 @@ export function logitsWithin(layer: Layer, head: number): number {
   return layer.accuracy.logits[head];
 }
 
-/** The key head that a query head reads, where heads share them; else null. */
+/** The key head that a query head reads, where heads share them; else null, and where only some heads are in the page. */
 export function keyHead(layer: Layer, head: number): number | null {
-  return layer.kv_heads === layer.heads ? null : Math.floor((head * layer.kv_heads) / layer.heads);
+  return layer.kv_heads === layer.heads || layer.head_labels ? null : Math.floor((head * layer.kv_heads) / layer.heads);
 }
 
 /** What a head of a layer is called. */

@@ -91,10 +91,11 @@ def register(app: typer.Typer) -> None:
         if format == "markdown":
             data(text)
         else:
-            from attnviz.cli.console import output
+            from attnviz.cli.console import output, spelled
             from attnviz.show.lessons.terminal import LessonMarkdown
 
-            output().print(LessonMarkdown(text))
+            console = output()
+            console.print(LessonMarkdown(spelled(text, console.encoding)))
 
 
 def _checked(out: Path, inputs: list[Path]) -> Path:

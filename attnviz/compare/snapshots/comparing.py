@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from attnviz.base.bins import of_bin
 from attnviz.base.devices import DTYPES
-from attnviz.base.labels import same_label
+from attnviz.base.labels import quoted, same_label
 from attnviz.base.types import Cells
 from attnviz.compare.rounding import FIXED, Tolerance, check_can_fail
 from attnviz.compare.snapshots.difference import (
@@ -245,4 +245,4 @@ def _tokens_apart(stored: Snapshot, now: Snapshot, *, alike: bool) -> Iterator[s
         wrong = [i for i, (a, b) in enumerate(zip(labels, later, strict=False)) if not same_label(a, b)]
         if wrong:
             more = "" if len(wrong) == 1 else f", and {len(wrong) - 1} more"
-            yield f"{name} token {wrong[0]} was {labels[wrong[0]]!r}, is {later[wrong[0]]!r}{more}"
+            yield f"{name} token {wrong[0]} was {quoted(labels[wrong[0]])}, is {quoted(later[wrong[0]])}{more}"

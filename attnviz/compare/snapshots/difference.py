@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from attnviz.base.labels import quoted
 from attnviz.compare.rounding import Tolerance
 from attnviz.compare.snapshots.snapshot import VERSION, Snapshot
 
@@ -126,7 +127,7 @@ class SnapshotDifference:
 def _position(one: str, many: str, here: Sequence[int], whole: Sequence[int], tokens: Sequence[str] | None) -> str:
     if len(here) > 1:
         return f"{many} {span_of(here)}"
-    token = "" if tokens is None else f" {tokens[whole.index(here[0])]!r}"
+    token = "" if tokens is None else f" {quoted(tokens[whole.index(here[0])])}"
     return f"{one} {here[0]}{token}"
 
 

@@ -6,7 +6,8 @@ import re
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import Markdown, Paragraph
+from rich.markdown import Markdown, Paragraph, TableElement
+from rich.table import Table
 from rich.text import Text
 
 _WIDE = r"\u3000-\u30ff\u3400-\u9fff\uff00-\uffef"
@@ -27,7 +28,18 @@ class _Paragraph(Paragraph):
         yield broken(self.text, options.max_width)
 
 
-LessonMarkdown.elements = {**Markdown.elements, "paragraph_open": _Paragraph}
+class _Table(TableElement):
+    """A table whose cells wrap where there is no room, and are never cut."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for table in super().__rich_console__(console, options):
+            if isinstance(table, Table):
+                for column in table.columns:
+                    column.overflow = "fold"
+            yield table
+
+
+LessonMarkdown.elements = {**Markdown.elements, "paragraph_open": _Paragraph, "table_open": _Table}
 
 
 def broken(text: Text, width: int) -> Text:

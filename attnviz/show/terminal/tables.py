@@ -25,6 +25,7 @@ from attnviz.sources.files import TensorInfo
 from attnviz.sources.naming import LAYER
 
 _LABEL_CELLS = 14
+_WORST = 14  # characters of where two maps are furthest apart, at the least
 
 
 def score_table(
@@ -350,9 +351,24 @@ def difference_table(
     weights = found.values == "weights"
     table.add_column("head", justify="right", min_width=4)
     headers = ["max\n|A−B|", "mean\n|A−B|", *(["total\nvariation", "JS div.\n(nats)"] if weights else [])]
-    for header in [*headers, f"top-{found.top_k}\nagrees", "beyond\ntolerance"]:
+    headers += [f"top-{found.top_k}\nagrees", "beyond\ntolerance"]
+    # Numbers that don't fit are left out, the least telling first, and none is cut.
+    beside, room = 1 + 2 * int(width >= 100), width - 1 - _WORST
+    room -= 4 + beside
+    wide = {header: max(8, *map(len, header.split("\n"))) + beside for header in headers}
+    kept = list(headers)
+    for header in [*headers[3:4], *headers[2:3], headers[1], headers[-2]] if weights else [headers[1], headers[-2]]:
+        if sum(wide[one] for one in kept) > room:
+            kept.remove(header)
+    if len(kept) < len(headers):
+        out = ", ".join(header.replace("\n", " ") for header in headers if header not in kept)
+        table.caption = (
+            f"{len(headers) - len(kept)} of {len(headers)} columns left out (a wider terminal shows more): {out}"
+        )
+        table.caption_justify = "left"
+    for header in kept:
         table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("worst: query → key, A, B")
+    table.add_column("worst: query → key, A, B", overflow="fold")
 
     def place(position: int, tokens: Sequence[str] | None) -> str:
         return f"{position}" if tokens is None else f"{position} {short(tokens[position])}"
@@ -367,7 +383,9 @@ def difference_table(
         if row.rows_beyond and not row.beyond:  # as distributions alone
             beyond.append(f"\n{row.rows_beyond:,} rows")
         numbers = [f"{value:.2e}" for value in (row.max_abs, row.mean_abs, *divergences) if value is not None]
-        table.add_row(f"{row.head}", *numbers, f"{row.top_k_agreement:.1%}", beyond, Text(worst))
+        shown: list[str | Text] = [*numbers, f"{row.top_k_agreement:.1%}", beyond]
+        cells = dict(zip(headers, shown, strict=True))
+        table.add_row(f"{row.head}", *(cells[header] for header in kept), Text(worst))
     return table
 
 

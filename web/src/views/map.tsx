@@ -7,6 +7,7 @@ import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Ramp, legendColor, massTop, ramp, rampOf } from "../colors";
 import { hasWeights, headName, withinOf } from "../description";
 import { useFound } from "../find/find";
+import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { drawAxis } from "../map/axes";
 import { Crosshair } from "../map/crosshair";
@@ -19,6 +20,7 @@ import { COLUMN, LARGEST, ROW } from "../questions";
 import { useAnswer, useSession, useStore } from "../session";
 import { clamp } from "../state";
 import { Strongest } from "../whole";
+import { Thumb } from "./model";
 
 /** Where the pointer is on the screen: the map may move under it. */
 interface Pointer {
@@ -184,7 +186,38 @@ export function MapView(props: { dark: boolean }) {
         />
         <Readout />
         <Wholes />
+        <Strip dark={props.dark} />
       </div>
+    </div>
+  );
+}
+
+/** The heads of the layer beside the map, a small map each, where the page has room. */
+function Strip(props: { dark: boolean }) {
+  const { state, layer, set } = useStore();
+  const roving = useRoving<number>(
+    state.head,
+    (head) => head >= 0 && head < layer.heads,
+    (key, from) => ({ ArrowLeft: from - 1, ArrowRight: from + 1, Home: 0, End: layer.heads - 1 })[key] ?? null,
+  );
+  if (layer.heads < 2) return null;
+  return (
+    <div class="map-strip" role="group" aria-label="Heads of this layer" ref={roving.group} onKeyDown={roving.onKeyDown}>
+      {Array.from({ length: layer.heads }, (_, head) => (
+        <div key={`${state.layer} ${head}`}>
+          <Thumb
+            layer={state.layer}
+            head={head}
+            dark={props.dark}
+            current={head === state.head}
+            beside
+            stop={roving.stop(head)}
+            onFocus={() => roving.came(head)}
+            onOpen={() => set({ head }, true)}
+          />
+          <span class="map-strip-name">{headName(layer, head)}</span>
+        </div>
+      ))}
     </div>
   );
 }

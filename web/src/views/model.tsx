@@ -140,7 +140,8 @@ function columnName(layers: Layer[], head: number): string {
   return names.size === 1 ? [...names][0] : "";
 }
 
-function Thumb(props: ThumbProps) {
+/** A head's map in a few cells, which opens it. */
+export function Thumb(props: ThumbProps) {
   const { description } = useSession();
   const { state, scale } = useStore();
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -185,7 +186,7 @@ function Thumb(props: ThumbProps) {
     <>
       <button
         type="button"
-        class="thumb"
+        class={props.beside ? "map-strip-thumb" : "thumb"}
         {...props.stop}
         aria-current={props.current ? "true" : undefined}
         aria-label={`${name}: open its map`}
@@ -196,7 +197,9 @@ function Thumb(props: ThumbProps) {
         <canvas ref={canvas} width={1} height={1} aria-hidden="true" />
         {pass && <progress aria-label={`Reading ${name}`} max={pass.rows} value={pass.done} />}
       </button>
-      <span class="thumb-top">{most === null ? (asked.state === "failed" ? "?" : "") : some === null ? most : `\u2265 ${most}`}</span>
+      {!props.beside && (
+        <span class="thumb-top">{most === null ? (asked.state === "failed" ? "?" : "") : some === null ? most : `\u2265 ${most}`}</span>
+      )}
     </>
   );
 }

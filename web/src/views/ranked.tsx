@@ -92,7 +92,8 @@ export function NumberChip(props: { of: Counted; range: [number, number] | null;
 export interface ThumbProps extends OfHead {
   dark: boolean;
   current: boolean;
-  stop: { "data-stop": string; tabIndex: number };
+  beside?: boolean; // whether it stands beside a map, without its number
+  stop: { "data-stop": string | number; tabIndex: number };
   onFocus(): void;
   onOpen(): void;
 }

