@@ -106,7 +106,11 @@ def test_a_safetensors_whose_header_is_damaged(refused, folder):
     whole = bytearray(valid(".safetensors"))
     whole[whole.index(b'"F32"') + 1] = ord("X")
     (folder / "dump.safetensors").write_bytes(whole)
-    refused("score", "dump.safetensors", says=r"dump\.safetensors: is not a readable \.safetensors file .*(X32|InvalidHeader)")
+    refused(
+        "score",
+        "dump.safetensors",
+        says=r"dump\.safetensors: is not a readable \.safetensors file .*(X32|InvalidHeader)",
+    )
 
 
 def test_an_npz_whose_checksum_is_wrong(refused, folder):

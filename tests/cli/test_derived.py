@@ -145,7 +145,10 @@ def test_two_runs_are_compared_layers_as_one(run, run_dump):
         ("plot run.npz --rollout --mean -o x.png", "--rollout: it makes one map .* leave --mean out"),
         ("plot run.npz --rollout --values norms -o x.png", "--values norms: --rollout follows weights"),
         ("plot run.npz --rollout --pixels 3 -o x.png", "choose --reduce mass, or few queries with --queries A:B"),
-        ("plot run.npz --mean=depth -o x.png", "--mean 'depth' is not heads, layers, items, or some of these with commas"),
+        (
+            "plot run.npz --mean=depth -o x.png",
+            "--mean 'depth' is not heads, layers, items, or some of these with commas",
+        ),
         ("plot run.npz --mean layers --max layers -o x.png", "two ways to make one map of the layers"),
         ("score run.npz --mean layers --values logits --format csv", "has no logits; take --values weights"),
         ("stats run.npz --values logits", "--values 'logits' is not one of weights, norms, norm-shares"),
