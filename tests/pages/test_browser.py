@@ -307,13 +307,13 @@ def test_the_tooltip_keeps_up_with_a_map_that_moves_under_the_pointer(long, open
 def test_products_by_dimension_sum_to_the_logit(sentence, opened: Opener) -> None:
     page = opened(sentence, "view=query-key&head=1&query=7&key=2").page
     q, k = 3 * draw(4, 12, 8)[1, 7].double(), draw(4, 12, 8, seed=1)[1, 2].double()
-    page.locator("summary").click()
-    rows = [row.locator("td").all_inner_texts() for row in page.locator("tbody tr").all()]
+    page.locator(".qk-table summary").click()
+    rows = [row.locator("td").all_inner_texts() for row in page.locator(".qk-table tbody tr").all()]
     products = [number(row[2]) for row in rows]
     assert products == pytest.approx((q * k / math.sqrt(8)).tolist(), abs=2e-3)
     assert number(page.locator("[data-value=logit]").inner_text()) == pytest.approx(sum(products), abs=5e-3)
     page.get_by_role("button", name="by size").click()
-    expect(page.locator("tbody th").first).to_have_text(str(int(np.argmax(np.abs(products)))))
+    expect(page.locator(".qk-table tbody th").first).to_have_text(str(int(np.argmax(np.abs(products)))))
 
 
 def read_text(page: Page, query: str, key: int) -> float:

@@ -112,6 +112,14 @@ def test_escape_lets_go_and_a_double_click_takes_nothing_back_in_every_view(sent
     expect(page.locator(".readout")).to_contain_text("Click a cell")  # the second click chose nothing
 
 
+def test_a_map_that_is_left_while_it_zooms_ends_without_a_complaint(sentence, opened: Opener) -> None:
+    page = opened(sentence, "view=map&layer=1&head=2").page
+    page.locator(".map-leaflet").dblclick()
+    expect(page.locator(".map-leaflet .leaflet-zoom-anim")).to_have_count(1)
+    go(page, "view=text&layer=1&head=2")
+    page.wait_for_timeout(300)  # the zoom's quarter of a second
+
+
 def test_paper_shows_what_the_screen_does(sentence, opened: Opener) -> None:
     """Axes stay with their cells, shades are kept, and no control is printed."""
     page = opened(sentence, "view=map&layer=1&head=2&query=20&key=10", width=1440, height=900).page

@@ -62,6 +62,8 @@ export function useMap(): Moving {
     });
     moved();
     return () => {
+      // Leaflet ends a zoom that it animates a quarter of a second later, on a map that is gone by then.
+      (made as unknown as { _animatingZoom: boolean })._animatingZoom = false;
       made.remove();
       map.current = null;
     };
