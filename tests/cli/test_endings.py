@@ -185,7 +185,7 @@ def test_a_name_that_is_not_utf_8(folder):
     done = subprocess.run([*PROGRAM, "stats", b"e\xff.npz"], capture_output=True, timeout=60)
     assert (done.returncode, done.stderr.decode()) == (
         2,
-        "attnviz: e\N{REPLACEMENT CHARACTER}.npz: there is no such file\n",
+        "attnviz: e\N{REPLACEMENT CHARACTER}.npz: there is no such file; did you mean d\N{REPLACEMENT CHARACTER}.npz?\n",
     )
 
 

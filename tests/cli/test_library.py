@@ -16,6 +16,7 @@ import attnviz
 from attnviz.engine.request import Request
 from attnviz.plots.kind import KINDS, drawn, figure_of
 from attnviz.plots.kinds.heatmap import Heatmap
+from attnviz.plots.kinds.arcs import Arcs
 from attnviz.plots.kinds.overlay import Overlay
 from attnviz.plots.kinds.pattern import Reasons
 from attnviz.plots.kinds.strip import Strip
@@ -148,6 +149,14 @@ def test_an_overlay_is_the_librarys(run, sources):
         np.testing.assert_array_equal(pixels(sources / "command.png"), saved(found, "library.png"))
 
 
+def test_arcs_are_the_librarys(run, sources):
+    result = run("plot", "a.npz", "--head", "1", "--arcs", "--pattern", "causal", "--norm", "power", "-o", "command.png")
+    assert result.code == 0, result.err
+    with house_style():
+        found = figure_of(drawn(Arcs(), Request(inputs(), "causal", 1), Look(**LOOK)))
+        np.testing.assert_array_equal(pixels(sources / "command.png"), saved(found, "library.png"))
+
+
 @pytest.mark.parametrize("story", [(), ("--story",)], ids=str)
 def test_a_pattern_is_the_librarys(run, sources, story):
     named = ("--pattern", "local+global:window=1", "--global", "0")
@@ -176,7 +185,7 @@ def test_a_map_as_numbers_is_the_librarys(run, sources, how):
 def test_every_kind_is_held_against_the_library():
     import attnviz.plots.kinds  # noqa: F401
 
-    drawn_here = " ".join(" ".join(arguments) for arguments, _ in CASES.values()) + " --overlay"
+    drawn_here = " ".join(" ".join(arguments) for arguments, _ in CASES.values()) + " --overlay --arcs"
     assert [name for name in KINDS if f"--{name}" not in drawn_here and "test" not in KINDS[name].__module__] == []
 
 

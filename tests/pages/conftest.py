@@ -39,7 +39,7 @@ def serving(*layers: PageLayer) -> Iterator[str]:
     with listen(0) as listening:
         port = listening.getsockname()[1]
         app = application(viewer, token="token", port=port)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
         thread.start()
         yield f"http://127.0.0.1:{port}/token/"
