@@ -15,8 +15,8 @@ from PIL import Image
 import attnviz
 from attnviz.engine.request import Request
 from attnviz.plots.kind import KINDS, drawn, figure_of
-from attnviz.plots.kinds.heatmap import Heatmap
 from attnviz.plots.kinds.arcs import Arcs
+from attnviz.plots.kinds.heatmap import Heatmap
 from attnviz.plots.kinds.overlay import Overlay
 from attnviz.plots.kinds.pattern import Reasons
 from attnviz.plots.kinds.strip import Strip
@@ -150,7 +150,9 @@ def test_an_overlay_is_the_librarys(run, sources):
 
 
 def test_arcs_are_the_librarys(run, sources):
-    result = run("plot", "a.npz", "--head", "1", "--arcs", "--pattern", "causal", "--norm", "power", "-o", "command.png")
+    result = run(
+        "plot", "a.npz", "--head", "1", "--arcs", "--pattern", "causal", "--norm", "power", "-o", "command.png"
+    )
     assert result.code == 0, result.err
     with house_style():
         found = figure_of(drawn(Arcs(), Request(inputs(), "causal", 1), Look(**LOOK)))

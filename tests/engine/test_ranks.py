@@ -320,7 +320,10 @@ def test_a_rank_that_cannot_read_its_file_stops_the_others(tmp_path, start, bad)
         for rank in range(2)
     ]
     found = [ends(process) for process in processes]
-    assert found[bad] == (2, [f"attnviz: {tmp_path}/missing.safetensors: there is no such file; did you mean dump.safetensors?"])
+    assert found[bad] == (
+        2,
+        [f"attnviz: {tmp_path}/missing.safetensors: there is no such file; did you mean dump.safetensors?"],
+    )
     code, said = found[1 - bad]
     assert len(said) == 1, said
     # The other has gone while this one waits for its part or, sooner, while they still shake hands.
