@@ -78,8 +78,8 @@ class Pattern(ABC):
     """Whether it says what is hidden more than what is seen: in ``a & b`` the other side gives the reasons."""
 
     def __init_subclass__(cls) -> None:
-        if cls.name is not None:
-            PATTERNS[cls.name] = cls
+        if (name := vars(cls).get("name")) is not None:  # one that is inherited is the other class's still
+            PATTERNS[name] = cls
 
     def of_head(self, head: int) -> Pattern:
         """The pattern as one head sees it; heads differ in masks and blocks of one's own."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz import AttentionInputs, AttentionScores, InputError
-from attnviz.attention.names import named_pattern
+from attnviz.attention.names import description, named_pattern
 from attnviz.attention.patterns import Causal, Full, GlobalKeys, GlobalQueries, Local, Masked, longformer
 from attnviz.engine.blocks import blocks
 from tests import reference
@@ -429,3 +429,12 @@ def test_scores_of_some_queries_are_their_rows_of_all(data):
     assert part.global_queries.tolist() == whole.global_queries[kept].tolist()
     if whole.global_weights is not None:
         torch.testing.assert_close(part.global_weights, whole.global_weights[:, kept], equal_nan=True)
+
+
+def test_a_class_made_of_another_leaves_it_its_name():
+    class Mine(Causal):
+        pass
+
+    assert type(named_pattern("causal")) is Causal
+    with pytest.raises(InputError, match="Mine has no name"):
+        description(Mine(), [])
