@@ -6,16 +6,6 @@ import { Signal } from "./signal";
 import type { Source } from "./source/source";
 import { type Address, Store } from "./store";
 
-/** What the page is in: a window of its own, or a notebook's cell. */
-export interface Host {
-  /** What ids of elements begin with: a notebook holds several pages. */
-  prefix: string;
-  /** Whether it is a notebook's cell, and a wheel is the notebook's. */
-  inCell: boolean;
-  /** Whether what is around the page is dark. */
-  dark: Signal<boolean>;
-}
-
 let mounted = 0;
 
 /** Gives what takes it away again. */
