@@ -114,26 +114,26 @@ def key_of(
         pattern.of_head(head),
         type(item.inputs).__name__,
     ):
-        _hash(made, value, item.source)
+        take_in(made, value, item.source)
     for field in fields(item.inputs):
         if field.name not in (*_UNREAD, *_SAID) and not field.name.startswith("_"):
-            _hash(made, (field.name, getattr(item.inputs, field.name)), item.source)
-    _hash(made, item.key(head), item.source)
+            take_in(made, (field.name, getattr(item.inputs, field.name)), item.source)
+    take_in(made, item.key(head), item.source)
     if pattern.global_queries and item.products.k_global is not None:
-        _hash(made, item.key(head, for_global=True), item.source)
+        take_in(made, item.key(head, for_global=True), item.source)
     return made.hexdigest()[:32]
 
 
 def queries_of(item: AttentionItem, pattern: Pattern, head: int, rows: range) -> str:
     """The queries of a part, told from others."""
     made = hashlib.sha256()
-    _hash(made, item.query(head, rows), item.source)
+    take_in(made, item.query(head, rows), item.source)
     if pattern.global_queries and item.products.q_global is not None:
-        _hash(made, item.query(head, rows, for_global=True), item.source)
+        take_in(made, item.query(head, rows, for_global=True), item.source)
     return made.hexdigest()
 
 
-def _hash(made: Any, value: Any, source: str) -> None:
+def take_in(made: Any, value: Any, source: str) -> None:
     """Takes a value into a digest: what it is, and all that is in it."""
     if isinstance(value, torch.Tensor):
         made.update(repr((str(value.dtype), tuple(value.shape))).encode())
@@ -142,18 +142,18 @@ def _hash(made: Any, value: Any, source: str) -> None:
         for part in rows.split(size) if rows.ndim else (rows[None],):
             made.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
     elif isinstance(value, np.ndarray):
-        _hash(made, torch.from_numpy(np.ascontiguousarray(value)), source)
+        take_in(made, torch.from_numpy(np.ascontiguousarray(value)), source)
     elif is_dataclass(value) and type(value).__module__.startswith("attnviz."):
         made.update(type(value).__qualname__.encode())
         for field in fields(value):
             if not field.name.startswith("_"):
-                _hash(made, (field.name, getattr(value, field.name)), source)
+                take_in(made, (field.name, getattr(value, field.name)), source)
     elif isinstance(value, (tuple, list)):
         made.update(f"{type(value).__name__} {len(value)}".encode())
         for one in value:
-            _hash(made, one, source)
+            take_in(made, one, source)
     elif isinstance(value, dict):
-        _hash(made, sorted(value.items()), source)
+        take_in(made, sorted(value.items()), source)
     elif value is None or isinstance(value, (bool, int, float, str, range, torch.dtype, torch.device)):
         made.update(repr(value).encode())
     else:

@@ -27,7 +27,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Positions, Progress
 from attnviz.engine.attention import Attention, Rows
 from attnviz.engine.blocks import Block
-from attnviz.engine.checkpoint import Checkpoint, key_of, queries_of
+from attnviz.engine.checkpoint import Checkpoint, key_of, queries_of, take_in
 from attnviz.engine.plan import Plan, Whole, numbers, rows_of_parts
 from attnviz.engine.reducer import Reduced
 from attnviz.engine.tiles import TileSize
@@ -411,7 +411,7 @@ def digest(item: AttentionItem, pattern: Pattern, head: int) -> bytes:
             value = value[item.batch, item.kv_head(head)]
         elif value.ndim > 3:  # projections of global queries, values and biases are large
             value = value[..., :1, :]
-        made.update(value.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        take_in(made, value, item.source)
     return made.digest()
 
 

@@ -333,19 +333,11 @@ def asks(*names: str, derived: bool = True, arrays: bool = True) -> Callable[[_F
         derived: whether it takes several layers, and makes one map of them.
         arrays: whether arrays that come first are q, k and v.
     """
-    listed = names or (
-        "batch",
-        "values",
-        "reduce",
-        "pixels",
-        *GROUPED,
-        "queries",
-        "keys",
-        "device",
-        "dtype",
-        "memory",
-        "checkpoint",
+    whole = (
+        *("batch", "values", "reduce", "pixels", *GROUPED),
+        *("queries", "keys", "device", "dtype", "memory", "checkpoint"),
     )
+    listed = names or whole
     listed = (*listed, *GROUPED) if {"queries", "reduce"} & {*listed} else listed
 
     def said(function: _Function) -> _Function:

@@ -29,9 +29,8 @@ from attnviz.engine.products import PLAIN, Queries, operator_for
 
 LOG2_E = 1 / math.log(2)
 _LEAST_TOTAL = 1e-17  # a sum of powers below this says that the bound is more than 56 above the largest exponent
-_MODEST = (
-    60.0  # up to this magnitude of exponents, sums of any number of powers hold, and products of such a sum and a power
-)
+_MODEST = 60.0
+"""Up to this magnitude of exponents, sums of any number of powers hold, and products of such a sum and a power."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +173,8 @@ class BlockTiles:
     def _tile(self, keys: range | Tensor, bins: Positions, cuts: Positions) -> bool:
         """Takes in a tile; False where the bound turned out to be too high."""
         asked, shown = self.asked, len(bins) > 0
-        exponents = self.scorer.tile(
-            self.q, self.rows, keys
-        ).T  # (n, b'), contiguous; or logits, where these are asked for
+        # (n, b'), contiguous; or logits, where these are asked for
+        exponents = self.scorer.tile(self.q, self.rows, keys).T
         hidden = self.scorer.hides(self.rows, keys)
         band = None
         if hidden and self.scorer.band_alone and isinstance(keys, range):

@@ -74,24 +74,22 @@ def marginals(
 
 def received(attention: Attention, head: int, *, progress: Progress | None = None) -> Numbers:
     """The mean weight on each key of a head, over all queries that see it, (S,); NaN where none does."""
-    sums, seen, _ = _sums(attention, head, None, progress)
-    return torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy()
+    return _sides(attention, head, None, progress)[0]
 
 
 def marginals_of(request: Request, head: int | None = None, *, progress: Progress | None = None) -> Marginals:
     """The sides of the map of a head of a request; None is its first."""
     head = request.chosen[0] if head is None else head
     attention, queries = request.attention, request.rows
-    sums, seen, entropy = _sums(attention, head, queries, progress)
-    means = torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy()
+    means, entropy = _sides(attention, head, queries, progress)
     shown = request.columns
-    return Marginals(means[np.asarray(shown)], entropy.cpu().numpy()[queries.start : queries.stop], queries, shown)
+    return Marginals(means[np.asarray(shown)], entropy[queries.start : queries.stop], queries, shown)
 
 
-def _sums(
+def _sides(
     attention: Attention, head: int, queries: range | None, progress: Progress | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of some queries, None meaning all: the weight on each key and how many see it, (S,), and each one's entropy, (T,)."""
+) -> tuple[Numbers, Numbers]:
+    """Of some queries, None meaning all: the mean weight on each key over those that see it, (S,), and each one's entropy, (T,)."""
     item, softmaxed = attention.item, attention.softmaxed
     sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
     seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
@@ -103,7 +101,7 @@ def _sums(
             sums.index_add_(0, block.keys, found.double())
             if progress is not None:
                 progress(len(block.rows))
-    return sums, seen, entropy
+    return torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy(), entropy.cpu().numpy()
 
 
 def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Tensor:
