@@ -60,13 +60,21 @@ class Derive:
         return hows(self.mean, self.max, rollout=self.rollout)
 
     def load(
-        self, source: Source, choice: PatternChoice, compute: Compute, values: str = "weights"
-    ) -> tuple[Inputs, Pattern, str]:
-        """The inputs, one layer's or what is derived from several; their pattern; and what is left of ``--values``.
+        self, source: Source, choice: PatternChoice, compute: Compute, batch: str, values: str = "weights"
+    ) -> tuple[Inputs, Pattern, str, str]:
+        """The inputs, one layer's or what is derived from several layers and batch items; their pattern; and what is left of
+        ``--batch`` and of ``--values``.
 
         Raises:
-            InputError: what the source lacks; layers of which there is no one map.
+            InputError: what the source lacks; layers or items of which there is no one map.
         """
+        inputs, pattern, left = self._layers(source, choice, compute, values)
+        return *self._items(inputs, pattern, batch), left
+
+    def _layers(
+        self, source: Source, choice: PatternChoice, compute: Compute, values: str
+    ) -> tuple[Inputs, Pattern, str]:
+        """One layer's inputs, or what is derived from several."""
         from attnviz.attention.derived import over_layers
 
         hows = self.hows
@@ -80,19 +88,23 @@ class Derive:
         return made, made.pattern, each[0][2]
 
     def each(
-        self, source: Source, choice: PatternChoice, compute: Compute, values: str = "weights"
-    ) -> Iterator[tuple[Label | None, Inputs, Pattern]]:
-        """Each layer, one in memory at a time, or the one map that is made of them."""
-        if "layers" in self.hows:
-            inputs, pattern, _ = self.load(source, choice, compute, values)
-            yield None, inputs, pattern
-            return
-        for label in source.layers():
-            inputs, pattern, _ = self._one(source.of(label), choice, compute, values)
-            yield label, inputs, pattern
+        self, source: Source, choice: PatternChoice, compute: Compute, batch: str, values: str = "weights"
+    ) -> Iterator[tuple[Label | None, Inputs, Pattern, str]]:
+        """Each layer, one in memory at a time, or the one map that is made of them, with what is left of ``--batch``."""
+        over_layers = "layers" in self.hows
+        for label in [None] if over_layers else source.layers():
+            one = source if over_layers else source.of(label)
+            inputs, pattern, left, _ = self.load(one, choice, compute, batch, values)
+            yield label, inputs, pattern, left
             del inputs
 
-    def items(self, inputs: Inputs, pattern: Pattern, batch: str) -> tuple[Inputs, Pattern, str]:
+    def check_one_item(self, what: str) -> None:
+        """Raises InputError where several batch items are to become one, and ``what`` holds one as it is."""
+        how = self.hows.get("items")
+        if how is not None:
+            raise InputError(f"--{how} items: {what} holds one batch item; choose it with --batch, and leave items out")
+
+    def _items(self, inputs: Inputs, pattern: Pattern, batch: str) -> tuple[Inputs, Pattern, str]:
         """The inputs as one batch item, their pattern and ``--batch`` of that, where items become one; else as they are.
 
         Several items of ``--batch`` do where heads or layers do: ``--batch all --mean``.

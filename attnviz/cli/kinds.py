@@ -73,9 +73,15 @@ class SourceReader:
     """What a kind needs beside its request, read as the source is."""
 
     def __init__(
-        self, source: Source, choice: PatternChoice, compute: Compute, derive: Derive, values: str = "weights"
+        self,
+        source: Source,
+        choice: PatternChoice,
+        compute: Compute,
+        derive: Derive,
+        batch: str = "0",
+        values: str = "weights",
     ) -> None:
-        self.source, self.choice, self.compute, self.derive, self.values = source, choice, compute, derive, values
+        self.source, self.derive, self.how = source, derive, (choice, compute, batch, values)
 
     def other(self, path: Path, layer: str | None) -> tuple[Inputs, Pattern]:
         """Another file's inputs: of ``layer``, else of the layer of the source where the file has layers, or of all."""
@@ -85,7 +91,7 @@ class SourceReader:
         own = self.source.layer
         try:
             wanted = replace(whole, layer=own if layer is None and whole.layers() != [None] else layer)
-            return self.derive.load(wanted, self.choice, self.compute, self.values)[:2]
+            return self.derive.load(wanted, *self.how)[:2]
         except InputError as error:
             if own is None or layer is not None:
                 raise InputError(str(error).replace("--layer", "--b-layer")) from error

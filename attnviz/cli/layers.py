@@ -46,11 +46,10 @@ def page_layers(
     def read(number: int) -> PageLayer:
         label = labels[number]
         one = source if over_layers else source.of(label)
-        inputs, pattern, _ = derive.load(one, choice, compute, values)
-        inputs, pattern, item = derive.items(inputs, pattern, batch)
+        inputs, pattern, item, _ = derive.load(one, choice, compute, batch, values)
         asked = request_of(inputs, pattern, compute, head=head, batch=item, region=part, seen=seen)
         layer = page_layer(derive.heads(asked).cropped(), "0" if label is None else f"{label}")
-        made = replace(layer, origin=_origin(asked, pattern, one, head, choice, compute, seen, derive, values))
+        made = replace(layer, origin=_origin(asked, pattern, one, head, batch, choice, compute, seen, derive, values))
         told(made)
         return made
 
@@ -62,6 +61,7 @@ def _origin(
     chosen: Pattern,
     source: Source,
     head: str,
+    batch: str,
     choice: PatternChoice,
     compute: Compute,
     seen: Seen,
@@ -73,8 +73,9 @@ def _origin(
     from attnviz.sources.files import is_spooled
 
     single = "heads" not in derive.hows and not derive.rollout
+    several = batch.strip() != f"{asked.batch}"  # batch items that became one, which Python is given one by one
     words = [*typed(source), *typed(choice), *typed(compute), *typed(seen), *typed(derive)]
-    words += ["--batch", f"{asked.batch}"] if asked.batch else []
+    words += ["--batch", batch] if batch != "0" else []
     words += ["--values", values] if values != "weights" else []
     words += [] if single or head == "all" else ["--head", head]
     stdin = source.source is not None and is_spooled(source.source)
@@ -95,7 +96,7 @@ def _origin(
     return Origin(
         None if stdin else tuple(words),
         None if stdin else _inputs(source, [None] if "layers" not in derive.hows else source.layers()),
-        None if own and pattern is None else written,
+        None if several or (own and pattern is None) else written,
         single,
         (asked.queries.start, asked.keys.start),
         len(asked.queries) < asked.inputs.T or len(asked.keys) < asked.inputs.S,

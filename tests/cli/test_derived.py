@@ -187,3 +187,23 @@ def test_many_inputs_become_one_map(run, dump, over):
 )
 def test_many_inputs_that_cannot_be_one(refused, dump, options, says):
     refused("plot", dump, "--pattern", "causal", *options, "-o", "x.png", says=says)
+
+
+def test_both_sides_of_a_comparison_are_made_of_their_items(run, dump):
+    items = ("--pattern", "causal", "--batch", "all", "--mean", "items")
+    result = run("plot", dump, "--compare", dump, *items, "--head", "1", "-o", "x.png")
+    assert result.code == 0, result.err
+    assert "A and B are the same here" in result.err
+
+
+@pytest.mark.parametrize("command", ["save", "check"])
+def test_a_snapshot_of_many_items_is_refused(run, refused, dump, command):
+    assert run("snapshot", "save", dump, "s.json", "--pattern", "causal").code == 0
+    said = "--mean items: a snapshot holds one batch item; choose it with --batch, and leave items out"
+    refused("snapshot", command, dump, "s.json", "--pattern", "causal", "--mean", "items", says=said)
+
+
+def test_the_command_of_a_page_of_many_items_names_them(run, dump):
+    assert run("html", dump, "--pattern", "causal", "--batch", "0,1", "--mean", "items", "-o", "x.html").code == 0
+    page = Path("x.html").read_text(encoding="utf-8")
+    assert '--mean items --batch 0,1"' in page

@@ -70,9 +70,9 @@ def register(app: typer.Typer) -> None:
 
         def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:
             held = "logits" if values == "logits" else "weights"
-            of: dict[str, Any] = {"head": head, "batch": batch, "region": part, "seen": seen}
-            for label, inputs, pattern in Derive().each(source, choice, compute, values):
-                request = request_of(inputs, pattern, compute, **of, values=held, reduce=reduce)
+            of: dict[str, Any] = {"head": head, "region": part, "seen": seen}
+            for label, inputs, pattern, item in Derive().each(source, choice, compute, batch, values):
+                request = request_of(inputs, pattern, compute, **of, batch=item, values=held, reduce=reduce)
                 begin.layer(len(request.rows) * len(request.chosen))
                 del inputs
                 yield label, request

@@ -91,13 +91,12 @@ def register(app: typer.Typer) -> None:
         with ranks(compute.device) as world:  # before anything is read: a rank that cannot read stops the others
             if world.size > 1 and drawn.alone:
                 raise InputError(f"{drawn.title} runs in one process; start attnviz without torchrun")
-            inputs, pattern, left = derive.load(source, choice, compute, values)
-            inputs, pattern, batch = derive.items(inputs, pattern, batch)
+            inputs, pattern, item, left = derive.load(source, choice, compute, batch, values)
             device = rank_device(compute.device)
             more: dict[str, Any] = {"values": left, "device": device, "ranks": world, "checkpoint": checkpoint}
-            of: dict[str, Any] = {"head": head, "batch": batch, "region": region, "seen": seen}
+            of: dict[str, Any] = {"head": head, "batch": item, "region": region, "seen": seen}
             request = request_of(inputs, pattern, compute, **of, **more)
-            drawn = drawn.reading(SourceReader(source, choice, compute, derive, values))
+            drawn = drawn.reading(SourceReader(source, choice, compute, derive, batch, values))
             request = drawn.asked(request)
             fitted = drawn.fitted(request, look) if figures else request
             if len(figures) < len(out):

@@ -62,8 +62,7 @@ def register(app: typer.Typer) -> None:
 
         if out is not None:
             out = check_output(out, written.SUFFIXES, inputs=[*source.paths(), *choice.paths()])
-        inputs, pattern, values = derive.load(source, choice, compute, values)
-        inputs, pattern, batch = derive.items(inputs, pattern, batch)
+        inputs, pattern, batch, values = derive.load(source, choice, compute, batch, values)
         if values == "logits":
             seen.refuse("words, spans and hidden keys are of weights, and logits don't add up; take --values weights")
             _check_logits(inputs)

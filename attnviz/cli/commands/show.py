@@ -74,8 +74,7 @@ def register(app: typer.Typer) -> None:
         from attnviz.show.terminal.halfblocks import HeatmapPicture
 
         scaling = Scaling(**scale.ends)
-        inputs, pattern, left = derive.load(source, choice, compute, values)
-        inputs, pattern, batch = derive.items(inputs, pattern, batch)
+        inputs, pattern, batch, left = derive.load(source, choice, compute, batch, values)
         heads = "all" if all_ or ("heads" in derive.hows and head == "0") else head
         of: dict[str, Any] = {"head": heads, "batch": batch, "region": region, "seen": seen}
         request = derive.heads(request_of(inputs, pattern, compute, **of, values=left))

@@ -87,7 +87,8 @@ def register(app: typer.Typer) -> None:
         file = check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
         if file.suffix.lower() == ".json" and cells > MOST_CELLS:
             raise InputError(f"--cells {cells}: text that is reviewed has {MOST_CELLS} at most; name a .npz")
-        inputs, pattern, left = derive.load(source, choice, compute, values)
+        derive.check_one_item("a snapshot")
+        inputs, pattern, _, left = derive.load(source, choice, compute, batch, values)
         inputs, pattern, heads = _of_heads(
             derive, inputs, pattern, parse_indices(head, inputs.H, option="--head", noun="head")
         )
@@ -151,7 +152,8 @@ def register(app: typer.Typer) -> None:
             out = check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
         stored = read_snapshot(file)
         check_choice("--values", values, ("weights", *NORMS))
-        inputs, chosen, _ = derive.load(source, choice, compute, values)
+        derive.check_one_item("a snapshot")
+        inputs, chosen, _, _ = derive.load(source, choice, compute, "0", values)
         pattern = _pattern(choice, chosen, stored)
         inputs, pattern, _ = _of_heads(derive, inputs, pattern, range(inputs.H))
         now = _later(stored, inputs, pattern, compute, file)

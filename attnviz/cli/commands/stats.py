@@ -151,8 +151,8 @@ def register(app: typer.Typer) -> None:
             if by_layer and (kind != "heads" or drawn is None):
                 raise InputError("--by-layer: it draws a statistic of heads; name a figure with -o, and no other rows")
             look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" and not by_layer else _NO_COLORS)
-            layers = derive.each(source, choice, compute, values)
-            found, patterns = _computed(kind, layers, derive, compute, head, batch, part, seen)
+            layers = derive.each(source, choice, compute, batch, values)
+            found, patterns = _computed(kind, layers, derive, compute, head, part, seen)
             named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
             if kind == "heads":
                 ordered = found if sort is None else _in_order(found, sort, ascending=ascending)
@@ -222,11 +222,10 @@ def _check_part(kind: str, part: Part, seen: Seen) -> None:
 
 def _computed(
     kind: str,
-    layers: Iterator[tuple[Label | None, Inputs, Pattern]],
+    layers: Iterator[tuple[Label | None, Inputs, Pattern, str]],
     derive: Derive,
     compute: Compute,
     head: str,
-    batch: str,
     part: Part,
     seen: Seen,
 ) -> tuple[list[Any], list[str]]:
@@ -239,8 +238,7 @@ def _computed(
     patterns: list[str] = []
     caveats: dict[str, None] = {}
     left_out: list[float | None] = []
-    for label, inputs, pattern in layers:
-        inputs, pattern, item = derive.items(inputs, pattern, batch)
+    for label, inputs, pattern, item in layers:
         of: dict[str, Any] = {"head": head, "batch": item, "region": part, "seen": seen}
         request = derive.heads(request_of(inputs, pattern, compute, **of, every_key=True))
         measured = request.attention.measured

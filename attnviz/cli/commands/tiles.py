@@ -63,8 +63,8 @@ def register(app: typer.Typer) -> None:
         from attnviz.show.tiles import write_tiles
 
         bound = None if memory is None else parse_bytes(memory)
-        inputs, pattern, _ = derive.load(source, choice, compute, check_choice("--values", values, ("weights", *NORMS)))
-        inputs, pattern, batch = derive.items(inputs, pattern, batch)
+        weighed = check_choice("--values", values, ("weights", *NORMS))
+        inputs, pattern, batch, _ = derive.load(source, choice, compute, batch, weighed)
         of: dict[str, Any] = {"head": head, "batch": batch, "seen": seen, "memory": bound, "region": part}
         request = derive.heads(request_of(inputs, pattern, compute, **of)).cropped()
         pyramid, heads = Pyramid(request.attention, bound), request.chosen
