@@ -78,6 +78,22 @@ def named_pattern(
     return pattern & Causal() if causal else pattern
 
 
+def windowed(pattern: Pattern | str | None, window: int | None) -> Pattern | None:
+    """A pattern as a call gives it, a local one by name with its window.
+
+    Raises:
+        InputError: a window, and no name that it belongs to.
+
+    >>> str(windowed("local", 2)), windowed(None, None)
+    ('local, window 2', None)
+    """
+    if isinstance(pattern, str):
+        return named_pattern(pattern, window=window)
+    if window is not None:
+        raise InputError(f"window {window}: it belongs to a local pattern by name; add pattern='local'")
+    return pattern
+
+
 def pattern_of(pattern: object) -> Pattern | None:
     """A pattern given as one, by its name, or as FlexAttention has it: a ``BlockMask`` or a ``mask_mod``.
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs, Inputs
-from attnviz.attention.names import named_pattern
+from attnviz.attention.names import windowed
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.compare.gradients import GRADIENTS
 from attnviz.sources.arguments import inputs_of
@@ -88,10 +88,7 @@ def _of_inputs(
     pattern, window = call.pop("pattern", None), call.pop("window", None)
     if beside := [name for name, value in call.items() if value is not None]:
         raise InputError(f"{inputs.source}: {', '.join(beside)} beside AttentionInputs, which hold them; leave out one")
-    if isinstance(pattern, str):
-        pattern = named_pattern(pattern, window=window)
-    elif window is not None:
-        raise InputError(f"window {window}: it belongs to a local pattern by name; add pattern='local'")
+    pattern = windowed(pattern, window)
     inputs = inputs if pattern is None else replace(inputs, pattern=pattern)
     named = {_held(actual, inputs, values): actual, **given}
     return Outputs(inputs, **{name: laid_out(name, tensor, inputs, layout) for name, tensor in named.items()})

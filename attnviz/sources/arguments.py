@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.masks import with_mask
-from attnviz.attention.names import named_pattern
+from attnviz.attention.names import windowed
 from attnviz.attention.patterns import Full, Pattern
 from attnviz.base.errors import InputError
 
@@ -49,10 +49,7 @@ def inputs_of(
     if tokens is not None and all(isinstance(token, str) for token in tokens):
         tokens = [tokens]  # type: ignore[list-item]
     bare = AttentionInputs(q, k, v, tokens=tokens, **settings)
-    if isinstance(pattern, str):
-        pattern = named_pattern(pattern, window=window)
-    elif window is not None:
-        raise InputError(f"window {window}: it belongs to a local pattern by name; add pattern='local'")
+    pattern = windowed(pattern, window)
     if mask is not None and _of_global_keys(bare, mask):
         if settings.get("global_mask") is not None:
             raise InputError(f"{bare.source}: mask and global_mask both name the global keys; give one")
