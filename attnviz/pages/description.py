@@ -222,6 +222,7 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
     """A layer's part of the description that a page of any kind has."""
     item = layer.item
     names = layer.heads if layer.called is None else layer.called
+    off = rounding(layer)
     numbered = names != tuple(range(len(names)))
     return {
         "label": layer.label,
@@ -236,7 +237,7 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
         **_kept(layer),
-        "accuracy": {"weights": None, "logs": list(rounding(layer)), "logits": list(rounding(layer))},
+        "accuracy": {"weights": None, "logs": off, "logits": off},
         **_formula(layer),
         **_seen_as_one(item, labels),
         **({} if layer.text is None else {"text": layer.text}),

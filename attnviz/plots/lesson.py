@@ -96,7 +96,6 @@ class Lesson:
             InputError: a path that can't be written.
         """
         from attnviz.show.exports import write_text
-        from attnviz.show.figures.style import save_figure
         from attnviz.show.lessons import lesson
 
         if path.suffix.lower() == ".html":
@@ -105,13 +104,7 @@ class Lesson:
             return
         files = figure_files(path)
         for name, file in files.items():
-            save_figure(
-                self.figure(name, look),
-                file,
-                dpi=look.dots,
-                transparent=look.transparent,
-                about=self._about(name, look),
-            )
+            self._save(name, look, file)
             yield file
         links = {name: file.name.replace(" ", "%20") for name, file in files.items()}
         write_text(path, lesson(self.explanation, self.language, figures=links, title=look.title))
@@ -140,21 +133,19 @@ class Lesson:
             f"<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
         )
 
+    def _save(self, name: str, look: Look, file: Path) -> None:
+        from attnviz.show.figures.style import save_figure
+
+        about = self._about(name, look)
+        save_figure(self.figure(name, look), file, dpi=look.dots, transparent=look.transparent, about=about)
+
     def _svg(self, name: str, look: Look) -> str:
         """A figure as SVG, in base64."""
         import tempfile
 
-        from attnviz.show.figures.style import save_figure
-
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "figure.svg"
-            save_figure(
-                self.figure(name, look),
-                file,
-                dpi=look.dots,
-                transparent=look.transparent,
-                about=self._about(name, look),
-            )
+            self._save(name, look, file)
             return base64.b64encode(file.read_bytes()).decode()
 
 
