@@ -265,6 +265,18 @@ export function windowOf(state: State, description: Description, axis: Axis, usu
   return [first, first + count];
 }
 
+/** Whether a window of indices, its end not in it, holds one. */
+export function holds([first, end]: [number, number], index: number): boolean {
+  return index >= first && index < end;
+}
+
+/** What brings the index of a query or key into its window: nothing where it is in sight. */
+export function bringing(state: State, description: Description, axis: Axis, index: number, window: [number, number]): Partial<State> | null {
+  if (holds(window, index)) return null;
+  const start = Math.max(0, index - ((window[1] - window[0]) >> 1));
+  return axis === "key" ? { keys: start } : { first: Math.max(0, start + alongLonger(description.layers[state.layer], axis)) };
+}
+
 /** What changes as a view is opened: its window comes to what is chosen. */
 export function opening(state: State, description: Description, view: View): Partial<State> {
   const axis = state.query !== null ? "query" : "key";
@@ -274,7 +286,6 @@ export function opening(state: State, description: Description, view: View): Par
   const along = longer(layer);
   const there = clamp(chosen + alongLonger(layer, axis), 0, extent(layer, along) - 1);
   const windows = (of: Axis): [number, number] => windowOf(state, description, of, USUAL_WINDOW[view]);
-  const holds = ([first, end]: [number, number], index: number): boolean => index >= first && index < end;
   const inside = holds(windows(axis), chosen) && (offset(layer) === null || holds(windows(along), there));
   const [first, end] = windows(axis);
   return inside ? { view } : { view, first: Math.max(0, there - ((end - first) >> 1)) };

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Description, Layer } from "../src/description";
-import { changed, format, initial, opening, parse, scaleOf, windowOf } from "../src/state";
+import { bringing, changed, format, holds, initial, opening, parse, scaleOf, windowOf } from "../src/state";
 
 const layer = (fields: Partial<Layer>): Layer => ({
   label: "0", heads: 4, kv_heads: 4, queries: 100, keys: 120, head_dim: 8, query_labels: null, key_labels: null,
@@ -125,5 +125,18 @@ test("whatever a fragment says, a state is in range, and written again it reads 
     const kept = state.view === "map" ? state : { ...state, x: null, y: null, zoom: null };
     const rounded = (value: number | null): number | null => (value === null ? null : Math.round(value * 1000) / 1000);
     assert.deepEqual(again, { ...kept, x: rounded(kept.x), y: rounded(kept.y), zoom: rounded(kept.zoom) }, nonsense(seed));
+  }
+});
+
+test("what is brought into a window is in it, whichever axis is the longer", () => {
+  for (const sizes of [{ queries: 200, keys: 300, positions: { queries: 100, keys: 0 } }, { queries: 300, keys: 200, positions: { queries: 0, keys: 100 } }]) {
+    const run = { ...RUN, layers: [{ ...RUN.layers[0], ...sizes }] } as typeof RUN;
+    for (const axis of ["query", "key"] as const) {
+      for (const index of [0, 90, 150, 199]) {
+        const state = { ...initial(run), view: "heads" as const, count: 64 };
+        const brought = bringing(state, run, axis, index, windowOf(state, run, axis, 64));
+        assert.ok(holds(windowOf({ ...state, ...brought }, run, axis, 64), index), `${axis} ${index}`);
+      }
+    }
   }
 });

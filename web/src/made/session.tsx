@@ -34,15 +34,14 @@ export function derivedStore(store: Store, description: Description, shown: (sta
   return made;
 }
 
-/** The map that a rule makes of a head's, and the share of each row that it leaves out. */
-async function makeOf(source: Source, description: Description, rule: Rule, layer: number, head: number): Promise<{ matrix: Matrix; left: Float64Array }> {
+/** The map that a rule makes of a head's. */
+async function makeOf(source: Source, description: Description, rule: Rule, layer: number, head: number): Promise<Matrix> {
   const of = description.layers[layer];
-  if (rule.logits) return { matrix: await wholeOf(source, layer, head, "logits"), left: new Float64Array(of.queries) };
+  if (rule.logits) return wholeOf(source, layer, head, "logits");
   const whole = await togetherOf(source, description, rule, layer, head);
   const out = leftOut(rule, description, of);
-  const found = without(whole, out.keys, out.queries, rule.again);
-  if (!rule.words) return found;
-  return { ...found, matrix: merged(found.matrix, edgesOf("query", rule, description, of), edgesOf("key", rule, description, of)) };
+  const { matrix } = without(whole, out.keys, out.queries, rule.again);
+  return rule.words ? merged(matrix, edgesOf("query", rule, description, of), edgesOf("key", rule, description, of)) : matrix;
 }
 
 /** The map of a head, or the one of several that a rule sees as one. */
@@ -64,7 +63,7 @@ export function MadeSession(props: { children: ComponentChildren }) {
     const described = madeDescription(description, of);
     const made = new MadeSource(described, source, async (index, head) => {
       const own = of(description.layers[index]);
-      return own === null ? wholeOf(source, index, head) : (await makeOf(source, description, own, index, head)).matrix;
+      return own === null ? wholeOf(source, index, head) : makeOf(source, description, own, index, head);
     });
     // Scores don't add up: of several in a cell the one farthest from 0.
     const shown = (one: State): State => ({ ...changed(one, {}, described), ...(rule.logits ? { reduce: "max" } : {}) });

@@ -29,7 +29,6 @@ export interface Cell {
 /** The tiles of one map, as the source gives them, the latest used kept. */
 export class Tiles {
   private readonly values = new Map<string, Float32Array>();
-  private readonly asked = new Map<string, Promise<Float32Array>>();
 
   constructor(
     private readonly source: Source,
@@ -54,7 +53,7 @@ export class Tiles {
     return this.values.get(`${level}/${row}/${column}`) ?? null;
   }
 
-  async get(level: number, row: number, column: number, signal?: AbortSignal): Promise<Float32Array> {
+  async get(level: number, row: number, column: number, signal: AbortSignal): Promise<Float32Array> {
     const name = `${level}/${row}/${column}`;
     const known = this.values.get(name);
     if (known) {
@@ -63,23 +62,9 @@ export class Tiles {
       return known;
     }
     const { layerIndex, head, reduce } = this.shown;
-    if (signal) {
-      const values = await this.source.tile(layerIndex, head, level, row, column, reduce, signal);
-      this.keep(name, values);
-      return values;
-    }
-    let asked = this.asked.get(name);
-    if (!asked) {
-      asked = this.source.tile(layerIndex, head, level, row, column, reduce);
-      this.asked.set(name, asked);
-    }
-    try {
-      const values = await asked;
-      this.keep(name, values);
-      return values;
-    } finally {
-      this.asked.delete(name);
-    }
+    const values = await this.source.tile(layerIndex, head, level, row, column, reduce, signal);
+    this.keep(name, values);
+    return values;
   }
 
   /** The cell that holds a weight, at the level of a zoom. */

@@ -3,14 +3,14 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useSession, useStore } from "../session";
 import { useLink } from "../views/query-key";
-import { type Part, commandOf, pythonOf } from "./commands";
+import { commandOf, pythonOf } from "./commands";
 import { csv } from "./csv";
 import { type Taken, take } from "./figures";
 import { partOf } from "./part";
 
 const SHARP = 2; // pixels of a PNG for each of the drawing
 
-export function TakeMenu(props: { dark: boolean; part?: Part }) {
+export function TakeMenu(props: { dark: boolean }) {
   const session = useSession();
   const { source, description, inCell, announce } = session;
   const { state: now, layer } = useStore();

@@ -12,7 +12,7 @@ import { positionText, tickText, weightText } from "../numbers";
 import { PassNote } from "../pass";
 import { COLUMN, type OfHead, ROW, WEIGHTS, type Window } from "../questions";
 import { useAnswers, useInSight, useSession, useSize, useStore } from "../session";
-import { USUAL_WINDOW, windowOf } from "../state";
+import { USUAL_WINDOW, bringing, holds, windowOf } from "../state";
 import { Strongest } from "../whole";
 
 const ROW_HEIGHT = 24; // CSS pixels a token
@@ -92,7 +92,7 @@ function Lines(props: { dark: boolean }) {
   );
   const heads = useMemo(() => there(asked), asked.map(known)); // the answers themselves: nothing else can stand for them
 
-  const inWindow = (place: Place | null): Place | null => (place && within(place.index, windows[place.axis]) ? place : null);
+  const inWindow = (place: Place | null): Place | null => (place && holds(windows[place.axis], place.index) ? place : null);
   const shown = inWindow(hovered) ?? inWindow(pinned);
   const found = useMemo(() => strongest(heads, queries, keys, shown), [heads, shown?.axis, shown?.index]);
   const ramp = weightRamp("linear", state.strength, found.top, layer.keys);
@@ -193,11 +193,9 @@ function Lines(props: { dark: boolean }) {
           ) : (
             <Wholes place={pinned} window={windows[pinned.axis === "query" ? "key" : "query"]} go={(index) => {
               const other: Axis = pinned.axis === "query" ? "key" : "query";
-              const [first, end] = windows[other];
               seek({ axis: other, index });
-              if (within(index, [first, end])) return;
-              const start = Math.max(0, index - ((end - first) >> 1));
-              set(other === "key" ? { keys: start } : { first: start }, true);
+              const brought = bringing(state, description, other, index, windows[other]);
+              if (brought) set(brought, true);
             }} />
           )}
         </div>
@@ -366,6 +364,3 @@ export function strongest(
   return { top, head: of, lines: lines.sort((a, b) => Math.abs(a.weight) - Math.abs(b.weight)) }; // the strongest are drawn last
 }
 
-function within(index: number, [first, end]: Window): boolean {
-  return index >= first && index < end;
-}

@@ -4,7 +4,7 @@ import type L from "leaflet";
 import { type MutableRef, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
-import { type Ramp, legendColor, massTop, ramp, rampOf } from "../colors";
+import { type Ramp, legendColor, massTop, rampOf } from "../colors";
 import { hasWeights, headName, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { useRoving } from "../focus";
@@ -12,7 +12,7 @@ import { Legend, ScaleSwitches } from "../legend";
 import { drawAxis } from "../map/axes";
 import { Crosshair } from "../map/crosshair";
 import { type Moving, useMap } from "../map/leaflet";
-import { Readout, Tooltip, usePair } from "../map/said";
+import { Readout, Tooltip, isSingle, usePair } from "../map/said";
 import { type Cell, MapLayer, Tiles } from "../map/tiles";
 import { weightText } from "../numbers";
 import { PassNote } from "../pass";
@@ -86,7 +86,7 @@ export function MapView(props: { dark: boolean }) {
   const hover = pointer && cellAt(pointer);
   const [queryAxis, keyAxis] = useAxes(moving, hover?.cell ?? null, props.dark);
 
-  /** Brings the crosshair to a cell's weight; of several, to the largest. */
+  /** Brings the crosshair to a cell's weight; of several, to the one farthest from 0. */
   const choose = async (cell: Cell): Promise<void> => {
     let [query, key] = [cell.queries[0], cell.keys[0]];
     if (size > 1 && size <= 512 && hasWeights(layer)) {
@@ -94,8 +94,8 @@ export function MapView(props: { dark: boolean }) {
       if (store.state.layer !== state.layer || store.state.head !== state.head) return; // of a head that was left
       let best = -1;
       for (const [i, value] of found.entries()) {
-        if (value > best) {
-          best = value;
+        if (Math.abs(value) > best) {
+          best = Math.abs(value);
           query = cell.queries[0] + Math.floor(i / (cell.keys[1] - cell.keys[0]));
           key = cell.keys[0] + (i % (cell.keys[1] - cell.keys[0]));
         }
@@ -238,9 +238,7 @@ function Wholes() {
 
 /** The one weight of a cell that is one, to be asked for exactly. */
 function exactly(cell: Cell | null): [number | null, number | null] {
-  return cell && cell.queries[1] - cell.queries[0] === 1 && cell.keys[1] - cell.keys[0] === 1
-    ? [cell.queries[0], cell.keys[0]]
-    : [null, null];
+  return cell && isSingle(cell) ? [cell.queries[0], cell.keys[0]] : [null, null];
 }
 
 /**
@@ -255,10 +253,8 @@ function useColors(tiles: Tiles, level: number): { colors: Ramp; largest: number
   const seen = tops.of === tiles ? (tops.at[level] ?? 0) : 0; // another map's are nothing here
   let top: number | null = null;
   if (whole) top = state.reduce === "max" ? whole.cell : Math.max(massTop(whole.cell, whole.weight, level, tiles.finest), seen);
-  const colors =
-    top === null && state.strength === "relative" && !layer.signed ? ramp(scale, 1, layer.keys) : rampOf(layer, scale, state.strength, top);
   return {
-    colors,
+    colors: rampOf(layer, scale, state.strength, top),
     largest: whole?.weight ?? null,
     heard: (at, found) =>
       setTops((known) => {

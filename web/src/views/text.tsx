@@ -11,7 +11,7 @@ import { countText, positionText, weightText } from "../numbers";
 import { PassNote } from "../pass";
 import { COLUMN, RECEIVED, ROW, type Window, largest } from "../questions";
 import { useAnswer, useInSight, useSession, useStore } from "../session";
-import { WINDOW, windowOf } from "../state";
+import { WINDOW, bringing, windowOf } from "../state";
 import { Strongest } from "../whole";
 import { useMemo, useState } from "preact/hooks";
 
@@ -104,11 +104,9 @@ function Text(props: { dark: boolean }) {
     return picks === "query" ? `query ${own} \u2192 key ${name}: ${weight}` : `query ${name} \u2192 key ${own}: ${weight}`;
   };
   const go = (index: number): void => {
-    const [first, end] = windows[shades];
     seek({ axis: shades, index });
-    if (index >= first && index < end) return;
-    const start = Math.max(0, index - ((end - first) >> 1));
-    set(shades === "key" ? { keys: start } : { first: start }, true);
+    const brought = bringing(state, description, shades, index, windows[shades]);
+    if (brought) set(brought, true);
   };
   const unit =
     picked !== null
