@@ -118,7 +118,7 @@ class Attention(ABC):
 
     @abstractmethod
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
         """One head block by block, every query once: weights, or logits.
 
@@ -126,7 +126,7 @@ class Attention(ABC):
             head: the head.
             queries: those that are wanted; None is all.
             weights: whether the values are weights.
-            largest: whether each query's largest logit is wanted beside its weights.
+            sums: whether each query's largest logit, and the entropy of its weights, are wanted beside them.
         """
 
     @abstractmethod
@@ -188,9 +188,9 @@ class Computed(Attention):
         return HeadRows(self.item, self.pattern, head, queries=queries)
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
-        return blocks(self.item, self.pattern, head, queries=queries, weights=weights, largest=largest)
+        return blocks(self.item, self.pattern, head, queries=queries, weights=weights, sums=sums)
 
     def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
         return reduce_map(self.item, self.pattern, head, row_edges, column_edges, **options)

@@ -127,7 +127,7 @@ class Derived(Attention):
         return f"{self.item.source} ({', '.join(one for one in said if one)})"
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
         if not weights:
             raise self.no_logits()

@@ -352,9 +352,9 @@ class Shared(Attention):
         return self._alone.rows(head, queries)
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
-        return self._alone.blocks(head, queries=queries, weights=weights, largest=largest)
+        return self._alone.blocks(head, queries=queries, weights=weights, sums=sums)
 
     def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
         made = self._alone, head, row_edges, column_edges

@@ -46,7 +46,7 @@ class Stored(Attention):
         raise self._needs_products()
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
         raise self._needs_products()
 

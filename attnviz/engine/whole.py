@@ -61,10 +61,10 @@ class WholeRows(Attention):
         return self.whole_rows(head)
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
         item, own = self.item, self.whole_rows(head)
-        with_logits = largest and self.has_logits
+        with_logits = sums and self.has_logits
         for rows in stepped(range(item.T) if queries is None else queries, rows_per_block(item.S, least=1)):
             values, seen, visible = own.block(rows, weights=weights)
             most = own.block(rows, weights=False)[0].amax(1) if weights and with_logits else None

@@ -345,7 +345,7 @@ def _checked(layer: PageLayer, sees: Visible, vectors: _Vectors, progress: Progr
     off = [_Off() for _ in layer.heads]
     done = 0
     for n, head in enumerate(layer.heads):
-        for block in layer.attention.blocks(head, largest=True):
+        for block in layer.attention.blocks(head, sums=True):
             logits = _page_logits(layer, sees, vectors, n, block, own_place)
             total = torch.logsumexp(logits, -1)
             blank = total == -torch.inf

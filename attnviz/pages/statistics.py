@@ -28,7 +28,7 @@ def head_numbers(layer: PageLayer, head: int, progress: Progress | None = None) 
     """
     item = layer.item
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        found: HeadStatistics = statistics_of(layer.attention.blocks(head, largest=True), head, item, progress=progress)
+        found: HeadStatistics = statistics_of(layer.attention.blocks(head, sums=True), head, item, progress=progress)
     values = {name: one if one is not None and math.isfinite(one) else None for name, one in found.values.items()}
     return {**values, "tag": found.tag, "tag_score": found.tag_score}
 
