@@ -282,9 +282,12 @@ def blocks(
 def _visible(block: RowBlock, keys: Tensor, logits: Tensor) -> tuple[Tensor | None, Tensor]:
     """Which of the keys each query of a block sees, (b, n) bool, None where all; and how many, (b,)."""
     scorer, rows, (b, n) = block.scorer, block.rows, logits.shape
-    parts: list[range | Tensor] = [*scorer.sees.spans(rows), keys[: scorer.sees.g]]
+    spans = scorer.sees.spans(rows)
+    parts: list[range | Tensor] = [*spans, keys[: scorer.sees.g]]
     if not (scorer.bias_hides or any(scorer.sees.hides(rows, part) for part in parts)):
         return None, torch.full((b,), n, device=logits.device)
+    if scorer.band_alone and isinstance(rows, range) and len(spans) == 1:
+        return scorer.sees.band_seen(rows, spans[0])
     seen = logits > HIDDEN
     return seen, counted(seen, 1)
 
