@@ -27,7 +27,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.blocks import HeadRows, RowBlock
 from attnviz.engine.head import RowScorer
-from attnviz.engine.tiles import Asked, BlockTiles, Shelf, TileSize, fixed_peak, power_, segment, segments, unit_for
+from attnviz.engine.tiles import Asked, BlockTiles, Shelf, TileSize, fixed_peak, known_peak, power_, segment, segments
 from attnviz.engine.visibility import to_positions
 
 if TYPE_CHECKING:
@@ -284,13 +284,8 @@ class _Grid:
     def _add_known(self, block: RowBlock, q: Tensor, known: Tensor) -> None:
         """Takes in a block whose denominators are known, (b, 2)."""
         extra = len(q) - len(known)
-        given = known[:, 0] * unit_for(q.dtype, raw=not bool(known[:, 0].any()))
-        rounded = given.to(q.dtype)
-        # What the peak loses in this dtype, the sum takes, save what it lost when it became a natural logarithm.
-        lost = given - rounded.double()
-        lost = torch.where(lost.abs() > given.abs() * 2**-50, lost, 0)
-        total = (known[:, 1] * torch.exp2(lost)).to(q.dtype)
-        peak = torch.nn.functional.pad(rounded, (0, extra)).to(q.device)
+        peak, total = known_peak(known, q.dtype)
+        peak = torch.nn.functional.pad(peak, (0, extra)).to(q.device)
         total = torch.nn.functional.pad(total, (0, extra), value=1.0).to(q.device)
         tiles = self._tiles(block, q, peak)
         self._take(block.rows, block.scorer, tiles, peak, total, _both(~torch.isnan(peak[: len(known)]), block.keep))

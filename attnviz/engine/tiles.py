@@ -264,6 +264,21 @@ def fixed_peak(scorer: RowScorer, q: Tensor) -> Tensor | None:
     return bound * unit_for(q.dtype, raw=False)
 
 
+def known_peak(known: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Denominators that are known, (b, 2), as what to subtract before exp in :func:`unit_for`, and a sum of powers, (b,) each.
+
+    Args:
+        known: as :class:`attnviz.engine.reducer.Reduced` has them; NaN where a query sees nothing.
+        dtype: what products run in.
+    """
+    given = known[:, 0] * unit_for(dtype, raw=not bool(known[:, 0].any()))
+    rounded = given.to(dtype)
+    # What the peak loses in this dtype, the sum takes, save what it lost when it became a natural logarithm.
+    lost = given - rounded.double()
+    lost = torch.where(lost.abs() > given.abs() * 2**-50, lost, 0)
+    return rounded, (known[:, 1] * torch.exp2(lost)).to(dtype)
+
+
 class Shelf:
     """Memory for what the tiles of a block give, which the next block uses again: new memory costs as much as filling it."""
 
