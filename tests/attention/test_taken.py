@@ -51,6 +51,7 @@ def test_what_comes_after_arrays_is_what_comes_after_inputs(form):
     assert attnviz.plot(form(q), form(k), 3, "causal").get_title() == "head 3"
 
 
+@pytest.mark.sweep(keep=1)
 @form
 @pytest.mark.parametrize("rank", [2, 3])
 def test_an_array_that_can_be_nothing_else_is_weights(form, rank):

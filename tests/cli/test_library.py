@@ -130,6 +130,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("case", CASES)
 def test_a_figure_is_the_librarys(run, sources, case):
     arguments, library = CASES[case]
@@ -159,6 +160,7 @@ def test_arcs_are_the_librarys(run, sources):
         np.testing.assert_array_equal(pixels(sources / "command.png"), saved(found, "library.png"))
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("story", [(), ("--story",)], ids=str)
 def test_a_pattern_is_the_librarys(run, sources, story):
     named = ("--pattern", "local+global:window=1", "--global", "0")
@@ -205,6 +207,7 @@ def test_a_pattern_has_a_name_in_every_library_function():
             assert isinstance(figure_of(found), Figure)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("command", ["score", "stats", "show", "context", "tiles", "overview", "html", "plot"])
 def test_layers_are_named_alike_everywhere(run, refused, sources, command):
     files = {"context": "out.npz", "tiles": "out", "overview": "out.png", "html": "out.html", "plot": "out.png"}
