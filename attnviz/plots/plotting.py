@@ -297,6 +297,15 @@ def plot_overview(
     return found if ax is not None else showing(found)
 
 
+_INSTEAD = {
+    "causal": "; pass pattern='causal'",
+    "layer": "; pass the inputs of that layer: load(path, layer=...) of a file, run.inputs(...) of a capture",
+    "mask": "; pass attnviz.with_mask(inputs, mask)",
+    "window": "; pass pattern=attnviz.Local(window)",
+}
+"""What to pass for what the command line has as options, and other libraries as arguments."""
+
+
 def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | None]:
     """What is asked, how it looks, and who is told how far it is."""
     given = dict(options)
@@ -306,5 +315,6 @@ def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | No
     looks = [field.name for field in options_of(Look)]
     for name in given:
         if name not in looks:
-            raise TypeError(f"there is no option {name!r}{close_to(name, [*names, *looks, 'progress'])}")
+            instead = _INSTEAD.get(name) or close_to(name, [*names, *looks, "progress"])
+            raise TypeError(f"there is no option {name!r}{instead}")
     return what, Look(**given), progress

@@ -165,6 +165,12 @@ def test_a_fragment_from_anywhere_is_read():
         assert named["key"] in (None, 0)
 
 
+def test_an_array_of_weights_is_a_page(tmp_path):
+    weights = torch.softmax(torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(1)), -1)
+    (layer,) = Page(attnviz.page(tmp_path / "page.html", weights).read_text()).layers
+    assert layer["heads"] == 2
+
+
 @pytest.mark.parametrize(
     ("shown", "options", "says"),
     [
