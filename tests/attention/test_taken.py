@@ -165,12 +165,12 @@ def test_an_option_that_is_none_is_told_with_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("causal", "pattern='causal'"), ("layer", "load(path, layer=...)"), ("mask", "attnviz.with_mask")]
+    ("name", "says"),
+    [("causal", "pattern='causal'"), ("layer", "load(path, layer=...)"), ("mask", "attnviz.with_mask")],
 )
 def test_what_the_command_line_calls_an_option_says_what_to_pass(name, says):
     with pytest.raises(TypeError, match=f"there is no option '{name}'; pass .*{re.escape(says)}"):
         attnviz.plot(torch.eye(3), **{name: 1})
-
 
 
 def test_a_name_that_is_none_knows_where_it_was_looked_for():

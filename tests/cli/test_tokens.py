@@ -16,8 +16,8 @@ from attnviz.base.labels import word_ids
 from attnviz.compare.heads import compare
 from attnviz.compare.sides import Exact
 from attnviz.engine.request import Request
-from attnviz.sources.dumps import dump_metadata, layer_metadata, tensors_of
 from attnviz.sources.files import write_tensors
+from attnviz.sources.saving import dump_metadata, layer_metadata, tensors_of
 from tests.cases import small
 
 RAW = {
