@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import combinations, product
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from attnviz.maps.layers import OverviewRow
@@ -20,7 +23,7 @@ from attnviz.show.figures.arcs import arcs
 from attnviz.show.figures.detail import detail
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.heatmap import grid_columns, heads_grid, heatmap
-from attnviz.show.figures.layout import grow, width_of, wrapped
+from attnviz.show.figures.layout import grow, ticks_of, width_of, wrapped
 from attnviz.show.figures.lines import lines_figure
 from attnviz.show.figures.overlay import overlays
 from attnviz.show.figures.overview import overview_figure
@@ -329,3 +332,34 @@ def test_lines_are_as_wide_as_they_may_be():
         assert all(width_of(line, 8) <= inches for line in lines)
         assert "".join("".join(lines).split()) == "".join(text.split())
     assert wrapped("one\ntwo", 5, 8) == ["one", "two"]
+
+
+@given(
+    st.lists(st.text("abcdefgh", min_size=1, max_size=12), min_size=1, max_size=8),
+    st.sampled_from(["_", "-", ".", "/", "::", ", "]),
+    st.floats(1.0, 6.0),
+)
+def test_a_long_name_is_broken_after_separators(parts, separator, inches):
+    text = separator.join(parts)
+    lines = wrapped(text, inches, 10)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(width_of(one, 10) <= inches for one in lines)
+    if max(width_of(part + separator, 10) for part in parts) <= inches:
+        assert all(one.endswith(separator.strip()) for one in lines[:-1])
+
+
+@pytest.mark.parametrize("width", PAPERS)
+def test_no_word_of_a_side_is_broken_in_print(width):
+    with house_style(paper=width):
+        figure = drawn("difference", 16, 2, "short", width, "weights", "full")
+    for ax in figure.axes[:2]:
+        words = re.split(r"[ ,.\n]", ax.get_title())
+        assert {"safetensors", "layer"} < {*words}, words
+
+
+def test_labels_that_are_left_out_take_no_room():
+    words = [f"w{n}" for n in range(40)]
+    long = [word if n % 5 else "w" for n, word in enumerate(["internationalization"] * 40)]
+    one, other = (ticks_of(range(40), labels, 2.0, horizontal=True) for labels in (words, long))
+    assert list(one.locator.locs) == list(other.locator.locs) == list(range(0, 40, 5))
+    assert other.room <= one.room
