@@ -21,7 +21,7 @@ from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels
 from attnviz.show.figures.heatmap import write_above, write_below
 from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points, wrapped
 from attnviz.show.figures.vectors import Array
-from attnviz.show.scale.colors import BLACK, WHITE, Rgb, hidden, is_dark, mix, reason_colors
+from attnviz.show.scale.colors import Rgb, hidden, is_dark, mix, reason_colors, reason_tints, weight_ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,6 @@ MOST_SQUARES = 64
 
 _NARROW = 5.0  # inches across of a figure whose legend is below it
 _GAP_INCHES, _PAD_INCHES = 0.2, 0.08
-_GRAY: Rgb = (0.45, 0.45, 0.45)
 
 
 def pattern_figure(
@@ -285,12 +284,12 @@ class _ReasonImage(PixelImage):
 
     def _colors(self, kinds: Array, weights: Array | None) -> Array:
         """(..., 3), the darker the more weight."""
-        colors = [*reason_colors([*self.reasons, SEVERAL], dark=_dark()).values()]
-        blank = hidden(dark=_dark())
-        plain = np.array([*(map(_tint, colors) if self.tinted else colors), blank])[kinds]  # -1 is the last
+        names, blank = [*self.reasons, SEVERAL], hidden(dark=_dark())
+        colors = reason_tints(names, dark=_dark()) if self.tinted else reason_colors(names, dark=_dark())
+        plain = np.array([*colors.values(), blank])[kinds]  # -1 is the last
         if weights is None:
             return plain
-        inks = np.array([*map(_ink, colors), blank])[kinds]
+        inks = np.array([*_inks(names), blank])[kinds]
         share = np.sqrt(np.clip(np.nan_to_num(weights) / self.full, 0, 1))[..., None]
         shaded: Array = plain + (inks - plain) * share
         return shaded
@@ -315,7 +314,7 @@ def _outline(shown: ReasonMap, ax: Axes) -> None:
 
 def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:
     assert shown.weights is not None
-    colors = [*reason_colors([*shown.reasons, SEVERAL], dark=_dark()).values()]
+    colors = _inks([*shown.reasons, SEVERAL])
     (down, across), kinds = shown.cell_size, shown.kinds
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
     squares, inks = [], []
@@ -323,7 +322,7 @@ def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:
         if weight > 0:
             center = ((column + 0.5) * across - 0.5, (row + 0.5) * down - 0.5)
             squares.append(center + corners * (across, down) * 0.92 * min(float(weight) / full, 1.0) ** 0.5)
-            inks.append(_ink(colors[kinds[row, column]]))
+            inks.append(colors[kinds[row, column]])
     ax.add_collection(PolyCollection(squares, facecolors=inks, edgecolors="none"), autolim=False)
 
 
@@ -333,18 +332,18 @@ def _legend(maps: Sequence[ReasonMap], full: float) -> tuple[list[str], list[Any
     reasons = list(dict.fromkeys(reason for shown in maps for reason in shown.counts if reason != SEVERAL))
     if any(SEVERAL in shown.counts for shown in maps):
         reasons.append(SEVERAL)
-    colors = reason_colors(reasons, dark=_dark())
+    colors = (reason_tints if weighed else reason_colors)(reasons, dark=_dark())
     names = [*reasons, "not visible"]
-    handles: list[Any] = [_swatch(_tint(color) if weighed else color) for color in colors.values()]
+    handles: list[Any] = [_swatch(color) for color in colors.values()]
     handles.append(_swatch(hidden(dark=_dark())))
     if weighed:
         for share in (1.0, 0.25, 0.0625):
             names.append(f"weight {full * share:.2g}")
-            small, ink = _outlined(maps[0]), _ink(_GRAY)
-            if small:
-                handles.append((_swatch(_tint(_GRAY)), _swatch(ink, 0.92 * share**0.5)))
+            tint, ink = _neutral()
+            if _outlined(maps[0]):
+                handles.append((_swatch(tint), _swatch(ink, 0.92 * share**0.5)))
             else:
-                handles.append(_swatch(mix(_tint(_GRAY), ink, share**0.5)))
+                handles.append(_swatch(mix(tint, ink, share**0.5)))
     return names, handles
 
 
@@ -352,12 +351,14 @@ def _swatch(color: Rgb, side: float = 1.0) -> Line2D:
     return Line2D([], [], linestyle="", marker="s", markersize=9 * side, color=color, markeredgewidth=0)
 
 
-def _tint(color: Rgb) -> Rgb:
-    return mix(color, to_rgb(mpl.rcParams["axes.facecolor"]), 0.7)
+def _inks(reasons: Sequence[str]) -> list[Rgb]:
+    """What weights are marked with, of each reason."""
+    return [weight_ink(color, dark=_dark()) for color in reason_colors(reasons, dark=_dark()).values()]
 
 
-def _ink(color: Rgb) -> Rgb:
-    return mix(color, WHITE if _dark() else BLACK, 0.25)
+def _neutral() -> tuple[Rgb, Rgb]:
+    """A tint and an ink of no reason, for a legend."""
+    return ((0.25,) * 3, (0.95,) * 3) if _dark() else ((0.78,) * 3, (0.1,) * 3)
 
 
 def _dark() -> bool:
