@@ -18,7 +18,7 @@ from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
 from attnviz.show.figures.captions import number_said, pair_said
 from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels
-from attnviz.show.figures.heatmap import write_above, write_below
+from attnviz.show.figures.heatmap import write_above, write_below, write_caption
 from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points, wrapped
 from attnviz.show.figures.vectors import Array
 from attnviz.show.scale.colors import Rgb, hidden, is_dark, mix, reason_colors, reason_tints, weight_ink
@@ -89,6 +89,8 @@ def pattern_figure(
     if legend:
         names, handles = _counted(shown, full)
         ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1.0), **_LEGEND)
+    if caption is not None:
+        write_caption(ax, caption)
     return ax
 
 

@@ -19,7 +19,9 @@ from attnviz.maps.layers import OverviewRow
 from attnviz.maps.map import AttentionMap
 from attnviz.maps.marginals import Marginals
 from attnviz.maps.reasons import ReasonMap
+from attnviz.measures.curves import HeadCurves
 from attnviz.show.figures.arcs import arcs
+from attnviz.show.figures.curves import curves_figure
 from attnviz.show.figures.detail import detail
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.heatmap import grid_columns, heads_grid, heatmap
@@ -54,6 +56,7 @@ FACTORS = {
         "statistics",
         "arcs",
         "lines",
+        "curves",
     ],
     "T": [3, 10, 16, 64, 500, 4096, 65536],
     "heads": [1, 2, 3, 8, 12, 32, 144],
@@ -131,6 +134,15 @@ def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values:
         ]
         draw = statistics_figure if kind == "statistics" else lines_figure
         return draw(found, title=LONG, **look).figure
+    if kind == "curves":
+        weight = np.linspace(1, 1e-4 if values == "logits" else 0.2, min(T, 500))
+        ones = [
+            HeadCurves(head, weight, weight, {1 << n: 1 - 0.5**n for n in range(1, 8)}, layer=layer)
+            for layer in range({3: 1, 10: 2}.get(T, 12))
+            for head in range(min(heads, 32))
+        ]
+        found = curves_figure(ones, "distance" if pattern == "causal" else "windows", title=LONG, **look)
+        return found if isinstance(found, Figure) else found.figure
     if kind == "arcs":
         tokens = min(T, 24 if width == "column" else 64)
         (one,) = (a_map(tokens, head, labels, values, pattern) for head in range(1))
@@ -173,7 +185,7 @@ def written(figure: Figure) -> list[tuple[str, Any]]:
 
 
 def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
-    square = kind not in ("overview", "strip", "statistics", "lines")
+    square = kind not in ("overview", "strip", "statistics", "lines", "curves")
     figure.draw_without_rendering()
     texts = written(figure)
     width, height = (side * figure.dpi for side in figure.get_size_inches())
@@ -191,7 +203,7 @@ def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
         if square:
             assert box.width == pytest.approx(box.height, rel=1e-6)  # T keys and T queries
         assert box.width == pytest.approx(boxes[0].width, rel=1e-6)
-    for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics", "lines") else ()):
+    for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics", "lines", "curves") else ()):
         across = min(box.x1, panel.x1) - max(box.x0, panel.x0)
         assert across <= 1 or min(box.y1, panel.y1) - max(box.y0, panel.y0) <= 1.5, text
     for ends in ("x", "y"):
@@ -233,6 +245,7 @@ def test_the_whole_matrix(kind, labels, width):
             "overview": 144,
             "statistics": 144,
             "lines": 144,
+            "curves": 32,
             "difference": 2,
             "strip": 8,
             "overlay": 8,
