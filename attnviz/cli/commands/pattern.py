@@ -99,10 +99,10 @@ def register(app: typer.Typer) -> None:
         check_choice("--format", format, ("terminal", "json"))
         region.check()
         from attnviz.base.selections import parse_index
-        from attnviz.base.writing import check_output
+        from attnviz.base.writing import PICTURES, check_output
 
         if out is not None:
-            out = check_output(out, (".png", ".pdf", ".svg"), inputs=source.paths())
+            out = check_output(out, PICTURES, inputs=source.paths())
         look = look_of_file(look, out, unused=COLORS)
         inputs, weights = _inputs(
             source, tokens or choice.mask_rows() or source.document_tokens(), tokens, head, compute

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from attnviz.measures.statistics import HeadStatistics
     from attnviz.show.frames import Columns
 
-_PICTURES, _DATA = (".png", ".pdf", ".svg"), (".json", ".csv", ".parquet")
+_DATA = (".json", ".csv", ".parquet")
 
 _DRAWN = ("heads", "distance", "windows")
 """The kinds of rows that have a figure."""
@@ -133,7 +133,7 @@ def register(app: typer.Typer) -> None:
         """
         check_choice("--format", format, ("table", "json", "csv"))
         check_choice("--values", values, ("weights", *NORMS))
-        from attnviz.base.writing import check_output, is_stdout
+        from attnviz.base.writing import PICTURES, check_output, is_stdout
 
         kind = rows.kind()
         _check_part(kind, part, seen)
@@ -142,7 +142,7 @@ def register(app: typer.Typer) -> None:
             if tags and kind != "heads":
                 raise InputError(f"--tags: they are of heads, and a row is of {kind}; leave it out")
             if out is not None:
-                taken = (*_PICTURES, *_DATA) if kind in _DRAWN else _DATA
+                taken = (*PICTURES, *_DATA) if kind in _DRAWN else _DATA
                 out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
             drawn = None if out is None or out.suffix.lower() in _DATA else out
             if by_layer and (kind != "heads" or drawn is None):
