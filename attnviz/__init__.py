@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from attnviz.show.frames import frame as frame
     from attnviz.sources import weights as weights
     from attnviz.sources.dumps import load as load
-    from attnviz.sources.dumps import save as save
+    from attnviz.sources.saving import save as save
     from attnviz.sources.synthetic import synthesize as synthesize
 
 # Each public name and the module it lives in: imported on first use, so that `attnviz --help` stays light.
@@ -118,7 +118,7 @@ _HOMES = {
     "plot_heads": "attnviz.plots.plotting",
     "plot_overview": "attnviz.plots.plotting",
     "plot_strip": "attnviz.plots.plotting",
-    "save": "attnviz.sources.dumps",
+    "save": "attnviz.sources.saving",
     "score": "attnviz.engine.scores",
     "Snapshot": "attnviz.compare.snapshots.snapshot",
     "take_snapshot": "attnviz.compare.snapshots.taking",

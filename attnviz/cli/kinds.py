@@ -99,7 +99,7 @@ class SourceReader:
 
     def picture(self, path: Path | None, *, needed: bool) -> tuple[Tensor | None, PatchSpec | None]:
         """The picture that the source's model looked at, or that is named, and how its patches lie."""
-        from attnviz.sources.dumps import picture_of, read_picture
+        from attnviz.sources.pictures import picture_of, read_picture
 
         source = self.source.source
         found, patches = (None, None) if source is None else picture_of(source)

@@ -283,8 +283,8 @@ def _picture(given: Any) -> tuple[Any, Any]:
     """A picture as a tensor, and how its patches lie, where a dump says it."""
     import torch
 
-    from attnviz.sources.dumps import picture_of, read_picture
     from attnviz.sources.files import READABLE
+    from attnviz.sources.pictures import picture_of, read_picture
 
     if isinstance(given, str | Path):
         path = Path(given)

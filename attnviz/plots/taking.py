@@ -53,6 +53,15 @@ def _plain(help: str) -> str:
     return help.partition("  \\[")[0]
 
 
+_INSTEAD = {
+    "causal": "; pass pattern='causal'",
+    "layer": "; pass the inputs of that layer: load(path, layer=...) of a file, run.inputs(...) of a capture",
+    "mask": "; pass attnviz.with_mask(inputs, mask)",
+    "window": "; pass pattern=attnviz.Local(window)",
+}
+"""What to pass for what the command line has as options, and other libraries as arguments."""
+
+
 def split(options: dict[str, Any], *, colors: bool = True) -> tuple[dict[str, Any], Look, Progress | None]:
     """What is asked, how it looks, and who is told how far it is. ``colors``: as in :func:`takes`."""
     given = dict(options)
@@ -62,5 +71,6 @@ def split(options: dict[str, Any], *, colors: bool = True) -> tuple[dict[str, An
     looks = [field.name for field in options_of(Look) if colors or field.name not in COLORS]
     for name in given:
         if name not in looks:
-            raise TypeError(f"there is no option {name!r}{close_to(name, [*names, *looks, 'progress'])}")
+            instead = _INSTEAD.get(name) or close_to(name, [*names, *looks, "progress"])
+            raise TypeError(f"there is no option {name!r}{instead}")
     return what, Look(**given), progress

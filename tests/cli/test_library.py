@@ -128,6 +128,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("case", CASES)
 def test_a_figure_is_the_librarys(run, sources, case):
     arguments, library = CASES[case]
@@ -179,6 +180,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_figures_are_the_librarys(run, sources, case):
     arguments, library = OTHERS[case]
@@ -269,6 +271,7 @@ def test_a_pattern_has_a_name_in_every_library_function():
             assert isinstance(figure_of(found), Figure)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("command", ["score", "stats", "show", "context", "tiles", "overview", "html", "plot"])
 def test_layers_are_named_alike_everywhere(run, refused, sources, command):
     files = {"context": "out.npz", "tiles": "out", "overview": "out.png", "html": "out.html", "plot": "out.png"}

@@ -49,9 +49,9 @@ def _tell(source: Path, format: str) -> None:
     """What a file of tensors holds."""
     from attnviz.base.words import json_text
     from attnviz.cli.console import data
-    from attnviz.sources.dumps import missing_roles, role_of
     from attnviz.sources.files import open_tensors, spooled
     from attnviz.sources.naming import layers_of
+    from attnviz.sources.roles import missing_roles, role_of
 
     source = spooled() if str(source) == "-" else source
     file = open_tensors(source)
@@ -78,8 +78,9 @@ def _print(file: TensorFile, missing: Sequence[str]) -> None:
     """A file's tensors as a table, and in lines what else is to be said of it."""
     from attnviz.cli.console import output
     from attnviz.show.terminal.tables import contents_table
-    from attnviz.sources.dumps import ROLES, pattern_names, role_of
+    from attnviz.sources.metadata import pattern_names
     from attnviz.sources.naming import layers_of
+    from attnviz.sources.roles import ROLES, role_of
 
     console, layers = output(), layers_of(file.contents)
     console.print(contents_table(str(file.path), file.path.stat().st_size, file.contents, role_of))

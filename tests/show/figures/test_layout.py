@@ -280,6 +280,7 @@ def test_each_of_sixteen_tokens_has_its_label(heads, width):
     assert len(last.xaxis.get_majorticklocs()) == 16
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("heads", [5, 7, 11, 23])
 def test_the_color_bar_takes_the_room_that_a_short_row_leaves(heads):
     with house_style():

@@ -13,6 +13,7 @@ from attnviz.show.figures.overlay import overlays
 from attnviz.show.figures.style import house_style
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("gray", [0, 90, 255])
 @pytest.mark.parametrize("norm", ["linear", "log"])

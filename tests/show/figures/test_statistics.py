@@ -24,6 +24,7 @@ def names(layers: list[Any], heads: list[int], width: str | None) -> tuple[list[
     return found[0], found[1], ax
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("width", [None, *PAPERS])
 @pytest.mark.parametrize("count", [1, 12, 144])
 def test_rows_are_layers_and_columns_heads_by_their_own_numbers(count, width):
