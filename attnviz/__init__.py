@@ -48,11 +48,17 @@ if TYPE_CHECKING:
     from attnviz.measures.statistics import head_statistics as head_statistics
     from attnviz.pages.file import page as page
     from attnviz.pages.widget import view as view
+    from attnviz.plots.heads import plot_curves as plot_curves
+    from attnviz.plots.heads import plot_statistics as plot_statistics
     from attnviz.plots.plotting import plot as plot
+    from attnviz.plots.plotting import plot_arcs as plot_arcs
     from attnviz.plots.plotting import plot_comparison as plot_comparison
     from attnviz.plots.plotting import plot_detail as plot_detail
     from attnviz.plots.plotting import plot_heads as plot_heads
+    from attnviz.plots.plotting import plot_lesson as plot_lesson
+    from attnviz.plots.plotting import plot_overlay as plot_overlay
     from attnviz.plots.plotting import plot_overview as plot_overview
+    from attnviz.plots.plotting import plot_pattern as plot_pattern
     from attnviz.plots.plotting import plot_strip as plot_strip
     from attnviz.show.figures.heatmap import heatmap as heatmap
     from attnviz.show.frames import frame as frame
@@ -101,6 +107,12 @@ _HOMES = {
     "page": "attnviz.pages.file",
     "Pyramid": "attnviz.maps.pyramid",
     "plot": "attnviz.plots.plotting",
+    "plot_arcs": "attnviz.plots.plotting",
+    "plot_lesson": "attnviz.plots.plotting",
+    "plot_overlay": "attnviz.plots.plotting",
+    "plot_pattern": "attnviz.plots.plotting",
+    "plot_statistics": "attnviz.plots.heads",
+    "plot_curves": "attnviz.plots.heads",
     "plot_comparison": "attnviz.plots.plotting",
     "plot_detail": "attnviz.plots.plotting",
     "plot_heads": "attnviz.plots.plotting",

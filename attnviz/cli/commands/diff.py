@@ -13,7 +13,7 @@ from attnviz.base.errors import InputError
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Part, PatternChoice, Seen, Source, check_choice
-from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
+from attnviz.cli.pictures import PLAIN, look_of_file, write_difference
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def _values(held: Held, other: str | None) -> str:
 def _compared(asked: _Asked, format: str, out: Path | None) -> bool:
     """Compares two maps, and prints how far they are apart."""
     from attnviz.base.selections import parse_indices
-    from attnviz.base.writing import check_output, is_stdout
+    from attnviz.base.writing import PICTURES, check_output, is_stdout
     from attnviz.cli.progress import rows_progress
     from attnviz.compare.heads import compare
     from attnviz.compare.kernel import explained_sides
@@ -298,7 +298,7 @@ def _compared(asked: _Asked, format: str, out: Path | None) -> bool:
     held = asked.held
     side_a, side_b = _sides(asked)
     if out is not None:
-        out = check_output(out, (".png", ".pdf", ".svg"), inputs=asked.paths())
+        out = check_output(out, PICTURES, inputs=asked.paths())
     heads = parse_indices(asked.head, side_a.H, option="--head", noun="head")
     how: dict[str, Any] = {"atol": held.atol, "rtol": held.rtol, "top_k": held.top_k, "values": asked.values}
     part = _part(asked, side_a, side_b)
@@ -312,7 +312,8 @@ def _compared(asked: _Asked, format: str, out: Path | None) -> bool:
         found = compare(side_a, side_b, heads=heads, progress=progress, **how)
     findings = explained_sides(side_a, side_b, found)
     if out is not None:
-        _draw(found, out, asked.look)
+        sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
+        write_difference(out, found.pictures, [row[0] for row in found.pictures], asked.look, sides, kind="diff")
     if is_stdout(out):
         pass  # the picture is there
     elif format == "json":
@@ -335,18 +336,6 @@ def _pixels(side: Side, part: dict[str, range | None], out: Path | None, look: L
     from attnviz.plots.room import comparison_pixels
 
     return comparison_pixels((len(part["queries"] or range(side.T)), len(part["keys"] or range(side.S))), look)
-
-
-def _draw(found: Difference, out: Path, look: Look) -> None:
-    from attnviz.show.figures.captions import caption as about_maps
-    from attnviz.show.figures.difference import difference_figure, difference_words
-
-    a_maps = [row[0] for row in found.pictures]
-    sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
-    said = [difference_words(found.pictures, look.scale)]
-    how = look.words(a_maps, sides, said=said, marks=look.marks)
-    words = about_maps(a_maps, look.scale.fit(a_maps), source=sides, notes=said)
-    write_figure(out, lambda: difference_figure(found.pictures, **how), look, words, kind="diff")
 
 
 def _print(found: Difference, findings: tuple[Finding, ...], side_a: Side, side_b: Side) -> None:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from attnviz.base.types import Label
     from attnviz.sources.files import TensorFile
 
-_FIGURES = (".png", ".pdf", ".svg")
-
 
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
@@ -32,15 +30,16 @@ def register(app: typer.Typer) -> None:
         Reads the table of contents, not the tensors, where the format allows it (.safetensors, .npz, .npy).
         """
         check_choice("--format", format, ("table", "json"))
+        from attnviz.base.writing import PICTURES
         from attnviz.sources.files import open_tensors
 
         for path in source:  # whatever is wrong with one of them is said before anything is printed
-            if path.suffix.lower() not in _FIGURES and str(path) != "-":
+            if path.suffix.lower() not in PICTURES and str(path) != "-":
                 open_tensors(path)
         for number, path in enumerate(source):
             if number and format == "table":
                 print()
-            if path.suffix.lower() in _FIGURES:
+            if path.suffix.lower() in PICTURES:
                 _tell_figure(path, format)
             else:
                 _tell(path, format)

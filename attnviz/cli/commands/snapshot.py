@@ -26,7 +26,7 @@ from attnviz.cli.options import (
     request_of,
     tell_left_out,
 )
-from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
+from attnviz.cli.pictures import PLAIN, look_of_file, write_difference
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from attnviz.attention.patterns import Pattern
     from attnviz.compare.snapshots.difference import SnapshotDifference
     from attnviz.compare.snapshots.snapshot import Snapshot
-
-PICTURES = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def check(
     """
     check_choice("--format", format, ("text", "json"))
     look = look_of_file(look, out)
-    from attnviz.base.writing import check_output, is_stdout
+    from attnviz.base.writing import PICTURES, check_output, is_stdout
     from attnviz.cli.console import note
     from attnviz.compare.rounding import explicit
     from attnviz.compare.snapshots.comparing import compare_snapshots
@@ -223,20 +221,15 @@ def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute,
 def _draw(found: SnapshotDifference, file: Path, out: Path, look: Look) -> None:
     from attnviz.cli.console import note
     from attnviz.compare.snapshots.comparing import difference_maps
-    from attnviz.show.figures.captions import caption as about_maps
-    from attnviz.show.figures.difference import difference_figure, difference_words
     from attnviz.show.figures.snapshot import words_of
 
     maps = difference_maps(found)
     if not maps:
         note(f"{out}: not drawn, as the two have no cells in common")
         return
-    pattern, sides = f"{found.stored.settings.get('pattern')}", f"A {file}; B now"
+    pattern = f"{found.stored.settings.get('pattern')}"
     stored = [replace(before, pattern=pattern) for before, *_ in maps]
-    said = [difference_words(maps, look.scale)]
-    how = look.words(stored, sides, said=said, marks=look.marks)
-    words = f"{words_of(maps)} {about_maps(stored, look.scale.fit(stored), source=sides, notes=said)}"
-    write_figure(out, lambda: difference_figure(maps, **how), look, words, kind="snapshot")
+    write_difference(out, maps, stored, look, f"A {file}; B now", kind="snapshot", before=f"{words_of(maps)} ")
 
 
 def _print(found: SnapshotDifference, file: Path, where: tuple[int, int, float] | None, *, stderr: bool) -> None:
