@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Part, PatternChoice, Seen, Source, check_choice
+from attnviz.cli.options import Compute, Heads, Part, Seen, check_choice
 from attnviz.cli.pictures import PLAIN, look_of_file, write_difference
+from attnviz.cli.source import Source
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
@@ -249,7 +251,7 @@ def _places(asked: _Asked) -> list[_Asked]:
 
 def _layer_pairs(asked: _Asked) -> list[tuple[Any, str | None]]:
     """Each layer of A and what ``--b-layer`` says beside it; None is A's own."""
-    from attnviz.cli.options import parse_layers
+    from attnviz.cli.source import parse_layers
 
     source, b_layer = asked.source, asked.b.b_layer
     if source.layer is None:
