@@ -44,6 +44,9 @@ KEPT_BYTES = 1 << 30
 MOST_RECTANGLE = 512
 """The most queries, and keys, of a rectangle of single weights."""
 
+MOST_KEYS = 64
+"""The most keys whose vectors are asked for at once."""
+
 PATIENCE = 2.5
 """Seconds that a pass goes on when nobody asks for it any more; a page that waits asks four times a second."""
 
@@ -271,25 +274,29 @@ class Viewer:
         found: Cells = await self._kept_or(key, read)
         return found
 
-    async def vectors(self, layer: int, head: int, query: int, key: int) -> Cells:
-        """A query's vector and a key's as their score uses them, (2, D) float32.
+    async def vectors(self, layer: int, head: int, query: int, keys: Sequence[int]) -> Cells:
+        """A query's vector and those of some keys as their scores use them, (1 + len(keys), D) float32.
 
         Raises:
             OutOfRange: positions that are not there.
+            InputError: more than :data:`MOST_KEYS` keys.
         """
+        if len(keys) > MOST_KEYS:
+            raise InputError(f"{len(keys)} keys are asked for at once; the most is {MOST_KEYS}")
         opened, number = await self._head(layer, head)
         item = opened.layer.item
         _check_index("query", query, item.T)
-        _check_index("key", key, item.S)
+        for key in keys:
+            _check_index("key", key, item.S)
         _ = item.products  # raises for weights that were given
 
         def read() -> Cells:
             own = opened.layer.own_projections and query in item.global_queries.tolist()
             q = item.query(number, range(query, query + 1), for_global=own)[0]
-            k = item.key(number, for_global=own)[key]
-            return torch.stack([q, k]).float().cpu().numpy()
+            k = item.key(number, for_global=own)[list(keys)]
+            return torch.cat([q[None], k]).float().cpu().numpy()
 
-        found: Cells = await self._kept_or(("vectors", layer, head, query, key), read)
+        found: Cells = await self._kept_or(("vectors", layer, head, query, *keys), read)
         return found
 
     async def thumbnail(self, layer: int, head: int) -> Thumbnail:

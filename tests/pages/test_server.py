@@ -76,6 +76,8 @@ def test_rectangles_vectors_and_thumbnails(server):
     item = layer().item
     found = floats(server.get(f"/{TOKEN}/vectors/0/1/5/6").content)
     np.testing.assert_array_equal(found, np.concatenate([item.query(2)[5], item.key(2)[6]]))
+    found = floats(server.get(f"/{TOKEN}/vectors/0/1/5/6,299,0").content)
+    np.testing.assert_array_equal(found, np.concatenate([item.query(2)[5], *item.key(2)[[6, 299, 0]]]))
     small_map = server.get(f"/{TOKEN}/thumbnail/0/1").content
     assert np.frombuffer(small_map[:12], "<u4").tolist() == [64, 64, 300]  # the last: of how many queries
     assert np.nanmax(floats(small_map[12:])) == np.nanmax(pyramid.prepare(2).max)
@@ -121,6 +123,8 @@ def test_the_progress_of_a_pass(server):
         ("logits/0/0/0/1/9/2", "keys 9 to 2"),
         ("scores/0/0/0/1/0/1", "there is nothing here"),
         ("vectors/0/0/300/0", "query 300 is out of range"),
+        ("vectors/0/0/3/1,300", "key 300 is out of range"),
+        ("vectors/0/0/3/1,,2", "keys '' is not a number"),
         ("thumbnail/0/x", "head 'x' is not a number"),
         ("attnviz.js", "there is nothing here"),
         ("run.json/", "there is nothing here"),

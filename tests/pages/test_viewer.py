@@ -304,11 +304,14 @@ def test_vectors_are_those_that_the_score_uses(make):
     inputs = AttentionInputs(**tensors, global_mask=torch.arange(6) == 2)
     viewer = make(PageLayer("0", inputs.item(), longformer(1), (1,)))
     for query, (q, k) in {2: ("q_global", "k_global"), 3: ("q", "k")}.items():
-        found = run_coroutine(viewer.vectors(0, 0, query, 4))
-        np.testing.assert_allclose(found, np.stack([tensors[q][0, 1, query], tensors[k][0, 1, 4]]), rtol=1e-6)
-    for at in ((6, 0), (0, 6), (-1, 0)):
+        found = run_coroutine(viewer.vectors(0, 0, query, [4, 1, 5]))
+        wanted = [tensors[q][0, 1, query], *(tensors[k][0, 1, key] for key in (4, 1, 5))]
+        np.testing.assert_allclose(found, np.stack(wanted), rtol=1e-6)
+    for query, keys in ((6, [0]), (0, [2, 6]), (-1, [0])):
         with pytest.raises(OutOfRange):
-            run_coroutine(viewer.vectors(0, 0, *at))
+            run_coroutine(viewer.vectors(0, 0, query, keys))
+    with pytest.raises(InputError, match="65 keys are asked for at once; the most is 64"):
+        run_coroutine(viewer.vectors(0, 0, 0, [0] * 65))
 
 
 def test_thumbnails_that_would_take_long_are_of_some_queries_until_the_pass_is_made(make, passes, monkeypatch):

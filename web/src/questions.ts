@@ -39,9 +39,9 @@ export const RECEIVED = floats<OfHead>("received", (source, { layer, head }, sig
   source.received(layer, head, signal),
 );
 
-/** A query's vector and a key's, as the score uses them, (2 D,). */
-export const VECTORS = floats<OfHead & { query: number; key: number }>("vectors", (source, at, signal) =>
-  source.vectors(at.layer, at.head, at.query, at.key, signal),
+/** A query's vector and those of some keys, as their scores use them, (1 + keys, D). */
+export const VECTORS = floats<OfHead & { query: number; keys: readonly number[] }>("vectors", (source, at, signal) =>
+  source.vectors(at.layer, at.head, at.query, at.keys, signal),
 );
 
 export interface Pair {
@@ -64,14 +64,14 @@ export const PAIR: Kind<OfHead & { query: number; key: number }, Pair> = {
   },
 };
 
-/** The largest cell of the whole map in one tile, and the largest weight. */
+/** The size of the largest cell of the whole map in one tile, and the weight that is farthest from 0. */
 export const LARGEST: Kind<OfHead & { reduce: Reduce }, { cell: number; weight: number }> = {
   name: "largest",
   bytes: () => 16,
   async ask(source, { layer, head, reduce }, signal) {
-    const of = async (how: Reduce): Promise<number> => largest(await source.tile(layer, head, 0, 0, 0, how, signal));
+    const of = async (how: Reduce): Promise<number> => farthest(await source.tile(layer, head, 0, 0, 0, how, signal));
     const [cell, weight] = await Promise.all([of(reduce), reduce === "max" ? null : of("max")]);
-    return { cell, weight: weight ?? cell };
+    return { cell: Math.abs(cell), weight: weight ?? cell };
   },
 };
 
@@ -82,9 +82,14 @@ export const THUMBNAIL: Kind<OfHead & { all: boolean }, Thumbnail> = {
   ask: (source, { layer, head, all }, signal) => source.thumbnail(layer, head, all, signal),
 };
 
-/** The largest number by its size, NaN left out; 0 where there is none. */
+/** The number farthest from 0, NaN left out; 0 where there is none. */
+export function farthest(values: Float32Array): number {
+  let found = 0;
+  for (const value of values) if (Math.abs(value) > Math.abs(found)) found = value;
+  return found;
+}
+
+/** The largest number by its size. */
 export function largest(values: Float32Array): number {
-  let top = 0;
-  for (const value of values) if (Math.abs(value) > top) top = Math.abs(value);
-  return top;
+  return Math.abs(farthest(values));
 }

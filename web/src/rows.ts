@@ -1,5 +1,6 @@
 /** What a whole row, or column, of weights says, wherever a view's window is. */
 
+import type { Sum } from "./numbers";
 import type { Window } from "./questions";
 
 export interface Strong {
@@ -22,17 +23,18 @@ export function strongest(row: Float32Array, count: number): Strong[] {
   return best;
 }
 
-/** The sums of a row's weights within a window and in all. */
-export function sums(row: Float32Array, [first, end]: Window): { inside: number; all: number } {
-  let inside = 0;
-  let all = 0;
+/** The sums of a row's weights within a window and outside of it. */
+export function sums(row: Float32Array, [first, end]: Window): { inside: Sum; outside: Sum } {
+  const inside = { sum: 0, count: 0 };
+  const outside = { sum: 0, count: 0 };
   for (let index = 0; index < row.length; index++) {
     const weight = row[index];
     if (Number.isNaN(weight)) continue;
-    all += weight;
-    if (index >= first && index < end) inside += weight;
+    const of = index >= first && index < end ? inside : outside;
+    of.sum += weight;
+    of.count++;
   }
-  return { inside, all };
+  return { inside, outside };
 }
 
 /** How many of a row are visible. */

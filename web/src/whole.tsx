@@ -3,7 +3,7 @@
 import { useMemo } from "preact/hooks";
 import { type Asked, known } from "./answers";
 import { type Axis, headName, label, position, visibleText, withinOf } from "./description";
-import { positionText, rangeText, shareText, weightText } from "./numbers";
+import { positionText, rangeText, shareSpan, shareText, weightText } from "./numbers";
 import type { Window } from "./questions";
 import { strongest, sums } from "./rows";
 import { useSession, useStore } from "./session";
@@ -53,22 +53,22 @@ export function Strongest(props: {
           </button>
         );
       })}
-      {row !== null && window !== null && <Outside row={row} axis={axis} window={window} />}
+      {row !== null && window !== null && <Outside row={row} axis={axis} window={window} head={head} />}
     </div>
   );
 }
 
 /** The share of a row's weight that a window does not show; nothing where it shows all. */
-function Outside(props: { row: Float32Array; axis: Axis; window: Window }) {
+function Outside(props: { row: Float32Array; axis: Axis; window: Window; head: number }) {
   const { layer } = useStore();
-  const { row, axis, window: [first, end] } = props;
-  const { inside, all } = useMemo(() => sums(row, [first, end]), [row, first, end]);
+  const { row, axis, window: [first, end], head } = props;
+  const { inside, outside } = useMemo(() => sums(row, [first, end]), [row, first, end]);
   if (end - first >= row.length || layer.signed) return null; // differences have no shares
   const shown = rangeText(position(layer, axis, first), position(layer, axis, end - 1));
   const many = axis === "key" ? "keys" : "queries";
   return (
     <span class="outside" data-role="outside">
-      {all > 0 ? shareText((all - inside) / all) : "0 %"} of its weight is outside {many} {shown}
+      {shareText(outside.sum / (inside.sum + outside.sum || 1), shareSpan(outside, inside, withinOf(layer, head)))} of its weight is outside {many} {shown}
     </span>
   );
 }

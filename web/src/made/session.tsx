@@ -4,9 +4,9 @@ import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
 import { Answers, type Kind, known } from "../answers";
 import { Segmented } from "../controls";
-import { type Description, hasWeights } from "../description";
+import { type Description, hasWeights, withinOf } from "../description";
 import { type Session, SessionContext, useAnswer, useSession, useStore } from "../session";
-import { shareText } from "../numbers";
+import { shareText, sumSpan } from "../numbers";
 import { OUT, type Out, type State, type Together, changed } from "../state";
 import type { Store } from "../store";
 import { madeDescription, partsOf } from "./description";
@@ -73,10 +73,15 @@ export function MadeSession(props: { children: ComponentChildren }) {
   return <SessionContext.Provider value={made}>{props.children}</SessionContext.Provider>;
 }
 
+interface Left {
+  share: number;
+  span: readonly [number, number]; // the least and the most that it may be
+}
+
 /** The mean share of a query's weight that is left out, of a head. */
-const LEFT: Kind<{ layer: number; head: number; rule: Rule }, number> = {
+const LEFT: Kind<{ layer: number; head: number; rule: Rule }, Left> = {
   name: "left out",
-  bytes: () => 8,
+  bytes: () => 24,
   async ask(source, { layer, head, rule }) {
     const { description } = source;
     const of = description.layers[layer];
@@ -89,7 +94,11 @@ const LEFT: Kind<{ layer: number; head: number; rule: Rule }, number> = {
       sum += left[t];
       count++;
     }
-    return count > 0 ? sum / count : 0;
+    const within = withinOf(madeDescription(description, () => ({ ...rule, again: false })).layers[layer], head);
+    const all = { sum, count: count * keys.size };
+    const [low, high] = sumSpan(all, within);
+    const mean = (of: number): number => (count > 0 ? of / count : 0);
+    return { share: mean(sum), span: [mean(low), Math.min(1, mean(high))] };
   },
 };
 
@@ -195,10 +204,10 @@ function LeftOut(props: { rule: Rule }) {
 }
 
 function Share(props: { rule: Rule; layer: number; head: number }) {
-  const share = known(useAnswer(LEFT, props));
+  const left = known(useAnswer(LEFT, props));
   return (
     <span class="muted made-share" data-role="left-out">
-      {share === null ? "\u2026" : shareText(share)} of the weight is left out
+      {left === null ? "\u2026" : shareText(left.share, left.span)} of the weight is left out
     </span>
   );
 }

@@ -84,8 +84,8 @@ export class MadeSource implements Source {
     return { ...thumbnailOf(await this.matrix(layer, head)), queries: null };
   }
 
-  statistics(layer: number, head: number, signal?: AbortSignal): ReturnType<Source["statistics"]> {
-    return this.base.statistics(layer, head, signal);
+  async statistics(): Promise<null> {
+    return null; // those of the base are of other maps
   }
 
   close(): void {

@@ -91,8 +91,8 @@ export class EmbeddedSource implements Source {
     return this.ask({ kind: "received", layer, head }, signal);
   }
 
-  vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array> {
-    return this.ask({ kind: "vectors", layer, head, query, key }, signal);
+  vectors(layer: number, head: number, query: number, keys: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
+    return this.ask({ kind: "vectors", layer, head, query, keys }, signal);
   }
 
   async thumbnail(layer: number, head: number, _all: boolean, signal?: AbortSignal): Promise<Thumbnail> {

@@ -73,8 +73,8 @@ export class LiveSource implements Source {
     return this.floats(`received/${layer}/${head}`, signal);
   }
 
-  vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array> {
-    return this.floats(`vectors/${layer}/${head}/${query}/${key}`, signal);
+  vectors(layer: number, head: number, query: number, keys: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
+    return this.floats(`vectors/${layer}/${head}/${query}/${keys.join()}`, signal);
   }
 
   async thumbnail(layer: number, head: number, all: boolean, signal?: AbortSignal): Promise<Thumbnail> {

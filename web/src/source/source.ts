@@ -25,6 +25,9 @@ export type PassKind = "map" | "received";
 /** Whether numbers can be had: what is wrong where they can't, or where they are no longer those of the file. */
 export type Health = { state: "well" } | { state: "gone" | "changed"; message: string };
 
+/** The most keys whose vectors are asked for at once. */
+export const MOST_KEYS = 64;
+
 export interface Source {
   readonly description: Description;
   /** What is at work now, for the panels that wait for it. */
@@ -50,8 +53,8 @@ export interface Source {
   column(layer: number, head: number, key: number, signal?: AbortSignal): Promise<Float32Array>;
   /** The mean weight that each key receives of all queries that see it, (S,), NaN where none does. */
   received(layer: number, head: number, signal?: AbortSignal): Promise<Float32Array>;
-  /** 2 * D numbers: q then k, as the score uses them. */
-  vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array>;
+  /** (1 + keys) * D numbers: q then the k of each key, as their scores use them. At most {@link MOST_KEYS} keys. */
+  vectors(layer: number, head: number, query: number, keys: readonly number[], signal?: AbortSignal): Promise<Float32Array>;
   /** A head's number of each statistic, its tag and the statistic that gave it; null where that takes a pass of a minute. */
   statistics(layer: number, head: number, signal?: AbortSignal): Promise<Record<string, number | string | null> | null>;
   /** The map in a few cells; of some of the queries where all would take long and `all` of them are not wanted. */

@@ -1,15 +1,16 @@
 /** What each view shows, as a drawing with its legend and as a table. */
 
 import {
-  type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, sequential, stroke, textOn, weightRamp,
+  type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, stroke, textOn, weightRamp,
 } from "../colors";
-import { type Axis, type Description, type Layer, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
-import { positionText, tickText, weightText } from "../numbers";
-import { PAIR, type Window, largest } from "../questions";
+import { type Axis, type Description, type Layer, hasWeights, headName, label, logitsWithin, position, positionName, visibleText, withinOf } from "../description";
+import { logitText, positionText, tickText, weightText } from "../numbers";
+import { productsOf, sorted } from "../products";
+import { PAIR, type Window, farthest, largest } from "../questions";
 import type { Source, Thumbnail } from "../source/source";
 import { type State, isCompared, scaleOf } from "../state";
-import { lineColor, strongest } from "../views/heads";
-import { products } from "../views/query-key";
+import { lineColor, strokeUnit, strongest } from "../views/heads";
+import { cellUnit } from "../views/model";
 import { type Cells, cellsOf } from "./cells";
 import { type Part, sameText } from "./commands";
 import type { Field } from "./csv";
@@ -256,7 +257,7 @@ async function takeHeads(seen: Seen): Promise<Taken> {
     drawing.text(x + 22, bottom + 10, said, { size: 11 });
     x += 36 + widthOf(said, 11);
   }
-  const tall = drawing.legend(16, bottom + 20, 200, "weight", (share) => mix(rgb(dark ? 0x16181d : 0xffffff), rgb(dark ? 0xececf1 : 0x1b1b20), share), ticks(colors));
+  const tall = drawing.legend(16, bottom + 20, 200, strokeUnit(layer), (share) => mix(rgb(dark ? 0x16181d : 0xffffff), rgb(dark ? 0xececf1 : 0x1b1b20), share), ticks(colors));
   const rows: Field[][] = [weightNames(layer)];
   const wide = keys[1] - keys[0];
   for (const { head, values } of heads) {
@@ -319,11 +320,10 @@ async function takeText(seen: Seen): Promise<Taken> {
 async function takeModel(seen: Seen): Promise<Taken> {
   const { source, description, state, dark } = seen;
   const { drawing, name } = framed(seen, "every head", false);
-  const own = state.strength === "relative";
   const shown = sameText(description, layer0(seen));
   const scale = scaleOf(state, description);
   const names = description.statistics?.map((one) => one.name) ?? [];
-  const rows: Field[][] = [["layer", "head", "largest_weight", ...names, ...(names.length > 0 ? ["tag", "tag_score"] : [])]];
+  const rows: Field[][] = [["layer", "head", layer0(seen).signed ? `farthest_${layer0(seen).unit}` : "largest_weight", "of_queries", ...names, ...(names.length > 0 ? ["tag", "tag_score"] : [])]];
   const side = 64;
   const most = Math.max(...shown.map(({ heads }) => heads));
   for (const [y, layer] of shown.entries()) {
@@ -334,18 +334,18 @@ async function takeModel(seen: Seen): Promise<Taken> {
       heads.map(async (head): Promise<[Thumbnail, Record<string, Field> | null]> => [await source.thumbnail(index, head, state.all), names.length > 0 ? await source.statistics(index, head) : null]),
     );
     for (const [head, [thumbnail, numbers]] of found.entries()) {
-      const top = largest(thumbnail.values);
-      const colors = weightRamp(scale, state.strength, top, layer.keys);
+      const most = farthest(thumbnail.values);
+      const colors = rampOf(layer, scale, state.strength, Math.abs(most));
       const at: [number, number] = [60 + head * (side + 8), 62 + y * (side + 22)];
       drawing.image(...at, side, side, picture(thumbnail.values, thumbnail.columns, thumbnail.rows, colors, dark));
       drawing.rect(...at, side, side, "none", { stroke: drawing.ink.line });
-      drawing.text(at[0] + side / 2, at[1] + side + 13, `${headName(layer, head)}: ${weightText(top, withinOf(layer, head))}`, { anchor: "middle", size: 10, color: drawing.ink.muted });
-      rows.push([layer.label, headName(layer, head), top, ...[...names, ...(names.length > 0 ? ["tag", "tag_score"] : [])].map((one) => numbers?.[one] ?? null)]);
+      drawing.text(at[0] + side / 2, at[1] + side + 13, `${headName(layer, head)}: ${thumbnail.queries === null ? "" : "\u2265 "}${weightText(most, withinOf(layer, head))}`, { anchor: "middle", size: 10, color: drawing.ink.muted });
+      rows.push([layer.label, headName(layer, head), most, thumbnail.queries ?? layer.queries, ...[...names, ...(names.length > 0 ? ["tag", "tag_score"] : [])].map((one) => numbers?.[one] ?? null)]);
     }
   }
   const bottom = 62 + shown.length * (side + 22) + 10;
-  const unit = own ? "largest weight in a cell, as a share of the head's largest" : "largest weight in a cell";
-  drawing.legend(60, bottom, 220, unit, (share) => sequential(share, dark), ticks(weightRamp(scale, state.strength, null, shown[0].keys)));
+  const legend = rampOf(shown[0], scale, state.strength, null);
+  drawing.legend(60, bottom, 220, cellUnit(shown[0], state.strength), legendColor(legend, dark), ticks(legend));
   notVisible(drawing, 300, bottom + 17, dark);
   const width = Math.max(60 + most * (side + 8), 420, widthOf(drawing.title)) + 24;
   return { name, svg: () => drawing.svg(width, bottom + 62), rows };
@@ -358,12 +358,13 @@ async function takePair(seen: Seen): Promise<Taken> {
   const of = { layer: state.layer, head: state.head, query, key };
   const [pair, vectors] = await Promise.all([
     PAIR.ask(source, of, new AbortController().signal),
-    layer.given ? new Float32Array(0) : source.vectors(state.layer, state.head, query, key),
+    layer.given ? null : source.vectors(state.layer, state.head, query, [key]),
   ]);
   const names = `${positionName(description, layer, "query", query)} \u2192 ${positionName(description, layer, "key", key)}`;
   const { drawing, name } = framed(seen, names);
-  const parts = products(vectors, layer.scale, state.sort);
-  const logit = pair.logit === null ? "" : `logit ${pair.logit === Number.NEGATIVE_INFINITY ? "hidden" : pair.logit.toFixed(3)}, `;
+  const dim = layer.head_dim;
+  const parts = vectors === null ? [] : sorted(productsOf(layer, vectors.subarray(0, dim), vectors.subarray(dim)), state.sort);
+  const logit = pair.logit === null ? "" : `logit ${logitText(pair.logit, logitsWithin(layer, state.head))}, `;
   drawing.text(16, 46, `${logit}weight ${weightText(pair.weight, withinOf(layer, state.head))}`);
   const most = Math.max(1e-9, ...parts.map(({ product }) => Math.abs(product)));
   const each = Math.max(5, Math.min(24, 760 / Math.max(1, parts.length)));
@@ -376,7 +377,7 @@ async function takePair(seen: Seen): Promise<Taken> {
   }
   drawing.line(16, zero, 16 + parts.length * each, zero, drawing.ink.line);
   drawing.text(16, zero + tall + 34, `bars: query \u00d7 key \u00d7 scale of each dimension, to \u00b1${most.toPrecision(3)}; red raises the score, blue lowers it`, { size: 11, color: drawing.ink.muted });
-  const rows: Field[][] = [["dimension", "query", "key", "product"], ...parts.map(({ dimension, q, k, product }) => [dimension, q, k, product])];
+  const rows: Field[][] = [["dimension", "query", "key", "product", "within"], ...parts.map(({ dimension, q, k, product, by }) => [dimension, q, k, product, by.product])];
   const width = Math.max(32 + parts.length * each, widthOf(drawing.title) + 32, 620);
   return { name, svg: () => drawing.svg(width, zero + tall + 48), rows };
 }

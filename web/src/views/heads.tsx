@@ -178,12 +178,12 @@ function Lines(props: { dark: boolean }) {
       <div class="heads-top">
         <Legend
           ramp={ramp}
-          unit={layer.signed ? `size of the difference; red: the first is larger, blue: the second` : `weight, 0 to ${tickText(ramp.top)}`}
+          unit={layer.signed ? strokeUnit(layer) : `weight, 0 to ${tickText(ramp.top)}`}
           color={(share) => mix(rgb(props.dark ? 0x16181d : 0xffffff), rgb(props.dark ? 0xececf1 : 0x1b1b20), share)}
           dark={props.dark}
           layer={null}
           said="largest shown"
-          largest={heads.length === 0 ? null : weightText(found.top, withinOf(layer, found.head))}
+          largest={heads.length === 0 ? null : weightText(found.most, withinOf(layer, found.head))}
         />
         <div class="heads-whole">
           {pinned === null || state.heads.length === 0 ? (
@@ -319,28 +319,35 @@ export function lineColor(layer: Layer, head: number, weight: number, dark: bool
   return layer.signed ? css(diverging(weight < 0 ? -0.75 : 0.75, dark)) : headColor(head);
 }
 
+/** What the strength of lines is of. */
+export function strokeUnit({ unit }: Layer): string {
+  if (unit === undefined) return "weight";
+  return `size of the ${unit}; ${unit === "difference" ? "red: the first is larger, blue: the second" : "red: above 0, blue: below"}`;
+}
+
 /** The strongest lines, the strongest last; with a place, those that start or end there. */
 export function strongest(
   heads: HeadWeights[],
   queries: Window,
   keys: Window,
   place: Place | null,
-): { top: number; head: number; lines: Line[] } {
+): { top: number; most: number; head: number; lines: Line[] } {
   const width = keys[1] - keys[0];
   const from = place?.axis === "query" ? place.index : queries[0];
   const to = place?.axis === "query" ? place.index + 1 : queries[1];
   const left = place?.axis === "key" ? place.index : keys[0];
   const right = place?.axis === "key" ? place.index + 1 : keys[1];
-  let top = 0;
+  let most = 0; // the weight farthest from 0
   let of = heads[0]?.head ?? 0;
   for (const { head, values } of heads) {
     for (let t = from; t < to; t++) {
       for (let s = left; s < right; s++) {
         const weight = values[(t - queries[0]) * width + s - keys[0]];
-        if (Math.abs(weight) > top) [top, of] = [Math.abs(weight), head];
+        if (Math.abs(weight) > Math.abs(most)) [most, of] = [weight, head];
       }
     }
   }
+  const top = Math.abs(most);
   // Counted in bins first: a window of 512 x 512 in 16 heads has four million weights, and a few thousand lines are seen.
   const bins = new Float64Array(256);
   const bin = (weight: number): number => Math.min(255, Math.floor((Math.abs(weight) / top) * 256));
@@ -361,6 +368,6 @@ export function strongest(
   each((head, query, key, weight) => {
     if (bin(weight) >= least && lines.length < 4 * MOST_LINES) lines.push({ head, query, key, weight });
   });
-  return { top, head: of, lines: lines.sort((a, b) => Math.abs(a.weight) - Math.abs(b.weight)) }; // the strongest are drawn last
+  return { top, most, head: of, lines: lines.sort((a, b) => Math.abs(a.weight) - Math.abs(b.weight)) }; // the strongest are drawn last
 }
 

@@ -252,7 +252,7 @@ function useColors(tiles: Tiles, level: number): { colors: Ramp; largest: number
   const whole = known(useAnswer(LARGEST, { layer: state.layer, head: state.head, reduce: state.reduce }));
   const seen = tops.of === tiles ? (tops.at[level] ?? 0) : 0; // another map's are nothing here
   let top: number | null = null;
-  if (whole) top = state.reduce === "max" ? whole.cell : Math.max(massTop(whole.cell, whole.weight, level, tiles.finest), seen);
+  if (whole) top = state.reduce === "max" ? whole.cell : Math.max(massTop(whole.cell, Math.abs(whole.weight), level, tiles.finest), seen);
   return {
     colors: rampOf(layer, scale, state.strength, top),
     largest: whole?.weight ?? null,

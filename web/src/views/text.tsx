@@ -9,7 +9,7 @@ import { usePlace, useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { countText, positionText, weightText } from "../numbers";
 import { PassNote } from "../pass";
-import { COLUMN, RECEIVED, ROW, type Window, largest } from "../questions";
+import { COLUMN, RECEIVED, ROW, type Window, farthest } from "../questions";
 import { useAnswer, useInSight, useSession, useStore } from "../session";
 import { WINDOW, bringing, windowOf } from "../state";
 import { Strongest } from "../whole";
@@ -62,9 +62,9 @@ function Text(props: { dark: boolean }) {
   const received = useAnswer(RECEIVED, layer.kept === undefined && picked === null && (picks === "query" || one) ? of : null);
   const asked = picked === null ? received : picks === "query" ? row : column;
   const values = known<object, Float32Array>(asked);
-  const top = useMemo(() => (values ? largest(values) : null), [values]);
+  const most = useMemo(() => (values ? farthest(values) : null), [values]);
   const within = withinOf(layer, state.head);
-  const colors = rampOf(layer, scale, state.strength, top);
+  const colors = rampOf(layer, scale, state.strength, most === null ? null : Math.abs(most));
   const valueOf = (index: number): number => values?.[index] ?? Number.NaN;
   const shade = (index: number): { background: string; color: string } | null => {
     if (Number.isNaN(valueOf(index))) return null;
@@ -121,7 +121,7 @@ function Text(props: { dark: boolean }) {
           color={legendColor(colors, props.dark)}
           dark={props.dark}
           layer={layer}
-          largest={top === null ? null : weightText(top, within)}
+          largest={most === null ? null : weightText(most, within)}
         />
         <p class="readout" data-role="text-readout">
           {over !== null && !(one && over === picked) ? (
