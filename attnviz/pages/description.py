@@ -237,7 +237,7 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
         **_kept(layer),
-        "accuracy": {"weights": None, "logs": off, "logits": off},
+        "accuracy": {"weights": None, "logs": off, "logits": off, "sides": off},
         **_formula(layer),
         **_seen_as_one(item, labels),
         **({} if layer.text is None else {"text": layer.text}),

@@ -86,8 +86,8 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
     async def column(request: Request) -> Response:
         return _floats(await viewer.column(*_numbers(request, "layer", "head", "key")))
 
-    async def received(request: Request) -> Response:
-        return _floats(await viewer.received(*_numbers(request, "layer", "head")))
+    async def sides(request: Request) -> Response:
+        return _floats(await viewer.sides(*_numbers(request, "layer", "head")))
 
     async def rectangle(request: Request, values: str) -> Response:
         layer, of, t0, t1, s0, s1 = _numbers(request, "layer", "head", "t0", "t1", "s0", "s1")
@@ -113,7 +113,7 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
         "/pass/{what}/{layer}/{head}": progress,
         "/row/{layer}/{head}/{query}": row,
         "/column/{layer}/{head}/{key}": column,
-        "/received/{layer}/{head}": received,
+        "/sides/{layer}/{head}": sides,
         "/weights/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(rectangle, values="weights"),
         "/logits/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(rectangle, values="logits"),
         "/vectors/{layer}/{head}/{query}/{keys}": vectors,

@@ -95,10 +95,9 @@ def of_products(page: Page, inputs: AttentionInputs, exact: Attention, at: tuple
     ]
     page.evaluate("document.querySelector('.qk-table').open = true")
     products = q[query] * k[key] * scale
-    for d, text in enumerate(page.locator(".qk-table tbody tr").all_inner_texts()):
-        for shown, value in zip(
-            text.split()[1:], (q[query, d], k[key, d], products[d], products[: d + 1].sum()), strict=True
-        ):
+    for d, row in enumerate(page.locator(".qk-table tbody tr").all()):
+        truths = (q[query, d], k[key, d], products[d], products[: d + 1].sum())
+        for shown, value in zip(row.locator("td").all_inner_texts(), truths, strict=True):
             if not is_right(shown, value):
                 wrong.append(f"{at} dimension {d}: {shown} for {value!r}")
     keys = {name: index for index, name in enumerate(places(inputs).keys)}

@@ -22,6 +22,7 @@ from attnviz.pages.viewer import Kept, OutOfRange, Stopped, Viewer
 from tests import reference
 from tests.cases import small
 from tests.coroutines import run as run_coroutine
+from tests.pages.decoding import entropies
 from tests.strategies import calls, normal
 
 Tile = tuple[int, int, int, int, int, str]
@@ -339,22 +340,26 @@ def test_thumbnails_that_would_take_long_are_of_some_queries_until_the_pass_is_m
 
 @given(calls(dtype=torch.float64, values=False))
 def test_whole_rows_and_columns_are_those_of_the_formula(call):
-    """And what a key receives is the mean over all queries that see it."""
+    """And what stands at the sides: what keys receive of all queries that see them, entropies and largest weights."""
     shown = PageLayer("0", call.inputs.item(call.batch), call.pattern, (call.inputs.H - 1,))
     viewer, expected = Viewer([shown], "test"), call.expected()
     weights = np.where(np.isneginf(expected.logits[-1]), np.nan, expected.weights[-1])
     query, key = weights.shape[0] - 1, weights.shape[1] // 2
 
     async def ask() -> list[np.ndarray]:
-        return await asyncio.gather(viewer.row(0, 0, query), viewer.column(0, 0, key), viewer.received(0, 0))
+        return await asyncio.gather(viewer.row(0, 0, query), viewer.column(0, 0, key), viewer.sides(0, 0))
 
-    row, column, received = run_coroutine(ask())
+    row, column, sides = run_coroutine(ask())
     viewer.close()
     np.testing.assert_allclose(row, weights[query], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(column, weights[:, key], rtol=1e-6, atol=1e-7)
     seen = ~np.isnan(weights)
     means = np.where(seen.any(0), np.nansum(weights, 0) / np.maximum(seen.sum(0), 1), np.nan)
+    T, S = weights.shape
+    received, entropy, largest = np.split(sides, [S, S + T])
     np.testing.assert_allclose(received, means, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(entropy, entropies(weights), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(largest, np.fmax.reduce(weights, axis=1), rtol=1e-5, atol=1e-7)
 
 
 def test_a_pass_that_nobody_asks_for_any_more_ends(make, passes, monkeypatch):

@@ -65,11 +65,13 @@ export interface Layer {
   levels: number;
   kept?: number | undefined; // the finest level there is: the map was reduced while the model ran, and no single weight was kept
   given?: boolean; // the weights were given: there is no q, no k and no logit
-  accuracy: { weights: number[] | null; logs: number[]; logits: number[] }; // of each head
+  accuracy: { weights: number[] | null; logs: number[]; logits: number[]; sides: number[] }; // of each head
   q?: Blob;
   k?: Blob;
   log_sum_exp?: Blob;
   received?: Blob;
+  entropy?: Blob;
+  largest?: Blob;
   visible?: Visible;
   bias?: Blob | null;
   global?: { rows: number[]; q: Blob; k: Blob } | null;
@@ -105,6 +107,14 @@ export function read(json: string): Description {
 /** Whether single weights of a layer can be had; of maps that were reduced while the model ran there are cells alone. */
 export function hasWeights(layer: Layer): boolean {
   return layer.kept === undefined || layer.kept === layer.levels - 1;
+}
+
+/** Weights of a pass that a server makes in less than a second. */
+export const CHEAP = 30_000_000;
+
+/** Whether what needs all weights of a head of a layer is there at once: out of a file, or of a short pass. */
+export function isCheap({ mode }: Description, { queries, keys }: Layer): boolean {
+  return mode === "embedded" || queries * keys <= CHEAP;
 }
 
 /** How many queries or keys a layer has. */
@@ -164,6 +174,21 @@ export function label(description: Description, layer: Layer, axis: Axis, index:
 export function withinOf(layer: Layer, head: number): Within {
   const { weights, logs } = layer.accuracy;
   return { by: weights?.[head] ?? Number.POSITIVE_INFINITY, share: logs[head] + FLOAT32.share };
+}
+
+/** How far cells of `size` queries and keys of a head's map may be. */
+export function cellsWithin(layer: Layer, head: number, reduce: Reduce, size: number): Within {
+  if (layer.overview && size >= 2 ** (layer.levels - 1 - layer.overview.level)) {
+    return { by: layer.overview[reduce].tops![head] * (1 / 131_068 + 4 * FLOAT32.share), share: Number.POSITIVE_INFINITY };
+  }
+  const one = withinOf(layer, head);
+  return reduce === "mass" && size > 1 ? { by: Number.POSITIVE_INFINITY, share: one.share } : one;
+}
+
+/** How far what stands at the sides of a head's map may be: counted of exact weights, or of those that were made here. */
+export function sidesWithin(layer: Layer, head: number): Within {
+  if (layer.made) return withinOf(layer, head);
+  return { by: Number.POSITIVE_INFINITY, share: layer.accuracy.sides[head] + FLOAT32.share };
 }
 
 /** How far a head's logits may be. */

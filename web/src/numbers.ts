@@ -52,7 +52,7 @@ export function logitText(value: number, by = 0): string {
   if (value === Number.NEGATIVE_INFINITY) return "hidden";
   const ways = [3, 2, 1, 0].map((digits) => (one: number) => (Math.abs(value) < 1e4 ? one.toFixed(digits) : one.toExponential(digits)));
   const text = sure(value - by, value + by, ways) ?? `\u2248 ${value.toFixed(by < 1 ? 1 : 0)}`;
-  return (/^-0(\.0*)?$/.test(text) ? text.slice(1) : text).replace("-", "\u2212");
+  return text.replace(/-(0(\.0*)?)$/, "$1").replace("-", "\u2212");
 }
 
 /** A share of a whole, known to be between two, as a percentage that is not rounded to what would be all or nothing. */

@@ -37,6 +37,29 @@ export function sums(row: Float32Array, [first, end]: Window): { inside: Sum; ou
   return { inside, outside };
 }
 
+/**
+ * Rows of cells as shares of the largest weight of their queries: `largest` of each query, `size` queries to a row, from
+ * the row `first` on.
+ */
+export function sharesOfRows(values: Float32Array, columns: number, largest: Float32Array, first = 0, size = 1): Float32Array {
+  return values.map((value, i) => {
+    const row = first + Math.floor(i / columns);
+    let top = 0;
+    for (let t = row * size; t < Math.min(largest.length, (row + 1) * size); t++) if (largest[t] > top) top = largest[t];
+    return top > 0 ? value / top : value;
+  });
+}
+
+/** The largest of each row by its size. */
+export function largestOfRows(values: Float32Array, columns: number): Float32Array {
+  const found = new Float32Array(values.length / columns);
+  for (const [i, value] of values.entries()) {
+    const row = Math.floor(i / columns);
+    if (Math.abs(value) > found[row]) found[row] = Math.abs(value);
+  }
+  return found;
+}
+
 /** How many of a row are visible. */
 export function visible(row: Float32Array): number {
   let count = 0;

@@ -6,7 +6,7 @@ import { type Answers, type Asked, type Kind, nameOf } from "./answers";
 import type { Description, Layer } from "./description";
 import type { Signal } from "./signal";
 import type { Pass, PassKind, Source } from "./source/source";
-import { type Scale, type State, scaleOf } from "./state";
+import { type Scale, type State, type Strength, scaleOf, strengthOf } from "./state";
 import type { Store } from "./store";
 
 export interface Session {
@@ -33,7 +33,7 @@ export function useSession(): Session {
 }
 
 /** The state, the layer it names and the color scale; what calls this is drawn again when it changes. */
-export function useStore(): { state: State; layer: Layer; scale: Scale; set: Store["set"] } {
+export function useStore(): { state: State; layer: Layer; scale: Scale; strength: Strength; set: Store["set"] } {
   const { store, description } = useSession();
   const redraw = useRedraw();
   useEffect(() => store.subscribe(redraw), [store]);
@@ -42,6 +42,7 @@ export function useStore(): { state: State; layer: Layer; scale: Scale; set: Sto
     state,
     layer: description.layers[state.layer],
     scale: scaleOf(state, description),
+    strength: strengthOf(state),
     set: (patch, push) => store.set(patch, push),
   };
 }

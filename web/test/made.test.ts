@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Description, Layer } from "../src/description";
-import { type Matrix, cellsOf, difference, merged, receivedOf, thumbnailOf, tileOf, together, without } from "../src/made/matrix";
+import { type Matrix, cellsOf, difference, merged, sidesOf, thumbnailOf, tileOf, together, without } from "../src/made/matrix";
 import { leftOut, rangesOf, sentencesOf } from "../src/made/rule";
 import { madeDescription, wordOf } from "../src/made/description";
 
@@ -101,12 +101,18 @@ test("tiles and thumbnails hold of each cell what is farthest from 0, or its mas
   assert.deepEqual([...part], [0, 1, 2].map((s) => at(of, 5, s + 2)).concat([0, 1, 2].map((s) => at(of, 6, s + 2))));
 });
 
-test("what a key receives is the mean of those that see it", () => {
+test("at the sides a key has the mean of those that see it, a query its entropy and its largest", () => {
   const of = causal(4, 5);
-  const received = receivedOf(of);
+  const { received, entropy, largest } = sidesOf(of, false);
   near(received[3], at(of, 3, 3));
   near(received[1], (at(of, 1, 1) + at(of, 2, 1) + at(of, 3, 1)) / 3);
   assert.ok(Number.isNaN(received[4]));
+  for (let t = 0; t < 4; t++) {
+    const row = Array.from({ length: t + 1 }, (_, s) => at(of, t, s));
+    near(entropy[t], -row.reduce((sum, weight) => sum + weight * Math.log(weight), 0));
+    near(largest[t], Math.max(...row));
+  }
+  assert.ok(sidesOf(of, true).entropy.every(Number.isNaN)); // a difference has none
 });
 
 const TOKENS = ["[CLS]", "un", "##wise", "!", "[SEP]", "yes", ",", "[SEP]"];

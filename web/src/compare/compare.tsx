@@ -142,7 +142,7 @@ function differenceDescription(description: Description, at: number, [a, b]: [nu
     alibi: null,
     softcap: null,
     pattern: `${name(one, a)} \u2212 ${name(other, b.head)}`,
-    accuracy: { weights: fill(far), logs: fill(Number.POSITIVE_INFINITY), logits: fill(0) },
+    accuracy: { weights: fill(far), logs: fill(Number.POSITIVE_INFINITY), logits: fill(0), sides: fill(0) },
     origin: undefined,
   };
   return { ...description, layers: description.layers.map((kept, i) => (i === at ? layer : kept)), statistics: undefined };

@@ -2,6 +2,7 @@
 
 import type { Reduce } from "../description";
 import { TILE } from "../source/math";
+import type { Sides } from "../source/source";
 
 /** Every weight of a head, (rows, columns); NaN: not visible. */
 export interface Matrix {
@@ -88,19 +89,28 @@ export function together(all: readonly Matrix[], how: "mean" | "max"): Matrix {
   return { ...all[0], values };
 }
 
-/** The mean that each key receives of the queries that see it; NaN where none does. */
-export function receivedOf({ rows, columns, values }: Matrix): Float32Array {
+/** What stands at the sides of a map; what is signed has no entropy, and the largest is by size. */
+export function sidesOf({ rows, columns, values }: Matrix, signed: boolean): Sides {
   const sums = new Float64Array(columns);
   const counts = new Float64Array(columns);
+  const entropy = new Float32Array(rows).fill(Number.NaN);
+  const largest = new Float32Array(rows).fill(Number.NaN);
   for (let t = 0; t < rows; t++) {
+    let [seen, nats, most] = [false, 0, 0];
     for (let s = 0; s < columns; s++) {
       const weight = values[t * columns + s];
       if (Number.isNaN(weight)) continue;
+      seen = true;
       sums[s] += weight;
       counts[s]++;
+      if (weight > 0) nats -= weight * Math.log(weight);
+      most = Math.max(most, Math.abs(weight));
     }
+    if (!seen) continue;
+    if (!signed) entropy[t] = nats;
+    largest[t] = most;
   }
-  return Float32Array.from(sums, (sum, s) => (counts[s] > 0 ? sum / counts[s] : Number.NaN));
+  return { received: Float32Array.from(sums, (sum, s) => (counts[s] > 0 ? sum / counts[s] : Number.NaN)), entropy, largest };
 }
 
 /**

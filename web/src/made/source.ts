@@ -2,8 +2,8 @@
 
 import type { Description, Reduce } from "../description";
 import type { Rectangle } from "../source/math";
-import type { Source, Thumbnail } from "../source/source";
-import { type Matrix, receivedOf, thumbnailOf, tileOf } from "./matrix";
+import type { Sides, Source, Thumbnail } from "../source/source";
+import { type Matrix, sidesOf, thumbnailOf, tileOf } from "./matrix";
 
 /** The most queries, and keys, of maps that are made whole here. */
 export const MOST_MADE = 2048;
@@ -76,8 +76,8 @@ export class MadeSource implements Source {
     return this.weights(layer, head, { queries: [0, this.description.layers[layer].queries], keys: [key, key + 1] });
   }
 
-  async received(layer: number, head: number): Promise<Float32Array> {
-    return receivedOf(await this.matrix(layer, head));
+  async sides(layer: number, head: number): Promise<Sides> {
+    return sidesOf(await this.matrix(layer, head), this.description.layers[layer].signed ?? false);
   }
 
   async thumbnail(layer: number, head: number): Promise<Thumbnail> {

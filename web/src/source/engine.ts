@@ -8,7 +8,7 @@ export type Request =
   | { kind: "tile"; layer: number; head: number; level: number; row: number; column: number; reduce: Reduce }
   | { kind: "weights" | "logits"; layer: number; head: number; rectangle: Rectangle }
   | { kind: "vectors"; layer: number; head: number; query: number; keys: readonly number[] }
-  | { kind: "received" | "thumbnail"; layer: number; head: number };
+  | { kind: "sides" | "thumbnail"; layer: number; head: number };
 
 /** Awaited between steps of long work; throws where nobody waits any longer. */
 export type Pause = () => Promise<void>;
@@ -31,8 +31,8 @@ export class Engine {
     switch (request.kind) {
       case "thumbnail":
         return cells(layer.thumbnails!, await this.bytes(layer.thumbnails!), request.head);
-      case "received":
-        return Float32Array.from(await this.part(layer.received!, request.head));
+      case "sides":
+        return this.sides(layer, request.head);
       case "tile":
         return this.tile(layer, request, pause);
       case "weights":
@@ -50,6 +50,16 @@ export class Engine {
         return out;
       }
     }
+  }
+
+  /** What keys receive, and each query's entropy and largest weight, one after another. */
+  private async sides(layer: Layer, head: number): Promise<Float32Array> {
+    const [received, entropy, largest] = [layer.received!, layer.entropy!, layer.largest!];
+    const out = new Float32Array(layer.keys + 2 * layer.queries);
+    out.set(await this.part(received, head));
+    out.set(await this.part(entropy, head), layer.keys);
+    out.set(await this.part(largest, head), layer.keys + layer.queries);
+    return out;
   }
 
   private async tile(

@@ -1,16 +1,13 @@
 /** Numbers from the server that `attnviz view` started. */
 
-import type { Description, Reduce } from "../description";
+import { CHEAP, type Description, type Reduce } from "../description";
 import { Signal } from "../signal";
 import type { Rectangle } from "./math";
-import type { Health, Pass, PassKind, Source, Thumbnail } from "./source";
+import { type Health, type Pass, type PassKind, type Sides, type Source, type Thumbnail, sidesIn } from "./source";
 
 const POLL = 250; // ms between looks at a pass
 const LOOK = 4000; // ms between looks at the server itself
 const GONE = "the server does not answer: is attnviz view still running? Numbers come again when it does";
-
-/** Weights of a column that the server computes in less than a second without what a pass keeps. */
-const CHEAP = 30_000_000;
 
 /** Work that is under way, and how many wait for it. */
 interface Watched {
@@ -68,9 +65,9 @@ export class LiveSource implements Source {
     return this.floats(`column/${layer}/${head}/${key}`, signal);
   }
 
-  async received(layer: number, head: number, signal?: AbortSignal): Promise<Float32Array> {
-    await this.passed("received", layer, head, signal);
-    return this.floats(`received/${layer}/${head}`, signal);
+  async sides(layer: number, head: number, signal?: AbortSignal): Promise<Sides> {
+    await this.passed("sides", layer, head, signal);
+    return sidesIn(this.description.layers[layer], await this.floats(`sides/${layer}/${head}`, signal));
   }
 
   vectors(layer: number, head: number, query: number, keys: readonly number[], signal?: AbortSignal): Promise<Float32Array> {

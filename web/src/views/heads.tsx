@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Asked, known } from "../answers";
-import { css, diverging, headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
+import { type Ramp, css, diverging, headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
 import { LayerPicker, NoWeights, WindowControl } from "../controls";
 import { type Axis, type Layer, extent, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
@@ -10,9 +10,9 @@ import { type Place, samePlace, usePlace, useRoving } from "../focus";
 import { Legend, StrengthSwitch } from "../legend";
 import { positionText, tickText, weightText } from "../numbers";
 import { PassNote } from "../pass";
-import { COLUMN, type OfHead, ROW, WEIGHTS, type Window } from "../questions";
+import { COLUMN, type OfHead, ROW, SIDES, WEIGHTS, type Window } from "../questions";
 import { useAnswers, useInSight, useSession, useSize, useStore } from "../session";
-import { USUAL_WINDOW, bringing, holds, windowOf } from "../state";
+import { type Strength, USUAL_WINDOW, bringing, holds, windowOf } from "../state";
 import { Strongest } from "../whole";
 
 const ROW_HEIGHT = 24; // CSS pixels a token
@@ -31,7 +31,7 @@ export function HeadsControls() {
     <>
       <LayerPicker />
       <WindowControl usual={USUAL_WINDOW.heads} />
-      <StrengthSwitch value={state.strength} />
+      <StrengthSwitch />
       <div class="chips" role="group" aria-label="Heads shown">
         {all.map((head) => (
           <button
@@ -77,7 +77,7 @@ export function HeadsView(props: { dark: boolean }) {
 
 function Lines(props: { dark: boolean }) {
   const { description, announce } = useSession();
-  const { state, layer, set } = useStore();
+  const { state, layer, strength: wanted, set } = useStore();
   const queries = windowOf(state, description, "query", USUAL_WINDOW.heads);
   const keys = windowOf(state, description, "key", USUAL_WINDOW.heads);
   const windows = { query: queries, key: keys };
@@ -95,7 +95,10 @@ function Lines(props: { dark: boolean }) {
   const inWindow = (place: Place | null): Place | null => (place && holds(windows[place.axis], place.index) ? place : null);
   const shown = inWindow(hovered) ?? inWindow(pinned);
   const found = useMemo(() => strongest(heads, queries, keys, shown), [heads, shown?.axis, shown?.index]);
-  const ramp = weightRamp("linear", state.strength, found.top, layer.keys);
+  const largest = useLargest();
+  const strength = wanted === "row" && largest === null ? "relative" : wanted;
+  const ramp = weightRamp("linear", strength, found.top, layer.keys);
+  const shareOf = ({ head, query, weight }: Line): number => lineShare(ramp, largest?.get(head) ?? null, query, weight);
 
   const rows = Math.max(queries[1] - queries[0], keys[1] - keys[0]);
   const width = frame.width;
@@ -112,14 +115,15 @@ function Lines(props: { dark: boolean }) {
     const middle = (index: number, first: number): number => (index - first + 0.5) * ROW_HEIGHT - top;
     const [left, right] = [width * gap, width * (1 - gap)];
     const spread = shown ? ROW_HEIGHT - 10 : 6; // heads side by side where their lines meet
-    for (const { head, query, key, weight } of found.lines) {
+    for (const line of found.lines) {
+      const { head, query, key, weight } = line;
       const lane = ((state.heads.indexOf(head) + 0.5) / state.heads.length - 0.5) * spread;
       const from = middle(query, queries[0]) + (shown?.axis === "query" ? 0 : lane);
       const to = middle(key, keys[0]) + (shown?.axis === "key" ? 0 : lane);
       if (Math.max(from, to) < -ROW_HEIGHT || Math.min(from, to) > frame.height + ROW_HEIGHT) continue;
       context.strokeStyle = lineColor(layer, head, weight, props.dark);
       context.setLineDash(headDash(head));
-      const { alpha, width: thick } = stroke(ramp.share(Math.abs(weight)), shown !== null);
+      const { alpha, width: thick } = stroke(shareOf(line), shown !== null);
       context.globalAlpha = alpha;
       context.lineWidth = thick;
       context.beginPath();
@@ -131,33 +135,34 @@ function Lines(props: { dark: boolean }) {
       // A bar for each head behind each token of the other side.
       const other: Axis = shown.axis === "query" ? "key" : "query";
       const start = windows[other][0];
-      for (const { head, query, key, weight } of found.lines) {
+      for (const line of found.lines) {
+        const { head, query, key, weight } = line;
         const y = middle(other === "query" ? query : key, start) - ROW_HEIGHT / 2 + 2;
         if (y < -ROW_HEIGHT || y > frame.height) continue;
         const room = bars / state.heads.length;
         const x = (other === "key" ? right : left - bars) + state.heads.indexOf(head) * room;
-        context.globalAlpha = ramp.share(Math.abs(weight));
+        context.globalAlpha = shareOf(line);
         context.fillStyle = lineColor(layer, head, weight, props.dark);
         context.fillRect(x, y, Math.max(1, room - 1), ROW_HEIGHT - 4);
       }
       // Of each token the largest weight, as a number at the end of its lines.
-      const written = new Map<number, { head: number; weight: number }>();
-      for (const { head, query, key, weight } of found.lines) {
-        const at = other === "query" ? query : key;
-        if (Math.abs(weight) >= Math.abs(written.get(at)?.weight ?? 0)) written.set(at, { head, weight });
+      const written = new Map<number, Line>();
+      for (const line of found.lines) {
+        const at = other === "query" ? line.query : line.key;
+        if (Math.abs(line.weight) >= Math.abs(written.get(at)?.weight ?? 0)) written.set(at, line);
       }
       context.globalAlpha = 1;
       context.font = `11px ${getComputedStyle(element).fontFamily}`;
       context.textBaseline = "middle";
       context.textAlign = other === "key" ? "right" : "left";
       context.fillStyle = getComputedStyle(element).color;
-      for (const [at, { head, weight }] of written) {
-        if (ramp.share(Math.abs(weight)) < 0.02) continue;
-        const text = weightText(weight, withinOf(layer, head));
+      for (const [at, line] of written) {
+        if (shareOf(line) < 0.02) continue;
+        const text = weightText(line.weight, withinOf(layer, line.head));
         context.fillText(text, other === "key" ? right - 6 : left + 6, middle(at, start) - 6);
       }
     }
-  }, [found, ramp.top, width, frame.height, top, props.dark]);
+  }, [found, ramp.top, strength, largest, width, frame.height, top, props.dark]);
 
   const say = (place: Place): void => {
     const one = strongest(heads, queries, keys, place).lines.slice(-3).reverse();
@@ -178,7 +183,7 @@ function Lines(props: { dark: boolean }) {
       <div class="heads-top">
         <Legend
           ramp={ramp}
-          unit={layer.signed ? strokeUnit(layer) : `weight, 0 to ${tickText(ramp.top)}`}
+          unit={layer.signed || strength === "row" ? strokeUnit(layer, strength) : `weight, 0 to ${tickText(ramp.top)}`}
           color={(share) => mix(rgb(props.dark ? 0x16181d : 0xffffff), rgb(props.dark ? 0xececf1 : 0x1b1b20), share)}
           dark={props.dark}
           layer={null}
@@ -212,6 +217,17 @@ function Lines(props: { dark: boolean }) {
         </div>
       </div>
     </div>
+  );
+}
+
+/** Of each head that is shown each query's largest weight, where colors are by row; null until all are known. */
+function useLargest(): ReadonlyMap<number, Float32Array> | null {
+  const { state, strength } = useStore();
+  const asked = useAnswers(SIDES, strength === "row" ? state.heads.map((head) => ({ layer: state.layer, head })) : []);
+  const all = asked.map(known);
+  return useMemo(
+    () => (strength === "row" && all.every((one) => one !== null) ? new Map(state.heads.map((head, i) => [head, all[i]!.largest])) : null),
+    [strength, ...all],
   );
 }
 
@@ -319,8 +335,14 @@ export function lineColor(layer: Layer, head: number, weight: number, dark: bool
   return layer.signed ? css(diverging(weight < 0 ? -0.75 : 0.75, dark)) : headColor(head);
 }
 
+/** How strong a line is, 0 to 1; by row, of its query's largest weight. */
+export function lineShare(ramp: Ramp, largest: Float32Array | null, query: number, weight: number): number {
+  return ramp.share(Math.abs(weight) / (largest?.[query] || 1));
+}
+
 /** What the strength of lines is of. */
-export function strokeUnit({ unit }: Layer): string {
+export function strokeUnit({ unit }: Layer, strength: Strength): string {
+  if (strength === "row") return `${unit ?? "weight"}, as a share of the query\u2019s largest`;
   if (unit === undefined) return "weight";
   return `size of the ${unit}; ${unit === "difference" ? "red: the first is larger, blue: the second" : "red: above 0, blue: below"}`;
 }

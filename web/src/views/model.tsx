@@ -3,24 +3,24 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
 import { legendColor, paint, rampOf } from "../colors";
-import { type Layer, headName, withinOf } from "../description";
+import { type Layer, headName, isCheap, withinOf } from "../description";
 import { Segmented } from "../controls";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { countText, weightText } from "../numbers";
-import { type OfHead, THUMBNAIL, farthest } from "../questions";
+import { type OfHead, THUMBNAIL, farthest, topOf } from "../questions";
+import { largestOfRows, sharesOfRows } from "../rows";
 import { useAnswer, usePass, useSession, useStore } from "../session";
 import { Signal } from "../signal";
+import type { Thumbnail } from "../source/source";
 import type { Strength } from "../state";
 import { type Counted, askedFor } from "../statistics";
 import { LookedAt, NumberChip, NumberControls, Ranked, type ThumbProps, isOfRole, useCounted } from "./ranked";
 
-const CHEAP = 30_000_000; // weights of a pass that a server makes at once
-
 export function ModelControls() {
   const { description } = useSession();
   const { state, set } = useStore();
-  const cheap = description.mode === "embedded" || description.layers.every(({ queries, keys }) => queries * keys <= CHEAP);
+  const cheap = description.layers.every((layer) => isCheap(description, layer));
   return (
     <>
       <ScaleSwitches />
@@ -43,7 +43,7 @@ export function ModelControls() {
 
 export function ModelView(props: { dark: boolean }) {
   const { description } = useSession();
-  const { state, scale, set } = useStore();
+  const { state, scale, strength, set } = useStore();
   const counted = useCounted();
   const asked = askedFor(description, state);
   const looked = useMemo(() => new Signal<OfHead | null>(null), []); // which redraws its numbers, and not a thousand maps
@@ -68,12 +68,12 @@ export function ModelView(props: { dark: boolean }) {
   const numbered = useMemo(() => new Map(counted.heads.map((one) => [`${one.layer} ${one.head}`, one])), [counted]);
   const of = (layer: number, head: number): Counted => numbered.get(`${layer} ${head}`)!;
   const open = (head: OfHead): void => set({ view: "map", ...head, x: null, y: null, zoom: null }, true);
-  const ramp = rampOf(layers[state.layer], scale, state.strength, null);
+  const ramp = rampOf(layers[state.layer], scale, strength, null);
   return (
     <div class="model-view">
       <Legend
         ramp={ramp}
-        unit={cellUnit(layers[state.layer], state.strength)}
+        unit={cellUnit(layers[state.layer], strength)}
         color={legendColor(ramp, props.dark)}
         dark={props.dark}
         layer={layers[state.layer]}
@@ -138,7 +138,14 @@ export function ModelView(props: { dark: boolean }) {
 /** What the colors of thumbnails are of. */
 export function cellUnit({ unit }: Layer, strength: Strength): string {
   const what = unit ? `${unit} farthest from 0 in a cell` : "largest weight in a cell";
-  return strength === "relative" || unit === "score" ? `${what}, as a share of the head\u2019s` : what; // scores have no 1
+  const shares = { absolute: "", relative: "the head\u2019s", robust: "what 1 % of the head\u2019s cells are beyond", row: "the row\u2019s largest" };
+  const of = shares[strength === "absolute" && unit === "score" ? "relative" : strength]; // scores have no 1
+  return of === "" ? what : `${what}, as a share of ${of}`;
+}
+
+/** The cells of a thumbnail as its colors take them: by row, as shares of the row's largest. */
+export function inStrength(strength: Strength, { columns, values }: Thumbnail): Float32Array {
+  return strength === "row" ? sharesOfRows(values, columns, largestOfRows(values, columns)) : values;
 }
 
 /** What a column's heads are called, where all layers agree; else each thumbnail says it alone. */
@@ -150,7 +157,7 @@ function columnName(layers: Layer[], head: number): string {
 /** A head's map in a few cells, which opens it. */
 export function Thumb(props: ThumbProps) {
   const { description } = useSession();
-  const { state, scale } = useStore();
+  const { state, scale, strength } = useStore();
   const canvas = useRef<HTMLCanvasElement>(null);
   const [seen, setSeen] = useState(false);
   const at = { layer: props.layer, head: props.head };
@@ -161,8 +168,7 @@ export function Thumb(props: ThumbProps) {
   const pass = usePass("map", props.layer, props.head);
   const layer = description.layers[props.layer];
   const farthestOf = found ? farthest(found.values) : 0;
-  const top = Math.abs(farthestOf);
-  const ramp = rampOf(layer, scale, state.strength, top);
+  const ramp = rampOf(layer, scale, strength, found ? topOf(found.values, strength, layer.signed) : null);
 
   // Asked for when it comes into sight: a model can have a thousand heads.
   useEffect(() => {
@@ -177,14 +183,14 @@ export function Thumb(props: ThumbProps) {
 
   useEffect(() => {
     if (!found) return;
-    const { rows, columns, values } = found;
+    const { rows, columns } = found;
     const element = canvas.current!;
     element.width = columns;
     element.height = rows;
     const image = new ImageData(columns, rows);
-    paint(values, ramp, new Uint32Array(image.data.buffer), props.dark);
+    paint(inStrength(strength, found), ramp, new Uint32Array(image.data.buffer), props.dark);
     element.getContext("2d")!.putImageData(image, 0, 0);
-  }, [found, ramp.scale, ramp.top, ramp.signed, props.dark]);
+  }, [found, ramp.scale, ramp.top, ramp.signed, strength, props.dark]);
 
   const some = found?.queries ?? null;
   const most = found ? weightText(farthestOf, withinOf(layer, props.head)) : null;
