@@ -240,6 +240,8 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "accuracy": {"weights": None, "logs": off, "logits": off, "sides": off},
         **_formula(layer),
         **_seen_as_one(item, labels),
+        **_groups(layer),
+        **_global(layer, labels),
         **({} if layer.text is None else {"text": layer.text}),
         **({} if layer.origin is None else {"origin": layer.origin.said}),
     }
@@ -296,6 +298,27 @@ def _seen_as_one(item: AttentionItem, labels: Labels) -> dict[str, int]:
     tokens = item.key_tokens
     special = [] if tokens is None else [n for n in sorted(tokens.special) if n < item.S]
     return found | ({"special_keys": labels.place_of(special)} if special else {})
+
+
+def _groups(layer: PageLayer) -> dict[str, Any]:
+    """Which of the layer's key heads each head reads, where they share them."""
+    inputs = layer.item.inputs
+    if layer.item.given or inputs.H_kv == inputs.H:
+        return {}
+    return {"key_heads": {"of": inputs.H_kv, "each": [layer.item.kv_head(head) for head in layer.heads]}}
+
+
+def _global(layer: PageLayer, labels: Labels) -> dict[str, int]:
+    """The global keys and queries, where the pattern has such."""
+    item, keys = layer.item, layer.pattern.reach(layer.item).keys
+    if item.inputs.global_mask is None or keys is None:
+        return {}
+    if not bool(torch.isin(item.global_positions.cpu(), torch.as_tensor(keys).cpu()).all()):
+        return {}  # keys that are seen from everywhere for another reason
+    found = {"global_keys": labels.place_of(item.global_positions.tolist())}
+    if layer.pattern.global_queries:
+        found["global_queries"] = labels.place_of(item.global_queries.tolist())
+    return found
 
 
 def page_name(source: str, items: Iterable[int | None]) -> str:

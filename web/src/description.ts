@@ -45,6 +45,9 @@ export interface Layer {
   query_words?: number; // indices into numbers: where each word begins, and the last ends
   key_words?: number;
   special_keys?: number; // likewise: the keys that are special tokens
+  global_keys?: number | undefined; // and the global tokens
+  global_queries?: number | undefined;
+  key_heads?: { of: number; each: number[] } | undefined; // the key head that each head reads, where they share them
   signed?: boolean; // values may be below 0: a difference of two, scores
   unit?: "difference" | "score"; // what a value is called, where that is no weight
   made?: boolean; // of other weights, here: keys left out, words, a difference
@@ -196,9 +199,22 @@ export function logitsWithin(layer: Layer, head: number): number {
   return layer.accuracy.logits[head];
 }
 
-/** The key head that a query head reads, where heads share them; else null, and where only some heads are in the page. */
-export function keyHead(layer: Layer, head: number): number | null {
-  return layer.kv_heads === layer.heads || layer.head_labels ? null : Math.floor((head * layer.kv_heads) / layer.heads);
+/** Which key head a query head reads, in words, where heads share them; else null. */
+export function keyHeadText({ key_heads: shared }: Layer, head: number): string | null {
+  return shared ? `reads key head ${shared.each[head]} of ${shared.of}` : null;
+}
+
+/** Whether a head reads another key head than the one before it. */
+export function beginsGroup({ key_heads: shared }: Layer, head: number): boolean {
+  return shared !== undefined && head > 0 && shared.each[head] !== shared.each[head - 1];
+}
+
+const NONE: ReadonlySet<number> = new Set();
+
+/** The indices of an axis that are global tokens: which every query sees, or which see every key. */
+export function globalOf({ numbers }: Description, layer: Layer, axis: Axis): ReadonlySet<number> {
+  const place = axis === "key" ? layer.global_keys : layer.global_queries;
+  return place === undefined ? NONE : new Set(numbers![place]);
 }
 
 /** What a head of a layer is called. */

@@ -28,6 +28,11 @@ export function Legend(props: {
       </div>
       <p class="legend-notes">
         {props.largest !== undefined && <span class="legend-largest">{props.said ?? "largest"} {props.largest ?? "\u2026"}</span>}
+        {props.layer !== null && (props.layer.global_keys ?? props.layer.global_queries) !== undefined && (
+          <span class="legend-global" title="Global tokens: every query sees them as keys, or they see every key as queries">
+            global
+          </span>
+        )}
         {props.layer !== null && <NotVisible dark={props.dark} pattern={props.layer.pattern} />}
       </p>
     </figure>

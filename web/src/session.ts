@@ -3,7 +3,7 @@
 import { createContext } from "preact";
 import { type MutableRef, useContext, useEffect, useMemo, useReducer, useRef, useState } from "preact/hooks";
 import { type Answers, type Asked, type Kind, nameOf } from "./answers";
-import type { Description, Layer } from "./description";
+import { type Axis, type Description, type Layer, globalOf } from "./description";
 import type { Signal } from "./signal";
 import type { Pass, PassKind, Source } from "./source/source";
 import { type Scale, type State, type Strength, scaleOf, strengthOf } from "./state";
@@ -45,6 +45,13 @@ export function useStore(): { state: State; layer: Layer; scale: Scale; strength
     strength: strengthOf(state),
     set: (patch, push) => store.set(patch, push),
   };
+}
+
+/** The indices of an axis that are global tokens. */
+export function useGlobal(axis: Axis): ReadonlySet<number> {
+  const { description } = useSession();
+  const { layer } = useStore();
+  return useMemo(() => globalOf(description, layer, axis), [description, layer, axis]);
 }
 
 function useRedraw(): () => void {

@@ -2,7 +2,7 @@
 
 import { useMemo } from "preact/hooks";
 import { type Asked, known } from "./answers";
-import { type Axis, headName, label, position, visibleText, withinOf } from "./description";
+import { type Axis, headName, label, position, sidesWithin, visibleText, withinOf } from "./description";
 import { positionText, rangeText, shareSpan, shareText, weightText } from "./numbers";
 import type { Window } from "./questions";
 import { strongest, sums } from "./rows";
@@ -17,6 +17,7 @@ export function Strongest(props: {
   window: Window | null; // what the view shows of it; null: nothing that could leave any out
   chosen: number | null;
   named?: boolean; // whether the head is said
+  received?: boolean; // whether it is what keys receive of all queries, and no query's row
   listed?: number;
   onGo(index: number): void;
 }) {
@@ -29,9 +30,12 @@ export function Strongest(props: {
   const head = props.row.question.head;
   const many = axis === "key" ? "keys" : "queries";
   const of = axis === "key" ? "query" : "key";
+  const what = props.received ? "keys that receive most" : `strongest ${many} of this ${of}`;
+  const named = `head ${headName(layer, head)}`;
+  const within = props.received ? sidesWithin(layer, head) : withinOf(layer, head);
   return (
-    <div role="group" class="strongest" aria-label={`The strongest ${many} of this ${of}${props.named ? `, head ${headName(layer, head)}` : ""}`}>
-      <span class="muted">{props.named ? `head ${headName(layer, head)}` : `strongest ${many} of this ${of}`}</span>
+    <div role="group" class="strongest" aria-label={`The ${what}${props.named ? `, ${named}` : ""}`}>
+      <span class="muted">{props.named ? (props.received ? `${named} receives` : named) : what}</span>
       {best === null && <span class="muted">{props.row.state === "failed" ? "?" : "\u2026"}</span>}
       {best !== null && best.length === 0 && <span class="muted">none is visible</span>}
       {best?.map(({ index, weight }) => {
@@ -48,12 +52,12 @@ export function Strongest(props: {
           >
             <span>{positionText(position(layer, axis, index))}</span>
             {token !== null && <bdi>{visibleText(token)}</bdi>}
-            <b>{weightText(weight, withinOf(layer, head))}</b>
+            <b>{weightText(weight, within)}</b>
             {away && <span aria-hidden="true">{"\u2197"}</span>}
           </button>
         );
       })}
-      {row !== null && window !== null && <Outside row={row} axis={axis} window={window} head={head} />}
+      {row !== null && window !== null && !props.received && <Outside row={row} axis={axis} window={window} head={head} />}
     </div>
   );
 }

@@ -48,6 +48,8 @@ export function madeDescription(description: Description, ruleOf: (layer: Layer)
       given: true,
       made: true,
       kept: undefined,
+      ...(rule.words ? { global_keys: undefined, global_queries: undefined } : {}), // which are tokens
+      ...(rule.together === null ? {} : { key_heads: undefined }),
       sinks: null,
       alibi: null,
       softcap: null,

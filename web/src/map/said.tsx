@@ -130,16 +130,6 @@ export function Readout() {
           {layer.unit ?? "weight"} <b data-value="weight">{pair ? weightText(pair.weight, within) : pending(asked)}</b>
         </span>
       )}
-      {sides && (
-        <>
-          <span>
-            key receives <b data-value="received">{receivedText(layer, state.head, sides.received[state.key!])}</b> on average
-          </span>
-          <span>
-            entropy of the query <b data-value="entropy">{entropyText(layer, state.head, sides.entropy[state.query!])}</b>
-          </span>
-        </>
-      )}
       {layer.kept !== undefined ? (
         <span class="muted">reduced while the model ran{hasWeights(layer) ? "" : ": no single weights"}</span>
       ) : layer.given ? (
@@ -152,6 +142,16 @@ export function Readout() {
           <button type="button" class="link" onClick={() => set({ view: "query-key" }, true)}>
             Why this number?
           </button>
+        </>
+      )}
+      {sides && (
+        <>
+          <span>
+            key receives <b data-value="received">{receivedText(layer, state.head, sides.received[state.key!])}</b> on average
+          </span>
+          <span>
+            entropy of the query <b data-value="entropy">{entropyText(layer, state.head, sides.entropy[state.query!])}</b>
+          </span>
         </>
       )}
     </p>

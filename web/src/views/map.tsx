@@ -5,7 +5,7 @@ import { type MutableRef, useEffect, useMemo, useRef, useState } from "preact/ho
 import { known } from "../answers";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Ramp, legendColor, massTop, rampOf } from "../colors";
-import { hasWeights, headName, withinOf } from "../description";
+import { beginsGroup, hasWeights, headName, keyHeadText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
@@ -18,7 +18,7 @@ import { type Cell, MapLayer, Tiles } from "../map/tiles";
 import { weightText } from "../numbers";
 import { PassNote } from "../pass";
 import { COLUMN, LARGEST, ROW, SIDES } from "../questions";
-import { useAnswer, useSession, useStore } from "../session";
+import { useAnswer, useGlobal, useSession, useStore } from "../session";
 import { clamp } from "../state";
 import { Strongest } from "../whole";
 import { Thumb } from "./model";
@@ -220,7 +220,7 @@ function Strip(props: { dark: boolean }) {
   return (
     <div class="map-strip" role="group" aria-label="Heads of this layer" ref={roving.group} onKeyDown={roving.onKeyDown}>
       {Array.from({ length: layer.heads }, (_, head) => (
-        <div key={`${state.layer} ${head}`}>
+        <div key={`${state.layer} ${head}`} class={beginsGroup(layer, head) ? "begins-group" : ""} title={keyHeadText(layer, head) ?? undefined}>
           <Thumb
             layer={state.layer}
             head={head}
@@ -312,6 +312,7 @@ function useAxes(moving: Moving, cell: Cell | null, dark: boolean): MutableRef<H
   const axes = { query: useRef<HTMLCanvasElement>(null), key: useRef<HTMLCanvasElement>(null) };
   const hovered = { query: cell?.queries ?? null, key: cell?.keys ?? null };
   const found = { query: useFound("query"), key: useFound("key") };
+  const marks = { query: useGlobal("query"), key: useGlobal("key") };
   useEffect(() => {
     const made = moving.map.current;
     if (!made) return;
@@ -324,9 +325,10 @@ function useAxes(moving: Moving, cell: Cell | null, dark: boolean): MutableRef<H
         marked: state[axis],
         hovered: hovered[axis],
         found: found[axis],
+        global: marks[axis],
       });
     }
-  }, [moving.moves, cell?.queries.join(), cell?.keys.join(), state.query, state.key, moving.size.width, moving.size.height, dark, layer, found.query, found.key]);
+  }, [moving.moves, cell?.queries.join(), cell?.keys.join(), state.query, state.key, moving.size.width, moving.size.height, dark, layer, found.query, found.key, marks.query, marks.key]);
   return [axes.query, axes.key];
 }
 

@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
 import { legendColor, paint, rampOf } from "../colors";
-import { type Layer, headName, isCheap, withinOf } from "../description";
+import { type Layer, beginsGroup, headName, isCheap, keyHeadText, withinOf } from "../description";
 import { Segmented } from "../controls";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
@@ -94,7 +94,12 @@ export function ModelView(props: { dark: boolean }) {
               layer
             </span>
             {Array.from({ length: heads }, (_, head) => (
-              <span key={head} role="columnheader">
+              <span
+                key={head}
+                role="columnheader"
+                class={shown.every(({ layer }) => beginsGroup(layer, head)) ? "begins-group" : ""}
+                title={shown.length === 1 ? (keyHeadText(shown[0].layer, head) ?? undefined) : undefined}
+              >
                 {columnName(shown.map(({ layer }) => layer), head)}
               </span>
             ))}
@@ -108,7 +113,7 @@ export function ModelView(props: { dark: boolean }) {
                 <div
                   role="gridcell"
                   key={head}
-                  class={isOfRole(of(index, head), asked.role) ? "" : "not-of-role"}
+                  class={`${isOfRole(of(index, head), asked.role) ? "" : "not-of-role"} ${beginsGroup(layer, head) ? "begins-group" : ""}`}
                   onPointerEnter={() => look({ layer: index, head })}
                 >
                   <Thumb
@@ -195,6 +200,7 @@ export function Thumb(props: ThumbProps) {
   const some = found?.queries ?? null;
   const most = found ? weightText(farthestOf, withinOf(layer, props.head)) : null;
   const name = `Layer ${layer.label}, head ${headName(layer, props.head)}`;
+  const shared = keyHeadText(layer, props.head);
   const of = some === null ? "" : `, of ${countText(some)} of ${countText(layer.queries)} queries`;
   return (
     <>
@@ -204,7 +210,7 @@ export function Thumb(props: ThumbProps) {
         {...props.stop}
         aria-current={props.current ? "true" : undefined}
         aria-label={`${name}: open its map`}
-        title={most === null ? name : `${name}: ${layer.signed ? "farthest from 0" : "largest weight"} ${most}${of}`}
+        title={most === null ? name : `${name}${shared === null ? "" : `, ${shared}`}: ${layer.signed ? "farthest from 0" : "largest weight"} ${most}${of}`}
         onFocus={props.onFocus}
         onClick={props.onOpen}
       >

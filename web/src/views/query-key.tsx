@@ -4,7 +4,7 @@ import { useMemo } from "preact/hooks";
 import { known, pending } from "../answers";
 import { css, diverging, gradient } from "../colors";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
-import { type Axis, type Layer, headName, keyHead, label, logitsWithin, position, visibleText, withinOf } from "../description";
+import { type Axis, type Layer, headName, keyHeadText, label, logitsWithin, position, visibleText, withinOf } from "../description";
 import { logitText, positionText, shareText, weightText } from "../numbers";
 import { type Product, type Total, lengthsOf, productsOf, sorted, totalOf, totals } from "../products";
 import { COLUMN, PAIR, type Pair, ROW, VECTORS, largest } from "../questions";
@@ -86,7 +86,7 @@ function Products(props: { dark: boolean }) {
       </span>
     );
   };
-  const shared = keyHead(layer, state.head);
+  const shared = keyHeadText(layer, state.head);
   return (
     <div class="qk-view">
       <div role="group" class="qk-equation" aria-label="The score">
@@ -96,7 +96,7 @@ function Products(props: { dark: boolean }) {
           {name("key", link?.key)}
           {shared !== null && (
             <span class="muted qk-shared">
-              head {headName(layer, state.head)} reads key head {shared} of {layer.kv_heads}
+              head {headName(layer, state.head)} {shared}
             </span>
           )}
         </div>
@@ -106,6 +106,7 @@ function Products(props: { dark: boolean }) {
           <div class="qk-sum muted">{pending(asked)}</div>
         )}
       </div>
+      {found.length > 0 && <Lengths products={found} scale={layer.scale} />}
       {link && (
         <Strongest
           row={row}
@@ -156,7 +157,6 @@ function Equation(props: { link: Link; products: readonly Product[]; pair: Pair;
   const hidden = logit === Number.NEGATIVE_INFINITY;
   const sum = totalOf(layer, props.products, hidden ? Number.POSITIVE_INFINITY : by);
   const capped = cappedOf(layer, sum);
-  const { q, k, cosine } = lengthsOf(props.products);
   // Of the query's whole row: the logarithm of what exp(logit) is divided by.
   const denominator = weight > 0 ? logit - Math.log(weight) : null;
   const sink = layer.sinks?.[head] ?? null;
@@ -165,7 +165,6 @@ function Equation(props: { link: Link; products: readonly Product[]; pair: Pair;
       <Term
         name={`sum of ${layer.head_dim} products`}
         value={logitText(sum.value, sum.by)}
-        title={`${logitText(q.value, q.by)} (length of the query) \u00d7 ${logitText(k.value, k.by)} (length of the key)${cosine === null ? "" : ` \u00d7 ${logitText(cosine.value, cosine.by)} (cosine between them)`} \u00d7 ${Number(layer.scale.toPrecision(4))} (scale)`}
       />
       {layer.softcap !== null && <Term sign={"\u2192"} name={`softcap ${layer.softcap}`} value={logitText(capped.value, capped.by)} />}
       {!hidden &&
@@ -192,6 +191,24 @@ function Equation(props: { link: Link; products: readonly Product[]; pair: Pair;
         </>
       )}
     </div>
+  );
+}
+
+/** The same sum as lengths and an angle. */
+function Lengths(props: { products: readonly Product[]; scale: number }) {
+  const { q, k, cosine } = lengthsOf(props.products);
+  return (
+    <p class="muted qk-lengths">
+      length of the query <b data-value="query-norm">{logitText(q.value, q.by)}</b> {"\u00d7"} length of the key{" "}
+      <b data-value="key-norm">{logitText(k.value, k.by)}</b>
+      {cosine !== null && (
+        <>
+          {" "}
+          {"\u00d7"} cosine <b data-value="cosine">{logitText(cosine.value, cosine.by)}</b>
+        </>
+      )}{" "}
+      {"\u00d7"} scale {Number(props.scale.toPrecision(4))}
+    </p>
   );
 }
 
@@ -239,9 +256,9 @@ function Table(props: { parts: readonly Product[] }) {
   );
 }
 
-function Term(props: { sign?: string; name: string; value: string; data?: string; title?: string }) {
+function Term(props: { sign?: string; name: string; value: string; data?: string }) {
   return (
-    <span class="qk-signed" title={props.title}>
+    <span class="qk-signed">
       {props.sign && <span class="qk-sign">{props.sign}</span>}
       <span class="qk-term">
         <b data-value={props.data}>{props.value}</b>

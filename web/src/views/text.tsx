@@ -10,7 +10,7 @@ import { Legend, ScaleSwitches } from "../legend";
 import { countText, positionText, weightText } from "../numbers";
 import { PassNote } from "../pass";
 import { COLUMN, ROW, SIDES, type Window, farthest, topOf } from "../questions";
-import { useAnswer, useInSight, useSession, useStore } from "../session";
+import { useAnswer, useGlobal, useInSight, useSession, useStore } from "../session";
 import { WINDOW, bringing, windowOf } from "../state";
 import { Strongest } from "../whole";
 import { useMemo, useState } from "preact/hooks";
@@ -192,6 +192,7 @@ function Tokens(props: {
     },
   );
   const found = useFound(axis);
+  const marked = useGlobal(axis);
   useInSight(roving.group, props.pinned, [first, end]);
   useInSight(roving.group, props.sought, [first, end]);
   return (
@@ -212,12 +213,13 @@ function Tokens(props: {
             <button
               key={index}
               type="button"
-              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${props.sought === index ? "sought" : ""} ${found.has(index) ? "found" : ""}`}
+              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${props.sought === index ? "sought" : ""} ${found.has(index) ? "found" : ""} ${marked.has(index) ? "global" : ""}`}
               style={colors ?? undefined}
               data-position={index}
               {...roving.stop(index)}
               aria-pressed={props.onPin ? props.pinned === index : undefined}
               aria-label={positionName(description, layer, axis, index)}
+              title={marked.has(index) ? `a global ${axis}` : undefined}
               onPointerEnter={(event) => event.pointerType !== "touch" && props.onEnter(index)}
               onFocus={({ currentTarget }) => {
                 roving.came(index);
