@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnviz.attention.groups import merge_of
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.patterns import Pattern
+from attnviz.attention.patterns import GlobalKeys, GlobalQueries, Pattern
 from attnviz.base.errors import InputError
 from attnviz.engine.attention import Attention
 from attnviz.engine.derived import Derived, as_given
@@ -310,13 +310,11 @@ def _groups(layer: PageLayer) -> dict[str, Any]:
 
 def _global(layer: PageLayer, labels: Labels) -> dict[str, int]:
     """The global keys and queries, where the pattern has such."""
-    item, keys = layer.item, layer.pattern.reach(layer.item).keys
-    if item.inputs.global_mask is None or keys is None:
-        return {}
-    if not bool(torch.isin(item.global_positions.cpu(), torch.as_tensor(keys).cpu()).all()):
-        return {}  # keys that are seen from everywhere for another reason
-    found = {"global_keys": labels.place_of(item.global_positions.tolist())}
-    if layer.pattern.global_queries:
+    item, reasons = layer.item, {reason for reason, _ in layer.pattern.reasons()}
+    found = {}
+    if GlobalKeys.reason in reasons:
+        found["global_keys"] = labels.place_of(item.global_positions.tolist())
+    if GlobalQueries.reason in reasons:
         found["global_queries"] = labels.place_of(item.global_queries.tolist())
     return found
 

@@ -1,23 +1,25 @@
-"""What stands at the sides of a map, and colors by row and to a percentile: against float64."""
+"""More of a head: what stands at the sides of its map, colors by row and to a percentile, groups, global tokens, lengths."""
 
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 from attnviz import AttentionInputs
-from attnviz.attention.patterns import Pattern
+from attnviz.attention.patterns import Pattern, longformer
 from attnviz.pages import encoding
 from attnviz.pages.description import PageLayer
 from attnviz.pages.html import write_page
 from tests.pages.conftest import Opener, serving
 from tests.pages.decoding import entropies
-from tests.pages.test_browser import cases, go, hover, places, reference, wait_for_text
+from tests.pages.test_browser import cases, draw, go, grid, hover, places, reference, wait_for_text
 from tests.pages.test_browser_digits import is_right
 
 NAME = "softcap, bias, ALiBi and sinks"
@@ -135,3 +137,57 @@ def test_colors_by_row_and_to_a_percentile(tmp_path, opened: Opener) -> None:
     expect(page.locator(".legend-ticks span").last).to_have_text(f"\u2265 {float(f'{robust:.2g}'):g}")
     page.get_by_role("button", name="mass", exact=True).click()
     expect(page.get_by_role("button", name="by row")).to_have_count(0)  # masses have no largest of a row
+
+
+@pytest.fixture(scope="module")
+def longformer_page(tmp_path_factory) -> tuple[Path, np.ndarray, AttentionInputs]:
+    """Four heads of two key heads, every thirteenth token global; and the weights."""
+    inputs = AttentionInputs(2 * draw(4, 40, 8), draw(2, 40, 8, seed=1), global_mask=torch.arange(40) % 13 == 0)
+    t, s = grid(40, 40)
+    visible = (abs(t - s) <= 3) | (s % 13 == 0) | (t % 13 == 0)
+    path = written(tmp_path_factory.mktemp("page") / "page.html", inputs, longformer(3))
+    return path, truth(inputs, visible), inputs
+
+
+def test_the_heads_view_says_what_keys_receive_of_all_queries(longformer_page, opened: Opener) -> None:
+    path, weights, _ = longformer_page
+    page = opened(path, "view=heads&heads=1,2&first=20&count=8").page  # a window of eight
+    received = np.nanmean(weights, 1)
+    for head in (1, 2):
+        listed = page.get_by_role("group", name=f"The keys that receive most, head {head}")
+        expect(listed.get_by_role("button")).to_have_count(4)
+        for text, key in zip(
+            listed.get_by_role("button").all_inner_texts(), np.argsort(-received[head])[:4], strict=True
+        ):
+            said = text.split()
+            assert int(said[0]) == key
+            assert is_right(said[1], received[head, key])
+    page.get_by_role("group", name="The keys that receive most, head 1").get_by_role("button").first.click()
+    expect(page.locator(f'.heads-column.key [data-position="{int(np.argmax(received[1]))}"]')).to_be_in_viewport()
+
+
+def test_groups_of_heads_and_global_tokens_are_marked(longformer_page, opened: Opener) -> None:
+    path, _, _ = longformer_page
+    page = opened(path, "view=heads&count=40").page
+    expect(page.locator(".heads-column.key .global")).to_have_count(4)
+    expect(page.locator(".heads-column.query .global")).to_have_count(4)
+    expect(page.locator(".chip.begins-group")).to_have_text("2")
+    expect(page.get_by_role("button", name="Head 3")).to_have_attribute("title", re.compile("reads key head 1 of 2"))
+    go(page, "view=text&query=5")
+    expect(page.locator(".text-token.global")).to_have_text(["0", "13", "26", "39"])
+    expect(page.locator(".legend-global")).to_be_visible()
+    go(page, "view=model")
+    expect(page.locator('[role="gridcell"].begins-group')).to_have_count(1)
+    expect(page.locator(".thumb").nth(1)).to_have_attribute(
+        "title", re.compile("head 1, reads key head 0 of 2: largest")
+    )
+
+
+def test_a_score_is_lengths_and_an_angle(longformer_page, opened: Opener) -> None:
+    path, _, inputs = longformer_page
+    page = opened(path, "view=query-key&head=3&query=9&key=11").page
+    q, k = inputs.q[0, 3, 9].double().numpy(), inputs.k[0, 1, 11].double().numpy()
+    wanted = {"query-norm": np.linalg.norm(q), "key-norm": np.linalg.norm(k)}
+    wanted["cosine"] = q @ k / wanted["query-norm"] / wanted["key-norm"]
+    for name, value in wanted.items():
+        assert is_right(page.locator(f"[data-value={name}]").inner_text(), value), name

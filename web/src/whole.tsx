@@ -35,7 +35,7 @@ export function Strongest(props: {
   const within = props.received ? sidesWithin(layer, head) : withinOf(layer, head);
   return (
     <div role="group" class="strongest" aria-label={`The ${what}${props.named ? `, ${named}` : ""}`}>
-      <span class="muted">{props.named ? (props.received ? `${named} receives` : named) : what}</span>
+      <span class="muted">{props.named ? (props.received ? `${named}: received most` : named) : what}</span>
       {best === null && <span class="muted">{props.row.state === "failed" ? "?" : "\u2026"}</span>}
       {best !== null && best.length === 0 && <span class="muted">none is visible</span>}
       {best?.map(({ index, weight }) => {

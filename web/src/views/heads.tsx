@@ -198,7 +198,7 @@ function Lines(props: { dark: boolean }) {
   );
   return (
     <div class="heads-view">
-      <div class="heads-top">
+      <div class="heads-top" style={{ "--rows": Math.min(4, state.heads.length) }}>
         <Legend
           ramp={ramp}
           unit={layer.signed || strength === "row" ? strokeUnit(layer, strength) : `weight, 0 to ${tickText(ramp.top)}`}
@@ -224,7 +224,7 @@ function Lines(props: { dark: boolean }) {
       <div class="heads-titles" aria-hidden="true">
         <span style={{ width: `${gap * 100}%`, paddingRight: bars + 8 }}>query</span>
         <span style={{ width: `${gap * 100}%`, paddingLeft: bars + 8 }}>
-          key{shown === null && received.some(({ state: of }) => of === "known") ? ": bars are what it receives, the mean of all queries" : ""}
+          key{shown === null && received.some(({ state: of }) => of === "known") ? ": bars are what it receives" : ""}
         </span>
       </div>
       <div class="heads-scroll" ref={scroll} onScroll={({ currentTarget }) => setTop(currentTarget.scrollTop)} onPointerLeave={() => hover(null)}>
