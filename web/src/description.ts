@@ -116,8 +116,8 @@ export function hasWeights(layer: Layer): boolean {
 export const CHEAP = 30_000_000;
 
 /** Whether what needs all weights of a head of a layer is there at once: out of a file, or of a short pass. */
-export function isCheap({ mode }: Description, { queries, keys }: Layer): boolean {
-  return mode === "embedded" || queries * keys <= CHEAP;
+export function isCheap({ mode }: Description, { queries, keys, made }: Layer): boolean {
+  return (mode === "embedded" && !made) || queries * keys <= CHEAP;
 }
 
 /** How many queries or keys a layer has. */
