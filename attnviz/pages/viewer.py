@@ -40,8 +40,8 @@ Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
 KEPT_BYTES = 1 << 30
 """How much is kept where nobody asks for another bound."""
 
-MOST_RECTANGLE = 512
-"""The most queries, and keys, of a rectangle of single weights."""
+MOST_RECTANGLE = 1 << 22
+"""The most weights of a rectangle of single ones: 16 MiB."""
 
 MOST_KEYS = 64
 """The most keys whose vectors are asked for at once."""
@@ -244,15 +244,18 @@ class Viewer:
         """Single weights or logits, as :meth:`attnviz.Pyramid.rectangle` has them.
 
         Raises:
-            OutOfRange: positions that are not there, or more than :data:`MOST_RECTANGLE` a side.
+            OutOfRange: positions that are not there.
+            InputError: more than :data:`MOST_RECTANGLE`.
         """
         opened, _ = await self._head(layer, head)
         item = opened.layer.item
         for name, part, size in (("queries", queries, item.T), ("keys", keys, item.S)):
             if not 0 <= part.start < part.stop <= size:
                 raise OutOfRange(f"{name} {part.start} to {part.stop} are not a part of 0 to {size}")
-            if len(part) > MOST_RECTANGLE:
-                raise InputError(f"{len(part)} {name} are asked for at once; the most is {MOST_RECTANGLE}")
+        if len(queries) * len(keys) > MOST_RECTANGLE:
+            raise InputError(
+                f"{len(queries):,} x {len(keys):,} numbers are asked for at once; the most is {MOST_RECTANGLE:,} in all"
+            )
         return await self._part(layer, head, queries, keys, values)
 
     async def vectors(self, layer: int, head: int, query: int, keys: Sequence[int]) -> Cells:

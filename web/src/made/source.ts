@@ -4,7 +4,7 @@ import type { Description, Reduce } from "../description";
 import type { Window } from "../questions";
 import { Signal } from "../signal";
 import { type Cells, type Rectangle, TILE, halve, tileOf } from "../source/math";
-import type { Pass, Sides, Source, Thumbnail } from "../source/source";
+import { MOST_WEIGHTS, type Pass, type Sides, type Source, type Thumbnail } from "../source/source";
 import { Shared } from "../source/shared";
 import { type Matrix, SideSums, ThumbnailCells, THUMBNAIL_CELLS, cellsOf, stacked } from "./matrix";
 
@@ -14,8 +14,6 @@ export const MOST_MADE = 16_384;
 /** Queries, and keys, up to which a map is made whole for whatever is asked of it. */
 const SHORT = 2048;
 
-const ASKED = 512; // queries, and keys, that are asked for at once
-const BLOCK_CELLS = 1 << 22; // of a block of rows that is made at once
 const OVERVIEW = 1024; // cells along a side of what is kept of a whole map
 const KEPT = 64 << 20; // bytes of blocks
 
@@ -41,14 +39,11 @@ interface Whole {
 export async function rowsOf(source: Source, layer: number, head: number, [first, end]: Window, what: "weights" | "logits" = "weights"): Promise<Matrix> {
   const { keys } = source.description.layers[layer];
   const values = new Float32Array((end - first) * keys);
-  for (let t = first; t < end; t += ASKED) {
-    for (let s = 0; s < keys; s += ASKED) {
-      const part: Rectangle = { queries: [t, Math.min(end, t + ASKED)], keys: [s, Math.min(keys, s + ASKED)] };
-      const found = await source[what](layer, head, part);
-      if (what === "logits") for (const [i, score] of found.entries()) if (score === Number.NEGATIVE_INFINITY) found[i] = Number.NaN;
-      const wide = part.keys[1] - s;
-      for (let y = t; y < part.queries[1]; y++) values.set(found.subarray((y - t) * wide, (y - t + 1) * wide), (y - first) * keys + s);
-    }
+  const step = Math.max(1, Math.floor(MOST_WEIGHTS / keys)); // whole rows: a server makes all of one for any part of it
+  for (let t = first; t < end; t += step) {
+    const found = await source[what](layer, head, { queries: [t, Math.min(end, t + step)], keys: [0, keys] });
+    if (what === "logits") for (const [i, score] of found.entries()) if (score === Number.NEGATIVE_INFINITY) found[i] = Number.NaN;
+    values.set(found, (t - first) * keys);
   }
   return { rows: end - first, columns: keys, values };
 }
@@ -152,7 +147,7 @@ export class MadeSource implements Source {
   /** How many rows are made at once: a power of 2, so that no row of cells is in two blocks. */
   private step(layer: number): number {
     const { keys } = this.description.layers[layer];
-    return Math.max(64, 2 ** Math.floor(Math.log2(BLOCK_CELLS / (keys * this.parts(layer)))));
+    return Math.max(64, 2 ** Math.floor(Math.log2(MOST_WEIGHTS / (keys * this.parts(layer)))));
   }
 
   /** A range of rows, cut where blocks end. */

@@ -37,6 +37,9 @@ export type PassKind = "map" | "sides";
 /** Whether numbers can be had: what is wrong where they can't, or where they are no longer those of the file. */
 export type Health = { state: "well" } | { state: "gone" | "changed"; message: string };
 
+/** The most weights that are asked for at once. */
+export const MOST_WEIGHTS = 1 << 22;
+
 /** The most keys whose vectors are asked for at once. */
 export const MOST_KEYS = 64;
 
@@ -55,7 +58,7 @@ export interface Source {
     reduce: Reduce,
     signal?: AbortSignal,
   ): Promise<Float32Array>;
-  /** A rectangle of at most 512 x 512 weights, NaN where hidden. */
+  /** A rectangle of at most {@link MOST_WEIGHTS}, NaN where hidden. */
   weights(layer: number, head: number, rectangle: Rectangle, signal?: AbortSignal): Promise<Float32Array>;
   /** The same of logits, -Infinity where hidden. */
   logits(layer: number, head: number, rectangle: Rectangle, signal?: AbortSignal): Promise<Float32Array>;
