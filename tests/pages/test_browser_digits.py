@@ -73,6 +73,7 @@ def shown(path: Path, inputs: AttentionInputs, pattern: Pattern, *, coarse: bool
     return path
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("coarse", [True, False], ids=["12 bits", "float32"])
 def test_digits_of_a_page_are_right(tmp_path, opened: Opener, coarse: bool) -> None:
     inputs, pattern, visible = cases()["softcap, bias, ALiBi and sinks"]

@@ -73,6 +73,7 @@ def clicks_hit_what_they_aim_at(page: Page, view: str) -> None:
         assert cross["y"] - 1 <= at[1] <= cross["y"] + cross["height"] + 1
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(("width", "view"), covering())
 def test_clicks_hit_what_they_aim_at(sentence, opened: Opener, width: int, view: str) -> None:
     page = opened(sentence, f"view={view}&layer=1&head=2", width=width, height=800).page

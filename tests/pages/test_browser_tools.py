@@ -114,6 +114,7 @@ def table(page: Page) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(saved(page, "CSV").decode())))
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("fragment", "part"),
     [
@@ -146,6 +147,7 @@ def test_the_numbers_that_are_seen_the_csv_and_the_copied_command_agree(page, fo
         assert (row["layer"], row["query_token"], row["key_token"]) == ("1", TOKENS[query], TOKENS[key])
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("fragment", "kind"),
     [
@@ -347,6 +349,7 @@ def test_two_heads_side_by_side_and_their_difference(page):
     expect(page.locator(".pane")).to_have_count(0)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("fragment", "how"),
     [

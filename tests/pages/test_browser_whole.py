@@ -49,6 +49,7 @@ def strongest(page: Page) -> list[tuple[int, float]]:
     return [(int(parts[0]), number(parts[1])) for parts in (text.split() for text in texts)]
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("view", ["text", "heads"])
 def test_a_window_says_what_it_leaves_out_and_leads_there(long, opened: Opener, view: str) -> None:
     path, weights = long

@@ -173,6 +173,7 @@ def test_where_there_is_room_codes_are_finer(monkeypatch, room, dtype):
     assert page_of(AttentionInputs(q, k), Full()).layers[0]["k"]["dtype"] == dtype
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("room", [0, 1 << 30], ids=["coarse", "fine"])
 @given(calls(dtype=torch.float32, values=False))
 def test_numbers_are_within_what_the_page_says_of_them(room, call):
@@ -257,6 +258,7 @@ def test_bias_of_a_half_type_is_kept_as_it_is():
     np.testing.assert_array_equal(decoded.array(layer["bias"])[0], bias[0, 0].double().numpy())
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("pattern", [Causal(), longformer(30)], ids=str)
 def test_long_maps_bring_an_overview_of_both_reductions(pattern):
     inputs = small(batch=1, heads=1, kv_heads=1, tokens=2100, head_dim=4, global_positions=(0, 2000))

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from playwright.sync_api import expect
 
 import attnviz
@@ -27,7 +27,6 @@ def layer_of(weights: AttentionWeights, batch: int = 0) -> PageLayer:
     return PageLayer("0", weights.item(batch), weights.pattern, tuple(range(weights.H)))
 
 
-@settings(max_examples=30)
 @given(given_calls())
 def test_weights_of_the_page_are_those_that_were_given(one: GivenCall):
     decoded = Page(b"".join(page([layer_of(one.weights, one.call.batch)], "case")).decode())
