@@ -93,15 +93,15 @@ web/node_modules/.package-lock.json: web/package-lock.json
 	$(PIP) --editable .
 	touch $@
 
-.venv/tests: .venv/package
+.venv/tests: .venv/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) --editable '.[test]'
-	touch $@
+	touch .venv/package $@
 
 .venv/models: .venv/tests
 	$(PIP) --editable '.[test,models]'
 	touch $@
 
-.venv/lint: .venv/package
+.venv/lint: .venv/tests
 	$(PIP) --editable '.[test,lint]'
 	touch $@
 

@@ -11,8 +11,10 @@ import typer
 
 from attnviz.base.errors import InputError
 from attnviz.cli import defaults
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.groups import Group, said_parameter
-from attnviz.cli.options import Compute, PatternChoice, Source
+from attnviz.cli.options import Compute
+from attnviz.cli.source import Source
 from attnviz.plots.said import option_name, options
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
@@ -16,15 +17,14 @@ from attnviz.cli.options import (
     Heads,
     Item,
     Part,
-    PatternChoice,
     Seen,
-    Source,
     Values,
     check_choice,
     request_of,
     tell_left_out,
 )
 from attnviz.cli.pictures import look_of_file, write_figure
+from attnviz.cli.source import Source
 from attnviz.plots.kinds.overview import Overview
 from attnviz.plots.look import Look
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Item, PatternChoice, Region, Source, check_choice, request_of
+from attnviz.cli.options import Compute, Item, Region, check_choice, request_of
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
+from attnviz.cli.source import Source
 from attnviz.plots.kinds.pattern import Reasons
 from attnviz.plots.look import COLORS, Look
 

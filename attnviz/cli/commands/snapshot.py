@@ -10,23 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import Program, command
-from attnviz.cli.options import (
-    VALUES,
-    Compute,
-    Heads,
-    Part,
-    PatternChoice,
-    Seen,
-    Source,
-    Values,
-    check_choice,
-    request_of,
-    tell_left_out,
-)
+from attnviz.cli.options import VALUES, Compute, Heads, Part, Seen, Values, check_choice, request_of, tell_left_out
 from attnviz.cli.pictures import PLAIN, look_of_file, write_difference
+from attnviz.cli.source import Source
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:

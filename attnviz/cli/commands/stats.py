@@ -11,22 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import (
-    Compute,
-    Heads,
-    Item,
-    Part,
-    PatternChoice,
-    Seen,
-    Source,
-    check_choice,
-    request_of,
-    tell_left_out,
-)
+from attnviz.cli.options import Compute, Heads, Item, Part, Seen, check_choice, request_of, tell_left_out
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
+from attnviz.cli.source import Source
 from attnviz.plots.look import COLORS, Look
 
 if TYPE_CHECKING:
