@@ -94,8 +94,8 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
         return _floats(await viewer.rectangle(layer, of, range(t0, t1), range(s0, s1), values))
 
     async def vectors(request: Request) -> Response:
-        where = _numbers(request, "layer", "head", "query")
-        return _floats(await viewer.vectors(*where, _listed(request, "keys")))
+        layer, of, query = _numbers(request, "layer", "head", "query")
+        return _floats(await viewer.vectors(layer, of, query, _listed(request, "keys")))
 
     async def thumbnail(request: Request) -> Response:
         small = await viewer.thumbnail(*_numbers(request, "layer", "head"))
