@@ -52,7 +52,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "num_experts": 4,
         "top_k_experts": 1,
         "moe_intermediate_size": 16,
-        "initializer_range": 0.1,
+        "global_head_dim": 8,
     },
     "ernie4_5_vl_moe_text": {
         "moe_k": 1,
@@ -73,8 +73,16 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 57, "vision_end_token_id": 56},
     "reformer": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (8, 8), "max_position_embeddings": 64},
     "swin2sr": {"window_size": 2, "image_size": 32, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2]},
+    "sam_vision_model": {"output_channels": 32, "num_pos_feats": 16},
+    "sam_hq_vision_model": {"output_channels": 32, "num_pos_feats": 16},
+    "sam_prompt_encoder": {"image_embedding_size": 4},
+    "sam_hq_prompt_encoder": {"image_embedding_size": 4},
+    "timm_wrapper": {
+        "architecture": "vit_tiny_patch16_224",
+        "model_args": {"img_size": 32, "depth": 2, "embed_dim": 32, "num_heads": 4},
+    },
     "t5gemma2_text": {"dropout_rate": 0.0},
-    "DbrxAttentionConfig": {"rope_theta": 10000.0},
+    "DbrxAttentionConfig": {"rope_theta": 10000.0, "clip_qkv": 8.0},
     "glm5_next_text": {"qk_rope_head_dim": 0, "head_dim": 0, "index_topk": 4, "index_kpool": 2},
     "granite_speech5_encoder": {"num_key_value_heads": None, "context_size": 8, "head_dim": 8},
     "hiera": {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 4), "image_size": (64, 64)},
@@ -101,15 +109,17 @@ def text_ids(length: int) -> Tensor:
 
 
 B = 2
+GRID = torch.tensor([[1, 4, 4], [1, 4, 4]])
 _INPUTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Any]]] = {
     "clap": lambda text: {**text, "input_features": _random(B, 1, 256, 16), "is_longer": torch.zeros(B, 1).bool()},
     "clap_audio_model": lambda text: {"input_features": _random(B, 1, 256, 16), "is_longer": torch.zeros(B, 1).bool()},
-    "efficientloftr": lambda text: {"pixel_values": _random(1, 2, 3, 32, 32)},
-    "lightglue": lambda text: {"pixel_values": _random(1, 2, 3, 32, 32)},
     "gemma3n_audio": lambda text: {
         "audio_mel": _random(B, 64, 128),
         "audio_mel_mask": torch.zeros(B, 64).bool(),
     },
+    "inkling2_vision": lambda text: {"pixel_values": _random(32, 16, 16, 3), "image_grid_thw": GRID},
+    "minicpm_ocr_vision": lambda text: {"pixel_values": _random(1, 3, 8, 256), "target_sizes": GRID[:, 1:]},
+    "minicpmv4_7_vision": lambda text: {"pixel_values": _random(1, 3, 8, 256), "target_sizes": GRID[:, 1:]},
     "mimi_decoder": lambda text: {"latents": _random(B, 32, 6)},
     "muse_glimmer_assistant": lambda text: {
         "noise_embeds": _random(B, 4, 32),
