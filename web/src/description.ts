@@ -167,6 +167,11 @@ export function isOneText(layer: Layer): boolean {
   return JSON.stringify(queries) === JSON.stringify(keys);
 }
 
+/** The layers, by their indices, of a text; of the one text of a page, whose layers name none, all. */
+export function layersOf({ layers }: Description, text: string | undefined): number[] {
+  return layers.flatMap((one, index) => (one.text === text ? [index] : []));
+}
+
 /** The label of a query or key, or null where the run has none. */
 export function label(description: Description, layer: Layer, axis: Axis, index: number): string | null {
   const list = axis === "query" ? layer.query_labels : layer.key_labels;

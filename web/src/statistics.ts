@@ -89,9 +89,3 @@ export function rangeOf(heads: readonly Counted[], name: string): [number, numbe
   const values = heads.flatMap(({ numbers }) => (typeof numbers?.[name] === "number" ? [numbers[name] as number] : []));
   return values.length === 0 ? null : [Math.min(...values), Math.max(...values)];
 }
-
-/** Every layer of the text that a layer is of. */
-export function layersOf(description: Description, layer: number): number[] {
-  const { text } = description.layers[layer];
-  return description.layers.flatMap((one, index) => (one.text === text ? [index] : []));
-}

@@ -1,6 +1,6 @@
 /** A page's description of maps that are made of its own. */
 
-import { type Description, type Layer, type Origin } from "../description";
+import { type Description, type Layer, type Origin, layersOf } from "../description";
 import type { Together } from "../state";
 import { type Rule, edgesOf, leftOut, rangesOf } from "./rule";
 
@@ -70,11 +70,11 @@ export function partsOf(together: Together, description: Description, layer: num
 }
 
 /** The layers of a text that are of the size and the heads of one. */
-function layersIn({ layers }: Description, layer: number): number[] {
+function layersIn(description: Description, layer: number): number[] {
+  const { layers } = description;
   const own = layers[layer];
-  return layers.flatMap((one, index) =>
-    one.text === own.text && one.queries === own.queries && one.keys === own.keys && one.heads === own.heads ? [index] : [],
-  );
+  const alike = (one: Layer): boolean => one.queries === own.queries && one.keys === own.keys && one.heads === own.heads;
+  return layersOf(description, own.text).filter((index) => alike(layers[index]));
 }
 
 /** How far numbers may be: of several maps as one, as far as the farthest. */

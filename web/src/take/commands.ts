@@ -1,6 +1,6 @@
 /** What makes the figure that is seen again: a command of the shell, and Python. */
 
-import { type Description, type Layer, type Origin, headName } from "../description";
+import { type Description, type Layer, type Origin, headName, layersOf } from "../description";
 import type { Window } from "../questions";
 import { type State, isCompared, scaleOf, strengthOf } from "../state";
 
@@ -120,7 +120,7 @@ function own(origin: Origin, axis: "queries" | "keys", [first, end]: Window): [n
 
 /** A page's layers of the text that a layer is of. */
 export function sameText(description: Description, { text }: Layer): Layer[] {
-  return description.layers.filter((other) => other.text === text);
+  return layersOf(description, text).map((index) => description.layers[index]);
 }
 
 /** A layer's words, of all layers of its text. */

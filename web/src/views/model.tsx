@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
 import { legendColor, paint, rampOf } from "../colors";
-import { type Layer, beginsGroup, headName, isCheap, keyHeadText, withinOf } from "../description";
+import { type Layer, beginsGroup, headName, isCheap, keyHeadText, layersOf, withinOf } from "../description";
 import { Segmented } from "../controls";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
@@ -49,7 +49,7 @@ export function ModelView(props: { dark: boolean }) {
   const looked = useMemo(() => new Signal<OfHead | null>(null), []); // which redraws its numbers, and not a thousand maps
   const look = (head: OfHead): void => looked.set(head);
   const layers = description.layers; // of every text; those of the one that is shown are drawn
-  const shown = layers.flatMap((layer, index) => (layer.text === layers[state.layer].text ? [{ layer, index }] : []));
+  const shown = layersOf(description, layers[state.layer].text).map((index) => ({ layer: layers[index], index }));
   const heads = Math.max(...shown.map(({ layer }) => layer.heads));
   const roving = useRoving<string>(
     `${state.layer} ${state.head}`,

@@ -4,12 +4,12 @@ import type { ComponentType } from "preact";
 import { known } from "../answers";
 import { css, sequential, textOn } from "../colors";
 import { Field } from "../controls";
-import { type Statistic, headName } from "../description";
+import { type Statistic, headName, layersOf } from "../description";
 import { type OfHead } from "../questions";
 import { useAnswer, useAnswers, useSession, useSignal, useStore } from "../session";
 import type { Rank } from "../state";
 import type { Signal } from "../signal";
-import { type Counted, LAYER_NUMBERS, NUMBERS, askedFor, layersOf, numberText, rangeOf, ranked, statisticName, unitOf } from "../statistics";
+import { type Counted, LAYER_NUMBERS, NUMBERS, askedFor, numberText, rangeOf, ranked, statisticName, unitOf } from "../statistics";
 
 /** Which number heads are colored by, and in which order and of which role they are shown. */
 export function NumberControls() {
@@ -57,7 +57,7 @@ export function useCounted(): { heads: Counted[]; range: [number, number] | null
   const { state } = useStore();
   const { stat, rank, role } = askedFor(description, state);
   const wanted = stat !== null || rank !== "order" || role !== null;
-  const all = layersOf(description, state.layer);
+  const all = layersOf(description, description.layers[state.layer].text);
   const asked = useAnswers(LAYER_NUMBERS, wanted ? all.map((layer) => ({ layer })) : []);
   const heads = all.flatMap((layer, i) => {
     const numbers = wanted ? known(asked[i]) : null;
