@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
@@ -66,38 +67,51 @@ def marginals(
     return marginals_of(ask_for_weights(inputs, pattern, head, **what), progress=progress)
 
 
-def received(attention: Attention, head: int, *, progress: Progress | None = None) -> Numbers:
-    """The mean weight on each key of a head, over all queries that see it, (S,); NaN where none does."""
-    return _sides(attention, head, None, progress)[0]
+class Sides(NamedTuple):
+    """A number for each key and each query of a head, NaN where there is none."""
+
+    received: Numbers  # (S,) the mean weight on a key, over the queries that see it
+    entropy: Numbers  # (T,) of a query's weights, in nats
+    largest: Numbers  # (T,) a query's largest weight
+
+
+def sides_of(attention: Attention, head: int, *, progress: Progress | None = None) -> Sides:
+    """The sides of a head's whole map, in one pass."""
+    return _sides(attention, head, None, progress)
 
 
 def marginals_of(request: Request, head: int | None = None, *, progress: Progress | None = None) -> Marginals:
     """The sides of the map of a head of a request; None is its first."""
     head = request.chosen[0] if head is None else head
     attention, queries = request.attention, request.rows
-    means, entropy = _sides(attention, head, queries, progress)
+    means, entropy, _ = _sides(attention, head, queries, progress)
     shown = request.columns
     return Marginals(means[np.asarray(shown)], entropy[queries.start : queries.stop], queries, shown)
 
 
-def _sides(
-    attention: Attention, head: int, queries: range | None, progress: Progress | None
-) -> tuple[Numbers, Numbers]:
-    """Of some queries, None meaning all: the mean weight on each key over those that see it, (S,), and each one's entropy, (T,)."""
+def _sides(attention: Attention, head: int, queries: range | None, progress: Progress | None) -> Sides:
+    """Of some queries, None meaning all."""
     item = attention.item
     sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
     seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
-    entropy = torch.full((item.T,), torch.nan, dtype=torch.float64, device=item.device)
+    each = torch.full((2, item.T), torch.nan, dtype=torch.float64, device=item.device)  # entropy, largest weight
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         for block in attention.blocks(head, queries=queries, sums=True):
-            sees, each = block.visible > 0, block.entropies
-            entropy[block.rows] = torch.where(sees & (each > -torch.inf), each, torch.nan).double()
+            sees, entropy = block.visible > 0, block.entropies
+            told = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), row_largest(block.values)])
+            each[:, block.rows] = torch.where(sees, told, torch.nan).double()
             weights = block.values if bool(sees.all()) else block.values[sees]
             sums.index_add_(0, block.keys, weights.sum(0).double())
             seen.index_add_(0, block.keys, block.seeing)
             if progress is not None:
                 progress(len(block.rows))
-    return torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy(), entropy.cpu().numpy()
+    entropy, largest = each.cpu().numpy()
+    return Sides(torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy(), entropy, largest)
+
+
+def row_largest(weights: Tensor) -> Tensor:
+    """The largest of each row, (b,); 0 where there are no columns."""
+    return weights.amax(1) if weights.shape[1] else weights.new_zeros(len(weights))
 
 
 def of_cells(numbers: Numbers, cells: int) -> np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]:
