@@ -153,7 +153,6 @@ def test_an_argument_that_is_not_known_is_refused_by_name(check):
         captured(model, {"x": torch.randn(B, 4, 7, 8)}, check=check)
 
 
-@pytest.mark.sweep(keep=5)
 def test_a_config_that_names_no_attention_runs_the_models_own():
     class Own(nn.Module):
         is_causal = False
@@ -166,6 +165,7 @@ def test_a_config_that_names_no_attention_runs_the_models_own():
     assert run.layers == [0]
 
 
+@pytest.mark.sweep(keep=5)
 @pytest.mark.parametrize("shape", [(B, 1, 1, 7), (1, 7), (B, 4, 1, 7), (4, 1, 7), (B, 1, 7, 1), (1, 1, 1, 1)])
 @pytest.mark.parametrize("kind", ["bool", "hides", "adds"])
 def test_masks_that_broadcast(shape, kind, tmp_path):
