@@ -240,7 +240,7 @@ class _Key:
     def inches(self) -> tuple[float, float]:
         """Across, with swatches, and down."""
         letters = self.size / 72
-        across = max((width_of(name, self.size) for name in self.names), default=0.0) + 2 * letters
+        across = max((width_of(name, self.size) for name in self.names), default=0.0) + 2.7 * letters  # swatch, pads
         heights = [(name.count("\n") + 1) * LINE * letters + 0.8 * letters for name in self.names]
         columns = [heights[: -(-len(heights) // 2)], heights[-(-len(heights) // 2) :]] if self.below else [heights]
         return across, 1.06 * max(map(sum, columns))
