@@ -23,6 +23,7 @@ from attnviz.attention.patterns import (
     Prefix,
 )
 from attnviz.compare.faults.fault import Case, Fault, Read, Ruled, leaves, rewritten
+from attnviz.compare.faults.terms import terms_of
 from attnviz.compare.faults.work import Change, Variant, Work
 
 Rule = Callable[[Tensor, Tensor, Item], Tensor]
@@ -70,6 +71,32 @@ class Chunks(Fault):
         for name, rule in rules.items():
             yield self.under(name, _instead(case, part, rule))
 
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        for part in _parts(case, Chunked):
+            sizes = range(1, 2 * case.inputs.S)
+            size = _nearest(
+                case, part, sizes, lambda own, at, size: torch.div(own, size, rounding_mode="floor") == at // size
+            )
+            if size is not None:
+                other = _instead(case, part, Chunked(size))
+                yield self.under(f"chunks of {size}, not {part.size}", other, f"--pattern chunked:size={size}")
+
+
+def _nearest(case: Case, part: Pattern, sizes: range, seen: Callable[[Tensor, Tensor, int], Tensor]) -> int | None:
+    """The size with which rows are nearest to the kernel's: of a pattern that shows keys by positions of query and key."""
+    terms = terms_of(case)
+    if terms is None:
+        return None
+
+    def rest(work: Work) -> None:
+        work.pattern = _instead(case, part, Full())
+
+    item, shown, each = terms.before.item, terms.shown(rest), terms.each()
+    own, at = item.query_position(terms.rows)[:, None], item.key_position(torch.arange(item.S))[None, :]
+    sums = [terms.all(shown * seen(own, at, size), each) for size in sizes]
+    found = terms.nearest(terms.off(torch.stack(sums, 1)))
+    return None if found is None else sizes[found]
+
 
 def _far(t: Tensor, s: Tensor, item: Item) -> Tensor:
     return item.key_position(s) - item.query_position(t)
@@ -113,6 +140,13 @@ class PrefixLength(Fault):
         }
         for name, rule in rules.items():
             yield self.under(name, _instead(case, part, rule))
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        for part in _parts(case, Prefix):
+            n = _nearest(case, part, range(case.inputs.S + 1), lambda own, at, n: (at <= own) | (at < n))
+            if n is not None:
+                other = _instead(case, part, Prefix(n))
+                yield self.under(f"a prefix of {n}, not {part.of(case.item)}", other, f"--pattern prefix:n={n}")
 
 
 def _position(t: Tensor, s: Tensor, item: Item) -> Tensor:
