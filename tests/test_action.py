@@ -64,6 +64,7 @@ def test_it_installs_its_own_checkout(folder):
     assert (folder / "pip.txt").read_text().split() == ["install", "--quiet", str(ROOT)]
 
 
+@pytest.mark.sweep
 def test_checks_are_run_told_and_kept(folder):
     lines = [f"diff 'a dump.safetensors' {name}.pt:context --pattern causal" for name in ("right", "wrong")]
     done = run("Check", folder, check="\n".join(lines) + "\n\n")

@@ -217,8 +217,8 @@ def test_the_library_page_lists_the_public_names():
 
 def test_the_formats_page_lists_every_role_setting_and_suffix():
     from attnviz.show.scores import SUFFIXES
-    from attnviz.sources.dumps import ROLES, SETTINGS
     from attnviz.sources.files import READABLE
+    from attnviz.sources.roles import ROLES, SETTINGS
 
     text = (ROOT / "docs/formats.md").read_text()
     first_cells = re.findall(r"^\| (`[^|]+) \|", text, flags=re.MULTILINE)

@@ -14,7 +14,7 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
@@ -72,7 +72,6 @@ def test_blocks_have_the_shapes_beside_their_fields(call: Call):
             check(block, shapes_of(Block))
 
 
-@settings(max_examples=25)
 @given(call=calls())
 def test_public_functions_give_the_shapes_that_they_say(call: Call):
     inputs, options = call.inputs, {"batch": call.batch}

@@ -34,6 +34,7 @@ def is_warm(**options) -> bool:
     return subprocess.check_output([WARM, "-c", IS_WARM], text=True, **options) == "True\n"
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize(
     ("last", "code"),
     [
@@ -207,12 +208,14 @@ def test_what_cannot_be_warm_starts_cold():
     assert both(input="print(1)").stdout == "1\n"
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("backend", ["svg", "agg"])
 def test_matplotlib_has_the_backend_that_is_asked_for(backend):
     program = "import matplotlib; print(matplotlib.get_backend())"
     assert both("-c", program, env={**os.environ, "MPLBACKEND": backend}).stdout == f"{backend}\n"
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     "command",
     [
@@ -237,6 +240,7 @@ def test_commands_of_the_shell_are_the_same(command, tmp_path):
     assert (ran[0].returncode, ran[0].stdout, ran[0].stderr) == (ran[1].returncode, ran[1].stdout, ran[1].stderr)
 
 
+@pytest.mark.sweep
 def test_the_server_ends_with_the_process_that_started_it(tmp_path):
     program = "from tests import warm; import subprocess; subprocess.run([warm.python(), '-c', 'import os; print(os.getppid())'])"
     server = int(subprocess.check_output([COLD, "-c", program], text=True))

@@ -252,6 +252,15 @@ def one_line(label: str) -> str:
     return printable(plain)
 
 
+def position_said(noun: str, position: int, label: str | None) -> str:
+    """A position and its token, where it has one, as titles and notes have them.
+
+    >>> position_said("query", 8, "it"), position_said("key", 0, None)
+    ('query 8 (it)', 'key 0')
+    """
+    return f"{noun} {position}" if label is None else f"{noun} {position} ({one_line(label).strip(SPACE) or SPACE})"
+
+
 def quoted(label: str) -> str:
     """A label on one line in quotes, its letters as they are, those that join two among them.
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from attnviz.base.errors import InputError
 from attnviz.base.words import printable
 
+PICTURES = (".png", ".pdf", ".svg")
+"""What figures are written as."""
+
 
 class Stdout(type(Path())):  # type: ignore[misc]
     """Stands for stdout where a file's path is wanted: ``-``, with the suffix that says the format."""

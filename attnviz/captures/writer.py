@@ -9,8 +9,9 @@ from torch import Tensor
 from attnviz.attention.inputs import Inputs
 from attnviz.base.types import Label
 from attnviz.captures.heard import Heard
-from attnviz.sources.dumps import LABELS, dump_metadata, format_of, layer_metadata, tensors_of
 from attnviz.sources.naming import prefix_of, split
+from attnviz.sources.roles import LABELS
+from attnviz.sources.saving import dump_metadata, format_of, layer_metadata, tensors_of
 from attnviz.sources.streams import TensorStream
 
 _SHARED = ("bias", "key_padding_mask", "query_padding_mask", "attention_mask", "global_mask")

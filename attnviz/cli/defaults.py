@@ -16,7 +16,8 @@ variable says that nothing is said, whatever the file says.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,16 @@ def of_command(path: str, params: list[Any], everything: Any) -> dict[str, Defau
     Args:
         path: what a user types: ``plot``, ``snapshot save``.
         params: the command's.
-        everything: gives the options of every command, by its path; asked where a name is none of this command's.
+        everything: gives the options of every command, by its path; asked where a name is none of this command's,
+            as every command must be imported to know.
 
     Raises:
         InputError: a name that no command has, or a value that is no text, number or yes and no.
     """
     options = {written(param): param for param in params if is_option(param)}
     found: dict[str, Default] = {}
-    for said in (_of_file(path, everything), _of_environment(path, everything)):
+    for said in (_of_file(path, options, everything), _of_environment(path, options, everything)):
         for name, default in said.items():
-            if name not in options:
-                continue
             found.pop(options[name].name, None)
             if default.value != "":
                 found[options[name].name] = default
@@ -102,66 +102,62 @@ def written(param: Any) -> str:
     return str(next(name for name in param.opts if name.startswith("--"))).removeprefix("--")
 
 
-def _of_environment(path: str, everything: Any) -> dict[str, Default]:
-    """What variables say, those of this command last."""
-    own = path.replace(" ", "_").replace("-", "_").upper() + "_"
-    every: dict[str, Default] = {}
-    of_this: dict[str, Default] = {}
+def _of_environment(path: str, options: Collection[str], everything: Any) -> dict[str, Default]:
+    """What variables say of this command's options, those of this command alone last."""
+    every = {_variable(option): option for option in options}
+    of_this = {_variable(path, option): option for option in options}
+    said: dict[str, Default] = {}
+    said_of_this: dict[str, Default] = {}
     for variable in sorted(name for name in os.environ if name.startswith(PREFIX)):
-        rest = variable.removeprefix(PREFIX)
         default = Default(os.environ[variable], variable)
-        names = _option_of(rest, everything)
-        if names is None:
-            near = close_to(variable, [PREFIX + name for name in _variables(everything)])
-            raise InputError(f"{variable}: no command has an option of this name{near}; unset it")
-        command, option = names
-        if command is None:
-            every[option] = default
-        elif rest.startswith(own) and command == path:
-            of_this[option] = default
-    return {**every, **of_this}
+        if variable in every:
+            said[every[variable]] = default
+        elif variable in of_this:
+            said_of_this[of_this[variable]] = default
+        elif variable not in (known := _variables(everything())):
+            raise InputError(f"{variable}: no command has an option of this name{close_to(variable, known)}; unset it")
+    return {**said, **said_of_this}
 
 
-def _option_of(rest: str, everything: Any) -> tuple[str | None, str] | None:
-    """The command, if one, and the option that a variable speaks of."""
-    return _variables(everything).get(rest)
+def _variables(commands: Mapping[str, Collection[str]]) -> set[str]:
+    """Every variable that speaks of an option."""
+    return {_variable(*of, option) for path, options in commands.items() for option in options for of in ((), (path,))}
 
 
-def _variables(everything: Any) -> dict[str, tuple[str | None, str]]:
-    """Every variable without its beginning, and what it speaks of."""
-    found: dict[str, tuple[str | None, str]] = {}
-    for path, options in everything().items():
-        for option in options:
-            name = option.replace("-", "_").upper()
-            found[f"{path.replace(' ', '_').upper()}_{name}"] = (path, option)
-    for options in everything().values():
-        found |= {option.replace("-", "_").upper(): (None, option) for option in options}
-    return found
+def _variable(*words: str) -> str:
+    return PREFIX + re.sub("[ -]", "_", "_".join(words)).upper()
 
 
-def _of_file(path: str, everything: Any) -> dict[str, Default]:
-    """What the nearest ``pyproject.toml`` with a table of ours says, that of this command last."""
+def _of_file(path: str, options: Collection[str], everything: Any) -> dict[str, Default]:
+    """What the nearest ``pyproject.toml`` with a table of ours says of this command's options, that of it alone last."""
     file, table = _table(Path.cwd())
-    if file is None:
-        return {}
     every: dict[str, Default] = {}
     of_this: dict[str, Default] = {}
     for own, option, value in _entries(table):
         origin = f"{file} [{'.'.join(('tool.attnviz', *own.split()))}]"
-        commands = everything()
-        if own and own not in commands:
-            names = [*commands, *(name.split()[0] for name in commands)]
-            raise InputError(f"{origin}: there is no command {own}{close_to(own, names)}")
-        there = commands[own] if own else {name for options in commands.values() for name in options}
-        if option not in there:
-            whose = f"attnviz {own} has no" if own else "no command has an"
-            raise InputError(f"{origin} {option}: {whose} option of this name{close_to(option, there)}")
+        ours = own in ("", path) and option in options
+        if not ours:
+            _check_known(origin, own, option, everything())
         if not isinstance(value, str | int | float):
             raise InputError(f"{origin} {option} = {value!r}: write it as text, in quotes, as you would type it")
-        (of_this if own == path else every if not own else {})[option] = Default(
-            value if isinstance(value, bool) else str(value), origin
-        )
+        if ours:
+            (of_this if own else every)[option] = Default(value if isinstance(value, bool) else str(value), origin)
     return {**every, **of_this}
+
+
+def _check_known(origin: str, own: str, option: str, commands: Mapping[str, Collection[str]]) -> None:
+    """A name in a table is an option of the command that it is said of, or of any.
+
+    Raises:
+        InputError: it is none.
+    """
+    if own and own not in commands:
+        names = [*commands, *(name.split()[0] for name in commands)]
+        raise InputError(f"{origin}: there is no command {own}{close_to(own, names)}")
+    there = commands[own] if own else {name for names in commands.values() for name in names}
+    if option not in there:
+        whose = f"attnviz {own} has no" if own else "no command has an"
+        raise InputError(f"{origin} {option}: {whose} option of this name{close_to(option, there)}")
 
 
 def _entries(table: Mapping[str, Any], own: str = "") -> Iterator[tuple[str, str, Any]]:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
     from attnviz.attention.patterns import Pattern
     from attnviz.base.types import Label
-    from attnviz.cli.options import Compute, PatternChoice, Source
+    from attnviz.cli.choice import PatternChoice
+    from attnviz.cli.options import Compute
+    from attnviz.cli.source import Source
     from attnviz.engine.request import Request
     from attnviz.plots.kind import Kind
 

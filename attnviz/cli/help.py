@@ -10,6 +10,9 @@ from typing import Any
 
 from attnviz.cli.console import output
 
+EVERY = ("quiet", "help_all", "help")
+"""Options that every command has."""
+
 NAMES = 25
 """Columns for what a user types; the rest is for what it means."""
 
@@ -59,7 +62,7 @@ def panels(command: Any, ctx: Any = None) -> list[tuple[str, list[Any]]]:
         if not getattr(param, "hidden", False):
             found.setdefault(_title(param), []).append(param)
     if "Options" in found:  # what every command has comes after what this one has
-        found["Options"].sort(key=lambda param: param.name in ("quiet", "help_all", "help"))
+        found["Options"].sort(key=lambda param: param.name in EVERY)
     order = getattr(command, "order", {})
     return sorted(found.items(), key=lambda panel: order.get(panel[0], -1 if panel[0] == "Arguments" else 0))
 

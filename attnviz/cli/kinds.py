@@ -11,8 +11,10 @@ import typer
 
 from attnviz.base.errors import InputError
 from attnviz.cli import defaults
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.groups import Group, said_parameter
-from attnviz.cli.options import Compute, PatternChoice, Source
+from attnviz.cli.options import Compute
+from attnviz.cli.source import Source
 from attnviz.plots.said import option_name, options
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class SourceReader:
 
     def picture(self, path: Path | None, *, needed: bool) -> tuple[Tensor | None, PatchSpec | None]:
         """The picture that the source's model looked at, or that is named, and how its patches lie."""
-        from attnviz.sources.dumps import picture_of, read_picture
+        from attnviz.sources.pictures import picture_of, read_picture
 
         source = self.source.source
         found, patches = (None, None) if source is None else picture_of(source)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.groups import typed
-from attnviz.cli.options import Compute, Part, PatternChoice, Seen, Source, request_of
+from attnviz.cli.options import Compute, Part, Seen, request_of
+from attnviz.cli.source import Source
 
 if TYPE_CHECKING:
     from attnviz.attention.patterns import Pattern

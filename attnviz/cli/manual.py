@@ -13,7 +13,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from attnviz.cli.help import about, panels, plain, value
+from attnviz.cli.help import EVERY, about, panels, plain, value
 from attnviz.cli.main import app
 
 _OPENING = """# Commands
@@ -43,8 +43,6 @@ The shell completes options, their values, and the layers and tensors of the fil
 `attnviz --install-completion`.
 """
 
-_SAID_ONCE = ("help", "help_all", "quiet")
-
 
 def manual() -> str:
     """The page."""
@@ -69,7 +67,7 @@ def _section(name: str, command: Any) -> str:
     example = (command.epilog or "").removeprefix("Example:").strip()
     parts = [f"## {name}\n", f"{told}\n", f"```text\n{example}\n```\n"]
     for group, params in panels(command):
-        params = [param for param in params if param.name not in _SAID_ONCE]
+        params = [param for param in params if param.name not in EVERY]
         parts += [f"| {group} | | default |\n|---|---|---|", *map(_row, params), ""]
     return "\n".join(parts)
 

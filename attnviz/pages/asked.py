@@ -10,6 +10,7 @@ from typing import Any
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.taken import is_array, taken
 from attnviz.base.errors import InputError
 from attnviz.base.types import Label
 from attnviz.captures.run import Run
@@ -147,6 +148,7 @@ def _origin(
 def _text(shown: Shown, layers: Collection[Label] | None, name: str | None, by: str) -> _Text:
     """What a page of it is called, and its layers."""
     at = "" if name is None else f"[{name!r}]"
+    shown = taken(shown) if is_array(shown) else shown
     if isinstance(shown, Inputs):
         if layers is not None:
             raise InputError(f"{shown.source}: layers= is of a run or a dump of several, and these are inputs of one")
@@ -171,7 +173,7 @@ def _text(shown: Shown, layers: Collection[Label] | None, name: str | None, by: 
     if not isinstance(shown, Run):
         raise InputError(
             f"{by} takes a run, the inputs of a layer or a dump's name, not {type(shown).__name__}; arrays become inputs by "
-            f"attnviz.AttentionInputs(q, k) or attnviz.AttentionWeights(array)"
+            f"attnviz.AttentionInputs(q, k), weights of several layers by attnviz.weights.from_attentions(arrays)"
         )
     labels = list(shown.layers if layers is None else layers)
     by_name = {str(label): label for label in labels}

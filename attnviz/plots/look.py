@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from attnviz.maps.map import AttentionMap
     from attnviz.show.figures.scales import ColorScale, FittedScale
 
+COLORS = ("norm", "robust", "vmin", "vmax", "cmap", "marks")
+"""Parts of a look that a figure without a color scale has no use for."""
+
 
 @dataclass(frozen=True)
 class Scale:

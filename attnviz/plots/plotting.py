@@ -2,70 +2,35 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
-from attnviz.base.errors import InputError, close_to
-from attnviz.base.types import Label, Progress
+from attnviz.base.errors import InputError, not_one_of
+from attnviz.base.types import Label
 from attnviz.captures.run import Run
-from attnviz.engine.request import DERIVED, Request, ask, asks
+from attnviz.engine.request import DERIVED, Request, ask
 from attnviz.maps.layers import Layers
 from attnviz.plots.kind import drawn, figure_of
+from attnviz.plots.kinds.arcs import Arcs
 from attnviz.plots.kinds.compare import Compare
 from attnviz.plots.kinds.detail import Detail
 from attnviz.plots.kinds.heatmap import Heatmap
+from attnviz.plots.kinds.overlay import Overlay
 from attnviz.plots.kinds.overview import Overview
+from attnviz.plots.kinds.pattern import Reasons
 from attnviz.plots.kinds.strip import Strip
-from attnviz.plots.look import Look
-from attnviz.plots.said import options as options_of
+from attnviz.plots.taking import split, takes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_ASKED = ("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
-_OF_FILES = ("theme", "transparent")
-"""Parts of a look that only a file has: here, the style is matplotlib's own."""
-
-
-def _takes(*without: str, derived: bool = True, arrays: bool = True) -> Callable[[_Function], _Function]:
-    """Gives a function that takes ``**options`` a signature that lists them, and its docstring what each is.
-
-    Args:
-        without: fields of a request that it has no use for.
-        derived: whether it takes several layers, and draws one map of them.
-        arrays: whether arrays that come first are q, k and v.
-    """
-
-    def said(function: _Function) -> _Function:
-        function = asks(*(name for name in _ASKED if name not in without), derived=derived, arrays=arrays)(function)
-        own = inspect.signature(function)
-        looks = [field for field in options_of(Look) if field.name not in _OF_FILES]
-        listed = [
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-            for field in looks
-        ]
-        function.__signature__ = own.replace(parameters=[*own.parameters.values(), *listed])  # type: ignore[attr-defined]
-        lines = "".join(f"\n            {field.name}: {_plain(field.metadata['help'])}" for field in looks)
-        function.__doc__ = (function.__doc__ or "").replace("and how it looks.", f"and how it looks:{lines}")
-        return function
-
-    return said
-
-
-def _plain(help: str) -> str:
-    return help.partition("  \\[")[0]
-
-
-@_takes()
+@takes()
 def plot(
     inputs: SomeInputs,
     head: int = 0,
@@ -97,7 +62,7 @@ def plot(
     >>> attnviz.plot(attnviz.synthesize(), head=3, cmap="viridis").get_title()
     'head 3'
     """
-    what, look, progress = _split(options)
+    what, look, progress = split(options)
     kind, request = (
         Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags),
         ask(inputs, pattern, head, **what),
@@ -105,7 +70,7 @@ def plot(
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
-@_takes()
+@takes()
 def plot_detail(
     inputs: SomeInputs,
     head: int = 0,
@@ -134,7 +99,7 @@ def plot_detail(
     >>> [side.get_xlabel() or side.get_ylabel() for side in ax.child_axes]
     ['weight\\nreceived', 'entropy\\n(nats)']
     """
-    what, look, progress = _split(options)
+    what, look, progress = split(options)
     kind, request = (
         Detail(annot=annot, pattern_outline=pattern_outline, tags=tags),
         ask(inputs, pattern, head, **what),
@@ -142,7 +107,7 @@ def plot_detail(
     return cast("Axes", drawn(kind, request, look, ax=ax, progress=progress))
 
 
-@_takes("queries", "pixels", "reduce")
+@takes("queries", "pixels", "reduce")
 def plot_strip(
     inputs: SomeInputs,
     query: int | str,
@@ -170,11 +135,11 @@ def plot_strip(
     >>> attnviz.plot_strip(attnviz.synthesize(), query=4, heads=3).get_title(loc="left")
     'head 3 · what query 4 (t4) sees'
     """
-    what, look, progress = _split(options)
+    what, look, progress = split(options)
     return drawn(Strip(query=query), ask(inputs, pattern, heads, **what), look, ax=ax, progress=progress)
 
 
-@_takes(arrays=False)
+@takes(arrays=False)
 def plot_comparison(
     a: SomeInputs,
     b: SomeInputs,
@@ -201,13 +166,13 @@ def plot_comparison(
     >>> figure.axes[2].get_title()
     'A − B'
     """
-    what, look, progress = _split(options)
+    what, look, progress = split(options)
     other = ask(b, pattern if b_pattern is None else b_pattern, **what)
     kind = Compare(b=other.inputs, b_pattern=other.pattern)
     return cast("Figure", drawn(kind, ask(a, pattern, heads, **what), look, progress=progress))
 
 
-@_takes()
+@takes()
 def plot_heads(
     inputs: SomeInputs,
     heads: Sequence[int] | None = None,
@@ -236,7 +201,7 @@ def plot_heads(
     >>> len(attnviz.plot_heads(attnviz.synthesize(), heads=[0, 3], norm="log").axes)
     3
     """
-    what, look, progress = _split(options)
+    what, look, progress = split(options)
     kind = Heatmap(annot=annot, pattern_outline=pattern_outline, tags=tags)
     request = ask(inputs, pattern, heads, **what)
     from attnviz.show.figures.style import showing
@@ -244,7 +209,185 @@ def plot_heads(
     return showing(figure_of(drawn(kind, request, look, progress=progress)))
 
 
-@_takes("queries", "keys", derived=False)
+@takes("pixels", "reduce")
+def plot_arcs(
+    inputs: SomeInputs,
+    head: int = 0,
+    pattern: Pattern | str | None = None,
+    **options: Any,
+) -> Axes:
+    """Draws a short text with an arc from each token to those that it sees: back above the text, forward below it.
+
+    Args:
+        inputs, head, pattern: as in :func:`plot`.
+        options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
+
+    Returns:
+        The Axes, of a figure of its own.
+
+    Raises:
+        InputError: as :func:`plot`; more tokens than arcs can be told apart of.
+
+    >>> import attnviz
+    >>> len(attnviz.plot_arcs(attnviz.synthesize(), 3, "causal").texts)
+    10
+    """
+    what, look, progress = split(options)
+    return cast("Axes", drawn(Arcs(), ask(inputs, pattern, head, **what), look, progress=progress))
+
+
+@takes("pixels", "reduce", "values")
+def plot_overlay(
+    inputs: SomeInputs,
+    heads: int | Sequence[int] | None = None,
+    pattern: Pattern | str | None = None,
+    *,
+    picture: Any = None,
+    patches: str | tuple[int, int] | None = None,
+    grid: str = "keys",
+    each: bool = False,
+    **options: Any,
+) -> Figure:
+    """Lays what the class token sees, or the query of ``queries``, over the picture that it looks at, a head each.
+
+    Args:
+        inputs, pattern: as in :func:`plot`.
+        heads: a query head, or several; None is all.
+        picture: (height, width, 3) uint8, an array; or the path of a picture, or of a dump that holds one; None is a blank page.
+        patches: how they lie among the keys: rows and columns, or as ``attnviz plot --patches`` has them; None is what the dump
+            says that ``picture`` is.
+        grid: what the patches are: ``keys``, or ``queries`` of the key of ``keys``.
+        each: a picture for each query, in place of their mean.
+        options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: as :func:`plot`; patches that are not known, or not there; no query that they could be of.
+
+    >>> import attnviz
+    >>> figure = attnviz.plot_overlay(attnviz.synthesize(tokens=17), [0, 3], "full", patches=(4, 4))
+    >>> figure.get_suptitle()
+    'what query 0 (t0) sees'
+    """
+    what, look, progress = split(options)
+    found, own = _picture(picture)
+    kind = Overlay(picture=found, patches=patches or own, grid=grid, each=each)
+    if kind.patches is None:
+        raise InputError("patches: how they lie among the keys is not known; name rows and columns, patches=(24, 24)")
+    return cast("Figure", drawn(kind, ask(inputs, pattern, heads, **what), look, progress=progress))
+
+
+def _picture(given: Any) -> tuple[Any, Any]:
+    """A picture as a tensor, and how its patches lie, where a dump says it."""
+    import torch
+
+    from attnviz.sources.files import READABLE
+    from attnviz.sources.pictures import picture_of, read_picture
+
+    if isinstance(given, str | Path):
+        path = Path(given)
+        return picture_of(path) if path.suffix.lower() in READABLE else (read_picture(path), None)
+    if given is None:
+        return None, None
+    found = torch.as_tensor(given)
+    if found.ndim != 3 or found.shape[2] != 3 or found.dtype != torch.uint8:
+        raise InputError(
+            f"picture: has shape {tuple(found.shape)} and dtype {found.dtype}, wanted (height, width, 3) uint8"
+        )
+    return found, None
+
+
+@takes("reduce", "values", colors=False)
+def plot_pattern(
+    inputs: SomeInputs,
+    pattern: Pattern | str | None = None,
+    head: int | None = None,
+    *,
+    ax: Axes | None = None,
+    story: bool = False,
+    **options: Any,
+) -> Axes | Figure:
+    """Draws which query may see which key, each cell in the color of why.
+
+    Args:
+        inputs, pattern: as in :func:`plot`.
+        head: the query head whose weights are drawn along; None is none.
+        ax: the Axes to draw into; None makes a figure.
+        story: three pictures of a pattern that is local and global: global, local, both.
+        options: what to compute, as in :func:`attnviz.attention_map`, and how it looks.
+
+    Returns:
+        The Axes drawn into, or the figure of a story.
+
+    Raises:
+        InputError: as :func:`plot`; a story of another pattern, or one into Axes that were given.
+
+    >>> import attnviz
+    >>> attnviz.plot_pattern(attnviz.synthesize(), attnviz.longformer(1)).get_title()
+    'local, window 1 + global + global queries'
+    """
+    what, look, _ = split(options, colors=False)
+    kind, request = Reasons(story=story, weights=head is not None), ask(inputs, pattern, head or 0, **what)
+    from attnviz.show.figures.style import showing
+
+    found = kind.draw(
+        kind.compute(request if ax is not None else kind.fitted(request, look)), look, request.inputs.source, ax
+    )
+    return found if ax is not None else showing(found)
+
+
+def plot_lesson(
+    inputs: Inputs,
+    figure: Literal["map", "row"] = "map",
+    *,
+    head: int = 0,
+    query: int | str | None = None,
+    key: int | str | None = None,
+    pattern: Pattern | str | None = None,
+    batch: int = 0,
+    language: str = "en",
+    title: str | None = None,
+    **look: Any,
+) -> Figure:
+    """Draws a figure of the lesson that ``attnviz explain`` gives on one query and one key.
+
+    Args:
+        inputs, head, query, key, pattern, batch: as in :func:`attnviz.explain`.
+        figure: ``map``, the head's map with a ring around the pair; ``row``, the query's weights as bars.
+        language: ``en`` or ``ja``.
+        title: above the figure; None says what it shows.
+        look: how it looks, as in :func:`plot`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: as :func:`attnviz.explain`.
+
+    >>> import attnviz
+    >>> bars = attnviz.plot_lesson(attnviz.synthesize(), "row", head=2, query=5, key=1).axes[0]
+    >>> [label.get_text() for label in bars.get_yticklabels()]
+    ['#1 t0', '#2 t3', '#3 t7']
+    """
+    from attnviz.measures.explanation import explain
+    from attnviz.plots.lesson import FIGURES, Lesson
+    from attnviz.show.figures.style import showing
+    from attnviz.show.lessons import LANGUAGES
+
+    for name, value, choices in (("figure", figure, FIGURES), ("language", language, tuple(LANGUAGES))):
+        if value not in choices:
+            raise not_one_of(name, value, choices)
+    what, words, _ = split({**look, "title": title})
+    if what:
+        raise TypeError(f"plot_lesson: there is no option {next(iter(what))!r}")
+    found = explain(inputs, head=head, query=query, key=key, pattern=pattern, batch=batch)
+    made = Lesson.of(Request(inputs, pattern, head, batch=batch), found, words, language)
+    return showing(made.figure(figure, words))
+
+
+@takes("queries", "keys", derived=False)
 def plot_overview(
     source: str | Path | Run | Inputs | Sequence[Inputs],
     pattern: Pattern | str | None = None,
@@ -279,7 +422,7 @@ def plot_overview(
     >>> attnviz.plot_overview([attnviz.synthesize(seed=seed) for seed in range(3)]).get_title()
     '3 layers, 24 heads'
     """
-    what, look, progress = _split(options)
+    what, look, progress = split(options)
     for name in DERIVED:
         if what.pop(name, None):
             raise InputError(
@@ -295,16 +438,3 @@ def plot_overview(
 
     found = kind.draw(kind.compute(asked(), len(chosen), chosen.name, look, ax, progress), look, ax)
     return found if ax is not None else showing(found)
-
-
-def _split(options: dict[str, Any]) -> tuple[dict[str, Any], Look, Progress | None]:
-    """What is asked, how it looks, and who is told how far it is."""
-    given = dict(options)
-    progress = given.pop("progress", None)
-    names = [*(field.name for field in fields(Request)), *DERIVED]
-    what = {name: given.pop(name) for name in names if name in given}
-    looks = [field.name for field in options_of(Look)]
-    for name in given:
-        if name not in looks:
-            raise TypeError(f"there is no option {name!r}{close_to(name, [*names, *looks, 'progress'])}")
-    return what, Look(**given), progress

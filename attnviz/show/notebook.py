@@ -49,7 +49,8 @@ def scores_html(result: AttentionScores) -> str:
 
 def inputs_html(inputs: Inputs) -> str:
     """A table of the tensors, and what else there is."""
-    from attnviz.sources.dumps import SETTINGS, tensors_of
+    from attnviz.sources.roles import SETTINGS
+    from attnviz.sources.saving import tensors_of
 
     rows = [
         (role, " x ".join(map(str, tensor.shape)), dtype_name(tensor.dtype), str(tensor.device))

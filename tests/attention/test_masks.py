@@ -93,6 +93,7 @@ def test_a_mask_is_what_its_shape_says(of, data):
     one.assert_read(with_mask(one.inputs, one.mask))
 
 
+@pytest.mark.sweep(keep=19)
 @pytest.mark.parametrize("how", WRITTEN)
 @pytest.mark.parametrize("of", [*PAIRS, *PADDING])
 def test_files_and_calls_read_masks_alike(tmp_path, of, how):

@@ -132,6 +132,7 @@ SEAMS = [
 ]
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize(("rule", "places"), SEAMS)
 def test_rows_of_many_blocks_have_no_seams(monkeypatch, rule, places):
     monkeypatch.setattr("attnviz.engine.blocks.BLOCK_CELLS", 1)  # the smallest blocks there are, 64 rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import attnviz
@@ -27,7 +27,6 @@ def visible(inputs: AttentionInputs, pattern: object, head: int, batch: int) -> 
     return ~np.isnan(attnviz.attention_map(inputs, head, pattern, batch=batch).cells)
 
 
-@settings(max_examples=25)
 @given(data=st.data())
 def test_blocks_of_each_head_and_item(data):
     B, H, T, S = (data.draw(st.integers(1, n)) for n in (2, 3, 9, 9))
@@ -57,6 +56,7 @@ MODS = {
 }
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", MODS)
 def test_a_mask_mod_and_its_block_mask_are_the_set_that_flexattention_sees(name):
     B, H, T = 2, 2, 300
@@ -158,6 +158,7 @@ SAVED = {
 }
 
 
+@pytest.mark.sweep(keep=8)
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])
 @pytest.mark.parametrize("name", SAVED)
 def test_a_dump_keeps_the_set(tmp_path, name, suffix):

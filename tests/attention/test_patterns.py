@@ -54,6 +54,7 @@ def assert_scores_are_the_references(call: Call) -> None:
         assert not weights[~seen & visible.any(1)[:, None] & ~np.isnan(weights)].any()
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_scores_of_any_pattern_are_the_references(dtype, data):

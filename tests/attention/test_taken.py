@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,7 @@ def test_what_comes_after_arrays_is_what_comes_after_inputs(form):
     assert attnviz.plot(form(q), form(k), 3, "causal").get_title() == "head 3"
 
 
+@pytest.mark.sweep(keep=1)
 @form
 @pytest.mark.parametrize("rank", [2, 3])
 def test_an_array_that_can_be_nothing_else_is_weights(form, rank):
@@ -159,6 +162,15 @@ def test_an_option_that_is_none_is_told_with_the_nearest():
         attnviz.plot(INPUTS, nrom="log")
     with pytest.raises(attnviz.InputError, match="heatmap draws an AttentionMap"):
         attnviz.heatmap(WEIGHTS[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("causal", "pattern='causal'"), ("layer", "load(path, layer=...)"), ("mask", "attnviz.with_mask")],
+)
+def test_what_the_command_line_calls_an_option_says_what_to_pass(name, says):
+    with pytest.raises(TypeError, match=f"there is no option '{name}'; pass .*{re.escape(says)}"):
+        attnviz.plot(torch.eye(3), **{name: 1})
 
 
 def test_a_name_that_is_none_knows_where_it_was_looked_for():

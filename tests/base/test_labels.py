@@ -41,6 +41,7 @@ def llama(text: bytes) -> list[str]:
     return [f"<0x{byte:02X}>" for byte in text]
 
 
+@pytest.mark.sweep
 @given(LETTERS)
 def test_byte_level_tokens_come_back(text):
     assert readable([gpt2(text)], "byte-level") == [text.replace(" ", SPACE)]

@@ -25,6 +25,7 @@ def causal(name: str) -> Any:
     return made
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "GPT-2", "Bloom"])
 @pytest.mark.parametrize("returned", [1, 2])
 def test_the_beams_that_a_search_gives_have_the_rows_that_they_came_from(name, returned):

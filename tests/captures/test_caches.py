@@ -86,6 +86,7 @@ def windows(name: str, label: int) -> str:
     return FAMILIES[name].patterns.get(str(label), "causal")
 
 
+@pytest.mark.sweep(keep=15)
 @kernels
 @caches
 @pytest.mark.parametrize("length", [1, 5])
@@ -104,6 +105,7 @@ def test_a_turn_on_a_cache_that_was_filled_before(name, attention, kind, length)
         check(inputs, own)
 
 
+@pytest.mark.sweep(keep=13)
 @kernels
 @caches
 @pytest.mark.parametrize("chunks", [(0, 3, 4, 13), (5, 9, 11, 13)])
@@ -125,6 +127,7 @@ def test_chunks_make_one_map(name, attention, kind, chunks):
         check(inputs, own)
 
 
+@pytest.mark.sweep(keep=10)
 @kernels
 @pytest.mark.parametrize(
     "options",

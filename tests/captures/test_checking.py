@@ -49,6 +49,7 @@ def fed(model: nn.Module, given: dict[str, Any]) -> attnviz.Run:
         return captured(model, given)[0]
 
 
+@pytest.mark.sweep(keep=9)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_planted_fault_is_caught(monkeypatch, name, dtype):
@@ -66,6 +67,7 @@ def test_each_planted_fault_is_caught(monkeypatch, name, dtype):
     assert any(re.search(both, str(getattr(one, "message", one))) for one in said)
 
 
+@pytest.mark.sweep(keep=7)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["BERT", "GPT-2", "Mistral", "Gemma 2", "gpt-oss", "T5", "Longformer", "BigBird"])
 def test_no_right_capture_is_refused(name, dtype):
@@ -151,6 +153,7 @@ def test_an_argument_that_is_not_known_is_refused_by_name(check):
         captured(model, {"x": torch.randn(B, 4, 7, 8)}, check=check)
 
 
+@pytest.mark.sweep(keep=5)
 @pytest.mark.parametrize("shape", [(B, 1, 1, 7), (1, 7), (B, 4, 1, 7), (4, 1, 7), (B, 1, 7, 1), (1, 1, 1, 1)])
 @pytest.mark.parametrize("kind", ["bool", "hides", "adds"])
 def test_masks_that_broadcast(shape, kind, tmp_path):

@@ -115,6 +115,7 @@ def test_what_it_computes_beside_sdpa(kind):
             torch.testing.assert_close(weights(run.inputs(label), b), expected.double(), atol=1e-6, rtol=0)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("function", [by_name, compiled])
 def test_under_whatever_name(function):
     here = inspect.getmodule(Model).__dict__

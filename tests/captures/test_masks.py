@@ -86,6 +86,7 @@ MODS = {
 }
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("heads", [None, H])
 @pytest.mark.parametrize("name", MODS)
 def test_a_block_mask_hides_what_flex_attention_hides(name, heads):

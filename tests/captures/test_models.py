@@ -77,6 +77,7 @@ def exists(family: Family, side: str, label: int | str, length: int) -> Tensor:
     return given.get(name, torch.ones(B, length)).bool()
 
 
+@pytest.mark.sweep(keep=9)
 @families
 @sides
 def test_weights_of_a_capture_are_the_models_own(family, side):
@@ -92,6 +93,7 @@ def test_weights_of_a_capture_are_the_models_own(family, side):
             )
 
 
+@pytest.mark.sweep(keep=18)
 @families
 @sides
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -136,6 +138,7 @@ def test_the_pattern_is_named(family):
     assert {label: str(run.inputs(label).pattern) for label in family.patterns} == family.patterns
 
 
+@pytest.mark.sweep(keep=6)
 @families
 @sides
 def test_a_dump_holds_all_that_was_captured(family, side, tmp_path):
@@ -201,6 +204,7 @@ def test_layers_know_their_label_and_what_their_tokens_are(tmp_path, saved):
         assert inputs.item().key_labels([1])[0].startswith("␣" if 1 not in inputs.special_tokens[0] else "Ġ")
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen3", "Gemma 2", "gpt-oss"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_the_steps_of_a_generate_make_one_growing_map(name, attention):
@@ -228,6 +232,7 @@ def test_the_steps_of_a_generate_make_one_growing_map(name, attention):
             torch.testing.assert_close(weights(grown, b), weights(at_once, b), atol=1e-5, rtol=0)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", ["T5", "BART", "LED"])
 def test_a_generate_with_two_sequences_grows_the_decoder_and_the_cross_attention(name):
     family = FAMILIES[name]

@@ -53,6 +53,7 @@ def both(request, tmp_path_factory) -> tuple[attnviz.AttentionInputs, Inputs]:
     return inputs, attnviz.load(path, layer=3)
 
 
+@pytest.mark.sweep(keep=10)
 @pytest.mark.parametrize("reduce", ["max", "mass"])
 @pytest.mark.parametrize("pixels", [256, 128, 64])
 def test_pictures_are_those_of_q_and_k(both, reduce, pixels):
@@ -120,6 +121,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_needs_q_and_k_says_so_in_a_line(what):
     maps = reduced(CASES["cells of two sizes"])
@@ -165,6 +167,7 @@ class Attends(torch.nn.Module):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).view(x.shape)
 
 
+@pytest.mark.sweep
 def test_memory_follows_the_picture(tmp_path):
     watched: list[weakref.ref[torch.Tensor]] = []
     model = torch.nn.Sequential(*[Attends(watched) for _ in range(3)]).eval()

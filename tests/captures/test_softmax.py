@@ -53,6 +53,7 @@ def built(name: str, kind: str = "Model") -> nn.Module:
     return made.eval()
 
 
+@pytest.mark.sweep(keep=2)
 @models
 def test_weights_are_the_models_own(name, tmp_path):
     model, given = built(name), {"input_ids": ids(), "attention_mask": padded("right")}

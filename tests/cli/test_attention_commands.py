@@ -131,6 +131,7 @@ def expected_weights(inputs: attnviz.AttentionInputs, chosen: attnviz.attention.
     return [np.nan_to_num(cells) for cells in maps]
 
 
+@pytest.mark.sweep(keep=5)
 @pattern
 def test_score_as_json_holds_the_weights_of_the_pattern(succeed, dump, sees, name):
     options, chosen = PATTERNS[name]
@@ -140,6 +141,7 @@ def test_score_as_json_holds_the_weights_of_the_pattern(succeed, dump, sees, nam
         np.testing.assert_allclose(found, expected, rtol=0, atol=1.1e-6)
 
 
+@pytest.mark.sweep(keep=6)
 @pattern
 def test_score_as_csv_has_a_row_a_visible_pair(succeed, dump, sees, name):
     options, chosen = PATTERNS[name]
@@ -169,6 +171,7 @@ def test_score_writes_offsets_and_rows_of_global_queries(succeed, dump, suffix):
     assert file.metadata["pattern"] == "local, window 1, dilation 2 + global + global queries"
 
 
+@pytest.mark.sweep(keep=6)
 @pattern
 def test_a_table_a_head_and_one_for_global_queries(succeed, dump, sees, name):
     options, chosen = PATTERNS[name]
@@ -183,6 +186,7 @@ def test_plot_draws_the_pattern(succeed, dump, sees, name):
     assert Path("x.svg").stat().st_size
 
 
+@pytest.mark.sweep(keep=6)
 @pattern
 def test_context_writes_the_librarys(succeed, dump, sees, name):
     options, chosen = PATTERNS[name]
@@ -282,6 +286,7 @@ def layered(folder) -> Path:
     return Path("layers.npz")
 
 
+@pytest.mark.sweep(keep=6)
 @pattern
 def test_stats_are_the_librarys(succeed, dump, sees, name):
     options, chosen = PATTERNS[name]
@@ -302,6 +307,7 @@ def test_stats_of_every_layer_or_one(succeed, layered):
     assert whole[0]["entropy"] != whole[4]["entropy"]
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_stats_are_sorted_by_any_statistic(succeed, layered, statistic):
     words = {"tokens": [["a", "b", "a", "c", "a", "b"]]}  # some of which come again
@@ -341,6 +347,7 @@ def test_stats_as_csv(succeed, layered):
         assert float(row["distance"]) == pytest.approx(wanted["distance"], abs=1e-9)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_stats_draws_layers_by_heads(succeed, layered, suffix):
     result = succeed("stats", layered, "--statistic", "sink_mass", "-o", f"x{suffix}")

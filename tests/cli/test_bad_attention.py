@@ -61,6 +61,7 @@ PATTERNS = {
 }
 
 
+@pytest.mark.sweep(keep=25)
 @command
 @pytest.mark.parametrize("case", PATTERNS)
 def test_a_pattern_that_cannot_be(refused, dump, command, case):
@@ -90,6 +91,7 @@ MASKS = {
 }
 
 
+@pytest.mark.sweep(keep=14)
 @command
 @pytest.mark.parametrize("case", MASKS)
 def test_a_mask_file_that_does_not_fit(refused, dump, masks, command, case):
@@ -137,6 +139,7 @@ MODIFIERS = {
 }
 
 
+@pytest.mark.sweep(keep=24)
 @command
 @pytest.mark.parametrize("case", MODIFIERS)
 def test_a_score_modifier_that_does_not_fit(refused, dump, command, case):

@@ -541,6 +541,7 @@ def test_synth_without_an_output(refused):
 # Damage of any kind: a file is read, or refused in a sentence.
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".npy", ".pt"])
 @settings(max_examples=150)
 @given(data=st.data())

@@ -284,6 +284,7 @@ def test_a_picture_and_what_its_class_token_sees(captured, run):
     assert run("plot", dump, "--layer", "1", "--overlay", "--head", "0", "-o", "overlay.png").code == 0
 
 
+@pytest.mark.sweep(keep=7)
 @pytest.mark.parametrize(
     ("model", "arguments", "says"),
     [

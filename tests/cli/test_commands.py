@@ -41,6 +41,7 @@ def succeed(run):
 # The program
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["-h"], ["--version"], ["score", "--help"], ["plot", "-h"]], ids=" ".join
 )
@@ -88,6 +89,7 @@ def test_without_arguments_the_program_explains_itself(succeed):
     assert "score" in succeed().out
 
 
+@pytest.mark.sweep(keep=8)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_every_commands_help_has_an_example(succeed, command, option):
@@ -413,6 +415,7 @@ def test_any_token_is_printed_as_it_is(succeed, folder, token):
     assert out.count(token) == 2  # a row, and the heading of its column
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("token", ["[/INST]", "$x_", "naïve", "\\frac", "a\nb", "^{"])
 def test_any_token_can_be_drawn(succeed, folder, token):
     attnviz.save("dump.npz", labeled(token))

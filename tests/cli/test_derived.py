@@ -74,6 +74,7 @@ def test_score_prints_each_kind(run, run_dump):
     np.testing.assert_allclose(rows(printed.out)[2], np.where(SEEN, wanted, np.nan), atol=1e-6)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("options", "how"),
     [

@@ -37,6 +37,7 @@ CAUSAL = ["--pattern", "causal"]
 # Exit codes, through the program that a user calls
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(("name", "code"), [("weights", 0), ("wrong", 1), ("nope", 2)])
 def test_exit_codes_of_the_program_itself(dump, kernel, name, code):
     program = Path(sys.executable).parent / "attnviz" if code == 1 else warm.program("attnviz")  # 1 is what CI reads
@@ -231,6 +232,7 @@ def rows_of(pattern) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", ["context", "lse", "weights"])
 def test_rows_of_a_kernel_are_held_against_the_exact_ones_in_all_batch_items(run, folder, name):
     attnviz.save("dump.safetensors", small())
@@ -259,6 +261,7 @@ def test_a_picture_is_of_one_batch_item(run, folder):
     assert (rows.code, "of context there is none" in rows.err) == (2, True)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", ["dq", "dk", "dv"])
 def test_a_gradient_of_a_file_is_named(run, folder, name):
     inputs = small()
@@ -315,6 +318,7 @@ def test_some_rows_say_how_likely_they_miss_a_fault(run, folder):
 # One dump under two settings
 
 
+@pytest.mark.sweep(keep=6)
 @pytest.mark.parametrize(
     ("options", "same"),
     [
@@ -396,6 +400,7 @@ def test_a_files_name_is_printed_as_it_is(run, dump, kernel):
 # Figures
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 @pytest.mark.parametrize("values", ["weights", "logits"])
 def test_a_figure_of_a_b_and_what_lies_between(run, dump, kernel, suffix, values):

@@ -85,12 +85,14 @@ def test_a_defect_says_how_to_see_all_of_it(run, monkeypatch):
     assert "Traceback" in run("--debug", "score").err
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("command", RESULTS)
 def test_the_file_is_written_though_stdout_and_stderr_are_full(tmp_path, command):
     name, out = ends_with_file(tmp_path, command, PROGRAM, "> /dev/full 2> /dev/full")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, out])
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("command", ["score", "plot"])
 def test_the_file_is_written_though_stdout_and_stderr_are_closed(tmp_path, command):
     ends_with_file(tmp_path, command, [sys.executable, "-m", "attnviz"], ">&- 2>&-")
@@ -105,6 +107,7 @@ def ends_with_file(folder: Path, command: str, program: list[str], streams: str)
     return "d.npz", arguments[-1]
 
 
+@pytest.mark.sweep(keep=11)
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932", "latin-1", "utf-16"])
 @pytest.mark.parametrize(
     "arguments",
@@ -154,6 +157,7 @@ def test_data_is_utf_8_whatever_the_encoding(foreign):
         assert "日本" in said[0]
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("after", [0.3, 0.6, 1.0])
 def test_an_interrupt_in_the_first_second(after):
     """While the program imports what it needs, as a real program."""
@@ -189,6 +193,7 @@ def test_a_name_that_is_not_utf_8(folder):
     )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("name", "value"),
     [*(("MPLBACKEND", value) for value in ("", "x")), ("HOME", "/nowhere"), ("TERM", "x"), ("LC_ALL", "nothing")],
@@ -228,6 +233,7 @@ print(json.dumps(codes))
 """
 
 
+@pytest.mark.sweep
 def test_odd_numbers_in_the_environment(tmp_path):
     """What is read as the program runs: one process, which has imported it, forks for each."""
     ranks = [(name, value) for name in ("WORLD_SIZE", "RANK") for value in ("", "x", "-1", "9" * 30)]

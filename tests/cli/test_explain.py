@@ -23,6 +23,7 @@ def test_markdown_is_the_lesson_on_stdout_and_nothing_else(run, dump, lang):
     assert (result.code, result.out, result.err) == (0, lesson(found, lang), "")
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_the_terminal_shows_it_within_its_width(run, dump, monkeypatch, width, lang):

@@ -11,8 +11,8 @@ import torch
 import attnviz
 from attnviz import AttentionInputs
 from attnviz.attention.patterns import Local
-from attnviz.sources.dumps import layer_metadata, tensors_of
 from attnviz.sources.files import SafetensorsFile, TensorFile, write_tensors
+from attnviz.sources.saving import layer_metadata, tensors_of
 from tests.cases import small
 
 COMMANDS = [

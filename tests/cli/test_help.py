@@ -36,6 +36,7 @@ def visible(command):
     return [param for param in command.params if not getattr(param, "hidden", False)]
 
 
+@pytest.mark.sweep(keep=5)
 def test_help_fits_80_columns_names_every_option_and_no_type(command, run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     words, whole = command
@@ -48,6 +49,7 @@ def test_help_fits_80_columns_names_every_option_and_no_type(command, run, monke
     assert len(said.splitlines()) <= 130
 
 
+@pytest.mark.sweep(keep=5)
 def test_what_is_the_commands_own_comes_first_and_what_all_share_last(command, run):
     words, _ = command
     said = run(*words, "--help").out

@@ -51,6 +51,7 @@ def test_a_mean_that_is_reduced_says_that_it_holds_mass(run, words):
         np.testing.assert_allclose(arrays["cells"][0].sum(axis=1), 1, rtol=1e-6)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("options", "shows"),
     [
@@ -91,6 +92,7 @@ def layered(words):
     return "run.npz"
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("options", "shows"),
     [

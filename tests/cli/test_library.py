@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,10 +16,7 @@ from PIL import Image
 import attnviz
 from attnviz.engine.request import Request
 from attnviz.plots.kind import KINDS, drawn, figure_of
-from attnviz.plots.kinds.arcs import Arcs
 from attnviz.plots.kinds.heatmap import Heatmap
-from attnviz.plots.kinds.overlay import Overlay
-from attnviz.plots.kinds.pattern import Reasons
 from attnviz.plots.kinds.strip import Strip
 from attnviz.plots.look import Look
 from attnviz.show.figures.style import house_style, save_figure
@@ -130,6 +128,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("case", CASES)
 def test_a_figure_is_the_librarys(run, sources, case):
     arguments, library = CASES[case]
@@ -140,36 +139,103 @@ def test_a_figure_is_the_librarys(run, sources, case):
     np.testing.assert_array_equal(pixels(sources / "command.png"), of_library)
 
 
-def test_an_overlay_is_the_librarys(run, sources):
-    result = run("plot", "seen.npz", "--overlay", "--pattern", "full", "--norm", "power", "-o", "command.png")
+def rows(of: Any = attnviz.head_statistics) -> list[Any]:
+    """What is counted of each head of each layer of the run."""
+    return [row for label in (0, 1) for row in of(replace(attnviz.load("run.npz", layer=label), layer=label), "causal")]
+
+
+OTHERS = {
+    "overlay": (
+        ("plot", "seen.npz", "--overlay", "--pattern", "full"),
+        lambda: attnviz.plot_overlay(attnviz.load("seen.npz"), None, "full", picture="seen.npz", dpi=150),
+    ),
+    "arcs": (
+        ("plot", "a.npz", "--head", "1", "--arcs", "--pattern", "causal", "--caption"),
+        lambda: attnviz.plot_arcs(inputs(), 1, "causal", caption=True, dpi=150),
+    ),
+    "pattern": (
+        ("pattern", "a.npz", "--head", "2", "--pattern", "local+global:window=1", "--caption"),
+        lambda: attnviz.plot_pattern(inputs(), "local+global:window=1", 2, caption=True, dpi=150),
+    ),
+    "story": (
+        ("pattern", "a.npz", "--head", "none", "--pattern", "local+global:window=1", "--story"),
+        lambda: attnviz.plot_pattern(inputs(), "local+global:window=1", story=True, dpi=150),
+    ),
+    "statistics": (
+        ("stats", "run.npz", "--layer", "all", "--pattern", "causal", "--statistic", "max_weight", "--cmap", "magma"),
+        lambda: attnviz.plot_statistics(rows(), "max_weight", cmap="magma"),
+    ),
+    "by layer": (
+        ("stats", "run.npz", "--layer", "all", "--pattern", "causal", "--by-layer", "--title", "mine"),
+        lambda: attnviz.plot_statistics(rows(), by_layer=True, title="mine"),
+    ),
+    "curves": (
+        ("stats", "run.npz", "--layer", "all", "--pattern", "causal", "--curve", "distance"),
+        lambda: attnviz.plot_curves(rows(attnviz.head_curves), "distance"),
+    ),
+    "windows": (
+        ("stats", "a.npz", "--pattern", "causal", "--curve", "windows"),
+        lambda: attnviz.plot_curves(attnviz.head_curves(inputs(), "causal")),
+    ),
+}
+
+
+@pytest.mark.sweep(keep=4)
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_figures_are_the_librarys(run, sources, case):
+    arguments, library = OTHERS[case]
+    result = run(*arguments, "-o", "command.png")
     assert result.code == 0, result.err
-    picture = torch.arange(48, dtype=torch.uint8).reshape(4, 4, 3)
-    with house_style():
-        found = drawn(Overlay(picture=picture, patches=(2, 2)), Request(attnviz.load("seen.npz"), "full"), Look(**LOOK))
-        np.testing.assert_array_equal(pixels(sources / "command.png"), saved(found, "library.png"))
+    with house_style(letters="[CLS]"):
+        found = saved(figure_of(library()), "library.png")
+    np.testing.assert_array_equal(pixels(sources / "command.png"), found)
 
 
-def test_arcs_are_the_librarys(run, sources):
-    result = run(
-        "plot", "a.npz", "--head", "1", "--arcs", "--pattern", "causal", "--norm", "power", "-o", "command.png"
-    )
-    assert result.code == 0, result.err
-    with house_style():
-        found = figure_of(drawn(Arcs(), Request(inputs(), "causal", 1), Look(**LOOK)))
-        np.testing.assert_array_equal(pixels(sources / "command.png"), saved(found, "library.png"))
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("figure", ["map", "row"])
+def test_figures_of_a_lesson_are_the_librarys(run, sources, figure):
+    pair = ("--query", "4", "--key", "1", "--head", "1", "--pattern", "causal")
+    assert run("explain", "a.npz", *pair, "--lang", "ja", "-o", "lesson.md").code == 0
+    with house_style(letters="重クあ"):
+        how = {"head": 1, "query": 4, "key": 1, "pattern": "causal", "language": "ja", "dpi": 150}
+        found = saved(attnviz.plot_lesson(inputs(), figure, **how), "library.png")
+    np.testing.assert_array_equal(pixels(sources / f"lesson-{figure}.png"), found)
 
 
-@pytest.mark.parametrize("story", [(), ("--story",)], ids=str)
-def test_a_pattern_is_the_librarys(run, sources, story):
-    named = ("--pattern", "local+global:window=1", "--global", "0")
-    result = run("pattern", "a.npz", *named, *story, "-o", "command.png")
-    assert result.code == 0, result.err
-    kind, look = Reasons(story=bool(story), weights=True), Look(dpi=150)
-    mask = torch.arange(6)[None] == torch.zeros(2, 1)
-    request = Request(replace(inputs(), global_mask=mask), "local+global:window=1", 0, every_key=True)
-    with house_style():
-        figure = figure_of(kind.draw(kind.compute(kind.fitted(request, look)), look))
-        np.testing.assert_array_equal(pixels(sources / "command.png"), saved(figure, "library.png"))
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: attnviz.plot_statistics([]), attnviz.InputError, "take them from attnviz.head_statistics"),
+        (lambda: attnviz.plot_statistics(rows(), "entropi"), attnviz.InputError, "did you mean entropy"),
+        (lambda: attnviz.plot_statistics(rows(), by_layer=True, cmap="ink"), attnviz.InputError, "lines have no color"),
+        (lambda: attnviz.plot_statistics(rows(), marks=False), TypeError, "no option 'marks'"),
+        (lambda: attnviz.plot_curves([]), attnviz.InputError, "take them from attnviz.head_curves"),
+        (lambda: attnviz.plot_curves(rows(attnviz.head_curves), "far"), attnviz.InputError, "distance, windows"),
+        (
+            lambda: attnviz.plot_curves(rows(attnviz.head_curves), ax=Figure().add_subplot()),
+            attnviz.InputError,
+            "leave ax out",
+        ),
+        (lambda: attnviz.plot_overlay(inputs()), attnviz.InputError, "patches=\\(24, 24\\)"),
+        (
+            lambda: attnviz.plot_overlay(inputs(), picture=np.zeros((4, 4)), patches=(2, 2)),
+            attnviz.InputError,
+            r"wanted \(height, width, 3\) uint8",
+        ),
+        (
+            lambda: attnviz.plot_pattern(inputs(), "local+global:window=1", story=True, ax=Figure().add_subplot()),
+            attnviz.InputError,
+            "leave ax out",
+        ),
+        (lambda: attnviz.plot_pattern(inputs(), "full", cmap="ink"), TypeError, "no option 'cmap'"),
+        (lambda: attnviz.plot_lesson(inputs(), "mapp"), attnviz.InputError, "did you mean map"),
+        (lambda: attnviz.plot_lesson(inputs(), language="fr"), attnviz.InputError, "en, ja"),
+        (lambda: attnviz.plot_lesson(inputs(), pixels=3), TypeError, "no option 'pixels'"),
+    ],
+)
+def test_what_the_library_cannot_draw_is_said(sources, call, error, says):
+    with pytest.raises(error, match=says):
+        call()
 
 
 @pytest.mark.parametrize("how", [(), ("--mean",), ("--strip", "3")], ids=str)
@@ -187,7 +253,7 @@ def test_a_map_as_numbers_is_the_librarys(run, sources, how):
 def test_every_kind_is_held_against_the_library():
     import attnviz.plots.kinds  # noqa: F401
 
-    drawn_here = " ".join(" ".join(arguments) for arguments, _ in CASES.values()) + " --overlay --arcs"
+    drawn_here = " ".join(" ".join(arguments) for arguments, _ in [*CASES.values(), *OTHERS.values()])
     assert [name for name in KINDS if f"--{name}" not in drawn_here and "test" not in KINDS[name].__module__] == []
 
 
@@ -205,6 +271,7 @@ def test_a_pattern_has_a_name_in_every_library_function():
             assert isinstance(figure_of(found), Figure)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("command", ["score", "stats", "show", "context", "tiles", "overview", "html", "plot"])
 def test_layers_are_named_alike_everywhere(run, refused, sources, command):
     files = {"context": "out.npz", "tiles": "out", "overview": "out.png", "html": "out.html", "plot": "out.png"}

@@ -50,6 +50,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(("kind", "heads", "T", "labels", "width", "suffix", "spots", "bars"), CASES)
 def test_needles_are_counted_in_the_file(tmp_path, dump, kind, heads, T, labels, width, suffix, spots, bars):
     out = tmp_path / f"figure{suffix}"
@@ -61,6 +62,7 @@ def test_needles_are_counted_in_the_file(tmp_path, dump, kind, heads, T, labels,
     assert planted.seen(picture) == spots + bars
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("how", [{}, {"width": 3.25}, {"width": 6.75, "pixels": 300}])
 def test_the_library_draws_them_too(how):
     """At the dots per inch that matplotlib saves with where nothing is said."""

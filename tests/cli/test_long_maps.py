@@ -161,6 +161,7 @@ def test_a_range_that_is_none(refused, long, option, text, says):
     refused("plot", long, f"{option}={text}", "-o", "map.png", says=f"^attnviz: {option} '{text}':? .*{says}")
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("option", ["--queries", "--keys"])
 def test_a_part_in_which_nothing_is_visible_is_told(succeed, long, option):
     where = ("--queries", "0:50", "--keys", "100:200")
@@ -202,6 +203,7 @@ def test_a_bound_on_memory_gives_the_same_map_in_smaller_tiles(succeed, long, mo
     np.testing.assert_allclose(cells("bound.npz"), cells("free.npz"), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("command", [["plot", "--pixels", 64, "-o", "map.npz"], ["tiles", "-o", "tiles"]])
 def test_too_little_memory_says_the_least_that_works_and_that_works(refused, succeed, folder, command):
     attnviz.save("dump.safetensors", attnviz.synthesize(heads=1, tokens=300, head_dim=8))  # the least is slow
@@ -348,6 +350,7 @@ def read_until(screen: int, wanted: str) -> str:
     return seen
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", [["plot", "-o", "map.npz", "-o", "map.png"], ["tiles", "-o", "tiles"]])
 def test_a_signal_stops_with_one_line_and_leaves_nothing(heavy, command, how):

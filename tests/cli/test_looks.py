@@ -81,6 +81,7 @@ def test_a_figure_higher_than_a_sheet_is_told(run, tmp_path):
     assert "in high, more than a sheet of paper; --width page or fewer heads make it lower" in result.err
 
 
+@pytest.mark.sweep
 def test_plot_imports_no_seaborn_for_its_own_palettes(dump, tmp_path):
     program = (
         "import sys\n"
@@ -158,6 +159,7 @@ def check_look(run, dump, path, name: str) -> None:
     assert asked["shows"]
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [*((name, "svg") for name in FIGURES), ("plot", "png"), ("stats", "png"), ("pattern --story", "pdf")],

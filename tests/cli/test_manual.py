@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import attnviz
 from attnviz.cli import known, names
 from attnviz.cli.groups import with_values
@@ -32,6 +34,7 @@ def test_every_public_name_has_an_example_that_is_run():
         assert "\n>>> " in inspect.getdoc(getattr(attnviz, name)), name
 
 
+@pytest.mark.sweep
 def test_names_are_the_same_whether_they_are_loaded_or_read():
     script = (
         "from attnviz.cli import known; before = known.patterns(), known.statistics()\n"

@@ -67,6 +67,7 @@ print(json.dumps(ended))
 """
 
 
+@pytest.mark.sweep
 def test_every_command_says_in_a_line_that_memory_is_short(tmp_path):
     inputs = attnviz.synthesize(heads=2, tokens=800, head_dim=8)
     for suffix in ("safetensors", "npz", "pt"):
@@ -88,6 +89,7 @@ def test_every_command_says_in_a_line_that_memory_is_short(tmp_path):
     assert {line.split(maxsplit=2)[0] for line, *_ in ended} == {name.split()[0] for name in leaves()}
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("kilobytes", [60_000, 400_000])
 def test_a_limit_that_python_or_torch_does_not_fit_in(tmp_path, kilobytes):
     command = f"ulimit -v {kilobytes}; exec {sys.executable} -m attnviz score"

@@ -11,8 +11,8 @@ from PIL import Image
 
 import attnviz
 from attnviz import AttentionInputs
-from attnviz.sources.dumps import tensors_of
 from attnviz.sources.files import write_tensors
+from attnviz.sources.saving import tensors_of
 from tests.strategies import normal
 
 

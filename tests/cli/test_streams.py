@@ -20,6 +20,7 @@ def ends(*arguments: str, **options) -> tuple[int, list[str]]:
     return done.returncode, [line for line in done.stderr.splitlines() if "no SOURCE" not in line]
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
 @pytest.mark.parametrize("arguments", [["score"], ["score", "--format", "json"], ["--version"]])
 def test_a_full_disk_behind_stdout(arguments):
@@ -28,6 +29,7 @@ def test_a_full_disk_behind_stdout(arguments):
     assert (code, lines) == (2, ["attnviz: the output cannot be written: No space left on device"])
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("arguments", [["score"], ["score", "--format", "csv"], ["diff", "--b-pattern", "full"]])
 def test_a_reader_that_left_is_no_error_and_no_difference(arguments):
     reader, writer = os.pipe()
@@ -37,6 +39,7 @@ def test_a_reader_that_left_is_no_error_and_no_difference(arguments):
     assert (code, lines) == (141, [])
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])
 def test_a_file_that_the_disk_has_no_room_for(tmp_path, suffix):
     def little_room() -> None:

@@ -119,11 +119,13 @@ def check(found: Printed, name: str, width: int, *, unicode: bool) -> None:
         assert not re.search("[\u2066-\u2069]", found.out)
 
 
+@pytest.mark.sweep(keep=6)
 @pytest.mark.parametrize(("name", "width"), [(name, WIDTHS[n % 5]) for n, name in enumerate(COMMANDS)])
 def test_at_a_width(monkeypatch, folder, name, width):
     check(printed(monkeypatch, folder, name, "utf-8", width), name, width, unicode=True)
 
 
+@pytest.mark.sweep(keep=6)
 @pytest.mark.parametrize(("name", "encoding"), [(name, ENCODINGS[n % 4]) for n, name in enumerate(COMMANDS)])
 def test_in_an_encoding(monkeypatch, folder, name, encoding):
     check(printed(monkeypatch, folder, name, encoding, 80), name, 80, unicode=False)
@@ -141,6 +143,7 @@ def test_in_every_encoding(monkeypatch, folder, name, encoding, width):
     check(printed(monkeypatch, folder, name, encoding, width), name, width, unicode=False)
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("name", ["stats", "stats, tags", "stats by query", "stats by key", "diff", "stats of spans"])
 @pytest.mark.parametrize("width", [40, 62, 90])
 def test_a_column_that_is_left_out_is_named(monkeypatch, folder, name, width):

@@ -16,8 +16,8 @@ from attnviz.base.labels import word_ids
 from attnviz.compare.heads import compare
 from attnviz.compare.sides import Exact
 from attnviz.engine.request import Request
-from attnviz.sources.dumps import dump_metadata, layer_metadata, tensors_of
 from attnviz.sources.files import write_tensors
+from attnviz.sources.saving import dump_metadata, layer_metadata, tensors_of
 from tests.cases import small
 
 RAW = {
@@ -61,6 +61,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.sweep(keep=10)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_is_printed_is_readable(run, form, command):
     name, *options = command.split()
@@ -83,6 +84,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("command", DRAWN)
 @pytest.mark.parametrize("form", ["byte-level", "sentencepiece"], indirect=True)
 def test_what_is_drawn_is_readable(run, form, command, plain_svg):
@@ -127,6 +129,7 @@ def test_snapshots_have_readable_tokens_and_know_those_of_before(run, form):
 # Looked up
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize(
     ("command", "says"),
     [
@@ -141,6 +144,7 @@ def test_figures_take_a_word(run, form, command, says):
     assert run(name, "run.safetensors", "--layer", "1", *options, "-o", "figure.svg").code == 0
 
 
+@pytest.mark.sweep(keep=1)
 def test_explain_takes_words(run, form):
     result = run("explain", "run.safetensors", "--layer", "1", "--pattern", "full", "--query", "is", "--key", "café")
     query = RAW[form].index(next(token for token in RAW[form] if token.strip("Ġ▁ ") == "is"))
@@ -176,6 +180,7 @@ def test_a_word_where_there_are_no_tokens(run, folder):
 # What is shown
 
 
+@pytest.mark.sweep(keep=1)
 def test_the_library_titles_a_layer_as_the_command_line_does(run, form, plain_svg):
     run("plot", "run.safetensors", "--layer", "1", "--head", "2", "-o", "figure.svg")
     title = attnviz.plot(attnviz.load("run.safetensors", layer=1), 2).get_title()
@@ -204,6 +209,7 @@ NAMED = {
 }
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("command", NAMED)
 def test_batch_items_and_layers_are_named(run, folder, command, plain_svg):
     write_run({}, batch=2)

@@ -99,6 +99,7 @@ def test_clients_that_leave_do_no_harm(server):
     assert server.process.poll() is None
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
     [

@@ -148,6 +148,7 @@ FIGURES = [
 ]
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("command", FIGURES)
 def test_every_figure_is_drawn(run, folder, held, command):
     name, *options = command.split()

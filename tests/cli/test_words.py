@@ -43,6 +43,7 @@ def test_the_command_line_and_the_library_see_the_same(run, text):
     np.testing.assert_allclose(found.squeeze(), shown.cells, rtol=1e-5)
 
 
+@pytest.mark.sweep(keep=5)
 @pytest.mark.parametrize(
     "command",
     [

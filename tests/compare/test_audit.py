@@ -44,6 +44,7 @@ def test_the_first_layer_that_parts_is_named_and_those_after_it_are_not():
         assert_runs_agree(one, other)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("change", "line", "fault"),
     [

@@ -46,6 +46,7 @@ def test_streamed_gradients_are_those_of_autograd(pattern, settings):
     torch.testing.assert_close(own.made["dq"], right["dq"][1, 3], atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["dq", "dk", "dv"])
 def test_a_wrong_gradient_is_named_and_a_rounded_one_is_not(name, dtype):

@@ -44,6 +44,7 @@ def test_a_channel_of_large_values_excuses_no_other(dtype):
         assert is_red(out.masked_fill(others, 0.0), q, k, v)
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e4])
 @pytest.mark.parametrize("dtype", [torch.float64, *HALVES], ids=str)
 def test_values_of_any_size_are_held_to_their_size(dtype, size):
@@ -107,6 +108,7 @@ PADDING = {
 }
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("where", PADDING)
 def test_padding_of_any_kind_whatever_stands_in_it(where, dtype):

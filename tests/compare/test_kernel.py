@@ -118,6 +118,7 @@ def test_logits():
     )
 
 
+@pytest.mark.sweep
 def test_a_long_context_makes_no_map():
     """8,192 x 8,192 weights would be 512 MiB of float64; no operation makes an eighth of that."""
     T, there = 8192, 8000  # padded keys: not the way through torch's own kernel
@@ -183,6 +184,7 @@ def test_heads_beyond_six_are_counted():
     assert "  and 3 more heads" in said.splitlines()
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("with_context", [False, True])
 @pytest.mark.parametrize(
     ("mistake", "says"),

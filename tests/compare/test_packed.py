@@ -39,6 +39,7 @@ def outputs(call: dict[str, torch.Tensor], causal: bool) -> list[torch.Tensor]:
     return [context(*part, causal) for part in parts]
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("causal", [True, False])
 def test_sequences_end_to_end(call, causal):
     out = torch.cat(outputs(call, causal))
@@ -62,6 +63,7 @@ def test_a_mask_that_is_not_told_apart_by_sequences_is_named(call):
         )
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("packed", [True, False])
 def test_keys_in_pages(call, packed):
     size, table = 4, torch.tensor([[7, 2, -1], [5, 0, -1], [1, 6, 3]])

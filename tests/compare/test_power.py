@@ -74,6 +74,7 @@ def test_a_part_of_the_power_right_kernels_of_every_pattern():
     assert red_cases("bfloat16", 16, 1) == []
 
 
+@pytest.mark.sweep
 def test_a_part_of_the_power_right_kernels_of_every_case():
     """In every pattern and modifier, in float32 and bfloat16, weights and contexts; `make power` has more of everything."""
     for n, name in enumerate(CASES):

@@ -25,6 +25,7 @@ def draw(dtype: str, T: int, S: int, seed: int = 0, spread: float = 1.0) -> list
     return [tensor.to(DTYPES[dtype]) for tensor in (q * spread, k, v)]
 
 
+@pytest.mark.sweep(keep=8)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", CONTEXTS)
 def test_a_right_context_is_within(kernel, dtype):
@@ -47,6 +48,7 @@ def test_right_weights_are_within(kernel, dtype):
         assert_attention_close(WEIGHTS[kernel](q, k, causal), q, k, pattern="causal" if causal else "full")
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(("dtype", "S"), [*((dtype, 512) for dtype in DTYPES), ("bfloat16", 16), ("bfloat16", 16_384)])
 def test_zeros_are_red_at_any_length(dtype, S):
     """Of 512 keys every weight is below 0.01, which was allowed of a bfloat16."""

@@ -90,6 +90,7 @@ class Parts(list):
         return found
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_run_that_is_killed_anywhere_goes_on_to_the_bits_of_one_that_was_not(tmp_path, computed, name):
     pattern = PATTERNS[name]
@@ -141,6 +142,7 @@ OTHER_INPUTS = {
 }
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("name", OTHER_INPUTS)
 def test_parts_of_other_inputs_are_not_taken_up(tmp_path, computed, name):
     pattern, other = longformer(9) & Causal(), inputs(**OTHER_INPUTS[name])
@@ -233,6 +235,7 @@ def test_a_place_that_is_no_directory_is_an_error(tmp_path):
 # Plans
 
 
+@pytest.mark.sweep
 @settings(max_examples=12)
 @given(data=st.data())
 def test_parts_are_whole_groups_of_rows_and_put_together_they_are_the_map(data):

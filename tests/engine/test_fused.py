@@ -110,7 +110,6 @@ def problems(draw: st.DrawFn) -> tuple[AttentionInputs, Pattern, int, np.ndarray
     return inputs, pattern, draw(st.integers(0, H - 1)), draw(cuts(T)), draw(cuts(S))
 
 
-@settings(max_examples=25)
 @given(problem=problems())
 def test_cells_counts_and_denominators_are_those_of_the_whole_map(problem):
     assert_same(fused(*problem), exact(*problem), largest_logit(problem[0]))

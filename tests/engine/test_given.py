@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -26,7 +26,6 @@ def close(found: np.ndarray, wanted: np.ndarray, dtype: torch.dtype) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=EXACT[str(dtype).removeprefix("torch.")])
 
 
-@settings(max_examples=40)
 @given(given_calls(signed=True), st.data())
 def test_maps_are_the_weights_reduced(one: GivenCall, data: st.DataObject):
     item, batch, dtype = one.weights.item(one.call.batch), one.call.batch, one.weights.dtype
@@ -42,7 +41,6 @@ def test_maps_are_the_weights_reduced(one: GivenCall, data: st.DataObject):
     assert shown.name.endswith("given")
 
 
-@settings(max_examples=25)
 @given(given_calls())
 def test_statistics_and_sides_are_those_of_the_weights(one: GivenCall):
     batch, call, dtype = one.call.batch, one.call, one.weights.dtype
@@ -67,7 +65,6 @@ def test_statistics_and_sides_are_those_of_the_weights(one: GivenCall):
         close(sides.entropy, np.array(entropy), dtype)
 
 
-@settings(max_examples=20)
 @given(given_calls(signed=True), st.integers(1, 8))
 def test_a_pyramid_and_the_mean_of_heads_are_those_of_the_weights(one: GivenCall, pixels: int):
     batch, dtype = one.call.batch, one.weights.dtype
@@ -83,7 +80,6 @@ def test_a_pyramid_and_the_mean_of_heads_are_those_of_the_weights(one: GivenCall
     close(shown.cells, np.where(one.visible.any(0), mean, np.nan), dtype)
 
 
-@settings(max_examples=20)
 @given(given_calls(signed=True))
 def test_scores_and_contexts_are_of_the_rows(one: GivenCall):
     from dataclasses import replace

@@ -258,6 +258,7 @@ def weights_of(run: Run, layer: int, b: int) -> Tensor:
 # Local + global, in one joint softmax
 
 
+@pytest.mark.sweep(keep=14)
 @pytest.mark.parametrize("layer", range(LAYERS))
 @pytest.mark.parametrize("b", range(len(GLOBALS)))
 def test_attentions_are_ours_over_global_keys_and_window(run, layer, b):

@@ -79,6 +79,7 @@ ASKED = {
 }
 
 
+@pytest.mark.sweep(keep=7)
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_local_pattern_makes_no_tensor_of_the_whole_map(inputs, name, asked):
@@ -100,6 +101,7 @@ PACKED = {
 ANEW = torch.cat([torch.arange(n) for n in torch.bincount(DOCUMENTS).tolist()])
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("name", "asked", "places"),
     [
@@ -116,6 +118,7 @@ def test_documents_make_no_tensor_of_the_whole_map(inputs, name, asked, places):
     assert cells <= max(T * (2 * SIZES[0] - 1), 1 << 21) < WHOLE / 20
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("asked", ["statistics", "mass"])
 def test_blocks_make_no_tensor_of_the_whole_map(inputs, asked):
     assert largest(lambda: ASKED[asked](inputs, OF_BLOCKS & Causal())) <= 1 << 21 < WHOLE / 20
@@ -172,6 +175,7 @@ class Held(TorchDispatchMode):
             self.now -= self.own.pop(address)[1]
 
 
+@pytest.mark.sweep
 def test_a_bound_on_memory_holds_for_every_dtype_and_whatever_is_expanded():
     tokens, D, memory = 1000, 64, 360_000
     every_other = torch.zeros(tokens, dtype=torch.bool)
@@ -200,6 +204,7 @@ def test_a_bound_on_memory_holds_for_every_dtype_and_whatever_is_expanded():
         attnviz.attention_map(shared, 1, pixels=20, memory=130_000)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("other", [Local(WINDOW // 2), longformer(WINDOW), Local(WINDOW) & Causal()], ids=str)
 def test_a_comparison_of_local_patterns_makes_no_tensor_of_the_whole_map(inputs, other):
     cells = largest(lambda: compare(exact(inputs, Local(WINDOW)), exact(inputs, other)))
@@ -220,6 +225,7 @@ def test_scores_that_are_written_come_a_few_rows_at_a_time(inputs):
         assert largest(lambda: stream.some(0, [0, 1, T - 1])) <= 1 << 21  # noqa: B023
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("reduce", ["max", "mass"])
 def test_a_full_map_of_16384_tokens_takes_a_picture_and_a_tile(reduce):
     size, pixels = 16_384, 256
@@ -235,6 +241,7 @@ def test_a_full_map_of_16384_tokens_takes_a_picture_and_a_tile(reduce):
     assert cells <= 2 << 20 < size * size / 100
 
 
+@pytest.mark.sweep
 def test_a_kernels_tensor_is_read_a_block_at_a_time():
     small = AttentionInputs(torch.zeros(1, 4096, 2), torch.zeros(1, 4096, 2))
     kernel = Given(torch.full((1, 1, 1), 1 / 4096).expand(1, 4096, 4096), None, None, "kernel")
@@ -275,6 +282,7 @@ HALF_ROADS = {
 }
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("road", HALF_ROADS)
 def test_keys_and_values_of_half_types_are_never_copied_whole_into_wider_ones(road):
     T, D = 20_000, 128

@@ -96,7 +96,6 @@ def alike(found: np.ndarray, wanted: np.ndarray, tolerance: float, scale: float 
     np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * scale)
 
 
-@settings(max_examples=30)
 @given(derived(signed=True), st.data())
 def test_maps_are_the_groups_reduced(one: Derived, data: st.DataObject):
     head = data.draw(st.integers(0, one.inputs.H - 1))
@@ -116,7 +115,6 @@ def test_maps_are_the_groups_reduced(one: Derived, data: st.DataObject):
     )
 
 
-@settings(max_examples=20)
 @given(derived())
 def test_statistics_count_groups(one: Derived):
     rows = attnviz.head_statistics(one.inputs, batch=one.batch, **one.asked)

@@ -125,6 +125,7 @@ def ends(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
 # The bits of one process
 
 
+@pytest.mark.sweep
 def test_a_picture_and_its_data_have_the_same_bits_from_torchrun(tmp_path, alone):
     dump = tmp_path / "dump.safetensors"
     attnviz.save(dump, small(batch=1, heads=2, kv_heads=1, tokens=1237, global_positions=(0, 700, 1236)))
@@ -180,6 +181,7 @@ def hard(T: int, seed: int) -> AttentionInputs:
     return AttentionInputs(q, k, global_mask=torch.arange(T) % 29 == 0)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", PATTERNS)
 @settings(max_examples=12)
 @given(data=st.data())
@@ -252,6 +254,7 @@ def world():
     return world
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("memory", [None, 180_000])
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_rank_0_gets_the_whole_whatever_the_bound_on_memory(world, memory, size):

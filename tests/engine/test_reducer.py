@@ -46,6 +46,7 @@ def denominators(call: Call, head: int) -> np.ndarray:
 # Any call, in tiles of any size
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_both_reductions_of_tiny_tiles_are_those_of_the_whole_map(dtype, data):
@@ -283,6 +284,7 @@ def test_tiles_fit_the_bound_and_grow_with_it():
         assert tile.rows * tile.keys * item.compute_dtype.itemsize < memory
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("memory", [200_000, 1_000_000])
 def test_no_tile_made_is_larger_than_the_bound_allows(monkeypatch, memory):
     inputs = small(batch=1, tokens=3000, head_dim=4)
@@ -361,6 +363,7 @@ def ends_of(edges: np.ndarray) -> list[int]:
     return sorted({int(at) for edge in pairwise(edges) for at in (edge[0], edge[1] - 1)})
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("operator", [PLAIN, LINEAR] if has_linear() else [PLAIN])
 @pytest.mark.parametrize("name", ["full", "causal", "window"])
 @settings(max_examples=10)

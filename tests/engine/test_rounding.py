@@ -59,6 +59,7 @@ def exact(inputs: AttentionInputs, pattern: Pattern) -> tuple[np.ndarray, np.nda
     return np.nan_to_num(weights), (q @ k.T / math.sqrt(D)).max(1)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @given(data=st.data())

@@ -71,6 +71,7 @@ def cases(draw: st.DrawFn, dtype: torch.dtype) -> Case:
     return Case(inputs, draw(st.integers(0, B - 1)), heads)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_weights_are_the_formula_in_float64(dtype, data):
@@ -80,6 +81,7 @@ def test_weights_are_the_formula_in_float64(dtype, data):
     np.testing.assert_allclose(found.double().numpy(), weights, rtol=0, atol=TOLERANCE[dtype])
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_logits_are_the_formula_in_float64(dtype, data):

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from attnviz.cli.main import app
-from attnviz.sources.dumps import ROLES
 from attnviz.sources.files import METADATA
+from attnviz.sources.roles import ROLES
 from tests.fuzz.corpus import corpus
 from tests.fuzz.program import Case
 

@@ -39,6 +39,7 @@ def parts(draw: st.DrawFn, size: int) -> range:
     return range(first, draw(st.integers(first + 1, size)))
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_a_map_of_any_pattern_is_the_reduced_whole_map(dtype, data):
@@ -90,6 +91,7 @@ LONG = {
 }
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("name", LONG)
 @pytest.mark.parametrize("reduce", ["max", "mass"])
 def test_a_map_of_several_blocks_and_ragged_bins(name, reduce):

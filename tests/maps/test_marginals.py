@@ -30,6 +30,7 @@ def expected(weights: np.ndarray, visible: np.ndarray, queries: range, keys: lis
     return received, entropy
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_they_are_what_the_whole_map_gives(dtype, data):

@@ -76,6 +76,7 @@ def narrow(monkeypatch) -> None:
     monkeypatch.setattr("attnviz.maps.pyramid.OVERVIEW", TILE)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_level_is_the_whole_map_reduced(narrow, name):
     inputs = small(batch=1, tokens=700, global_positions=(0, 3, 350, 699))
@@ -110,6 +111,7 @@ def test_queries_that_see_nothing_are_blank_at_every_level(narrow):
     check_every_level(inputs, Causal())
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("overview", [TILE, 2048])
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 @pytest.mark.parametrize(("t", "s"), [(0, 0), (1023, 257), (511, 1023), (1036, 1036)])

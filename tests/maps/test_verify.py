@@ -19,7 +19,6 @@ from tests.cases import small
 from tests.strategies import calls, normal
 
 
-@settings(max_examples=20)
 @given(call=calls(values=False), data=st.data())
 def test_exact_rows_are_those_of_the_reference(call, data):
     head = data.draw(st.integers(0, call.inputs.H - 1))

@@ -18,6 +18,7 @@ from tests.cases import small
 from tests.strategies import DTYPES, Call, calls, longformer_rule, normal
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_the_context_of_any_pattern_is_the_references(dtype, data):
@@ -178,6 +179,7 @@ MODIFIERS = {
 }
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("name", MODIFIERS)
 @pytest.mark.parametrize("pattern", ["full", "causal", "local"])
 def test_a_modifier_is_flex_attentions(name, pattern):

@@ -168,6 +168,7 @@ PATTERNS = [
 ]
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("modified", [False, True], ids=["plain", "modified"])
 def test_every_number_of_every_pattern(pattern, modified):

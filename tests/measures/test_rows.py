@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import attnviz
@@ -55,7 +55,6 @@ def of_rows(call: Call, head: int, queries: range) -> dict[str, float | None]:
     )
 
 
-@settings(max_examples=30)
 @given(one=asked())
 def test_statistics_of_some_queries_and_of_each(one):
     call, queries = one
@@ -77,7 +76,6 @@ def test_statistics_of_some_queries_and_of_each(one):
                     assert value == pytest.approx(own[name], abs=1e-10), name
 
 
-@settings(max_examples=30)
 @given(one=asked())
 def test_what_each_key_receives(one):
     call, queries = one
@@ -95,7 +93,6 @@ def test_what_each_key_receives(one):
         assert [value is None for value in rows["mean"]] == (received.queries == 0).tolist()
 
 
-@settings(max_examples=30)
 @given(one=asked())
 def test_curves_are_sums_over_pairs(one):
     call, queries = one

@@ -34,6 +34,7 @@ def assert_alike(found: list[HeadStatistics], wanted: list[dict[str, float | Non
                 assert getattr(row, name) == pytest.approx(numbers[name], rel=atol, abs=atol), name
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
 def test_statistics_of_any_pattern_are_the_references(dtype, data):

@@ -82,6 +82,7 @@ def test_statistics_are_those_of_the_package_and_of_the_reference(tmp_path):
     assert set(layer["statistics"]["tag"]) <= set(page.run["tags"])
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize(
     "pattern", [None, "causal", Causal(), Local(2, 2) | attnviz.GlobalKeys(), "local:window=2 & causal"]
 )
@@ -164,6 +165,12 @@ def test_a_fragment_from_anywhere_is_read():
         assert named["key"] in (None, 0)
 
 
+def test_an_array_of_weights_is_a_page(tmp_path):
+    weights = torch.softmax(torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(1)), -1)
+    (layer,) = Page(attnviz.page(tmp_path / "page.html", weights).read_text()).layers
+    assert layer["heads"] == 2
+
+
 @pytest.mark.parametrize(
     ("shown", "options", "says"),
     [
@@ -194,4 +201,5 @@ def test_maps_that_were_reduced_as_the_model_ran(tmp_path, cells):
     assert layer["kept"] == layer["overview"]["level"] == layer["levels"] - size
     found = page.array(layer["overview"]["max"])
     exact = weights[0].reshape(2, 300 // size, size, 300 // size, size).amax((2, 4)).numpy()
-    np.testing.assert_allclose(found, exact, rtol=0, atol=layer["accuracy"]["weights"][0] + 1e-6)
+    for head, off in enumerate(layer["accuracy"]["weights"]):
+        np.testing.assert_allclose(found[head], exact[head], rtol=0, atol=off + 1e-6)

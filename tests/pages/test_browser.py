@@ -181,6 +181,7 @@ def cases() -> dict[str, tuple[AttentionInputs, Pattern, np.ndarray]]:
     }
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("name", cases())
 def test_weights_and_logits_are_those_of_the_formula(tmp_path, opened: Opener, name: str) -> None:
     inputs, pattern, visible = cases()[name]
@@ -233,6 +234,7 @@ def hover(page: Page, dx: float = 0, dy: float = 0) -> dict[str, str]:
     return dict(zip(names, values, strict=True))
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("reduce", ["max", "mass"])
 def test_a_cell_of_several_weights_is_reduced(long, opened: Opener, reduce: str) -> None:
     path, weights = long
@@ -259,6 +261,7 @@ def longer(tmp_path_factory) -> tuple[Path, np.ndarray]:
     return path, shares / shares.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("reduce", ["max", "mass"])
 def test_a_map_longer_than_its_overview(longer, opened: Opener, reduce: str) -> None:
     path, shares = longer
@@ -381,6 +384,7 @@ def test_text_is_shaded_by_the_weights_of_the_pinned_query(sentence, opened: Ope
 # Manners
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_view_opens_without_asking_anybody(sentence, opened: Opener, dark: bool) -> None:
     pages = {view: opened(sentence, f"view={view}", dark=dark) for view in VIEWS}  # they are idle together
@@ -436,6 +440,7 @@ def test_a_link_shows_what_its_sender_saw(sentence, opened: Opener) -> None:
         expect(page.locator(".tooltip")).to_have_text(again.locator(".tooltip").text_content() or "")
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("view", ["heads", "text"])
 def test_a_link_to_a_token_shows_it(long, opened: Opener, view: str) -> None:
     page = opened(long[0], f"view={view}&query=250", height=500).page
@@ -547,7 +552,16 @@ def test_hostile_labels_are_text_and_nothing_else(tmp_path, opened: Opener) -> N
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (360, True)], ids=["desk", "dark phone"])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        pytest.param(1280, False, id="desk"),
+        pytest.param(360, True, id="dark phone"),
+        pytest.param(1280, True, id="dark desk", marks=pytest.mark.matrix),
+        pytest.param(360, False, id="phone", marks=pytest.mark.matrix),
+        pytest.param(3840, False, id="wall", marks=pytest.mark.matrix),
+    ],
+)
 def test_axe_finds_nothing(sentence, opened: Opener, view: str, width: int, dark: bool) -> None:
     page = opened(sentence, f"view={view}&query=8&key=3", width=width, dark=dark).page
     expect(page.locator("main")).not_to_be_empty()
@@ -558,6 +572,7 @@ def test_axe_finds_nothing(sentence, opened: Opener, view: str, width: int, dark
     assert [(one["id"], one["nodes"]) for one in found["violations"]] == []
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("view", VIEWS)
 def test_nothing_sticks_out_of_a_phone(sentence, opened: Opener, view: str) -> None:
     page = opened(sentence, f"view={view}&query=8&key=3", width=360, height=740).page

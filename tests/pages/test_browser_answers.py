@@ -67,6 +67,7 @@ def are_of(found: list[float], row: np.ndarray) -> bool:
     return all(np.nanmin(np.abs(row - one)) <= 6e-5 + 6e-3 * min(one, 1e-3) for one in found)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("view", SHOWN)
 def test_a_late_answer_is_never_shown_under_another_head(address, weights, opened: Opener, view: str) -> None:
     """Head 2's answers are held when head 3 is chosen, then head 4; head 4's come first, and head 2's and 3's late."""
@@ -93,6 +94,7 @@ def test_a_late_answer_is_never_shown_under_another_head(address, weights, opene
     assert are_of(found, np.append(weights[4, 20], weights[4, :, 5]))
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("view", SHOWN)
 def test_where_answers_fail_nothing_old_is_shown_and_it_is_said(address, opened: Opener, view: str) -> None:
     alone = "&heads=2" if view == "heads" else ""
@@ -129,6 +131,7 @@ def test_a_server_that_is_gone_is_said_and_numbers_come_again_with_it(address, w
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.sweep
 def test_a_file_that_changed_under_the_server_is_said(address, opened: Opener) -> None:
     page = opened(address, "view=text&head=2&query=20", offline=False).page
     page.route(re.compile("/alive$"), lambda route: route.fulfill(json={"changed": "run.npz has changed"}))

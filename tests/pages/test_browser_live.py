@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from attnviz import synthesize
-from attnviz.sources.dumps import save
+from attnviz.sources.saving import save
 from tests import warm
 from tests.pages.conftest import Opener
 from tests.pages.test_browser import go, grid, hover, number, read_pair

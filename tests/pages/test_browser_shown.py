@@ -53,6 +53,7 @@ def test_a_uniform_head_is_pale_unless_its_largest_is_asked_for(heads, opened: O
     assert int(np.argmin(lightness(page, ".text-token"))) == 4
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_0_is_the_page_and_what_is_not_visible_is_explained(heads, opened: Opener, dark: bool) -> None:
     page = opened(heads, "view=map&head=1", dark=dark).page
@@ -109,6 +110,7 @@ def test_a_score_is_the_sum_of_all_that_makes_it(tmp_path, opened: Opener) -> No
     expect(page.locator(".qk-shared")).to_have_text("head 2 reads key head 1 of 2")
 
 
+@pytest.mark.sweep
 def test_a_long_head_fills_the_model_view_by_itself_some_queries_first(opened: Opener) -> None:
     """And all of them when they are asked for."""
     inputs = AttentionInputs(3 * draw(1, 5500, 2), draw(1, 5500, 2, seed=1))

@@ -52,6 +52,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("name", DRAWN)
 def test_settings_of_matplotlib_and_seaborn_are_honored_and_left_alone(name):
     with mpl.rc_context():
@@ -69,6 +70,7 @@ def test_settings_of_matplotlib_and_seaborn_are_honored_and_left_alone(name):
     assert {mpl.colors.to_hex(label.get_color()) for label in labels} == {"#123456"}
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", sorted(set(DRAWN) - {"strip", "strips"}))
 def test_no_grid_of_a_style_lies_over_cells(name):
     with mpl.rc_context():

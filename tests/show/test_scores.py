@@ -294,6 +294,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.sweep(keep=7)
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".csv", ".json", ".md"])
 @pytest.mark.parametrize("kind", INPUTS)
 def test_what_is_computed_as_it_is_written_is_the_same(tmp_path, monkeypatch, kind, suffix):

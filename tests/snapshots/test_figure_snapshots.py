@@ -123,6 +123,7 @@ def test_twice_in_a_row_gives_the_same_bytes(attnviz_says, dump, tmp_path):
     assert digests(tmp_path) == first
 
 
+@pytest.mark.sweep
 def test_another_process_with_other_settings_gives_the_same_bytes(attnviz_says, dump, tmp_path):
     name = dump(heads=2)
     plot_all(attnviz_says, name)

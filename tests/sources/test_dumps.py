@@ -15,18 +15,11 @@ from attnviz import AttentionInputs, InputError
 from attnviz.attention.names import NAMES, named_pattern
 from attnviz.attention.patterns import Causal, Local, Masked
 from attnviz.base.errors import Note
-from attnviz.sources.dumps import (
-    LABELS,
-    OF_WEIGHTS,
-    ROLES,
-    layer_metadata,
-    missing_roles,
-    role_of,
-    tensors_of,
-)
 from attnviz.sources.files import TensorFile, open_tensors, opened_once, write_tensors
 from attnviz.sources.naming import TensorRef, layers_of
 from attnviz.sources.packed import PACKED
+from attnviz.sources.roles import LABELS, OF_WEIGHTS, ROLES, missing_roles, role_of
+from attnviz.sources.saving import layer_metadata, tensors_of
 from tests.cases import small
 
 SUFFIXES = [".safetensors", ".npz", ".pt", ".pth"]

@@ -46,6 +46,7 @@ def test_a_tensor_that_is_not_there_says_what_is(written):
         written.read("k")
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("suffix", WRITTEN)
 @given(
     dtype=st.sampled_from(DTYPES),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -80,7 +80,6 @@ counts = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min_size=1, m
 )
 
 
-@settings(max_examples=25)
 @given(counts, st.booleans())
 def test_packed_sequences_are_items(tmp_path_factory, pairs, heads_first):
     parts = sequences(pairs)
@@ -92,7 +91,6 @@ def test_packed_sequences_are_items(tmp_path_factory, pairs, heads_first):
     check(attnviz.load(path, layout="htd" if heads_first else None), parts)
 
 
-@settings(max_examples=25)
 @given(counts, st.integers(1, 4), st.booleans())
 def test_paged_keys_are_those_of_their_sequences(tmp_path_factory, pairs, size, packed_q):
     pairs = pairs if packed_q else [(max(t for t, _ in pairs), s) for _, s in pairs]

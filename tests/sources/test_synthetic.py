@@ -143,6 +143,7 @@ def test_a_needle_is_a_lone_cell_with_a_weight_near_1():
     assert cells[elsewhere].max() < 0.01
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("tokens", [32, 500, 2048])
 def test_a_needle_is_found_whatever_else_is_planted(tokens):
     for seed in range(5):

@@ -206,6 +206,7 @@ HELD = {
 }
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", HELD)
 def test_from_an_object_to_numbers_and_to_a_picture(tmp_path, name):
     """Of two layers of two heads, the last head of the last layer has bright cells on dark ones, under the diagonal."""

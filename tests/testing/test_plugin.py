@@ -348,6 +348,7 @@ def test_what_a_person_put_beside_them_is_left_alone(project, pytester):
     }
 
 
+@pytest.mark.sweep
 def test_with_xdist_the_account_is_the_same(project, pytester, monkeypatch):
     pytester.makepyfile(test_model=LAYER + TWO)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # each process would import what others' plugins need

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.groups import command
-from attnviz.cli.options import Batch, Compute, Heads, PatternChoice, Source
+from attnviz.cli.options import Batch, Compute, Heads
+from attnviz.cli.source import Source
 
 
 def register(app: typer.Typer) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, PatternChoice, Source, check_choice
+from attnviz.cli.options import Compute, check_choice
 from attnviz.cli.pictures import PLAIN, look_of_file
+from attnviz.cli.source import Source
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:

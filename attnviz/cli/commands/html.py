@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, Part, PatternChoice, Seen, Source, check_choice, tell_left_out
+from attnviz.cli.options import Compute, Heads, Item, Part, Seen, check_choice, tell_left_out
+from attnviz.cli.source import Source
 
 if TYPE_CHECKING:
     from attnviz.pages.description import PageLayer

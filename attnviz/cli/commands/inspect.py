@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from attnviz.base.types import Label
     from attnviz.sources.files import TensorFile
 
-_FIGURES = (".png", ".pdf", ".svg")
-
 
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
@@ -32,15 +30,16 @@ def register(app: typer.Typer) -> None:
         Reads the table of contents, not the tensors, where the format allows it (.safetensors, .npz, .npy).
         """
         check_choice("--format", format, ("table", "json"))
+        from attnviz.base.writing import PICTURES
         from attnviz.sources.files import open_tensors
 
         for path in source:  # whatever is wrong with one of them is said before anything is printed
-            if path.suffix.lower() not in _FIGURES and str(path) != "-":
+            if path.suffix.lower() not in PICTURES and str(path) != "-":
                 open_tensors(path)
         for number, path in enumerate(source):
             if number and format == "table":
                 print()
-            if path.suffix.lower() in _FIGURES:
+            if path.suffix.lower() in PICTURES:
                 _tell_figure(path, format)
             else:
                 _tell(path, format)
@@ -50,9 +49,9 @@ def _tell(source: Path, format: str) -> None:
     """What a file of tensors holds."""
     from attnviz.base.words import json_text
     from attnviz.cli.console import data
-    from attnviz.sources.dumps import missing_roles, role_of
     from attnviz.sources.files import open_tensors, spooled
     from attnviz.sources.naming import layers_of
+    from attnviz.sources.roles import missing_roles, role_of
 
     source = spooled() if str(source) == "-" else source
     file = open_tensors(source)
@@ -79,8 +78,9 @@ def _print(file: TensorFile, missing: Sequence[str]) -> None:
     """A file's tensors as a table, and in lines what else is to be said of it."""
     from attnviz.cli.console import output
     from attnviz.show.terminal.tables import contents_table
-    from attnviz.sources.dumps import ROLES, pattern_names, role_of
+    from attnviz.sources.metadata import pattern_names
     from attnviz.sources.naming import layers_of
+    from attnviz.sources.roles import ROLES, role_of
 
     console, layers = output(), layers_of(file.contents)
     console.print(contents_table(str(file.path), file.path.stat().st_size, file.contents, role_of))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
@@ -16,15 +17,14 @@ from attnviz.cli.options import (
     Heads,
     Item,
     Part,
-    PatternChoice,
     Seen,
-    Source,
     Values,
     check_choice,
     request_of,
     tell_left_out,
 )
 from attnviz.cli.pictures import look_of_file, write_figure
+from attnviz.cli.source import Source
 from attnviz.plots.kinds.overview import Overview
 from attnviz.plots.look import Look
 
@@ -59,13 +59,12 @@ def register(app: typer.Typer) -> None:
         check_choice("--values", values, VALUES)
         check_choice("--reduce", reduce, ("max", "mass"))
         look = look_of_file(look, out)
-        from attnviz.base.writing import check_output
+        from attnviz.base.writing import PICTURES, check_output
         from attnviz.cli.console import note
         from attnviz.cli.progress import layers_progress
         from attnviz.show.figures.captions import caption as about_maps
-        from attnviz.show.figures.style import SUFFIXES
 
-        out = check_output(out, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
+        out = check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths()])
         count = len(source.layers())
 
         def asked(begin: layers_progress) -> Iterator[tuple[Label | None, Request]]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Item, PatternChoice, Region, Source, check_choice, request_of
+from attnviz.cli.options import Compute, Item, Region, check_choice, request_of
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
+from attnviz.cli.source import Source
 from attnviz.plots.kinds.pattern import Reasons
-from attnviz.plots.look import Look
+from attnviz.plots.look import COLORS, Look
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs
@@ -34,10 +36,6 @@ class Drawn(Source):
             help="Dump to read: .safetensors, .npz, .npy, .pt or .pth. None: the pattern alone.", show_default=False
         ),
     ] = None
-
-
-_NO_VALUES = ("norm", "robust", "vmin", "vmax", "cmap", "marks")
-"""Parts of a look that a figure whose colors are reasons has no use for."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +101,11 @@ def register(app: typer.Typer) -> None:
         check_choice("--format", format, ("terminal", "json"))
         region.check()
         from attnviz.base.selections import parse_index
-        from attnviz.base.writing import check_output
+        from attnviz.base.writing import PICTURES, check_output
 
         if out is not None:
-            out = check_output(out, (".png", ".pdf", ".svg"), inputs=source.paths())
-        look = look_of_file(look, out, unused=_NO_VALUES)
+            out = check_output(out, PICTURES, inputs=source.paths())
+        look = look_of_file(look, out, unused=COLORS)
         inputs, weights = _inputs(
             source, tokens or choice.mask_rows() or source.document_tokens(), tokens, head, compute
         )

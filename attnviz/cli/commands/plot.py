@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
 from attnviz.cli.kinds import KindChoice, SourceReader, paths
@@ -17,15 +18,14 @@ from attnviz.cli.options import (
     Compute,
     Heads,
     Item,
-    PatternChoice,
     Region,
     Seen,
-    Source,
     Values,
     check_choice,
     request_of,
     tell_left_out,
 )
+from attnviz.cli.source import Source
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def register(app: typer.Typer) -> None:
         drawn: Kind = derive.of_kind(kind)  # type: ignore[arg-type]
         _check_used(drawn, {"queries": region.queries, "keys": region.keys, "values": values})
         out = _check_outputs(drawn, out, [*source.paths(), *choice.paths(), *paths(drawn)])
+        from attnviz.base.writing import PICTURES
         from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
         from attnviz.engine.ranks import rank_device, ranks
-        from attnviz.show.figures.style import SUFFIXES as FIGURES
 
-        figures = [path for path in out if path.suffix.lower() in FIGURES]
+        figures = [path for path in out if path.suffix.lower() in PICTURES]
 
         with ranks(compute.device) as world:  # before anything is read: a rank that cannot read stops the others
             if world.size > 1 and drawn.alone:
@@ -141,16 +141,15 @@ def _check_used(kind: Kind, given: dict[str, str | None]) -> None:
 
 def _check_outputs(kind: Kind, out: Sequence[Path], inputs: Sequence[Path]) -> list[Path]:
     """The outputs. Raises InputError for one that can't be written, or not of this kind."""
-    from attnviz.base.writing import check_new_directory, check_output
+    from attnviz.base.writing import PICTURES, check_new_directory, check_output
     from attnviz.show.exports import require_zarr
-    from attnviz.show.figures.style import SUFFIXES as FIGURES
 
     checked: list[Path] = []
     for path in out:
         suffix = path.suffix.lower()
         if suffix in (".npz", ".zarr") and not kind.numbers:
             raise InputError(f"{path}: {kind.title} makes a figure (.png, .pdf, .svg); write a map of each side")
-        checked.append(check_output(path, (*FIGURES, ".npz", ".zarr"), inputs=inputs))
+        checked.append(check_output(path, (*PICTURES, ".npz", ".zarr"), inputs=inputs))
         if suffix == ".zarr":
             check_new_directory(path)
             require_zarr(path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
@@ -17,14 +18,13 @@ from attnviz.cli.options import (
     Compute,
     Heads,
     Part,
-    PatternChoice,
     Seen,
-    Source,
     Values,
     check_choice,
     request_of,
     tell_left_out,
 )
+from attnviz.cli.source import Source
 
 if TYPE_CHECKING:
     from attnviz.attention.inputs import Inputs

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.derived import Derive
 from attnviz.cli.groups import command
 from attnviz.cli.options import (
@@ -14,15 +15,14 @@ from attnviz.cli.options import (
     Compute,
     Heads,
     Item,
-    PatternChoice,
     Region,
     Seen,
-    Source,
     Values,
     check_choice,
     request_of,
     tell_left_out,
 )
+from attnviz.cli.source import Source
 from attnviz.plots.look import Scale
 
 if TYPE_CHECKING:

@@ -10,23 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import Program, command
-from attnviz.cli.options import (
-    VALUES,
-    Compute,
-    Heads,
-    Part,
-    PatternChoice,
-    Seen,
-    Source,
-    Values,
-    check_choice,
-    request_of,
-    tell_left_out,
-)
-from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
+from attnviz.cli.options import VALUES, Compute, Heads, Part, Seen, Values, check_choice, request_of, tell_left_out
+from attnviz.cli.pictures import PLAIN, look_of_file, write_difference
+from attnviz.cli.source import Source
 from attnviz.plots.look import Look
 
 if TYPE_CHECKING:
@@ -36,8 +26,6 @@ if TYPE_CHECKING:
     from attnviz.attention.patterns import Pattern
     from attnviz.compare.snapshots.difference import SnapshotDifference
     from attnviz.compare.snapshots.snapshot import Snapshot
-
-PICTURES = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -61,115 +49,118 @@ def register(app: typer.Typer) -> None:
         epilog="Example:  attnviz snapshot save dump.safetensors attention.json --pattern causal",
     )
     app.add_typer(snapshot)
+    for run, example in (
+        (save, "attnviz snapshot save dump.safetensors attention.json --pattern causal"),
+        (check, "attnviz snapshot check dump.safetensors attention.json -o difference.png"),
+    ):
+        command(snapshot, example=example)(run)
 
-    @command(snapshot, example="attnviz snapshot save dump.safetensors attention.json --pattern causal")
-    def save(
-        source: Kept,
-        file: File,
-        head: Heads = "all",
-        batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
-        values: Values = "weights",
-        derive: Derive = Derive(),  # noqa: B008 (frozen)
-        choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        part: Part = Part(),  # noqa: B008 (frozen)
-        seen: Seen = Seen(),  # noqa: B008 (frozen)
-        cells: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 32,
-        compute: Compute = Compute(),  # noqa: B008 (frozen)
-    ) -> None:
-        """Write a snapshot: the maps of heads in few cells, their statistics and the settings, for review and for CI."""
-        check_choice("--values", values, VALUES)
-        from attnviz.base.selections import parse_indices
-        from attnviz.base.words import count
-        from attnviz.base.writing import check_output
-        from attnviz.cli.console import note
-        from attnviz.compare.snapshots.files import MOST_CELLS, SUFFIXES, write_snapshot
 
-        file = check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
-        if file.suffix.lower() == ".json" and cells > MOST_CELLS:
-            raise InputError(f"--cells {cells}: text that is reviewed has {MOST_CELLS} at most; name a .npz")
-        derive.check_one_item("a snapshot")
-        inputs, pattern, _, left = derive.load(source, choice, compute, batch, values)
-        inputs, pattern, heads = _of_heads(
-            derive, inputs, pattern, parse_indices(head, inputs.H, option="--head", noun="head")
-        )
-        asked = request_of(inputs, pattern, compute, batch=batch, region=part, seen=seen, values=left)
-        asked = asked.but(heads=heads)
-        found = _taken(
-            inputs,
-            pattern,
-            compute.device,
-            heads=heads,
-            batch=asked.batch,
-            values=left,
-            cells=cells,
-            queries=_part(asked.rows, asked.item.T),
-            keys=None if part.keys is None else asked.keys,
-            **seen.asked(),
-        )
-        tell_left_out(asked.attention.left_out(head) for head in asked.chosen)
-        write_snapshot(file, found)
-        rows, columns = next(iter(found.heads[0].cells.values())).shape
-        note(f"wrote {file}: {count(len(found.heads), 'head')}, {found.settings['pattern']}, {rows} × {columns} cells")
+def save(
+    source: Kept,
+    file: File,
+    head: Heads = "all",
+    batch: Annotated[str, typer.Option(metavar="B", help="Batch item.")] = "0",
+    values: Values = "weights",
+    derive: Derive = Derive(),  # noqa: B008 (frozen)
+    choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+    part: Part = Part(),  # noqa: B008 (frozen)
+    seen: Seen = Seen(),  # noqa: B008 (frozen)
+    cells: Annotated[int, typer.Option(help="Most cells along each side; larger maps are reduced.", min=1)] = 32,
+    compute: Compute = Compute(),  # noqa: B008 (frozen)
+) -> None:
+    """Write a snapshot: the maps of heads in few cells, their statistics and the settings, for review and for CI."""
+    check_choice("--values", values, VALUES)
+    from attnviz.base.selections import parse_indices
+    from attnviz.base.words import count
+    from attnviz.base.writing import check_output
+    from attnviz.cli.console import note
+    from attnviz.compare.snapshots.files import MOST_CELLS, SUFFIXES, write_snapshot
 
-    @command(snapshot, example="attnviz snapshot check dump.safetensors attention.json -o difference.png")
-    def check(
-        source: Kept,
-        file: File,
-        choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
-        compute: Compute = Compute(),  # noqa: B008 (frozen)
-        derive: Derive = Derive(),  # noqa: B008 (frozen)
-        values: Weighed = "weights",
-        atol: Annotated[
-            float | None, typer.Option(help="Absolute tolerance.  \\[default: the snapshot's own rule]", min=0)
-        ] = None,
-        rtol: Annotated[
-            float | None, typer.Option(help="Tolerance relative to the snapshot.  \\[default: its own rule]", min=0)
-        ] = None,
-        out: Annotated[
-            Path | None,
-            typer.Option(
-                "--out", "-o", help="Draw stored, now and the difference where they differ: .png, .pdf or .svg."
-            ),
-        ] = None,
-        format: Annotated[str, typer.Option(help="text or json.")] = "text",
-        look: Look = PLAIN,
-    ) -> None:
-        """Check SOURCE against a snapshot, with the heads, values and cells that it keeps.
+    file = check_output(file, SUFFIXES, inputs=[*source.paths(), *choice.paths()])
+    if file.suffix.lower() == ".json" and cells > MOST_CELLS:
+        raise InputError(f"--cells {cells}: text that is reviewed has {MOST_CELLS} at most; name a .npz")
+    derive.check_one_item("a snapshot")
+    inputs, pattern, _, left = derive.load(source, choice, compute, batch, values)
+    inputs, pattern, heads = _of_heads(
+        derive, inputs, pattern, parse_indices(head, inputs.H, option="--head", noun="head")
+    )
+    asked = request_of(inputs, pattern, compute, batch=batch, region=part, seen=seen, values=left)
+    asked = asked.but(heads=heads)
+    found = _taken(
+        inputs,
+        pattern,
+        compute.device,
+        heads=heads,
+        batch=asked.batch,
+        values=left,
+        cells=cells,
+        queries=_part(asked.rows, asked.item.T),
+        keys=None if part.keys is None else asked.keys,
+        **seen.asked(),
+    )
+    tell_left_out(asked.attention.left_out(head) for head in asked.chosen)
+    write_snapshot(file, found)
+    rows, columns = next(iter(found.heads[0].cells.values())).shape
+    note(f"wrote {file}: {count(len(found.heads), 'head')}, {found.settings['pattern']}, {rows} × {columns} cells")
 
-        Ends with 0 where it holds, with 1 where a value, a token or a setting is not what was stored, with 2 on bad
-        input. Without --pattern the snapshot's own is taken, where it has a name, else the dump's.
-        """
-        check_choice("--format", format, ("text", "json"))
-        look = look_of_file(look, out)
-        from attnviz.base.writing import check_output, is_stdout
-        from attnviz.cli.console import note
-        from attnviz.compare.rounding import explicit
-        from attnviz.compare.snapshots.comparing import compare_snapshots
-        from attnviz.compare.snapshots.files import read_snapshot
-        from attnviz.compare.snapshots.taking import locate
 
-        if out is not None:
-            out = check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
-        stored = read_snapshot(file)
-        check_choice("--values", values, ("weights", *NORMS))
-        derive.check_one_item("a snapshot")
-        inputs, chosen, _, _ = derive.load(source, choice, compute, "0", values)
-        pattern = _pattern(choice, chosen, stored)
-        inputs, pattern, _ = _of_heads(derive, inputs, pattern, range(inputs.H))
-        now = _later(stored, inputs, pattern, compute, file)
-        found = compare_snapshots(stored, now, explicit(atol, rtol))
-        if found.note is not None:
-            note(f"{file}: {found.note}")
-        if out is not None and not found.within:
-            _draw(found, file, out, look)
-        where = locate(inputs, pattern, found.cells[0], now) if found.cells else None
-        if format == "json" and not is_stdout(out):
-            from attnviz.show.exports import snapshot_check_json
+def check(
+    source: Kept,
+    file: File,
+    choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
+    compute: Compute = Compute(),  # noqa: B008 (frozen)
+    derive: Derive = Derive(),  # noqa: B008 (frozen)
+    values: Weighed = "weights",
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance.  \\[default: the snapshot's own rule]", min=0)
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Tolerance relative to the snapshot.  \\[default: its own rule]", min=0)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Draw stored, now and the difference where they differ: .png, .pdf or .svg."),
+    ] = None,
+    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    look: Look = PLAIN,
+) -> None:
+    """Check SOURCE against a snapshot, with the heads, values and cells that it keeps.
 
-            data(snapshot_check_json(found, str(file), where))
-        else:
-            _print(found, file, where, stderr=is_stdout(out))
-        raise typer.Exit(0 if found.within else 1)
+    Ends with 0 where it holds, with 1 where a value, a token or a setting is not what was stored, with 2 on bad
+    input. Without --pattern the snapshot's own is taken, where it has a name, else the dump's.
+    """
+    check_choice("--format", format, ("text", "json"))
+    look = look_of_file(look, out)
+    from attnviz.base.writing import PICTURES, check_output, is_stdout
+    from attnviz.cli.console import note
+    from attnviz.compare.rounding import explicit
+    from attnviz.compare.snapshots.comparing import compare_snapshots
+    from attnviz.compare.snapshots.files import read_snapshot
+    from attnviz.compare.snapshots.taking import locate
+
+    if out is not None:
+        out = check_output(out, PICTURES, inputs=[*source.paths(), *choice.paths(), file])
+    stored = read_snapshot(file)
+    check_choice("--values", values, ("weights", *NORMS))
+    derive.check_one_item("a snapshot")
+    inputs, chosen, _, _ = derive.load(source, choice, compute, "0", values)
+    pattern = _pattern(choice, chosen, stored)
+    inputs, pattern, _ = _of_heads(derive, inputs, pattern, range(inputs.H))
+    now = _later(stored, inputs, pattern, compute, file)
+    found = compare_snapshots(stored, now, explicit(atol, rtol))
+    if found.note is not None:
+        note(f"{file}: {found.note}")
+    if out is not None and not found.within:
+        _draw(found, file, out, look)
+    where = locate(inputs, pattern, found.cells[0], now) if found.cells else None
+    if format == "json" and not is_stdout(out):
+        from attnviz.show.exports import snapshot_check_json
+
+        data(snapshot_check_json(found, str(file), where))
+    else:
+        _print(found, file, where, stderr=is_stdout(out))
+    raise typer.Exit(0 if found.within else 1)
 
 
 def _of_heads(
@@ -220,20 +211,15 @@ def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute,
 def _draw(found: SnapshotDifference, file: Path, out: Path, look: Look) -> None:
     from attnviz.cli.console import note
     from attnviz.compare.snapshots.comparing import difference_maps
-    from attnviz.show.figures.captions import caption as about_maps
-    from attnviz.show.figures.difference import difference_figure, difference_words
     from attnviz.show.figures.snapshot import words_of
 
     maps = difference_maps(found)
     if not maps:
         note(f"{out}: not drawn, as the two have no cells in common")
         return
-    pattern, sides = f"{found.stored.settings.get('pattern')}", f"A {file}; B now"
+    pattern = f"{found.stored.settings.get('pattern')}"
     stored = [replace(before, pattern=pattern) for before, *_ in maps]
-    said = [difference_words(maps, look.scale)]
-    how = look.words(stored, sides, said=said, marks=look.marks)
-    words = f"{words_of(maps)} {about_maps(stored, look.scale.fit(stored), source=sides, notes=said)}"
-    write_figure(out, lambda: difference_figure(maps, **how), look, words, kind="snapshot")
+    write_difference(out, maps, stored, look, f"A {file}; B now", kind="snapshot", before=f"{words_of(maps)} ")
 
 
 def _print(found: SnapshotDifference, file: Path, where: tuple[int, int, float] | None, *, stderr: bool) -> None:

@@ -11,23 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import (
-    Compute,
-    Heads,
-    Item,
-    Part,
-    PatternChoice,
-    Seen,
-    Source,
-    check_choice,
-    request_of,
-    tell_left_out,
-)
+from attnviz.cli.options import Compute, Heads, Item, Part, Seen, check_choice, request_of, tell_left_out
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
-from attnviz.plots.look import Look
+from attnviz.cli.source import Source
+from attnviz.plots.look import COLORS, Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,13 +29,10 @@ if TYPE_CHECKING:
     from attnviz.measures.statistics import HeadStatistics
     from attnviz.show.frames import Columns
 
-_PICTURES, _DATA = (".png", ".pdf", ".svg"), (".json", ".csv", ".parquet")
+_DATA = (".json", ".csv", ".parquet")
 
 _DRAWN = ("heads", "distance", "windows")
 """The kinds of rows that have a figure."""
-
-_NO_COLORS = ("norm", "robust", "vmin", "vmax", "cmap", "marks")
-"""Parts of a look that lines have no use for."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +124,7 @@ def register(app: typer.Typer) -> None:
         """
         check_choice("--format", format, ("table", "json", "csv"))
         check_choice("--values", values, ("weights", *NORMS))
-        from attnviz.base.writing import check_output, is_stdout
+        from attnviz.base.writing import PICTURES, check_output, is_stdout
 
         kind = rows.kind()
         _check_part(kind, part, seen)
@@ -145,12 +133,12 @@ def register(app: typer.Typer) -> None:
             if tags and kind != "heads":
                 raise InputError(f"--tags: they are of heads, and a row is of {kind}; leave it out")
             if out is not None:
-                taken = (*_PICTURES, *_DATA) if kind in _DRAWN else _DATA
+                taken = (*PICTURES, *_DATA) if kind in _DRAWN else _DATA
                 out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
             drawn = None if out is None or out.suffix.lower() in _DATA else out
             if by_layer and (kind != "heads" or drawn is None):
                 raise InputError("--by-layer: it draws a statistic of heads; name a figure with -o, and no other rows")
-            look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" and not by_layer else _NO_COLORS)
+            look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" and not by_layer else COLORS)
             layers = derive.each(source, choice, compute, batch, values)
             found, patterns = _computed(kind, layers, derive, compute, head, part, seen)
             named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
@@ -314,8 +302,9 @@ def _write(
 ) -> None:
     """A figure of one statistic, or all of them as data."""
     from attnviz.cli.console import note
+    from attnviz.plots.heads import plot_statistics
     from attnviz.show import exports, frames
-    from attnviz.show.figures.statistics import statistics_figure, statistics_words
+    from attnviz.show.figures.statistics import statistics_words
 
     suffix = out.suffix.lower()
     if suffix == ".parquet":
@@ -326,15 +315,10 @@ def _write(
         exports.write_text(out, exports.statistics_csv(found, tags=tags))
     else:
         words = statistics_words(found, statistic, source=title, pattern=named)
-        said = words if look.caption is True else look.caption or None
-        how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.inches}
-        if lines:
-            from attnviz.show.figures.lines import lines_figure
-
-            write_figure(out, lambda: lines_figure(found, statistic, **how), look, words, kind="stats by layer")
-            return
-        how |= look.colors
-        write_figure(out, lambda: statistics_figure(found, statistic, **how), look, words, kind="stats")
+        how: dict[str, Any] = {"title": look.title, "width": look.width, **({} if lines else look.colors)}
+        how["caption"] = words if look.caption is True else look.caption or None
+        kind = "stats by layer" if lines else "stats"
+        write_figure(out, lambda: plot_statistics(found, statistic, by_layer=lines, **how), look, words, kind=kind)
         return
     note(f"wrote {out}")
 
@@ -357,12 +341,13 @@ def _print(found: list[HeadStatistics], format: str, title: str, named: str, *, 
 
 def _draw_curves(out: Path, found: list[Any], kind: str, title: str, named: str, look: Look) -> None:
     """A figure of lines, one a head."""
-    from attnviz.show.figures.curves import curves_figure, curves_words
+    from attnviz.plots.heads import plot_curves
+    from attnviz.show.figures.curves import curves_words
 
     words = curves_words(found, kind, source=title, pattern=named)
     said = words if look.caption is True else look.caption or None
-    how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.inches}
-    write_figure(out, lambda: curves_figure(found, kind, **how), look, words, kind=f"stats {kind}")
+    how: dict[str, Any] = {"title": look.title, "caption": said, "width": look.width}
+    write_figure(out, lambda: plot_curves(found, kind, **how), look, words, kind=f"stats {kind}")
 
 
 def _write_rows(out: Path, columns: Columns, kind: str, title: str, named: str) -> None:

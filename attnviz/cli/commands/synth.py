@@ -41,8 +41,8 @@ def register(app: typer.Typer) -> None:
         """Write a dump of synthetic q, k, v, global mask and token labels."""
         from attnviz.base.selections import parse_positions
         from attnviz.base.writing import check_output
-        from attnviz.sources.dumps import save
         from attnviz.sources.files import WRITABLE
+        from attnviz.sources.saving import save
         from attnviz.sources.synthetic import synthesize
 
         out = check_output(out, WRITABLE, new=not force)

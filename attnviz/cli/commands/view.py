@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from attnviz.cli.choice import PatternChoice
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
-from attnviz.cli.options import Compute, Heads, Item, Part, PatternChoice, Seen, Source, check_choice
+from attnviz.cli.options import Compute, Heads, Item, Part, Seen, check_choice
+from attnviz.cli.source import Source
 
 
 def register(app: typer.Typer) -> None:

@@ -155,9 +155,9 @@ def _name(labels: Any, positions: range, noun: str) -> str:
     """What a query or key is called, or how many there are."""
     if len(positions) > 1:
         return f"{noun}s {positions.start} to {positions.stop - 1}"
-    from attnviz.base.labels import one_line
+    from attnviz.base.labels import position_said
 
-    return one_line(labels[0]) if labels else f"{noun} {positions.start}"
+    return position_said(noun, positions.start, labels[0] if labels else None)
 
 
 def _panel(shown: Any, *, several: bool) -> str:

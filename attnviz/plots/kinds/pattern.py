@@ -55,15 +55,17 @@ class Reasons:
             for title, pattern in self.patterns(request).items()
         }
 
-    def draw(self, maps: dict[str, ReasonMap], look: Look, source: str = "") -> Axes | Figure:
-        """Draws them, side by side where there are several."""
+    def draw(self, maps: dict[str, ReasonMap], look: Look, source: str = "", ax: Axes | None = None) -> Axes | Figure:
+        """Draws them, into ``ax`` where it is one, side by side where there are several."""
         from attnviz.show.figures.pattern import pattern_figure, story_figure
 
         caption = self.words(maps, source) if look.caption is True else look.caption or None
         how: dict[str, Any] = {"title": look.title, "caption": caption, "width": look.inches}
-        if self.story:
-            return story_figure([*maps.values()], [*maps], **how)
-        return pattern_figure(maps[""], **how)
+        if not self.story:
+            return pattern_figure(maps[""], ax, **how)
+        if ax is not None:
+            raise InputError("a story is three pictures, in a figure of its own; leave ax out")
+        return story_figure([*maps.values()], [*maps], **how)
 
     def words(self, maps: dict[str, ReasonMap], source: str) -> str:
         """What the figure shows, as a caption says it."""

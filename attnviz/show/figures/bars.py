@@ -130,7 +130,8 @@ class Bar:
         """Leaves out the ticks of a bar of this length whose labels would touch."""
         lying = self.bar.orientation == "horizontal"
         axis = self.bar.ax.xaxis if lying else self.bar.ax.yaxis
-        size = float(axis.get_ticklabels()[0].get_fontsize())
+        plain = points("xtick.labelsize" if lying else "ytick.labelsize")
+        size = float(axis.get_tick_params().get("labelsize", plain))  # its labels would be made, to be asked
         low, high = sorted(axis.get_view_interval())
         at = [float(x) for x in axis.get_majorticklocs() if low <= x <= high]
         kept: list[float] = []

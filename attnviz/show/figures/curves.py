@@ -4,24 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from attnviz.base.words import count, in_place
 from attnviz.measures.curves import HeadCurves
-from attnviz.show.figures.heatmap import write_caption
+from attnviz.show.figures.heatmap import write_above, write_below, write_caption
+from attnviz.show.figures.layout import (
+    EDGE,
+    Around,
+    Sheet,
+    caption_lines,
+    fitted_to,
+    line,
+    place,
+    points,
+    width_of,
+    wrapped,
+    write,
+)
+from attnviz.show.figures.lines import axes_lines
 from attnviz.show.figures.style import colormap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
     from numpy.typing import NDArray
 
 CURVES = ("distance", "windows")
 """What there is to draw."""
 
+_SAID = {
+    "distance": ("distance, positions", "weight of a pair"),
+    "windows": ("window, positions to each side", "weight kept"),
+}
+"""What is below panels, and beside them."""
+
+_MEAN = "mean of heads"
+_GAP, _BELOW = 0.16, 0.16  # inches between panels, and of ticks and what is between texts below them
+_LEAST = 1.6  # inches of a panel in print, with what is beside it
+_HANDLE = 0.42  # inches of a piece of line and its distances, in a row of names
 _NAMED = 12  # heads that a legend names; more are told apart by nobody
 _ACROSS = 4  # panels in a row
 _MOST_POINTS = 400  # of a curve: more is what no line shows
@@ -51,30 +78,128 @@ def curves_figure(
     """
     layers = list(dict.fromkeys(one.layer for one in found))
     title = _title(kind, found) if title is None else title
+    logarithmic = kind == "distance" and _spread(found)
     if ax is not None:
-        _panel(ax, list(found), kind, named=True)
+        _panel(ax, list(found), kind, logarithmic=logarithmic)
+        ax.set(xlabel=_SAID[kind][0], ylabel=_SAID[kind][1])
+        names, handles = _key([ax])
+        ax.legend(handles, names, fontsize="small", frameon=False, loc="best")
         ax.set_title(title, parse_math=False)
+        if caption is not None:
+            write_caption(ax, caption)
         return ax
-    across = min(len(layers), _ACROSS)
-    down = math.ceil(len(layers) / across)
-    size = (2.6 * across + 1.4, 2.2 * down + 0.5) if len(layers) > 1 else (5.2, 3.6)
-    if width is not None:
-        size = (width, size[1] * width / size[0])
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
-    for panel, layer in zip(panels.flat, layers, strict=False):
-        own = [one for one in found if one.layer == layer]
-        _panel(panel, own, kind, named=panel is panels.flat[len(layers) - 1])
+    figure = Figure()
+    panels = [figure.add_axes((0, 0, 1, 1), label=f"panel {n}") for n in range(len(layers))]
+    for panel, layer in zip(panels, layers, strict=True):
+        if panel is not panels[0]:
+            panel.sharex(panels[0])
+            panel.sharey(panels[0])
+        _panel(panel, [one for one in found if one.layer == layer], kind, logarithmic=logarithmic)
+    names, handles = _key(panels)
+    columns = min(len(layers), _ACROSS if width is None else max(1, int(width / _LEAST)))
+    sheet = fitted_to(width, partial(_sheet, len(layers), columns, kind, names))
+    above = wrapped(title, sheet.size[0] - 2 * EDGE, points("figure.titlesize"))
+    said = caption_lines(caption, sheet.size[0])
+    sheet = sheet.with_room(above, said)
+    figure.set_size_inches(sheet.size)
+    for n, (panel, layer) in enumerate(zip(panels, layers, strict=True)):
+        place(panel, sheet.box(n), sheet.size)
+        panel.tick_params(labelleft=sheet.is_left(n), labelbottom=sheet.is_lowest(n))
         if len(layers) > 1:
-            panel.set_title(f"layer {layer}", parse_math=False)
-    for panel in panels.flat[len(layers) :]:
-        panel.set_visible(False)
-    for panel in panels.flat:
-        panel.label_outer()
-    figure.suptitle(title, parse_math=False)
-    if caption is not None:
-        write_caption(panels[-1, 0], caption)
+            panel.set_title(f"layer {layer}", parse_math=False, pad=4)
+    _ticks(panels, kind, sheet.panel[0])
+    _write_around(figure, sheet, kind, names, handles, line("figure.labelsize", len(said)) + 0.08 if said else 0.0)
+    write_above(figure, above)
+    write_below(figure, said)
     return figure
+
+
+def _sheet(layers: int, columns: int, kind: str, names: Sequence[str], across: float | None) -> Sheet:
+    """Where panels stand, each so many inches across; None is a size of their own."""
+    wide = (4.4 if layers == 1 else 2.0) if across is None else across
+    inner = columns * wide + (columns - 1) * _GAP
+    said = wrapped(_SAID[kind][0], inner, points("axes.labelsize"))
+    around = Around(
+        left=EDGE + line("axes.labelsize") + 0.06 + width_of("0.0000", points("ytick.labelsize")),
+        right=EDGE + width_of("00,000", points("xtick.labelsize")) / 2,
+        top=EDGE + 0.04,
+        bottom=EDGE
+        + _BELOW
+        + line("xtick.labelsize")
+        + line("axes.labelsize", len(said))
+        + _key_inches(names, inner)[1],
+        above=line("axes.titlesize") + 6 / 72 if layers > 1 else 0.0,
+        gap=_GAP,
+    )
+    return Sheet(layers, columns, (wide, min(max(0.66 * wide, 0.9), 2.9)), around)
+
+
+def _key(panels: Sequence[Axes]) -> tuple[list[str], list[Line2D]]:
+    """What lines are called, and one of each; of many heads, their mean alone."""
+    found: dict[str, Line2D] = {f"{own.get_label()}": own for panel in panels for own in panel.get_lines()}
+    mean = found.pop(_MEAN, None)
+    few = found if len(found) <= _NAMED else {}
+    few |= {} if mean is None else {_MEAN: mean}
+    return [*few], [*few.values()]
+
+
+def _key_inches(names: Sequence[str], inner: float) -> tuple[int, float]:
+    """How many names of lines stand beside each other below panels, and the inches that they take."""
+    each = max((width_of(name, points("xtick.labelsize")) for name in names), default=0.0) + _HANDLE
+    columns = max(1, min(len(names), int(inner / each)))
+    return columns, line("xtick.labelsize", 1.15 * math.ceil(len(names) / columns)) + 0.04 if names else 0.0
+
+
+def _write_around(
+    figure: Figure, sheet: Sheet, kind: str, names: Sequence[str], handles: Sequence[Line2D], under: float
+) -> None:
+    """What the axes of all panels are, said once, and what their lines are; ``under`` inches below are the caption's."""
+    (inner, tall), (left, bottom) = sheet.inner, (sheet.around.left, sheet.around.bottom)
+    columns, deep = _key_inches(names, inner)
+    color = mpl.rcParams["axes.labelcolor"]
+    across, down = _SAID[kind]
+    lines = "\n".join(wrapped(across, inner, points("axes.labelsize")))
+    write(
+        figure,
+        left + inner / 2,
+        EDGE + under + deep + 0.02,
+        lines,
+        "axes.labelsize",
+        ha="center",
+        va="bottom",
+        color=color,
+    )
+    write(figure, EDGE, bottom + tall / 2, down, "axes.labelsize", ha="left", va="center", rotation=90, color=color)
+    if names:
+        figure.legend(
+            handles,
+            names,
+            loc="upper center",
+            bbox_to_anchor=((left + inner / 2) / sheet.size[0], (EDGE + under + deep) / sheet.size[1]),
+            ncols=columns,
+            fontsize=points("xtick.labelsize"),
+            frameon=False,
+            borderaxespad=0,
+            borderpad=0,
+            handlelength=1.6,
+            columnspacing=1.0,
+            labelspacing=0.15,
+        )
+
+
+def _ticks(panels: Sequence[Axes], kind: str, inches: float) -> None:
+    """Powers of 2, as many as have room below a panel."""
+    last = max(1.0, *(panel.dataLim.x1 for panel in panels))
+    steps = [*([0] if kind == "distance" else []), *(2**n for n in range(int(np.log2(last)) + 1))]
+    each = width_of(f"{steps[-1]:,}", points("xtick.labelsize")) + 0.06
+    panels[0].set_xticks(steps[:: max(1, math.ceil(len(steps) * each / inches))])
+
+
+def _spread(found: Sequence[HeadCurves]) -> bool:
+    """Whether weights by distance need a logarithmic scale: there is a sink, and what is left beside it."""
+    drawn = [points_of(one, "distance")[1] for one in found]
+    least, most = min(y.min(initial=np.inf) for y in drawn), max(y.max(initial=0) for y in drawn)
+    return bool(0 < least < most / 100)
 
 
 def curves_words(found: Sequence[HeadCurves], kind: str, *, source: str, pattern: str) -> str:
@@ -95,47 +220,26 @@ def _title(kind: str, found: Sequence[HeadCurves]) -> str:
     return in_place(named, layer, items.pop() if len(items) == 1 else None)
 
 
-def _panel(ax: Axes, found: Sequence[HeadCurves], kind: str, *, named: bool) -> None:
+def _panel(ax: Axes, found: Sequence[HeadCurves], kind: str, *, logarithmic: bool) -> None:
     """The lines of one layer's heads."""
     curves = [points_of(one, kind) for one in found]
     palette = colormap(None, "weights")
     for n, (one, (x, y)) in enumerate(zip(found, curves, strict=True)):
         color = palette(0.3 + 0.65 * n / max(len(found) - 1, 1))
-        ax.plot(
-            x, y, color=color, linewidth=1, label=f"head {one.head}", marker="o" if len(x) <= 24 else None, markersize=2
-        )
+        dot = "o" if len(x) <= 24 else None
+        ax.plot(x, y, color=color, linewidth=1, label=f"head {one.head}", marker=dot, markersize=2)
     if len(found) > 1:
         x, mean = _mean(curves)
-        ax.plot(x, mean, color=ax.xaxis.label.get_color(), linewidth=1.6, linestyle=(0, (4, 2)), label="their mean")
-    _axes(ax, kind)
-    if named:
-        handles, labels = ax.get_legend_handles_labels()
-        few = slice(None) if len(found) <= _NAMED else slice(-1, None)
-        ax.legend(handles[few], labels[few], fontsize="small", frameon=False, loc="best")
-
-
-def _axes(ax: Axes, kind: str) -> None:
+        ax.plot(x, mean, color=mpl.rcParams["axes.labelcolor"], linewidth=1.6, linestyle=(0, (4, 2)), label=_MEAN)
     ax.set_xscale("function", functions=(lambda x: np.log2(np.maximum(x, 0) + 1), lambda x: 2**x - 1))
     if kind == "windows":
         ax.set_ylim(0, 1.03 * max(1.0, ax.dataLim.y1))
-        ax.set_xlabel("window, positions to each side")
-        ax.set_ylabel("weight kept")
+    elif logarithmic:
+        ax.set_yscale("log")
     else:
-        drawn = [np.asarray(own.get_ydata(), dtype=np.float64) for own in ax.get_lines()]
-        least, most = min(y.min(initial=np.inf) for y in drawn), max(y.max(initial=0) for y in drawn)
-        if 0 < least < most / 100:  # a sink and what is left beside it
-            ax.set_yscale("log")
-        else:
-            ax.set_ylim(bottom=min(0, ax.dataLim.y0))
-        ax.set_xlabel("distance, positions")
-        ax.set_ylabel("weight of a pair")
-    last = max(ax.dataLim.x1, 1)
-    steps = [
-        0 if kind == "distance" else 1,
-        *(2**n for n in range(0 if kind == "distance" else 1, int(np.log2(last)) + 1)),
-    ]
-    few = steps[:: max(1, math.ceil(len(steps) / 8))]
-    ax.set_xticks(few)
+        ax.set_ylim(bottom=min(0, ax.dataLim.y0))
+    axes_lines(ax)
+    _ticks([ax], kind, 3.0)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, place: f"{x:,.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
 

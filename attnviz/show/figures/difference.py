@@ -22,6 +22,7 @@ from attnviz.show.figures.layout import (
     line,
     place,
     points,
+    size_for,
     ticks_of,
     wrapped,
     write,
@@ -103,11 +104,10 @@ def difference_figure(
     first, own = both[0], comparison_inches(both[0].size)
     names = [in_place(row[0].heads_name, None, row[0].batch) for row in pictures]  # sides say their layers
 
-    def titles(panel: float) -> list[str]:
-        return [
-            side + "\n".join(wrapped(shown.pattern, panel - 0.02, points("axes.titlesize")))
-            for side, shown in zip(("A\n", "B\n", ""), pictures[0], strict=True)
-        ]
+    def titles(panel: float) -> tuple[list[str], float]:
+        size = min(size_for(shown.pattern, panel - 0.02, "axes.titlesize") for shown in pictures[0])
+        sides = zip(("A\n", "B\n", ""), pictures[0], strict=True)
+        return [side + "\n".join(wrapped(shown.pattern, panel - 0.02, size)) for side, shown in sides], size
 
     noun = ("key" if isinstance(first.keys, range) else "global key") + cell_note(first)
 
@@ -118,7 +118,7 @@ def difference_figure(
         panel = own if across is None else scaled(first.size, own, across)
         keys = ticks_of(first.keys, first.key_labels, panel[0], horizontal=True)
         queries = ticks_of(first.queries, first.query_labels, panel[1], horizontal=False)
-        high = max(text.count("\n") + 1 for text in titles(panel[0]))
+        high = max(text.count("\n") + 1 for text in titles(panel[0])[0])
         around = Around(
             left=EDGE + line("axes.labelsize", 2) + 6 / 72 + queries.room,
             right=max(EDGE, keys.beyond),
@@ -138,14 +138,14 @@ def difference_figure(
     said = caption_lines(caption, found.size[0])
     found = found.with_room(above, said)
     figure.set_size_inches(found.size)
-    headings = titles(found.panel[0])
+    headings, size = titles(found.panel[0])
     for n, (ax, shown) in enumerate(zip(axes, (shown for row in pictures for shown in row), strict=True)):
         row, column = divmod(n, 3)
         place(ax, found.box(n), found.size)
         colored = scale if column < 2 else between
         draw(shown, ax, colored, x_labels=found.is_lowest(n), y_labels=column == 0, names=False)
         if row == 0:
-            ax.set_title(headings[column], pad=4 + 72 * marked, parse_math=False)
+            ax.set_title(headings[column], pad=4 + 72 * marked, fontsize=size, parse_math=False)
         if found_marks and column < 2:
             draw_marks(shown, found_marks[2 * row + column], ax)
         if column == 0:

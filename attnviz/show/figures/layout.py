@@ -7,6 +7,7 @@ short; the color bar takes the room that is left there, or else stands beside th
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
@@ -75,7 +76,9 @@ def _renderer() -> Any:
 
 
 def wrapped(text: str, inches: float, size: float) -> list[str]:
-    """A text in lines of so many inches at the most; a word that is longer is broken."""
+    """A text in lines of so many inches at the most; a word that is longer is broken after a separator, where it has one
+    in time (``a_long_name.`` / ``safetensors``), else between letters.
+    """
     lines = [""]
     for word in text.replace("\n", " \n ").split(" "):
         if word == "\n":
@@ -87,11 +90,25 @@ def wrapped(text: str, inches: float, size: float) -> list[str]:
             continue
         if lines[-1]:
             lines.append("")
-        for letter in word:
-            if lines[-1] and width_of(lines[-1] + letter, size) > inches:
+        for part in _SEPARATED.findall(word):
+            whole = width_of(part, size) <= inches
+            if lines[-1] and (not whole or width_of(lines[-1] + part, size) > inches):
                 lines.append("")
-            lines[-1] += letter
+            for piece in [part] if whole else part:
+                if lines[-1] and width_of(lines[-1] + piece, size) > inches:
+                    lines.append("")
+                lines[-1] += piece
     return lines
+
+
+def size_for(text: str, inches: float, setting: str) -> float:
+    """Points of a text to wrap: what a setting names, or so few, down to :data:`SMALLEST`, that no part of a word is broken."""
+    size = points(setting)
+    widest = max((width_of(part, size) for word in text.split() for part in _SEPARATED.findall(word)), default=0.0)
+    return size if widest <= inches else max(SMALLEST, 0.99 * size * inches / widest)
+
+
+_SEPARATED = re.compile(r"[^-_./\\:,;=]+[-_./\\:,;=]*|[-_./\\:,;=]+")
 
 
 def caption_lines(text: str | None, inches: float) -> list[str]:
@@ -152,7 +169,7 @@ def ticks_of(positions: Sequence[int], labels: Sequence[str] | None, inches: flo
         size = cell / LINE
     stride = _stride(count, inches * 72 / (size * LINE * 0.999))
     at = range(0, count, stride)
-    widest = max((width_of(text(n), size) for n in (range(count) if count <= 256 else at)), default=0.0)
+    widest = max((width_of(text(n), size) for n in at), default=0.0)
     # Words that are thinned would reach into the next panel, were they not turned.
     upright = horizontal and (widest * 72 + 3 > stride * cell or (stride > 1 and labels is not None))
     across = LINE * size / 72 if horizontal and not upright else widest

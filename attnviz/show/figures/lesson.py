@@ -14,8 +14,8 @@ from attnviz.base.labels import one_line
 from attnviz.maps.map import AttentionMap
 from attnviz.measures.explanation import Explanation, Key
 from attnviz.show.figures.bars import frame
-from attnviz.show.figures.heatmap import heatmap
-from attnviz.show.figures.layout import EDGE, caption_lines, line, points, width_of, wrapped
+from attnviz.show.figures.heatmap import heatmap, write_below
+from attnviz.show.figures.layout import EDGE, caption_lines, line, points, width_of, wrapped, write
 from attnviz.show.figures.style import colormap, texts_of
 
 _LABEL = 14  # letters of a token beside a bar
@@ -99,11 +99,9 @@ def row_figure(
     ax.set_xlabel(words.get("weight (softmax)", "weight (softmax)"), labelpad=3)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
     frame(ax)
-    figure.text(EDGE / across, 1 - EDGE / figure.get_figheight(), "\n".join(head), va="top", ha="left",
-                fontsize=points("axes.titlesize"), parse_math=False)  # fmt: skip
-    if said:
-        figure.text(EDGE / across, EDGE / figure.get_figheight(), "\n".join(said), va="bottom", ha="left",
-                    fontsize=points("figure.labelsize"), parse_math=False)  # fmt: skip
+    high = float(figure.get_figheight())
+    write(figure, EDGE, high - EDGE, "\n".join(head), "axes.titlesize", va="top", ha="left")
+    write_below(figure, said)
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from attnviz.measures.statistics import HeadStatistics
-from attnviz.show.figures.heatmap import write_caption
+from attnviz.show.figures.heatmap import write_below, write_caption
 from attnviz.show.figures.layout import EDGE, caption_lines, line, place, points, width_of, wrapped
 from attnviz.show.figures.statistics import cells_of, statistic_title, unit_of
 from attnviz.show.figures.style import colormap
@@ -67,8 +67,7 @@ def lines_figure(
     ax.set_xticklabels(["" if one is None else f"{one}" for one in layers[::step]])
     ax.set_xlabel("layer", labelpad=3)
     ax.set_ylabel(f"{statistic.replace('_', ' ')}, {unit_of(statistic)}", labelpad=3)
-    for side in ("left", "bottom"):
-        ax.spines[side].set(visible=True, linewidth=0.6, color="0.6")
+    axes_lines(ax)
     ax.legend(
         fontsize="small", frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, borderaxespad=0.1
     )
@@ -77,6 +76,12 @@ def lines_figure(
         if caption is not None:
             write_caption(ax, caption)
     return ax
+
+
+def axes_lines(ax: Axes) -> None:
+    """The lines of axes that numbers are read off, whatever the style says."""
+    for side in ("left", "bottom"):
+        ax.spines[side].set(visible=True, linewidth=0.6, color="0.6")
 
 
 def _sheet(title: str, caption: str | None, width: float | None) -> Axes:
@@ -94,7 +99,5 @@ def _sheet(title: str, caption: str | None, width: float | None) -> Axes:
     ax = figure.add_axes((0, 0, 1, 1), label="panel 0")
     place(ax, (left, below, wide - left - 2 * EDGE, tall), (wide, top + tall + below))
     ax.set_title("\n".join(above), pad=4 + _LEGEND, parse_math=False)
-    if said:
-        figure.text(EDGE / wide, EDGE / (top + tall + below), "\n".join(said), va="bottom", ha="left",
-                    fontsize=points("figure.labelsize"), parse_math=False)  # fmt: skip
+    write_below(figure, said)
     return ax

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
-from attnviz.base.labels import one_line
+from attnviz.base.labels import position_said
 from attnviz.base.words import in_place
 from attnviz.maps.map import place_of
 from attnviz.show.figures.bars import Bar
@@ -102,11 +102,11 @@ def faded(picture: Picture) -> Picture:
     return found
 
 
-def _as_drawn(scale: FittedScale) -> Colormap:
-    """The palette as it is seen over the middle gray of a picture."""
+def _as_drawn(scale: FittedScale, picture: Picture) -> Colormap:
+    """The palette as it is seen over the mean of a picture: over a blank page, what each weight has."""
     shares = np.linspace(0, 1, 256)
     cover = _opacity(shares)[:, None]
-    under = faded(np.full((1, 1, 3), 128, dtype=np.uint8))[0, 0] / 255
+    under = faded(picture).mean(axis=(0, 1)) / 255
     return ListedColormap(scale.cmap(shares)[:, :3] * cover + under * (1 - cover))
 
 
@@ -140,7 +140,7 @@ def overlays(
     """
     columns = min(len(maps), 6, math.ceil(math.sqrt(len(maps)) * 1.2))
     figure, scale = Figure(figsize=(6, 6)), ColorScale(**colors).fit(maps)
-    bar = Bar(figure, scale, blank=False, cmap=_as_drawn(scale))
+    bar = Bar(figure, scale, blank=False, cmap=_as_drawn(scale, picture))
     tall, wide, _ = picture.shape
     title = _title(maps, told) if title is None else title
 
@@ -175,8 +175,8 @@ def overlays(
 
 def _title(maps: Sequence[AttentionMap], told: str | None) -> str:
     first = maps[0]
-    name = one_line(first.query_labels[0]) if first.query_labels else f"query {first.queries.start}"
-    return in_place(told or f"what {name} sees", *place_of(maps))
+    query = position_said("query", first.queries[0], None if first.query_labels is None else first.query_labels[0])
+    return in_place(told or f"what {query} sees", *place_of(maps))
 
 
 def _patch(shown: AttentionMap, patches: tuple[int, int], row: int, column: int) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -18,10 +19,25 @@ from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
 from attnviz.show.figures.captions import number_said, pair_said
 from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels
-from attnviz.show.figures.heatmap import write_above, write_below
-from attnviz.show.figures.layout import EDGE, caption_lines, grow, is_strip, label_axis, line, points, wrapped
+from attnviz.show.figures.heatmap import write_above, write_below, write_caption
+from attnviz.show.figures.layout import (
+    EDGE,
+    LINE,
+    Around,
+    Sheet,
+    caption_lines,
+    fitted_to,
+    is_strip,
+    label_axis,
+    line,
+    place,
+    points,
+    ticks_of,
+    width_of,
+    wrapped,
+)
 from attnviz.show.figures.vectors import Array
-from attnviz.show.scale.colors import BLACK, WHITE, Rgb, hidden, is_dark, mix, reason_colors
+from attnviz.show.scale.colors import Rgb, hidden, is_dark, mix, reason_colors, reason_tints, weight_ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +46,7 @@ MOST_SQUARES = 64
 """Cells along a side up to which each is outlined and a weight is a square in it; beyond, a weight is a shade."""
 
 _NARROW = 5.0  # inches across of a figure whose legend is below it
-_GAP_INCHES, _PAD_INCHES = 0.2, 0.08
-_GRAY: Rgb = (0.45, 0.45, 0.45)
+_GAP_INCHES, _APART = 0.2, 0.1  # between pictures, and before their legend
 
 
 def pattern_figure(
@@ -61,17 +76,7 @@ def pattern_figure(
         The Axes drawn into.
     """
     if ax is None:
-        narrow = width is not None and width < _NARROW
-
-        def draw(axes: Sequence[Axes]) -> None:
-            inches = max(_width(axes[0]), 4.0 if width is None else 0.0 if narrow else 2.0)
-            words = wrapped(_title(shown) if title is None else title, inches, points("axes.titlesize"))
-            pattern_figure(shown, axes[0], title="\n".join(words), full=full, legend=legend and not narrow)
-
-        ax = _fitted(shown, 1, draw, None if narrow else caption, width)[0]
-        if narrow:
-            _write_below(shown, ax, full or shown.most_weight or 1.0, caption)
-        return ax
+        return _figure([shown], [title], full=full, legend=legend, caption=caption, width=width)[1][0]
     full = full or shown.most_weight or 1.0
     T, S = len(shown.queries), len(shown.keys)
     extent = (-0.5, S - 0.5, T - 0.5, -0.5)
@@ -83,13 +88,14 @@ def pattern_figure(
         _outline(shown, ax)
     label_axis(ax.xaxis, shown.keys, shown.key_labels)
     label_axis(ax.yaxis, shown.queries, shown.query_labels)
-    noun = "key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else "")
-    ax.set_xlabel("\n".join(wrapped(noun, max(_width(ax), 0.5), points("axes.labelsize"))))
-    ax.set_ylabel("query")
+    ax.set_xlabel("\n".join(_key_noun(shown, _width(ax))), labelpad=3)
+    ax.set_ylabel("query", labelpad=3)
     ax.set_title(_title(shown) if title is None else title, parse_math=False)
     if legend:
         names, handles = _counted(shown, full)
-        ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1.0), **_LEGEND)
+        _write_key(ax, names, handles)
+    if caption is not None:
+        write_caption(ax, caption)
     return ax
 
 
@@ -98,29 +104,6 @@ def _counted(shown: ReasonMap, full: float) -> tuple[list[str], list[Any]]:
     names, handles = _legend([shown], full)
     counts = shown.counts
     return [f"{name}\n{_pairs(counts[name], shown.total)}" if name in counts else name for name in names], handles
-
-
-def _write_below(shown: ReasonMap, ax: Axes, full: float, caption: str | None) -> None:
-    """The legend and the caption below a narrow figure, whose width the map has."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    (names, handles), wide = _counted(shown, full), float(figure.get_figwidth())
-    lines = caption_lines(caption, wide)
-    words = line("figure.labelsize", len(lines)) + 0.08 if lines else 0.0
-    key = 2.75 * line("xtick.labelsize", math.ceil(len(names) / 2)) + 0.05
-    grow(figure, below=words + key)
-    place = (EDGE / wide, (words + key) / float(figure.get_figheight()))
-    figure.legend(
-        handles,
-        names,
-        loc="upper left",
-        bbox_to_anchor=place,
-        ncols=2,
-        columnspacing=1.0,
-        fontsize=points("xtick.labelsize"),
-        **_LEGEND,
-    )
-    write_below(figure, lines)
 
 
 def story_figure(
@@ -140,25 +123,87 @@ def story_figure(
         caption, width: as in :func:`attnviz.heatmap`.
     """
     full = max(shown.most_weight for shown in maps) or 1.0
+    return _figure(maps, titles, full=full, legend=True, caption=caption, width=width, above=title)[0]
 
-    def draw(row: Sequence[Axes]) -> None:
-        for ax, shown, own in zip(row, maps, titles, strict=True):
-            name = f"{own}\n{_pairs(shown.visible, shown.total)}"
-            words = wrapped(name, _width(ax), points("axes.titlesize"))
-            pattern_figure(shown, ax, title="\n".join(words), full=full, legend=False)
-            if ax is not row[0]:
-                ax.set_ylabel("")
-                ax.tick_params(left=False, labelleft=False)
-        names, handles = _legend(maps, full)
-        row[-1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.04, 1.0), **_LEGEND)
 
-    figure = _fitted(maps[0], len(maps), draw, caption, width)[0].get_figure(root=True)
-    assert figure is not None
-    if title is not None:
-        lines = wrapped(title, float(figure.get_figwidth()) - 2 * EDGE, points("figure.titlesize"))
-        grow(figure, above=line("figure.titlesize", len(lines)) + 0.06)
-        write_above(figure, lines)
-    return figure
+def _figure(
+    maps: Sequence[ReasonMap],
+    titles: Sequence[str | None],
+    *,
+    full: float | None,
+    legend: bool,
+    caption: str | None,
+    width: float | None,
+    above: str | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """A row of pictures with one legend: beside them, or below a narrow one, whose width it has."""
+    full = full or max(shown.most_weight for shown in maps) or 1.0
+    names, handles = _counted(maps[0], full) if len(maps) == 1 else _legend(maps, full)
+    key = _Key(names if legend else [], below=len(maps) == 1 and width is not None and width < _NARROW)
+    said = [_title(shown) if title is None else title for shown, title in zip(maps, titles, strict=True)]
+    if len(maps) > 1:
+        said = [f"{name}\n{_pairs(shown.visible, shown.total)}" for name, shown in zip(said, maps, strict=True)]
+
+    def headings(sheet: Sheet) -> list[list[str]]:
+        middle = sheet.around.left + sheet.panel[0] / 2
+        wide = 2 * (min(middle, sheet.size[0] - middle) - EDGE) if len(maps) == 1 else sheet.panel[0]
+        return [wrapped(text, max(wide, 0.5), points("axes.titlesize")) for text in said]
+
+    def sheet(across: float | None) -> Sheet:
+        found = _sheet(maps[0], len(maps), key, across)
+        over = line("axes.titlesize", max(map(len, headings(found)))) + 6 / 72
+        return replace(found, around=replace(found.around, top=found.around.top + over))
+
+    found = fitted_to(width, sheet)
+    lines = [] if above is None else wrapped(above, found.size[0] - 2 * EDGE, points("figure.titlesize"))
+    words = caption_lines(caption, found.size[0])
+    found = found.with_room(lines, words)
+    figure = Figure(figsize=found.size)
+    row = [figure.add_axes((0, 0, 1, 1)) for _ in maps]
+    for n, (ax, shown, heading) in enumerate(zip(row, maps, headings(found), strict=True)):
+        place(ax, found.box(n), found.size)
+        pattern_figure(shown, ax, title="\n".join(heading), full=full, legend=False)
+        if n:
+            ax.set_ylabel("")
+            ax.tick_params(left=False, labelleft=False)
+    if key.names and key.below:
+        under = line("figure.labelsize", len(words)) + 0.08 if words else 0.0
+        at = (EDGE / found.size[0], (EDGE + under + key.inches[1]) / found.size[1])
+        figure.legend(
+            handles,
+            names,
+            loc="upper left",
+            bbox_to_anchor=at,
+            ncols=2,
+            columnspacing=1.0,
+            fontsize=key.size,
+            **_LEGEND,
+        )
+    elif key.names:
+        _write_key(row[-1], names, handles)
+    write_above(figure, lines)
+    write_below(figure, words)
+    return figure, row
+
+
+def _sheet(shown: ReasonMap, count: int, key: _Key, across: float | None) -> Sheet:
+    """Where pictures stand, each so many inches across; None is the size that they want. Without room for titles."""
+    wide, tall = _panel_inches(shown, count)
+    if across is not None:
+        wide, tall = across, tall * across / wide
+    keys = ticks_of(shown.keys, shown.key_labels, wide, horizontal=True)
+    queries = ticks_of(shown.queries, shown.query_labels, tall, horizontal=False)
+    bottom = EDGE + keys.room + 3 / 72 + line("axes.labelsize", len(_key_noun(shown, wide)))
+    beside = 0.0 if key.below or not key.names else _APART + key.inches[0]
+    deep = key.inches[1] + 0.05 if key.below and key.names else 0.0
+    around = Around(
+        left=EDGE + line("axes.labelsize") + 3 / 72 + queries.room,
+        right=EDGE + max(beside, keys.beyond),
+        top=EDGE,
+        bottom=max(bottom + deep, key.inches[1] - tall + EDGE if beside else 0.0),
+        gap=max(_GAP_INCHES, 2 * keys.beyond),
+    )
+    return Sheet(count, count, (wide, tall), around)
 
 
 def _width(ax: Axes) -> float:
@@ -168,37 +213,42 @@ def _width(ax: Axes) -> float:
     return float(ax.get_position(original=True).width * figure.get_figwidth())
 
 
-def _fitted(
-    shown: ReasonMap, count: int, draw: Callable[[Sequence[Axes]], None], caption: str | None, width: float | None
-) -> list[Axes]:
-    """A row of panels with what is drawn in and around them, in a figure that just holds it: ``width`` inches across."""
-    figure, row = _panels(shown, count)
-    draw(row)
-    _fit(figure)
-    scale = 1.0
-    for _ in range(3 if width is not None else 0):  # letters keep their size, so that panels change more
-        assert width is not None
-        inside = sum(float(ax.get_window_extent().width) for ax in row) / figure.dpi
-        scale *= max((width - float(figure.get_figwidth()) + inside) / inside, 0.1)
-        figure, row = _panels(shown, count, scale)
-        draw(row)
-        _fit(figure)
-    if width is not None:
-        _widen(figure, width)
-    if caption is not None:
-        lines = caption_lines(caption, float(figure.get_figwidth()))
-        grow(figure, below=line("figure.labelsize", len(lines)) + 0.08)
-        write_below(figure, lines)
-    return row
+def _key_noun(shown: ReasonMap, inches: float) -> list[str]:
+    """What is below the keys, in lines."""
+    noun = "key" + (f"   ({cell_words(shown.cell_size)})" if shown.reduced else "")
+    return wrapped(noun, max(inches, 0.5), points("axes.labelsize"))
 
 
-def _widen(figure: Figure, width: float) -> None:
-    """A figure a hair wider or narrower, with what is in it where it was."""
-    before = float(figure.get_figwidth())
-    for ax in figure.axes:
-        box = ax.get_position(original=True)
-        ax.set_position((box.x0 * before / width, box.y0, box.width * before / width, box.height))
-    figure.set_figwidth(width)
+@dataclass(frozen=True)
+class _Key:
+    """How large a legend is.
+
+    Args:
+        names: of its colors.
+        below: whether it lies below the picture, in two columns.
+    """
+
+    names: Sequence[str]
+    below: bool
+
+    @property
+    def size(self) -> float:
+        """Points of its letters."""
+        return points("xtick.labelsize" if self.below else "legend.fontsize")
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        """Across, with swatches, and down."""
+        letters = self.size / 72
+        across = max((width_of(name, self.size) for name in self.names), default=0.0) + 2.7 * letters  # swatch, pads
+        heights = [(name.count("\n") + 1) * LINE * letters + 0.8 * letters for name in self.names]
+        columns = [heights[: -(-len(heights) // 2)], heights[-(-len(heights) // 2) :]] if self.below else [heights]
+        return across, 1.06 * max(map(sum, columns))
+
+
+def _write_key(ax: Axes, names: Sequence[str], handles: Sequence[Any]) -> None:
+    """A legend to the right of Axes."""
+    ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1 + _APART / max(_width(ax), 0.1), 1.0), **_LEGEND)
 
 
 _LEGEND: dict[str, Any] = {
@@ -215,32 +265,14 @@ def most_inches(panels: int) -> float:
     return 6.0 if panels == 1 else 3.0
 
 
-def _panels(shown: ReasonMap, count: int, scale: float = 1.0) -> tuple[Figure, list[Axes]]:
-    """A row of Axes of the size that ``shown`` wants, or ``scale`` times that, with no room for labels yet."""
+def _panel_inches(shown: ReasonMap, count: int) -> tuple[float, float]:
+    """Width and height that a picture wants, of ``count`` in a row."""
     T, S, most = len(shown.queries), len(shown.keys), most_inches(count)
-    if is_strip((len(shown.queries), len(shown.keys))):
+    if is_strip((T, S)):
         width, height = (min(max(0.3 * positions, 1.0), most) for positions in (S, T))
-    else:
-        cell = max(min(0.3 * max(T, S), most), 1.5) / max(T, S)
-        width, height = cell * S, cell * T
-    width, height = width * scale, height * scale
-    each = width + _GAP_INCHES
-    figure = Figure(figsize=(count * each, height))
-    return figure, [figure.add_axes((n / count, 0, width / each / count, 1)) for n in range(count)]
-
-
-def _fit(figure: Figure) -> None:
-    """Makes just the room that labels and legend take around Axes, which keep their size in inches."""
-    # A layout of matplotlib's would not: with square pairs, it gives room where there is some and cuts elsewhere.
-    size = figure.get_size_inches()
-    taken = figure.get_tightbbox()
-    low, high = np.array(taken.min) - _PAD_INCHES, np.array(taken.max) + _PAD_INCHES
-    places = [(ax, ax.get_position(original=True)) for ax in figure.axes]
-    figure.set_size_inches(*(high - low))
-    for ax, box in places:
-        x, y = (box.min * size - low) / (high - low)
-        width, height = box.size * size / (high - low)
-        ax.set_position((x, y, width, height))
+        return width, height
+    cell = max(min(0.3 * max(T, S), most), 1.5) / max(T, S)
+    return cell * S, cell * T
 
 
 def _outlined(shown: ReasonMap) -> bool:
@@ -285,12 +317,12 @@ class _ReasonImage(PixelImage):
 
     def _colors(self, kinds: Array, weights: Array | None) -> Array:
         """(..., 3), the darker the more weight."""
-        colors = [*reason_colors([*self.reasons, SEVERAL], dark=_dark()).values()]
-        blank = hidden(dark=_dark())
-        plain = np.array([*(map(_tint, colors) if self.tinted else colors), blank])[kinds]  # -1 is the last
+        names, blank = [*self.reasons, SEVERAL], hidden(dark=_dark())
+        colors = reason_tints(names, dark=_dark()) if self.tinted else reason_colors(names, dark=_dark())
+        plain = np.array([*colors.values(), blank])[kinds]  # -1 is the last
         if weights is None:
             return plain
-        inks = np.array([*map(_ink, colors), blank])[kinds]
+        inks = np.array([*_inks(names), blank])[kinds]
         share = np.sqrt(np.clip(np.nan_to_num(weights) / self.full, 0, 1))[..., None]
         shaded: Array = plain + (inks - plain) * share
         return shaded
@@ -315,7 +347,7 @@ def _outline(shown: ReasonMap, ax: Axes) -> None:
 
 def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:
     assert shown.weights is not None
-    colors = [*reason_colors([*shown.reasons, SEVERAL], dark=_dark()).values()]
+    colors = _inks([*shown.reasons, SEVERAL])
     (down, across), kinds = shown.cell_size, shown.kinds
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
     squares, inks = [], []
@@ -323,7 +355,7 @@ def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:
         if weight > 0:
             center = ((column + 0.5) * across - 0.5, (row + 0.5) * down - 0.5)
             squares.append(center + corners * (across, down) * 0.92 * min(float(weight) / full, 1.0) ** 0.5)
-            inks.append(_ink(colors[kinds[row, column]]))
+            inks.append(colors[kinds[row, column]])
     ax.add_collection(PolyCollection(squares, facecolors=inks, edgecolors="none"), autolim=False)
 
 
@@ -333,18 +365,18 @@ def _legend(maps: Sequence[ReasonMap], full: float) -> tuple[list[str], list[Any
     reasons = list(dict.fromkeys(reason for shown in maps for reason in shown.counts if reason != SEVERAL))
     if any(SEVERAL in shown.counts for shown in maps):
         reasons.append(SEVERAL)
-    colors = reason_colors(reasons, dark=_dark())
+    colors = (reason_tints if weighed else reason_colors)(reasons, dark=_dark())
     names = [*reasons, "not visible"]
-    handles: list[Any] = [_swatch(_tint(color) if weighed else color) for color in colors.values()]
+    handles: list[Any] = [_swatch(color) for color in colors.values()]
     handles.append(_swatch(hidden(dark=_dark())))
     if weighed:
         for share in (1.0, 0.25, 0.0625):
             names.append(f"weight {full * share:.2g}")
-            small, ink = _outlined(maps[0]), _ink(_GRAY)
-            if small:
-                handles.append((_swatch(_tint(_GRAY)), _swatch(ink, 0.92 * share**0.5)))
+            tint, ink = _neutral()
+            if _outlined(maps[0]):
+                handles.append((_swatch(tint), _swatch(ink, 0.92 * share**0.5)))
             else:
-                handles.append(_swatch(mix(_tint(_GRAY), ink, share**0.5)))
+                handles.append(_swatch(mix(tint, ink, share**0.5)))
     return names, handles
 
 
@@ -352,12 +384,14 @@ def _swatch(color: Rgb, side: float = 1.0) -> Line2D:
     return Line2D([], [], linestyle="", marker="s", markersize=9 * side, color=color, markeredgewidth=0)
 
 
-def _tint(color: Rgb) -> Rgb:
-    return mix(color, to_rgb(mpl.rcParams["axes.facecolor"]), 0.7)
+def _inks(reasons: Sequence[str]) -> list[Rgb]:
+    """What weights are marked with, of each reason."""
+    return [weight_ink(color, dark=_dark()) for color in reason_colors(reasons, dark=_dark()).values()]
 
 
-def _ink(color: Rgb) -> Rgb:
-    return mix(color, WHITE if _dark() else BLACK, 0.25)
+def _neutral() -> tuple[Rgb, Rgb]:
+    """A tint and an ink of no reason, for a legend."""
+    return ((0.25,) * 3, (0.95,) * 3) if _dark() else ((0.78,) * 3, (0.1,) * 3)
 
 
 def _dark() -> bool:

@@ -151,7 +151,8 @@ def _sheet(
 
     def sheet(across: float | None) -> Sheet:
         wide = max(each * columns, 1.5) if across is None else across
-        panel = wide, max(rows * min(wide / columns, _CELL * 1.3), 0.3)
+        lines = min(rows * line("ytick.labelsize") * 1.02, _MOST_INCHES)  # each layer has its name
+        panel = wide, max(min(rows * min(wide / columns, _CELL * 1.3), _MOST_INCHES), lines, 0.3)
         keys = ticks_of(heads, None, panel[0], horizontal=True)
         tall = max(panel[1], _LEAST_BAR)
         bottom = max(EDGE + keys.room + 3 / 72 + line("axes.labelsize"), bar.below + tall - panel[1])

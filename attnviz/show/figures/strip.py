@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from attnviz.base.errors import InputError
-from attnviz.base.labels import SPACE, one_line, spaced
+from attnviz.base.labels import one_line, position_said, spaced
 from attnviz.show.figures.bars import Bar, colorbar
 from attnviz.show.figures.captions import cell_said
 from attnviz.show.figures.heatmap import write_above, write_below, write_caption
@@ -277,11 +277,7 @@ def _own(shown: AttentionMap) -> int | None:
 
 
 def _query(shown: AttentionMap) -> str:
-    position = shown.queries.start
-    if shown.query_labels is None:
-        return f"query {position}"
-    text = one_line(shown.query_labels[0]).strip(SPACE)
-    return f"query {position} ({text})"
+    return position_said("query", shown.queries[0], None if shown.query_labels is None else shown.query_labels[0])
 
 
 def _title(shown: AttentionMap) -> str:

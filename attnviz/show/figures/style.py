@@ -19,7 +19,7 @@ from matplotlib.text import Text
 
 from attnviz.base.errors import InputError
 from attnviz.base.words import printable
-from attnviz.base.writing import as_path, atomic
+from attnviz.base.writing import PICTURES, as_path, atomic
 from attnviz.show.scale.colors import DARK_PAGE, INK, POLES, hidden, is_dark, palette
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from attnviz.show.figures.about import About
 
-SUFFIXES = (".png", ".pdf", ".svg")
 
 LOOK = 2
 """The version of how figures look: it goes up where the same numbers are drawn otherwise, as they are since figures are ink."""
@@ -207,7 +206,7 @@ def save_figure(
         ".svg": {"Date": None, "Creator": None},
     }
     if suffix not in nameless:
-        raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(SUFFIXES)}")
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(PICTURES)}")
     for text in texts_of(figure):
         text.set_text(printable(text.get_text()))
     said = nameless[suffix] | ({} if about is None else about.metadata(suffix))

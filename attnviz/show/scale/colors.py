@@ -7,7 +7,7 @@ And the palettes of values, for figures and for terminals, which do without matp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Rgb = tuple[float, float, float]  # 0 to 1
 
@@ -20,6 +20,15 @@ DARK_PAGE = "#16181d"
 
 _OWN = {"window": 0x0072B2, "global key": 0xE69F00, "global query": 0x009E73, "several": 0x3C3C3C}
 _SPARE = (0x56B4E9, 0xCC79A7, 0xD55E00, 0xF0E442)
+
+_TINTS = {
+    False: {"window": 0xB9D1DF, "global key": 0xD4B46B, "global query": 0x5BA591, "several": 0x7F7F7F},
+    True: {"window": 0x153F57, "global key": 0x836624, "global query": 0x0B5C46, "several": 0x858585},
+}
+_SPARE_TINTS = {
+    False: (0xC3DAE8, 0xC4A1B4, 0xD68F57, 0xEDE8A1),
+    True: (0x364D59, 0x795368, 0xA86632, 0x333117),
+}
 
 _HIDDEN_ON_DARK: Rgb = (38 / 255, 40 / 255, 46 / 255)
 
@@ -86,14 +95,31 @@ def reason_colors(reasons: Iterable[str], *, dark: bool = False) -> dict[str, Rg
 
     On a ``dark`` page, what is several is light.
     """
+    found = _colors_of(reasons, _OWN, _SPARE)
+    return {name: mix(color, WHITE, 0.75 if dark and name == "several" else 0.0) for name, color in found.items()}
+
+
+def reason_tints(reasons: Iterable[str], *, dark: bool = False) -> dict[str, Rgb]:
+    """Likewise a color to mark weights on: in gray too, and with a color deficiency, each is told from the others and
+    from :func:`hidden`, as each has a lightness of its own.
+    """
+    return _colors_of(reasons, _TINTS[dark], _SPARE_TINTS[dark])
+
+
+def weight_ink(color: Rgb, *, dark: bool = False) -> Rgb:
+    """What a weight is marked with on a tint of ``color``: all but black, on a ``dark`` page all but white."""
+    return mix(color, WHITE, 0.85) if dark else mix(color, BLACK, 0.75)
+
+
+def _colors_of(reasons: Iterable[str], own: Mapping[str, int], spare: Sequence[int]) -> dict[str, Rgb]:
     colors: dict[str, Rgb] = {}
     strangers = 0
     for reason in reasons:
-        if reason in _OWN:
-            colors[reason] = mix(_rgb(_OWN[reason]), WHITE, 0.75 if dark and reason == "several" else 0.0)
+        if reason in own:
+            colors[reason] = _rgb(own[reason])
         elif reason not in colors:
-            again, spare = divmod(strangers, len(_SPARE))
-            colors[reason] = mix(_rgb(_SPARE[spare]), BLACK, 1 - 0.7**again)  # a darker round of the same
+            again, place = divmod(strangers, len(spare))
+            colors[reason] = mix(_rgb(spare[place]), BLACK, 1 - 0.7**again)  # a darker round of the same
             strangers += 1
     return colors
 

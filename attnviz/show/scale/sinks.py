@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnviz.base.labels import SPACE, one_line
+from attnviz.base.labels import SPACE, one_line, position_said
 from attnviz.maps.map import AttentionMap
 
 MOST = 0.5
@@ -69,8 +69,7 @@ class Row:
     def said(self) -> str:
         """``query 3 ([CLS])``, ``queries 0 to 7``."""
         first, last = self.queries
-        token = f" ({one_line(self.label)})" if self.label is not None else ""
-        return f"query {first}{token}" if first == last else f"queries {first} to {last}"
+        return position_said("query", first, self.label) if first == last else f"queries {first} to {last}"
 
 
 def find_sink(shown: AttentionMap) -> Sink | None:
@@ -153,12 +152,10 @@ def sink_note(maps: Sequence[AttentionMap]) -> str | None:
         return None
     worst = max(sinks, key=lambda sink: sink.share)
     first, last = worst.keys
-    token = f" ({one_line(worst.label)})" if worst.label is not None else ""
-    keys = f"key {first}{token} takes" if first == last else f"keys {first} to {last} take"
+    where = position_said("key", first, worst.label) if first == last else f"keys {first} to {last}"
     if worst.exact:
-        what = f"{keys} {percent(worst.share)} of the weight shown"
+        what = f"{where} {'takes' if first == last else 'take'} {percent(worst.share)} of the weight shown"
     else:
-        where = f"key {first}{token}" if first == last else f"keys {first} to {last}"
         what = f"the largest weight of {percent(worst.share)} of the rows is at {where}"
     if len(maps) == 1:
         return what

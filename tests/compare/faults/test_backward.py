@@ -50,6 +50,7 @@ def each_once(pairs):
     return [(mistake, names[n % len(names)], next(dtypes)) for n, (mistake, names) in enumerate(pairs)]
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("mistake", "name", "dtype"), each_once((mistake, made[1].split()) for mistake, made in BACKWARD.items())
 )
@@ -60,6 +61,7 @@ def test_a_mistake_of_the_backward_pass_is_named(mistake, name, dtype):
     assert mistake.split(":")[0] in kinds(inputs, grad, dtype, **{name: make(right, grad)[name]})
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(("mistake", "name", "dtype"), each_once((mistake, GRADIENTS) for mistake in FORWARD[::8]))
 def test_a_mistake_of_the_forward_pass_is_named_by_its_gradients(mistake, name, dtype):
     right, inputs, grad = planted(MISTAKES[mistake][0][0], dtype)

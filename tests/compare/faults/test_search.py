@@ -30,6 +30,7 @@ def kinds(found) -> set[str]:
     return {fault for finding in found.findings for fault in finding.faults}
 
 
+@pytest.mark.sweep(keep=16)
 @pytest.mark.parametrize(("mistake", "case", "dtype", "output"), COVER, ids=lambda value: value)
 def test_a_planted_mistake_is_red_and_named(mistake, case, dtype, output):
     T = 24
@@ -78,6 +79,7 @@ def test_inputs_that_a_kernel_rounds_are_named():
     assert report.findings[0].names[0] == "inputs rounded to bfloat16"
 
 
+@pytest.mark.sweep
 def test_sums_that_are_kept_in_a_half_type_are_named():
     """4,096 numbers added up one by one in bfloat16."""
     one = planted("scale: twice", "full", "bfloat16", 4096, 4)

@@ -106,6 +106,7 @@ def test_long_sequences_are_kept_without_their_tokens():
     assert found.key_tokens is None
 
 
+@pytest.mark.sweep(keep=7)
 @pytest.mark.parametrize("cells", [4, 32])
 @pytest.mark.parametrize("values", ["weights", "logits"])
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import attnviz
+from attnviz.base.writing import PICTURES
 from attnviz.show.figures.about import About, read_about
-from attnviz.show.figures.style import SUFFIXES, save_figure
+from attnviz.show.figures.style import save_figure
 
 WORDS = [
     "run.safetensors layer 2, head 3. Pattern: full.",
@@ -20,7 +21,7 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", PICTURES)
 @pytest.mark.parametrize("words", WORDS)
 def test_words_and_settings_come_back(tmp_path, suffix, words):
     about = About(words, {"kind": "plot heatmap", "norm": "log", "title": words, "vmax": 0.5})
@@ -38,14 +39,14 @@ def test_an_svg_says_the_words_to_readers_of_pages(tmp_path, words):
     assert (root[0].tag, root[0].text) == ("{http://www.w3.org/2000/svg}desc", said)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", PICTURES)
 def test_the_same_words_are_the_same_bytes(tmp_path, suffix):
     for name in ("a", "b"):
         save_figure(Figure(figsize=(1, 1)), tmp_path / f"{name}{suffix}", about=About("words", {"kind": "plot"}))
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", PICTURES)
 def test_figures_of_others_say_nothing(tmp_path, suffix):
     path = tmp_path / f"figure{suffix}"
     Figure(figsize=(1, 1)).savefig(path)
@@ -53,7 +54,7 @@ def test_figures_of_others_say_nothing(tmp_path, suffix):
         read_about(path)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", PICTURES)
 def test_what_is_no_figure_is_told(tmp_path, suffix):
     path = tmp_path / f"figure{suffix}"
     with pytest.raises(attnviz.InputError, match="cannot be read"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PathCollection
 
@@ -26,7 +26,6 @@ def ends(ax) -> list[tuple[float, float, float]]:
     return [(path.vertices[0, 0], path.vertices[-1, 0], path.vertices[:, 1]) for path in found.get_paths()], found
 
 
-@settings(max_examples=25)
 @given(calls(values=False), st.data())
 def test_every_pair_that_is_seen_has_an_arc(call, data):
     head = data.draw(st.integers(0, call.inputs.H - 1))

@@ -96,6 +96,7 @@ def test_every_cell_is_there_and_edges_are_even(count, size):
 # Every norm and value
 
 
+@pytest.mark.sweep(keep=9)
 @pytest.mark.parametrize("norm", ["linear", "log", "power", "rank", "row"])
 @pytest.mark.parametrize("values", ["weights", "logits", "difference"])
 @pytest.mark.parametrize("sign", [1, -1])

@@ -49,6 +49,7 @@ def test_seaborn_themes_are_honored():
         assert heatmap(some_map()).title.get_fontsize() == 24
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("paper", ["column", "page"])
 @pytest.mark.parametrize("heads", [1, 12, 144])
 def test_papers_have_their_width_and_nothing_is_cut_off(paper, heads):

@@ -49,6 +49,7 @@ def test_maps_without_a_lone_peak_or_with_a_cell_each_have_none():
         assert standing_out(Request(inputs, "causal", 0, pixels=pixels), shown) is None
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.filterwarnings("ignore:Glyph")
 @pytest.mark.parametrize(
     ("width", "pattern", "labels"),

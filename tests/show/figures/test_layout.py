@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import combinations, product
 from types import SimpleNamespace
@@ -10,17 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from attnviz.maps.layers import OverviewRow
 from attnviz.maps.map import AttentionMap
 from attnviz.maps.marginals import Marginals
 from attnviz.maps.reasons import ReasonMap
+from attnviz.measures.curves import HeadCurves
 from attnviz.show.figures.arcs import arcs
+from attnviz.show.figures.curves import curves_figure
 from attnviz.show.figures.detail import detail
 from attnviz.show.figures.difference import difference_figure
 from attnviz.show.figures.heatmap import grid_columns, heads_grid, heatmap
-from attnviz.show.figures.layout import grow, width_of, wrapped
+from attnviz.show.figures.layout import grow, ticks_of, width_of, wrapped
 from attnviz.show.figures.lines import lines_figure
 from attnviz.show.figures.overlay import overlays
 from attnviz.show.figures.overview import overview_figure
@@ -51,6 +56,7 @@ FACTORS = {
         "statistics",
         "arcs",
         "lines",
+        "curves",
     ],
     "T": [3, 10, 16, 64, 500, 4096, 65536],
     "heads": [1, 2, 3, 8, 12, 32, 144],
@@ -128,6 +134,15 @@ def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values:
         ]
         draw = statistics_figure if kind == "statistics" else lines_figure
         return draw(found, title=LONG, **look).figure
+    if kind == "curves":
+        weight = np.linspace(1, 1e-4 if values == "logits" else 0.2, min(T, 500))
+        ones = [
+            HeadCurves(head, weight, weight, {1 << n: 1 - 0.5**n for n in range(1, 8)}, layer=layer)
+            for layer in range({3: 1, 10: 2}.get(T, 12))
+            for head in range(min(heads, 32))
+        ]
+        found = curves_figure(ones, "distance" if pattern == "causal" else "windows", title=LONG, **look)
+        return found if isinstance(found, Figure) else found.figure
     if kind == "arcs":
         tokens = min(T, 24 if width == "column" else 64)
         (one,) = (a_map(tokens, head, labels, values, pattern) for head in range(1))
@@ -170,7 +185,7 @@ def written(figure: Figure) -> list[tuple[str, Any]]:
 
 
 def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
-    square = kind not in ("overview", "strip", "statistics", "lines")
+    square = kind not in ("overview", "strip", "statistics", "lines", "curves")
     figure.draw_without_rendering()
     texts = written(figure)
     width, height = (side * figure.dpi for side in figure.get_size_inches())
@@ -188,7 +203,7 @@ def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
         if square:
             assert box.width == pytest.approx(box.height, rel=1e-6)  # T keys and T queries
         assert box.width == pytest.approx(boxes[0].width, rel=1e-6)
-    for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics", "lines") else ()):
+    for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics", "lines", "curves") else ()):
         across = min(box.x1, panel.x1) - max(box.x0, panel.x0)
         assert across <= 1 or min(box.y1, panel.y1) - max(box.y0, panel.y0) <= 1.5, text
     for ends in ("x", "y"):
@@ -230,6 +245,7 @@ def test_the_whole_matrix(kind, labels, width):
             "overview": 144,
             "statistics": 144,
             "lines": 144,
+            "curves": 32,
             "difference": 2,
             "strip": 8,
             "overlay": 8,
@@ -264,6 +280,7 @@ def test_each_of_sixteen_tokens_has_its_label(heads, width):
     assert len(last.xaxis.get_majorticklocs()) == 16
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("heads", [5, 7, 11, 23])
 def test_the_color_bar_takes_the_room_that_a_short_row_leaves(heads):
     with house_style():
@@ -329,3 +346,34 @@ def test_lines_are_as_wide_as_they_may_be():
         assert all(width_of(line, 8) <= inches for line in lines)
         assert "".join("".join(lines).split()) == "".join(text.split())
     assert wrapped("one\ntwo", 5, 8) == ["one", "two"]
+
+
+@given(
+    st.lists(st.text("abcdefgh", min_size=1, max_size=12), min_size=1, max_size=8),
+    st.sampled_from(["_", "-", ".", "/", "::", ", "]),
+    st.floats(1.0, 6.0),
+)
+def test_a_long_name_is_broken_after_separators(parts, separator, inches):
+    text = separator.join(parts)
+    lines = wrapped(text, inches, 10)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(width_of(one, 10) <= inches for one in lines)
+    if max(width_of(part + separator, 10) for part in parts) <= inches:
+        assert all(one.endswith(separator.strip()) for one in lines[:-1])
+
+
+@pytest.mark.parametrize("width", PAPERS)
+def test_no_word_of_a_side_is_broken_in_print(width):
+    with house_style(paper=width):
+        figure = drawn("difference", 16, 2, "short", width, "weights", "full")
+    for ax in figure.axes[:2]:
+        words = re.split(r"[ ,.\n]", ax.get_title())
+        assert {"safetensors", "layer"} < {*words}, words
+
+
+def test_labels_that_are_left_out_take_no_room():
+    words = [f"w{n}" for n in range(40)]
+    long = [word if n % 5 else "w" for n, word in enumerate(["internationalization"] * 40)]
+    one, other = (ticks_of(range(40), labels, 2.0, horizontal=True) for labels in (words, long))
+    assert list(one.locator.locs) == list(other.locator.locs) == list(range(0, 40, 5))
+    assert other.room <= one.room

@@ -161,6 +161,7 @@ def test_a_panel_of_an_overview_has_its_mark_over_its_column():
     np.testing.assert_allclose(line.get_xydata(), want)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("heads", [1, 3, 12])
 def test_marks_stand_between_the_title_and_the_map(heads):
     with house_style():

@@ -104,6 +104,7 @@ def test_layers_may_have_different_heads_and_sizes():
     assert (empty[..., 3] == 0).all()  # the page shows
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(("layers", "heads"), [(1, 1), (24, 16), (48, 40), (96, 96), (2, 600)])
 def test_panels_are_whole_pixels_and_labels_never_touch(layers, heads):
     one = attnviz.attention_map(model(layers=1)[0], 0)

@@ -101,6 +101,7 @@ def test_parts_are_told_from_each_other_and_from_what_is_hidden_on_both_pages(th
         assert np.abs(np.subtract(one, other)).max() > 0.05
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("width", [3.25, 6.75])
 @pytest.mark.parametrize("labels", [False, True])
 def test_a_width_is_kept_and_nothing_is_cut_off(width, labels):

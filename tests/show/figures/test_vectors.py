@@ -116,6 +116,7 @@ def test_a_number_has_few_digits(value, said):
     assert number_said(value) == said
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(("T", "pictures"), [(1, 0), (64, 0), (65, 1), (400, 1)])
 @pytest.mark.parametrize("suffix", ["svg", "pdf"])
 def test_to_64_cells_a_side_there_are_rectangles_and_then_pixels(tmp_path, T, pictures, suffix):

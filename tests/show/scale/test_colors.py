@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from attnviz.show.figures.style import colormap, house_style
-from attnviz.show.scale.colors import INK, POLES, hidden, palette
+from attnviz.show.scale.colors import INK, POLES, hidden, palette, reason_colors, reason_tints, weight_ink
 
 # Of linear RGB, at full severity: Machado, Oliveira, Fernandes, "A Physiologically-based Model for Simulation of Color
 # Vision Deficiency", 2009.
@@ -125,3 +127,22 @@ def test_palettes_of_matplotlib_are_there_still():
     import matplotlib as mpl
 
     np.testing.assert_array_equal(colormap("magma", "weights")(SHARES), mpl.colormaps["magma"](SHARES))
+
+
+KNOWN = ("window", "global key", "global query", "several")
+
+
+@on_both
+@in_every_eye
+def test_reasons_are_told_from_each_other_and_from_what_is_hidden_under_weights_too(dark, eye):
+    strangers = [f"reason {n}" for n in range(4)]
+    for colors, least in ((reason_colors(KNOWN, dark=dark), 1.2), (reason_tints(KNOWN, dark=dark), 1.18)):
+        for one, other in combinations([*colors.values(), hidden(dark=dark)], 2):
+            assert contrast(one, other, eye) >= least
+    tints = reason_tints([*KNOWN, *strangers], dark=dark)
+    for one, other in combinations([*tints.values(), hidden(dark=dark)], 2):
+        assert contrast(one, other, eye) >= 1.08
+    for (name, tint), color in zip(tints.items(), reason_colors([*KNOWN, *strangers], dark=dark).values(), strict=True):
+        ink = weight_ink(color, dark=dark)
+        assert contrast(ink, tint, eye) >= 3, name
+        assert contrast(ink, hidden(dark=dark), eye) >= 8, name

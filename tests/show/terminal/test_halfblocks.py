@@ -67,6 +67,7 @@ def near(one: tuple[int, ...], share: float, palette: str) -> bool:
 # Colors
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(("palette", "name"), [(sequential, "ink"), (diverging, "poles")])
 def test_palettes_are_those_of_figures(palette, name):
     for share in np.linspace(0, 1, 256):
@@ -180,6 +181,7 @@ def test_letters_that_the_encoding_lacks_keep_their_room():
 # Room
 
 
+@pytest.mark.sweep(keep=24)
 @pytest.mark.parametrize("color", [True, False])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60), (40, 16), (120, None)])
 @pytest.mark.parametrize("tokens", [3, 16, 40, 700])
