@@ -432,24 +432,11 @@ class StaleKeys(Fault):
         terms = terms_of(case)
         if terms is None or case.item.cross:
             return
-        S = terms.before.item.S
-        choices = [(size, late) for late in range(1, min(_LATE, S - 1) + 1) for size in range(late, S)]
-        sums = []
-        own, each = terms.all(), terms.each()
-        for size, late in choices:
-            rows, places = ((terms.before.distance > -late) & (terms.before.distance <= 0)).nonzero(as_tuple=True)
-            kept = places >= size
-            rows, places = rows[kept], places[kept]
-            logits = terms.read[rows, places - size] + terms.added[rows, places]
-            stale = torch.exp(logits - terms.peak[rows, 0])[:, None]
-            read = places - size if terms.by_key else places
-            stale = torch.cat([stale * terms.values[read], stale], 1)
-            change = terms.seen[rows, places, None] * (stale - each[rows, places])
-            sums.append(own.index_add(0, rows, change))
-        found = terms.nearest(terms.off(torch.stack(sums, 1)))
+        sums = _behind(terms)
+        found = terms.nearest(terms.off(sums))
         if found is None:
             return
-        size, late = choices[found]
+        late, size = found // (case.inputs.S - 1) + 1, found % (case.inputs.S - 1) + 1
 
         def change(work: Work) -> None:
             work.key_of = _stale(work, size, late)
@@ -460,6 +447,24 @@ class StaleKeys(Fault):
             "tensors",
             change,
         )
+
+
+def _behind(terms: Terms) -> Tensor:
+    """The sums of rows, (n, m, C + 1), that rings of 1 to S - 1 keys give that are 1 key behind, 2, ..."""
+    S, each = terms.before.item.S, terms.each()
+    rows, own = torch.arange(len(each))[:, None], (terms.before.distance == 0).double().argmax(1)[:, None]
+    there = (terms.before.distance == 0).any(1)[:, None]
+    sums = [terms.all()[:, None].expand(-1, S - 1, -1)]
+    for late in range(min(_LATE, S - 1)):
+        place = own - late
+        source = place - torch.arange(1, S)
+        some = (source >= 0) & there
+        place, source = place.clamp(min=0), source.clamp(min=0)
+        stale = torch.exp(terms.read.gather(1, source) + terms.added.gather(1, place) - terms.peak)[..., None]
+        values = terms.values[source if terms.by_key else place.expand(source.shape)]
+        change = torch.cat([stale * values, stale], -1) - each[rows, place]
+        sums.append(sums[-1] + change * (some * terms.seen.gather(1, place))[..., None])
+    return torch.cat(sums[1:], 1)
 
 
 _LATE = 4

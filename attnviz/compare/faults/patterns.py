@@ -23,7 +23,7 @@ from attnviz.attention.patterns import (
     Prefix,
 )
 from attnviz.compare.faults.fault import Case, Fault, Read, Ruled, leaves, rewritten
-from attnviz.compare.faults.terms import terms_of
+from attnviz.compare.faults.terms import Runs, Terms, terms_of
 from attnviz.compare.faults.work import Change, Variant, Work
 
 Rule = Callable[[Tensor, Tensor, Item], Tensor]
@@ -73,29 +73,27 @@ class Chunks(Fault):
 
     def fitted(self, case: Case) -> Iterator[Variant]:
         for part in _parts(case, Chunked):
-            sizes = range(1, 2 * case.inputs.S)
-            size = _nearest(
-                case, part, sizes, lambda own, at, size: torch.div(own, size, rounding_mode="floor") == at // size
-            )
-            if size is not None:
+            terms = terms_of(case)
+            if terms is None:
+                return
+            sizes, own = torch.arange(1, 2 * case.inputs.S), _own(terms)
+            first = torch.div(own, sizes, rounding_mode="floor") * sizes - own
+            runs = Runs.of(terms, terms.before.distance, _shown(case, terms, part, Full()))
+            found = runs.place(first, first + sizes - 1)
+            if found is not None:
+                size = int(sizes[found])
                 other = _instead(case, part, Chunked(size))
                 yield self.under(f"chunks of {size}, not {part.size}", other, f"--pattern chunked:size={size}")
 
 
-def _nearest(case: Case, part: Pattern, sizes: range, seen: Callable[[Tensor, Tensor, int], Tensor]) -> int | None:
-    """The size with which rows are nearest to the kernel's: of a pattern that shows keys by positions of query and key."""
-    terms = terms_of(case)
-    if terms is None:
-        return None
+def _own(terms: Terms) -> Tensor:
+    """Where the rows' queries stand, (n, 1)."""
+    return terms.before.item.query_position(terms.rows)[:, None]
 
-    def rest(work: Work) -> None:
-        work.pattern = _instead(case, part, Full())
 
-    item, shown, each = terms.before.item, terms.shown(rest), terms.each()
-    own, at = item.query_position(terms.rows)[:, None], item.key_position(torch.arange(item.S))[None, :]
-    sums = [terms.all(shown * seen(own, at, size), each) for size in sizes]
-    found = terms.nearest(terms.off(torch.stack(sums, 1)))
-    return None if found is None else sizes[found]
+def _shown(case: Case, terms: Terms, part: Pattern, other: Pattern) -> Tensor:
+    """Which keys the rows see with another pattern in the place of a part, (n, S) as numbers."""
+    return terms.shown(lambda work: setattr(work, "pattern", _instead(case, part, other)))
 
 
 def _far(t: Tensor, s: Tensor, item: Item) -> Tensor:
@@ -143,10 +141,15 @@ class PrefixLength(Fault):
 
     def fitted(self, case: Case) -> Iterator[Variant]:
         for part in _parts(case, Prefix):
-            n = _nearest(case, part, range(case.inputs.S + 1), lambda own, at, n: (at <= own) | (at < n))
-            if n is not None:
-                other = _instead(case, part, Prefix(n))
-                yield self.under(f"a prefix of {n}, not {part.of(case.item)}", other, f"--pattern prefix:n={n}")
+            terms = terms_of(case)
+            if terms is None:
+                return
+            always = _shown(case, terms, part, Causal())
+            runs = Runs.of(terms, terms.before.distance, _shown(case, terms, part, Full()) - always, always)
+            found = runs.place(torch.tensor([-torch.inf]), torch.arange(case.inputs.S + 1) - 1 - _own(terms))
+            if found is not None:
+                other = _instead(case, part, Prefix(found))
+                yield self.under(f"a prefix of {found}, not {part.of(case.item)}", other, f"--pattern prefix:n={found}")
 
 
 def _position(t: Tensor, s: Tensor, item: Item) -> Tensor:
