@@ -101,6 +101,7 @@ class Heard(ABC, Generic[C]):
     unchecked: str | None = None  # why rows of what the model made say nothing
     orders: Orders = field(default_factory=list)  # of the whole run
     w_o: Tensor | None = None  # what projects the heads' context, (H, D_v, d_model)
+    channels: bool = False  # whether queries and keys are channels of a head, and no tokens
 
     @property
     def label(self) -> Label:
@@ -186,6 +187,10 @@ class Heard(ABC, Generic[C]):
         """Keeps how the context of the last call is projected."""
         self.w_o = w_o
 
+    def take_channels(self) -> None:
+        """Keeps that queries and keys are channels."""
+        self.channels = True
+
     def projection(self, v: Tensor | None) -> Tensor | None:
         """That, where it is of these values."""
         w_o = self.w_o
@@ -222,8 +227,16 @@ class Heard(ABC, Generic[C]):
 Hear = Callable[[str, Any], Callable[[Output], None]]
 """What is done with a call: (the name of the module that makes it, the call); and then with what the model made of it."""
 
-Project = Callable[[Tensor | None], None]
-"""What is done with the projection of a call's context, (H, D_v, d_model), or None where there is none after all."""
 
-Take = Callable[[str, Any], Callable[[Output], Project | None]]
-"""As :data:`Hear`, and last with what projects the context; None where nobody asks for that."""
+class Followed(Protocol):
+    """What is told of the way that a call's context goes."""
+
+    def project(self, w_o: Tensor | None) -> None:
+        """It is projected so, (H, D_v, d_model); None: it isn't, after all."""
+
+    def take_channels(self) -> None:
+        """Its rows are channels."""
+
+
+Take = Callable[[str, Any], Callable[[Output], Followed | None]]
+"""As :data:`Hear`, and last with what is told of the context's way; None where nobody asks for that."""

@@ -39,6 +39,18 @@ def named_cross(name: str) -> bool:
     return any(word in name.lower() for word in _CROSS)
 
 
+def crossing(names: Iterable[str]) -> set[str]:
+    """Which modules attend to another sequence, by their names within their layers, or by that of a list of layers none of which
+    is named so.
+
+    >>> sorted(crossing(["cross_layers.0.attn", "cross_modal.0.self_attn", "cross_modal.0.crossattention"]))
+    ['cross_layers.0.attn', 'cross_modal.0.crossattention']
+    """
+    places = {name: Place.of(name) for name in names if named_cross(name)}
+    told = {place.template for place in places.values() if named_cross(place.suffix)}
+    return {name for name, place in places.items() if named_cross(place.suffix) or place.template not in told}
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a module stands, by its name.
@@ -88,6 +100,9 @@ class _Tower:
     words: tuple[str, ...]
     places: list[Place] = field(default_factory=list)
     crosses: bool = False
+    plain: dict[bool, str] = field(
+        default_factory=dict
+    )  # what the attention of a layer is called that has no word of its own
 
 
 class Labels:
@@ -105,8 +120,10 @@ class Labels:
         """``modules``: all of a model, with their names."""
         self._towers: dict[tuple[str, ...], _Tower] = {}
         self._known: dict[tuple[str, bool], tuple[str, int]] = {}
+        self._heard: set[type[nn.Module] | None] = set()  # classes of modules that attend
         named = list(modules)
         self._kinds = {name: type(module) for name, module in named}
+        self._crossing = crossing(self._kinds)
         for name in _attentions(named):
             self._add(name)
         self._names = self._named()
@@ -119,32 +136,44 @@ class Labels:
             cross: whether it attends to another sequence.
         """
         if (name, cross) not in self._known:
-            place = Place.of(name)
+            place, kind = Place.of(name), self._kinds.get(name)
             tower = self._towers.get(place.words)
+            self._heard.add(kind)
             if tower is None or place not in tower.places:  # not called attention: nor are others of its class
-                kind = self._kinds.get(name)
                 for other in [other for other, own in self._kinds.items() if own is kind] or [name]:
                     self._add(other)
                 tower = self._towers[place.words]
                 self._names = {**self._named(), **self._names}
-            self._known[name, cross] = self._free(self._group(tower, place, cross), self._number(tower, place, cross))
+            self._known[name, cross] = self._free(
+                place, self._group(tower, place, cross), self._number(tower, place, cross)
+            )
         return self._known[name, cross]
 
-    def _free(self, group: str, number: int) -> tuple[str, int]:
-        """The same, or the next number where another module is called so."""
-        taken = {other for own, other in self._known.values() if own == group}
-        return group, (max(taken) + 1 if number in taken else number)
+    def _free(self, place: Place, group: str, number: int) -> tuple[str, int]:
+        """The same; where another module is called so, with a word of its own, or the next number."""
+        taken = {*self._known.values()}
+        tries = [group, *(f"{word}_{group}".rstrip("_") for word in map(_clean, reversed(place.words)))]
+        numbers = [other for own, other in taken if own == group]
+        return next(
+            ((one, number) for one in tries if (one, number) not in taken), (group, max(numbers, default=number) + 1)
+        )
 
     def _add(self, name: str) -> _Tower:
         place = Place.of(name)
         tower = self._towers.setdefault(place.words, _Tower(place.words))
         inner = f"{place.suffix}."  # parts of what attends are none themselves
         tower.places = [
-            one for one in tower.places if one.position != place.position or not one.suffix.startswith(inner)
+            one
+            for one in tower.places
+            if one.position != place.position or not one.suffix.startswith(inner) or self._attends(one)
         ]
         tower.places.append(place)
-        tower.crosses = tower.crosses or named_cross(name)
+        tower.crosses = tower.crosses or name in self._crossing
         return tower
+
+    def _attends(self, place: Place) -> bool:
+        """Whether a module of its class was heard."""
+        return self._kinds.get(f"{place.position}.{place.suffix}") in self._heard
 
     def _named(self) -> dict[tuple[str, ...], str]:
         """What each tower is called; the main one nothing."""
@@ -160,21 +189,29 @@ class Labels:
             others = [other for other in own if other != words]
             first, last = _clean(told[0]), _clean(told[-1])
             tries = [first, last, "_".join(dict.fromkeys(map(_clean, told))), "_".join(told)]
-            alone = [not any(_clean(part[0]) == first for part in (own[o] for o in others) if part)]
+            same = [other for other in others if own[other] and _clean(own[other][0]) == first]
+            alone = [not same or (first in _SENSES and all(self._outnumbers(words, other) for other in same))]
             alone += [not any(_clean(part[-1]) == last for part in (own[o] for o in others) if part), True, True]
             fits = (name for name, only in zip(tries, alone, strict=True) if only and name not in names.values())
             names[words] = next(fits, "_".join(words))
         return names
 
+    def _outnumbers(self, words: tuple[str, ...], other: tuple[str, ...]) -> bool:
+        """Whether a tower has more layers than another: a head that pools what it gives, say."""
+        return len(self._towers[words].places) > len(self._towers[other].places)
+
     def _group(self, tower: _Tower, place: Place, cross: bool) -> str:
         group = name = self._names.get(tower.words, "")
         if cross:
-            several = sum(one.crosses for one in self._towers.values()) > 1
+            several = any(one.crosses for one in self._towers.values() if one is not tower)
             group = f"{name}_cross" if several and name not in ("", "decoder") else "cross"
             if not named_cross(place.suffix):  # by what it was given
                 return group
         alike = [one.suffix for one in tower.places if one.position == place.position and _alike(one, place)]
         first = min(alike, key=lambda suffix: bool(_ATTENTION.sub("", suffix)), default=place.suffix)
+        first = tower.plain.get(cross, first) if tower.plain.get(cross) in alike else first
+        if first == place.suffix:
+            tower.plain.setdefault(cross, first)
         if first == place.suffix:
             return group
         # Two in one layer: the second by its own word.

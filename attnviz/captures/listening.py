@@ -78,18 +78,14 @@ def listening(
 def _quietly(running: Running, take: Take) -> Hear:
     """Hears calls without hearing what is computed meanwhile, and then what projects their context."""
 
-    def quiet(function: Callable[..., Any], *args: Any) -> Any:
-        running.inside, outer = True, running.inside
-        try:
-            return function(*args)
-        finally:
-            running.inside = outer
-
     def heard(module: str, call: Any) -> Callable[[Output], None]:
-        made = quiet(take, module, call)
+        with running.unheard():
+            made = take(module, call)
 
         def finish(output: Output) -> None:
-            running.expect(output, call.sizes[1], quiet(made, output))
+            with running.unheard():
+                followed = made(output)
+            running.expect(output, call.sizes[1], followed)
 
         return finish
 

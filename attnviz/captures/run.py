@@ -21,7 +21,7 @@ from attnviz.base.writing import as_path, atomic, check_output
 from attnviz.captures.calls import Call, Layer
 from attnviz.captures.checking import Output, difference
 from attnviz.captures.doors.running import own_name
-from attnviz.captures.heard import Heard, Memo, Order, Orders, Project, origins
+from attnviz.captures.heard import Followed, Heard, Memo, Order, Orders, origins
 from attnviz.captures.labels import Labels
 from attnviz.captures.listening import TRIED, listening
 from attnviz.captures.reduced import check_pixels, reduced
@@ -288,7 +288,7 @@ class Run:
     def _note_ids(self, module: str, ids: Tensor) -> None:
         self._ids.setdefault(module, []).append(_Ids(self._pass, ids.detach().cpu()))
 
-    def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], Project | None]:
+    def _hear(self, module: str, call: Call | Weighed) -> Callable[[Output], Followed | None]:
         self._flush()
         group, number = self._labels.of(module, cross=call.cross)
         nth = self._heard_in_pass[module, group] = self._heard_in_pass.get((module, group), 0) + 1
@@ -317,11 +317,11 @@ class Run:
         if row is not None and not call.cross:
             self._begins = row
 
-        def finish(output: Output) -> Project:
+        def finish(output: Output) -> Followed:
             layer.made(output)
             if self._out is not None:
-                self._waiting = layer  # until it is known what projects its context
-            return layer.project
+                self._waiting = layer  # until it is known what becomes of its context
+            return layer
 
         return finish
 
@@ -370,7 +370,9 @@ class Run:
         dropped = {number: step.dropped for number, step in zip(layer.passes, layer.steps, strict=True)}
         tokens = self._tokens(other if first.cross else own, None if first.cross else dropped, B, S)
         query_tokens = self._tokens(own, dropped, B, T) if first.cross or T != S else None
-        if tokens is None and self._patches is not None:
+        if layer.channels:
+            tokens, query_tokens = channel_tokens(S, B), channel_tokens(T, B) if T != S else None
+        elif tokens is None and self._patches is not None:
             tokens = patch_tokens(self._patches, S, B)
         return layer.inputs(
             source=f"{self.name} layer {layer.label}",
@@ -451,6 +453,11 @@ class Run:
                 f"{self.name}: layers {_listed(labels)} were not held against the model's output: {why}"
                 for why, labels in self._unchecked.items()
             ]
+        if over := [label for label, layer in self._layers.items() if layer.channels]:
+            self.notes.append(
+                f"{self.name}: layers {_listed(over)} attend over channels: their rows and columns are channels of a head, and no "
+                f"tokens"
+            )
         if self._orders and not self._chosen:
             self.notes.append(
                 f"{self.name}: the beams that the search gave are not among its last: the items of each layer are these, each with "
@@ -489,6 +496,11 @@ def patch_tokens(patches: tuple[int, int], S: int, B: int) -> list[Tokens] | Non
         return None
     extra = ["[CLS]", *(f"[{number}]" for number in range(1, before))][:before]
     return [Tokens([*extra, *(f"{row},{column}" for row in range(rows) for column in range(columns))])] * B
+
+
+def channel_tokens(n: int, B: int) -> list[Tokens]:
+    """Names for the channels of a head."""
+    return [Tokens([f"channel {number}" for number in range(n)])] * B
 
 
 def _listed(labels: Sequence[Label]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,40 +72,47 @@ def marginals(
     return marginals_of(ask_for_weights(inputs, pattern, head, **what), progress=progress)
 
 
-def received(attention: Attention, head: int, *, progress: Progress | None = None) -> Numbers:
-    """The mean weight on each key of a head, over all queries that see it, (S,); NaN where none does."""
-    return _sides(attention, head, None, progress)[0]
+class Sides(NamedTuple):
+    """A number for each key and each query of a head, NaN where there is none."""
+
+    received: Numbers  # (S,) the mean weight on a key, over the queries that see it
+    entropy: Numbers  # (T,) of a query's weights, in nats
+    largest: Numbers  # (T,) a query's largest weight
+
+
+def sides_of(attention: Attention, head: int, *, progress: Progress | None = None) -> Sides:
+    """The sides of a head's whole map, in one pass."""
+    return _sides(attention, head, None, progress)
 
 
 def marginals_of(request: Request, head: int | None = None, *, progress: Progress | None = None) -> Marginals:
     """The sides of the map of a head of a request; None is its first."""
     head = request.chosen[0] if head is None else head
     attention, queries = request.attention, request.rows
-    means, entropy = _sides(attention, head, queries, progress)
+    means, entropy, _ = _sides(attention, head, queries, progress)
     shown = request.columns
     return Marginals(means[np.asarray(shown)], entropy[queries.start : queries.stop], queries, shown)
 
 
-def _sides(
-    attention: Attention, head: int, queries: range | None, progress: Progress | None
-) -> tuple[Numbers, Numbers]:
-    """Of some queries, None meaning all: the mean weight on each key over those that see it, (S,), and each one's entropy, (T,)."""
+def _sides(attention: Attention, head: int, queries: range | None, progress: Progress | None) -> Sides:
+    """Of some queries, None meaning all."""
     item, softmaxed = attention.item, attention.softmaxed
     sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
     seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
-    entropy = torch.full((item.T,), torch.nan, dtype=torch.float64, device=item.device)
+    each = torch.full((2, item.T), torch.nan, dtype=torch.float64, device=item.device)  # entropy, largest weight
     sink = item.sink(head) if softmaxed else None
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         for block in attention.blocks(head, queries=queries, weights=not softmaxed):
-            found = _add(block, sink, seen, entropy) if softmaxed else _add_given(block, seen, entropy)
+            found = _add(block, sink, seen, each) if softmaxed else _add_given(block, seen, each)
             sums.index_add_(0, block.keys, found.double())
             if progress is not None:
                 progress(len(block.rows))
-    return torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy(), entropy.cpu().numpy()
+    entropy, largest = each.cpu().numpy()
+    return Sides(torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy(), entropy, largest)
 
 
-def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Tensor:
-    """The sum of the weights on each key of a block of logits, (n,); counts who sees it and notes the entropies.
+def _add(block: Block, sink: float | None, seen: Tensor, each: Tensor) -> Tensor:
+    """The sum of the weights on each key of a block of logits, (n,); counts who sees it and notes each query's numbers, (2, T).
 
     With ``z`` the logits below the row's peak and ``Z`` the sum of their exp, a row's entropy is
     ``log Z - sum(exp(z) z) / Z``: no logarithm a pair, and nothing large that cancels.
@@ -130,12 +137,13 @@ def _add(block: Block, sink: float | None, seen: Tensor, entropy: Tensor) -> Ten
         total = mass + torch.exp(sink - peak)
     share = torch.where(sees, 1 / total, 0)
     received = multiply(share, exp)
-    each = total.log() * (mass * share) - z.mul_(exp).sum(1) * share
-    entropy[block.rows] = torch.where(sees, each.clamp_(min=0), torch.nan).double()
+    largest = exp.amax(1) * share
+    entropy = (total.log() * (mass * share) - z.mul_(exp).sum(1) * share).clamp_(min=0)
+    each[:, block.rows] = torch.where(sees, torch.stack([entropy, largest]), torch.nan).double()
     return received
 
 
-def _add_given(block: Block, seen: Tensor, entropy: Tensor) -> Tensor:
+def _add_given(block: Block, seen: Tensor, each: Tensor) -> Tensor:
     """As :func:`_add`, of a block of weights that were given; a query with a negative weight has no entropy."""
     sees = block.visible > 0
     weights = torch.where(sees[:, None], block.values, 0)
@@ -143,9 +151,15 @@ def _add_given(block: Block, seen: Tensor, entropy: Tensor) -> Tensor:
         seen[block.keys] += len(block.rows)
     else:
         seen.index_add_(0, block.keys, block.seen.sum(0))
-    each = torch.special.entr(weights).sum(1)
-    entropy[block.rows] = torch.where(sees & (each > -torch.inf), each, torch.nan).double()
+    entropy = torch.special.entr(weights).sum(1)
+    found = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), row_largest(weights)])
+    each[:, block.rows] = torch.where(sees, found, torch.nan).double()
     return weights.sum(0)
+
+
+def row_largest(weights: Tensor) -> Tensor:
+    """The largest of each row, (b,); 0 where there are no columns."""
+    return weights.amax(1) if weights.shape[1] else weights.new_zeros(len(weights))
 
 
 def of_cells(numbers: Numbers, cells: int) -> np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]:

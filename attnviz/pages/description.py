@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnviz.attention.groups import merge_of
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.patterns import Pattern
+from attnviz.attention.patterns import GlobalKeys, GlobalQueries, Pattern
 from attnviz.base.errors import InputError
 from attnviz.engine.attention import Attention
 from attnviz.engine.derived import Derived, as_given
@@ -237,9 +237,11 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         "pattern": layer.said or layer.attention.pattern_name,
         "levels": Pyramid(layer.attention).levels,
         **_kept(layer),
-        "accuracy": {"weights": None, "logs": off, "logits": off},
+        "accuracy": {"weights": None, "logs": off, "logits": off, "sides": off},
         **_formula(layer),
         **_seen_as_one(item, labels),
+        **_groups(layer),
+        **_global(layer, labels),
         **({} if layer.text is None else {"text": layer.text}),
         **({} if layer.origin is None else {"origin": layer.origin.said}),
     }
@@ -296,6 +298,25 @@ def _seen_as_one(item: AttentionItem, labels: Labels) -> dict[str, int]:
     tokens = item.key_tokens
     special = [] if tokens is None else [n for n in sorted(tokens.special) if n < item.S]
     return found | ({"special_keys": labels.place_of(special)} if special else {})
+
+
+def _groups(layer: PageLayer) -> dict[str, Any]:
+    """Which of the layer's key heads each head reads, where they share them."""
+    inputs = layer.item.inputs
+    if layer.item.given or inputs.H_kv == inputs.H:
+        return {}
+    return {"key_heads": {"of": inputs.H_kv, "each": [layer.item.kv_head(head) for head in layer.heads]}}
+
+
+def _global(layer: PageLayer, labels: Labels) -> dict[str, int]:
+    """The global keys and queries, where the pattern has such."""
+    item, reasons = layer.item, {reason for reason, _ in layer.pattern.reasons()}
+    found = {}
+    if GlobalKeys.reason in reasons:
+        found["global_keys"] = labels.place_of(item.global_positions.tolist())
+    if GlobalQueries.reason in reasons:
+        found["global_queries"] = labels.place_of(item.global_queries.tolist())
+    return found
 
 
 def page_name(source: str, items: Iterable[int | None]) -> str:

@@ -8,8 +8,9 @@ shows no digit that is not right.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,11 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.blocks import Block
 from attnviz.engine.reducer import REDUCTIONS, reduce_block
+from attnviz.maps.marginals import row_largest
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name, rounding
-from attnviz.pages.statistics import layer_numbers
+from attnviz.pages.statistics import head_numbers
 
 WITHIN = 1e-3
 """How far a weight of the page may be from the engine's."""
@@ -57,13 +59,71 @@ class _Vectors:
     written: dict[str, Any]
 
 
+class _TooCoarse(Exception):
+    """Codes that put a weight too far from the engine's."""
+
+
+class _Beside:
+    """What a page holds of a layer's weights beside what makes them, taken in block by block, each once."""
+
+    def __init__(self, layer: PageLayer, progress: Progress | None) -> None:
+        self._layer, self._progress, self._rows = layer, progress, 0
+        item, H = layer.item, len(layer.heads)
+        self._sums = torch.zeros(H, item.S, dtype=torch.float64, device=item.device)
+        self._seen = torch.zeros(H, item.S, dtype=torch.int64, device=item.device)
+        self._entropy = torch.full((H, item.T), torch.nan, device=item.device)
+        self._largest = torch.full_like(self._entropy, torch.nan)
+        self._edges = _thumbnail_edges(item.T, item.S)
+        self._small = np.full((H, *(len(edges) - 1 for edges in self._edges)), -np.inf, dtype=np.float32)
+        self._numbers: list[dict[str, Any]] = []
+
+    def head(self, n: int, look: Callable[[Block], tuple[Tensor, Tensor]]) -> None:
+        """Reads the page's head ``n``; ``look`` gives a block's weights, 0 where hidden, and who sees what, (b, n) each."""
+        head = self._layer.heads[n]
+
+        def looked() -> Iterator[Block]:
+            for block in self._layer.attention.blocks(head, largest=True):
+                self._take(n, block, *look(block))
+                yield block
+
+        self._numbers.append(head_numbers(self._layer, head, self._went, blocks=looked()))
+
+    def give_back(self) -> None:
+        """Takes back the progress that was told: it all starts again."""
+        self._went(-self._rows)
+
+    def _went(self, rows: int) -> None:
+        self._rows += rows
+        if self._progress is not None:
+            self._progress(rows)
+
+    def _take(self, n: int, block: Block, weights: Tensor, sees: Tensor) -> None:
+        self._sums[n].index_add_(0, block.keys, weights.sum(0, dtype=torch.float64))
+        self._seen[n].index_add_(0, block.keys, sees.sum(0))
+        there = block.visible > 0
+        entropy = torch.special.entr(weights).sum(1, dtype=torch.float64).float()
+        self._entropy[n, block.rows] = torch.where(there, entropy, torch.nan)
+        self._largest[n, block.rows] = torch.where(there, row_largest(weights).float(), torch.nan)
+        _reduce_into(self._small[n], weights.masked_fill(~sees, -torch.inf), block, *self._edges)
+
+    def write(self, chunk: Chunk, thumbnails: Chunk) -> dict[str, Any]:
+        """The layer's part of the description, once every head was read."""
+        means = torch.where(self._seen > 0, self._sums / self._seen, torch.nan).float()
+        sides = {"received": means, "entropy": self._entropy, "largest": self._largest}
+        small = np.where(self._small == -np.inf, np.nan, self._small)
+        return {
+            **{name: chunk.floats(values.cpu().numpy()) for name, values in sides.items()},
+            "thumbnails": thumbnails.cells(small, "u8map"),
+            "statistics": {name: [one[name] for one in self._numbers] for name in self._numbers[0]},
+        }
+
+
 @dataclass(frozen=True)
 class _Checked:
     """What holding a page's weights against the engine's gave."""
 
     log_sum_exp: Tensor  # (H, T) the page's softmax denominators
-    received: Tensor  # (H, S) the mean weight on each key
-    thumbnails: Array  # (H, p, p')
+    beside: _Beside
     accuracy: dict[str, list[float]]  # how far weights, their logarithms and logits are off, a head each
 
 
@@ -116,12 +176,9 @@ def encode_layer(
         chunk.data = trial.data
         described = describe(layer, labels) | vectors.written | {"accuracy": found.accuracy}
         described["log_sum_exp"] = chunk.floats(found.log_sum_exp.cpu().numpy())
-        described["received"] = chunk.floats(found.received.cpu().numpy())
         described["visible"] = _visible(sees, chunk)
         described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
-    described["thumbnails"] = thumbnails.cells(found.thumbnails, "u8map")
-    described["statistics"] = layer_numbers(layer, progress)
-    return described
+    return described | found.beside.write(chunk, thumbnails)
 
 
 def _encode_kept(
@@ -147,6 +204,7 @@ def _encode_kept(
         "weights": [top / 131_068 + 1e-7 for top in tops],
         "logs": [1e9 for _ in tops],  # of a small weight, nothing is known but how far it is
         "logits": [0.0 for _ in tops],
+        "sides": [0.0 for _ in tops],
     }
     described["thumbnails"] = thumbnails.cells(np.stack([thumbnail_of(overview) for overview in made]), "u8map")
     return described
@@ -180,43 +238,33 @@ def _encode_given(
     item, heads = layer.item, layer.heads
     bias = torch.zeros(len(heads), item.T, item.S)
     log_sum_exp = torch.full((len(heads), item.T), torch.nan)
-    row_edges, column_edges = _thumbnail_edges(item.T, item.S)
-    small = np.full((len(heads), len(row_edges) - 1, len(column_edges) - 1), -np.inf, dtype=np.float32)
-    received = torch.zeros(len(heads), item.S, dtype=torch.float64)
-    seen = torch.zeros(len(heads), item.S, dtype=torch.float64)
     worst, off = [0.0] * len(heads), [0.0] * len(heads)
+    beside = _Beside(layer, progress)
+
+    def look(n: int, block: Block) -> tuple[Tensor, Tensor]:
+        there = block.visible > 0
+        weights = torch.where(there[:, None], block.values, 0)
+        logs = torch.where(weights > 0, weights.log(), _NOTHING).cpu()
+        worst[n] = max(worst[n], float((logs.half().exp() - weights.cpu()).abs().amax()))
+        off[n] = max(off[n], float((logs.half().float() - logs).abs().amax()))
+        bias[n, block.rows.cpu()] = logs.float()
+        log_sum_exp[n, block.rows.cpu()] = torch.where(there, 0.0, torch.nan).cpu()
+        return weights, there[:, None].expand_as(weights) if block.seen is None else block.seen
+
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        for n, head in enumerate(heads):
-            for block in layer.attention.blocks(head):
-                there = block.visible > 0
-                weights = torch.where(there[:, None], block.values, 0)
-                logs = torch.where(weights > 0, weights.log(), _NOTHING).cpu()
-                worst[n] = max(worst[n], float((logs.half().exp() - weights.cpu()).abs().amax()))
-                off[n] = max(off[n], float((logs.half().float() - logs).abs().amax()))
-                keys = block.keys.cpu()
-                received[n].index_add_(0, keys, weights.cpu().double().sum(0))
-                sees_key = there[:, None].expand_as(weights) if block.seen is None else block.seen
-                seen[n].index_add_(0, keys, sees_key.cpu().double().sum(0))
-                bias[n, block.rows.cpu()] = logs.float()
-                log_sum_exp[n, block.rows.cpu()] = torch.where(there, 0.0, torch.nan).cpu()
-                shown = weights if block.seen is None else weights.masked_fill(~block.seen, -torch.inf)
-                _reduce_into(small[n], shown, block, row_edges, column_edges)
-                if progress is not None:
-                    progress(len(block.rows))
+        for n in range(len(heads)):
+            beside.head(n, partial(look, n))
         half = max(worst) <= _MARGIN * WITHIN and item.T * item.S * len(heads) * 4 > room
         described = describe(layer, labels)
         described["q"] = chunk.floats(np.zeros((len(heads), item.T, 1), dtype=np.float32))
         described["k"] = chunk.floats(np.zeros((len(layer.kv_heads), item.S, 1), dtype=np.float32))
         described |= {"bias": chunk.floats((bias.half() if half else bias).numpy()), "global": None}
         described["log_sum_exp"] = chunk.floats(log_sum_exp.numpy())
-        described["received"] = chunk.floats(torch.where(seen > 0, received / seen, torch.nan).float().numpy())
         if half:
-            described["accuracy"] = {"weights": worst, "logs": off, "logits": off}
+            described["accuracy"] |= {"weights": worst, "logs": off, "logits": off}
         described["visible"] = _visible(sees, chunk)
         described["overview"] = _overview(layer, chunk, progress) if _is_long(layer) else None
-    described["thumbnails"] = thumbnails.cells(np.where(small == -np.inf, np.nan, small), "u8map")
-    described["statistics"] = layer_numbers(layer, progress)
-    return described
+    return described | beside.write(chunk, thumbnails)
 
 
 class PageEncoder:
@@ -264,7 +312,7 @@ class PageEncoder:
 
 def rows_of(layer: PageLayer) -> int:
     """How many query rows :func:`encode_layer` goes through, as its progress counts them, where the first codes do."""
-    return layer.item.T * len(layer.heads) * (3 if _is_long(layer) else 2)
+    return layer.item.T * len(layer.heads) * (2 if _is_long(layer) else 1)
 
 
 def least_bytes(layer: PageLayer) -> int:
@@ -334,46 +382,40 @@ def _checked(layer: PageLayer, sees: Visible, vectors: _Vectors, progress: Progr
     """The page's weights held against the engine's; None where they are not near enough."""
     item, heads = layer.item, len(layer.heads)
     log_sum_exp = torch.full((heads, item.T), torch.nan, device=item.device)
-    received = torch.zeros(heads, item.S, dtype=torch.float64, device=item.device)
-    seen = torch.zeros_like(received)
-    row_edges, column_edges = _thumbnail_edges(item.T, item.S)
-    small = np.full((heads, len(row_edges) - 1, len(column_edges) - 1), -np.inf, dtype=np.float32)
     sinks = layer.of_heads(item.products.sinks)
     own_place = torch.full((item.T,), -1, device=item.device)
     if layer.own_projections:
         own_place[item.global_queries] = torch.arange(len(item.global_queries), device=item.device)
     off = [_Off() for _ in layer.heads]
-    done = 0
-    for n, head in enumerate(layer.heads):
-        for block in layer.attention.blocks(head, largest=True):
-            logits = _page_logits(layer, sees, vectors, n, block, own_place)
-            total = torch.logsumexp(logits, -1)
-            blank = total == -torch.inf
-            if sinks is not None:
-                total = torch.logaddexp(total, torch.tensor(sinks[n], dtype=total.dtype))
-            total = total.masked_fill_(blank, torch.nan).float()
-            log_sum_exp[n, block.rows] = total
-            exact = torch.where(block.visible[:, None] > 0, block.values, 0)
-            if not off[n].add(logits, total, exact, block.largest):
-                if progress is not None:
-                    progress(-done)  # it all starts again, with finer codes
-                return None
-            received[n].index_add_(0, block.keys, exact.double().sum(0))
-            visible = logits > -torch.inf
-            seen[n].index_add_(0, block.keys, visible.double().sum(0))
-            exact.masked_fill_(~visible, -torch.inf)
-            _reduce_into(small[n], exact, block, row_edges, column_edges)
-            done += len(block.rows)
-            if progress is not None:
-                progress(len(block.rows))
-    rounded = rounding(layer)
+    beside = _Beside(layer, progress)
+
+    def look(n: int, block: Block) -> tuple[Tensor, Tensor]:
+        logits = _page_logits(layer, sees, vectors, n, block, own_place)
+        total = torch.logsumexp(logits, -1)
+        blank = total == -torch.inf
+        if sinks is not None:
+            total = torch.logaddexp(total, torch.tensor(sinks[n], dtype=total.dtype))
+        total = total.masked_fill_(blank, torch.nan).float()
+        log_sum_exp[n, block.rows] = total
+        exact = torch.where(block.visible[:, None] > 0, block.values, 0)
+        if not off[n].add(logits, total, exact, block.largest):
+            raise _TooCoarse
+        return exact, logits > -torch.inf
+
+    try:
+        for n in range(heads):
+            beside.head(n, partial(look, n))
+    except _TooCoarse:
+        beside.give_back()
+        return None
+    rounded = [2 * one for one in rounding(layer)]  # of the engine, and of the page
     accuracy = {
         "weights": [one.weights + float32 for one, float32 in zip(off, rounded, strict=True)],
         "logs": [one.logs + float32 for one, float32 in zip(off, rounded, strict=True)],
         "logits": [one.logs + one.totals + float32 for one, float32 in zip(off, rounded, strict=True)],
+        "sides": rounded,
     }
-    means = torch.where(seen > 0, received / seen, torch.nan).float()
-    return _Checked(log_sum_exp, means, np.where(small == -np.inf, np.nan, small), accuracy)
+    return _Checked(log_sum_exp, beside, accuracy)
 
 
 @dataclass

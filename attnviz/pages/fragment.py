@@ -39,7 +39,7 @@ class Places:
 
     def named(self, fragment: str) -> dict[str, Any]:
         """What a fragment says: labels and heads as they are called; None for what it leaves open, or can't be read."""
-        fields = dict(parse_qsl(fragment.removeprefix("#")))
+        fields = _read(fragment)
         place = _whole(fields.get("layer"), len(self.layers) - 1)
         layer = self.layers[place or 0]
         head = _whole(fields.get("head"), layer["heads"] - 1)
@@ -68,7 +68,7 @@ class Places:
         Raises:
             InputError: a view, text, layer, head or index that is not there.
         """
-        fields = dict(parse_qsl(before.removeprefix("#")))
+        fields = _read(before)
         if view is not None:
             if view not in VIEWS:
                 raise InputError(f"view {view!r} is not one of {', '.join(VIEWS)}")
@@ -90,13 +90,13 @@ class Places:
                 if not 0 <= index < size:
                     raise InputError(f"{name} {index} is out of range; there are {size} (0 to {size - 1})")
                 fields[name] = str(index)
-        return "&".join(f"{name}={quote(value, safe=',.-')}" for name, value in fields.items())
+        return _written(fields)
 
     def without(self, before: str, name: str) -> str:
         """A fragment that leaves open what the other said."""
-        fields = dict(parse_qsl(before.removeprefix("#")))
+        fields = _read(before)
         fields.pop(name, None)
-        return "&".join(f"{name}={quote(value, safe=',.-')}" for name, value in fields.items())
+        return _written(fields)
 
     def _place(self, text: str | None, label: Label | None, now: dict[str, Any]) -> int:
         """The place of a layer: of the text shown now where none is named, and of its label likewise."""
@@ -114,6 +114,15 @@ class Places:
     @staticmethod
     def _heads(layer: dict[str, Any]) -> list[int]:
         return layer.get("head_labels") or list(range(layer["heads"]))
+
+
+def _read(fragment: str) -> dict[str, str]:
+    """The fields of a fragment, with or without its #."""
+    return dict(parse_qsl(fragment.removeprefix("#")))
+
+
+def _written(fields: dict[str, str]) -> str:
+    return "&".join(f"{name}={quote(value, safe=',.-')}" for name, value in fields.items())
 
 
 def _whole(text: str | None, most: int) -> int | None:

@@ -86,15 +86,16 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
     async def column(request: Request) -> Response:
         return _floats(await viewer.column(*_numbers(request, "layer", "head", "key")))
 
-    async def received(request: Request) -> Response:
-        return _floats(await viewer.received(*_numbers(request, "layer", "head")))
+    async def sides(request: Request) -> Response:
+        return _floats(await viewer.sides(*_numbers(request, "layer", "head")))
 
     async def rectangle(request: Request, values: str) -> Response:
         layer, of, t0, t1, s0, s1 = _numbers(request, "layer", "head", "t0", "t1", "s0", "s1")
         return _floats(await viewer.rectangle(layer, of, range(t0, t1), range(s0, s1), values))
 
     async def vectors(request: Request) -> Response:
-        return _floats(await viewer.vectors(*_numbers(request, "layer", "head", "query", "key")))
+        layer, of, query = _numbers(request, "layer", "head", "query")
+        return _floats(await viewer.vectors(layer, of, query, _listed(request, "keys")))
 
     async def thumbnail(request: Request) -> Response:
         small = await viewer.thumbnail(*_numbers(request, "layer", "head"))
@@ -112,10 +113,10 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
         "/pass/{what}/{layer}/{head}": progress,
         "/row/{layer}/{head}/{query}": row,
         "/column/{layer}/{head}/{key}": column,
-        "/received/{layer}/{head}": received,
+        "/sides/{layer}/{head}": sides,
         "/weights/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(rectangle, values="weights"),
         "/logits/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(rectangle, values="logits"),
-        "/vectors/{layer}/{head}/{query}/{key}": vectors,
+        "/vectors/{layer}/{head}/{query}/{keys}": vectors,
         "/thumbnail/{layer}/{head}": thumbnail,
         "/statistics/{layer}/{head}": statistics,
     }
@@ -271,11 +272,18 @@ async def _gone(request: Request) -> None:
 
 def _numbers(request: Request, *names: str) -> list[int]:
     """Numbers out of the path. Raises OutOfRange for what is not one, or has more digits than any position."""
-    given = [request.path_params[name] for name in names]
-    for name, text in zip(names, given, strict=True):
-        if not re.fullmatch("[0-9]{1,15}", text):
-            raise OutOfRange(f"{name} {text[:20]!r} is not a number from 0")
-    return [int(text) for text in given]
+    return [_number(name, request.path_params[name]) for name in names]
+
+
+def _listed(request: Request, name: str) -> list[int]:
+    """Several, with commas between them, likewise."""
+    return [_number(name, text) for text in request.path_params[name].split(",")]
+
+
+def _number(name: str, text: str) -> int:
+    if not re.fullmatch("[0-9]{1,15}", text):
+        raise OutOfRange(f"{name} {text[:20]!r} is not a number from 0")
+    return int(text)
 
 
 def _little(cells: Cells) -> bytes:

@@ -23,12 +23,11 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Progress
-from attnviz.maps.marginals import received
+from attnviz.maps.marginals import sides_of
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.description import Labels, PageLayer, describe, description, page_name
 from attnviz.pages.encoding import thumbnail_of
@@ -41,14 +40,17 @@ Watch = Callable[[int, str], AbstractContextManager[Progress | None]]
 KEPT_BYTES = 1 << 30
 """How much is kept where nobody asks for another bound."""
 
-MOST_RECTANGLE = 512
-"""The most queries, and keys, of a rectangle of single weights."""
+MOST_RECTANGLE = 1 << 22
+"""The most weights of a rectangle of single ones: 16 MiB."""
+
+MOST_KEYS = 64
+"""The most keys whose vectors are asked for at once."""
 
 PATIENCE = 2.5
 """Seconds that a pass goes on when nobody asks for it any more; a page that waits asks four times a second."""
 
-LONG_WORK = ("map", "received")
-"""What a page waits for in passes: the cells of a map, and what its keys receive."""
+LONG_WORK = ("map", "sides")
+"""What a page waits for in passes: the cells of a map, and the numbers at its sides."""
 
 _CHEAP_CELLS = 30_000_000  # weights of a pass that takes less than a second
 _LONG_CELLS = 10 * _CHEAP_CELLS  # weights of a pass for statistics that nobody waits minutes for
@@ -198,22 +200,22 @@ class Viewer:
         there = opened.pyramid.prepared(number) is not None if what == "map" else (what, layer, head) in self._kept
         if there:
             return rows, rows
-        job = self._begin_pass(layer, head, opened) if what == "map" else self._begin_received(layer, head, opened)
+        job = self._begin_pass(layer, head, opened) if what == "map" else self._begin_sides(layer, head, opened)
         job.asked = time.monotonic()
         # All rows are done a moment before what they made is there.
         return rows, min(self._done.get((what, layer, head), 0), rows - 1)
 
-    async def received(self, layer: int, head: int) -> Cells:
-        """The mean weight that each key receives of all queries that see it, (S,) float32, NaN where none does.
+    async def sides(self, layer: int, head: int) -> Cells:
+        """What :func:`attnviz.maps.marginals.sides_of` gives, one after another: (S + T + T,) float32.
 
         Raises:
             OutOfRange: there is no such head.
             InputError: what the engine refuses.
         """
         opened, _ = await self._head(layer, head)
-        key = ("received", layer, head)
+        key = ("sides", layer, head)
         if key not in self._kept:
-            await self._wait(key, self._begin_received(layer, head, opened))
+            await self._wait(key, self._begin_sides(layer, head, opened))
         kept: Cells = self._kept.get(key)
         return kept
 
@@ -223,16 +225,10 @@ class Viewer:
         Raises:
             OutOfRange: there is no such query.
         """
-        opened, number = await self._head(layer, head)
-        pyramid = opened.pyramid
-        _check_index("query", query, pyramid.item.T)
-
-        def read() -> Cells:
-            row: Cells = pyramid.rectangle(number, range(query, query + 1), range(pyramid.item.S))[0]
-            return row
-
-        found: Cells = await self._kept_or(("row", layer, head, query), read)
-        return found
+        opened, _ = await self._head(layer, head)
+        _check_index("query", query, opened.layer.item.T)
+        row: Cells = (await self._part(layer, head, range(query, query + 1), range(opened.layer.item.S)))[0]
+        return row
 
     async def column(self, layer: int, head: int, key: int) -> Cells:
         """The weights of every query on one key, (T,) float32. After the head's pass it costs T products, else a pass.
@@ -240,56 +236,51 @@ class Viewer:
         Raises:
             OutOfRange: there is no such key.
         """
-        opened, number = await self._head(layer, head)
-        pyramid = opened.pyramid
-        _check_index("key", key, pyramid.item.S)
-
-        def read() -> Cells:
-            return pyramid.rectangle(number, range(pyramid.item.T), range(key, key + 1))[:, 0]
-
-        found: Cells = await self._kept_or(("column", layer, head, key), read)
-        return found
+        opened, _ = await self._head(layer, head)
+        _check_index("key", key, opened.layer.item.S)
+        return (await self._part(layer, head, range(opened.layer.item.T), range(key, key + 1)))[:, 0]
 
     async def rectangle(self, layer: int, head: int, queries: range, keys: range, values: str) -> Cells:
         """Single weights or logits, as :meth:`attnviz.Pyramid.rectangle` has them.
 
         Raises:
-            OutOfRange: positions that are not there, or more than :data:`MOST_RECTANGLE` a side.
+            OutOfRange: positions that are not there.
+            InputError: more than :data:`MOST_RECTANGLE`.
         """
-        opened, number = await self._head(layer, head)
-        pyramid = opened.pyramid
-        for name, part, size in (("queries", queries, pyramid.item.T), ("keys", keys, pyramid.item.S)):
+        opened, _ = await self._head(layer, head)
+        item = opened.layer.item
+        for name, part, size in (("queries", queries, item.T), ("keys", keys, item.S)):
             if not 0 <= part.start < part.stop <= size:
                 raise OutOfRange(f"{name} {part.start} to {part.stop} are not a part of 0 to {size}")
-            if len(part) > MOST_RECTANGLE:
-                raise InputError(f"{len(part)} {name} are asked for at once; the most is {MOST_RECTANGLE}")
-        key = (values, layer, head, queries, keys)
+        if len(queries) * len(keys) > MOST_RECTANGLE:
+            raise InputError(
+                f"{len(queries):,} x {len(keys):,} numbers are asked for at once; the most is {MOST_RECTANGLE:,} in all"
+            )
+        return await self._part(layer, head, queries, keys, values)
 
-        def read() -> Cells:
-            return pyramid.rectangle(number, queries, keys, values=values)
-
-        found: Cells = await self._kept_or(key, read)
-        return found
-
-    async def vectors(self, layer: int, head: int, query: int, key: int) -> Cells:
-        """A query's vector and a key's as their score uses them, (2, D) float32.
+    async def vectors(self, layer: int, head: int, query: int, keys: Sequence[int]) -> Cells:
+        """A query's vector and those of some keys as their scores use them, (1 + len(keys), D) float32.
 
         Raises:
             OutOfRange: positions that are not there.
+            InputError: more than :data:`MOST_KEYS` keys.
         """
+        if len(keys) > MOST_KEYS:
+            raise InputError(f"{len(keys)} keys are asked for at once; the most is {MOST_KEYS}")
         opened, number = await self._head(layer, head)
         item = opened.layer.item
         _check_index("query", query, item.T)
-        _check_index("key", key, item.S)
+        for key in keys:
+            _check_index("key", key, item.S)
         _ = item.products  # raises for weights that were given
 
         def read() -> Cells:
             own = opened.layer.own_projections and query in item.global_queries.tolist()
             q = item.query(number, range(query, query + 1), for_global=own)[0]
-            k = item.key(number, for_global=own)[key]
-            return torch.stack([q, k]).float().cpu().numpy()
+            k = item.key(number, for_global=own)[list(keys)]
+            return torch.cat([q[None], k]).float().cpu().numpy()
 
-        found: Cells = await self._kept_or(("vectors", layer, head, query, key), read)
+        found: Cells = await self._kept_or(("vectors", layer, head, query, *keys), read)
         return found
 
     async def thumbnail(self, layer: int, head: int) -> Thumbnail:
@@ -389,11 +380,18 @@ class Viewer:
         self._read[layer] = self._latest = opened
         return opened
 
+    async def _part(self, layer: int, head: int, queries: range, keys: range, values: str = "weights") -> Cells:
+        """A part of a head's map, (queries, keys)."""
+        opened, number = await self._head(layer, head)
+        key = (values, layer, head, queries, keys)
+        found: Cells = await self._kept_or(key, lambda: opened.pyramid.rectangle(number, queries, keys, values=values))
+        return found
+
     @asynccontextmanager
     async def _prepared(self, layer: int, head: int, opened: _Open) -> AsyncIterator[None]:
         """A block in which what a head's pass kept is there."""
         pyramid, number = opened.pyramid, opened.layer.heads[head]
-        key = ("pass", layer, head)
+        key = ("map", layer, head)
         with self._kept.pinned(key):
             if pyramid.prepared(number) is None:
                 await self._wait(key, self._begin_pass(layer, head, opened))
@@ -404,31 +402,29 @@ class Viewer:
     def _begin_pass(self, layer: int, head: int, opened: _Open) -> _Job:
         pyramid, number = opened.pyramid, opened.layer.heads[head]
 
+        key = ("map", layer, head)
+
         def keep(overview: Overview) -> None:
-            self._kept.put(
-                ("pass", layer, head), overview, overview.nbytes, lambda: self._overviews[layer].pop(number, None)
-            )
+            self._kept.put(key, overview, overview.nbytes, lambda: self._overviews[layer].pop(number, None))
 
-        return self._long(("pass", layer, head), ("map", layer, head), opened, partial(pyramid.prepare, number), keep)
+        return self._long(key, opened, partial(pyramid.prepare, number), keep)
 
-    def _begin_received(self, layer: int, head: int, opened: _Open) -> _Job:
-        number, key = opened.layer.heads[head], ("received", layer, head)
+    def _begin_sides(self, layer: int, head: int, opened: _Open) -> _Job:
+        number, key = opened.layer.heads[head], ("sides", layer, head)
 
-        def work(progress: Progress) -> NDArray[np.float32]:
-            return received(opened.layer.attention, number, progress=progress).astype(np.float32)
+        def work(progress: Progress) -> Cells:
+            return np.concatenate(sides_of(opened.layer.attention, number, progress=progress)).astype(np.float32)
 
-        return self._long(key, key, opened, work, lambda sums: self._kept.put(key, sums, sums.nbytes))
+        return self._long(key, opened, work, lambda sides: self._kept.put(key, sides, sides.nbytes))
 
-    def _long(
-        self, key: Key, counted: Key, opened: _Open, make: Callable[[Progress], Any], keep: Callable[[Any], None]
-    ) -> _Job:
+    def _long(self, key: Key, opened: _Open, make: Callable[[Progress], Any], keep: Callable[[Any], None]) -> _Job:
         """A pass over a head: the one in work, or a new one. It ends when nobody waits or asks for it any more."""
         rows, number = opened.pyramid.item.T, opened.layer.heads[key[-1]]
-        self._done.setdefault(counted, 0)
+        self._done.setdefault(key, 0)
 
         def work() -> Any:
             title = f"layer {opened.layer.label}, head {number}" if len(self.layers) > 1 else f"head {number}"
-            self._done[counted] = 0
+            self._done[key] = 0
             job = self._jobs[key]
             with self._watch(rows, title) as shown:
 
@@ -437,7 +433,7 @@ class Viewer:
                         raise Stopped
                     if not job.wanted:
                         raise Unwanted
-                    self._done[counted] += done
+                    self._done[key] += done
                     if shown is not None:
                         shown(done)
 

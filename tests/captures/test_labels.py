@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import attnviz
+from attnviz.base.errors import Note
 from attnviz.captures.labels import Labels
 from attnviz.sources.naming import known, layers_of, order_of, prefix_of, split
 from tests.captures.families import transformers
@@ -214,3 +215,113 @@ def test_a_second_pass_is_no_further_call():
         model(torch.randn(1, 2, 6, 8))
     assert {str(label) for label in run.layers} == {"vision.0", "vision.1", "vision.0.calls.2", "vision.1.calls.2", "0"}
     assert run.inputs(0).T == 6
+
+
+def test_the_sense_names_its_layers_before_the_head_that_pools_them():
+    names = ["text_model.encoder.layers.0.self_attn", "vision_model.head.attention"]
+    names += [f"vision_model.encoder.layers.{n}.self_attn" for n in range(2)]
+    assert labels(*names) == [0, "head.0", "vision.0", "vision.1"]
+
+
+def test_a_part_of_a_list_called_cross_is_cross_where_it_says_so_itself():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.self_attn, self.cross_attention = Own(), Own()
+
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            return self.cross_attention(self.self_attn(x, x), other)
+
+    class Own(Attention):
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(x, other, other)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cross_modal = nn.ModuleList([Both(), Both()])
+
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            for layer in self.cross_modal:
+                x = layer(x, other)
+            return x
+
+    run, _ = captured(Model(), {"x": torch.randn(1, 2, 5, 4), "other": torch.randn(1, 2, 5, 4)})
+    assert run.layers == [0, "cross.0", 1, "cross.1"]
+    assert [run.inputs(layer).cross for layer in run.layers] == [False, True, False, True]
+
+
+def test_self_attention_that_is_given_itself_as_the_other_sequence_is_none():
+    class Own(Attention):
+        def forward(self, x: Tensor, context: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(x, context, context)
+
+    x, y = torch.randn(2, 1, 5, 4)
+    for context, cross in ((x, False), (y, True)):
+        run, _ = captured(Own(), {"x": x, "context": context})
+        assert run.inputs(run.layers[0]).cross is cross
+
+
+def test_attention_around_attention_has_a_name_of_its_own():
+    """An adapter that attends to a prompt of its own, around a layer of the model's."""
+
+    class Inner(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    class Around(Attention):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.prompt = Inner(), nn.Parameter(torch.randn(1, 2, 3, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            weights = (x @ self.prompt.expand(len(x), -1, -1, -1).transpose(2, 3)).softmax(-1)
+            return self.model(x) + weights @ self.prompt
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.ModuleDict({"self_attn": Around()}) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer["self_attn"](x)
+            return x
+
+    run, _ = captured(Model(), {"x": torch.randn(1, 2, 5, 4)})
+    stacks = {label: run._layers[label].stack for label in run.layers}
+    assert {stacks[label] for label in (0, 1)} in (
+        {f"layers.{n}.self_attn{end}" for n in (0, 1)} for end in ("", ".model")
+    )
+    assert len(run.layers) == 4
+    for label, stack in stacks.items():
+        assert str(label).rpartition(".")[2] == stack.split(".")[1]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("tokens", [4, 6])
+def test_attention_over_channels_says_so(fused, tokens):
+    """XCiT's, with as many tokens as a head has channels or another number; token by token nothing is said."""
+
+    class Channels(Attention):
+        def __init__(self, over: bool) -> None:
+            super().__init__()
+            self.over, self.proj = over, nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q = x.unflatten(2, (2, 4)).permute(0, 2, 3, 1) if self.over else x.unflatten(2, (2, 4)).transpose(1, 2)
+            if fused:
+                made = nn.functional.scaled_dot_product_attention(q, q, q)
+            else:
+                made = (q @ q.transpose(-2, -1)).softmax(-1) @ q
+            made = made.permute(0, 3, 1, 2) if self.over else made.transpose(1, 2)
+            return self.proj(made.reshape(x.shape))
+
+    x = torch.randn(2, tokens, 8)
+    with pytest.warns(Note, match=r"layers 0 attend over channels"):
+        run, _ = captured(Channels(True), {"x": x})
+    assert (run.inputs(0).T, run.inputs(0).S, run.inputs(0).w_o) == (4, 4, None)
+    assert list(run.inputs(0).tokens[0]) == [f"channel {n}" for n in range(4)]
+    run, _ = captured(Channels(False), {"x": x})
+    assert run.notes == []
+    assert run.inputs(0).w_o is not None

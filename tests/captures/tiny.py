@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
+from tests.captures import rare
+
 B, T, S = 2, 11, 9
 HEADS, GROUPS, WIDTH, VOCABULARY = 4, 2, 32, 64
 IMAGE, QUERIES = 60, 6  # the token of a picture, and how many of them a resampler makes of one
@@ -122,7 +124,7 @@ def tiny(config_class: Any) -> Any:
     }
     given = {name: value for name, value in given.items() if value != said[name] and name not in _DERIVED}
     given |= {name: 0.2 for name in ("initializer_range", "init_std") if isinstance(said.get(name), float)}
-    given |= _tokens(said) | parts | _of_kind(said, base)
+    given |= _tokens(said) | parts | _of_kind(said, base) | rare.configs(base.model_type or config_class.__name__)
     try:
         return config_class(**given)
     except Exception as error:
@@ -284,6 +286,7 @@ class _Inputs:
         )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from rare.inputs(self.model, self.text)
         main = self.model.main_input_name
         if main == "input_ids" and "bbox" not in self.takes:
             two = {"text_model", "vision_model"} <= {name for name, _ in self.model.named_children()}

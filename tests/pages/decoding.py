@@ -113,3 +113,9 @@ class Page:
 
 def _refuse(name: str) -> None:
     raise AssertionError(f"{name} is not JSON")
+
+
+def entropies(weights: np.ndarray) -> np.ndarray:
+    """Of rows of weights that are NaN where hidden, in nats; NaN where nothing is seen."""
+    logs = np.log(weights, where=weights > 0, out=np.zeros_like(weights))
+    return np.where(np.isnan(weights).all(-1), np.nan, -np.nansum(weights * logs, axis=-1))

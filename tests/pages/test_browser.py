@@ -552,7 +552,16 @@ def test_hostile_labels_are_text_and_nothing_else(tmp_path, opened: Opener) -> N
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (360, True)], ids=["desk", "dark phone"])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        pytest.param(1280, False, id="desk"),
+        pytest.param(360, True, id="dark phone"),
+        pytest.param(1280, True, id="dark desk", marks=pytest.mark.matrix),
+        pytest.param(360, False, id="phone", marks=pytest.mark.matrix),
+        pytest.param(3840, False, id="wall", marks=pytest.mark.matrix),
+    ],
+)
 def test_axe_finds_nothing(sentence, opened: Opener, view: str, width: int, dark: bool) -> None:
     page = opened(sentence, f"view={view}&query=8&key=3", width=width, dark=dark).page
     expect(page.locator("main")).not_to_be_empty()

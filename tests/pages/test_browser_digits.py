@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +18,7 @@ from attnviz.pages.description import PageLayer
 from attnviz.pages.html import write_page
 from tests.pages.conftest import Opener, serving
 from tests.pages.test_browser import cases, go, places, reference, wait_for_text
+from tests.reference import Attention
 
 _NUMBER = re.compile(r"(< )?([\d.]+(?:e-\d+)?|\u2212?[\d.]+)")
 
@@ -24,6 +26,8 @@ _NUMBER = re.compile(r"(< )?([\d.]+(?:e-\d+)?|\u2212?[\d.]+)")
 def is_right(text: str, truth: float) -> bool:
     """Whether a number as it is shown is this one, rounded to as many digits, or a bound on it."""
     text = text.replace("\u2212", "-")
+    if text.startswith("\u2248 "):  # no digit is sure
+        return abs(float(text[2:]) - truth) < 0.1 * max(1, abs(truth))
     if text == "hidden" or not np.isfinite(truth):
         return text == "hidden" and not np.isfinite(truth)
     if text.startswith("< "):
@@ -61,6 +65,48 @@ def readings(page: Page, inputs: AttentionInputs, visible: np.ndarray, seed: int
         for text in page.locator(".strongest button").all_inner_texts():
             named, weight = text.split(maxsplit=1)
             check(f"strongest {at}", weight.split("\n")[-1].strip(), weights[head, query, places_of[int(named)]])
+        wrong += of_products(page, inputs, exact, (head, query, key))
+    return wrong
+
+
+def of_products(page: Page, inputs: AttentionInputs, exact: Attention, at: tuple[int, int, int]) -> list[str]:
+    """What is wrong among the numbers of the query-key view: of one score, and of each key of the query."""
+    head, query, key = at
+    t, s = places(inputs).queries[query], places(inputs).keys[key]
+    q = inputs.q[0, head].double().numpy()
+    k = inputs.k[0, head * inputs.k.shape[1] // inputs.H].double().numpy()
+    scale = 1 / math.sqrt(inputs.q.shape[-1])
+    wait_for_text(page, ".qk-term", r".")
+    said = {name: value for value, name in (text.split("\n") for text in page.locator(".qk-term").all_inner_texts())}
+    truth = {f"sum of {inputs.q.shape[-1]} products": q[query] @ k[key] * scale}
+    if np.isfinite(exact.logits[head, query, key]):
+        truth["logit"] = exact.logits[head, query, key]
+        row = exact.logits[head, query]
+        sink = -np.inf if inputs.sinks is None else float(inputs.sinks[head])
+        total = np.log(np.exp(row).sum() + np.exp(sink))
+        truth |= {name: total for name in said if "denominator" in name and "%" not in said[name]}
+        truth |= {"weight: exp of that": exact.weights[head, query, key]}
+        if inputs.bias is not None:
+            truth["bias"] = float(inputs.bias[0, head, query, key])
+    wrong = [
+        f"{at} {name}: {said.get(name)} for {value!r}"
+        for name, value in truth.items()
+        if not is_right(said.get(name, "0.000"), value)
+    ]
+    page.evaluate("document.querySelector('.qk-table').open = true")
+    products = q[query] * k[key] * scale
+    for d, row in enumerate(page.locator(".qk-table tbody tr").all()):
+        truths = (q[query, d], k[key, d], products[d], products[: d + 1].sum())
+        for shown, value in zip(row.locator("td").all_inner_texts(), truths, strict=True):
+            if not is_right(shown, value):
+                wrong.append(f"{at} dimension {d}: {shown} for {value!r}")
+    keys = {name: index for index, name in enumerate(places(inputs).keys)}
+    for row in page.locator(".neurons tbody tr").all():
+        name, _, total, weight = (cell.strip() for cell in row.locator("th, td").all_inner_texts())
+        of = keys[int(name.split()[0])]
+        for shown, value in ((total, q[query] @ k[of] * scale), (weight, exact.weights[head, query, of])):
+            if not is_right(shown, value):
+                wrong.append(f"{at} key {of} of query {t} (chosen {s}): {shown} for {value!r}")
     return wrong
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from attnviz import AttentionInputs
 from attnviz.attention.patterns import Causal
@@ -88,6 +88,52 @@ def test_clicks_hit_what_they_aim_at_in_every_view_at_every_width(
     sentence, opened: Opener, width: int, view: str
 ) -> None:
     test_clicks_hit_what_they_aim_at(sentence, opened, width, view)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("width", WIDTHS)
+def test_thumbnails_keys_and_switches_are_hit_at_every_width(sentence, opened: Opener, width: int) -> None:
+    page = opened(sentence, "view=model", width=width, height=800).page
+
+    def press(thing: Locator) -> None:
+        thing.scroll_into_view_if_needed()
+        box = thing.bounding_box()
+        assert box
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        assert thing.bounding_box() == box, "it moved as the button went down"
+        page.mouse.up()
+
+    for layer, head in ((0, 0), (1, 2)):
+        go(page, "view=model")
+        expect(page.locator(".thumb-top").last).to_have_text(re.compile(r"\d"))
+        press(page.get_by_role("button", name=f"Layer {layer}, head {head}: open its map"))
+        expect(page).to_have_url(re.compile(rf"view=map&layer={layer}&head={head}\b"))
+    for view, name in (
+        ("map", "by row"),
+        ("map", "sides"),
+        ("text", "to 99 %"),
+        ("heads", "by row"),
+        ("query-key", "by size"),
+    ):
+        go(page, f"view={view}&layer=1&head=2&query=9&key=3")
+        expect(page.locator(".strongest b").first).to_be_attached()
+        switch = page.get_by_role("button", name=name, exact=True)
+        was = switch.get_attribute("aria-pressed")
+        press(switch)
+        expect(switch).to_have_attribute("aria-pressed", "false" if was == "true" else "true")
+    for view in ("text", "heads", "query-key"):
+        go(page, f"view={view}&layer=1&head=2&heads=2&query=9&key=3")
+        key = page.locator(".strongest button").nth(2)
+        expect(key).to_be_visible()
+        index = key.locator("span").first.inner_text()
+        press(key)
+        sought = {
+            "query-key": ".strongest [aria-pressed=true]",
+            "text": ".text-token.sought",
+            "heads": ".heads-column.key .sought",
+        }
+        expect(page.locator(sought[view])).to_contain_text(WORDS[int(index) % len(WORDS)].strip())
 
 
 def test_escape_lets_go_and_a_double_click_takes_nothing_back_in_every_view(sentence, opened: Opener) -> None:

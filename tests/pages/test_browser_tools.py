@@ -305,6 +305,32 @@ def test_heads_are_colored_sorted_and_grouped_by_their_numbers(page):
             assert shown[name.replace("_", " ")] == pytest.approx(value, rel=1e-3, abs=1e-4)
 
 
+def test_thumbnails_of_scores_go_to_both_sides_of_0(page):
+    """And numbers of the heads' weights don't stand beside maps that are made of them."""
+    go(page, "view=model&logits=1&stat=entropy&role=sink")
+    wait_for_text(page, ".thumb-top", r"\d")
+    expect(page.locator(".legend figcaption")).to_have_text(re.compile("score farthest from 0 in a cell, as a share"))
+    expect(page.locator(".legend-ticks span").first).to_have_text("\u22121")
+    expect(page.locator(".number-chip, .not-of-role")).to_have_count(0)
+    for at, said in enumerate(page.locator(".thumb-top").all_inner_texts()):
+        inputs = layer(at // 4)
+        scores = attend(inputs.q[0], inputs.k[0], np.ones((T, T), dtype=bool)).logits[at % 4]
+        most = scores.flat[np.abs(scores).argmax()]
+        assert number(said) == pytest.approx(most, abs=2e-2)
+        pixels = (
+            page.locator(".thumb canvas")
+            .nth(at)
+            .evaluate("canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]")
+        )
+        red_less_blue = np.reshape(pixels, (T, T, 4)).astype(float)[..., 0] - np.reshape(pixels, (T, T, 4))[..., 2]
+        clear = np.abs(scores) > 0.2 * abs(most)
+        assert (np.sign(red_less_blue[clear]) == np.sign(scores[clear])).all()
+    rows = table(page)
+    assert [number(row["farthest_score"]) for row in rows] == [
+        pytest.approx(number(said), abs=6e-4) for said in page.locator(".thumb-top").all_inner_texts()
+    ]
+
+
 def readouts(page: Page, query: int, key: int) -> list[float]:
     wait_for_text(page, ".readout", rf"query {query}(?!\d).*key {key}(?!\d).*(weight|difference) [\u2212\d.e]")
     return [number(one.inner_text()) for one in page.locator(".readout [data-value=weight]").all()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,51 @@ def test_at_131072_tokens_a_link_from_anywhere_to_anywhere_is_shown(opened: Open
             assert key == 34_466
             assert weight == pytest.approx(row[34_466], abs=6e-5)
         assert page.locator(".pass").count() == 0
+
+
+LONG = 2500  # more than a map is made of whole
+
+
+@pytest.fixture(scope="module")
+def two_heads() -> tuple[AttentionInputs, np.ndarray]:
+    inputs = AttentionInputs(3 * draw(2, LONG, 4), draw(2, LONG, 4, seed=1))
+    q, k = (one[0].double().numpy() for one in (inputs.q, inputs.k))
+    shares = np.where(np.tri(LONG, dtype=bool), np.exp(q @ k.transpose(0, 2, 1) / 2), 0)
+    return inputs, shares / shares.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("live", [False, pytest.param(True, marks=pytest.mark.matrix)], ids=["file", "server"])
+def test_what_is_made_of_long_maps_is_what_the_formula_makes(tmp_path, two_heads, opened: Opener, live: bool) -> None:
+    """Keys left out, heads as one, and a difference: single weights, cells of the whole map, and the share."""
+    inputs, weights = two_heads
+    layer = PageLayer("0", inputs.item(), Causal(), (0, 1))
+    with ExitStack() as stack:
+        if live:
+            where: Path | str = stack.enter_context(serving(layer))
+        else:
+            where = tmp_path / "page.html"
+            write_page(where, [layer], "run.npz")
+        page = opened(where, "view=map&head=1&out=first&query=2000&key=7", offline=not live).page
+        without = weights[1].copy()
+        without[:, 0] = 0
+        share = weights[1][:, 0].mean()
+        for fragment, truth in {
+            "head=1&out=first": without,
+            "head=1&out=first&again=1": without[1:] / without[1:].sum(1, keepdims=True),
+            "head=0&together=mean-heads": weights.mean(0),
+            "head=0&with=0.1&how=difference": weights[0] - weights[1],
+        }.items():
+            rows = LONG - len(truth)  # the first query sees nothing but the first key
+            query, key = 2000, int(np.abs(truth[2000 - rows]).argmax())
+            go(page, f"view=map&{fragment}&query={query}&key={key}&scale=linear")
+            wait_for_text(page, ".readout", rf"query 2000.*key {key}(?!\d).*(weight|difference) [\u2212\d.e]")
+            shown = number(page.locator(".readout [data-value=weight]").first.inner_text())
+            assert shown == pytest.approx(truth[2000 - rows, key], abs=2e-3), fragment
+            largest = page.locator(".legend-largest")
+            expect(largest).to_have_text(re.compile(r"largest (weight|difference) [\u2212\d]"))
+            farthest = truth.flat[np.abs(truth).argmax()]
+            assert number(largest.inner_text().split()[-1]) == pytest.approx(farthest, abs=2e-3), fragment
+        go(page, "view=map&head=1&out=first")
+        left = page.locator("[data-role=left-out]")
+        expect(left).to_have_text(re.compile(r"[\d.]+ % of the weight"))
+        assert float(left.inner_text().split()[0]) == pytest.approx(100 * share, abs=0.5)

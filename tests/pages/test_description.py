@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import attnviz
-from attnviz.attention.patterns import Causal, Full
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, longformer
 from attnviz.pages.description import Labels, Layers, PageLayer, describe, description, to_json
 from tests.cases import small
 
@@ -57,7 +57,8 @@ def test_a_layer_is_described_by_its_sizes_and_settings():
         "sinks": None,
         "alibi": None,
         "levels": 1,
-        "accuracy": {"weights": None, "logs": rounded, "logits": rounded},
+        "accuracy": {"weights": None, "logs": rounded, "logits": rounded, "sides": rounded},
+        "key_heads": {"of": 2, "each": [0, 0, 1, 1]},
     }
     assert labels.lists == [list(inputs.tokens[1])]
 
@@ -78,6 +79,28 @@ def test_positions_are_those_of_the_item(given, queries, keys):
     inputs = attnviz.AttentionInputs(torch.zeros(1, given.pop("T", 4), 2), torch.zeros(1, 6, 2), **given)
     found = describe(PageLayer("0", inputs.item(), Full(), (0,)), Labels())
     assert found["positions"] == {"queries": queries, "keys": keys}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "keys", "queries"),
+    [
+        (GlobalKeys(), [0, 3], None),
+        (longformer(1), [0, 3], [0, 3]),
+        (Causal(), None, None),
+        (Full(), None, None),
+        (Causal() & longformer(1), [0, 3], [0, 3]),
+    ],
+    ids=str,
+)
+def test_global_tokens_are_those_of_the_pattern(pattern, keys, queries):
+    inputs = attnviz.AttentionInputs(
+        torch.zeros(4, 6, 2), torch.zeros(2, 6, 2), global_mask=torch.tensor([1, 0, 0, 1, 0, 0]).bool()
+    )
+    labels = Labels()
+    found = describe(PageLayer("0", inputs.item(), pattern, (3, 1)), labels)
+    named = [None if name not in found else labels.numbers[found[name]] for name in ("global_keys", "global_queries")]
+    assert found["key_heads"] == {"of": 2, "each": [1, 0]}
+    assert named == [keys, queries]
 
 
 def test_keys_of_another_sequence_have_no_positions():

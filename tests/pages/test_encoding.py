@@ -20,7 +20,7 @@ from attnviz.pages.encoding import WITHIN, encode_layer, rows_of
 from attnviz.pages.html import page
 from tests import reference
 from tests.cases import small
-from tests.pages.decoding import Page
+from tests.pages.decoding import Page, entropies
 from tests.strategies import Call, calls, normal
 
 
@@ -177,7 +177,7 @@ def test_where_there_is_room_codes_are_finer(monkeypatch, room, dtype):
 @pytest.mark.parametrize("room", [0, 1 << 30], ids=["coarse", "fine"])
 @given(calls(dtype=torch.float32, values=False))
 def test_numbers_are_within_what_the_page_says_of_them(room, call):
-    """Weights, their logarithms and logits against the formula in float64; and the mean that keys receive."""
+    """Weights, their logarithms and logits against the formula in float64; and what stands at the sides."""
     shown = PageLayer("0", call.inputs.item(call.batch), call.pattern, tuple(range(call.inputs.H)))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(encoding, "ROOM", room)
@@ -195,6 +195,9 @@ def test_numbers_are_within_what_the_page_says_of_them(room, call):
     assert (abs(apart) <= off["logs"] + 1e-7).all()
     means = np.where(seen.any(1), wanted.sum(1) / np.maximum(seen.sum(1), 1), np.nan)
     np.testing.assert_allclose(decoded.array(layer["received"]), means, rtol=1e-5, atol=1e-7)
+    there = np.where(seen, expected.weights, np.nan)
+    np.testing.assert_allclose(decoded.array(layer["entropy"]), entropies(there), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(decoded.array(layer["largest"]), np.fmax.reduce(there, axis=2), rtol=1e-5, atol=1e-7)
 
 
 def test_scores_that_float32_does_not_carry_are_refused():
@@ -295,7 +298,7 @@ def test_progress_ends_at_all_rows(size):
     layer = PageLayer("0", AttentionInputs(q, k).item(), Full(), (0, 1))
     done: list[int] = []
     json.dumps(encode_layer(layer, Chunk(1), Chunk(0), Labels(), done.append))
-    assert sum(done) == rows_of(layer) == 1200  # to check weights, and for statistics
+    assert sum(done) == rows_of(layer) == 600
 
 
 def test_a_mask_of_too_many_pairs_is_refused_before_any_work(monkeypatch):

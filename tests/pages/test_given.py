@@ -77,7 +77,7 @@ def test_a_live_page_has_weights_and_refuses_the_rest():
         assert viewer.description["layers"][0]["given"]
         found = run_coroutine(viewer.rectangle(0, 1, range(6), range(6), "weights"))
         np.testing.assert_array_equal(found, weights.weights[0, 1].numpy())
-        for ask in (viewer.vectors(0, 0, 1, 1), viewer.rectangle(0, 0, range(2), range(2), "logits")):
+        for ask in (viewer.vectors(0, 0, 1, [1]), viewer.rectangle(0, 0, range(2), range(2), "logits")):
             with pytest.raises(InputError, match="holds weights that were given"):
                 run_coroutine(ask)
     finally:

@@ -76,6 +76,8 @@ def test_rectangles_vectors_and_thumbnails(server):
     item = layer().item
     found = floats(server.get(f"/{TOKEN}/vectors/0/1/5/6").content)
     np.testing.assert_array_equal(found, np.concatenate([item.query(2)[5], item.key(2)[6]]))
+    found = floats(server.get(f"/{TOKEN}/vectors/0/1/5/6,299,0").content)
+    np.testing.assert_array_equal(found, np.concatenate([item.query(2)[5], *item.key(2)[[6, 299, 0]]]))
     small_map = server.get(f"/{TOKEN}/thumbnail/0/1").content
     assert np.frombuffer(small_map[:12], "<u4").tolist() == [64, 64, 300]  # the last: of how many queries
     assert np.nanmax(floats(small_map[12:])) == np.nanmax(pyramid.prepare(2).max)
@@ -86,9 +88,10 @@ def test_whole_rows_columns_and_what_keys_receive(server):
     whole = Pyramid(layer().attention).rectangle(0, range(300), range(300))
     np.testing.assert_allclose(floats(server.get(f"/{TOKEN}/row/0/0/299").content), whole[299], rtol=1e-5)
     np.testing.assert_allclose(floats(server.get(f"/{TOKEN}/column/0/0/7").content), whole[:, 7], rtol=1e-5)
-    received = floats(server.get(f"/{TOKEN}/received/0/0").content)
+    received, _, largest = np.split(floats(server.get(f"/{TOKEN}/sides/0/0").content), [300, 600])
     np.testing.assert_allclose(received, np.nanmean(whole, axis=0), rtol=1e-5)
-    assert server.get(f"/{TOKEN}/pass/received/0/0").json() == {"rows": 300, "done": 300}
+    np.testing.assert_allclose(largest, np.nanmax(whole, axis=1), rtol=1e-5)
+    assert server.get(f"/{TOKEN}/pass/sides/0/0").json() == {"rows": 300, "done": 300}
     assert server.get(f"/{TOKEN}/alive").json() == {"changed": None}
 
 
@@ -112,8 +115,8 @@ def test_the_progress_of_a_pass(server):
         ("tile/0/0/0/0/999999999999999/max", "is outside level 0"),
         ("tile/0/0/0/0/max", "there is nothing here"),
         ("pass/map/0/2", "head 2 is out of range"),
-        ("pass/received/9/0", "layer 9 is out of range"),
-        ("pass/tiles/0/0", "'tiles' is not one of map, received"),
+        ("pass/sides/9/0", "layer 9 is out of range"),
+        ("pass/tiles/0/0", "'tiles' is not one of map, sides"),
         ("row/0/0/300", "query 300 is out of range"),
         ("column/0/0/300", "key 300 is out of range"),
         ("weights/0/0/0/301/0/1", "queries 0 to 301 are not a part of 0 to 300"),
@@ -121,6 +124,8 @@ def test_the_progress_of_a_pass(server):
         ("logits/0/0/0/1/9/2", "keys 9 to 2"),
         ("scores/0/0/0/1/0/1", "there is nothing here"),
         ("vectors/0/0/300/0", "query 300 is out of range"),
+        ("vectors/0/0/3/1,300", "key 300 is out of range"),
+        ("vectors/0/0/3/1,,2", "keys '' is not a number"),
         ("thumbnail/0/x", "head 'x' is not a number"),
         ("attnviz.js", "there is nothing here"),
         ("run.json/", "there is nothing here"),

@@ -22,6 +22,7 @@ from attnviz.pages.viewer import Kept, OutOfRange, Stopped, Viewer
 from tests import reference
 from tests.cases import small
 from tests.coroutines import run as run_coroutine
+from tests.pages.decoding import entropies
 from tests.strategies import calls, normal
 
 Tile = tuple[int, int, int, int, int, str]
@@ -293,9 +294,10 @@ def test_positions_that_are_not_there(make, queries, keys):
         run_coroutine(make(*layers(Causal())).rectangle(0, 0, range(*queries), range(*keys), "weights"))
 
 
-def test_a_rectangle_has_a_most(make):
-    with pytest.raises(InputError, match="513 keys are asked for at once; the most is 512"):
-        run_coroutine(make(*layers(Causal())).rectangle(0, 0, range(512), range(513), "weights"))
+def test_a_rectangle_has_a_most(make, monkeypatch):
+    monkeypatch.setattr(module, "MOST_RECTANGLE", 30_000)
+    with pytest.raises(InputError, match="100 x 301 numbers are asked for at once; the most is 30,000 in all"):
+        run_coroutine(make(*layers(Causal())).rectangle(0, 0, range(100), range(301), "weights"))
 
 
 def test_vectors_are_those_that_the_score_uses(make):
@@ -304,11 +306,14 @@ def test_vectors_are_those_that_the_score_uses(make):
     inputs = AttentionInputs(**tensors, global_mask=torch.arange(6) == 2)
     viewer = make(PageLayer("0", inputs.item(), longformer(1), (1,)))
     for query, (q, k) in {2: ("q_global", "k_global"), 3: ("q", "k")}.items():
-        found = run_coroutine(viewer.vectors(0, 0, query, 4))
-        np.testing.assert_allclose(found, np.stack([tensors[q][0, 1, query], tensors[k][0, 1, 4]]), rtol=1e-6)
-    for at in ((6, 0), (0, 6), (-1, 0)):
+        found = run_coroutine(viewer.vectors(0, 0, query, [4, 1, 5]))
+        wanted = [tensors[q][0, 1, query], *(tensors[k][0, 1, key] for key in (4, 1, 5))]
+        np.testing.assert_allclose(found, np.stack(wanted), rtol=1e-6)
+    for query, keys in ((6, [0]), (0, [2, 6]), (-1, [0])):
         with pytest.raises(OutOfRange):
-            run_coroutine(viewer.vectors(0, 0, *at))
+            run_coroutine(viewer.vectors(0, 0, query, keys))
+    with pytest.raises(InputError, match="65 keys are asked for at once; the most is 64"):
+        run_coroutine(viewer.vectors(0, 0, 0, [0] * 65))
 
 
 def test_thumbnails_that_would_take_long_are_of_some_queries_until_the_pass_is_made(make, passes, monkeypatch):
@@ -336,22 +341,26 @@ def test_thumbnails_that_would_take_long_are_of_some_queries_until_the_pass_is_m
 
 @given(calls(dtype=torch.float64, values=False))
 def test_whole_rows_and_columns_are_those_of_the_formula(call):
-    """And what a key receives is the mean over all queries that see it."""
+    """And what stands at the sides: what keys receive of all queries that see them, entropies and largest weights."""
     shown = PageLayer("0", call.inputs.item(call.batch), call.pattern, (call.inputs.H - 1,))
     viewer, expected = Viewer([shown], "test"), call.expected()
     weights = np.where(np.isneginf(expected.logits[-1]), np.nan, expected.weights[-1])
     query, key = weights.shape[0] - 1, weights.shape[1] // 2
 
     async def ask() -> list[np.ndarray]:
-        return await asyncio.gather(viewer.row(0, 0, query), viewer.column(0, 0, key), viewer.received(0, 0))
+        return await asyncio.gather(viewer.row(0, 0, query), viewer.column(0, 0, key), viewer.sides(0, 0))
 
-    row, column, received = run_coroutine(ask())
+    row, column, sides = run_coroutine(ask())
     viewer.close()
     np.testing.assert_allclose(row, weights[query], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(column, weights[:, key], rtol=1e-6, atol=1e-7)
     seen = ~np.isnan(weights)
     means = np.where(seen.any(0), np.nansum(weights, 0) / np.maximum(seen.sum(0), 1), np.nan)
+    T, S = weights.shape
+    received, entropy, largest = np.split(sides, [S, S + T])
     np.testing.assert_allclose(received, means, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(entropy, entropies(weights), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(largest, np.fmax.reduce(weights, axis=1), rtol=1e-5, atol=1e-7)
 
 
 def test_a_pass_that_nobody_asks_for_any_more_ends(make, passes, monkeypatch):

@@ -26,6 +26,11 @@ export function known<Q, V>(asked: Asked<Q, V>): V | null {
   return asked.state === "known" ? asked.value : null;
 }
 
+/** A part of what is known. */
+export function part<Q, V, W>(asked: Asked<Q, V>, of: (value: V) => W): Asked<Q, W> {
+  return asked.state === "known" ? { ...asked, value: of(asked.value) } : asked;
+}
+
 /** What a number is shown as until it is known. */
 export function pending(asked: Asked<unknown, unknown>): string {
   return asked.state === "failed" ? "?" : "\u2026";

@@ -1,6 +1,7 @@
 /** The colors of values, those of attnviz's figures, and of heads. */
 
 import type { Layer } from "./description";
+import { tickText } from "./numbers";
 import type { Scale, Strength } from "./state";
 
 export type Rgb = [number, number, number]; // 0 to 255
@@ -103,6 +104,16 @@ export interface Ramp {
   top: number; // the value at the far end
   share(value: number): number; // 0 to 1, and from -1 where it is signed
   signed?: boolean; // to both sides of 0: a difference
+  open?: boolean; // some values are beyond the far end
+  rows?: Float32Array; // each query's largest: of what values are shares
+}
+
+/** What stands at both ends of a scale, and in its middle. */
+export function ticksOf({ scale, low, top, signed, open }: Ramp): [string, string, string] {
+  const most = `${open ? "\u2265 " : ""}${tickText(top)}`;
+  if (signed) return [`${open ? "\u2264 " : ""}\u2212${tickText(top)}`, scale === "log" ? `\u00b1${tickText(low)}` : "0", most];
+  const middle = scale === "log" ? Math.sqrt(low * top) : (low + top) / 2;
+  return [scale === "log" ? `0 to ${tickText(low)}` : tickText(low), tickText(middle), most];
 }
 
 /** A scale from 0, or where it is logarithmic from the decade below what an even spread would give, to `top`. */
@@ -118,18 +129,19 @@ export function ramp(scale: Scale, top: number, keys: number): Ramp {
 
 /**
  * The scale of weights, or of masses. Absolute: to 1, so that heads, layers and pages compare (to the largest, where
- * weights that were given are larger). Relative: to the largest of what is shown.
+ * weights that were given are larger). By row: of shares of each row's largest, to 1. Else to what `largest` says.
  */
 export function weightRamp(scale: Scale, strength: Strength, largest: number | null, keys: number): Ramp {
   const most = largest ?? 1;
-  return ramp(scale, strength === "absolute" ? Math.max(1, most) : most, keys);
+  const made = ramp(scale, strength === "row" ? 1 : strength === "absolute" ? Math.max(1, most) : most, keys);
+  return strength === "robust" ? { ...made, open: true } : made;
 }
 
 /** The scale of a layer's weights; of a difference, to both sides of 0 as far as the largest of what is shown. */
 export function rampOf(layer: Layer, scale: Scale, strength: Strength, largest: number | null): Ramp {
   if (!layer.signed) return weightRamp(scale, strength, largest, layer.keys);
-  const { low, top, share } = ramp(scale, strength === "absolute" && layer.unit !== "score" ? 1 : (largest ?? 1), layer.keys);
-  return { scale, low, top, signed: true, share: (value) => Math.sign(value) * share(Math.abs(value)) };
+  const { low, top, share, ...made } = ramp(scale, strength === "row" || (strength === "absolute" && layer.unit !== "score") ? 1 : (largest ?? 1), layer.keys);
+  return { ...made, low, top, signed: true, ...(strength === "robust" ? { open: true } : {}), share: (value) => Math.sign(value) * share(Math.abs(value)) };
 }
 
 /** The color of a value. */

@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { type Axis, bounds, extent, headName, indexAt, label, position, visibleText } from "./description";
+import { type Axis, bounds, extent, headName, indexAt, label, layersOf, position, visibleText } from "./description";
 import { countText } from "./numbers";
 import { useSession, useStore } from "./session";
 import { WINDOW, clamp, longer, windowOf } from "./state";
@@ -79,8 +79,9 @@ function Stepper(props: {
 
 export function LayerPicker() {
   const { state, layer: shown, set } = useStore();
-  const { layers } = useSession().description;
-  const own = layers.flatMap(({ text }, index) => (text === shown.text ? [index] : [])); // of the text that is shown
+  const { description } = useSession();
+  const { layers } = description;
+  const own = layersOf(description, shown.text);
   return (
     <Stepper
       name="layer"

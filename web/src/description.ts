@@ -45,6 +45,9 @@ export interface Layer {
   query_words?: number; // indices into numbers: where each word begins, and the last ends
   key_words?: number;
   special_keys?: number; // likewise: the keys that are special tokens
+  global_keys?: number | undefined; // and the global tokens
+  global_queries?: number | undefined;
+  key_heads?: { of: number; each: number[] } | undefined; // the key head that each head reads, where they share them
   signed?: boolean; // values may be below 0: a difference of two, scores
   unit?: "difference" | "score"; // what a value is called, where that is no weight
   made?: boolean; // of other weights, here: keys left out, words, a difference
@@ -65,11 +68,13 @@ export interface Layer {
   levels: number;
   kept?: number | undefined; // the finest level there is: the map was reduced while the model ran, and no single weight was kept
   given?: boolean; // the weights were given: there is no q, no k and no logit
-  accuracy: { weights: number[] | null; logs: number[]; logits: number[] }; // of each head
+  accuracy: { weights: number[] | null; logs: number[]; logits: number[]; sides: number[] }; // of each head
   q?: Blob;
   k?: Blob;
   log_sum_exp?: Blob;
   received?: Blob;
+  entropy?: Blob;
+  largest?: Blob;
   visible?: Visible;
   bias?: Blob | null;
   global?: { rows: number[]; q: Blob; k: Blob } | null;
@@ -105,6 +110,14 @@ export function read(json: string): Description {
 /** Whether single weights of a layer can be had; of maps that were reduced while the model ran there are cells alone. */
 export function hasWeights(layer: Layer): boolean {
   return layer.kept === undefined || layer.kept === layer.levels - 1;
+}
+
+/** Weights of a pass that a server makes in less than a second. */
+export const CHEAP = 30_000_000;
+
+/** Whether what needs all weights of a head of a layer is there at once: out of a file, or of a short pass. */
+export function isCheap({ mode }: Description, { queries, keys, made }: Layer): boolean {
+  return (mode === "embedded" && !made) || queries * keys <= CHEAP;
 }
 
 /** How many queries or keys a layer has. */
@@ -154,6 +167,11 @@ export function isOneText(layer: Layer): boolean {
   return JSON.stringify(queries) === JSON.stringify(keys);
 }
 
+/** The layers, by their indices, of a text; of the one text of a page, whose layers name none, all. */
+export function layersOf({ layers }: Description, text: string | undefined): number[] {
+  return layers.flatMap((one, index) => (one.text === text ? [index] : []));
+}
+
 /** The label of a query or key, or null where the run has none. */
 export function label(description: Description, layer: Layer, axis: Axis, index: number): string | null {
   const list = axis === "query" ? layer.query_labels : layer.key_labels;
@@ -166,14 +184,42 @@ export function withinOf(layer: Layer, head: number): Within {
   return { by: weights?.[head] ?? Number.POSITIVE_INFINITY, share: logs[head] + FLOAT32.share };
 }
 
+/** How far cells of `size` queries and keys of a head's map may be. */
+export function cellsWithin(layer: Layer, head: number, reduce: Reduce, size: number): Within {
+  if (layer.overview && size >= 2 ** (layer.levels - 1 - layer.overview.level)) {
+    return { by: layer.overview[reduce].tops![head] * (1 / 131_068 + 4 * FLOAT32.share), share: Number.POSITIVE_INFINITY };
+  }
+  const one = withinOf(layer, head);
+  return reduce === "mass" && size > 1 ? { by: Number.POSITIVE_INFINITY, share: one.share } : one;
+}
+
+/** How far what stands at the sides of a head's map may be: counted of exact weights, or of those that were made here. */
+export function sidesWithin(layer: Layer, head: number): Within {
+  if (layer.made) return withinOf(layer, head);
+  return { by: Number.POSITIVE_INFINITY, share: layer.accuracy.sides[head] + FLOAT32.share };
+}
+
 /** How far a head's logits may be. */
 export function logitsWithin(layer: Layer, head: number): number {
   return layer.accuracy.logits[head];
 }
 
-/** The key head that a query head reads, where heads share them; else null, and where only some heads are in the page. */
-export function keyHead(layer: Layer, head: number): number | null {
-  return layer.kv_heads === layer.heads || layer.head_labels ? null : Math.floor((head * layer.kv_heads) / layer.heads);
+/** Which key head a query head reads, in words, where heads share them; else null. */
+export function keyHeadText({ key_heads: shared }: Layer, head: number): string | null {
+  return shared ? `reads key head ${shared.each[head]} of ${shared.of}` : null;
+}
+
+/** Whether a head reads another key head than the one before it. */
+export function beginsGroup({ key_heads: shared }: Layer, head: number): boolean {
+  return shared !== undefined && head > 0 && shared.each[head] !== shared.each[head - 1];
+}
+
+const NONE: ReadonlySet<number> = new Set();
+
+/** The indices of an axis that are global tokens: which every query sees, or which see every key. */
+export function globalOf({ numbers }: Description, layer: Layer, axis: Axis): ReadonlySet<number> {
+  const place = axis === "key" ? layer.global_keys : layer.global_queries;
+  return place === undefined ? NONE : new Set(numbers![place]);
 }
 
 /** What a head of a layer is called. */

@@ -1,6 +1,7 @@
 /** Keys of the keyboard for the whole page, and the list of them. */
 
 import { useEffect, useRef } from "preact/hooks";
+import { layersOf } from "./description";
 import { step } from "./find/find";
 import { type Session, useSession } from "./session";
 import { VIEWS, clamp, opening } from "./state";
@@ -21,9 +22,8 @@ function toHead(session: Session, by: number): void {
 
 function toLayer(session: Session, by: number): void {
   const { store, description } = session;
-  const { text } = description.layers[store.state.layer];
-  const layer = clamp(store.state.layer + by, 0, description.layers.length - 1);
-  if (description.layers[layer].text === text) store.set({ layer }, true);
+  const own = layersOf(description, description.layers[store.state.layer].text);
+  store.set({ layer: own[clamp(own.indexOf(store.state.layer) + by, 0, own.length - 1)] }, true);
 }
 
 export const SHORTCUTS: readonly Shortcut[] = [

@@ -51,17 +51,38 @@ function roundedUp(value: number): string {
 export function logitText(value: number, by = 0): string {
   if (value === Number.NEGATIVE_INFINITY) return "hidden";
   const ways = [3, 2, 1, 0].map((digits) => (one: number) => (Math.abs(value) < 1e4 ? one.toFixed(digits) : one.toExponential(digits)));
-  const text = sure(value - by, value + by, ways) ?? `${ways[3](value)}`;
-  return (/^-0(\.0*)?$/.test(text) ? text.slice(1) : text).replace("-", "\u2212");
+  const text = sure(value - by, value + by, ways) ?? `\u2248 ${value.toFixed(by < 1 ? 1 : 0)}`;
+  return text.replace(/-(0(\.0*)?)$/, "$1").replace("-", "\u2212");
 }
 
-/** A share of a whole, as a percentage that is not rounded to what would be all or nothing. */
-export function shareText(share: number): string {
+/** A share of a whole, known to be between two, as a percentage that is not rounded to what would be all or nothing. */
+export function shareText(share: number, [low, high]: readonly [number, number] = [share, share]): string {
   if (share <= 0) return "0 %";
   if (share >= 1) return "100 %";
-  if (share < 0.001) return "< 0.1 %";
-  if (share > 0.999) return "> 99.9 %";
-  return `${(100 * share).toFixed(1)} %`;
+  if (high < 0.001) return "< 0.1 %";
+  if (low > 0.999) return "> 99.9 %";
+  const ways = [1, 0].map((digits) => (one: number) => (100 * one).toFixed(digits));
+  const known = sure(low, high, ways);
+  return known === null ? `${Math.floor(100 * low)}\u2013${Math.ceil(100 * high)} %` : `${known} %`;
+}
+
+/** A sum of weights: what it is, and of how many. */
+export interface Sum {
+  sum: number;
+  count: number;
+}
+
+/** The least and the most that a sum of weights may be. */
+export function sumSpan({ sum, count }: Sum, { by, share }: Within): [number, number] {
+  if (sum === 0) return [0, share === Number.POSITIVE_INFINITY && count > 0 ? count * by : 0];
+  return span(sum, { by: count * by, share });
+}
+
+/** The least and the most that one sum's share of both may be. */
+export function shareSpan(part: Sum, rest: Sum, within: Within): [number, number] {
+  const [one, other] = [sumSpan(part, within), sumSpan(rest, within)];
+  const of = (a: number, b: number): number => (a + b > 0 ? a / (a + b) : 0);
+  return [of(one[0], other[1]), of(one[1], other[0])];
 }
 
 /** An end of a color scale, short. */

@@ -2,7 +2,8 @@
 
 import type { Kind } from "./answers";
 import type { Reduce } from "./description";
-import type { Source, Thumbnail } from "./source/source";
+import type { Sides, Source, Thumbnail } from "./source/source";
+import type { Strength } from "./state";
 
 export interface OfHead {
   layer: number;
@@ -34,14 +35,16 @@ export const COLUMN = floats<OfHead & { key: number }>("column", (source, { laye
   source.column(layer, head, key, signal),
 );
 
-/** What each key receives, the mean over all queries that see it, (S,); NaN where none does. */
-export const RECEIVED = floats<OfHead>("received", (source, { layer, head }, signal) =>
-  source.received(layer, head, signal),
-);
+/** What stands at the sides of a head's map: what keys receive, and each query's entropy and largest weight. */
+export const SIDES: Kind<OfHead, Sides> = {
+  name: "sides",
+  bytes: ({ received, entropy, largest }) => received.byteLength + entropy.byteLength + largest.byteLength,
+  ask: (source, { layer, head }, signal) => source.sides(layer, head, signal),
+};
 
-/** A query's vector and a key's, as the score uses them, (2 D,). */
-export const VECTORS = floats<OfHead & { query: number; key: number }>("vectors", (source, at, signal) =>
-  source.vectors(at.layer, at.head, at.query, at.key, signal),
+/** A query's vector and those of some keys, as their scores use them, (1 + keys, D). */
+export const VECTORS = floats<OfHead & { query: number; keys: readonly number[] }>("vectors", (source, at, signal) =>
+  source.vectors(at.layer, at.head, at.query, at.keys, signal),
 );
 
 export interface Pair {
@@ -64,14 +67,25 @@ export const PAIR: Kind<OfHead & { query: number; key: number }, Pair> = {
   },
 };
 
-/** The largest cell of the whole map in one tile, and the largest weight. */
-export const LARGEST: Kind<OfHead & { reduce: Reduce }, { cell: number; weight: number }> = {
+/** Of the whole map in one tile: the size of its largest cell and the weight farthest from 0, and where few are beyond. */
+export interface Ends {
+  cell: number;
+  weight: number;
+  robust: { cell: number; weight: number };
+}
+
+export const LARGEST: Kind<OfHead & { reduce: Reduce }, Ends> = {
   name: "largest",
-  bytes: () => 16,
+  bytes: () => 32,
   async ask(source, { layer, head, reduce }, signal) {
-    const of = async (how: Reduce): Promise<number> => largest(await source.tile(layer, head, 0, 0, 0, how, signal));
-    const [cell, weight] = await Promise.all([of(reduce), reduce === "max" ? null : of("max")]);
-    return { cell, weight: weight ?? cell };
+    const of = (how: Reduce): Promise<Float32Array> => source.tile(layer, head, 0, 0, 0, how, signal);
+    const [cells, weights] = await Promise.all([of(reduce), reduce === "max" ? null : of("max")]);
+    const { signed } = source.description.layers[layer];
+    return {
+      cell: largest(cells),
+      weight: farthest(weights ?? cells),
+      robust: { cell: robust(cells, signed), weight: robust(weights ?? cells, signed) },
+    };
   },
 };
 
@@ -82,9 +96,33 @@ export const THUMBNAIL: Kind<OfHead & { all: boolean }, Thumbnail> = {
   ask: (source, { layer, head, all }, signal) => source.thumbnail(layer, head, all, signal),
 };
 
-/** The largest number by its size, NaN left out; 0 where there is none. */
+/** The number farthest from 0, NaN left out; 0 where there is none. */
+export function farthest(values: Float32Array): number {
+  let found = 0;
+  for (const value of values) if (Math.abs(value) > Math.abs(found)) found = value;
+  return found;
+}
+
+/** The size that one of a hundred weights is beyond; of what goes to both sides of 0, one of fifty on either side. */
+export function robust(values: Float32Array, signed = false): number {
+  const sorted = values.filter((value) => !Number.isNaN(value)).sort();
+  if (sorted.length === 0) return 0;
+  return signed ? Math.max(Math.abs(percentile(sorted, 2)), Math.abs(percentile(sorted, 98))) : percentile(sorted, 99);
+}
+
+/** A percentile of ascending numbers, between the two that are nearest to it in proportion. */
+function percentile(sorted: Float32Array, percent: number): number {
+  const at = (percent / 100) * (sorted.length - 1);
+  const below = Math.floor(at);
+  return sorted[below] + (at - below) * (sorted[Math.min(sorted.length - 1, below + 1)] - sorted[below]);
+}
+
+/** Where the colors of some weights end: at the largest, or where few are beyond. */
+export function topOf(values: Float32Array, strength: Strength, signed = false): number {
+  return (strength === "robust" ? robust(values, signed) : 0) || largest(values);
+}
+
+/** The largest number by its size. */
 export function largest(values: Float32Array): number {
-  let top = 0;
-  for (const value of values) if (Math.abs(value) > top) top = Math.abs(value);
-  return top;
+  return Math.abs(farthest(values));
 }

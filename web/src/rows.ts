@@ -1,5 +1,6 @@
 /** What a whole row, or column, of weights says, wherever a view's window is. */
 
+import type { Sum } from "./numbers";
 import type { Window } from "./questions";
 
 export interface Strong {
@@ -22,17 +23,41 @@ export function strongest(row: Float32Array, count: number): Strong[] {
   return best;
 }
 
-/** The sums of a row's weights within a window and in all. */
-export function sums(row: Float32Array, [first, end]: Window): { inside: number; all: number } {
-  let inside = 0;
-  let all = 0;
+/** The sums of a row's weights within a window and outside of it. */
+export function sums(row: Float32Array, [first, end]: Window): { inside: Sum; outside: Sum } {
+  const inside = { sum: 0, count: 0 };
+  const outside = { sum: 0, count: 0 };
   for (let index = 0; index < row.length; index++) {
     const weight = row[index];
     if (Number.isNaN(weight)) continue;
-    all += weight;
-    if (index >= first && index < end) inside += weight;
+    const of = index >= first && index < end ? inside : outside;
+    of.sum += weight;
+    of.count++;
   }
-  return { inside, all };
+  return { inside, outside };
+}
+
+/**
+ * Rows of cells as shares of the largest weight of their queries: `largest` of each query, `size` queries to a row, from
+ * the row `first` on.
+ */
+export function sharesOfRows(values: Float32Array, columns: number, largest: Float32Array, first = 0, size = 1): Float32Array {
+  return values.map((value, i) => {
+    const row = first + Math.floor(i / columns);
+    let top = 0;
+    for (let t = row * size; t < Math.min(largest.length, (row + 1) * size); t++) if (largest[t] > top) top = largest[t];
+    return top > 0 ? value / top : value;
+  });
+}
+
+/** The largest of each row by its size. */
+export function largestOfRows(values: Float32Array, columns: number): Float32Array {
+  const found = new Float32Array(values.length / columns);
+  for (const [i, value] of values.entries()) {
+    const row = Math.floor(i / columns);
+    if (Math.abs(value) > found[row]) found[row] = Math.abs(value);
+  }
+  return found;
 }
 
 /** How many of a row are visible. */

@@ -3,10 +3,10 @@
 import { createContext } from "preact";
 import { type MutableRef, useContext, useEffect, useMemo, useReducer, useRef, useState } from "preact/hooks";
 import { type Answers, type Asked, type Kind, nameOf } from "./answers";
-import type { Description, Layer } from "./description";
+import { type Axis, type Description, type Layer, globalOf } from "./description";
 import type { Signal } from "./signal";
 import type { Pass, PassKind, Source } from "./source/source";
-import { type Scale, type State, scaleOf } from "./state";
+import { type Scale, type State, type Strength, scaleOf, strengthOf } from "./state";
 import type { Store } from "./store";
 
 export interface Session {
@@ -33,7 +33,7 @@ export function useSession(): Session {
 }
 
 /** The state, the layer it names and the color scale; what calls this is drawn again when it changes. */
-export function useStore(): { state: State; layer: Layer; scale: Scale; set: Store["set"] } {
+export function useStore(): { state: State; layer: Layer; scale: Scale; strength: Strength; set: Store["set"] } {
   const { store, description } = useSession();
   const redraw = useRedraw();
   useEffect(() => store.subscribe(redraw), [store]);
@@ -42,8 +42,16 @@ export function useStore(): { state: State; layer: Layer; scale: Scale; set: Sto
     state,
     layer: description.layers[state.layer],
     scale: scaleOf(state, description),
+    strength: strengthOf(state),
     set: (patch, push) => store.set(patch, push),
   };
+}
+
+/** The indices of an axis that are global tokens. */
+export function useGlobal(axis: Axis): ReadonlySet<number> {
+  const { description } = useSession();
+  const { layer } = useStore();
+  return useMemo(() => globalOf(description, layer, axis), [description, layer, axis]);
 }
 
 function useRedraw(): () => void {

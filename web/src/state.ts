@@ -25,8 +25,12 @@ export interface Other {
   layer: number;
   head: number;
 }
-/** Whether colors go to 1, so that heads compare, or to the largest of what is shown. */
-export type Strength = "absolute" | "relative";
+/**
+ * Where colors end: at 1, so that heads compare; at the largest of what is shown; where one of a hundred is beyond; or of
+ * each query at its own largest.
+ */
+export const STRENGTHS = ["absolute", "relative", "robust", "row"] as const;
+export type Strength = (typeof STRENGTHS)[number];
 
 /** The most tokens that a window of a view shows. */
 export const WINDOW = 512;
@@ -51,6 +55,7 @@ export interface State {
   reduce: Reduce;
   scale: Scale | null; // null: what suits the view
   strength: Strength;
+  margins: boolean | null; // whether numbers stand at the map's sides; null: where they are there at once
   x: number | null; // keys and queries at the middle of the map; null: the whole map
   y: number | null;
   zoom: number | null; // log2 of CSS pixels a weight
@@ -90,6 +95,7 @@ export function initial(description: Description): State {
     reduce: "max",
     scale: null,
     strength: "absolute",
+    margins: null,
     x: null,
     y: null,
     zoom: null,
@@ -146,7 +152,8 @@ export function parse(fragment: string, description: Description): State {
     key: whole("key", keys - 1),
     reduce: one("reduce", ["max", "mass"], state.reduce),
     scale: one<Scale | "">("scale", ["linear", "log"], "") || null,
-    strength: one("strength", ["absolute", "relative"], state.strength),
+    strength: one("strength", STRENGTHS, state.strength),
+    margins: { 0: false, 1: true }[fields.get("margins") ?? ""] ?? null,
     x: real("x", 0, keys),
     y: real("y", 0, queries),
     zoom: real("zoom", LEAST_ZOOM, MAX_ZOOM),
@@ -189,6 +196,7 @@ export function format(state: State, description: Description): string {
   for (const name of ["reduce", "scale", "strength", "theme", "flow", "sort", "findAxis", "stat", "rank", "role", "how"] as const) {
     add(name, state[name] === usual[name] ? null : state[name]);
   }
+  add("margins", state.margins === null ? null : Number(state.margins));
   if (state.view === "map") {
     add("x", state.x === null ? null : round(state.x));
     add("y", state.y === null ? null : round(state.y));
@@ -242,6 +250,16 @@ export function scaleOf(state: State, description: Description): Scale {
   if (state.scale !== null) return state.scale;
   const maps = state.view === "map" || state.view === "model";
   return maps && description.layers.some(({ keys }) => keys > LONG) ? "log" : "linear";
+}
+
+/** Where the colors of a view may end: lines are too many to be counted one by one, and masses have no largest of a row. */
+export function strengthsOf({ view, reduce }: State): readonly Strength[] {
+  return STRENGTHS.filter((one) => (one !== "robust" || view !== "heads") && (one !== "row" || view !== "map" || reduce === "max"));
+}
+
+/** Where they end. */
+export function strengthOf(state: State): Strength {
+  return strengthsOf(state).includes(state.strength) ? state.strength : "relative";
 }
 
 /** The longer axis of a layer: the one that windows are counted along. */

@@ -3,7 +3,12 @@
 import type { Kind } from "./answers";
 import type { Description, Statistic } from "./description";
 import type { OfHead } from "./questions";
-import type { Rank } from "./state";
+import type { Rank, State } from "./state";
+
+/** What of a state asks for numbers; nothing of maps that have none: those that are made here. */
+export function askedFor({ statistics }: Description, { stat, rank, role }: State): Pick<State, "stat" | "rank" | "role"> {
+  return statistics ? { stat, rank, role } : { stat: null, rank: "order", role: null };
+}
 
 /** A head's number of each statistic, null where there is none; its tag, and the statistic that gave it. */
 export type Numbers = Record<string, number | string | null>;
@@ -83,10 +88,4 @@ export function ranked(heads: readonly Counted[], how: { rank: Rank; stat: strin
 export function rangeOf(heads: readonly Counted[], name: string): [number, number] | null {
   const values = heads.flatMap(({ numbers }) => (typeof numbers?.[name] === "number" ? [numbers[name] as number] : []));
   return values.length === 0 ? null : [Math.min(...values), Math.max(...values)];
-}
-
-/** Every layer of the text that a layer is of. */
-export function layersOf(description: Description, layer: number): number[] {
-  const { text } = description.layers[layer];
-  return description.layers.flatMap((one, index) => (one.text === text ? [index] : []));
 }

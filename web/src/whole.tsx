@@ -2,8 +2,8 @@
 
 import { useMemo } from "preact/hooks";
 import { type Asked, known } from "./answers";
-import { type Axis, headName, label, position, visibleText, withinOf } from "./description";
-import { positionText, rangeText, shareText, weightText } from "./numbers";
+import { type Axis, headName, label, position, sidesWithin, visibleText, withinOf } from "./description";
+import { positionText, rangeText, shareSpan, shareText, weightText } from "./numbers";
 import type { Window } from "./questions";
 import { strongest, sums } from "./rows";
 import { useSession, useStore } from "./session";
@@ -17,6 +17,7 @@ export function Strongest(props: {
   window: Window | null; // what the view shows of it; null: nothing that could leave any out
   chosen: number | null;
   named?: boolean; // whether the head is said
+  received?: boolean; // whether it is what keys receive of all queries, and no query's row
   listed?: number;
   onGo(index: number): void;
 }) {
@@ -29,9 +30,12 @@ export function Strongest(props: {
   const head = props.row.question.head;
   const many = axis === "key" ? "keys" : "queries";
   const of = axis === "key" ? "query" : "key";
+  const what = props.received ? "keys that receive most" : `strongest ${many} of this ${of}`;
+  const named = `head ${headName(layer, head)}`;
+  const within = props.received ? sidesWithin(layer, head) : withinOf(layer, head);
   return (
-    <div role="group" class="strongest" aria-label={`The strongest ${many} of this ${of}${props.named ? `, head ${headName(layer, head)}` : ""}`}>
-      <span class="muted">{props.named ? `head ${headName(layer, head)}` : `strongest ${many} of this ${of}`}</span>
+    <div role="group" class="strongest" aria-label={`The ${what}${props.named ? `, ${named}` : ""}`}>
+      <span class="muted">{props.named ? (props.received ? `${named}: received most` : named) : what}</span>
       {best === null && <span class="muted">{props.row.state === "failed" ? "?" : "\u2026"}</span>}
       {best !== null && best.length === 0 && <span class="muted">none is visible</span>}
       {best?.map(({ index, weight }) => {
@@ -48,27 +52,27 @@ export function Strongest(props: {
           >
             <span>{positionText(position(layer, axis, index))}</span>
             {token !== null && <bdi>{visibleText(token)}</bdi>}
-            <b>{weightText(weight, withinOf(layer, head))}</b>
+            <b>{weightText(weight, within)}</b>
             {away && <span aria-hidden="true">{"\u2197"}</span>}
           </button>
         );
       })}
-      {row !== null && window !== null && <Outside row={row} axis={axis} window={window} />}
+      {row !== null && window !== null && !props.received && <Outside row={row} axis={axis} window={window} head={head} />}
     </div>
   );
 }
 
 /** The share of a row's weight that a window does not show; nothing where it shows all. */
-function Outside(props: { row: Float32Array; axis: Axis; window: Window }) {
+function Outside(props: { row: Float32Array; axis: Axis; window: Window; head: number }) {
   const { layer } = useStore();
-  const { row, axis, window: [first, end] } = props;
-  const { inside, all } = useMemo(() => sums(row, [first, end]), [row, first, end]);
+  const { row, axis, window: [first, end], head } = props;
+  const { inside, outside } = useMemo(() => sums(row, [first, end]), [row, first, end]);
   if (end - first >= row.length || layer.signed) return null; // differences have no shares
   const shown = rangeText(position(layer, axis, first), position(layer, axis, end - 1));
   const many = axis === "key" ? "keys" : "queries";
   return (
     <span class="outside" data-role="outside">
-      {all > 0 ? shareText((all - inside) / all) : "0 %"} of its weight is outside {many} {shown}
+      {shareText(outside.sum / (inside.sum + outside.sum || 1), shareSpan(outside, inside, withinOf(layer, head)))} of its weight is outside {many} {shown}
     </span>
   );
 }

@@ -5,7 +5,7 @@ import { type Layer, FORMAT, bounds, indexAt, isOneText, offset, position, posit
 const layer = (positions: Layer["positions"], fields: Partial<Layer> = {}): Layer => ({
   label: "0", heads: 1, kv_heads: 1, queries: 3, keys: 5, head_dim: 1, query_labels: null, key_labels: null, positions,
   pattern: "full", scale: 1, softcap: null, sinks: null, alibi: null, levels: 1,
-  accuracy: { weights: null, logs: [0], logits: [0] }, ...fields,
+  accuracy: { weights: null, logs: [0], logits: [0], sides: [] }, ...fields,
 });
 const all = (of: Layer, axis: "query" | "key"): number[] =>
   Array.from({ length: axis === "query" ? of.queries : of.keys }, (_, index) => position(of, axis, index));

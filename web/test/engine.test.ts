@@ -27,7 +27,7 @@ test("each head sees by its own bits, and distances are between positions", asyn
   const layer: Layer = {
     label: "0", heads: 2, kv_heads: 1, queries: 2, keys: 4, head_dim: 1, query_labels: null, key_labels: null,
     positions: { queries: [9, 0], keys: [5, 0, 1, 8] },
-    accuracy: { weights: null, logs: [0, 0], logits: [0, 0] }, pattern: "own mask", scale: 1, softcap: null, sinks: null, alibi: [0.5, 2], levels: 1,
+    accuracy: { weights: null, logs: [0, 0], logits: [0, 0], sides: [] }, pattern: "own mask", scale: 1, softcap: null, sinks: null, alibi: [0.5, 2], levels: 1,
     q: chunk.floats([2, 2, 1], [0, 0, 0, 0]),
     k: chunk.floats([1, 4, 1], [0, 0, 0, 0]),
     log_sum_exp: chunk.floats([2, 2], [0, 0, 0, NaN]),

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { logitText, shareText, weightText } from "../src/numbers";
+import { logitText, shareSpan, shareText, weightText } from "../src/numbers";
 import { largest } from "../src/questions";
 import { strongest, sums } from "../src/rows";
 
@@ -46,7 +46,34 @@ test("logits and shares", () => {
   assert.deepEqual([logitText(-1.23456), logitText(1.2345, 0.01), logitText(-0.0001, 0), logitText(-Infinity)], [
     "\u22121.235", "1.2", "0.000", "hidden",
   ]);
-  assert.deepEqual([0, 0.0001, 0.25, 0.9999, 1].map(shareText), ["0 %", "< 0.1 %", "25.0 %", "> 99.9 %", "100 %"]);
+  assert.deepEqual([logitText(2.55, 0.06), logitText(-7.5, 3)], ["\u2248 2.5", "\u2248 \u22128"]); // no digit is sure
+  assert.deepEqual([0, 0.0001, 0.25, 0.9999, 1].map((share) => shareText(share)), ["0 %", "< 0.1 %", "25.0 %", "> 99.9 %", "100 %"]);
+});
+
+test("a share shows the digits that are right wherever its weights are", () => {
+  const draw = [...drawn(60)];
+  for (const within of [{ by: 1e-3, share: 4e-3 }, { by: Infinity, share: 2e-2 }, { by: 1e-4, share: Infinity }]) {
+    for (let n = 0; n < 40; n++) {
+      const rows = [draw.slice(n, n + 9), draw.slice(n + 9, n + 12)].map((row) => row.map(Math.abs));
+      const said = (values: number[]) => ({ sum: values.reduce((a, b) => a + b, 0), count: values.length });
+      const shown = (one: number[], other: number[]) => said(one).sum / (said(one).sum + said(other).sum);
+      const [low, high] = shareSpan(said(rows[0]), said(rows[1]), within);
+      const text = shareText(shown(rows[0], rows[1]), [low, high]);
+      for (const sign of [-1, 1]) {
+        // Off the one way on one side, and the other way on the other: nothing is farther.
+        const off = (values: number[], to: number) => values.map((one) => Math.max(0, one + to * Math.min(within.by, one * Math.abs(Math.expm1(to * within.share)))));
+        const truth = shown(off(rows[0], sign), off(rows[1], -sign));
+        assert.ok(truth >= low - 1e-12 && truth <= high + 1e-12, `${truth} not in ${low} to ${high}`);
+        const single = /^([\d.]+) %$/.exec(text);
+        if (single) {
+          const digits = single[1].split(".")[1]?.length ?? 0;
+          assert.ok(Math.abs(100 * truth - Number(single[1])) <= 0.5 * 10 ** -digits + 1e-9, `${text} for ${truth}`);
+        }
+      }
+    }
+  }
+  assert.equal(shareText(0.25, [0.2491, 0.2504]), "25 %");
+  assert.equal(shareText(0.256, [0.24, 0.266]), "24\u201327 %");
 });
 
 test("the strongest of a row, wherever they are, and what a window leaves out", () => {
@@ -55,8 +82,9 @@ test("the strongest of a row, wherever they are, and what a window leaves out", 
   row[990] = 0.02;
   row[7] = Number.NaN;
   assert.deepEqual(strongest(row, 2).map(({ index }) => index), [5, 990]);
-  const { inside, all } = sums(row, [400, 912]);
-  assert.ok(Math.abs(all - 1) < 1e-4 && inside < 0.006);
+  const { inside, outside } = sums(row, [400, 912]);
+  assert.deepEqual([inside.count, outside.count], [512, 487]);
+  assert.ok(Math.abs(inside.sum + outside.sum - 1) < 1e-4 && inside.sum < 0.006);
   assert.equal(strongest(new Float32Array(4), 3).length, 0);
   assert.equal(largest(row), row[5]);
   const draw = drawn(500);

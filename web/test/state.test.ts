@@ -6,7 +6,7 @@ import { bringing, changed, format, holds, initial, opening, parse, scaleOf, win
 const layer = (fields: Partial<Layer>): Layer => ({
   label: "0", heads: 4, kv_heads: 4, queries: 100, keys: 120, head_dim: 8, query_labels: null, key_labels: null,
   pattern: "full", scale: 1, softcap: null, sinks: null, alibi: null, levels: 1, positions: null,
-  accuracy: { weights: null, logs: [], logits: [] }, ...fields,
+  accuracy: { weights: null, logs: [], logits: [], sides: [] }, ...fields,
 });
 const RUN: Description = {
   format: 2, program: "attnviz", source: "x", mode: "embedded", labels: [],

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import flex_attention as of_torch
 
+from attnviz.attention.additive import seen_and_added
 from attnviz.captures.calls import Call
 from attnviz.captures.checking import Output
 from attnviz.captures.doors.running import Frame, Running
@@ -41,11 +42,8 @@ def flex(running: Running, model: nn.Module, hear: Hear) -> Iterator[None]:
             given.apply_defaults()
             frame = running.frame()
             made = hear(frame.name, of_flex(frame, **given.arguments))
-            running.inside = True
-            try:
+            with running.unheard():
                 result = function(*args, **kwargs)
-            finally:
-                running.inside = False
             made(Output(result[0] if isinstance(result, tuple) else result))
             return result
 
@@ -90,11 +88,11 @@ def of_flex(
     """
     B, H, T, _D = query.shape
     S = key.shape[2]
-    bias = added = None if score_mod is None else _added(score_mod, (B, H, T, S), query.device)
+    added = None if score_mod is None else _added(score_mod, (B, H, T, S), query.device)
+    seen, bias = (None, None) if added is None else seen_and_added(added)
     shown = None if block_mask is None else shown_by(block_mask, B, H, T, S)
-    if added is not None and bool(added.isinf().any()):
-        shown = ~added.isinf() if shown is None else shown & ~added.isinf()
-        bias = added.masked_fill(added.isinf(), 0)
+    if seen is not None and not bool(seen.all()):
+        shown = seen if shown is None else shown & seen
     return Call(
         query,
         key,
@@ -103,7 +101,7 @@ def of_flex(
         frame.crosses(T, S),
         kept=frame.kept,
         scale=scale,
-        bias=bias if bias is not None and bool(bias.any()) else None,
+        bias=bias,
         unread=("score_mod",) if score_mod is not None and added is None else (),
     )
 

@@ -1,13 +1,16 @@
-"""What projects the context of an attention's heads: the linear layer that it goes into, wherever that stands and whatever it is called."""
+"""What becomes of the context of an attention's heads: the linear layer that it goes into, wherever that stands and whatever it is
+called, and whether the rows of the context are tokens there or channels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from attnviz.captures.heard import Followed
 
 _COLUMNS = 32
 """Of what a layer gave, so many numbers of one token are held against its weight."""
@@ -28,12 +31,12 @@ class Awaited:
 
     Args:
         context: (B, H, T, D_v).
-        told: what is done with the projection, (H, D_v, d_model); None where it is none after all.
+        followed: is told the projection, (H, D_v, d_model), None where it is none after all, or that rows are channels.
         depth: how many modules ran around the one that made it.
     """
 
     context: Tensor
-    told: Callable[[Tensor | None], None]
+    followed: Followed
     depth: int
     found: nn.Module | None = None
     _last: Tensor | None = None  # what the layer gave for the last token
@@ -42,15 +45,18 @@ class Awaited:
         """Looks at a module that has run, and says whether to go on."""
         given = [arg for arg in args if isinstance(arg, Tensor)]
         output = output[0] if isinstance(output, tuple) and output else output
+        if given and self.found is None and self._goes_over(given[0]):
+            self.followed.take_channels()
+            return False
         if not given or not isinstance(output, Tensor) or not self._goes_into(given[0]):
             return self.found is None and depth > self.depth - 3
         weight = getattr(module, "weight", None)
         if self.found is None:
             if isinstance(weight, Tensor) and weight.ndim == 2:
                 self.found = module
-                self.told(self._projection(module, weight, given[0], output))
+                self.followed.project(self._projection(module, weight, given[0], output))
         elif len(given) == 1 and self.found in module.modules() and not self._same(output):
-            self.told(None)  # a wrapper that adds to what its layer gives
+            self.followed.project(None)  # a wrapper that adds to what its layer gives
         self._last = output.reshape(-1, output.shape[-1])[-1]
         return True
 
@@ -69,6 +75,18 @@ class Awaited:
             return False
         rows = given.detach().reshape(-1, H, D_v)
         return all(rows[n].equal(self.context[n, :, n]) for n in (0, -1))
+
+    def _goes_over(self, given: Tensor) -> bool:
+        """Whether a tensor is the context with heads and rows joined, (B, D_v, H * T) or (B, H * T, ...): rows are channels."""
+        B, H, T, D_v = self.context.shape
+        if given.shape[0] != B or given.numel() != self.context.numel() or given.ndim < 3:
+            return False
+        for own in (given, given.detach().flatten(2).transpose(1, 2)):
+            if own.shape[1:] == (D_v, H * T):
+                rows = own.detach().unflatten(2, (H, T))
+                if all(rows[n, n].equal(self.context[n, :, :, n]) for n in (0, -1)):
+                    return not self._goes_into(given)
+        return False
 
     def _projection(self, module: nn.Module, weight: Tensor, given: Tensor, output: Tensor) -> Tensor | None:
         """A layer's weight by heads, whichever way it lies; None where it isn't what makes its output."""

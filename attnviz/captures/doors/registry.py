@@ -51,11 +51,8 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
             given = _bound(function, args, kwargs)
             call = of_function(frame, implementation, query, key, value, given.get("attention_mask"), given)
             made = hear(frame.name, replace(call, unread=_unread(function, given)))
-            running.inside, outer = True, running.inside
-            try:
+            with running.unheard():
                 result = function(module, query, key, value, *args, **kwargs)
-            finally:
-                running.inside = outer
             made(_output(result, query, value, given, module))
             return result
 

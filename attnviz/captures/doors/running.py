@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from attnviz.captures.checking import Output
 from attnviz.captures.doors.output import Awaited, per_head
 from attnviz.captures.doors.projections import OUT, check_kind, projected_call, projected_output, projects
-from attnviz.captures.heard import Hear, Kept
-from attnviz.captures.labels import named_cross
+from attnviz.captures.heard import Followed, Hear, Kept
+from attnviz.captures.labels import crossing
 
 _OTHER = ("key_value_states", "encoder_hidden_states", "context")
 """What transformers, diffusers and others call the other sequence, where a module is given one."""
@@ -35,19 +36,21 @@ class Frame:
         module, name: which.
         other: how long the other sequence is that it was given; None where it was given none.
         kept: what its cache held as it began, where it has one.
+        named_cross: whether its name says that it attends to another sequence.
     """
 
     module: nn.Module
     name: str
     other: int | None
     kept: Kept | None
+    named_cross: bool
 
     def crosses(self, T: int, S: int) -> bool:
         """Whether ``T`` queries and ``S`` keys are of two sequences: its name says so, or it was given another one.
 
         Where as many queries see more keys than that has, the two sequences are joined to one.
         """
-        return named_cross(self.name) or (self.other is not None and not T == S > self.other)
+        return self.named_cross or (self.other is not None and not T == S > self.other)
 
 
 class Running:
@@ -58,6 +61,7 @@ class Running:
 
     def __init__(self, model: nn.Module, ids: Ids, begin: Callable[[], None]) -> None:
         self.names = {id(module): own_name(name) for name, module in model.named_modules()}
+        self._crossing = crossing(self.names.values())
         self.stack: list[Frame] = []
         self.inside = False  # within an attention function that was heard already
         self._model, self._ids, self._begin = model, ids, begin
@@ -78,22 +82,31 @@ class Running:
             if module is None or frame.module is module:
                 return frame
         name = "" if module is None else self.names[id(module)]
-        return Frame(module or self._model, name, None, None)
+        return Frame(module or self._model, name, None, None, name in self._crossing)
 
     @property
     def projecting(self) -> bool:
         """Whether a module runs whose projections are heard."""
         return bool(self._projected)
 
-    def expect(self, output: Output, heads: int, told: Callable[[Tensor | None], None] | None) -> None:
-        """Tells how a call's context is projected, as soon as it has been; ``told`` is given (H, D_v, d_model)."""
+    def expect(self, output: Output, heads: int, followed: Followed | None) -> None:
+        """Tells what becomes of a call's context, as soon as it has."""
         self._awaited = None
-        if told is None:
+        if followed is None:
             return
         if output.projection is not None:
-            told(per_head(output.projection[0], heads))
+            followed.project(per_head(output.projection[0], heads))
         elif output.context is not None:
-            self._awaited = Awaited(output.context.detach(), told, len(self.stack))
+            self._awaited = Awaited(output.context.detach(), followed, len(self.stack))
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Hears no call that is made while the block runs: it is part of one that was heard, or attnviz's own."""
+        self.inside, outer = True, self.inside
+        try:
+            yield
+        finally:
+            self.inside = outer
 
     def remove(self) -> None:
         """Takes the hooks away."""
@@ -107,11 +120,15 @@ class Running:
             self._begin()
         name, signature = self.names[id(module)], self._signatures[id(module)]
         given: dict[str, Any] = {} if signature is None else signature.bind(*args, **kwargs).arguments
+        own = next(iter(given.values()), None)  # self-attention can be given its own sequence as the other one
         others = [given.get(other) for other in _OTHER]
-        other = next((one.shape[1] for one in others if isinstance(one, Tensor) and one.ndim > 2), None)
+        other = next(
+            (one.shape[1] for one in others if isinstance(one, Tensor) and one.ndim > 2 and one is not own), None
+        )
         if other is None and self.stack and self.stack[-1].other is not None and _is_bare(module):
             other = self.stack[-1].other  # a part of what projected for it
-        self.stack.append(Frame(module, name, other, _kept(module, (*args, *kwargs.values()))))
+        kept = _kept(module, (*args, *kwargs.values()))
+        self.stack.append(Frame(module, name, other, kept, name in self._crossing))
         if hasattr(module, "get_input_embeddings"):
             self._note_ids(name, args, kwargs)
         check_kind(module, type(self._model).__name__)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 from attnviz.attention.patterns import Local
 from attnviz.compare.faults.fault import MOST_MATCHED, Case, Fault, leaves
 from attnviz.compare.faults.masks import TILES
+from attnviz.compare.faults.terms import Terms, terms_of
 from attnviz.compare.faults.way import compute
 from attnviz.compare.faults.work import Change, Variant, Work, clean
+from attnviz.compare.rounding import FIXED
 
 _HEADS = 64
 """Heads that are tried in place of another, at most."""
@@ -47,6 +50,68 @@ class KeyHeads(Fault):
                         setattr(work, field, rule(work.head))
 
                 yield self.variant(f"{name}{whose}", "settings", change)
+        for whose, fields in which.items():
+            if case.reads_values or len(fields) == 2:
+                yield self._in_another_order(case, whose, fields)
+
+    def _in_another_order(self, case: Case, whose: str, fields: tuple[str, ...]) -> Variant:
+        """Each head reads the key head whose numbers its rows are nearest to."""
+
+        def read(work: Work, key_head: int) -> None:
+            for field in fields:
+                setattr(work, field, key_head)
+
+        order = Order(case, range(case.inputs.H_kv), lambda work: work.head, self, "settings", read)
+        return self.variant(f"key heads{whose} in another order: {order.said('head')}", "settings", order.change)
+
+
+class Order:
+    """Which of several things each head's, or item's, rows are nearest to: found for each when it is asked for."""
+
+    def __init__(
+        self,
+        case: Case,
+        choices: Sequence[int],
+        place: Callable[[Work], int],
+        fault: Fault,
+        step: str,
+        read: Callable[[Work, int], None],
+    ) -> None:
+        """``place``: which it is of; ``read``: makes rows of one of the choices, as a change of ``step``."""
+        self.case, self.choices, self.place, self.fault, self.step, self.read = case, choices, place, fault, step, read
+        self.found: dict[tuple[int, int], int] = {}
+
+    def change(self, work: Work) -> None:
+        """Takes the rows from where they are nearest."""
+        self.read(work, self._nearest(work.batch, work.head))
+
+    def said(self, noun: str) -> str:
+        """Where the rows of the case are from."""
+        case = self.case
+        own = self.place(case.work(case.batch, case.head, torch.tensor(case.rows)))
+        return f"{noun} {own} reads {self._nearest(case.batch, case.head)}"
+
+    def _nearest(self, batch: int, head: int) -> int:
+        if (batch, head) not in self.found:
+            case, rows = self.case, torch.tensor(self.case.rows[:_FEW])
+            given = case.given(batch, head, rows)
+            off = []
+            for choice in self.choices[:_HEADS]:
+                one = self.fault.variant("", self.step, partial(_swap, self.read, choice))
+                made = compute(case.work(batch, head, rows), (one,), FIXED).out
+                off.append(
+                    float((made - given).nan_to_num().square().mean()) if made.shape == given.shape else math.inf
+                )
+            self.found[batch, head] = self.choices[off.index(min(off))]
+        return self.found[batch, head]
+
+
+def _swap(read: Callable[[Work, int], None], choice: int, work: Work) -> None:
+    read(work, choice)
+
+
+_FEW = 3
+"""Rows by which heads are told apart."""
 
 
 def _moved(head: Callable[[int], int] | None = None, batch: Callable[[int], int] | None = None) -> Change:
@@ -82,9 +147,20 @@ class HeadsSwapped(Fault):
         }
         for name, rule in rules.items() if H > 1 else ():
             yield self.variant(name, "place", _moved(head=rule))
-        for head in range(min(H, _HEADS)):
-            if head != case.head:
-                yield self.variant(f"the numbers of head {head}", "place", _moved(head=_always(head)))
+        if H > 1:
+            order = Order(case, range(H), lambda work: work.head, self, "place", _to_head)
+            yield self.variant(f"heads in another order: {order.said('head')}", "place", order.change)
+        if H > 1 and not case.of_keys:
+            order = Order(case, range(H), lambda work: work.head, self, "tensors", _query_of)
+            yield self.variant(f"q's heads in another order: {order.said('head')}", "tensors", order.change)
+
+
+def _to_head(work: Work, head: int) -> None:
+    work.head = head
+
+
+def _query_of(work: Work, head: int) -> None:
+    work.q = work.tensor("q", work.batch, head)[work.rows]
 
 
 class BatchSwapped(Fault):
@@ -95,6 +171,9 @@ class BatchSwapped(Fault):
 
     def variants(self, case: Case) -> Iterator[Variant]:
         B = case.inputs.B
+        if B > 1:
+            order = Order(case, range(B), lambda work: work.batch, self, "place", _to_item)
+            yield self.variant(f"batch items in another order: {order.said('item')}", "place", order.change)
         for other in range(min(B, _HEADS)):
             if other == case.batch:
                 continue
@@ -107,6 +186,12 @@ class BatchSwapped(Fault):
                         setattr(work, name, clean(tensor[other, work.key_head]))
 
             yield self.variant(f"k and v of batch item {other}", "tensors", keys)
+
+            def queries(work: Work, other: int = other) -> None:
+                work.q = work.tensor("q", other, work.head)[work.rows]
+
+            if not case.of_keys:
+                yield self.variant(f"q of batch item {other}", "tensors", queries)
             if case.reads_values:
                 for name in "kv":
 
@@ -114,6 +199,10 @@ class BatchSwapped(Fault):
                         setattr(work, name, clean(getattr(work.inputs, name)[other, work.key_head]))
 
                     yield self.variant(f"{name} of batch item {other}", "tensors", one)
+
+
+def _to_item(work: Work, batch: int) -> None:
+    work.batch = batch
 
 
 class RowsShifted(Fault):
@@ -210,17 +299,99 @@ class KeysMoved(Fault):
             if 2 * tile <= S:
                 rules[f"pages of {tile} keys swapped in pairs"] = partial(_swapped, tile=tile, size=S)
         for name, rule in rules.items():
+            yield self._of(name, "kv", rule)
+            for fields in "kv" if case.what == "context" else "":
+                yield self._of(name, fields, rule)
+        terms = terms_of(case)
+        for fields in () if terms is None else ("kv", "k", "v") if case.what == "context" else ("kv",):
+            for name, index in self._nearest(terms, fields):
+                yield self._of(name, fields, index)
 
-            def change(work: Work, rule: Callable[[Tensor], Tensor] = rule) -> None:
-                work.key_of = rule(torch.arange(S)).expand(work.distance.shape)
+    def _of(self, name: str, fields: str, rule: Callable[[Tensor], Tensor]) -> Variant:
+        """Other keys in the place of k and v, or of one of them."""
 
-            yield self.variant(name, "tensors", change)
-            for field in "kv" if case.what == "context" else "":
+        def change(work: Work) -> None:
+            keys = rule(torch.arange(work.item.S))
+            if fields == "kv":
+                work.key_of = keys.expand(work.distance.shape)
+            else:
+                setattr(work, fields, getattr(work, fields)[keys])
 
-                def one(work: Work, rule: Callable[[Tensor], Tensor] = rule, field: str = field) -> None:
-                    setattr(work, field, getattr(work, field)[rule(torch.arange(S))])
+        return self.variant(name if fields == "kv" else f"{name} of {fields} alone", "tensors", change)
 
-                yield self.variant(f"{name} of {field} alone", "tensors", one)
+    def _nearest(self, terms: Terms, fields: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+        """Keys moved by any number, and any two pages exchanged, as is nearest to the kernel's rows."""
+        moved = Moved(terms, fields)
+        S = terms.before.item.S
+        for name, rule in (("key s{:+d}", _shifted), ("key s{:+d}, round the end,", _rolled)):
+            moves = [by for by in range(-min(_MOVES, S - 1), min(_MOVES, S - 1) + 1) if by]
+            found = moved.nearest([rule(by, S)(torch.arange(S)) for by in moves])
+            if found is not None and abs(moves[found]) != 1:
+                yield f"{name.format(moves[found])} in the place of key s", rule(moves[found], S)
+        for tile in TILES:
+            if 2 * tile <= S <= _PAGES * tile:
+                pages = moved.exchanged(tile)
+                if pages is not None:
+                    name = "pages {} and {} of {} keys exchanged"
+                    yield name.format(*pages, tile), partial(_exchanged, pages=pages, tile=tile)
+
+
+_MOVES = 64
+"""Keys that others are moved by, at most."""
+
+_PAGES = 64
+"""Pages any two of which may have been exchanged."""
+
+
+def _rolled(by: int, size: int) -> Callable[[Tensor], Tensor]:
+    return lambda index: (index + by) % size
+
+
+def _exchanged(index: Tensor, pages: tuple[int, int], tile: int) -> Tensor:
+    """The key that each is when two pages have changed places."""
+    one, other = pages
+    to = torch.where(index // tile == one, other, torch.where(index // tile == other, one, index // tile))
+    return to * tile + index % tile
+
+
+class Moved:
+    """Rows whose keys, values or both are read from other places: sums over them, for many orders at once."""
+
+    def __init__(self, terms: Terms, fields: str) -> None:
+        self.terms, self.fields = terms, fields
+
+    def each(self, index: Tensor) -> Tensor:
+        """What keys add in the places of others, (n, S, C + 1): place s holds key ``index[s]``, (S,)."""
+        terms = self.terms
+        logits = terms.read[:, index] + terms.added if "k" in self.fields else None
+        return terms.each(logits, terms.values[index] if "v" in self.fields else None)
+
+    def nearest(self, orders: Sequence[Tensor]) -> int | None:
+        """Which of several orders, (S,) each, is nearest to the kernel's rows."""
+        return self.terms.nearest(torch.stack([self.terms.off(self.terms.all(each=self.each(one))) for one in orders]))
+
+    def exchanged(self, tile: int) -> tuple[int, int] | None:
+        """Which two whole pages have changed places."""
+        terms, S = self.terms, self.terms.before.item.S
+        pages, index = S // tile, torch.arange(S)
+        # What page i adds where page (i + by) stands, for each i: the sums of both places of a pair say what exchanging does.
+        own = _by_page(terms.seen[..., None] * terms.each(), tile)
+        moved = []
+        for by in range(1, pages):
+            held = _by_page(terms.seen[..., None] * self.each((index + by * tile) % (pages * tile)), tile)
+            moved.append(held - own)
+        change = torch.stack(moved, 1)  # (n, pages - 1, pages, C + 1), by how many pages, and the place
+        pairs = [(i, j) for i in range(pages) for j in range(i + 1, pages)]
+        one, other = torch.tensor(pairs).T
+        sums = terms.all()[:, None] + change[:, other - one - 1, one] + change[:, pages - (other - one) - 1, other]
+        found = terms.nearest(terms.off(sums))
+        return None if found is None else pairs[found]
+
+
+def _by_page(each: Tensor, tile: int) -> Tensor:
+    """Sums over whole pages, (n, pages, C + 1), of what keys add, (n, S, C + 1)."""
+    pages = each.shape[1] // tile
+    return each[:, : pages * tile].reshape(len(each), pages, tile, -1).sum(2)
 
 
 class StaleKeys(Fault):
@@ -233,12 +404,13 @@ class StaleKeys(Fault):
             return
         widths = [part.window * part.dilation for part in leaves(case.pattern) if isinstance(part, Local)]
         sizes = {size for w in widths for size in (w, w + 1, 2 * w, 2 * w + 1)} | {16, 32, 64, 128, 256, 512, 1024}
+        terms = terms_of(case)
+        if terms is not None:
+            yield from self._nearest(terms)
         for size in sorted(size for size in sizes if 0 < size < case.inputs.S):
 
             def unwritten(work: Work, size: int = size) -> None:
-                keys = torch.arange(work.item.S).expand(work.distance.shape).clone()
-                own = (work.distance == 0) & (keys >= size)
-                work.key_of = torch.where(own, keys - size, keys)
+                work.key_of = _stale(work, size, 1)
 
             def overwritten(work: Work, size: int = size) -> None:
                 keys = torch.arange(work.item.S).expand(work.distance.shape).clone()
@@ -255,6 +427,47 @@ class StaleKeys(Fault):
             work.logits = work.logits.masked_fill(own, 0.0)
 
         yield self.variant("the query's own key not yet written: zeros", "product", zeros)
+
+    def _nearest(self, terms: Terms) -> Iterator[Variant]:
+        """A ring of any size whose last few keys are not yet written."""
+        S = terms.before.item.S
+        choices = [(size, late) for late in range(1, min(_LATE, S - 1) + 1) for size in range(late, S)]
+        sums = []
+        own, each = terms.all(), terms.each()
+        for size, late in choices:
+            rows, places = ((terms.before.distance > -late) & (terms.before.distance <= 0)).nonzero(as_tuple=True)
+            kept = places >= size
+            rows, places = rows[kept], places[kept]
+            logits = terms.read[rows, places - size] + terms.added[rows, places]
+            stale = torch.exp(logits - terms.peak[rows, 0])[:, None]
+            stale = torch.cat([stale * terms.values[places - size], stale], 1)
+            change = terms.seen[rows, places, None] * (stale - each[rows, places])
+            sums.append(own.index_add(0, rows, change))
+        found = terms.nearest(terms.off(torch.stack(sums, 1)))
+        if found is None:
+            return
+        size, late = choices[found]
+
+        def change(work: Work) -> None:
+            work.key_of = _stale(work, size, late)
+
+        which = "the query's own key" if late == 1 else f"the last {late} keys"
+        yield self.variant(
+            f"{which} not yet written in a ring of {size}: {'that' if late == 1 else 'those'} of {size} before",
+            "tensors",
+            change,
+        )
+
+
+_LATE = 4
+"""Keys that are not yet written, at most."""
+
+
+def _stale(work: Work, size: int, late: int) -> Tensor:
+    """(n, S) which key is read for each, in a ring of ``size`` that is ``late`` keys behind."""
+    keys = torch.arange(work.item.S).expand(work.distance.shape).clone()
+    behind = (work.distance > -late) & (work.distance <= 0) & (keys >= size)
+    return torch.where(behind, keys - size, keys)
 
 
 class TensorsSwapped(Fault):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,9 +25,10 @@ from attnviz.attention.patterns import (
     Prefix,
 )
 from attnviz.compare.faults.fault import Case, Fault, Read, Ruled, leaves, rewritten, without
+from attnviz.compare.faults.terms import Runs, Terms, least, terms_of
 from attnviz.compare.faults.work import Change, Variant, Work
 
-TILES = (8, 16, 32, 64, 128, 256, 512)
+TILES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 192, 256, 512)
 """Keys or queries that a kernel takes together."""
 
 
@@ -44,6 +47,98 @@ def _with(case: Case, window: Local, other: Pattern) -> Pattern:
 
 def _far(t: Tensor, s: Tensor, item: Item) -> Tensor:
     return item.key_position(s) - item.query_position(t)
+
+
+class Band:
+    """How far keys are from queries in a pattern, and which other bounds give the numbers of the kernel."""
+
+    def __init__(self, case: Case) -> None:
+        parts = list(leaves(case.pattern))
+        windows = [part for part in parts if isinstance(part, Local)]
+        self.case, self.window = case, windows[0] if len(windows) == 1 else None
+        self.causal = any(isinstance(part, Causal) for part in parts)
+        self.step = 1 if self.window is None else self.window.dilation
+        self.width = math.inf if self.window is None else self.window.window * self.step
+        self.low, self.high = -self.width, 0.0 if self.causal else self.width
+        self.terms = None if len(windows) > 1 or case.item.cross else terms_of(case)
+
+    def under(self, low: float, high: float) -> Pattern:
+        """The pattern with other bounds."""
+
+        def seen(t: Tensor, s: Tensor, item: Item) -> Tensor:
+            far = _far(t, s, item)
+            return (far >= low) & (far <= high) & (far % self.step == 0)
+
+        return self._with(Ruled(seen))
+
+    def _with(self, other: Pattern) -> Pattern:
+        """The pattern with another in the place of what says how far."""
+        if self.window is None and not self.causal:
+            return self.case.pattern & other
+
+        def changed(part: Pattern) -> Pattern:
+            own = isinstance(part, Causal if self.window is None else Local)
+            return other if own else Full() if isinstance(part, Causal) else part
+
+        return rewritten(self.case.pattern, changed)
+
+    @cached_property
+    def runs(self) -> Runs | None:
+        """Sums over keys by distance, of those that bounds hide or show."""
+        if self.terms is None:
+            return None
+        shown = []
+        for pattern in (self.under(-math.inf, math.inf), self._with(Ruled(lambda t, s, item: s < 0))):
+            shown.append(self.terms.shown(lambda work, pattern=pattern: setattr(work, "pattern", pattern)))  # type: ignore[misc]
+        return Runs.of(self.terms, self.terms.before.distance, shown[0] - shown[1], shown[1])
+
+    def nearest(self, ends: Callable[[float], tuple[float, float]]) -> tuple[float, float] | None:
+        """The bounds that are nearest to the kernel's, of those that distances give, the nearest to what is meant first."""
+        runs = self.runs
+        if runs is None:
+            return None
+        far = runs.terms.before.distance
+        most = int(max(far.max(), -far.min())) + 1
+        listed = sorted((ends(x) for x in range(-most, most + 1)), key=self._moved)
+        # What reaches beyond every key has no end.
+        listed = [both for both in (ends(-math.inf), ends(math.inf)) if not any(map(math.isnan, both))] + listed
+        found = runs.nearest(*zip(*listed, strict=True))
+        return None if found == (self.low, self.high) else found
+
+    def _moved(self, ends: tuple[float, float]) -> float:
+        """How far two bounds are from those that are meant."""
+        low, high = ends
+        return sum(abs(a - b) for a, b in ((low, self.low), (high, self.high)) if math.isfinite(a - b))
+
+    def beside(self) -> tuple[float, float] | None:
+        """Bounds that are both near those that are meant, each moved by itself."""
+        runs = self.runs
+        if runs is None:
+            return None
+        moves = [by * self.step for by in range(-_BESIDE, _BESIDE + 1)]
+        ends = [(self.low + a, self.high + b) for a in moves for b in moves]
+        return runs.nearest(*zip(*sorted(ends, key=self._moved), strict=True))
+
+    def said(self, low: float, high: float) -> str:
+        """What is seen within two bounds, and what is meant."""
+        return f"keys from {_bound(low)} to {_bound(high)} seen, not from {_bound(self.low)} to {_bound(self.high)}"
+
+    @classmethod
+    def of(cls, case: Case) -> Band:
+        """That of a case, which is made once."""
+        found: Band = case.known.setdefault(("band", case.batch, case.head), None) or cls(case)
+        case.known["band", case.batch, case.head] = found
+        return found
+
+
+def _bound(end: float) -> str:
+    if math.isinf(end):
+        return "the first" if end < 0 else "the last"
+    return f"{abs(end):,.0f} {'after' if end > 0 else 'before'} the query" if end else "the query's own"
+
+
+_BESIDE = 8
+"""Steps that both ends of a window are moved by at once."""
 
 
 class MaskLeftOut(Fault):
@@ -84,6 +179,25 @@ class CausalOffByOne(Fault):
         }
         for name, rule in rules.items():
             yield self.under(name, _instead(case.pattern, Causal(), Ruled(rule)))
+        band = Band.of(case)
+        found = None if band.window else band.nearest(lambda x: (band.low, x))
+        if found is not None and abs(found[1]) != 1:
+            yield self.under(band.said(*found), band.under(*found))
+
+
+class WindowInstead(Fault):
+    """A window where none is meant."""
+
+    name = "window in its place"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        band = Band.of(case)
+        if band.window is not None:
+            return
+        found = [band.nearest(lambda x: (x, band.high)), band.nearest(lambda x: (-x, x))]
+        found += [band.nearest(lambda x: (x, 0.0)), band.nearest(lambda x: (0.0, x))]
+        for ends in dict.fromkeys(both for both in found if both is not None):
+            yield self.under(band.said(*ends), band.under(*ends))
 
 
 class AlignedToFirst(Fault):
@@ -129,6 +243,12 @@ class WindowSize(Fault):
                     yield self.under(
                         f"a window of {size}, not {w}{hint}", _with(case, window, Local(size, d)), f"--window {size}"
                     )
+            band = Band.of(case)
+            found = band.nearest(lambda x, high=band.high: (-x, min(x, high)))
+            size = -1 if found is None or math.isinf(found[0]) else int(-found[0]) // d
+            if size >= 0 and size not in (*sizes, w):
+                other = _with(case, window, Local(size, d))
+                yield self.under(f"a window of {size}, not {w}", other, f"--window {size}")
 
 
 class WindowSides(Fault):
@@ -154,6 +274,15 @@ class WindowSides(Fault):
                     return (far >= low) & (far <= high) & (far % d == 0)
 
                 yield self.under(name, _with(case, window, Ruled(rule)))
+        band = Band.of(case)
+        if band.window is None:
+            return
+        found = [band.nearest(lambda x: (band.low, x)), band.nearest(lambda x: (x, band.high)), band.beside()]
+        found += [band.nearest(lambda x: (x, 0.0)), band.nearest(lambda x: (0.0, x))]
+        found += [band.nearest(lambda x: (band.low + x, band.high + x))]
+        for reach in dict.fromkeys(both for both in found if both is not None):
+            if reach not in {*ends.values()}:
+                yield self.under(band.said(*reach), band.under(*reach))
 
 
 class Dilation(Fault):
@@ -240,6 +369,16 @@ class CountedTwice(Fault):
     name = "key counted twice"
 
     def variants(self, case: Case) -> Iterator[Variant]:
+        terms = terms_of(case)
+        found = None if terms is None else _nearest_tile(case, terms, 1)
+        if found is not None:
+            yield _left_out(self, case, *found, times=2.0)
+
+        def own(work: Work) -> None:
+            work.count = work.count * torch.where(work.distance == 0, 2.0, 1.0)
+
+        if not case.item.cross:
+            yield self.variant("the query's own key counted twice", "mask", own)
         if not any(isinstance(part, Either) for part in _inner(case.pattern)):
             return
 
@@ -315,6 +454,10 @@ class PaddingSeen(Fault):
         every = torch.ones(case.inputs.B, case.inputs.T, dtype=torch.bool, device=case.inputs.q.device)
         yield _of_inputs(self, "key_padding_mask left out", key_padding_mask=None, query_padding_mask=every)
         yield _of_inputs(self, "key_padding_mask inverted", key_padding_mask=~padding, query_padding_mask=every)
+        for n in range(min(len(padding), 16)):
+            of_item = padding[n].expand_as(padding)
+            yield _of_inputs(self, f"the padding of batch item {n}", key_padding_mask=of_item, query_padding_mask=every)
+        yield from self._length(case, every)
         flipped = padding.flip(1)
         yield _of_inputs(self, "padding on the other side", key_padding_mask=flipped, query_padding_mask=every)
         for by in (-1, 1):
@@ -325,6 +468,25 @@ class PaddingSeen(Fault):
                 key_padding_mask=moved,
                 query_padding_mask=every,
             )
+
+    def _length(self, case: Case, every: Tensor) -> Iterator[Variant]:
+        """Another number of keys that exist."""
+        terms, padding = terms_of(case), case.inputs.key_padding_mask
+        if terms is None or padding is None:
+            return
+        index = torch.arange(case.inputs.S)
+
+        def unpadded(work: Work) -> None:
+            work.inputs = replace(work.inputs, key_padding_mask=None, query_padding_mask=every)
+            work.known = {}
+
+        runs = Runs.of(terms, index.expand(terms.seen.shape), terms.shown(unpadded))
+        found = runs.nearest([0.0] * case.inputs.S, [float(n) for n in range(case.inputs.S)])
+        if found is not None:
+            last = int(found[1])
+            kept = (index <= last).expand_as(padding).to(padding.device)
+            own = int(padding[case.batch].sum())
+            yield _of_inputs(self, f"{last + 1:,} keys, not {own:,}", key_padding_mask=kept, query_padding_mask=every)
 
 
 def _of_inputs(fault: Fault, name: str, **values: object) -> Variant:
@@ -355,6 +517,34 @@ class HiddenKeysCount(Fault):
             work.weights = seen * torch.exp(own - total)
 
         yield self.variant("keys hidden after the softmax, not before", "weights", after)
+        yield from self._added(case)
+
+    def _added(self, case: Case) -> Iterator[Variant]:
+        """A mask of numbers that are added, which hide nothing."""
+        terms = terms_of(case)
+        if terms is None or bool((terms.seen > 0).all()):
+            return
+        hidden = (terms.seen == 0).double()
+
+        def logits(less: float) -> Tensor:
+            return terms.before.logits - less * hidden
+
+        found = least(
+            terms,
+            lambda less: terms.apart(terms.all(terms.seen + hidden, terms.each(logits(less)))),
+            [0.01, 0.1, *range(1, 30)],
+            (1.0, 100.0, 1000.0),
+        )
+        if found is None:
+            return
+
+        def change(work: Work) -> None:
+            work.logits = work.logits - found * (work.count == 0)
+            work.count = torch.where(work.count == 0, 1.0, work.count)
+
+        name = f"hidden keys seen, with a logit that is {found:.6g} less"
+        hint = ": is a mask of 0 and 1 added to scores?" if found == 1 else ""
+        yield self.variant(f"{name}{hint}", "mask", change)
 
 
 def _unmasked(work: Work) -> Tensor:
@@ -367,30 +557,115 @@ def _unmasked(work: Work) -> Tensor:
 
 
 class TileDropped(Fault):
-    """The keys of the last tile, the tail or the first tile left out."""
+    """Keys that are left out, or counted twice: the last tile, the tail, the first, any other, or one key."""
 
     name = "tile of keys left out"
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        S = case.inputs.S
-        seen: set[tuple[int, int]] = set()
-        for tile in (1, *TILES):
-            tail = S % tile or min(tile, S)
-            for name, first, last in (
-                ("the last", S - tail, S),
-                ("the last whole", S - min(tile, S), S),
-                ("the first", 0, min(tile, S)),
-            ):
-                if (first, last) in seen or last - first >= S:
-                    continue
-                seen.add((first, last))
+        terms = terms_of(case)
+        if terms is None:  # nothing says which: the tiles at the ends
+            for first, last in _ends(case.inputs.S):
+                yield _left_out(self, case, first, last)
+        else:
+            found = _nearest_tile(case, terms, -1)
+            if found is not None:
+                yield _left_out(self, case, *found)
 
-                def change(work: Work, first: int = first, last: int = last) -> None:
-                    work.count[:, first:last] = 0
 
-                which = f"key {first}" if last - first == 1 else f"keys {first:,} to {last - 1:,}"
-                of = "" if tile == 1 else f": {name} tile of {tile}?"
-                yield self.variant(f"{which} left out{of}", "mask", change)
+def _is_causal(case: Case) -> bool:
+    return any(isinstance(part, Causal) for part in leaves(case.pattern))
+
+
+def _ends(S: int) -> Iterator[tuple[int, int]]:
+    """The tiles at both ends of S keys, and the key at either."""
+    found = []
+    for tile in (1, *TILES):
+        found += [(S - (S % tile or min(tile, S)), S), (S - min(tile, S), S), (0, min(tile, S))]
+    return (ends for ends in dict.fromkeys(found) if ends[1] - ends[0] < S)
+
+
+def _nearest_tile(case: Case, terms: Terms, sign: int) -> tuple[int, int] | None:
+    """The keys without which, or with which twice, rows are nearest to the kernel's: at an end, in a tile, or one."""
+    S = case.inputs.S
+    ends = [(first, S) for first in range(1, S)] + [(0, last) for last in range(1, S)]
+    ends += [(first, min(first + tile, S)) for tile in (1, *TILES) for first in range(0, S, tile)]
+    index = torch.arange(S).expand(terms.seen.shape)
+    runs = Runs.of(terms, index, terms.seen)
+    first, last = torch.tensor(ends).T
+    found = terms.nearest(terms.off(terms.all()[:, None] + sign * runs.between(first, last - 1)))
+    return None if found is None else ends[found]
+
+
+def _left_out(fault: Fault, case: Case, first: int, last: int, times: float = 0.0) -> Variant:
+    S = case.inputs.S
+
+    def change(work: Work) -> None:
+        work.count[:, first:last] *= times
+
+    which = f"key {first}" if last - first == 1 else f"keys {first:,} to {last - 1:,}"
+    how = "counted twice" if times else "left out"
+    for tile in TILES if last - first > 1 else ():
+        size, name = last - first, "the last" if last == S else "the first" if first == 0 else "a"
+        if size == tile or (last == S and size == S % tile):
+            name = "the last whole" if last == S and size == tile and S % tile else name
+            return fault.variant(f"{which} {how}: {name} tile of {tile}?", "mask", change)
+    return fault.variant(f"{which} {how}", "mask", change)
+
+
+class MaskByTiles(Fault):
+    """A causal mask of whole tiles: in the one on the diagonal nothing is hidden, or it is left out."""
+
+    name = "mask of whole tiles"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        if not _is_causal(case):
+            return
+        for before, name in (
+            (0, "the future hidden in whole tiles of {} alone"),
+            (1, "the tile of {} on the diagonal left out"),
+        ):
+            for size in dict.fromkeys((*TILES, _nearest_size(Band.of(case), before))):
+                if size is not None and size < case.inputs.S:
+                    yield self.under(
+                        name.format(size), _instead(case.pattern, Causal(), Ruled(_by_tiles(size, before)))
+                    )
+
+
+def _by_tiles(size: int, before: int) -> Callable[[Tensor, Tensor, Item], Tensor]:
+    """Keys of tiles that are so many before the query's own, at least."""
+
+    def seen(t: Tensor, s: Tensor, item: Item) -> Tensor:
+        own, of_key = (
+            torch.div(at, size, rounding_mode="floor") for at in (item.query_position(t), item.key_position(s))
+        )
+        return of_key <= own - before
+
+    return seen
+
+
+def _nearest_size(band: Band, before: int) -> int | None:
+    """The size of tiles with which rows are nearest to the kernel's."""
+    runs = band.runs
+    if runs is None or band.window is not None:
+        return None
+    sizes = torch.arange(2, runs.terms.before.item.S)
+    own = runs.terms.before.item.query_position(runs.terms.rows)[:, None]
+    last = (torch.div(own, sizes, rounding_mode="floor") + 1 - before) * sizes - 1
+    found = runs.place(torch.tensor([-torch.inf]), last - own)
+    return None if found is None else int(sizes[found])
+
+
+class OwnKeyHidden(Fault):
+    """The query's own key hidden, where it is to be seen."""
+
+    name = "own key left out"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        def change(work: Work) -> None:
+            work.count = work.count * (work.distance != 0)
+
+        if not case.item.cross:
+            yield self.variant("the query's own key left out", "mask", change)
 
 
 class TailCounted(Fault):

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from attnviz.compare.faults.fault import MOST_MATCHED, Case, Fault
+from attnviz.compare.faults.terms import Terms, fitted, least, terms_of
 from attnviz.compare.faults.way import compute
 from attnviz.compare.faults.work import Change, Variant, Work
 from attnviz.compare.gradients import GRADIENTS
 from attnviz.compare.rounding import FIXED
+
+_FACTORS = tuple(math.exp(n / 12) for n in range(-60, 61))
+"""How many times what is meant a number may be, to begin with."""
 
 
 class Scale(Fault):
@@ -27,6 +31,7 @@ class Scale(Fault):
             "the scale twice: are q or k scaled already?": own**2,
             "a scale of 1/D, not 1/sqrt(D)": 1 / D,
             "a scale of sqrt(D): multiplied, not divided": math.sqrt(D),
+            "a scale of D": float(D),
             "the default scale, 1/sqrt(D)": 1 / math.sqrt(D),
             f"the scale of {inputs.H} heads together, 1/sqrt({inputs.H * D})": 1 / math.sqrt(inputs.H * D),
             "the root of the scale: are q and k to be scaled both?": math.sqrt(abs(own)),
@@ -43,6 +48,24 @@ class Scale(Fault):
             if not any(math.isclose(scale, other, rel_tol=1e-9) for other in tried):
                 tried.append(scale)
                 yield self.having(name, f"--scale {scale:.6g}", scale=scale)
+        terms = terms_of(case)
+        other = None if terms is None else self._fitted(terms, own)
+        if other is not None and not any(math.isclose(other, one, rel_tol=1e-6) for one in tried):
+            size = 1 / other**2
+            whole = other > 0 and abs(size - round(size)) < 1e-9 * size
+            name = f"the scale of a size of {size:.0f}, 1/sqrt({size:.0f})" if whole else f"a scale of {other:.6g}"
+            yield self.having(f"{name}, not {own:.6g}", f"--scale {other:.9g}", scale=other)
+
+    def _fitted(self, terms: Terms, own: float) -> float | None:
+        def logits(scale: float) -> Tensor:
+            product = terms.product.logits * (scale / own)
+            cap = terms.before.softcap
+            return (product if cap is None else torch.tanh(product / cap) * cap) + terms.added
+
+        sizes = [1 / math.sqrt(size) for size in range(1, 1025)]
+        return (
+            fitted(terms, logits, [own * by for by in (*_FACTORS, *(-by for by in _FACTORS))], sizes) if own else None
+        )
 
 
 class Softcap(Fault):
@@ -55,6 +78,10 @@ class Softcap(Fault):
         if cap is None:
             return
         yield self.having("softcap left out", softcap=None)
+        terms = terms_of(case)
+        other = None if terms is None else self._fitted(terms, cap)
+        if other is not None:
+            yield self.having(f"a softcap of {other:.6g}, not {cap:.6g}", f"--softcap {other:.9g}", softcap=other)
 
         def after_mask(work: Work) -> None:
             work.bent((work.count > 0).double())
@@ -83,6 +110,13 @@ class Softcap(Fault):
             work.logits = work.logits / cap
 
         yield self.variant("softcap without its factor: tanh(score / softcap)", "cap", divided)
+
+    def _fitted(self, terms: Terms, own: float) -> float | None:
+        def logits(cap: float) -> Tensor:
+            return torch.tanh(terms.product.logits / cap) * cap + terms.added
+
+        whole = [float(n) for n in range(1, 101)]
+        return fitted(terms, logits, [own * by for by in _FACTORS], whole)
 
 
 def _product(work: Work) -> Tensor:
@@ -118,6 +152,7 @@ class Bias(Fault):
         yield self.variant("the bias subtracted, not added", "cap", times(-1.0))
         yield self.variant("the bias twice", "cap", times(2.0))
         yield self.variant("the bias before the scale", "cap", times(None))
+        yield from self._other(case, whole)
         if case.inputs.T == case.inputs.S:
 
             def turned(work: Work) -> None:
@@ -131,6 +166,33 @@ class Bias(Fault):
                     work.bias = _bias_of(whole, work, head)[work.rows]
 
                 yield self.variant(f"the bias of head {head}", "tensors", of_head)
+
+    def _other(self, case: Case, whole: Tensor) -> Iterator[Variant]:
+        """The bias times any number, and read at another place."""
+        terms = terms_of(case)
+        if terms is not None and terms.before.slope is None:
+            reasons = (0.5, math.log2(math.e), math.log(2), 1 / case.item.scale)
+            other = fitted(
+                terms, lambda by: terms.read + by * terms.added, [*_FACTORS, *(-by for by in _FACTORS)], reasons
+            )
+            if other is not None and other not in (-1.0, 2.0):
+
+                def times(work: Work) -> None:
+                    work.bias = None if work.bias is None else work.bias * other
+
+                yield self.variant(f"the bias times {other:.6g}", "cap", times)
+        for dim, noun in ((1, "key"), (0, "query")):
+            for by in (1, -1):
+
+                def moved(work: Work, dim: int = dim, by: int = by) -> None:
+                    work.bias = _bias_of(whole, work, work.head).roll(by, dim)[work.rows]
+
+                yield self.variant(f"the bias of the {noun} {'before' if by > 0 else 'after'}", "tensors", moved)
+
+        def first(work: Work) -> None:
+            work.bias = _bias_of(whole, work, work.head)[:1].expand(len(work.rows), -1)
+
+        yield self.variant("the bias of the first query for every query", "tensors", first)
 
 
 def _bias_of(whole: Tensor, work: Work, head: int) -> Tensor:
@@ -160,7 +222,7 @@ class Alibi(Fault):
         yield self.variant("ALiBi before the scale", "cap", lambda work: times(work, work.scale))
         yield self.variant("ALiBi times log2(e)", "cap", lambda work: times(work, math.log2(math.e)))
         offset = case.inputs.S - case.inputs.T
-        for by in dict.fromkeys((offset, -offset, 1, -1)):
+        for by in dict.fromkeys((offset, -offset, *(n for n in range(-_MOVED, _MOVED + 1)))):
             if by:
 
                 def moved(work: Work, by: int = by) -> None:
@@ -168,6 +230,15 @@ class Alibi(Fault):
 
                 hint = ": counted from the first key?" if by == offset else ""
                 yield self.variant(f"ALiBi's distances {by:+d} off{hint}", "tensors", moved)
+
+        terms = terms_of(case)
+        other = None if terms is None or case.inputs.bias is not None or not own else self._fitted(terms, own)
+        if other is not None:
+            yield self.variant(
+                f"ALiBi's slopes times {other:.6g}, {other * own:.6g} for {own:.6g}",
+                "cap",
+                lambda work: times(work, other),
+            )
 
         def signed(work: Work) -> None:
             if work.slope is not None:  # a key of the future gains
@@ -177,6 +248,18 @@ class Alibi(Fault):
         for head in range(min(len(slopes), 64)):
             if head != case.head and float(slopes[head]) != own:
                 yield self.having(f"the ALiBi slope of head {head}", slope=float(slopes[head]))
+
+    def _fitted(self, terms: Terms, own: float) -> float | None:
+        return fitted(
+            terms,
+            lambda by: terms.read + by * terms.added,
+            [*_FACTORS, *(-by for by in _FACTORS)],
+            [2.0**n for n in range(-8, 9)],
+        )
+
+
+_MOVED = 8
+"""Keys that distances are off, at most."""
 
 
 class Sink(Fault):
@@ -207,6 +290,42 @@ class Sink(Fault):
 
         yield self.variant("the sink counted as a key: its weight goes to key 0", "weights", to_first)
 
+        def to_last(work: Work) -> None:
+            work.weights[:, -1] += 1 - work.weights.sum(1)
+
+        yield self.variant("the sink counted as a key: its weight goes to the last key", "weights", to_last)
+
+        def to_own(work: Work) -> None:
+            work.weights = work.weights + (work.distance == 0) * (1 - work.weights.sum(1, keepdim=True))
+
+        yield self.variant("the sink counted as a key: its weight goes to the query's own", "weights", to_own)
+
+        def wrong_end(work: Work) -> None:
+            sink = 1 - work.weights.sum(1, keepdim=True)
+            work.weights = torch.cat([work.weights[:, 1:], sink], 1)
+
+        yield self.variant(
+            "the sink counted as the last key, and the first left out: cut at the wrong end", "weights", wrong_end
+        )
+
+        def in_place(work: Work) -> None:
+            work.logits[:, 0] = work.sink or 0.0
+            work.sink = None
+
+        yield self.variant("the sink in the place of key 0's logit", "mask", in_place)
+        terms = terms_of(case)
+        other = None if terms is None else self._fitted(terms, own)
+        if other is not None and not any(math.isclose(other, sink, rel_tol=1e-4) for sink in sinks.tolist()):
+            yield self.having(f"a sink of {other:.6g}, not {own:.6g}", sink=other)
+
+        def unshifted(work: Work) -> None:
+            peak = work.logits.masked_fill(work.count == 0, -torch.inf).amax(1, keepdim=True)
+            total = torch.logsumexp(work.logits + torch.log(work.count), 1, keepdim=True)
+            shares = work.count * torch.exp(work.logits - total)
+            work.weights = shares / (1 + torch.exp((work.sink or 0.0) + peak - total))
+
+        yield self.variant("the sink not shifted by the row's largest logit, as the keys are", "weights", unshifted)
+
         def not_exponential(work: Work) -> None:
             total = torch.logsumexp(work.logits, 1, keepdim=True)
             work.weights = torch.exp(work.logits - total)
@@ -216,6 +335,11 @@ class Sink(Fault):
         for head in range(min(len(sinks), 64)):
             if head != case.head and float(sinks[head]) != own:
                 yield self.having(f"the sink of head {head}", sink=float(sinks[head]))
+
+    def _fitted(self, terms: Terms, own: float) -> float | None:
+        sums = terms.all()
+        tried = [own + n / 4 for n in range(-80, 81)]
+        return least(terms, lambda sink: terms.apart(sums, sink), tried, (0.0, 1.0))
 
 
 class Base2(Fault):

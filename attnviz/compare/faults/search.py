@@ -135,7 +135,9 @@ def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], s
             best = [fit for fit in sorted(some, key=lambda fit: fit.square) if fit.square <= most]
             verified = [(fit, _verified(case, fit.variants, heads, scope)) for fit in best]
             kept = [(fit, held) for fit, held in verified if held is not None]
-            if kept:
+            if kept:  # what explains more heads is nearer to what is wrong with all of them
+                most_heads = max(len(held[0]) for _, held in kept)
+                kept = [(fit, held) for fit, held in kept if len(held[0]) == most_heads]
                 held = kept[0][1]
                 return [
                     _finding([fit.variants for fit, _ in islice(_of_each_kind(kept), _NAMED)], held[1], held[2], scope)

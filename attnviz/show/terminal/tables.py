@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from attnviz.base.labels import one_line
 from attnviz.base.words import in_place
@@ -49,18 +50,11 @@ def score_table(
         of_global: show the rows of global queries, over every key, rather than the rest.
         total: the rows there are, where ``scores`` has no more than the :func:`ends` of them.
     """
-    queries: Sequence[int]
-    tokens: Sequence[int]
-    n = scores.heads.index(head)
-    tensor = scores.shown(values, of_global=of_global)[n]
-    if of_global:
-        queries, names, tokens = scores.global_queries.tolist(), None, range(scores.item.S)
-        what = f"global queries {total or len(queries)} × keys {tensor.shape[1]}"
-    else:
-        queries, names, tokens = scores.rows, column_names(scores), scores.positions.tolist()
-        what = f"queries {total or len(queries)} × keys {tensor.shape[1]}"
+    tensor = scores.shown(values, of_global=of_global)[scores.heads.index(head)]
+    queries: Sequence[int] = scores.global_queries.tolist() if of_global else scores.rows
+    tokens: Sequence[int] = range(scores.item.S) if of_global else scores.positions.tolist()
     R, C = total or len(tensor), tensor.shape[1]
-    names = [f"pos {position}" for position in range(C)] if names is None else names
+    what = f"{'global queries' if of_global else 'queries'} {total or len(queries)} × keys {C}"
     table = Table(
         title=f"{head_title(scores, head)} · {values} · {scores.pattern_name} · {what}",
         title_justify="left",
@@ -70,10 +64,10 @@ def score_table(
     shown_rows = ends(R, rows)
     kept_rows = list(range(len(tensor))) if total else [row for row in shown_rows if row is not None]
     labels = query_labels(scores, [queries[row] for row in kept_rows])
-    label_width = max((cell_len(label) for label in labels), default=5)
-
-    headers, cell_width = _headers(names, scores.item.key_labels(tokens), width - label_width - 4)
-    fitting = max(2, (width - label_width - 4) // (cell_width + 3))
+    room = width - max((cell_len(label) for label in labels), default=5) - 4
+    names = (None if of_global else column_names(scores)) or [f"pos {position}" for position in range(C)]
+    headers, cell_width = _headers(names, scores.item.key_labels(tokens), room)
+    fitting = max(2, room // (cell_width + 3))
     shown_columns = ends(C, fitting if fitting >= C else fitting - 1)
 
     table.add_column("query", no_wrap=True)
@@ -82,29 +76,41 @@ def score_table(
             table.add_column("…", justify="center", no_wrap=True)
         else:
             table.add_column(Text(headers[column]), justify="right", no_wrap=True, min_width=cell_width)
-    kept = tensor[kept_rows]
-    color = cell_style(values, _extent(kept))
-    lines = iter(zip(labels, kept.tolist(), strict=True))
-    for row in shown_rows:
-        if row is None:
-            table.add_row(Text("⋮", style="dim"), *(Text("⋮", style="dim") for _ in shown_columns))
-            continue
-        label, numbers = next(lines)
-        cells = [Text("…", style="dim") if c is None else number_cell(numbers[c], color) for c in shown_columns]
-        table.add_row(Text(label), *cells)
-    notes = [
-        f"{total - len([i for i in shown if i is not None]):,} of {total:,} {noun} left out in the middle ({more})"
-        for shown, total, noun, more in (
-            (shown_rows, R, "rows", "--rows shows more"),
-            (shown_columns, C, "columns", "a wider terminal shows more"),
-        )
-        if None in shown
-    ]
+    _add_rows(table, shown_rows, shown_columns, labels, tensor[kept_rows], values)
+    notes = _left_out(shown_rows, R, "rows", "--rows shows more")
+    notes += _left_out(shown_columns, C, "columns", "a wider terminal shows more")
     if len(scores.global_queries) and not of_global:
         notes.append("rows of global queries are in the table below")
     if notes:
         table.caption, table.caption_justify = "; ".join(notes), "left"
     return table
+
+
+def _add_rows(
+    table: Table,
+    rows: Sequence[int | None],
+    columns: Sequence[int | None],
+    labels: Sequence[str],
+    numbers: Tensor,
+    values: str,
+) -> None:
+    """Adds the rows that are shown, dots where some are left out; ``labels`` and ``numbers`` are of the rows there are."""
+    color = cell_style(values, _extent(numbers))
+    lines = iter(zip(labels, numbers.tolist(), strict=True))
+    for row in rows:
+        if row is None:
+            table.add_row(Text("⋮", style="dim"), *(Text("⋮", style="dim") for _ in columns))
+            continue
+        label, of_row = next(lines)
+        cells = [Text("…", style="dim") if c is None else number_cell(of_row[c], color) for c in columns]
+        table.add_row(Text(label), *cells)
+
+
+def _left_out(shown: Sequence[int | None], total: int, noun: str, more: str) -> list[str]:
+    """What to say where the middle is left out."""
+    if None not in shown:
+        return []
+    return [f"{total - len([i for i in shown if i is not None]):,} of {total:,} {noun} left out in the middle ({more})"]
 
 
 def contents_table(

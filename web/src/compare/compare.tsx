@@ -8,7 +8,8 @@ import { type Description, type Layer, headName } from "../description";
 import { difference } from "../made/matrix";
 import { derivedStore } from "../made/session";
 import { canBeMade } from "../made/rule";
-import { MadeSource, wholeOf } from "../made/source";
+import { MOST_MADE, MadeSource, type Make, rowsOf } from "../made/source";
+import { countText } from "../numbers";
 import { TextPicker } from "../texts";
 import { type Session, SessionContext, useSession, useStore } from "../session";
 import { type Other, type State, changed, isCompared } from "../state";
@@ -63,7 +64,7 @@ export function CompareControls() {
         value={able ? state.how : "side"}
         choices={[
           ["side", "side by side"],
-          ["difference", "difference", able ? "The first minus the second" : "Of maps of one size, up to 2,048 tokens"],
+          ["difference", "difference", able ? "The first minus the second" : `Of maps of one size, up to ${countText(MOST_MADE)} tokens`],
         ]}
         onChange={(how) => set({ how }, true)}
       />
@@ -142,7 +143,7 @@ function differenceDescription(description: Description, at: number, [a, b]: [nu
     alibi: null,
     softcap: null,
     pattern: `${name(one, a)} \u2212 ${name(other, b.head)}`,
-    accuracy: { weights: fill(far), logs: fill(Number.POSITIVE_INFINITY), logits: fill(0) },
+    accuracy: { weights: fill(far), logs: fill(Number.POSITIVE_INFINITY), logits: fill(0), sides: fill(0) },
     origin: undefined,
   };
   return { ...description, layers: description.layers.map((kept, i) => (i === at ? layer : kept)), statistics: undefined };
@@ -157,11 +158,11 @@ function DifferenceSession(props: { children: ComponentChildren }) {
     const { source, description, store } = session;
     const { layer: at, head } = state;
     const described = differenceDescription(description, at, [head, other]);
-    const matrix = async () => {
-      const [a, b] = await Promise.all([wholeOf(source, at, head), wholeOf(source, other.layer, other.head)]);
-      return difference(a, b);
+    const make: Make = async (_layer, _head, rows) => {
+      const [a, b] = await Promise.all([rowsOf(source, at, head, rows), rowsOf(source, other.layer, other.head, rows)]);
+      return { matrix: difference(a, b), left: { sum: 0, count: 0 } };
     };
-    const made = new MadeSource(described, source, matrix);
+    const made = new MadeSource(described, source, make, () => 2);
     const shown = (one: State): State => ({ ...one, heads: [one.head], other: null });
     return { ...session, description: described, source: made, answers: new Answers(made), store: derivedStore(store, described, shown, (patch) => patch) };
   }, [session, state.layer, state.head, other.layer, other.head]);

@@ -1,6 +1,6 @@
 /** A page's description of maps that are made of its own. */
 
-import { type Description, type Layer, type Origin } from "../description";
+import { type Description, type Layer, type Origin, layersOf } from "../description";
 import type { Together } from "../state";
 import { type Rule, edgesOf, leftOut, rangesOf } from "./rule";
 
@@ -35,7 +35,7 @@ export function madeDescription(description: Description, ruleOf: (layer: Layer)
       return known >= 0 ? known : labels.push(made) - 1;
     };
     const shared = rule.again ? 2 : 1; // of a weight and of what is left of its row
-    const { logs, logits, weights } = accuracyOf(rule, description, index);
+    const { logs, weights, ...rest } = accuracyOf(rule, description, index);
     const plain = !rule.again && !rule.words;
     return {
       ...layer,
@@ -48,11 +48,13 @@ export function madeDescription(description: Description, ruleOf: (layer: Layer)
       given: true,
       made: true,
       kept: undefined,
+      ...(rule.words ? { global_keys: undefined, global_queries: undefined } : {}), // which are tokens
+      ...(rule.together === null ? {} : { key_heads: undefined }),
       sinks: null,
       alibi: null,
       softcap: null,
       levels: levelsOf(queries, keys),
-      accuracy: { weights: plain ? weights : null, logs: logs.map((one) => one * shared), logits },
+      accuracy: { weights: plain ? weights : null, logs: logs.map((one) => one * shared), ...rest },
       origin: layer.origin && originOf(layer.origin, rule, out, layersIn(description, index).map((one) => description.layers[one])),
     };
   });
@@ -68,11 +70,11 @@ export function partsOf(together: Together, description: Description, layer: num
 }
 
 /** The layers of a text that are of the size and the heads of one. */
-function layersIn({ layers }: Description, layer: number): number[] {
+function layersIn(description: Description, layer: number): number[] {
+  const { layers } = description;
   const own = layers[layer];
-  return layers.flatMap((one, index) =>
-    one.text === own.text && one.queries === own.queries && one.keys === own.keys && one.heads === own.heads ? [index] : [],
-  );
+  const alike = (one: Layer): boolean => one.queries === own.queries && one.keys === own.keys && one.heads === own.heads;
+  return layersOf(description, own.text).filter((index) => alike(layers[index]));
 }
 
 /** How far numbers may be: of several maps as one, as far as the farthest. */
@@ -87,6 +89,7 @@ function accuracyOf({ together }: Rule, description: Description, index: number)
     weights: accuracy.weights && most((layer, head) => layer.accuracy.weights?.[head] ?? Number.POSITIVE_INFINITY),
     logs: most((layer, head) => layer.accuracy.logs[head]),
     logits: accuracy.logits,
+    sides: accuracy.sides,
   };
 }
 
@@ -102,7 +105,7 @@ function ofScores(layer: Layer): Layer {
     given: true,
     pattern: `${layer.pattern}, scores`,
     levels: levelsOf(layer.queries, layer.keys),
-    accuracy: { weights: accuracy.logits, logs: accuracy.logits.map(() => Number.POSITIVE_INFINITY), logits: accuracy.logits },
+    accuracy: { ...accuracy, weights: accuracy.logits, logs: accuracy.logits.map(() => Number.POSITIVE_INFINITY) },
     origin: origin && {
       ...origin,
       command: free(origin.command) ? `${origin.command} --values logits`.trim() : null,

@@ -1,30 +1,46 @@
-/** Whole maps as matrices, and what is made of them: keys left out, words, differences, several heads as one. */
+/** Rows of maps as matrices, and what is made of them: keys left out, words, differences, several heads as one. */
 
 import type { Reduce } from "../description";
-import { TILE } from "../source/math";
+import type { Cells } from "../source/math";
+import type { Sides } from "../source/source";
 
-/** Every weight of a head, (rows, columns); NaN: not visible. */
+/** Weights of some queries on all keys, (rows, columns); NaN: not visible. */
 export interface Matrix {
   rows: number;
   columns: number;
   values: Float32Array;
 }
 
-/** A matrix whose keys are left out of rows, and of each row what they took, 0 where nothing is seen. */
-export function without(of: Matrix, keys: ReadonlySet<number>, queries: ReadonlySet<number>, again: boolean): { matrix: Matrix; left: Float64Array } {
+/**
+ * Rows, of queries from `first` on, whose keys are left out, and some of which are; and what that took of the other rows
+ * that see anything: its sum, and of how many.
+ */
+export function without(
+  of: Matrix,
+  keys: ReadonlySet<number>,
+  queries: ReadonlySet<number>,
+  again: boolean,
+  first = 0,
+): { matrix: Matrix; left: { sum: number; count: number } } {
   const { rows, columns } = of;
   const values = of.values.slice();
-  const left = new Float64Array(rows);
+  const left = { sum: 0, count: 0 };
   for (let t = 0; t < rows; t++) {
     const row = values.subarray(t * columns, (t + 1) * columns);
-    let rest = 0;
+    if (queries.has(first + t)) {
+      row.fill(Number.NaN);
+      continue;
+    }
+    let [rest, seen] = [0, false];
     for (let s = 0; s < columns; s++) {
       if (Number.isNaN(row[s])) continue;
-      if (queries.has(t) || keys.has(s)) {
-        if (!queries.has(t)) left[t] += row[s];
+      seen = true;
+      if (keys.has(s)) {
+        left.sum += row[s];
         row[s] = Number.NaN;
       } else rest += row[s];
     }
+    if (seen) left.count++;
     if (!again) continue;
     // A rest of 0 has no shares: the row is blank.
     for (let s = 0; s < columns; s++) row[s] = rest > 0 ? row[s] / rest : Number.NaN;
@@ -88,34 +104,62 @@ export function together(all: readonly Matrix[], how: "mean" | "max"): Matrix {
   return { ...all[0], values };
 }
 
-/** The mean that each key receives of the queries that see it; NaN where none does. */
-export function receivedOf({ rows, columns, values }: Matrix): Float32Array {
-  const sums = new Float64Array(columns);
-  const counts = new Float64Array(columns);
-  for (let t = 0; t < rows; t++) {
-    for (let s = 0; s < columns; s++) {
-      const weight = values[t * columns + s];
-      if (Number.isNaN(weight)) continue;
-      sums[s] += weight;
-      counts[s]++;
+/** What stands at the sides of a map, as its rows come in; what is signed has no entropy, and the largest is by size. */
+export class SideSums {
+  private readonly sums: Float64Array;
+  private readonly counts: Float64Array;
+  private readonly entropy: Float32Array;
+  private readonly largest: Float32Array;
+
+  constructor(
+    queries: number,
+    keys: number,
+    private readonly signed: boolean,
+  ) {
+    this.sums = new Float64Array(keys);
+    this.counts = new Float64Array(keys);
+    this.entropy = new Float32Array(queries).fill(Number.NaN);
+    this.largest = new Float32Array(queries).fill(Number.NaN);
+  }
+
+  /** Takes in the rows from `first` on. */
+  add({ rows, columns, values }: Matrix, first: number): void {
+    for (let t = 0; t < rows; t++) {
+      let [seen, nats, most] = [false, 0, 0];
+      for (let s = 0; s < columns; s++) {
+        const weight = values[t * columns + s];
+        if (Number.isNaN(weight)) continue;
+        seen = true;
+        this.sums[s] += weight;
+        this.counts[s]++;
+        if (weight > 0) nats -= weight * Math.log(weight);
+        most = Math.max(most, Math.abs(weight));
+      }
+      if (!seen) continue;
+      if (!this.signed) this.entropy[first + t] = nats;
+      this.largest[first + t] = most;
     }
   }
-  return Float32Array.from(sums, (sum, s) => (counts[s] > 0 ? sum / counts[s] : Number.NaN));
+
+  made(): Sides {
+    const received = Float32Array.from(this.sums, (sum, s) => (this.counts[s] > 0 ? sum / this.counts[s] : Number.NaN));
+    return { received, entropy: this.entropy, largest: this.largest };
+  }
 }
 
 /**
  * Cells of a grid over a matrix: `max` is the one farthest from 0, `mass` the sum over keys, the mean over queries that see
  * anything.
  */
-export function cellsOf(of: Matrix, size: number, from: { row: number; column: number }, rows: number, columns: number, how: Reduce): Float32Array {
-  const out = new Float32Array(rows * columns).fill(Number.NaN);
+export function cellsOf(of: Matrix, size: number, from: { row: number; column: number }, rows: number, columns: number, how: Reduce): Cells {
+  const values = new Float32Array(rows * columns).fill(Number.NaN);
+  const counts = new Float64Array(rows);
   for (let r = 0; r < rows; r++) {
     const [top, bottom] = [(from.row + r) * size, Math.min(of.rows, (from.row + r + 1) * size)];
-    let counted = 0;
     for (let t = top; t < bottom; t++) {
       for (let s = 0; s < of.columns; s++) {
         if (Number.isNaN(of.values[t * of.columns + s])) continue;
-        counted++;
+        counts[r]++;
         break;
       }
     }
@@ -130,35 +174,60 @@ export function cellsOf(of: Matrix, size: number, from: { row: number; column: n
           else found = (Number.isNaN(found) ? 0 : found) + value;
         }
       }
-      if (!Number.isNaN(found)) out[r * columns + c] = how === "max" ? found : found / counted;
+      if (!Number.isNaN(found)) values[r * columns + c] = how === "max" ? found : found / counts[r];
     }
   }
-  return out;
+  return { rows, columns, values, counts };
 }
 
-/** A tile of a map that halves at each level below the finest; NaN where the map has ended. */
-export function tileOf(of: Matrix, size: number, row: number, column: number, how: Reduce): Float32Array {
-  const rows = Math.max(0, Math.min(TILE, Math.ceil(of.rows / size) - row * TILE));
-  const columns = Math.max(0, Math.min(TILE, Math.ceil(of.columns / size) - column * TILE));
-  const cells = cellsOf(of, size, { row: row * TILE, column: column * TILE }, rows, columns, how);
-  const tile = new Float32Array(TILE * TILE).fill(Number.NaN);
-  for (let r = 0; r < rows; r++) tile.set(cells.subarray(r * columns, (r + 1) * columns), r * TILE);
-  return tile;
+/** Cells one under the other. */
+export function stacked(parts: readonly Cells[]): Cells {
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+  const { columns } = parts[0];
+  const [values, counts] = [new Float32Array(rows * columns), new Float64Array(rows)];
+  let at = 0;
+  for (const part of parts) {
+    values.set(part.values, at * columns);
+    counts.set(part.counts, at);
+    at += part.rows;
+  }
+  return { rows, columns, values, counts };
 }
 
-/** A map in at most 64 x 64 cells, each the value farthest from 0. */
-export function thumbnailOf(of: Matrix): { rows: number; columns: number; values: Float32Array } {
-  const [rows, columns] = [Math.min(64, of.rows), Math.min(64, of.columns)];
-  const values = new Float32Array(rows * columns).fill(Number.NaN);
-  for (let t = 0; t < of.rows; t++) {
-    for (let s = 0; s < of.columns; s++) {
-      const value = of.values[t * of.columns + s];
-      if (Number.isNaN(value)) continue;
-      const at = binOf(t, of.rows, rows) * columns + binOf(s, of.columns, columns);
-      if (!(Math.abs(values[at]) >= Math.abs(value))) values[at] = value;
+/** Cells along a side of a thumbnail, at most. */
+export const THUMBNAIL_CELLS = 64;
+
+/** A map in a few cells, each the value farthest from 0, as its rows come in. */
+export class ThumbnailCells {
+  readonly rows: number;
+  readonly columns: number;
+  private readonly values: Float32Array;
+
+  constructor(
+    private readonly queries: number,
+    keys: number,
+  ) {
+    [this.rows, this.columns] = [Math.min(THUMBNAIL_CELLS, queries), Math.min(THUMBNAIL_CELLS, keys)];
+    this.values = new Float32Array(this.rows * this.columns).fill(Number.NaN);
+  }
+
+  /** Takes in the rows from `first` on. */
+  add(of: Matrix, first: number): void {
+    for (let t = 0; t < of.rows; t++) {
+      const row = binOf(first + t, this.queries, this.rows) * this.columns;
+      for (let s = 0; s < of.columns; s++) {
+        const value = of.values[t * of.columns + s];
+        if (Number.isNaN(value)) continue;
+        const at = row + binOf(s, of.columns, this.columns);
+        if (!(Math.abs(this.values[at]) >= Math.abs(value))) this.values[at] = value;
+      }
     }
   }
-  return { rows, columns, values };
+
+  get found(): { rows: number; columns: number; values: Float32Array } {
+    const { rows, columns, values } = this;
+    return { rows, columns, values };
+  }
 }
 
 /** The bin of an index where bins begin at floor(i * size / bins). */

@@ -6,13 +6,14 @@ import { Answers, type Kind, known } from "../answers";
 import { Segmented } from "../controls";
 import { type Description, hasWeights } from "../description";
 import { type Session, SessionContext, useAnswer, useSession, useStore } from "../session";
-import { shareText } from "../numbers";
+import { countText, shareText, sumSpan } from "../numbers";
 import { OUT, type Out, type State, type Together, changed } from "../state";
 import type { Store } from "../store";
 import { madeDescription, partsOf } from "./description";
 import { type Matrix, merged, together, without } from "./matrix";
 import { type Rule, canBeMade, edgesOf, leftOut, ruleOf, sentenceName, sentencesOf } from "./rule";
-import { MOST_MADE, MadeSource, wholeOf } from "./source";
+import { MOST_MADE, type Made, MadeSource, type Make, rowsOf } from "./source";
+import type { OfHead, Window } from "../questions";
 import type { Source } from "../source/source";
 
 /** A store that shows another's state, changed, and gives back what is set. */
@@ -34,21 +35,25 @@ export function derivedStore(store: Store, description: Description, shown: (sta
   return made;
 }
 
-/** The map that a rule makes of a head's. */
-async function makeOf(source: Source, description: Description, rule: Rule, layer: number, head: number): Promise<Matrix> {
+/** The rows of a map that a rule makes of a head's. */
+async function makeOf(source: Source, description: Description, rule: Rule | null, layer: number, head: number, [first, end]: Window): Promise<Made> {
   const of = description.layers[layer];
-  if (rule.logits) return wholeOf(source, layer, head, "logits");
-  const whole = await togetherOf(source, description, rule, layer, head);
+  const nothing = { sum: 0, count: 0 };
+  if (rule === null) return { matrix: await rowsOf(source, layer, head, [first, end]), left: nothing };
+  if (rule.logits) return { matrix: await rowsOf(source, layer, head, [first, end], "logits"), left: nothing };
+  const edges = edgesOf("query", rule, description, of).slice(first, end + 1);
+  const rows: Window = [edges[0], edges[edges.length - 1]];
   const out = leftOut(rule, description, of);
-  const { matrix } = without(whole, out.keys, out.queries, rule.again);
-  return rule.words ? merged(matrix, edgesOf("query", rule, description, of), edgesOf("key", rule, description, of)) : matrix;
+  const { matrix, left } = without(await togetherOf(source, description, rule, layer, head, rows), out.keys, out.queries, rule.again, rows[0]);
+  if (!rule.words) return { matrix, left };
+  return { matrix: merged(matrix, edges.map((edge) => edge - rows[0]), edgesOf("key", rule, description, of)), left };
 }
 
-/** The map of a head, or the one of several that a rule sees as one. */
-async function togetherOf(source: Source, description: Description, rule: Rule, layer: number, head: number): Promise<Matrix> {
-  if (rule.together === null) return wholeOf(source, layer, head);
+/** Rows of the map of a head, or of the one of several that a rule sees as one. */
+async function togetherOf(source: Source, description: Description, rule: Rule, layer: number, head: number, rows: Window): Promise<Matrix> {
+  if (rule.together === null) return rowsOf(source, layer, head, rows);
   const all = partsOf(rule.together, description, layer, head);
-  return together(await Promise.all(all.map((one) => wholeOf(source, one.layer, one.head))), rule.together.startsWith("mean") ? "mean" : "max");
+  return together(await Promise.all(all.map((one) => rowsOf(source, one.layer, one.head, rows))), rule.together.startsWith("mean") ? "mean" : "max");
 }
 
 /** What a session becomes where something is left out or seen as one. */
@@ -61,10 +66,12 @@ export function MadeSession(props: { children: ComponentChildren }) {
     const { source, description } = session;
     const of = (one: typeof layer): Rule | null => ruleOf(state, one);
     const described = madeDescription(description, of);
-    const made = new MadeSource(described, source, async (index, head) => {
-      const own = of(description.layers[index]);
-      return own === null ? wholeOf(source, index, head) : makeOf(source, description, own, index, head);
-    });
+    const parts = (index: number): number => {
+      const together = of(description.layers[index])?.together ?? null;
+      return together === null ? 1 : partsOf(together, description, index, 0).length;
+    };
+    const make: Make = (index, head, rows) => makeOf(source, description, of(description.layers[index]), index, head, rows);
+    const made = new MadeSource(described, source, make, parts);
     // Scores don't add up: of several in a cell the one farthest from 0.
     const shown = (one: State): State => ({ ...changed(one, {}, described), ...(rule.logits ? { reduce: "max" } : {}) });
     const store = derivedStore(session.store, described, shown, (patch) => patch);
@@ -73,23 +80,23 @@ export function MadeSession(props: { children: ComponentChildren }) {
   return <SessionContext.Provider value={made}>{props.children}</SessionContext.Provider>;
 }
 
-/** The mean share of a query's weight that is left out, of a head. */
-const LEFT: Kind<{ layer: number; head: number; rule: Rule }, number> = {
+interface Left {
+  share: number;
+  span: readonly [number, number]; // the least and the most that it may be
+}
+
+/** The mean share of a query's weight that is left out, of a head of maps that are made. */
+const LEFT: Kind<OfHead, Left> = {
   name: "left out",
-  bytes: () => 8,
-  async ask(source, { layer, head, rule }) {
-    const { description } = source;
-    const of = description.layers[layer];
-    const whole = await togetherOf(source, description, rule, layer, head);
-    const { keys, queries } = leftOut(rule, description, of);
-    let [sum, count] = [0, 0];
-    const { left } = without(whole, keys, queries, false);
-    for (let t = 0; t < of.queries; t++) {
-      if (queries.has(t) || whole.values.subarray(t * of.keys, (t + 1) * of.keys).every(Number.isNaN)) continue;
-      sum += left[t];
-      count++;
-    }
-    return count > 0 ? sum / count : 0;
+  bytes: () => 24,
+  async ask(source, { layer, head }, signal) {
+    if (!(source instanceof MadeSource)) return { share: 0, span: [0, 0] };
+    const { sum, count } = await source.left(layer, head, signal);
+    const mean = (of: number): number => (count > 0 ? of / count : 0);
+    const { keys, accuracy } = source.description.layers[layer];
+    const within = { by: accuracy.weights?.[head] ?? Number.POSITIVE_INFINITY, share: accuracy.logs[head] };
+    const [low, high] = sumSpan({ sum, count: count * keys }, within);
+    return { share: mean(sum), span: [mean(low), Math.min(1, mean(high))] };
   },
 };
 
@@ -115,7 +122,7 @@ export function MadeControls() {
   };
   if (!hasWeights(layer)) return null;
   if (!canBeMade(layer)) {
-    return <span class="muted note">Of maps of more than {MOST_MADE} tokens, leave keys out with: attnviz view --hide</span>;
+    return <span class="muted note">Of maps of more than {countText(MOST_MADE)} tokens, leave keys out with: attnviz view --hide</span>;
   }
   return (
     <div class="made" role="group" aria-label="What is left out and seen as one">
@@ -177,28 +184,18 @@ export function MadeControls() {
           </select>
         </label>
       )}
-      {rule !== null && (rule.out.length > 0 || rule.sides !== null) && <LeftOut rule={rule} />}
+      {rule !== null && (rule.out.length > 0 || rule.sides !== null) && <LeftOut />}
     </div>
   );
 }
 
 /** The share that is left out, said. */
-function LeftOut(props: { rule: Rule }) {
-  const session = useSession();
+function LeftOut() {
   const { state } = useStore();
-  const base = session.base ?? session;
-  return (
-    <SessionContext.Provider value={base}>
-      <Share rule={props.rule} layer={state.layer} head={state.head} />
-    </SessionContext.Provider>
-  );
-}
-
-function Share(props: { rule: Rule; layer: number; head: number }) {
-  const share = known(useAnswer(LEFT, props));
+  const left = known(useAnswer(LEFT, { layer: state.layer, head: state.head }));
   return (
     <span class="muted made-share" data-role="left-out">
-      {share === null ? "\u2026" : shareText(share)} of the weight is left out
+      {left === null ? "\u2026" : shareText(left.share, left.span)} of the weight is left out
     </span>
   );
 }

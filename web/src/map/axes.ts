@@ -10,9 +10,11 @@ export interface AxisView {
   marked: number | null;
   hovered: [number, number] | null; // half-open
   found: ReadonlySet<number>; // what is looked for
+  global: ReadonlySet<number>; // tokens that every query sees, or that see every key
 }
 
 const FOUND = "#d98c00";
+const GLOBAL = "#1f9e89";
 
 /** Draws an axis over all of a canvas: queries down its height, keys across its width. */
 export function drawAxis(canvas: HTMLCanvasElement, description: Description, layer: Layer, view: AxisView): void {
@@ -72,14 +74,16 @@ export function drawAxis(canvas: HTMLCanvasElement, description: Description, la
     context.restore();
   };
 
-  // What is found is marked at its place, however small, and named where there is room.
-  context.fillStyle = FOUND;
-  for (const index of view.found) {
-    const place = at(index) - view.pixels / 2;
-    const size = Math.max(2, view.pixels);
-    if (place + size < 0 || place > length) continue;
-    if (down) context.fillRect(width - 4, place, 4, size);
-    else context.fillRect(place, height - 4, size, 4);
+  // What is global, and what is found, is marked at its place, however small, and named where there is room.
+  for (const [indices, ink] of [[view.global, GLOBAL], [view.found, FOUND]] as const) {
+    context.fillStyle = ink;
+    for (const index of indices) {
+      const place = at(index) - view.pixels / 2;
+      const size = Math.max(2, view.pixels);
+      if (place + size < 0 || place > length) continue;
+      if (down) context.fillRect(width - 4, place, 4, size);
+      else context.fillRect(place, height - 4, size, 4);
+    }
   }
 
   const special = view.hovered ? Math.floor((view.hovered[0] + view.hovered[1] - 1) / 2) : view.marked;

@@ -6,6 +6,7 @@ import { type Axis, type Layer, hasWeights, label, logitsWithin, position, posit
 import { logitText, rangeText, weightText } from "../numbers";
 import { type OfHead, PAIR, type Pair } from "../questions";
 import { useAnswer, useSession, useStore } from "../session";
+import { endsOf, entropyText, receivedText, useSides } from "./sides";
 import type { Cell } from "./tiles";
 
 type AskedPair = Asked<OfHead, Pair>;
@@ -42,6 +43,9 @@ export function Tooltip(props: {
     bottom: above ? props.frame.height - top + 12 : undefined,
   };
   const single = isSingle(cell);
+  const sides = known(useSides());
+  const received = sides && endsOf(sides.received, cell.keys);
+  const entropy = sides && endsOf(sides.entropy, cell.queries);
   const name = (axis: Axis, [first, end]: [number, number]) => {
     const token = single ? label(description, props.layer, axis, first) : null;
     return (
@@ -70,8 +74,26 @@ export function Tooltip(props: {
           </dd>
         </>
       )}
+      {sides && received && (
+        <>
+          <dt>received</dt>
+          <dd class="number" data-value="received">{spanText(received, (value) => receivedText(props.layer, state.head, value))}</dd>
+        </>
+      )}
+      {sides && entropy && (
+        <>
+          <dt>entropy</dt>
+          <dd class="number" data-value="entropy">{spanText(entropy, (value) => entropyText(props.layer, state.head, value))}</dd>
+        </>
+      )}
     </dl>
   );
+}
+
+/** One number, or the least and the largest of several. */
+function spanText([least, most]: readonly [number, number], text: (value: number) => string): string {
+  const [from, to] = [text(least), text(most)];
+  return from === to ? from : `${from.replace(/ nats$/, "")}\u2013${to}`;
 }
 
 /** What the crosshair stands on, in words; it is what a screen reader says. */
@@ -80,6 +102,7 @@ export function Readout() {
   const { state, layer, set } = useStore();
   const asked = usePair(state.query, state.key);
   const pair = known(asked);
+  const sides = known(useSides());
   const within = withinOf(layer, state.head);
   const names = state.query !== null && state.key !== null
     ? [
@@ -119,6 +142,16 @@ export function Readout() {
           <button type="button" class="link" onClick={() => set({ view: "query-key" }, true)}>
             Why this number?
           </button>
+        </>
+      )}
+      {sides && (
+        <>
+          <span>
+            key receives <b data-value="received">{receivedText(layer, state.head, sides.received[state.key!])}</b> on average
+          </span>
+          <span>
+            entropy of the query <b data-value="entropy">{entropyText(layer, state.head, sides.entropy[state.query!])}</b>
+          </span>
         </>
       )}
     </p>

@@ -2,9 +2,10 @@
 
 import L from "leaflet";
 import { type Ramp, colorOf, luminance, paint } from "../colors";
-import { type Layer, type Reduce, withinOf } from "../description";
-import { FLOAT32, type Within, weightText } from "../numbers";
+import { type Layer, type Reduce, cellsWithin, withinOf } from "../description";
+import { type Within, weightText } from "../numbers";
 import { largest } from "../questions";
+import { sharesOfRows } from "../rows";
 import { TILE } from "../source/math";
 import { type Source, isAbort } from "../source/source";
 import { MAX_ZOOM } from "../state";
@@ -79,18 +80,8 @@ export class Tiles {
       queries: [row * size, Math.min(layer.queries, (row + 1) * size)],
       keys: [column * size, Math.min(layer.keys, (column + 1) * size)],
       value: tile ? tile[(row % TILE) * TILE + (column % TILE)] : null,
-      within: this.within(level),
+      within: cellsWithin(layer, this.shown.head, this.shown.reduce, size),
     };
-  }
-
-  /** How far the cells of a level may be from the formula's. */
-  private within(level: number): Within {
-    const { layer, head, reduce } = this.shown;
-    if (layer.overview && level <= layer.overview.level) {
-      return { by: layer.overview[reduce].tops![head] * (1 / 131_068 + 4 * FLOAT32.share), share: Number.POSITIVE_INFINITY };
-    }
-    const one = withinOf(layer, head);
-    return reduce === "mass" && level < this.finest ? { by: Number.POSITIVE_INFINITY, share: one.share } : one;
   }
 
   private keep(name: string, values: Float32Array): void {
@@ -199,7 +190,9 @@ export class MapLayer extends L.GridLayer {
       part.set(values.subarray(from, from + width), y * width);
     }
     const image = new ImageData(width, height);
-    paint(part, this.ramp, new Uint32Array(image.data.buffer), this.dark);
+    const { rows } = this.ramp;
+    const painted = rows ? sharesOfRows(part, width, rows, row * TILE + top, size) : part;
+    paint(painted, this.ramp, new Uint32Array(image.data.buffer), this.dark);
     const zoom = TILE / side;
     const sharp = zoom >= 32 ? Math.ceil(devicePixelRatio) : 1; // where there are numbers to read
     canvas.width = canvas.height = TILE * sharp;
@@ -215,17 +208,17 @@ export class MapLayer extends L.GridLayer {
     context.imageSmoothingEnabled = false;
     context.scale(sharp, sharp);
     context.drawImage(small, 0, 0, width * zoom, height * zoom);
-    if (zoom >= 64) this.write(context, part, width, zoom);
+    if (zoom >= 64) this.write(context, part, painted, width, zoom);
   }
 
-  private write(context: CanvasRenderingContext2D, part: Float32Array, width: number, zoom: number): void {
+  private write(context: CanvasRenderingContext2D, part: Float32Array, painted: Float32Array, width: number, zoom: number): void {
     context.font = `${zoom / 4.6}px system-ui, sans-serif`;
     context.textAlign = "center";
     context.textBaseline = "middle";
     const within = withinOf(this.tiles.shown.layer, this.tiles.shown.head);
     for (const [i, value] of part.entries()) {
       if (Number.isNaN(value)) continue;
-      context.fillStyle = luminance(colorOf(this.ramp, value, this.dark)) > 0.179 ? "#000d" : "#fffd";
+      context.fillStyle = luminance(colorOf(this.ramp, painted[i], this.dark)) > 0.179 ? "#000d" : "#fffd";
       context.fillText(weightText(value, within), ((i % width) + 0.5) * zoom, (Math.floor(i / width) + 0.5) * zoom);
     }
   }

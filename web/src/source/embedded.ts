@@ -4,7 +4,7 @@ import type { Description, Reduce } from "../description";
 import type { Request } from "./engine";
 import type { Rectangle } from "./math";
 import { Signal } from "../signal";
-import type { Health, Pass, Source, Thumbnail } from "./source";
+import { type Health, type Pass, type Sides, type Source, type Thumbnail, sidesIn } from "./source";
 import { type FromWorker, type ToWorker, serve } from "./worker";
 import script from "worker:./worker-main.ts";
 
@@ -87,12 +87,12 @@ export class EmbeddedSource implements Source {
     return this.weights(layer, head, { queries: [0, queries], keys: [key, key + 1] }, signal);
   }
 
-  received(layer: number, head: number, signal?: AbortSignal): Promise<Float32Array> {
-    return this.ask({ kind: "received", layer, head }, signal);
+  async sides(layer: number, head: number, signal?: AbortSignal): Promise<Sides> {
+    return sidesIn(this.description.layers[layer], await this.ask({ kind: "sides", layer, head }, signal));
   }
 
-  vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array> {
-    return this.ask({ kind: "vectors", layer, head, query, key }, signal);
+  vectors(layer: number, head: number, query: number, keys: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
+    return this.ask({ kind: "vectors", layer, head, query, keys }, signal);
   }
 
   async thumbnail(layer: number, head: number, _all: boolean, signal?: AbortSignal): Promise<Thumbnail> {

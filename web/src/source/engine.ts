@@ -7,8 +7,8 @@ import { type Cells, type Head, type Rectangle, TILE, halve, logits, reduce, see
 export type Request =
   | { kind: "tile"; layer: number; head: number; level: number; row: number; column: number; reduce: Reduce }
   | { kind: "weights" | "logits"; layer: number; head: number; rectangle: Rectangle }
-  | { kind: "vectors"; layer: number; head: number; query: number; key: number }
-  | { kind: "received" | "thumbnail"; layer: number; head: number };
+  | { kind: "vectors"; layer: number; head: number; query: number; keys: readonly number[] }
+  | { kind: "sides" | "thumbnail"; layer: number; head: number };
 
 /** Awaited between steps of long work; throws where nobody waits any longer. */
 export type Pause = () => Promise<void>;
@@ -31,8 +31,8 @@ export class Engine {
     switch (request.kind) {
       case "thumbnail":
         return cells(layer.thumbnails!, await this.bytes(layer.thumbnails!), request.head);
-      case "received":
-        return Float32Array.from(await this.part(layer.received!, request.head));
+      case "sides":
+        return this.sides(layer, request.head);
       case "tile":
         return this.tile(layer, request, pause);
       case "weights":
@@ -43,12 +43,23 @@ export class Engine {
       case "vectors": {
         const head = await this.head(request.layer, request.head);
         const k = head.globalK !== null && head.globalRows.has(request.query) ? head.globalK : head.k;
-        const out = new Float32Array(2 * head.dim);
-        out.set(head.q.subarray(request.query * head.dim, (request.query + 1) * head.dim));
-        out.set(k.subarray(request.key * head.dim, (request.key + 1) * head.dim), head.dim);
+        const of = (vectors: Float64Array, index: number): Float64Array => vectors.subarray(index * head.dim, (index + 1) * head.dim);
+        const out = new Float32Array((1 + request.keys.length) * head.dim);
+        out.set(of(head.q, request.query));
+        for (const [i, key] of request.keys.entries()) out.set(of(k, key), (i + 1) * head.dim);
         return out;
       }
     }
+  }
+
+  /** What keys receive, and each query's entropy and largest weight, one after another. */
+  private async sides(layer: Layer, head: number): Promise<Float32Array> {
+    const [received, entropy, largest] = [layer.received!, layer.entropy!, layer.largest!];
+    const out = new Float32Array(layer.keys + 2 * layer.queries);
+    out.set(await this.part(received, head));
+    out.set(await this.part(entropy, head), layer.keys);
+    out.set(await this.part(largest, head), layer.keys + layer.queries);
+    return out;
   }
 
   private async tile(

@@ -1,28 +1,20 @@
 /** Numbers from the server that `attnviz view` started. */
 
-import type { Description, Reduce } from "../description";
+import { CHEAP, type Description, type Reduce } from "../description";
 import { Signal } from "../signal";
 import type { Rectangle } from "./math";
-import type { Health, Pass, PassKind, Source, Thumbnail } from "./source";
+import { Shared } from "./shared";
+import { type Health, type Pass, type PassKind, type Sides, type Source, type Thumbnail, sidesIn } from "./source";
 
 const POLL = 250; // ms between looks at a pass
 const LOOK = 4000; // ms between looks at the server itself
 const GONE = "the server does not answer: is attnviz view still running? Numbers come again when it does";
 
-/** Weights of a column that the server computes in less than a second without what a pass keeps. */
-const CHEAP = 30_000_000;
-
-/** Work that is under way, and how many wait for it. */
-interface Watched {
-  made: Promise<void>;
-  waiting: number;
-  stop: AbortController;
-}
-
 export class LiveSource implements Source {
   readonly passes = new Signal<readonly Pass[]>([]);
   readonly health = new Signal<Health>({ state: "well" });
-  private readonly watched = new Map<string, Watched>();
+  private readonly shared = new Shared();
+  private readonly made = new Set<string>(); // passes that are over
   private turn: Promise<void> = Promise.resolve(); // of thumbnails that want a pass
   private readonly closed = new AbortController();
   private readonly looks: ReturnType<typeof setInterval>;
@@ -68,13 +60,13 @@ export class LiveSource implements Source {
     return this.floats(`column/${layer}/${head}/${key}`, signal);
   }
 
-  async received(layer: number, head: number, signal?: AbortSignal): Promise<Float32Array> {
-    await this.passed("received", layer, head, signal);
-    return this.floats(`received/${layer}/${head}`, signal);
+  async sides(layer: number, head: number, signal?: AbortSignal): Promise<Sides> {
+    await this.passed("sides", layer, head, signal);
+    return sidesIn(this.description.layers[layer], await this.floats(`sides/${layer}/${head}`, signal));
   }
 
-  vectors(layer: number, head: number, query: number, key: number, signal?: AbortSignal): Promise<Float32Array> {
-    return this.floats(`vectors/${layer}/${head}/${query}/${key}`, signal);
+  vectors(layer: number, head: number, query: number, keys: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
+    return this.floats(`vectors/${layer}/${head}/${query}/${keys.join()}`, signal);
   }
 
   async thumbnail(layer: number, head: number, all: boolean, signal?: AbortSignal): Promise<Thumbnail> {
@@ -94,7 +86,7 @@ export class LiveSource implements Source {
   close(): void {
     clearInterval(this.looks);
     this.closed.abort();
-    for (const { stop } of this.watched.values()) stop.abort();
+    this.shared.close();
   }
 
   /** One pass after another, so that one thousand heads do not ask at once how far they are. */
@@ -114,21 +106,8 @@ export class LiveSource implements Source {
    */
   private passed(what: PassKind, layer: number, head: number, signal?: AbortSignal): Promise<void> {
     const name = `${what} ${layer} ${head}`;
-    let watched = this.watched.get(name);
-    if (!watched) {
-      const stop = new AbortController();
-      watched = { made: this.watch(what, layer, head, stop.signal), waiting: 0, stop };
-      this.watched.set(name, watched);
-      watched.made.catch(() => this.watched.delete(name));
-    }
-    const one = watched;
-    one.waiting++;
-    let left = false;
-    return stoppable(one.made, signal).finally(() => {
-      if (left) return;
-      left = true;
-      if (--one.waiting === 0) one.stop.abort(); // of one that is made, this does nothing
-    });
+    if (this.made.has(name)) return Promise.resolve();
+    return this.shared.wait(name, (stop) => this.watch(what, layer, head, stop), signal);
   }
 
   private async watch(what: PassKind, layer: number, head: number, stop: AbortSignal): Promise<void> {
@@ -138,7 +117,10 @@ export class LiveSource implements Source {
       for (;;) {
         const answer = await this.get(`pass/${what}/${layer}/${head}`, stop);
         const { rows, done } = (await answer.json()) as { rows: number; done: number };
-        if (done >= rows) return;
+        if (done >= rows) {
+          this.made.add(`${what} ${layer} ${head}`);
+          return;
+        }
         this.passes.set([...others(), { what, layer, head, done, rows }]);
         await new Promise((resolve) => setTimeout(resolve, POLL));
         if (stop.aborted) throw new DOMException("aborted", "AbortError");
@@ -180,15 +162,4 @@ export class LiveSource implements Source {
 
 function path({ queries, keys }: Rectangle): string {
   return `${queries[0]}/${queries[1]}/${keys[0]}/${keys[1]}`;
-}
-
-/** The promise, or an end when the signal comes first. */
-function stoppable<T>(promise: Promise<T>, signal?: AbortSignal): Promise<T> {
-  if (!signal) return promise;
-  return new Promise((resolve, reject) => {
-    const stop = (): void => reject(new DOMException("aborted", "AbortError"));
-    if (signal.aborted) stop();
-    signal.addEventListener("abort", stop, { once: true });
-    promise.then(resolve, reject);
-  });
 }

@@ -163,7 +163,7 @@ export interface Cells {
   counts: Float64Array; // (rows,)
 }
 
-/** Cells twice as large each way: max of max, mass of mass. An odd end stands alone. */
+/** Cells twice as large each way: of max the one farthest from 0, mass of mass. An odd end stands alone. */
 export function halve(cells: Cells, how: Reduce): Cells {
   const rows = Math.ceil(cells.rows / 2);
   const columns = Math.ceil(cells.columns / 2);
@@ -179,7 +179,7 @@ export function halve(cells: Cells, how: Reduce): Cells {
         for (let x = 2 * c; x < right; x++) {
           const value = cells.values[y * cells.columns + x];
           if (Number.isNaN(value)) continue;
-          if (how === "max") found = found >= value ? found : value;
+          if (how === "max") found = Math.abs(found) >= Math.abs(value) ? found : value;
           else found = (Number.isNaN(found) ? 0 : found) + value * cells.counts[y];
         }
       }

@@ -16,7 +16,7 @@ export type FromWorker =
   | { kind: "need"; index: number };
 
 /** What a pointer waits for comes first; a page of thumbnails comes last. */
-const URGENCY: Record<Request["kind"], number> = { weights: 0, logits: 0, vectors: 0, received: 0, tile: 1, thumbnail: 2 };
+const URGENCY: Record<Request["kind"], number> = { weights: 0, logits: 0, vectors: 0, sides: 0, tile: 1, thumbnail: 2 };
 
 const SLICE = 12; // ms of work before the worker looks at its messages
 

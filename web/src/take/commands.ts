@@ -1,8 +1,8 @@
 /** What makes the figure that is seen again: a command of the shell, and Python. */
 
-import { type Description, type Layer, type Origin, headName } from "../description";
+import { type Description, type Layer, type Origin, headName, layersOf } from "../description";
 import type { Window } from "../questions";
-import { type State, isCompared, scaleOf } from "../state";
+import { type State, isCompared, scaleOf, strengthOf } from "../state";
 
 /** The part of a map that is seen. */
 export interface Part {
@@ -26,7 +26,7 @@ interface Figure {
 export function commandOf(state: State, description: Description, part: Part, dark: boolean): string | null {
   const layer = description.layers[state.layer];
   const { origin } = layer;
-  if (!origin || origin.command === null || isCompared(state)) return null;
+  if (!origin || origin.command === null || isCompared(state) || strengthOf(state) === "row") return null;
   const figure = figureOf(state, description, part, dark);
   const base = figure.command === "overview" ? withLayers(origin.command, description, layer) : origin.command;
   const words = ["attnviz", figure.command, ...(base === "" ? [] : [base])];
@@ -46,7 +46,7 @@ export function commandOf(state: State, description: Description, part: Part, da
 export function pythonOf(state: State, description: Description, part: Part, dark: boolean): string | null {
   const layer = description.layers[state.layer];
   const { origin } = layer;
-  if (!origin || origin.inputs === null || origin.options === null || isCompared(state)) return null;
+  if (!origin || origin.inputs === null || origin.options === null || isCompared(state) || strengthOf(state) === "row") return null;
   const figure = figureOf(state, description, part, dark);
   const many = figure.python === "plot_overview";
   const inputs = many ? sameText(description, layer).map((one) => one.origin?.inputs) : [origin.inputs];
@@ -78,7 +78,9 @@ function figureOf(state: State, description: Description, part: Part, dark: bool
   const shown = whole && !layer.origin?.cropped ? null : part;
   const words: [string, string | number | true][] = [];
   if (scaleOf(state, description) === "log") words.push(["norm", "log"]);
-  if (state.strength === "absolute" && state.reduce === "max" && !layer.signed) words.push(["vmax", 1]);
+  const strength = strengthOf(state);
+  if (strength === "absolute" && state.reduce === "max" && !layer.signed) words.push(["vmax", 1]);
+  if (strength === "robust") words.push(["robust", true]);
   if (dark) words.push(["theme", "dark"]);
   const reduced: typeof words = state.reduce === "mass" ? [["reduce", "mass"], ...words] : words;
   switch (state.view) {
@@ -118,7 +120,7 @@ function own(origin: Origin, axis: "queries" | "keys", [first, end]: Window): [n
 
 /** A page's layers of the text that a layer is of. */
 export function sameText(description: Description, { text }: Layer): Layer[] {
-  return description.layers.filter((other) => other.text === text);
+  return layersOf(description, text).map((index) => description.layers[index]);
 }
 
 /** A layer's words, of all layers of its text. */

@@ -1,15 +1,17 @@
 /** What each view shows, as a drawing with its legend and as a table. */
 
 import {
-  type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, sequential, stroke, textOn, weightRamp,
+  type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, stroke, ticksOf, textOn, weightRamp,
 } from "../colors";
-import { type Axis, type Description, type Layer, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
-import { positionText, tickText, weightText } from "../numbers";
-import { PAIR, type Window, largest } from "../questions";
+import { type Axis, type Description, type Layer, hasWeights, headName, label, cellsWithin, logitsWithin, position, positionName, visibleText, withinOf } from "../description";
+import { sharesOfRows } from "../rows";
+import { type Within, logitText, positionText, weightText } from "../numbers";
+import { productsOf, sorted } from "../products";
+import { PAIR, type Window, farthest, topOf } from "../questions";
 import type { Source, Thumbnail } from "../source/source";
-import { type State, isCompared, scaleOf } from "../state";
-import { lineColor, strongest } from "../views/heads";
-import { products } from "../views/query-key";
+import { type State, isCompared, scaleOf, strengthOf } from "../state";
+import { lineColor, lineShare, strokeUnit, strongest } from "../views/heads";
+import { cellUnit, inStrength } from "../views/model";
 import { type Cells, cellsOf } from "./cells";
 import { type Part, sameText } from "./commands";
 import type { Field } from "./csv";
@@ -83,12 +85,6 @@ function framed({ description, state, dark }: Seen, what: string, ofHead = true)
   return { drawing, ink: colors, layer, name };
 }
 
-function ticks({ scale, low, top, signed }: Ramp): [string, string, string] {
-  if (signed) return [`\u2212${tickText(top)}`, scale === "log" ? `\u00b1${tickText(low)}` : "0", tickText(top)];
-  const middle = scale === "log" ? Math.sqrt(low * top) : (low + top) / 2;
-  return [scale === "log" ? `0 to ${tickText(low)}` : tickText(low), tickText(middle), tickText(top)];
-}
-
 /** The patch of what is not visible, said beside it. */
 function notVisible(drawing: Drawing, x: number, y: number, dark: boolean): void {
   drawing.rect(x, y, 11, 11, css(hiddenColor(dark)), { stroke: drawing.ink.line });
@@ -127,6 +123,11 @@ function weightRow(seen: Seen, head: number, query: number, key: number, weight:
   ];
 }
 
+/** Each query's largest weight, where colors are by row. */
+async function rowsOf({ source, state }: Seen, head: number): Promise<Float32Array | null> {
+  return strengthOf(state) === "row" ? (await source.sides(state.layer, head)).largest : null;
+}
+
 async function takeMap(seen: Seen): Promise<Taken> {
   const { source, description, state, part, dark } = seen;
   const { drawing, layer, name } = framed(seen, state.reduce === "mass" ? "mass" : "");
@@ -136,8 +137,9 @@ async function takeMap(seen: Seen): Promise<Taken> {
     state.reduce === "max" ? source.tile(state.layer, state.head, 0, 0, 0, "max") : null,
   ]);
   const { size, first, rows, columns, values } = cells;
-  const top = largest(whole ?? values);
-  const colors = rampOf(layer, scaleOf(state, description), state.strength, top);
+  const [strength, byRow] = [strengthOf(state), await rowsOf(seen, state.head)];
+  const colors = rampOf(layer, scaleOf(state, description), strength, topOf(whole ?? values, strength, layer.signed));
+  const painted = byRow ? sharesOfRows(values, columns, byRow, first.query / size, size) : values;
   const side = Math.max(1, Math.min(28, 660 / Math.max(rows, columns)));
   const named = (axis: Axis): string[] =>
     Array.from({ length: axis === "query" ? rows : columns }, (_, i) => {
@@ -158,11 +160,11 @@ async function takeMap(seen: Seen): Promise<Taken> {
   for (let i = 0; i < columns; i += every) {
     drawing.text(left + (i + 0.5) * side + 4, above - 6, fitted(names.key[i], 110, 11), { size: 11, turned: true });
   }
-  paintCells(drawing, cells, colors, dark, left, above, side, names);
+  paintCells(drawing, cells, painted, colors, dark, left, above, side, names, cellsWithin(layer, state.head, state.reduce, size));
   drawing.rect(left, above, columns * side, rows * side, "none", { stroke: drawing.ink.line });
   const unit = state.reduce === "max" ? (size === 1 ? "weight" : `largest weight in ${size} \u00d7 ${size}`) : size === 1 ? "weight" : `mass in ${size} \u00d7 ${size}`;
   const bottom = above + rows * side + 14;
-  drawing.legend(left, bottom, 220, layer.unit === "score" ? "score (logit)" : layer.unit ? `difference of ${unit}` : unit, legendColor(colors, dark), ticks(colors));
+  drawing.legend(left, bottom, 220, layer.unit === "score" ? "score (logit)" : layer.unit ? `difference of ${unit}` : byRow ? `${unit}, as a share of the row\u2019s largest` : unit, legendColor(colors, dark), ticksOf(colors));
   notVisible(drawing, left + 244, bottom + 17, dark);
   const width = Math.max(left + columns * side, left + 340, widthOf(drawing.title)) + 24;
   return { name, svg: () => drawing.svg(width, bottom + 62), rows: cellRows(seen, cells) };
@@ -170,18 +172,20 @@ async function takeMap(seen: Seen): Promise<Taken> {
 
 const MOST_RECTS = 4096;
 
-function paintCells(drawing: Drawing, cells: Cells, colors: Ramp, dark: boolean, left: number, top: number, side: number, names: Record<Axis, string[]>): void {
+function paintCells(
+  drawing: Drawing, cells: Cells, painted: Float32Array, colors: Ramp, dark: boolean, left: number, top: number, side: number, names: Record<Axis, string[]>, within: Within,
+): void {
   const { rows, columns, values } = cells;
   if (rows * columns > MOST_RECTS) {
-    drawing.image(left, top, columns * side, rows * side, picture(values, columns, rows, colors, dark));
+    drawing.image(left, top, columns * side, rows * side, picture(painted, columns, rows, colors, dark));
     return;
   }
   for (let y = 0; y < rows; y++) {
     for (let x = 0; x < columns; x++) {
       const value = values[y * columns + x];
       const hidden = Number.isNaN(value);
-      const fill = css(hidden ? hiddenColor(dark) : colorOf(colors, value, dark));
-      const said = `${names.query[y]} \u2192 ${names.key[x]}: ${hidden ? "not visible" : value.toPrecision(4)}`;
+      const fill = css(hidden ? hiddenColor(dark) : colorOf(colors, painted[y * columns + x], dark));
+      const said = `${names.query[y]} \u2192 ${names.key[x]}: ${hidden ? "not visible" : weightText(value, within)}`;
       drawing.rect(left + x * side, top + y * side, side, side, fill, { said });
     }
   }
@@ -230,7 +234,8 @@ async function takeHeads(seen: Seen): Promise<Taken> {
   const pinned = state.query !== null ? { axis: "query" as const, index: state.query } : state.key !== null ? { axis: "key" as const, index: state.key } : null;
   const place = pinned && holds(part[pinned.axis === "query" ? "queries" : "keys"], pinned.index) ? pinned : null;
   const found = strongest(heads, queries, keys, place);
-  const colors = weightRamp("linear", state.strength, found.top, layer.keys);
+  const largest = new Map(await Promise.all(state.heads.map(async (head) => [head, await rowsOf(seen, head)] as const)));
+  const colors = weightRamp("linear", strengthOf(state), found.top, layer.keys);
   const [row, top] = [20, 60];
   const labels = (axis: Axis, [from, end]: Window): string[] => Array.from({ length: end - from }, (_, i) => positionName(description, layer, axis, from + i));
   const names = { query: labels("query", queries), key: labels("key", keys) };
@@ -240,7 +245,7 @@ async function takeHeads(seen: Seen): Promise<Taken> {
   drawing.text(right, 46, "key", { color: drawing.ink.muted });
   for (const { head, query, key, weight } of found.lines) {
     const [from, to] = [top + (query - queries[0] + 0.5) * row, top + (key - keys[0] + 0.5) * row];
-    const { alpha, width } = stroke(colors.share(Math.abs(weight)), place !== null);
+    const { alpha, width } = stroke(lineShare(colors, largest.get(head) ?? null, query, weight), place !== null);
     const d = `M${left + 6} ${from}C${left + 90} ${from} ${right - 90} ${to} ${right - 6} ${to}`;
     const said = `head ${headName(layer, head)}: ${names.query[query - queries[0]]} \u2192 ${names.key[key - keys[0]]}: ${weightText(weight, withinOf(layer, head))}`;
     drawing.path(d, lineColor(layer, head, weight, dark), { alpha, width, dash: headDash(head), said });
@@ -256,7 +261,7 @@ async function takeHeads(seen: Seen): Promise<Taken> {
     drawing.text(x + 22, bottom + 10, said, { size: 11 });
     x += 36 + widthOf(said, 11);
   }
-  const tall = drawing.legend(16, bottom + 20, 200, "weight", (share) => mix(rgb(dark ? 0x16181d : 0xffffff), rgb(dark ? 0xececf1 : 0x1b1b20), share), ticks(colors));
+  const tall = drawing.legend(16, bottom + 20, 200, strokeUnit(layer, strengthOf(state)), (share) => mix(rgb(dark ? 0x16181d : 0xffffff), rgb(dark ? 0xececf1 : 0x1b1b20), share), ticksOf(colors));
   const rows: Field[][] = [weightNames(layer)];
   const wide = keys[1] - keys[0];
   for (const { head, values } of heads) {
@@ -286,14 +291,14 @@ async function takeText(seen: Seen): Promise<Taken> {
   const picked = state[picks];
   if (picked === null && layer.kept !== undefined) throw new Error("pick a token: what keys receive was not kept with these maps");
   const values = await (picked === null
-    ? source.received(state.layer, state.head)
+    ? source.sides(state.layer, state.head).then(({ received }) => received)
     : picks === "query"
       ? source.row(state.layer, state.head, picked)
       : source.column(state.layer, state.head, picked));
   const axis = picked === null ? "key" : shades;
   const what = picked === null ? "mean weight received" : picks === "query" ? `what ${positionName(description, layer, "query", picked)} attends to` : `what attends to ${positionName(description, layer, "key", picked)}`;
   const { drawing, name } = framed(seen, what);
-  const colors = rampOf(layer, scaleOf(state, description), state.strength, largest(values));
+  const colors = rampOf(layer, scaleOf(state, description), strengthOf(state), topOf(values, strengthOf(state), layer.signed));
   const [first, end] = part[axis === "query" ? "queries" : "keys"];
   const rows: Field[][] = [["layer", "head", axis, `${axis}_token`, picked === null ? "mean_weight_received" : "weight", "within"]];
   const width = Math.max(760, widthOf(drawing.title) + 32);
@@ -312,18 +317,17 @@ async function takeText(seen: Seen): Promise<Taken> {
     x += room + 4;
     if (token !== null && /\n/.test(token)) [x, y] = [16, y + 26];
   }
-  drawing.legend(16, y + 34, 220, picked === null ? `mean weight received from all ${layer.queries} queries` : "weight", legendColor(colors, dark), ticks(colors));
+  drawing.legend(16, y + 34, 220, picked === null ? `mean weight received from all ${layer.queries} queries` : "weight", legendColor(colors, dark), ticksOf(colors));
   return { name, svg: () => drawing.svg(width, y + 96), rows };
 }
 
 async function takeModel(seen: Seen): Promise<Taken> {
   const { source, description, state, dark } = seen;
   const { drawing, name } = framed(seen, "every head", false);
-  const own = state.strength === "relative";
   const shown = sameText(description, layer0(seen));
   const scale = scaleOf(state, description);
   const names = description.statistics?.map((one) => one.name) ?? [];
-  const rows: Field[][] = [["layer", "head", "largest_weight", ...names, ...(names.length > 0 ? ["tag", "tag_score"] : [])]];
+  const rows: Field[][] = [["layer", "head", layer0(seen).signed ? `farthest_${layer0(seen).unit}` : "largest_weight", "of_queries", ...names, ...(names.length > 0 ? ["tag", "tag_score"] : [])]];
   const side = 64;
   const most = Math.max(...shown.map(({ heads }) => heads));
   for (const [y, layer] of shown.entries()) {
@@ -334,18 +338,18 @@ async function takeModel(seen: Seen): Promise<Taken> {
       heads.map(async (head): Promise<[Thumbnail, Record<string, Field> | null]> => [await source.thumbnail(index, head, state.all), names.length > 0 ? await source.statistics(index, head) : null]),
     );
     for (const [head, [thumbnail, numbers]] of found.entries()) {
-      const top = largest(thumbnail.values);
-      const colors = weightRamp(scale, state.strength, top, layer.keys);
+      const most = farthest(thumbnail.values);
+      const colors = rampOf(layer, scale, strengthOf(state), topOf(thumbnail.values, strengthOf(state), layer.signed));
       const at: [number, number] = [60 + head * (side + 8), 62 + y * (side + 22)];
-      drawing.image(...at, side, side, picture(thumbnail.values, thumbnail.columns, thumbnail.rows, colors, dark));
+      drawing.image(...at, side, side, picture(inStrength(strengthOf(state), thumbnail), thumbnail.columns, thumbnail.rows, colors, dark));
       drawing.rect(...at, side, side, "none", { stroke: drawing.ink.line });
-      drawing.text(at[0] + side / 2, at[1] + side + 13, `${headName(layer, head)}: ${weightText(top, withinOf(layer, head))}`, { anchor: "middle", size: 10, color: drawing.ink.muted });
-      rows.push([layer.label, headName(layer, head), top, ...[...names, ...(names.length > 0 ? ["tag", "tag_score"] : [])].map((one) => numbers?.[one] ?? null)]);
+      drawing.text(at[0] + side / 2, at[1] + side + 13, `${headName(layer, head)}: ${thumbnail.queries === null ? "" : "\u2265 "}${weightText(most, withinOf(layer, head))}`, { anchor: "middle", size: 10, color: drawing.ink.muted });
+      rows.push([layer.label, headName(layer, head), most, thumbnail.queries ?? layer.queries, ...[...names, ...(names.length > 0 ? ["tag", "tag_score"] : [])].map((one) => numbers?.[one] ?? null)]);
     }
   }
   const bottom = 62 + shown.length * (side + 22) + 10;
-  const unit = own ? "largest weight in a cell, as a share of the head's largest" : "largest weight in a cell";
-  drawing.legend(60, bottom, 220, unit, (share) => sequential(share, dark), ticks(weightRamp(scale, state.strength, null, shown[0].keys)));
+  const legend = rampOf(shown[0], scale, strengthOf(state), null);
+  drawing.legend(60, bottom, 220, cellUnit(shown[0], strengthOf(state)), legendColor(legend, dark), ticksOf(legend));
   notVisible(drawing, 300, bottom + 17, dark);
   const width = Math.max(60 + most * (side + 8), 420, widthOf(drawing.title)) + 24;
   return { name, svg: () => drawing.svg(width, bottom + 62), rows };
@@ -358,12 +362,13 @@ async function takePair(seen: Seen): Promise<Taken> {
   const of = { layer: state.layer, head: state.head, query, key };
   const [pair, vectors] = await Promise.all([
     PAIR.ask(source, of, new AbortController().signal),
-    layer.given ? new Float32Array(0) : source.vectors(state.layer, state.head, query, key),
+    layer.given ? null : source.vectors(state.layer, state.head, query, [key]),
   ]);
   const names = `${positionName(description, layer, "query", query)} \u2192 ${positionName(description, layer, "key", key)}`;
   const { drawing, name } = framed(seen, names);
-  const parts = products(vectors, layer.scale, state.sort);
-  const logit = pair.logit === null ? "" : `logit ${pair.logit === Number.NEGATIVE_INFINITY ? "hidden" : pair.logit.toFixed(3)}, `;
+  const dim = layer.head_dim;
+  const parts = vectors === null ? [] : sorted(productsOf(layer, vectors.subarray(0, dim), vectors.subarray(dim)), state.sort);
+  const logit = pair.logit === null ? "" : `logit ${logitText(pair.logit, logitsWithin(layer, state.head))}, `;
   drawing.text(16, 46, `${logit}weight ${weightText(pair.weight, withinOf(layer, state.head))}`);
   const most = Math.max(1e-9, ...parts.map(({ product }) => Math.abs(product)));
   const each = Math.max(5, Math.min(24, 760 / Math.max(1, parts.length)));
@@ -376,7 +381,7 @@ async function takePair(seen: Seen): Promise<Taken> {
   }
   drawing.line(16, zero, 16 + parts.length * each, zero, drawing.ink.line);
   drawing.text(16, zero + tall + 34, `bars: query \u00d7 key \u00d7 scale of each dimension, to \u00b1${most.toPrecision(3)}; red raises the score, blue lowers it`, { size: 11, color: drawing.ink.muted });
-  const rows: Field[][] = [["dimension", "query", "key", "product"], ...parts.map(({ dimension, q, k, product }) => [dimension, q, k, product])];
+  const rows: Field[][] = [["dimension", "query", "key", "product", "within"], ...parts.map(({ dimension, q, k, product, by }) => [dimension, q, k, product, by.product])];
   const width = Math.max(32 + parts.length * each, widthOf(drawing.title) + 32, 620);
   return { name, svg: () => drawing.svg(width, zero + tall + 48), rows };
 }

@@ -80,10 +80,10 @@ export function TakeMenu(props: { dark: boolean }) {
               CSV
             </button>
           </div>
-          <button type="button" disabled={command === null} title={command ?? "What the page was made of has no name on the command line"} onClick={() => copy("Command", command!)}>
+          <button type="button" disabled={command === null} title={command ?? "No command makes this: what the page was made of has no name there, or its colors are by row"} onClick={() => copy("Command", command!)}>
             Copy as command
           </button>
-          <button type="button" disabled={python === null} title={python ?? "What the page was made of has no name in Python"} onClick={() => copy("Python", python!)}>
+          <button type="button" disabled={python === null} title={python ?? "No call makes this: what the page was made of has no name in Python, or its colors are by row"} onClick={() => copy("Python", python!)}>
             Copy as Python
           </button>
           {!inCell && (

@@ -1,22 +1,23 @@
 /** The heads view: queries on the left, keys on the right, a line for each weight, in the color of its head. */
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { type Asked, known } from "../answers";
-import { css, diverging, headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
+import { type Asked, known, part } from "../answers";
+import { type Ramp, css, diverging, headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
 import { LayerPicker, NoWeights, WindowControl } from "../controls";
-import { type Axis, type Layer, extent, hasWeights, headName, label, position, positionName, visibleText, withinOf } from "../description";
+import { type Axis, type Layer, beginsGroup, extent, hasWeights, headName, isCheap, keyHeadText, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { type Place, samePlace, usePlace, useRoving } from "../focus";
 import { Legend, StrengthSwitch } from "../legend";
 import { positionText, tickText, weightText } from "../numbers";
 import { PassNote } from "../pass";
-import { COLUMN, type OfHead, ROW, WEIGHTS, type Window } from "../questions";
-import { useAnswers, useInSight, useSession, useSize, useStore } from "../session";
-import { USUAL_WINDOW, bringing, holds, windowOf } from "../state";
+import { COLUMN, type OfHead, ROW, SIDES, WEIGHTS, type Window, largest } from "../questions";
+import { useAnswers, useGlobal, useInSight, useSession, useSize, useStore } from "../session";
+import { type Strength, USUAL_WINDOW, bringing, holds, windowOf } from "../state";
 import { Strongest } from "../whole";
 
 const ROW_HEIGHT = 24; // CSS pixels a token
 const MOST_LINES = 5000; // of one picture
+const NONE = new Float32Array(0);
 
 export function HeadsControls() {
   const { state, layer, set } = useStore();
@@ -31,17 +32,17 @@ export function HeadsControls() {
     <>
       <LayerPicker />
       <WindowControl usual={USUAL_WINDOW.heads} />
-      <StrengthSwitch value={state.strength} />
+      <StrengthSwitch />
       <div class="chips" role="group" aria-label="Heads shown">
         {all.map((head) => (
           <button
             key={head}
             type="button"
-            class={`chip dash-${headDash(head).length}`}
+            class={`chip dash-${headDash(head).length} ${beginsGroup(layer, head) ? "begins-group" : ""}`}
             style={{ "--head": headColor(head) }}
             aria-pressed={state.heads.includes(head)}
             aria-label={`Head ${headName(layer, head)}`}
-            title={`Head ${headName(layer, head)}; double click: this one alone`}
+            title={[`Head ${headName(layer, head)}`, keyHeadText(layer, head), "double click: this one alone"].filter(Boolean).join("; ")}
             onClick={({ detail }) => detail < 2 && toggle(head)}
             onDblClick={() => set({ heads: [head], head })}
           >
@@ -77,7 +78,7 @@ export function HeadsView(props: { dark: boolean }) {
 
 function Lines(props: { dark: boolean }) {
   const { description, announce } = useSession();
-  const { state, layer, set } = useStore();
+  const { state, layer, strength: wanted, set } = useStore();
   const queries = windowOf(state, description, "query", USUAL_WINDOW.heads);
   const keys = windowOf(state, description, "key", USUAL_WINDOW.heads);
   const windows = { query: queries, key: keys };
@@ -95,8 +96,13 @@ function Lines(props: { dark: boolean }) {
   const inWindow = (place: Place | null): Place | null => (place && holds(windows[place.axis], place.index) ? place : null);
   const shown = inWindow(hovered) ?? inWindow(pinned);
   const found = useMemo(() => strongest(heads, queries, keys, shown), [heads, shown?.axis, shown?.index]);
-  const ramp = weightRamp("linear", state.strength, found.top, layer.keys);
+  const tops = useLargest();
+  const strength = wanted === "row" && tops === null ? "relative" : wanted;
+  const ramp = weightRamp("linear", strength, found.top, layer.keys);
+  const shareOf = ({ head, query, weight }: Line): number => lineShare(ramp, tops?.get(head) ?? null, query, weight);
 
+  const received = useReceived(shown === null);
+  const meanRamp = weightRamp("linear", strength === "row" ? "relative" : strength, Math.max(0, ...received.map((one) => largest(known(one) ?? NONE))), layer.keys);
   const rows = Math.max(queries[1] - queries[0], keys[1] - keys[0]);
   const width = frame.width;
   const gap = width < 500 ? 0.4 : 0.3; // the tokens' share of the width, each side
@@ -112,14 +118,15 @@ function Lines(props: { dark: boolean }) {
     const middle = (index: number, first: number): number => (index - first + 0.5) * ROW_HEIGHT - top;
     const [left, right] = [width * gap, width * (1 - gap)];
     const spread = shown ? ROW_HEIGHT - 10 : 6; // heads side by side where their lines meet
-    for (const { head, query, key, weight } of found.lines) {
+    for (const line of found.lines) {
+      const { head, query, key, weight } = line;
       const lane = ((state.heads.indexOf(head) + 0.5) / state.heads.length - 0.5) * spread;
       const from = middle(query, queries[0]) + (shown?.axis === "query" ? 0 : lane);
       const to = middle(key, keys[0]) + (shown?.axis === "key" ? 0 : lane);
       if (Math.max(from, to) < -ROW_HEIGHT || Math.min(from, to) > frame.height + ROW_HEIGHT) continue;
       context.strokeStyle = lineColor(layer, head, weight, props.dark);
       context.setLineDash(headDash(head));
-      const { alpha, width: thick } = stroke(ramp.share(Math.abs(weight)), shown !== null);
+      const { alpha, width: thick } = stroke(shareOf(line), shown !== null);
       context.globalAlpha = alpha;
       context.lineWidth = thick;
       context.beginPath();
@@ -127,37 +134,48 @@ function Lines(props: { dark: boolean }) {
       context.bezierCurveTo(left + (right - left) * 0.35, from, right - (right - left) * 0.35, to, right, to);
       context.stroke();
     }
-    if (shown) {
+    const room = bars / state.heads.length;
+    const bar = (axis: Axis, index: number, head: number, share: number, color: string): void => {
+      const y = middle(index, windows[axis][0]) - ROW_HEIGHT / 2 + 2;
+      if (y < -ROW_HEIGHT || y > frame.height) return;
+      context.globalAlpha = share;
+      context.fillStyle = color;
+      context.fillRect((axis === "key" ? right : left - bars) + state.heads.indexOf(head) * room, y, Math.max(1, room - 1), ROW_HEIGHT - 4);
+    };
+    if (!shown) {
+      // What each key of the window receives of all queries, also of those that are not in it.
+      for (const one of received) {
+        if (one.state !== "known") continue;
+        for (let key = keys[0]; key < keys[1]; key++) {
+          const mean = one.value[key];
+          if (Math.abs(mean) > 0) bar("key", key, one.question.head, meanRamp.share(Math.abs(mean)), lineColor(layer, one.question.head, mean, props.dark));
+        }
+      }
+    } else {
       // A bar for each head behind each token of the other side.
       const other: Axis = shown.axis === "query" ? "key" : "query";
       const start = windows[other][0];
-      for (const { head, query, key, weight } of found.lines) {
-        const y = middle(other === "query" ? query : key, start) - ROW_HEIGHT / 2 + 2;
-        if (y < -ROW_HEIGHT || y > frame.height) continue;
-        const room = bars / state.heads.length;
-        const x = (other === "key" ? right : left - bars) + state.heads.indexOf(head) * room;
-        context.globalAlpha = ramp.share(Math.abs(weight));
-        context.fillStyle = lineColor(layer, head, weight, props.dark);
-        context.fillRect(x, y, Math.max(1, room - 1), ROW_HEIGHT - 4);
+      for (const line of found.lines) {
+        bar(other, other === "query" ? line.query : line.key, line.head, shareOf(line), lineColor(layer, line.head, line.weight, props.dark));
       }
       // Of each token the largest weight, as a number at the end of its lines.
-      const written = new Map<number, { head: number; weight: number }>();
-      for (const { head, query, key, weight } of found.lines) {
-        const at = other === "query" ? query : key;
-        if (Math.abs(weight) >= Math.abs(written.get(at)?.weight ?? 0)) written.set(at, { head, weight });
+      const written = new Map<number, Line>();
+      for (const line of found.lines) {
+        const at = other === "query" ? line.query : line.key;
+        if (Math.abs(line.weight) >= Math.abs(written.get(at)?.weight ?? 0)) written.set(at, line);
       }
       context.globalAlpha = 1;
       context.font = `11px ${getComputedStyle(element).fontFamily}`;
       context.textBaseline = "middle";
       context.textAlign = other === "key" ? "right" : "left";
       context.fillStyle = getComputedStyle(element).color;
-      for (const [at, { head, weight }] of written) {
-        if (ramp.share(Math.abs(weight)) < 0.02) continue;
-        const text = weightText(weight, withinOf(layer, head));
+      for (const [at, line] of written) {
+        if (shareOf(line) < 0.02) continue;
+        const text = weightText(line.weight, withinOf(layer, line.head));
         context.fillText(text, other === "key" ? right - 6 : left + 6, middle(at, start) - 6);
       }
     }
-  }, [found, ramp.top, width, frame.height, top, props.dark]);
+  }, [found, ramp.top, strength, tops, ...received.map(known), width, frame.height, top, props.dark]);
 
   const say = (place: Place): void => {
     const one = strongest(heads, queries, keys, place).lines.slice(-3).reverse();
@@ -170,39 +188,44 @@ function Lines(props: { dark: boolean }) {
     announce(`${place.axis} ${positionName(description, layer, place.axis, place.index)}. Strongest${all ? "" : " shown"}: ${named.join("; ")}`);
   };
 
+  const go = (axis: Axis, index: number): void => {
+    seek({ axis, index });
+    const brought = bringing(state, description, axis, index, windows[axis]);
+    if (brought) set(brought, true);
+  };
   const column = (axis: Axis) => (
     <Column axis={axis} window={windows[axis]} shown={shown} pinned={pinned} sought={sought} onHover={hover} onFocus={say} onPin={pin} />
   );
   return (
     <div class="heads-view">
-      <div class="heads-top">
+      <div class="heads-top" style={{ "--rows": Math.min(4, state.heads.length) }}>
         <Legend
           ramp={ramp}
-          unit={layer.signed ? `size of the difference; red: the first is larger, blue: the second` : `weight, 0 to ${tickText(ramp.top)}`}
+          unit={layer.signed || strength === "row" ? strokeUnit(layer, strength) : `weight, 0 to ${tickText(ramp.top)}`}
           color={(share) => mix(rgb(props.dark ? 0x16181d : 0xffffff), rgb(props.dark ? 0xececf1 : 0x1b1b20), share)}
           dark={props.dark}
           layer={null}
           said="largest shown"
-          largest={heads.length === 0 ? null : weightText(found.top, withinOf(layer, found.head))}
+          largest={heads.length === 0 ? null : weightText(found.most, withinOf(layer, found.head))}
         />
         <div class="heads-whole">
-          {pinned === null || state.heads.length === 0 ? (
+          {(pinned === null || state.heads.length === 0) && (
             <span class="muted">
               {state.heads.length === 0 ? "Pick a head above" : "Hover a token to see its lines alone; click to pin it."}
             </span>
+          )}
+          {pinned === null ? (
+            <Receiving received={received} window={keys} go={(index) => go("key", index)} />
           ) : (
-            <Wholes place={pinned} window={windows[pinned.axis === "query" ? "key" : "query"]} go={(index) => {
-              const other: Axis = pinned.axis === "query" ? "key" : "query";
-              seek({ axis: other, index });
-              const brought = bringing(state, description, other, index, windows[other]);
-              if (brought) set(brought, true);
-            }} />
+            <Wholes place={pinned} window={windows[otherThan(pinned.axis)]} go={(index) => go(otherThan(pinned.axis), index)} />
           )}
         </div>
       </div>
       <div class="heads-titles" aria-hidden="true">
         <span style={{ width: `${gap * 100}%`, paddingRight: bars + 8 }}>query</span>
-        <span style={{ width: `${gap * 100}%`, paddingLeft: bars + 8 }}>key</span>
+        <span style={{ width: `${gap * 100}%`, paddingLeft: bars + 8 }}>
+          key{shown === null && received.some(({ state: of }) => of === "known") ? ": bars are what it receives" : ""}
+        </span>
       </div>
       <div class="heads-scroll" ref={scroll} onScroll={({ currentTarget }) => setTop(currentTarget.scrollTop)} onPointerLeave={() => hover(null)}>
         <canvas ref={canvas} aria-hidden="true" style={{ height: frame.height }} />
@@ -212,6 +235,45 @@ function Lines(props: { dark: boolean }) {
         </div>
       </div>
     </div>
+  );
+}
+
+/** Of each head that is shown each query's largest weight, where colors are by row; null until all are known. */
+function useLargest(): ReadonlyMap<number, Float32Array> | null {
+  const { state, strength } = useStore();
+  const asked = useAnswers(SIDES, strength === "row" ? state.heads.map((head) => ({ layer: state.layer, head })) : []);
+  const all = asked.map(known);
+  return useMemo(
+    () => (strength === "row" && all.every((one) => one !== null) ? new Map(state.heads.map((head, i) => [head, all[i]!.largest])) : null),
+    [strength, ...all],
+  );
+}
+
+function otherThan(axis: Axis): Axis {
+  return axis === "query" ? "key" : "query";
+}
+
+/** What keys receive of all queries, of each head that is shown; nothing where that would take long. */
+function useReceived(wanted: boolean): Asked<OfHead, Float32Array>[] {
+  const { description } = useSession();
+  const { state, layer } = useStore();
+  const there = wanted && layer.kept === undefined && isCheap(description, layer);
+  const asked = useAnswers(SIDES, there ? state.heads.slice(0, MOST_WHOLE).map((head) => ({ layer: state.layer, head })) : []);
+  return asked.map((one) => part(one, ({ received }) => received));
+}
+
+/** The keys that receive most of all queries, of each head, wherever they are. */
+function Receiving(props: { received: Asked<OfHead, Float32Array>[]; window: Window; go(index: number): void }) {
+  return (
+    <>
+      {props.received.map((one) =>
+        one.state === "nothing" ? null : (
+          <div key={one.question.head} class="heads-row" style={{ "--head": headColor(one.question.head) }}>
+            <Strongest row={one} axis="key" window={props.window} chosen={null} named received listed={4} onGo={props.go} />
+          </div>
+        ),
+      )}
+    </>
   );
 }
 
@@ -264,6 +326,7 @@ function Column(props: {
     },
   );
   const found = useFound(axis);
+  const marked = useGlobal(axis);
   const here = (place: Place | null): number | null => (place?.axis === axis ? place.index : null);
   useInSight(roving.group, here(props.pinned), [first, end]);
   useInSight(roving.group, here(props.sought), [first, end]);
@@ -283,7 +346,7 @@ function Column(props: {
           <button
             key={index}
             type="button"
-            class={`heads-token ${samePlace(props.shown, place) ? "shown" : ""} ${here(props.sought) === index ? "sought" : ""} ${found.has(index) ? "found" : ""}`}
+            class={`heads-token ${samePlace(props.shown, place) ? "shown" : ""} ${here(props.sought) === index ? "sought" : ""} ${found.has(index) ? "found" : ""} ${marked.has(index) ? "global" : ""}`}
             style={{ height: ROW_HEIGHT }}
             data-position={index}
             {...roving.stop(index)}
@@ -319,28 +382,41 @@ export function lineColor(layer: Layer, head: number, weight: number, dark: bool
   return layer.signed ? css(diverging(weight < 0 ? -0.75 : 0.75, dark)) : headColor(head);
 }
 
+/** How strong a line is, 0 to 1; by row, of its query's largest weight. */
+export function lineShare(ramp: Ramp, largest: Float32Array | null, query: number, weight: number): number {
+  return ramp.share(Math.abs(weight) / (largest?.[query] || 1));
+}
+
+/** What the strength of lines is of. */
+export function strokeUnit({ unit }: Layer, strength: Strength): string {
+  if (strength === "row") return `${unit ?? "weight"}, as a share of the query\u2019s largest`;
+  if (unit === undefined) return "weight";
+  return `size of the ${unit}; ${unit === "difference" ? "red: the first is larger, blue: the second" : "red: above 0, blue: below"}`;
+}
+
 /** The strongest lines, the strongest last; with a place, those that start or end there. */
 export function strongest(
   heads: HeadWeights[],
   queries: Window,
   keys: Window,
   place: Place | null,
-): { top: number; head: number; lines: Line[] } {
+): { top: number; most: number; head: number; lines: Line[] } {
   const width = keys[1] - keys[0];
   const from = place?.axis === "query" ? place.index : queries[0];
   const to = place?.axis === "query" ? place.index + 1 : queries[1];
   const left = place?.axis === "key" ? place.index : keys[0];
   const right = place?.axis === "key" ? place.index + 1 : keys[1];
-  let top = 0;
+  let most = 0; // the weight farthest from 0
   let of = heads[0]?.head ?? 0;
   for (const { head, values } of heads) {
     for (let t = from; t < to; t++) {
       for (let s = left; s < right; s++) {
         const weight = values[(t - queries[0]) * width + s - keys[0]];
-        if (Math.abs(weight) > top) [top, of] = [Math.abs(weight), head];
+        if (Math.abs(weight) > Math.abs(most)) [most, of] = [weight, head];
       }
     }
   }
+  const top = Math.abs(most);
   // Counted in bins first: a window of 512 x 512 in 16 heads has four million weights, and a few thousand lines are seen.
   const bins = new Float64Array(256);
   const bin = (weight: number): number => Math.min(255, Math.floor((Math.abs(weight) / top) * 256));
@@ -361,6 +437,6 @@ export function strongest(
   each((head, query, key, weight) => {
     if (bin(weight) >= least && lines.length < 4 * MOST_LINES) lines.push({ head, query, key, weight });
   });
-  return { top, head: of, lines: lines.sort((a, b) => Math.abs(a.weight) - Math.abs(b.weight)) }; // the strongest are drawn last
+  return { top, most, head: of, lines: lines.sort((a, b) => Math.abs(a.weight) - Math.abs(b.weight)) }; // the strongest are drawn last
 }
 

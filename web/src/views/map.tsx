@@ -5,19 +5,20 @@ import { type MutableRef, useEffect, useMemo, useRef, useState } from "preact/ho
 import { known } from "../answers";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Ramp, legendColor, massTop, rampOf } from "../colors";
-import { hasWeights, headName, withinOf } from "../description";
+import { beginsGroup, hasWeights, headName, keyHeadText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { drawAxis } from "../map/axes";
 import { Crosshair } from "../map/crosshair";
 import { type Moving, useMap } from "../map/leaflet";
+import { MapSides, useMargins } from "../map/sides";
 import { Readout, Tooltip, isSingle, usePair } from "../map/said";
 import { type Cell, MapLayer, Tiles } from "../map/tiles";
 import { weightText } from "../numbers";
 import { PassNote } from "../pass";
-import { COLUMN, LARGEST, ROW } from "../questions";
-import { useAnswer, useSession, useStore } from "../session";
+import { COLUMN, LARGEST, ROW, SIDES } from "../questions";
+import { useAnswer, useGlobal, useSession, useStore } from "../session";
 import { clamp } from "../state";
 import { Strongest } from "../whole";
 import { Thumb } from "./model";
@@ -36,7 +37,8 @@ interface Hover {
 }
 
 export function MapControls() {
-  const { state, set } = useStore();
+  const { state, layer, set } = useStore();
+  const margins = useMargins();
   return (
     <>
       <LayerPicker />
@@ -51,6 +53,17 @@ export function MapControls() {
         onChange={(reduce) => set({ reduce }, true)}
       />
       <ScaleSwitches />
+      {layer.kept === undefined && (
+        <button
+          type="button"
+          class="toggle"
+          aria-pressed={margins}
+          title="At the sides of the map: the weight that each key receives, and each query\u2019s entropy"
+          onClick={() => set({ margins: !margins }, true)}
+        >
+          sides
+        </button>
+      )}
       <PositionField axis="query" />
       <PositionField axis="key" />
     </>
@@ -133,12 +146,13 @@ export function MapView(props: { dark: boolean }) {
     event.preventDefault();
   };
 
+  const margins = useMargins();
   const exact = usePair(...exactly(hover?.cell ?? null));
   const unit = layer.unit === "score" ? "score (logit)" : `${layer.unit === "difference" ? "difference of " : ""}${state.reduce === "max" ? "weight" : "mass"}`;
   const of = size === 1 ? unit : `${state.reduce === "max" ? (layer.unit ? `${layer.unit} farthest from 0` : "largest weight") : unit} in ${size} \u00d7 ${size}`;
   return (
     <div class="map-view">
-      <div class={`map-grid ${layer.key_labels === null ? "numbers-across" : ""} ${layer.query_labels === null ? "numbers-down" : ""}`}>
+      <div class={`map-grid ${layer.key_labels === null ? "numbers-across" : ""} ${layer.query_labels === null ? "numbers-down" : ""} ${margins ? "with-sides" : ""}`}>
         <div class="map-corner" aria-hidden="true">
           <span class="map-corner-key">key {"\u2192"}</span>
           <span class="map-corner-query">query {"\u2193"}</span>
@@ -172,13 +186,15 @@ export function MapView(props: { dark: boolean }) {
           <Crosshair point={moving.point} query={state.query} key_={state.key} layer={layer} cell={hover?.cell ?? null} />
           {hover && <Tooltip {...hover} of={of} frame={moving.size} exact={exact} layer={layer} />}
         </div>
+        {margins && <MapSides moving={moving} dark={props.dark} />}
         <MapButtons zoomBy={zoomBy} reset={reset} />
         <PassNote what="map" layer={state.layer} head={state.head} />
+        <PassNote what="sides" layer={state.layer} head={state.head} />
       </div>
       <div class="below">
         <Legend
           ramp={colors}
-          unit={of}
+          unit={colors.rows ? `${of}, as a share of the row\u2019s largest` : of}
           color={legendColor(colors, props.dark)}
           dark={props.dark}
           layer={layer}
@@ -204,7 +220,7 @@ function Strip(props: { dark: boolean }) {
   return (
     <div class="map-strip" role="group" aria-label="Heads of this layer" ref={roving.group} onKeyDown={roving.onKeyDown}>
       {Array.from({ length: layer.heads }, (_, head) => (
-        <div key={`${state.layer} ${head}`}>
+        <div key={`${state.layer} ${head}`} class={beginsGroup(layer, head) ? "begins-group" : ""} title={keyHeadText(layer, head) ?? undefined}>
           <Thumb
             layer={state.layer}
             head={head}
@@ -247,14 +263,21 @@ function exactly(cell: Cell | null): [number | null, number | null] {
  * into view.
  */
 function useColors(tiles: Tiles, level: number): { colors: Ramp; largest: number | null; heard(level: number, top: number): void } {
-  const { state, layer, scale } = useStore();
+  const { state, layer, scale, strength: wanted } = useStore();
+  const sides = useAnswer(SIDES, wanted === "row" ? { layer: state.layer, head: state.head } : null);
+  const rows = known(sides)?.largest ?? null;
+  const strength = wanted === "row" && rows === null ? "relative" : wanted;
   const [tops, setTops] = useState<{ of: Tiles; at: Record<number, number> }>({ of: tiles, at: {} });
   const whole = known(useAnswer(LARGEST, { layer: state.layer, head: state.head, reduce: state.reduce }));
   const seen = tops.of === tiles ? (tops.at[level] ?? 0) : 0; // another map's are nothing here
   let top: number | null = null;
-  if (whole) top = state.reduce === "max" ? whole.cell : Math.max(massTop(whole.cell, whole.weight, level, tiles.finest), seen);
+  if (whole) {
+    const { cell, weight } = strength === "robust" ? whole.robust : whole;
+    top = state.reduce === "max" ? cell : massTop(cell, Math.abs(weight), level, tiles.finest);
+    if (state.reduce === "mass" && strength !== "robust") top = Math.max(top, seen);
+  }
   return {
-    colors: rampOf(layer, scale, state.strength, top),
+    colors: { ...rampOf(layer, scale, strength, top), ...(rows ? { rows } : {}) },
     largest: whole?.weight ?? null,
     heard: (at, found) =>
       setTops((known) => {
@@ -279,7 +302,7 @@ function useTiles(tiles: Tiles, colors: Ramp, dark: boolean, { map }: Moving, he
       made.current = null;
     };
   }, [tiles, layer.queries, layer.keys]);
-  useEffect(() => made.current?.recolor(colors, dark), [colors.top, colors.low, colors.scale, dark, tiles]);
+  useEffect(() => made.current?.recolor(colors, dark), [colors.top, colors.low, colors.scale, colors.rows, dark, tiles]);
 }
 
 /** The axes, which follow every move: the canvases of the queries' and of the keys'. */
@@ -289,6 +312,7 @@ function useAxes(moving: Moving, cell: Cell | null, dark: boolean): MutableRef<H
   const axes = { query: useRef<HTMLCanvasElement>(null), key: useRef<HTMLCanvasElement>(null) };
   const hovered = { query: cell?.queries ?? null, key: cell?.keys ?? null };
   const found = { query: useFound("query"), key: useFound("key") };
+  const marks = { query: useGlobal("query"), key: useGlobal("key") };
   useEffect(() => {
     const made = moving.map.current;
     if (!made) return;
@@ -301,9 +325,10 @@ function useAxes(moving: Moving, cell: Cell | null, dark: boolean): MutableRef<H
         marked: state[axis],
         hovered: hovered[axis],
         found: found[axis],
+        global: marks[axis],
       });
     }
-  }, [moving.moves, cell?.queries.join(), cell?.keys.join(), state.query, state.key, moving.size.width, moving.size.height, dark, layer, found.query, found.key]);
+  }, [moving.moves, cell?.queries.join(), cell?.keys.join(), state.query, state.key, moving.size.width, moving.size.height, dark, layer, found.query, found.key, marks.query, marks.key]);
   return [axes.query, axes.key];
 }
 

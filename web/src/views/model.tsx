@@ -2,24 +2,25 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
-import { paint, sequential, weightRamp } from "../colors";
-import { type Layer, headName, withinOf } from "../description";
+import { legendColor, paint, rampOf } from "../colors";
+import { type Layer, beginsGroup, headName, isCheap, keyHeadText, layersOf, withinOf } from "../description";
 import { Segmented } from "../controls";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { countText, weightText } from "../numbers";
-import { type OfHead, THUMBNAIL, largest } from "../questions";
+import { type OfHead, THUMBNAIL, farthest, topOf } from "../questions";
+import { largestOfRows, sharesOfRows } from "../rows";
 import { useAnswer, usePass, useSession, useStore } from "../session";
 import { Signal } from "../signal";
-import type { Counted } from "../statistics";
+import type { Thumbnail } from "../source/source";
+import type { Strength } from "../state";
+import { type Counted, askedFor } from "../statistics";
 import { LookedAt, NumberChip, NumberControls, Ranked, type ThumbProps, isOfRole, useCounted } from "./ranked";
-
-const CHEAP = 30_000_000; // weights of a pass that a server makes at once
 
 export function ModelControls() {
   const { description } = useSession();
   const { state, set } = useStore();
-  const cheap = description.mode === "embedded" || description.layers.every(({ queries, keys }) => queries * keys <= CHEAP);
+  const cheap = description.layers.every((layer) => isCheap(description, layer));
   return (
     <>
       <ScaleSwitches />
@@ -42,12 +43,13 @@ export function ModelControls() {
 
 export function ModelView(props: { dark: boolean }) {
   const { description } = useSession();
-  const { state, scale, set } = useStore();
+  const { state, scale, strength, set } = useStore();
   const counted = useCounted();
+  const asked = askedFor(description, state);
   const looked = useMemo(() => new Signal<OfHead | null>(null), []); // which redraws its numbers, and not a thousand maps
   const look = (head: OfHead): void => looked.set(head);
   const layers = description.layers; // of every text; those of the one that is shown are drawn
-  const shown = layers.flatMap((layer, index) => (layer.text === layers[state.layer].text ? [{ layer, index }] : []));
+  const shown = layersOf(description, layers[state.layer].text).map((index) => ({ layer: layers[index], index }));
   const heads = Math.max(...shown.map(({ layer }) => layer.heads));
   const roving = useRoving<string>(
     `${state.layer} ${state.head}`,
@@ -66,18 +68,17 @@ export function ModelView(props: { dark: boolean }) {
   const numbered = useMemo(() => new Map(counted.heads.map((one) => [`${one.layer} ${one.head}`, one])), [counted]);
   const of = (layer: number, head: number): Counted => numbered.get(`${layer} ${head}`)!;
   const open = (head: OfHead): void => set({ view: "map", ...head, x: null, y: null, zoom: null }, true);
-  const ramp = weightRamp(scale, state.strength, null, layers[state.layer].keys);
-  const own = state.strength === "relative";
+  const ramp = rampOf(layers[state.layer], scale, strength, null);
   return (
     <div class="model-view">
       <Legend
         ramp={ramp}
-        unit={own ? "largest weight in a cell, as a share of the head's largest" : "largest weight in a cell"}
-        color={(share) => sequential(share, props.dark)}
+        unit={cellUnit(layers[state.layer], strength)}
+        color={legendColor(ramp, props.dark)}
         dark={props.dark}
         layer={layers[state.layer]}
       />
-      {state.rank !== "order" ? (
+      {asked.rank !== "order" ? (
         <Ranked counted={counted} dark={props.dark} thumb={Thumb} onLook={look} onOpen={open} />
       ) : (
         <div
@@ -93,7 +94,12 @@ export function ModelView(props: { dark: boolean }) {
               layer
             </span>
             {Array.from({ length: heads }, (_, head) => (
-              <span key={head} role="columnheader">
+              <span
+                key={head}
+                role="columnheader"
+                class={shown.every(({ layer }) => beginsGroup(layer, head)) ? "begins-group" : ""}
+                title={shown.length === 1 ? (keyHeadText(shown[0].layer, head) ?? undefined) : undefined}
+              >
                 {columnName(shown.map(({ layer }) => layer), head)}
               </span>
             ))}
@@ -107,7 +113,7 @@ export function ModelView(props: { dark: boolean }) {
                 <div
                   role="gridcell"
                   key={head}
-                  class={isOfRole(of(index, head), state.role) ? "" : "not-of-role"}
+                  class={`${isOfRole(of(index, head), asked.role) ? "" : "not-of-role"} ${beginsGroup(layer, head) ? "begins-group" : ""}`}
                   onPointerEnter={() => look({ layer: index, head })}
                 >
                   <Thumb
@@ -134,6 +140,19 @@ export function ModelView(props: { dark: boolean }) {
   );
 }
 
+/** What the colors of thumbnails are of. */
+export function cellUnit({ unit }: Layer, strength: Strength): string {
+  const what = unit ? `${unit} farthest from 0 in a cell` : "largest weight in a cell";
+  const shares = { absolute: "", relative: "the head\u2019s", robust: "what 1 % of the head\u2019s cells are beyond", row: "the row\u2019s largest" };
+  const of = shares[strength === "absolute" && unit === "score" ? "relative" : strength]; // scores have no 1
+  return of === "" ? what : `${what}, as a share of ${of}`;
+}
+
+/** The cells of a thumbnail as its colors take them: by row, as shares of the row's largest. */
+export function inStrength(strength: Strength, { columns, values }: Thumbnail): Float32Array {
+  return strength === "row" ? sharesOfRows(values, columns, largestOfRows(values, columns)) : values;
+}
+
 /** What a column's heads are called, where all layers agree; else each thumbnail says it alone. */
 function columnName(layers: Layer[], head: number): string {
   const names = new Set(layers.filter(({ heads }) => head < heads).map((layer) => headName(layer, head)));
@@ -143,7 +162,7 @@ function columnName(layers: Layer[], head: number): string {
 /** A head's map in a few cells, which opens it. */
 export function Thumb(props: ThumbProps) {
   const { description } = useSession();
-  const { state, scale } = useStore();
+  const { state, scale, strength } = useStore();
   const canvas = useRef<HTMLCanvasElement>(null);
   const [seen, setSeen] = useState(false);
   const at = { layer: props.layer, head: props.head };
@@ -153,8 +172,8 @@ export function Thumb(props: ThumbProps) {
   const found = known(whole) ?? known(asked);
   const pass = usePass("map", props.layer, props.head);
   const layer = description.layers[props.layer];
-  const top = found ? largest(found.values) : 0;
-  const ramp = weightRamp(scale, state.strength, top, layer.keys);
+  const farthestOf = found ? farthest(found.values) : 0;
+  const ramp = rampOf(layer, scale, strength, found ? topOf(found.values, strength, layer.signed) : null);
 
   // Asked for when it comes into sight: a model can have a thousand heads.
   useEffect(() => {
@@ -169,18 +188,19 @@ export function Thumb(props: ThumbProps) {
 
   useEffect(() => {
     if (!found) return;
-    const { rows, columns, values } = found;
+    const { rows, columns } = found;
     const element = canvas.current!;
     element.width = columns;
     element.height = rows;
     const image = new ImageData(columns, rows);
-    paint(values, ramp, new Uint32Array(image.data.buffer), props.dark);
+    paint(inStrength(strength, found), ramp, new Uint32Array(image.data.buffer), props.dark);
     element.getContext("2d")!.putImageData(image, 0, 0);
-  }, [found, ramp.scale, ramp.top, props.dark]);
+  }, [found, ramp.scale, ramp.top, ramp.signed, strength, props.dark]);
 
   const some = found?.queries ?? null;
-  const most = found ? weightText(top, withinOf(layer, props.head)) : null;
+  const most = found ? weightText(farthestOf, withinOf(layer, props.head)) : null;
   const name = `Layer ${layer.label}, head ${headName(layer, props.head)}`;
+  const shared = keyHeadText(layer, props.head);
   const of = some === null ? "" : `, of ${countText(some)} of ${countText(layer.queries)} queries`;
   return (
     <>
@@ -190,7 +210,7 @@ export function Thumb(props: ThumbProps) {
         {...props.stop}
         aria-current={props.current ? "true" : undefined}
         aria-label={`${name}: open its map`}
-        title={most === null ? name : `${name}: largest weight ${most}${of}`}
+        title={most === null ? name : `${name}${shared === null ? "" : `, ${shared}`}: ${layer.signed ? "farthest from 0" : "largest weight"} ${most}${of}`}
         onFocus={props.onFocus}
         onClick={props.onOpen}
       >

@@ -1,37 +1,21 @@
 /** Every key of one query, dimension by dimension: where each score comes from, side by side. */
 
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import { type Kind, known } from "../answers";
+import { known } from "../answers";
 import { diverging, pixel } from "../colors";
 import { type Layer, logitsWithin, positionName, withinOf } from "../description";
 import { logitText, weightText } from "../numbers";
-import { type OfHead, ROW } from "../questions";
-import { strongest } from "../rows";
+import { type Product, productsOf, totalOf } from "../products";
+import { ROW, VECTORS } from "../questions";
+import { strongest, visible } from "../rows";
 import { useAnswer, useSession, useStore } from "../session";
 
 const MOST = 48; // keys that are shown
 
-/** The products q_d k_d of a query and some keys, times the scale, (keys, D). */
-const PRODUCTS: Kind<OfHead & { query: number; keys: readonly number[] }, Float32Array> = {
-  name: "products of keys",
-  bytes: (values) => values.byteLength,
-  async ask(source, { layer, head, query, keys }, signal) {
-    const { head_dim: dim, scale } = source.description.layers[layer];
-    const found = new Float32Array(keys.length * dim);
-    await Promise.all(
-      keys.map(async (key, row) => {
-        const both = await source.vectors(layer, head, query, key, signal);
-        for (let d = 0; d < dim; d++) found[row * dim + d] = both[d] * both[dim + d] * scale;
-      }),
-    );
-    return found;
-  },
-};
-
 /** The keys that are listed: all that are visible where they are few, else the strongest, in their order. */
 export function listed(row: Float32Array): number[] {
-  const visible = Array.from(row.keys()).filter((key) => !Number.isNaN(row[key]));
-  if (visible.length <= MOST) return visible;
+  const seen = Array.from(row.keys()).filter((key) => !Number.isNaN(row[key]));
+  if (seen.length <= MOST) return seen;
   return strongest(row, MOST)
     .map(({ index }) => index)
     .sort((a, b) => a - b);
@@ -43,19 +27,24 @@ export function Neurons(props: { query: number; chosen: number; dark: boolean; o
   const { query, dark } = props;
   const row = known(useAnswer(ROW, { layer: state.layer, head: state.head, query }));
   const keys = useMemo(() => (row ? listed(row) : []), [row]);
-  const products = known(useAnswer(PRODUCTS, keys.length > 0 ? { layer: state.layer, head: state.head, query, keys } : null));
-  if (!row || !products) return null;
+  const vectors = known(useAnswer(VECTORS, keys.length > 0 ? { layer: state.layer, head: state.head, query, keys } : null));
   const dim = layer.head_dim;
-  const top = Math.max(1e-9, ...products.map(Math.abs));
-  const visible = row.reduce((count, weight) => count + (Number.isNaN(weight) ? 0 : 1), 0);
+  const products = useMemo(() => {
+    const of = (i: number): Float32Array => vectors!.subarray(i * dim, (i + 1) * dim);
+    return vectors && keys.map((_, i) => productsOf(layer, of(0), of(i + 1)));
+  }, [vectors, keys, layer]);
+  if (!row || !products) return null;
+  const all = products.flat();
+  const top = all.reduce((most, one) => (Math.abs(one.product) > Math.abs(most.product) ? one : most), all[0]);
+  const seen = visible(row);
   return (
     <div role="group" class="neurons" aria-label="Every key of this query, dimension by dimension">
       <h2>
-        query {positionName(description, layer, "query", query)} and {keys.length < visible ? `its ${keys.length} strongest keys of ${visible}` : "every key it sees"}
+        query {positionName(description, layer, "query", query)} and {keys.length < seen ? `its ${keys.length} strongest keys of ${seen}` : "every key it sees"}
       </h2>
       <p class="muted">
         Each row is query {"\u00d7"} key {"\u00d7"} scale of the {dim} dimensions, to {"\u00b1"}
-        {logitText(top)}; their sum is the score{layer.softcap === null && !layer.alibi ? "" : ", before what is added to it"}.
+        {logitText(Math.abs(top.product), top.by.product)}; their sum is the score{layer.softcap === null && !layer.alibi && !layer.bias ? "" : ", before what is added to it"}.
       </p>
       <table>
         <thead>
@@ -73,8 +62,8 @@ export function Neurons(props: { query: number; chosen: number; dark: boolean; o
             <Key
               key={key}
               name={positionName(description, layer, "key", key)}
-              products={products.subarray(i * dim, (i + 1) * dim)}
-              top={top}
+              products={products[i]}
+              top={Math.max(1e-9, Math.abs(top.product))}
               weight={row[key]}
               layer={layer}
               head={state.head}
@@ -91,7 +80,7 @@ export function Neurons(props: { query: number; chosen: number; dark: boolean; o
 
 function Key(props: {
   name: string;
-  products: Float32Array;
+  products: readonly Product[];
   top: number;
   weight: number;
   layer: Layer;
@@ -105,10 +94,10 @@ function Key(props: {
   useEffect(() => {
     const image = new ImageData(products.length, 1);
     const pixels = new Uint32Array(image.data.buffer);
-    for (const [d, product] of products.entries()) pixels[d] = pixel(diverging(product / top, dark));
+    for (const [d, { product }] of products.entries()) pixels[d] = pixel(diverging(product / top, dark));
     canvas.current!.getContext("2d")!.putImageData(image, 0, 0);
   }, [products, top, dark]);
-  const sum = products.reduce((all, product) => all + product, 0);
+  const sum = totalOf(layer, products, logitsWithin(layer, head));
   return (
     <tr class={props.chosen ? "chosen" : ""}>
       <th scope="row">
@@ -119,7 +108,7 @@ function Key(props: {
       <td>
         <canvas ref={canvas} width={products.length} height={1} aria-hidden="true" />
       </td>
-      <td>{logitText(sum, logitsWithin(layer, head))}</td>
+      <td>{logitText(sum.value, sum.by)}</td>
       <td class="neurons-weight">
         <i style={{ width: `${100 * Math.min(1, weight)}%` }} aria-hidden="true" />
         <span>{weightText(weight, withinOf(layer, head))}</span>

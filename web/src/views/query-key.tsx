@@ -4,8 +4,9 @@ import { useMemo } from "preact/hooks";
 import { known, pending } from "../answers";
 import { css, diverging, gradient } from "../colors";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
-import { type Axis, type Layer, headName, keyHead, label, logitsWithin, position, visibleText, withinOf } from "../description";
+import { type Axis, type Layer, headName, keyHeadText, label, logitsWithin, position, visibleText, withinOf } from "../description";
 import { logitText, positionText, shareText, weightText } from "../numbers";
+import { type Product, type Total, lengthsOf, productsOf, sorted, totalOf, totals } from "../products";
 import { COLUMN, PAIR, type Pair, ROW, VECTORS, largest } from "../questions";
 import { Neurons } from "./neurons";
 import { useAnswer, useSession, useSize, useStore } from "../session";
@@ -70,12 +71,12 @@ function Products(props: { dark: boolean }) {
   const link = useLink();
   const of = { layer: state.layer, head: state.head };
   const asked = useAnswer(PAIR, link && { ...of, ...link });
-  const vectors = known(useAnswer(VECTORS, link && { ...of, ...link }));
+  const vectors = known(useAnswer(VECTORS, link && { ...of, query: link.query, keys: [link.key] }));
   const row = useAnswer(ROW, link && { ...of, query: link.query });
   const pair = known(asked);
 
-  const parts = useMemo(() => (vectors ? products(vectors, layer.scale, state.sort) : []), [vectors, layer.scale, state.sort]);
-  const sum = parts.reduce((total, { product }) => total + product, 0);
+  const found = useMemo(() => (vectors ? productsOf(layer, ...split(vectors, layer.head_dim)) : []), [vectors, layer]);
+  const parts = useMemo(() => sorted(found, state.sort), [found, state.sort]);
   const name = (axis: Axis, index: number | undefined) => {
     const token = index === undefined ? null : label(description, layer, axis, index);
     return (
@@ -85,7 +86,7 @@ function Products(props: { dark: boolean }) {
       </span>
     );
   };
-  const shared = keyHead(layer, state.head);
+  const shared = keyHeadText(layer, state.head);
   return (
     <div class="qk-view">
       <div role="group" class="qk-equation" aria-label="The score">
@@ -95,16 +96,17 @@ function Products(props: { dark: boolean }) {
           {name("key", link?.key)}
           {shared !== null && (
             <span class="muted qk-shared">
-              head {headName(layer, state.head)} reads key head {shared} of {layer.kv_heads}
+              head {headName(layer, state.head)} {shared}
             </span>
           )}
         </div>
         {link && pair && vectors ? (
-          <Equation link={link} sum={sum} pair={pair} layer={layer} head={state.head} />
+          <Equation link={link} products={found} pair={pair} layer={layer} head={state.head} />
         ) : (
           <div class="qk-sum muted">{pending(asked)}</div>
         )}
       </div>
+      {found.length > 0 && <Lengths products={found} scale={layer.scale} />}
       {link && (
         <Strongest
           row={row}
@@ -129,6 +131,11 @@ interface Added {
   value: number;
 }
 
+/** The vector of a query, and that of one key. */
+function split(vectors: Float32Array, dim: number): [Float32Array, Float32Array] {
+  return [vectors.subarray(0, dim), vectors.subarray(dim, 2 * dim)];
+}
+
 /** What is added to the capped sum of products: a bias, and ALiBi's share of the distance. */
 export function addedTo(layer: Layer, head: number, { query, key }: Link, capped: number, logit: number): Added[] {
   const slope = layer.alibi?.[head] ?? 0;
@@ -143,22 +150,26 @@ export function addedTo(layer: Layer, head: number, { query, key }: Link, capped
 }
 
 /** From the sum of products over what is added to it to the logit, and through the softmax to the weight. */
-function Equation(props: { link: Link; sum: number; pair: Pair; layer: Layer; head: number }) {
-  const { layer, sum, pair, head, link } = props;
+function Equation(props: { link: Link; products: readonly Product[]; pair: Pair; layer: Layer; head: number }) {
+  const { layer, pair, head, link } = props;
   const [logit, weight] = [pair.logit!, pair.weight];
   const by = logitsWithin(layer, head);
   const hidden = logit === Number.NEGATIVE_INFINITY;
-  const capped = layer.softcap === null ? sum : layer.softcap * Math.tanh(sum / layer.softcap);
+  const sum = totalOf(layer, props.products, hidden ? Number.POSITIVE_INFINITY : by);
+  const capped = cappedOf(layer, sum);
   // Of the query's whole row: the logarithm of what exp(logit) is divided by.
   const denominator = weight > 0 ? logit - Math.log(weight) : null;
   const sink = layer.sinks?.[head] ?? null;
   return (
     <div class="qk-sum">
-      <Term name={`sum of ${layer.head_dim} products`} value={logitText(sum, by)} />
-      {layer.softcap !== null && <Term sign={"\u2192"} name={`softcap ${layer.softcap}`} value={logitText(capped, by)} />}
+      <Term
+        name={`sum of ${layer.head_dim} products`}
+        value={logitText(sum.value, sum.by)}
+      />
+      {layer.softcap !== null && <Term sign={"\u2192"} name={`softcap ${layer.softcap}`} value={logitText(capped.value, capped.by)} />}
       {!hidden &&
-        addedTo(layer, head, link, capped, logit).map(({ name, value }) => (
-          <Term key={name} sign={"+"} name={name} value={logitText(value, name === "bias" ? by : 0)} />
+        addedTo(layer, head, link, capped.value, logit).map(({ name, value }) => (
+          <Term key={name} sign={"+"} name={name} value={logitText(value, name === "bias" ? by + capped.by : 0)} />
         ))}
       {hidden ? (
         <Term sign={"\u2192"} name="this query does not see this key" value="hidden" />
@@ -175,7 +186,7 @@ function Equation(props: { link: Link; sum: number; pair: Pair; layer: Layer; he
           )}
           <Term sign={"\u2192"} name="weight: exp of that" value={weightText(weight, withinOf(layer, head))} data="weight" />
           {sink !== null && denominator !== null && (
-            <Term name={`the sink ${logitText(sink)} takes of the denominator`} value={shareText(Math.exp(sink - denominator))} />
+            <Term name={`the sink ${logitText(sink)} takes of the denominator`} value={sinkText(sink, denominator, by + withinOf(layer, head).share)} />
           )}
         </>
       )}
@@ -183,7 +194,39 @@ function Equation(props: { link: Link; sum: number; pair: Pair; layer: Layer; he
   );
 }
 
-function Table(props: { parts: Part[] }) {
+/** The same sum as lengths and an angle. */
+function Lengths(props: { products: readonly Product[]; scale: number }) {
+  const { q, k, cosine } = lengthsOf(props.products);
+  return (
+    <p class="muted qk-lengths">
+      length of the query <b data-value="query-norm">{logitText(q.value, q.by)}</b> {"\u00d7"} length of the key{" "}
+      <b data-value="key-norm">{logitText(k.value, k.by)}</b>
+      {cosine !== null && (
+        <>
+          {" "}
+          {"\u00d7"} cosine <b data-value="cosine">{logitText(cosine.value, cosine.by)}</b>
+        </>
+      )}{" "}
+      {"\u00d7"} scale {Number(props.scale.toPrecision(4))}
+    </p>
+  );
+}
+
+/** The share that a sink takes of a softmax whose denominator's logarithm is known to within `by`. */
+function sinkText(sink: number, denominator: number, by: number): string {
+  const share = (off: number): number => Math.min(1, Math.exp(sink - denominator + off));
+  return shareText(share(0), [share(-by), share(by)]);
+}
+
+/** A sum after the softcap. */
+function cappedOf({ softcap }: Layer, { value, by }: Total): Total {
+  if (softcap === null) return { value, by };
+  const of = (sum: number): number => softcap * Math.tanh(sum / softcap);
+  return { value: of(value), by: Math.max(of(value + by) - of(value), of(value) - of(value - by)) };
+}
+
+function Table(props: { parts: readonly Product[] }) {
+  const sums = totals(props.parts);
   return (
     <details class="qk-table">
       <summary>All {props.parts.length} products as a table</summary>
@@ -198,13 +241,13 @@ function Table(props: { parts: Part[] }) {
           </tr>
         </thead>
         <tbody>
-          {running(props.parts).map(({ dimension, q, k, product, total }) => (
+          {props.parts.map(({ dimension, q, k, product, by }, i) => (
             <tr key={dimension}>
               <th scope="row">{dimension}</th>
-              <td>{logitText(q)}</td>
-              <td>{logitText(k)}</td>
-              <td>{logitText(product)}</td>
-              <td>{logitText(total)}</td>
+              <td>{logitText(q, by.q)}</td>
+              <td>{logitText(k, by.k)}</td>
+              <td>{logitText(product, by.product)}</td>
+              <td>{logitText(sums[i].value, sums[i].by)}</td>
             </tr>
           ))}
         </tbody>
@@ -225,35 +268,13 @@ function Term(props: { sign?: string; name: string; value: string; data?: string
   );
 }
 
-interface Part {
-  dimension: number;
-  q: number;
-  k: number;
-  product: number;
-}
-
-/** q_d * k_d * scale for each dimension, in order or the largest by size first. */
-export function products(vectors: Float32Array, scale: number, sort: "order" | "size"): Part[] {
-  const dim = vectors.length / 2;
-  const parts = Array.from({ length: dim }, (_, dimension) => {
-    const [q, k] = [vectors[dimension], vectors[dim + dimension]];
-    return { dimension, q, k, product: q * k * scale };
-  });
-  return sort === "size" ? parts.sort((a, b) => Math.abs(b.product) - Math.abs(a.product)) : parts;
-}
-
-function running(parts: Part[]): (Part & { total: number })[] {
-  let total = 0;
-  return parts.map((part) => ({ ...part, total: (total += part.product) }));
-}
-
 const HEIGHT = 230;
 const STRIP = 16;
 
-function Chart(props: { parts: Part[]; dark: boolean }) {
+function Chart(props: { parts: readonly Product[]; dark: boolean }) {
   const { parts } = props;
   const most = Math.max(...parts.map(({ product }) => Math.abs(product)), 1e-9);
-  const largestOf = (pick: (part: Part) => number) => Math.max(...parts.map((part) => Math.abs(pick(part))), 1e-9);
+  const largestOf = (pick: (part: Product) => number) => Math.max(...parts.map((part) => Math.abs(pick(part))), 1e-9);
   const [mostQ, mostK] = [largestOf(({ q }) => q), largestOf(({ k }) => k)];
   const width = 1000;
   const each = width / parts.length;
@@ -279,7 +300,7 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
           role="img"
           aria-label={`Products of ${parts.length} dimensions; the largest by size is dimension ${[...parts].sort((a, b) => Math.abs(b.product) - Math.abs(a.product))[0].dimension}`}
         >
-          {parts.map(({ dimension, q, k, product }, i) => {
+          {parts.map(({ dimension, q, k, product, by }, i) => {
             const height = (Math.abs(product) / most) * (zero - 4);
             return (
               <rect
@@ -290,7 +311,7 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
                 y={product < 0 ? zero : zero - height}
                 height={height}
               >
-                <title>{`dimension ${dimension}: ${logitText(q)} \u00d7 ${logitText(k)} \u00d7 scale = ${logitText(product)}`}</title>
+                <title>{`dimension ${dimension}: ${logitText(q, by.q)} \u00d7 ${logitText(k, by.k)} \u00d7 scale = ${logitText(product, by.product)}`}</title>
               </rect>
             );
           })}
@@ -301,7 +322,7 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
             {parts.map((part) => (
               <i
                 key={part.dimension}
-                title={`${which === "q" ? "query" : "key"}, dimension ${part.dimension}: ${logitText(part[which])}`}
+                title={`${which === "q" ? "query" : "key"}, dimension ${part.dimension}: ${logitText(part[which], part.by[which])}`}
                 style={{ background: css(diverging(part[which] / top, props.dark)) }}
               />
             ))}
@@ -317,8 +338,8 @@ function Chart(props: { parts: Part[]; dark: boolean }) {
         <span class="key plus">raises the score</span> <span class="key minus">lowers it</span>
         <span class="qk-strips-key">
           query and key: {logitText(-1)} to 1 times{" "}
-          <i style={{ background: gradient((share) => diverging(2 * share - 1, props.dark)) }} /> their largest, {logitText(mostQ)} and{" "}
-          {logitText(mostK)}
+          <i style={{ background: gradient((share) => diverging(2 * share - 1, props.dark)) }} /> their largest, {logitText(mostQ, parts[0].by.q)} and{" "}
+          {logitText(mostK, parts[0].by.k)}
         </span>
       </figcaption>
     </figure>

@@ -4,12 +4,12 @@ import type { ComponentType } from "preact";
 import { known } from "../answers";
 import { css, sequential, textOn } from "../colors";
 import { Field } from "../controls";
-import { type Statistic, headName } from "../description";
+import { type Statistic, headName, layersOf } from "../description";
 import { type OfHead } from "../questions";
 import { useAnswer, useAnswers, useSession, useSignal, useStore } from "../session";
 import type { Rank } from "../state";
 import type { Signal } from "../signal";
-import { type Counted, LAYER_NUMBERS, NUMBERS, layersOf, numberText, rangeOf, ranked, statisticName, unitOf } from "../statistics";
+import { type Counted, LAYER_NUMBERS, NUMBERS, askedFor, numberText, rangeOf, ranked, statisticName, unitOf } from "../statistics";
 
 /** Which number heads are colored by, and in which order and of which role they are shown. */
 export function NumberControls() {
@@ -55,14 +55,15 @@ export function NumberControls() {
 export function useCounted(): { heads: Counted[]; range: [number, number] | null } {
   const { description } = useSession();
   const { state } = useStore();
-  const wanted = state.stat !== null || state.rank !== "order" || state.role !== null;
-  const all = layersOf(description, state.layer);
+  const { stat, rank, role } = askedFor(description, state);
+  const wanted = stat !== null || rank !== "order" || role !== null;
+  const all = layersOf(description, description.layers[state.layer].text);
   const asked = useAnswers(LAYER_NUMBERS, wanted ? all.map((layer) => ({ layer })) : []);
   const heads = all.flatMap((layer, i) => {
     const numbers = wanted ? known(asked[i]) : null;
     return Array.from({ length: description.layers[layer].heads }, (_, head) => ({ layer, head, numbers: numbers?.[head] ?? null }));
   });
-  return { heads, range: state.stat === null ? null : rangeOf(heads, state.stat) };
+  return { heads, range: stat === null ? null : rangeOf(heads, stat) };
 }
 
 /** Whether a head is of the role that is asked for; nobody is while that is not known. */
@@ -72,18 +73,19 @@ export function isOfRole({ numbers }: Counted, role: string | null): boolean {
 
 /** A head's number, on the color of its place between the least and the most. */
 export function NumberChip(props: { of: Counted; range: [number, number] | null; dark: boolean }) {
-  const { state } = useStore();
+  const { description } = useSession();
+  const { stat, rank, role: wanted } = askedFor(description, useStore().state);
   const { numbers } = props.of;
-  if (state.stat === null && state.role === null && state.rank !== "role") return null;
-  const value = state.stat === null ? null : (numbers?.[state.stat] ?? null);
+  if (stat === null && wanted === null && rank !== "role") return null;
+  const value = stat === null ? null : (numbers?.[stat] ?? null);
   const [least, most] = props.range ?? [0, 0];
   const share = typeof value === "number" && most > least ? (value - least) / (most - least) : null;
   const color = share === null ? null : sequential(share, props.dark);
   const role = numbers?.tag === undefined ? "" : ` ${numbers.tag}`;
   return (
     <span class="number-chip" style={color ? { background: css(color), color: textOn(color) } : undefined}>
-      {state.stat === null ? role.trim() : numberText(value)}
-      {state.stat !== null && state.rank === "role" ? role : ""}
+      {stat === null ? role.trim() : numberText(value)}
+      {stat !== null && rank === "role" ? role : ""}
     </span>
   );
 }
@@ -108,13 +110,14 @@ export function Ranked(props: {
 }) {
   const { description } = useSession();
   const { state } = useStore();
+  const { stat, rank, role } = askedFor(description, state);
   const { tags = [] } = description;
   const Thumb = props.thumb;
-  const shown = props.counted.heads.filter((one) => isOfRole(one, state.role));
-  const groups = ranked(shown, { rank: state.rank, stat: state.stat ?? "", tags });
+  const shown = props.counted.heads.filter((one) => isOfRole(one, role));
+  const groups = ranked(shown, { rank, stat: stat ?? "", tags });
   return (
     <div class="ranked">
-      {shown.length === 0 && <p class="hint">No head is {state.role}.</p>}
+      {shown.length === 0 && <p class="hint">No head is {role}.</p>}
       {groups.map(({ name, heads }) => (
         <section key={name} aria-label={name ?? "Heads"}>
           {name !== null && (

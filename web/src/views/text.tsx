@@ -1,16 +1,16 @@
 /** The text view: tokens shaded by what one query gives them, or by what they give to one key. */
 
-import { known, pending } from "../answers";
+import { known, part, pending } from "../answers";
 import { colorOf, css, legendColor, rampOf, textOn } from "../colors";
 import { HeadPicker, LayerPicker, NoWeights, Segmented, WindowControl } from "../controls";
-import { type Axis, hasWeights, isOneText, label, position, positionName, visibleText, withinOf } from "../description";
+import { type Axis, hasWeights, isOneText, label, position, positionName, sidesWithin, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { usePlace, useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { countText, positionText, weightText } from "../numbers";
 import { PassNote } from "../pass";
-import { COLUMN, RECEIVED, ROW, type Window, largest } from "../questions";
-import { useAnswer, useInSight, useSession, useStore } from "../session";
+import { COLUMN, ROW, SIDES, type Window, farthest, topOf } from "../questions";
+import { useAnswer, useGlobal, useInSight, useSession, useStore } from "../session";
 import { WINDOW, bringing, windowOf } from "../state";
 import { Strongest } from "../whole";
 import { useMemo, useState } from "preact/hooks";
@@ -43,7 +43,7 @@ export function TextView(props: { dark: boolean }) {
 
 function Text(props: { dark: boolean }) {
   const { description, announce } = useSession();
-  const { state, layer, scale, set } = useStore();
+  const { state, layer, scale, strength: wanted, set } = useStore();
   const queries = windowOf(state, description, "query", WINDOW);
   const keys = windowOf(state, description, "key", WINDOW);
   const picks: Axis = state.flow === "gives" ? "query" : "key";
@@ -59,16 +59,21 @@ function Text(props: { dark: boolean }) {
   // Whole rows and columns: a window never passes for all of one.
   const row = useAnswer(ROW, picks === "query" && picked !== null ? { ...of, query: picked } : null);
   const column = useAnswer(COLUMN, picks === "key" && picked !== null ? { ...of, key: picked } : null);
-  const received = useAnswer(RECEIVED, layer.kept === undefined && picked === null && (picks === "query" || one) ? of : null);
+  const receives = layer.kept === undefined && picked === null && (picks === "query" || one);
+  const sides = useAnswer(SIDES, receives || (picks === "key" && wanted === "row") ? of : null);
+  const received = part(receives ? sides : { state: "nothing" as const }, ({ received }) => received);
   const asked = picked === null ? received : picks === "query" ? row : column;
   const values = known<object, Float32Array>(asked);
-  const top = useMemo(() => (values ? largest(values) : null), [values]);
-  const within = withinOf(layer, state.head);
-  const colors = rampOf(layer, scale, state.strength, top);
+  const most = useMemo(() => (values ? farthest(values) : null), [values]);
+  const within = picked === null ? sidesWithin(layer, state.head) : withinOf(layer, state.head);
+  // A query's row is all that is shown; of a key's column each weight is of a row of its own.
+  const rows = picks === "key" && picked !== null && wanted === "row" ? known(part(sides, ({ largest }) => largest)) : null;
+  const strength = wanted === "row" && rows === null ? "relative" : wanted;
+  const colors = rampOf(layer, scale, strength, values && topOf(values, strength, layer.signed));
   const valueOf = (index: number): number => values?.[index] ?? Number.NaN;
   const shade = (index: number): { background: string; color: string } | null => {
     if (Number.isNaN(valueOf(index))) return null;
-    const color = colorOf(colors, valueOf(index), props.dark);
+    const color = colorOf(colors, rows ? valueOf(index) / (rows[index] || 1) : valueOf(index), props.dark);
     return { background: css(color), color: textOn(color) };
   };
 
@@ -110,7 +115,7 @@ function Text(props: { dark: boolean }) {
   };
   const unit =
     picked !== null
-      ? picks === "query" ? "weight it gives to a key" : "weight a query gives it"
+      ? picks === "query" ? "weight it gives to a key" : `weight a query gives it${rows ? ", as a share of the query\u2019s largest" : ""}`
       : `mean weight received from all ${countText(layer.queries)} queries`;
   return (
     <div class="text-view">
@@ -121,7 +126,7 @@ function Text(props: { dark: boolean }) {
           color={legendColor(colors, props.dark)}
           dark={props.dark}
           layer={layer}
-          largest={top === null ? null : weightText(top, within)}
+          largest={most === null ? null : weightText(most, within)}
         />
         <p class="readout" data-role="text-readout">
           {over !== null && !(one && over === picked) ? (
@@ -143,7 +148,7 @@ function Text(props: { dark: boolean }) {
           <Strongest row={picks === "query" ? row : column} axis={shades} window={windows[shades]} chosen={null} onGo={go} />
         )}
       </div>
-      <PassNote what={picked === null ? "received" : "map"} layer={state.layer} head={state.head} />
+      <PassNote what={picked === null ? "sides" : "map"} layer={state.layer} head={state.head} />
       {one ? (
         text(shades, { shaded: true, picks: true })
       ) : (
@@ -187,6 +192,7 @@ function Tokens(props: {
     },
   );
   const found = useFound(axis);
+  const marked = useGlobal(axis);
   useInSight(roving.group, props.pinned, [first, end]);
   useInSight(roving.group, props.sought, [first, end]);
   return (
@@ -207,12 +213,13 @@ function Tokens(props: {
             <button
               key={index}
               type="button"
-              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${props.sought === index ? "sought" : ""} ${found.has(index) ? "found" : ""}`}
+              class={`text-token ${colors === null ? "bare" : ""} ${props.picked === index ? "picked" : ""} ${props.sought === index ? "sought" : ""} ${found.has(index) ? "found" : ""} ${marked.has(index) ? "global" : ""}`}
               style={colors ?? undefined}
               data-position={index}
               {...roving.stop(index)}
               aria-pressed={props.onPin ? props.pinned === index : undefined}
               aria-label={positionName(description, layer, axis, index)}
+              title={marked.has(index) ? `a global ${axis}` : undefined}
               onPointerEnter={(event) => event.pointerType !== "touch" && props.onEnter(index)}
               onFocus={({ currentTarget }) => {
                 roving.came(index);

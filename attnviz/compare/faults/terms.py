@@ -1,0 +1,228 @@
+"""What each key adds to some rows that are wrong: what a mistake's numbers are, of all that they may be, is read from it.
+
+How wide a window was, which keys a tile left out, what the scale was: many sets of keys, or many numbers, are held against the
+rows at once, and the nearest becomes a hypothesis like any other, which has all other rows to explain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attnviz.base.errors import InputError
+from attnviz.compare.faults.fault import Case
+from attnviz.compare.faults.way import compute, visible
+from attnviz.compare.faults.work import Variant, Work
+from attnviz.compare.rounding import FIXED
+
+_CHANNELS = 4
+"""Sums of channels that rows are compared by: a wrong set of keys hits none of them by chance."""
+
+_HALF = 0.5
+"""The share of the squared differences that what is nearest may leave, to be tried at all."""
+
+_SAME = 1.1
+"""How much further off a number that has a reason may be than the nearest one."""
+
+_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Some wrong rows of one head, taken apart by key."""
+
+    product: Work
+    """The rows as they are when queries and keys are multiplied, ..."""
+    before: Work
+    """... and just before keys are hidden, which of them are being in ``count``."""
+    values: Tensor  # (S, C) what weights are summed up with
+    given: Tensor  # (n, C) what the kernel's rows are, summed up so; (n, 1) denominators
+
+    @property
+    def rows(self) -> Tensor:
+        """Their queries, (n,)."""
+        return self.before.rows
+
+    @property
+    def read(self) -> Tensor:
+        """The logits before a bias or slope is added, (n, S)."""
+        cap = self.before.softcap
+        return self.product.logits if cap is None else torch.tanh(self.product.logits / cap) * cap
+
+    @property
+    def added(self) -> Tensor:
+        """What a bias or slope adds to them, (n, S)."""
+        return self.before.logits - self.read
+
+    @property
+    def seen(self) -> Tensor:
+        """How often each key counts, (n, S)."""
+        return self.before.count
+
+    @property
+    def peak(self) -> Tensor:
+        """What exponentials are taken without, (n, 1)."""
+        return self.before.logits.amax(1, keepdim=True)
+
+    def each(self, logits: Tensor | None = None, values: Tensor | None = None) -> Tensor:
+        """What a key adds to a row, were it seen, (n, S, C + 1): to its sums, and to its denominator."""
+        terms = torch.exp((self.before.logits if logits is None else logits) - self.peak)[..., None]
+        values = self.values if values is None else values
+        return torch.cat([terms * values, terms], -1)
+
+    def apart(self, sums: Tensor, sink: float | None = None) -> Tensor:
+        """How far rows of such sums are from the kernel's, (n, ..., C).
+
+        Args:
+            sums: (n, ..., C + 1), numerators and denominators.
+            sink: the logit of an attention sink in place of the head's own.
+        """
+        total, ones = sums[..., -1:], (1,) * (sums.ndim - 2)
+        sink = self.before.sink if sink is None else sink
+        if sink is not None:
+            total = total + torch.exp(sink - self.peak).reshape(-1, *ones, 1)
+        made = total.log() + self.peak.reshape(-1, *ones, 1) if self.before.what == "lse" else sums[..., :-1] / total
+        return made - self.given.reshape(len(self.given), *ones, -1)
+
+    def off(self, sums: Tensor) -> Tensor:
+        """The square of that, of all rows, (...); inf where one sees no key."""
+        return (self.apart(sums) ** 2).sum(-1).sum(0).nan_to_num(nan=torch.inf)
+
+    def all(self, seen: Tensor | None = None, each: Tensor | None = None) -> Tensor:
+        """The sums over the keys that are seen, (n, C + 1)."""
+        return torch.einsum("ns,nsc->nc", self.seen if seen is None else seen, self.each() if each is None else each)
+
+    def nearest(self, off: Tensor) -> int | None:
+        """The first of many squares that is least; None where it explains too little to be tried."""
+        if not off.numel():
+            return None
+        unexplained, least = float(self.off(self.all())), float(off.min())
+        if not least < _HALF * unexplained:
+            return None
+        return int((off <= least * (1 + 1e-6) + 1e-24).nonzero()[0])
+
+    def shown(self, change: Callable[[Work], None]) -> Tensor:
+        """Which keys are seen, (n, S) as numbers, where settings are others."""
+        work = replace(self.before)
+        change(work)
+        return visible(work).double()
+
+
+def terms_of(case: Case) -> Terms | None:
+    """The wrong rows of a case, taken apart; None where there is no such thing: of logits, and of gradients."""
+    if case.what not in ("weights", "context", "lse"):
+        return None
+    key = "terms", case.batch, case.head
+    if key not in case.known:
+        case.known[key] = _taken_apart(case)
+    found: Terms | None = case.known[key]
+    return found
+
+
+def _taken_apart(case: Case, rows: Tensor | None = None) -> Terms | None:
+    parts: list[Work] = []
+    steps = [Variant("", "", step, lambda work: parts.append(replace(work))) for step in ("product", "mask")]
+    try:
+        rows = torch.tensor(case.rows) if rows is None else rows
+        compute(case.work(case.batch, case.head, rows), steps, FIXED)
+    except (InputError, IndexError):
+        return None
+    # Rows of global queries have projections of their own: the more of both.
+    product, before = max((parts[n : n + 2] for n in range(0, len(parts), 2)), key=lambda pair: len(pair[0].rows))
+    given = case.given(case.batch, case.head, before.rows)
+    kept = torch.isfinite(given).all(1) & (given != 0).any(1)  # what is 0 throughout nobody wrote
+    if not bool(kept.all()):
+        return None if not bool(kept.any()) else _taken_apart(case, before.rows[kept])
+    if case.what == "lse":
+        return Terms(product, before, torch.empty(before.item.S, 0, dtype=torch.float64), given)
+    draw = torch.Generator().manual_seed(0)
+    mixed = torch.randn(given.shape[1], _CHANNELS, generator=draw, dtype=torch.float64)
+    values = mixed if case.what == "weights" or before.v is None else before.v @ mixed
+    return Terms(product, before, values, given @ mixed)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Sums over runs of keys, in an order that each row may have its own: by distance, or by index."""
+
+    terms: Terms
+    order: Tensor  # (n, S) what keys are ordered by, ascending
+    sums: Tensor  # (n, S + 1, C + 1) over so many of the first
+    whole: Tensor  # (n, C + 1) what is in the sums whatever the run is
+
+    @classmethod
+    def of(cls, terms: Terms, order: Tensor, some: Tensor, always: Tensor | None = None) -> Runs:
+        """Runs of ``some`` keys, (n, S), beside those that are ``always`` seen, (n, S)."""
+        order, index = order.double().sort(dim=1, stable=True)
+        each = terms.each()
+        parts = (some[..., None] * each).gather(1, index[..., None].expand_as(each)).cumsum(1)
+        start = torch.zeros_like(parts[:, :1])
+        whole = torch.zeros_like(parts[:, 0]) if always is None else terms.all(always, each)
+        return cls(terms, order.contiguous(), torch.cat([start, parts], 1), whole)
+
+    def between(self, low: Tensor, high: Tensor) -> Tensor:
+        """The sums over keys from ``low`` to ``high``, both (m,) or (n, m) and among them, (n, m, C + 1)."""
+        n = len(self.order)
+        first = torch.searchsorted(self.order, low.double().expand(n, -1).contiguous())
+        last = torch.searchsorted(self.order, high.double().expand(n, -1).contiguous(), right=True)
+        last = torch.maximum(first, last)
+        width = self.sums.shape[-1]
+        ends = (self.sums.gather(1, at[..., None].expand(-1, -1, width)) for at in (last, first))
+        return next(ends) - next(ends)
+
+    def nearest(self, low: Sequence[float], high: Sequence[float]) -> tuple[float, float] | None:
+        """Of several runs the one that is nearest to the kernel's rows, the first of equals."""
+        found = self.place(*torch.tensor([low, high], dtype=torch.float64))
+        return None if found is None else (low[found], high[found])
+
+    def place(self, low: Tensor, high: Tensor) -> int | None:
+        """Its place among them, where each row has ends of its own too, (n, m)."""
+        return self.terms.nearest(self.terms.off(self.whole[:, None] + self.between(low, high)))
+
+
+def fitted(
+    terms: Terms, logits: Callable[[float], Tensor], tried: Iterable[float], reasons: Iterable[float] = ()
+) -> float | None:
+    """The number with which the rows are nearest to the kernel's.
+
+    Args:
+        terms: the rows.
+        logits: the (n, S) logits that a number gives.
+        tried: where to begin.
+        reasons: numbers that somebody may have meant: one of them, where it is as near.
+
+    Returns:
+        It; None where no number brings the rows nearer.
+    """
+    return least(terms, lambda x: terms.apart(terms.all(each=terms.each(logits(x)))), tried, reasons)
+
+
+def least(
+    terms: Terms, apart: Callable[[float], Tensor], tried: Iterable[float], reasons: Iterable[float] = ()
+) -> float | None:
+    """The same, where a number gives differences of its own, (n, C)."""
+
+    def square(x: float) -> float:
+        found = float((apart(x) ** 2).sum())
+        return found if math.isfinite(found) else math.inf
+
+    best = min(tried, key=square)
+    for _ in range(_STEPS):  # Gauss and Newton's, halved while it leads away
+        step = 1e-6 * abs(best) or 1e-6
+        slope = (apart(best + step) - apart(best - step)) / (2 * step)
+        size = float((slope**2).sum())
+        move = -float((slope * apart(best)).sum()) / size if size else 0.0
+        now = square(best)
+        while abs(move) > 1e-13 * abs(best) and not square(best + move) < now:
+            move /= 2
+        if not abs(move) > 1e-13 * abs(best):
+            break
+        best += move
+    if not square(best) < _HALF * float(terms.off(terms.all())):
+        return None
+    near = [one for one in reasons if square(one) <= _SAME * square(best) + 1e-24]
+    return near[0] if near else best
