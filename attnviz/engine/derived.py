@@ -29,7 +29,7 @@ from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.attention import Attention, Rows, rows_together
 from attnviz.engine.blocks import Block, SeenRows, rows_per_block
 from attnviz.engine.given import no_logits
-from attnviz.engine.reducer import Reduced, Wanted
+from attnviz.engine.reducer import Reduced, Wanted, ones
 from attnviz.engine.softmax import BLANK
 from attnviz.engine.tiles import segment, segments
 from attnviz.engine.visibility import to_positions
@@ -402,20 +402,13 @@ class _Cells:
     def _reduced(self, most: Cells | None, mass: Cells | None, seeing: Positions) -> Reduced:
         rows = self.row_edges - self.row_edges[0]
         counts = np.add.reduceat(seeing > 0, rows[:-1], dtype=np.int64)
-        return Reduced(most, mass, counts, _ones(torch.from_numpy(seeing > 0)))
+        return Reduced(most, mass, counts, ones(torch.from_numpy(seeing > 0)))
 
 
 def _sees(found: Reduced) -> NDArray[np.bool_]:
     """Whether each query sees a key, (T',)."""
     sees: NDArray[np.bool_] = ~np.isnan(found.denominators[:, 1].numpy())
     return sees
-
-
-def _ones(sees: Tensor) -> Tensor:
-    """What weights that need no softmax are divided by, (T', 2): 1, or NaN where a query sees nothing."""
-    found = torch.tensor([[0.0, 1.0]], dtype=torch.float64).repeat(len(sees), 1)
-    found[~sees] = torch.nan
-    return found
 
 
 def _runs(wanted: NDArray[np.bool_], rows: Positions) -> Iterator[slice]:
@@ -507,7 +500,7 @@ class Rollout(Derived):
             mass[bins.start : bins.stop, found] = torch.where(there, sums, torch.nan).numpy()
             wanted.told(int(row_edges[bins.stop] - row_edges[bins.start]))
         mass[counts == 0] = np.nan
-        return Reduced(None, mass, counts, _ones(exists))
+        return Reduced(None, mass, counts, ones(exists))
 
     def follow(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Row vectors through all layers, from the top one down.

@@ -104,6 +104,13 @@ class Wanted:
         )
 
 
+def ones(sees: Tensor) -> Tensor:
+    """What weights that need no softmax are divided by, (T', 2): 1, or NaN where a query sees nothing."""
+    found = torch.tensor([[0.0, 1.0]], dtype=torch.float64).repeat(len(sees), 1)
+    found[~sees] = torch.nan
+    return found
+
+
 def reduce_map(
     item: AttentionItem,
     pattern: Pattern,
