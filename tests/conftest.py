@@ -33,9 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell's & has interrupts ignored, by the tests and so by every program that they start and interrupt."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell's & has interrupts ignored and nohup hangups, by the tests and so by every program that they stop."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
     usual = "sweep" if config.getoption("--sweep") else "repeatable"
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", usual))
 

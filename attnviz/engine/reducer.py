@@ -14,7 +14,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from attnviz.engine.fused import Launch
 
 REDUCTIONS = ("max", "mass")
+
+
+TRITON = (3, 6)
+"""The lowest version of Triton whose language the kernel speaks."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def reduce_map(
     """
     wanted = wanted or Wanted(**fields)
     tile = wanted.tile_of(item, row_edges, column_edges, pattern)
-    if item.device.type == "cuda" and find_spec("triton") is not None:
+    if item.device.type == "cuda" and has_triton():
         made = reduce_fused(item, pattern, head, row_edges, column_edges, wanted)
         if made is not None:
             return made
@@ -153,6 +158,16 @@ def reduce_map(
         bound = bound if wanted.memory is None else f"--memory was {wanted.memory:,} bytes: lower it"
         raise InputError(f"{item.device}: out of memory with tiles of {tile.rows} x {tile.keys}; {bound}") from error
     return grid.result()
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is there, in a version that the kernel is written for: what ``attnviz[triton]`` asks for."""
+    try:
+        major, minor, *_ = version("triton").split(".")
+    except PackageNotFoundError:
+        return False
+    return (int(major), int(minor)) >= TRITON
 
 
 def reduce_fused(

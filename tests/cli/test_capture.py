@@ -42,7 +42,10 @@ def models(tmp_path_factory) -> Path:
         FAMILIES[name].build().save_pretrained(root / name)
         if name != "ViT":
             save_tokenizer(root / name)
-    transformers.ViTImageProcessorPil(size={"height": 12, "width": 12}).save_pretrained(root / "ViT")
+    processor = getattr(
+        transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor
+    )  # as transformers calls it
+    processor(size={"height": 12, "width": 12}).save_pretrained(root / "ViT")
     bloom = transformers.BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2)
     transformers.BloomModel(bloom).save_pretrained(root / "Bloom")
     save_tokenizer(root / "Bloom")

@@ -166,7 +166,7 @@ def test_a_browser_opens_where_one_is_wanted(run, dump, monkeypatch):
 
 def test_what_cannot_be_done_is_one_line(refused, dump):
     refused("view", dump, "--no-browser", "--head", "9", says="head 9 is out of range")
-    refused("view", dump, "--no-browser", "--port", "99999", says="less than or equal to 65535")
+    refused("view", dump, "--no-browser", "--port", "99999", says="65535")
     refused("view", dump, "--no-browser", "--memory", "much", says="--memory 'much'")
     refused(
         "view", dump, "--no-browser", "--memory", "3", says="--memory 3 bytes is too small for one row of a picture"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,22 +48,28 @@ SWITCHES = {
 }
 
 
+def precisions() -> list[tuple[Any, str]]:
+    """The switches that this PyTorch has, part by part, and how they stand."""
+    names = ("cuda.matmul", "", "mkldnn", "mkldnn.matmul")
+    parts = [
+        reduce(lambda part, name: getattr(part, name, None), filter(None, at.split(".")), torch.backends)
+        for at in names
+    ]
+    return [(part, part.fp32_precision) for part in parts if hasattr(part, "fp32_precision")]
+
+
 @contextmanager
 def switched(name: str) -> Iterator[None]:
     """One of the switches, turned on; all that it may have moved is put back."""
-    precise = [
-        part
-        for part in (torch.backends, torch.backends.mkldnn, torch.backends.mkldnn.matmul)
-        if hasattr(part, "fp32_precision")
-    ]
-    before, tf32 = [part.fp32_precision for part in precise], torch.backends.cuda.matmul.fp32_precision
+    before, highest = precisions(), torch.get_float32_matmul_precision()
     turn, value = SWITCHES[name]
     turn(value)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision = tf32
-        for part, was in zip(precise, before, strict=True):
+        if not before:  # of a PyTorch that has the one switch alone
+            torch.set_float32_matmul_precision(highest)
+        for part, was in before:
             part.fp32_precision = was
 
 
@@ -88,9 +96,9 @@ def unswitched() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", SWITCHES)
 def test_no_switch_changes_a_result_or_is_changed(unswitched, name):
     with switched(name):
-        said = torch.backends.mkldnn.matmul.fp32_precision
+        said = precisions()
         rounding, found = rounds(CPU), results()
-        assert torch.backends.mkldnn.matmul.fp32_precision == said
+        assert precisions() == said
     for key, expected in unswitched.items():
         if rounding:  # another way, in float64
             np.testing.assert_allclose(found[key], expected, rtol=0, atol=1e-6)
