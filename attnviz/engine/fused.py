@@ -51,6 +51,13 @@ class Launch:
         return cls(128, 64, 8, 3) if D <= 128 else cls(64, 64, 4, 2)
 
 
+INTERPRETED = triton.knobs.runtime.interpret
+"""Whether the kernels below are interpreted, as is settled where they are defined, whatever the environment says later.
+
+Triton's interpreter multiplies the bits of bfloat16 as integers: there, float32 holds the same numbers.
+"""
+
+
 def serves(item: AttentionItem, reach: Reach, *, values: str, global_queries: bool) -> bool:
     """Whether the kernel can make a map: one band of keys without gaps, and no term of each pair by itself."""
     inputs = item.products
@@ -513,8 +520,7 @@ class FusedMap:
         """(n, D) to the terms that the matrix units multiply, (1 or 3, n, D)."""
         if tensor.stride(-1) != 1:
             tensor = tensor.contiguous()
-        # Triton's interpreter multiplies the bits of bfloat16 as integers: there, float32 holds the same numbers.
-        half = torch.float32 if triton.knobs.runtime.interpret else torch.bfloat16
+        half = torch.float32 if INTERPRETED else torch.bfloat16
         if self.item.dtype != torch.float32:
             return tensor[None] if self.item.dtype == torch.float16 else tensor[None].to(half)
         terms = torch.empty(3, *tensor.shape, dtype=half, device=tensor.device)
