@@ -290,7 +290,8 @@ class MergedRows:
 
     def sees_any(self, part: range) -> NDArray[np.bool_]:
         """Whether each of a run of queries sees a key that is not hidden."""
-        found: NDArray[np.bool_] = ~np.isnan(self._cells(np.arange(part.start, part.stop + 1))[:, self.kept]).all(1)
+        cells = self._cells(np.arange(part.start, part.stop + 1))[:, self.kept]
+        found: NDArray[np.bool_] = np.any(~np.isnan(cells), axis=1)
         return found
 
     def parts(self, queries: range) -> Iterator[range]:
