@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from attnviz.base.types import Cells, Positions
 from attnviz.engine.attention import Attention, Computed
 from attnviz.engine.blocks import SeenRows
 from attnviz.engine.given import Given
-from attnviz.engine.reducer import Reduced, ones
+from attnviz.engine.reducer import Reduced, Wanted, ones
 from attnviz.engine.softmax import BLANK
 from attnviz.engine.visibility import to_positions
 from attnviz.engine.whole import WholeRows
@@ -115,16 +114,15 @@ class Merged(WholeRows):
     def whole_rows(self, head: int, memory: int | None = None) -> MergedRows:
         return MergedRows(self, head, memory)
 
-    def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
         if not self._only_hides:
-            return super().cells(head, row_edges, column_edges, **options)
+            return super().reduced(head, row_edges, column_edges, wanted)
         # Keys alone are left out, or nothing is: the other attention's cells, cut around what is hidden.
         hidden = np.asarray(self.hidden, dtype=np.int64)
         hidden = hidden[(hidden >= column_edges[0]) & (hidden < column_edges[-1])]
         columns = np.unique(np.concatenate([column_edges, hidden, hidden + 1]))
-        plain = {name: value for name, value in options.items() if name not in ("denominators", "tile")}
         with torch.no_grad():
-            found = self.base.cells(head, row_edges, columns, **plain)
+            found = self.base.reduced(head, row_edges, columns, wanted.but(denominators=None, tile=None))
         kept = ~np.isin(columns[:-1], hidden)
         group = (np.searchsorted(column_edges, columns[:-1], side="right") - 1)[kept]
         rows = range(int(row_edges[0]), int(row_edges[-1]))
@@ -291,8 +289,7 @@ class MergedRows:
     def sees_any(self, part: range) -> NDArray[np.bool_]:
         """Whether each of a run of queries sees a key that is not hidden."""
         cells = self._cells(np.arange(part.start, part.stop + 1))[:, self.kept]
-        found: NDArray[np.bool_] = np.any(~np.isnan(cells), axis=1)
-        return found
+        return np.asarray(~np.isnan(cells).all(1))
 
     def parts(self, queries: range) -> Iterator[range]:
         """Queries in runs of as many as are in work at once."""
