@@ -345,6 +345,19 @@ def sides_of(outputs: Outputs, what: str, batch: int) -> tuple[Given, Exact]:
     return Given(outputs.given()[what][batch], exact.shared_keys, outputs.inputs.S, "actual"), exact
 
 
+def exact_rows(outputs: Outputs, head: HeadCheck, rule: Rule) -> Tensor:
+    """The exact rows of a head of a context, of denominators or of a gradient, (T, C), of keys (S, C)."""
+    inputs = outputs.inputs
+    if head.what not in GRADIENTS:
+        right = reference(head.what, inputs, head.batch, head.head, rule)
+        return right.exact.reshape(len(right.exact), -1)
+    assert isinstance(inputs, AttentionInputs)
+    assert outputs.grad is not None
+    group = inputs.H // inputs.H_kv
+    heads = [head.head] if head.what == "dq" else range(head.head * group, (head.head + 1) * group)
+    return Flow(inputs, outputs.grad).of(head.what, head.batch, heads, rule=rule).made
+
+
 def _exact_request(inputs: Inputs, batch: int) -> Request:
     # MPS has no float64.
     device = "cpu" if inputs.device.type == "mps" else str(inputs.device)

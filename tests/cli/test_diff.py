@@ -257,8 +257,18 @@ def test_a_picture_is_of_one_batch_item(run, folder):
     assert (several.code, "name one with --batch" in several.err) == (2, True)
     one = run("diff", "dump.safetensors", "wrong.pt:weights", *CAUSAL, "--batch", "1", "-o", "d.png")
     assert (one.code, (folder / "d.png").exists(), "pattern='full'" in one.out) == (1, True, True)
-    rows = run("diff", "dump.safetensors", "wrong.pt:context", *CAUSAL, "--batch", "1", "-o", "e.png")
-    assert (rows.code, "of context there is none" in rows.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["context", "lse"])
+def test_a_picture_of_rows_is_of_the_kernel_the_formula_and_the_difference(run, folder, name):
+    attnviz.save("dump.safetensors", small())
+    torch.save({name: rows_of(Full())[name]}, "wrong.pt")
+    asked = run("diff", "dump.safetensors", f"wrong.pt:{name}", *CAUSAL, "-o", "e.svg")
+    assert (asked.code, "pattern='full'" in asked.out) == (1, True)
+    drawn = (folder / "e.svg").read_text()
+    assert all(words in drawn for words in (f"{name} of the kernel", f"exact {name}", "difference", "head 0"))
+    unused = run("diff", "dump.safetensors", f"wrong.pt:{name}", *CAUSAL, "--norm", "log", "-o", "f.svg")
+    assert (unused.code, (folder / "f.svg").exists()) == (2, False)
 
 
 @pytest.mark.sweep(keep=1)

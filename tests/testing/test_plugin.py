@@ -377,15 +377,21 @@ def test_right(assert_attention_close):
 def test_wrong(assert_attention_close):
     inputs = layer()
     assert_attention_close(kernel(inputs.q, inputs.k), inputs.q, inputs.k)
+
+def test_wrong_context(assert_attention_close):
+    inputs = layer()
+    assert_attention_close(inputs.q * 0, inputs.q, inputs.k, v=inputs.q)
 """
-    result = project(body)
-    result.assert_outcomes(passed=1, failed=1)
+    result = project(body, "-k", "not context")
+    result.assert_outcomes(passed=1, failed=1, deselected=1)
     assert "the weights (full) are not those of the exact formula" in errors(result)
     *_, named, picture = errors(result).splitlines()
     assert named == "it is what the formula gives with pattern='causal'"
     assert Path(picture.removeprefix("picture: ")).name == "test_wrong.kernel.png"
     project(None, "--attention-pictures", "drawn")
-    assert (pytester.path / "drawn" / "test_wrong.kernel.png").stat().st_size
+    drawn = {path.name: path.stat().st_size for path in (pytester.path / "drawn").iterdir()}
+    assert drawn.keys() == {"test_wrong.kernel.png", "test_wrong_context.kernel.png"}
+    assert all(drawn.values())
 
 
 def test_two_runs_that_part(project):

@@ -41,7 +41,7 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
     hand_out = AttentionInterface.get_interface
 
     def get_interface(registry: Any, implementation: str | None, default: Callable[..., Any]) -> Callable[..., Any]:
-        function = hand_out(registry, implementation, default)
+        function = hand_out(registry, implementation, default)  # type: ignore[arg-type] # as it is called, with none
         kind = implementation or "eager"  # a config that was given none, of a part that was made by itself
 
         @functools.wraps(function)

@@ -12,7 +12,7 @@ from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Part, Seen, check_choice
-from attnviz.cli.pictures import PLAIN, look_of_file, write_difference
+from attnviz.cli.pictures import PLAIN, look_of_file, write_difference, write_figure
 from attnviz.cli.sides import (
     ROWS,
     Comparison,
@@ -25,7 +25,7 @@ from attnviz.cli.sides import (
     values_compared,
 )
 from attnviz.cli.source import Source
-from attnviz.plots.look import Look
+from attnviz.plots.look import COLORS, Look
 
 if TYPE_CHECKING:
     from attnviz.compare.heads import Difference
@@ -73,8 +73,8 @@ def register(app: typer.Typer) -> None:
         check_choice("--format", format, ("table", "json"))
         if other is None and not settings_given(b):
             raise InputError("diff: one side is given and no setting that differs; name B, or give a --b-... option")
-        look = look_of_file(look, out)
         values = values_compared(held, other)
+        look = look_of_file(look, out, unused=(*COLORS, "width", "title", "caption") if values in ROWS else ())
         asked = Comparison(source, other, head, batch, part, choice, seen, compute, b, held, values, look)
         hold = _checked if values in ROWS or (asked.of_items and not (out and asked.of_one)) else _compared
         places = [asked] if hold is _checked else each_place(asked)
@@ -162,6 +162,7 @@ def _print(found: Difference, findings: tuple[Finding, ...], side_a: Side, side_
 def _checked(asked: Comparison, format: str, out: Path | None) -> bool:
     """Holds a kernel's rows, or its maps of several batch items, against the exact ones, and prints what was found."""
     from attnviz.base.selections import parse_indices
+    from attnviz.base.writing import PICTURES, check_output, is_stdout
     from attnviz.cli.console import output
     from attnviz.cli.progress import rows_progress
     from attnviz.compare.handed import Outputs, laid_out
@@ -173,9 +174,10 @@ def _checked(asked: Comparison, format: str, out: Path | None) -> bool:
         raise InputError(f"--values {asked.values}: B is what a kernel gave; name it as FILE:NAME")
     for option in settings_given(asked.b):
         raise InputError(f"--{option}: B is a plain tensor, there is nothing to compute; leave it out")
+    if out is not None and asked.values not in ROWS:
+        raise InputError(f"{out}: pictures are of one batch item's weights or logits; name one with --batch")
     if out is not None:
-        how = f"of {asked.values} there is none" if asked.values in ROWS else "name one with --batch"
-        raise InputError(f"{out}: pictures are of one batch item's weights or logits; {how}")
+        out = check_output(out, PICTURES, inputs=asked.paths())
     asked.seen.refuse(f"{asked.values} are of single tokens; leave it out")
     asked.part.refuse(
         f"{asked.values} are held row by row, whole; leave it out, or take some with --rows"
@@ -198,6 +200,12 @@ def _checked(asked: Comparison, format: str, out: Path | None) -> bool:
     heads = parse_indices(asked.head, inputs.H, option="--head", noun="head")
     with rows_progress(inputs.T * len(heads) * len(batches or range(inputs.B)), "diff") as progress:
         report = check_kernel(outputs, Asked(held.atol, held.rtol, held.rows, heads, batches, progress=progress))
+    if out is not None:
+        from attnviz.show.figures.kernel import rows_figure, rows_words
+
+        write_figure(out, lambda: rows_figure(outputs, report), asked.look, rows_words(report), kind="diff")
+    if is_stdout(out):
+        return report.within
     if format == "json":
         data(exports.report_json(report, inputs.source, text, asked.values))
         return report.within

@@ -121,6 +121,10 @@ class Fault(ABC):
     def variants(self, case: Case) -> Iterator[Variant]:
         """What there is to try."""
 
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        """What there is to try of it whose numbers are read from the rows that are wrong: where nothing else explains them."""
+        return iter(())
+
     def variant(self, name: str, step: str, change: Change, setting: str = "") -> Variant:
         """One of them."""
         return Variant(self.name, name, step, change, setting)

@@ -302,8 +302,11 @@ class KeysMoved(Fault):
             yield self._of(name, "kv", rule)
             for fields in "kv" if case.what == "context" else "":
                 yield self._of(name, fields, rule)
-        terms = terms_of(case)
-        for fields in () if terms is None else ("kv", "k", "v") if case.what == "context" else ("kv",):
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        if (terms := terms_of(case)) is None:
+            return
+        for fields in ("kv", "k", "v") if case.what == "context" else ("kv",):
             for name, index in self._nearest(terms, fields):
                 yield self._of(name, fields, index)
 
@@ -324,9 +327,9 @@ class KeysMoved(Fault):
         moved = Moved(terms, fields)
         S = terms.before.item.S
         for name, rule in (("key s{:+d}", _shifted), ("key s{:+d}, round the end,", _rolled)):
-            moves = [by for by in range(-min(_MOVES, S - 1), min(_MOVES, S - 1) + 1) if by]
+            moves = [by for size in (*range(1, _MOVES), *TILES) for by in (size, -size) if size < S]
             found = moved.nearest([rule(by, S)(torch.arange(S)) for by in moves])
-            if found is not None and abs(moves[found]) != 1:
+            if found is not None:
                 yield f"{name.format(moves[found])} in the place of key s", rule(moves[found], S)
         for tile in TILES:
             if 2 * tile <= S <= _PAGES * tile:
@@ -336,8 +339,8 @@ class KeysMoved(Fault):
                     yield name.format(*pages, tile), partial(_exchanged, pages=pages, tile=tile)
 
 
-_MOVES = 64
-"""Keys that others are moved by, at most."""
+_MOVES = 17
+"""Keys that others are moved by, fewer than so many, or a tile."""
 
 _PAGES = 64
 """Pages any two of which may have been exchanged."""
@@ -364,7 +367,7 @@ class Moved:
         """What keys add in the places of others, (n, S, C + 1): place s holds key ``index[s]``, (S,)."""
         terms = self.terms
         logits = terms.read[:, index] + terms.added if "k" in self.fields else None
-        return terms.each(logits, terms.values[index] if "v" in self.fields else None)
+        return terms.each(logits, terms.values[index] if "v" in self.fields and terms.by_key else None)
 
     def nearest(self, orders: Sequence[Tensor]) -> int | None:
         """Which of several orders, (S,) each, is nearest to the kernel's rows."""
@@ -404,9 +407,6 @@ class StaleKeys(Fault):
             return
         widths = [part.window * part.dilation for part in leaves(case.pattern) if isinstance(part, Local)]
         sizes = {size for w in widths for size in (w, w + 1, 2 * w, 2 * w + 1)} | {16, 32, 64, 128, 256, 512, 1024}
-        terms = terms_of(case)
-        if terms is not None:
-            yield from self._nearest(terms)
         for size in sorted(size for size in sizes if 0 < size < case.inputs.S):
 
             def unwritten(work: Work, size: int = size) -> None:
@@ -428,25 +428,16 @@ class StaleKeys(Fault):
 
         yield self.variant("the query's own key not yet written: zeros", "product", zeros)
 
-    def _nearest(self, terms: Terms) -> Iterator[Variant]:
+    def fitted(self, case: Case) -> Iterator[Variant]:
         """A ring of any size whose last few keys are not yet written."""
-        S = terms.before.item.S
-        choices = [(size, late) for late in range(1, min(_LATE, S - 1) + 1) for size in range(late, S)]
-        sums = []
-        own, each = terms.all(), terms.each()
-        for size, late in choices:
-            rows, places = ((terms.before.distance > -late) & (terms.before.distance <= 0)).nonzero(as_tuple=True)
-            kept = places >= size
-            rows, places = rows[kept], places[kept]
-            logits = terms.read[rows, places - size] + terms.added[rows, places]
-            stale = torch.exp(logits - terms.peak[rows, 0])[:, None]
-            stale = torch.cat([stale * terms.values[places - size], stale], 1)
-            change = terms.seen[rows, places, None] * (stale - each[rows, places])
-            sums.append(own.index_add(0, rows, change))
-        found = terms.nearest(terms.off(torch.stack(sums, 1)))
+        terms = terms_of(case)
+        if terms is None or case.item.cross:
+            return
+        sums = _behind(terms)
+        found = terms.nearest(terms.off(sums))
         if found is None:
             return
-        size, late = choices[found]
+        late, size = found // (case.inputs.S - 1) + 1, found % (case.inputs.S - 1) + 1
 
         def change(work: Work) -> None:
             work.key_of = _stale(work, size, late)
@@ -457,6 +448,24 @@ class StaleKeys(Fault):
             "tensors",
             change,
         )
+
+
+def _behind(terms: Terms) -> Tensor:
+    """The sums of rows, (n, m, C + 1), that rings of 1 to S - 1 keys give that are 1 key behind, 2, ..."""
+    S, each = terms.before.item.S, terms.each()
+    rows, own = torch.arange(len(each))[:, None], (terms.before.distance == 0).double().argmax(1)[:, None]
+    there = (terms.before.distance == 0).any(1)[:, None]
+    sums = [terms.all()[:, None].expand(-1, S - 1, -1)]
+    for late in range(min(_LATE, S - 1)):
+        place = own - late
+        source = place - torch.arange(1, S)
+        some = (source >= 0) & there
+        place, source = place.clamp(min=0), source.clamp(min=0)
+        stale = torch.exp(terms.read.gather(1, source) + terms.added.gather(1, place) - terms.peak)[..., None]
+        values = terms.values[source if terms.by_key else place.expand(source.shape)]
+        change = torch.cat([stale * values, stale], -1) - each[rows, place]
+        sums.append(sums[-1] + change * (some * terms.seen.gather(1, place))[..., None])
+    return torch.cat(sums[1:], 1)
 
 
 _LATE = 4

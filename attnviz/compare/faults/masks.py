@@ -25,7 +25,7 @@ from attnviz.attention.patterns import (
     Prefix,
 )
 from attnviz.compare.faults.fault import Case, Fault, Read, Ruled, leaves, rewritten, without
-from attnviz.compare.faults.terms import Runs, Terms, least, terms_of
+from attnviz.compare.faults.terms import Runs, least, terms_of
 from attnviz.compare.faults.work import Change, Variant, Work
 
 TILES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 192, 256, 512)
@@ -179,8 +179,10 @@ class CausalOffByOne(Fault):
         }
         for name, rule in rules.items():
             yield self.under(name, _instead(case.pattern, Causal(), Ruled(rule)))
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
         band = Band.of(case)
-        found = None if band.window else band.nearest(lambda x: (band.low, x))
+        found = None if band.window or not band.causal else band.nearest(lambda x: (band.low, x))
         if found is not None and abs(found[1]) != 1:
             yield self.under(band.said(*found), band.under(*found))
 
@@ -191,6 +193,9 @@ class WindowInstead(Fault):
     name = "window in its place"
 
     def variants(self, case: Case) -> Iterator[Variant]:
+        return iter(())
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
         band = Band.of(case)
         if band.window is not None:
             return
@@ -243,12 +248,16 @@ class WindowSize(Fault):
                     yield self.under(
                         f"a window of {size}, not {w}{hint}", _with(case, window, Local(size, d)), f"--window {size}"
                     )
-            band = Band.of(case)
-            found = band.nearest(lambda x, high=band.high: (-x, min(x, high)))
-            size = -1 if found is None or math.isinf(found[0]) else int(-found[0]) // d
-            if size >= 0 and size not in (*sizes, w):
-                other = _with(case, window, Local(size, d))
-                yield self.under(f"a window of {size}, not {w}", other, f"--window {size}")
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        band = Band.of(case)
+        if band.window is None:
+            return
+        found = band.nearest(lambda x: (-x, min(x, band.high)))
+        size = -1 if found is None or math.isinf(found[0]) else int(-found[0]) // band.step
+        if size >= 0:
+            other = _with(case, band.window, Local(size, band.step))
+            yield self.under(f"a window of {size}, not {band.window.window}", other, f"--window {size}")
 
 
 class WindowSides(Fault):
@@ -274,6 +283,8 @@ class WindowSides(Fault):
                     return (far >= low) & (far <= high) & (far % d == 0)
 
                 yield self.under(name, _with(case, window, Ruled(rule)))
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
         band = Band.of(case)
         if band.window is None:
             return
@@ -281,8 +292,7 @@ class WindowSides(Fault):
         found += [band.nearest(lambda x: (x, 0.0)), band.nearest(lambda x: (0.0, x))]
         found += [band.nearest(lambda x: (band.low + x, band.high + x))]
         for reach in dict.fromkeys(both for both in found if both is not None):
-            if reach not in {*ends.values()}:
-                yield self.under(band.said(*reach), band.under(*reach))
+            yield self.under(band.said(*reach), band.under(*reach))
 
 
 class Dilation(Fault):
@@ -369,11 +379,6 @@ class CountedTwice(Fault):
     name = "key counted twice"
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        terms = terms_of(case)
-        found = None if terms is None else _nearest_tile(case, terms, 1)
-        if found is not None:
-            yield _left_out(self, case, *found, times=2.0)
-
         def own(work: Work) -> None:
             work.count = work.count * torch.where(work.distance == 0, 2.0, 1.0)
 
@@ -393,6 +398,11 @@ class CountedTwice(Fault):
         yield self.variant(
             "each key counted once for each part of the pattern: global keys in the window twice", "mask", change
         )
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        found = _nearest_tile(case, 1)
+        if found is not None:
+            yield _left_out(self, case, *found, times=2.0)
 
 
 def _inner(pattern: Pattern) -> Iterator[Pattern]:
@@ -457,7 +467,6 @@ class PaddingSeen(Fault):
         for n in range(min(len(padding), 16)):
             of_item = padding[n].expand_as(padding)
             yield _of_inputs(self, f"the padding of batch item {n}", key_padding_mask=of_item, query_padding_mask=every)
-        yield from self._length(case, every)
         flipped = padding.flip(1)
         yield _of_inputs(self, "padding on the other side", key_padding_mask=flipped, query_padding_mask=every)
         for by in (-1, 1):
@@ -469,11 +478,11 @@ class PaddingSeen(Fault):
                 query_padding_mask=every,
             )
 
-    def _length(self, case: Case, every: Tensor) -> Iterator[Variant]:
-        """Another number of keys that exist."""
+    def fitted(self, case: Case) -> Iterator[Variant]:
         terms, padding = terms_of(case), case.inputs.key_padding_mask
         if terms is None or padding is None:
             return
+        every = torch.ones(case.inputs.B, case.inputs.T, dtype=torch.bool, device=padding.device)
         index = torch.arange(case.inputs.S)
 
         def unpadded(work: Work) -> None:
@@ -517,9 +526,8 @@ class HiddenKeysCount(Fault):
             work.weights = seen * torch.exp(own - total)
 
         yield self.variant("keys hidden after the softmax, not before", "weights", after)
-        yield from self._added(case)
 
-    def _added(self, case: Case) -> Iterator[Variant]:
+    def fitted(self, case: Case) -> Iterator[Variant]:
         """A mask of numbers that are added, which hide nothing."""
         terms = terms_of(case)
         if terms is None or bool((terms.seen > 0).all()):
@@ -562,18 +570,13 @@ class TileDropped(Fault):
     name = "tile of keys left out"
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        terms = terms_of(case)
-        if terms is None:  # nothing says which: the tiles at the ends
-            for first, last in _ends(case.inputs.S):
-                yield _left_out(self, case, first, last)
-        else:
-            found = _nearest_tile(case, terms, -1)
-            if found is not None:
-                yield _left_out(self, case, *found)
+        for first, last in _ends(case.inputs.S):
+            yield _left_out(self, case, first, last)
 
-
-def _is_causal(case: Case) -> bool:
-    return any(isinstance(part, Causal) for part in leaves(case.pattern))
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        found = _nearest_tile(case, -1)
+        if found is not None:
+            yield _left_out(self, case, *found)
 
 
 def _ends(S: int) -> Iterator[tuple[int, int]]:
@@ -584,9 +587,11 @@ def _ends(S: int) -> Iterator[tuple[int, int]]:
     return (ends for ends in dict.fromkeys(found) if ends[1] - ends[0] < S)
 
 
-def _nearest_tile(case: Case, terms: Terms, sign: int) -> tuple[int, int] | None:
+def _nearest_tile(case: Case, sign: int) -> tuple[int, int] | None:
     """The keys without which, or with which twice, rows are nearest to the kernel's: at an end, in a tile, or one."""
-    S = case.inputs.S
+    S, terms = case.inputs.S, terms_of(case)
+    if terms is None:
+        return None
     ends = [(first, S) for first in range(1, S)] + [(0, last) for last in range(1, S)]
     ends += [(first, min(first + tile, S)) for tile in (1, *TILES) for first in range(0, S, tile)]
     index = torch.arange(S).expand(terms.seen.shape)
@@ -618,17 +623,20 @@ class MaskByTiles(Fault):
     name = "mask of whole tiles"
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        if not _is_causal(case):
-            return
-        for before, name in (
-            (0, "the future hidden in whole tiles of {} alone"),
-            (1, "the tile of {} on the diagonal left out"),
-        ):
-            for size in dict.fromkeys((*TILES, _nearest_size(Band.of(case), before))):
-                if size is not None and size < case.inputs.S:
-                    yield self.under(
-                        name.format(size), _instead(case.pattern, Causal(), Ruled(_by_tiles(size, before)))
-                    )
+        for size in TILES:
+            yield from self._of(case, 0, size)
+            yield from self._of(case, 1, size)
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        for before in (0, 1):
+            size = _nearest_size(Band.of(case), before)
+            if size is not None:
+                yield from self._of(case, before, size)
+
+    def _of(self, case: Case, before: int, size: int) -> Iterator[Variant]:
+        if any(isinstance(part, Causal) for part in leaves(case.pattern)) and size < case.inputs.S:
+            names = f"the future hidden in whole tiles of {size} alone", f"the tile of {size} on the diagonal left out"
+            yield self.under(names[before], _instead(case.pattern, Causal(), Ruled(_by_tiles(size, before))))
 
 
 def _by_tiles(size: int, before: int) -> Callable[[Tensor, Tensor, Item], Tensor]:
@@ -646,7 +654,7 @@ def _by_tiles(size: int, before: int) -> Callable[[Tensor, Tensor, Item], Tensor
 def _nearest_size(band: Band, before: int) -> int | None:
     """The size of tiles with which rows are nearest to the kernel's."""
     runs = band.runs
-    if runs is None or band.window is not None:
+    if runs is None or band.window is not None or not band.causal:
         return None
     sizes = torch.arange(2, runs.terms.before.item.S)
     own = runs.terms.before.item.query_position(runs.terms.rows)[:, None]

@@ -23,6 +23,7 @@ from attnviz.attention.patterns import (
     Prefix,
 )
 from attnviz.compare.faults.fault import Case, Fault, Read, Ruled, leaves, rewritten
+from attnviz.compare.faults.terms import Runs, Terms, terms_of
 from attnviz.compare.faults.work import Change, Variant, Work
 
 Rule = Callable[[Tensor, Tensor, Item], Tensor]
@@ -70,6 +71,30 @@ class Chunks(Fault):
         for name, rule in rules.items():
             yield self.under(name, _instead(case, part, rule))
 
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        for part in _parts(case, Chunked):
+            terms = terms_of(case)
+            if terms is None:
+                return
+            sizes, own = torch.arange(1, 2 * case.inputs.S), _own(terms)
+            first = torch.div(own, sizes, rounding_mode="floor") * sizes - own
+            runs = Runs.of(terms, terms.before.distance, _shown(case, terms, part, Full()))
+            found = runs.place(first, first + sizes - 1)
+            if found is not None:
+                size = int(sizes[found])
+                other = _instead(case, part, Chunked(size))
+                yield self.under(f"chunks of {size}, not {part.size}", other, f"--pattern chunked:size={size}")
+
+
+def _own(terms: Terms) -> Tensor:
+    """Where the rows' queries stand, (n, 1)."""
+    return terms.before.item.query_position(terms.rows)[:, None]
+
+
+def _shown(case: Case, terms: Terms, part: Pattern, other: Pattern) -> Tensor:
+    """Which keys the rows see with another pattern in the place of a part, (n, S) as numbers."""
+    return terms.shown(lambda work: setattr(work, "pattern", _instead(case, part, other)))
+
 
 def _far(t: Tensor, s: Tensor, item: Item) -> Tensor:
     return item.key_position(s) - item.query_position(t)
@@ -113,6 +138,18 @@ class PrefixLength(Fault):
         }
         for name, rule in rules.items():
             yield self.under(name, _instead(case, part, rule))
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        for part in _parts(case, Prefix):
+            terms = terms_of(case)
+            if terms is None:
+                return
+            always = _shown(case, terms, part, Causal())
+            runs = Runs.of(terms, terms.before.distance, _shown(case, terms, part, Full()) - always, always)
+            found = runs.place(torch.tensor([-torch.inf]), torch.arange(case.inputs.S + 1) - 1 - _own(terms))
+            if found is not None:
+                other = _instead(case, part, Prefix(found))
+                yield self.under(f"a prefix of {found}, not {part.of(case.item)}", other, f"--pattern prefix:n={found}")
 
 
 def _position(t: Tensor, s: Tensor, item: Item) -> Tensor:

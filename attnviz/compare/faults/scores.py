@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from attnviz.compare.faults.fault import MOST_MATCHED, Case, Fault
+from attnviz.compare.faults.masks import TILES
 from attnviz.compare.faults.terms import Terms, fitted, least, terms_of
 from attnviz.compare.faults.way import compute
 from attnviz.compare.faults.work import Change, Variant, Work
 from attnviz.compare.gradients import GRADIENTS
 from attnviz.compare.rounding import FIXED
 
-_FACTORS = tuple(math.exp(n / 12) for n in range(-60, 61))
+_FACTORS = (-1.0, *(math.exp(n / 8) for n in range(-40, 41)))
 """How many times what is meant a number may be, to begin with."""
 
 
@@ -48,24 +49,24 @@ class Scale(Fault):
             if not any(math.isclose(scale, other, rel_tol=1e-9) for other in tried):
                 tried.append(scale)
                 yield self.having(name, f"--scale {scale:.6g}", scale=scale)
-        terms = terms_of(case)
-        other = None if terms is None else self._fitted(terms, own)
-        if other is not None and not any(math.isclose(other, one, rel_tol=1e-6) for one in tried):
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        terms, own = terms_of(case), case.item.scale
+        other = None if terms is None else self._nearest(terms, own)
+        if other is not None:
             size = 1 / other**2
             whole = other > 0 and abs(size - round(size)) < 1e-9 * size
             name = f"the scale of a size of {size:.0f}, 1/sqrt({size:.0f})" if whole else f"a scale of {other:.6g}"
             yield self.having(f"{name}, not {own:.6g}", f"--scale {other:.9g}", scale=other)
 
-    def _fitted(self, terms: Terms, own: float) -> float | None:
+    def _nearest(self, terms: Terms, own: float) -> float | None:
         def logits(scale: float) -> Tensor:
             product = terms.product.logits * (scale / own)
             cap = terms.before.softcap
             return (product if cap is None else torch.tanh(product / cap) * cap) + terms.added
 
         sizes = [1 / math.sqrt(size) for size in range(1, 1025)]
-        return (
-            fitted(terms, logits, [own * by for by in (*_FACTORS, *(-by for by in _FACTORS))], sizes) if own else None
-        )
+        return fitted(terms, logits, [own * by for by in _FACTORS], sizes) if own else None
 
 
 class Softcap(Fault):
@@ -78,10 +79,6 @@ class Softcap(Fault):
         if cap is None:
             return
         yield self.having("softcap left out", softcap=None)
-        terms = terms_of(case)
-        other = None if terms is None else self._fitted(terms, cap)
-        if other is not None:
-            yield self.having(f"a softcap of {other:.6g}, not {cap:.6g}", f"--softcap {other:.9g}", softcap=other)
 
         def after_mask(work: Work) -> None:
             work.bent((work.count > 0).double())
@@ -111,7 +108,13 @@ class Softcap(Fault):
 
         yield self.variant("softcap without its factor: tanh(score / softcap)", "cap", divided)
 
-    def _fitted(self, terms: Terms, own: float) -> float | None:
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        terms, cap = terms_of(case), case.inputs.softcap
+        other = None if terms is None or cap is None else self._nearest(terms, cap)
+        if other is not None:
+            yield self.having(f"a softcap of {other:.6g}, not {cap:.6g}", f"--softcap {other:.9g}", softcap=other)
+
+    def _nearest(self, terms: Terms, own: float) -> float | None:
         def logits(cap: float) -> Tensor:
             return torch.tanh(terms.product.logits / cap) * cap + terms.added
 
@@ -168,19 +171,7 @@ class Bias(Fault):
                 yield self.variant(f"the bias of head {head}", "tensors", of_head)
 
     def _other(self, case: Case, whole: Tensor) -> Iterator[Variant]:
-        """The bias times any number, and read at another place."""
-        terms = terms_of(case)
-        if terms is not None and terms.before.slope is None:
-            reasons = (0.5, math.log2(math.e), math.log(2), 1 / case.item.scale)
-            other = fitted(
-                terms, lambda by: terms.read + by * terms.added, [*_FACTORS, *(-by for by in _FACTORS)], reasons
-            )
-            if other is not None and other not in (-1.0, 2.0):
-
-                def times(work: Work) -> None:
-                    work.bias = None if work.bias is None else work.bias * other
-
-                yield self.variant(f"the bias times {other:.6g}", "cap", times)
+        """The bias read at another place."""
         for dim, noun in ((1, "key"), (0, "query")):
             for by in (1, -1):
 
@@ -193,6 +184,20 @@ class Bias(Fault):
             work.bias = _bias_of(whole, work, work.head)[:1].expand(len(work.rows), -1)
 
         yield self.variant("the bias of the first query for every query", "tensors", first)
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        terms = terms_of(case)
+        if terms is None or terms.before.bias is None or terms.before.slope is not None:
+            return
+        reasons = (0.5, math.log2(math.e), math.log(2), 1 / case.item.scale)
+        other = fitted(terms, lambda by: terms.read + by * terms.added, _FACTORS, reasons)
+        if other is None:
+            return
+
+        def times(work: Work) -> None:
+            work.bias = None if work.bias is None else work.bias * other
+
+        yield self.variant(f"the bias times {other:.6g}", "cap", times)
 
 
 def _bias_of(whole: Tensor, work: Work, head: int) -> Tensor:
@@ -231,15 +236,6 @@ class Alibi(Fault):
                 hint = ": counted from the first key?" if by == offset else ""
                 yield self.variant(f"ALiBi's distances {by:+d} off{hint}", "tensors", moved)
 
-        terms = terms_of(case)
-        other = None if terms is None or case.inputs.bias is not None or not own else self._fitted(terms, own)
-        if other is not None:
-            yield self.variant(
-                f"ALiBi's slopes times {other:.6g}, {other * own:.6g} for {own:.6g}",
-                "cap",
-                lambda work: times(work, other),
-            )
-
         def signed(work: Work) -> None:
             if work.slope is not None:  # a key of the future gains
                 work.logits = work.logits + work.slope * (work.distance.abs() + work.distance)
@@ -249,13 +245,19 @@ class Alibi(Fault):
             if head != case.head and float(slopes[head]) != own:
                 yield self.having(f"the ALiBi slope of head {head}", slope=float(slopes[head]))
 
-    def _fitted(self, terms: Terms, own: float) -> float | None:
-        return fitted(
-            terms,
-            lambda by: terms.read + by * terms.added,
-            [*_FACTORS, *(-by for by in _FACTORS)],
-            [2.0**n for n in range(-8, 9)],
-        )
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        terms, slopes = terms_of(case), case.inputs.alibi_slopes
+        if terms is None or slopes is None or case.inputs.bias is not None:
+            return
+        reasons = [2.0**n for n in range(-8, 9)]
+        other = fitted(terms, lambda by: terms.read + by * terms.added, _FACTORS, reasons)
+        if other is None:
+            return
+
+        def times(work: Work) -> None:
+            work.slope = None if work.slope is None else work.slope * other
+
+        yield self.variant(f"ALiBi's slopes times {other:.6g}", "cap", times)
 
 
 _MOVED = 8
@@ -313,10 +315,6 @@ class Sink(Fault):
             work.sink = None
 
         yield self.variant("the sink in the place of key 0's logit", "mask", in_place)
-        terms = terms_of(case)
-        other = None if terms is None else self._fitted(terms, own)
-        if other is not None and not any(math.isclose(other, sink, rel_tol=1e-4) for sink in sinks.tolist()):
-            yield self.having(f"a sink of {other:.6g}, not {own:.6g}", sink=other)
 
         def unshifted(work: Work) -> None:
             peak = work.logits.masked_fill(work.count == 0, -torch.inf).amax(1, keepdim=True)
@@ -336,10 +334,14 @@ class Sink(Fault):
             if head != case.head and float(sinks[head]) != own:
                 yield self.having(f"the sink of head {head}", sink=float(sinks[head]))
 
-    def _fitted(self, terms: Terms, own: float) -> float | None:
-        sums = terms.all()
-        tried = [own + n / 4 for n in range(-80, 81)]
-        return least(terms, lambda sink: terms.apart(sums, sink), tried, (0.0, 1.0))
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        terms, sinks = terms_of(case), case.inputs.sinks
+        if terms is None or sinks is None:
+            return
+        own, sums = float(sinks[case.head]), terms.all()
+        other = least(terms, lambda sink: terms.apart(sums, sink), [own + n / 4 for n in range(-80, 81)], (0.0, 1.0))
+        if other is not None:
+            yield self.having(f"a sink of {other:.6g}, not {own:.6g}", sink=other)
 
 
 class Base2(Fault):
@@ -389,6 +391,46 @@ class WrongAxis(Fault):
             work.weights = torch.exp(work.logits - totals[place][None, :])
 
         yield self.variant("softmax over queries, the wrong axis", "weights", change)
+
+
+class NotRescaled(Fault):
+    """Sums over tiles of keys that are not rescaled where a later tile has a larger logit."""
+
+    name = "online softmax"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        if case.what not in ("context", "lse"):
+            return
+        for tile in TILES:
+            if tile < case.inputs.S:
+                if case.what == "context":
+                    yield self.variant(
+                        f"the sum of values not rescaled from tile to tile of {tile} keys", "weights", _kept(tile)
+                    )
+                    yield self.variant(
+                        f"neither sum rescaled from tile to tile of {tile} keys", "weights", _kept(tile, both=True)
+                    )
+                yield self.variant(
+                    f"the denominator not rescaled from tile to tile of {tile} keys", "weights", _kept(tile, both=None)
+                )
+
+
+def _kept(tile: int, *, both: bool | None = False) -> Change:
+    """Sums as they were added up, each tile by the largest logit up to it; ``both``: the denominator too, None: it alone."""
+
+    def change(work: Work) -> None:
+        peaks = torch.cummax(work.logits, 1).values
+        ends = (torch.arange(work.logits.shape[1]) // tile * tile + tile - 1).clamp(max=work.logits.shape[1] - 1)
+        late = peaks[:, -1:] - peaks[:, ends]
+        factor = torch.where(torch.isfinite(late), torch.exp(late), 0.0)
+        lost = (work.weights * factor).sum(1, keepdim=True)
+        if both is None:
+            work.weights = work.weights / lost
+            work.logits = work.logits + torch.log(lost)
+        else:
+            work.weights = work.weights * factor / (lost if both else 1.0)
+
+    return change
 
 
 class NoSoftmax(Fault):

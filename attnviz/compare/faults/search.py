@@ -161,6 +161,8 @@ def _singles(case: Case, late: int) -> Iterator[Variant]:
     for fault in FAULTS:
         if fault.late == late and (fault.of_sums or not long):
             yield from fault.variants(case)
+        if late == 1 and not case.of_keys:
+            yield from fault.fitted(case)
 
 
 def _cells(case: Case) -> int:

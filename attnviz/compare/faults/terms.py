@@ -59,6 +59,11 @@ class Terms:
         return self.before.logits - self.read
 
     @property
+    def by_key(self) -> bool:
+        """Whether what is summed up is a key's own; weights stay in the key's place."""
+        return self.before.what == "context"
+
+    @property
     def seen(self) -> Tensor:
         """How often each key counts, (n, S)."""
         return self.before.count
@@ -224,5 +229,6 @@ def least(
         best += move
     if not square(best) < _HALF * float(terms.off(terms.all())):
         return None
-    near = [one for one in reasons if square(one) <= _SAME * square(best) + 1e-24]
+    near = [one for one in reasons if math.isclose(one, best, rel_tol=0.01, abs_tol=0.01)]
+    near = [one for one in near if square(one) <= _SAME * square(best) + 1e-24]
     return near[0] if near else best
