@@ -123,6 +123,7 @@ class Labels:
         self._heard: set[type[nn.Module] | None] = set()  # classes of modules that attend
         named = list(modules)
         self._kinds = {name: type(module) for name, module in named}
+        self._order = {name: n for n, name in enumerate(self._kinds)}
         self._crossing = crossing(self._kinds)
         for name in _attentions(named):
             self._add(name)
@@ -168,6 +169,7 @@ class Labels:
             if one.position != place.position or not one.suffix.startswith(inner) or self._attends(one)
         ]
         tower.places.append(place)
+        tower.places.sort(key=lambda one: self._order.get(f"{one.position}.{one.suffix}".strip("."), len(self._order)))
         tower.crosses = tower.crosses or name in self._crossing
         return tower
 

@@ -280,8 +280,9 @@ def table(results: list[Found]) -> str:
         "",
         "What `attnviz capture` makes of each family of Hugging Face transformers that attends, measured by `make families` on",
         f"transformers {transformers.__version__}: tiny models made from the config classes, a batch of 2, text with padding. *Exact* is within 1e-5 of",
-        "the softmax that the model itself ran, with labels of the model's own indices; where no softmax is to be seen (`sdpa`, fused",
-        "kernels), *checked* is what the [self-check](capture.md#right-or-refused) says.",
+        "the softmax that the model itself ran, or of what torch's own attention functions compute from what they were given (in float64),",
+        "with labels of the model's own indices; *checked* is what the [self-check](capture.md#right-or-refused) says where neither is to be",
+        "seen. Families that need timm are measured where it is installed.",
         "",
         f"Of {len(attend)} families that were built and attend, {counts['exact']} are exact"
         + "".join(f", {count} {status}" for status, count in sorted(counts.items()) if status != "exact")

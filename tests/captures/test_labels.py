@@ -325,3 +325,15 @@ def test_attention_over_channels_says_so(fused, tokens):
     run, _ = captured(Channels(False), {"x": x})
     assert run.notes == []
     assert run.inputs(0).w_o is not None
+
+
+def test_layers_that_are_not_called_attention_keep_their_place_before_those_that_are():
+    """XCiT's: a layer over channels has a name of its own, and stands before those of the class token."""
+
+    class Over(nn.Module):
+        pass
+
+    names = {"cls_attn_blocks.0.attn": Attention(), "cls_attn_blocks.1.attn": Attention()}
+    made = Labels({"blocks.0.attn": Over(), "blocks.1.attn": Over(), **names}.items())
+    found = [made.of(f"{stack}.{n}.attn", cross=False) for stack in ("blocks", "cls_attn_blocks") for n in (0, 1)]
+    assert found == [("", 0), ("", 1), ("", 2), ("", 3)]

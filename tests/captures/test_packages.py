@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import attnviz
+from attnviz.base.errors import Note
 from tests.captures.test_models import weights
 
 TOLERANCE = 1e-5
@@ -91,6 +92,19 @@ def test_timm(name, fused):
         model(picture)
     assert len(hooks) == len(own) == len(run.layers)
     check(run, dict(enumerate(own)))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_timm_over_channels(fused):
+    timm = package("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("xcit_nano_12_p16_224", pretrained=False, num_classes=4, img_size=32, depth=2).eval()
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
+    with torch.no_grad(), pytest.warns(Note, match="layers 0, 1 attend over channels"), attnviz.capture(model) as run:
+        model(torch.randn(2, 3, 32, 32))
+    assert list(run.inputs(0).tokens[0])[:2] == ["channel 0", "channel 1"]
 
 
 def test_diffusers_unet():
@@ -225,6 +239,30 @@ def test_open_clip():
     check(run, own)
 
 
+def test_open_clip_coca():
+    package("open_clip")
+    from open_clip.coca_model import CoCa
+
+    torch.manual_seed(0)
+    sizes = {"context_length": 9, "vocab_size": 50, "width": 32, "heads": 4, "layers": 2}
+    model = CoCa(
+        embed_dim=32,
+        multimodal_cfg=sizes,
+        text_cfg={**sizes, "embed_cls": True, "output_tokens": True},
+        vision_cfg={
+            **{"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 16},
+            **{"attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True},
+        },
+    ).eval()
+    for parameter in model.parameters():  # some begin as whatever was there
+        torch.nn.init.normal_(parameter, std=0.2)
+    run, _ = captured(model, torch.randn(2, 3, 16, 16), torch.randint(1, 49, (2, 9)), fused=True)
+    stacks = {label: run._layers[label].stack for label in run.layers}
+    assert [stacks[label] for label in (0, 1)] == [f"text.transformer.resblocks.{n}.attn" for n in (0, 1)]
+    assert [stacks[label] for label in ("cross.0", "cross.1")] == [f"text_decoder.cross_attn.{n}.attn" for n in (0, 1)]
+    assert len(run.layers) == 9
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "flash": {"attn_flash": True},
@@ -295,6 +333,24 @@ def test_peft(kind):
             torch.nn.init.normal_(parameter, std=0.3)
     run, output = captured(model, input_ids=torch.randint(0, 40, (2, 9)), output_attentions=True)
     check(run, dict(enumerate(output.attentions)))
+
+
+def test_peft_adaption_prompt():
+    """A prompt that each layer attends to beside its own attention, whose labels stay the model's."""
+    peft = package("peft")
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
+    )
+    model = transformers.LlamaForCausalLM(config)
+    model = peft.get_peft_model(
+        model, peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=2)
+    ).eval()
+    run, _ = captured(model, input_ids=torch.randint(0, 40, (2, 9)))
+    stacks = {label: run._layers[label].stack.rpartition("layers.")[2] for label in run.layers}
+    assert stacks == {n: f"{n}.self_attn.model" for n in (0, 1)} | {f"self_attn.{n}": f"{n}.self_attn" for n in (0, 1)}
 
 
 @pytest.mark.parametrize("positions", ["standard", "rotary"])
