@@ -305,7 +305,9 @@ class KeysMoved(Fault):
 
     def fitted(self, case: Case) -> Iterator[Variant]:
         terms = terms_of(case)
-        for fields in () if terms is None else ("kv", "k", "v") if case.what == "context" else ("kv",):
+        if terms is None:
+            return
+        for fields in ("kv", "k", "v") if case.what == "context" else ("kv",):
             for name, index in self._nearest(terms, fields):
                 yield self._of(name, fields, index)
 
