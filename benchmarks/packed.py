@@ -8,10 +8,10 @@ from functools import partial
 import torch
 
 import attnviz
-from attnviz.attention.patterns import Blocks, Causal, Chunked, Documents, Pattern
+from attnviz.attention.patterns import Blocks, Causal, Chunked, Documents, Pattern, Prefix
 from benchmarks.measure import Comparison, benchmark, in_turns, peak_extra_bytes
 
-TOKENS, DOCUMENTS, CHUNK, BLOCK = 131_072, 64, 2048, 128
+TOKENS, DOCUMENTS, CHUNK, BLOCK, QUERIES = 131_072, 64, 2048, 128, 4096
 
 
 def lengths() -> list[int]:
@@ -66,6 +66,7 @@ def packed_time() -> Iterator[Comparison]:
     causal = Documents() & Causal()
     alone, chunks = parts(inputs, lengths()), parts(inputs, [CHUNK] * (TOKENS // CHUNK))
     bare = attnviz.AttentionInputs(inputs.q, inputs.k)
+    few = attnviz.AttentionInputs(inputs.q[:, :, -QUERIES:], inputs.k)  # every key is seen: the last queries alone
     calls = {
         "packed": lambda: mapped(inputs, causal),
         "alone": lambda: [mapped(one, Causal()) for one in alone],
@@ -75,6 +76,8 @@ def packed_time() -> Iterator[Comparison]:
         "chunks": lambda: [mapped(one, Causal()) for one in chunks],
         "blocks": lambda: mapped(bare, sparse()),
         "bare blocks": lambda: bare_blocks(bare, sparse()),
+        "prefix": lambda: mapped(few, Prefix(CHUNK)),
+        "causal": lambda: mapped(few, Causal()),
     }
     seconds = in_turns(calls, repeats=3)
     row = f"(T={TOKENS:,}, {DOCUMENTS} documents)"
@@ -85,6 +88,8 @@ def packed_time() -> Iterator[Comparison]:
     yield Comparison(name, "each chunk by itself", seconds["chunked"], seconds["chunks"], 2.0)
     name = f"map, blocks of {BLOCK}, about 6 a row, mass (T={TOKENS:,})"
     yield Comparison(name, "products and softmax of the same blocks", seconds["blocks"], seconds["bare blocks"], None)
+    name = f"map, prefix of {CHUNK:,}, mass ({QUERIES:,} queries, S={TOKENS:,})"
+    yield Comparison(name, "causal", seconds["prefix"], seconds["causal"], 1.2)
 
 
 def prepared() -> attnviz.AttentionInputs:

@@ -233,10 +233,10 @@ def signed_cells(
             for cells, part in ((above, apart), (below, -apart)):
                 picture = torch.where(both, part, -torch.inf).numpy()
                 reduce_block(cells, picture, pair.queries.numpy(), pair.keys[shown].numpy(), row_edges, column_edges)
-    return _furthest(above, below)
+    return furthest(above, below)
 
 
-def _furthest(above: Cells, below: Cells) -> Cells:
+def furthest(above: Cells, below: Cells) -> Cells:
     """The one furthest from 0 of the largest of A - B and the largest of B - A, -inf where there is none; NaN then."""
     found: Cells = np.where(above >= below, above, -below)
     return np.where(np.isfinite(found), found, np.nan)
@@ -406,7 +406,7 @@ class _Pictures:
         return (
             drawn(a, self.values, self.sides[0].name, both if of_a == (None, None) else of_a),
             drawn(b, self.values, self.sides[1].name, both if of_b == (None, None) else of_b),
-            drawn(_furthest(*self.cells[2:]), "difference", "A − B", both),
+            drawn(furthest(*self.cells[2:]), "difference", "A − B", both),
         )
 
 

@@ -15,8 +15,10 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.labels import labels_of_both
 from attnviz.base.types import Cells, Progress
-from attnviz.compare.heads import signed_cells
+from attnviz.compare.heads import furthest, signed_cells
 from attnviz.compare.sides import Exact, check_groups
+from attnviz.engine.differences import Weighed, furthest_apart, serves
+from attnviz.engine.reducer import Reduced
 from attnviz.engine.request import Request, ask, asks
 from attnviz.maps.map import AttentionMap, cells_of, map_with, reduced_of
 
@@ -97,11 +99,10 @@ def _same_columns(a: Request, b: Request) -> tuple[Request, Request]:
 def compared(a: Request, b: Request, *, progress: Progress | None = None) -> Comparison:
     """The first head of two requests of the same region."""
     a, b = _same_columns(a, b)
-    head = a.chosen[0]
     reduced = [reduced_of(side, side.chosen[0], progress=progress) for side in (a, b)]
     one, other = (map_with(side, side.chosen[0], cells_of(found)) for side, found in zip((a, b), reduced, strict=True))
     if one.reduced and a.reduce == "max":
-        cells = signed_cells(Exact(a), Exact(b), head, *a.edges(), values=a.values, progress=progress)
+        cells = _signed(a, b, reduced, progress)
     else:
         blank = (reduced[0].counts == 0) | (reduced[1].counts == 0)
         cells = minus(one.cells, other.cells, a.values, blank)
@@ -118,6 +119,17 @@ def compared(a: Request, b: Request, *, progress: Progress | None = None) -> Com
             key_labels=labels_of_both(one.key_labels, other.key_labels),
         ),
     )
+
+
+def _signed(a: Request, b: Request, reduced: Sequence[Reduced], progress: Progress | None) -> Cells:
+    """Of each cell's pairs the difference that is furthest from 0: a tile at a time where that can be, else pair by pair."""
+    head = a.chosen[0]
+    one, other = (
+        Weighed(side.attention, side.chosen[0], found.denominators) for side, found in zip((a, b), reduced, strict=True)
+    )
+    if a.values == "weights" and serves(one, other):
+        return furthest(*furthest_apart(one, other, *a.edges(), memory=a.memory, progress=progress))
+    return signed_cells(Exact(a), Exact(b), head, *a.edges(), values=a.values, progress=progress)
 
 
 def minus(a: Cells, b: Cells, values: str, blank: NDArray[np.bool_]) -> Cells:

@@ -20,10 +20,9 @@ from attnviz.base.devices import dtype_name
 from attnviz.base.errors import InputError
 from attnviz.base.runs import runs
 from attnviz.base.selections import checked_range
-from attnviz.base.types import Positions, Progress
+from attnviz.base.types import Positions
 from attnviz.engine.blocks import Block, HeadRows, SeenRows, blocks, stepped
-from attnviz.engine.reducer import Reduced, reduce_map
-from attnviz.engine.tiles import TileSize
+from attnviz.engine.reducer import Reduced, Wanted, reduce_map
 from attnviz.engine.visibility import to_positions
 
 _APART_CELLS = 1 << 20
@@ -118,7 +117,7 @@ class Attention(ABC):
 
     @abstractmethod
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
         """One head block by block, every query once: weights, or logits.
 
@@ -126,24 +125,22 @@ class Attention(ABC):
             head: the head.
             queries: those that are wanted; None is all.
             weights: whether the values are weights.
-            largest: whether each query's largest logit is wanted beside its weights.
+            sums: whether each query's largest logit, and the entropy of its weights, are wanted beside them.
         """
 
+    def cells(self, head: int, row_edges: Positions, column_edges: Positions, **wanted: Any) -> Reduced:
+        """One head reduced to cells.
+
+        Args:
+            head: the head.
+            row_edges, column_edges: the bins, as :func:`attnviz.engine.reducer.reduce_map` has them.
+            wanted: the fields of :class:`attnviz.engine.reducer.Wanted`.
+        """
+        return self.reduced(head, row_edges, column_edges, Wanted(**wanted))
+
     @abstractmethod
-    def cells(
-        self,
-        head: int,
-        row_edges: Positions,
-        column_edges: Positions,
-        *,
-        reductions: Sequence[str] = ("max",),
-        values: str = "weights",
-        denominators: Tensor | None = None,
-        memory: int | None = None,
-        tile: TileSize | None = None,
-        progress: Progress | None = None,
-    ) -> Reduced:
-        """One head reduced to cells, as :func:`attnviz.engine.reducer.reduce_map` has it."""
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        """As :meth:`cells`, for makers of attentions: what they override, and hand on."""
 
     @property
     def finest(self) -> int | None:
@@ -188,9 +185,9 @@ class Computed(Attention):
         return HeadRows(self.item, self.pattern, head, queries=queries)
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
-        return blocks(self.item, self.pattern, head, queries=queries, weights=weights, largest=largest)
+        return blocks(self.item, self.pattern, head, queries=queries, weights=weights, sums=sums)
 
-    def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
-        return reduce_map(self.item, self.pattern, head, row_edges, column_edges, **options)
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        return reduce_map(self.item, self.pattern, head, row_edges, column_edges, wanted)

@@ -17,7 +17,7 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
 from attnviz.engine.head import RowScorer
-from attnviz.engine.softmax import softmax_
+from attnviz.engine.softmax import softmax_, softmax_and_entropy_
 from attnviz.engine.visibility import HIDDEN, to_positions
 
 BLOCK_CELLS = 1 << 19
@@ -203,7 +203,20 @@ class Block:
     shared: int  # how many of the first columns are keys that all rows share; one may come again, hidden, in the rest
     for_global: bool = False  # whether these are rows of global queries
     seen: Tensor | None = None  # (b, n) bool, whether the query sees the key; None where all do
-    largest: Tensor | None = None  # (b,) each query's largest logit, where it was asked for beside weights
+    largest: Tensor | None = None  # (b,) each query's largest logit, where sums were asked for beside weights
+    entropy: Tensor | None = None  # (b,) the entropy of its weights, where it was found with them
+
+    @property
+    def entropies(self) -> Tensor:
+        """The entropy of each query's weights in nats, (b,); -inf where one that was given is negative."""
+        return torch.special.entr(self.values).sum(1) if self.entropy is None else self.entropy
+
+    @property
+    def seeing(self) -> Tensor:
+        """(n,) how many of the queries see each key."""
+        if self.seen is None:
+            return torch.full((len(self.keys),), len(self.rows), device=self.keys.device)
+        return counted(self.seen, 0)
 
     def over_all(self, S: int, *, weights: bool = True) -> tuple[Tensor, Tensor]:
         """The values over every key, (b, S), and which of them each query sees, (b, S) bool."""
@@ -235,28 +248,55 @@ def blocks(
     *,
     queries: range | None = None,
     weights: bool = True,
-    largest: bool = False,
+    sums: bool = False,
 ) -> Iterator[Block]:
-    """One head's rows, block by block, every query once: for what is summed up and never kept whole."""
+    """One head's rows, block by block, every query once: for what is summed up and never kept whole.
+
+    The arguments are those of :meth:`attnviz.engine.attention.Attention.blocks`.
+    """
     own = HeadRows(item, pattern, head, queries=queries)
     memory = torch.empty(0, dtype=item.compute_dtype, device=item.device)
+    sums = sums and weights
     size = rows_per_block(own.reach.width(item.T, item.S))
     for block in own.blocks([own.queries], size, rows_per_block(item.S)):
         sees, rows = block.scorer.sees, block.rows
         keys = sees.columns(rows)
         b, n = len(rows), len(keys)
-        if memory.numel() < b * n:
-            memory = memory.new_empty(b * n)
+        if memory.numel() < b * n * (1 + sums):
+            memory = memory.new_empty(b * n * (1 + sums))
         values = block.scorer.logits(rows, memory[: b * n].view(b, n))
-        parts: list[range | Tensor] = [*sees.spans(rows), keys[: sees.g]]
-        hides = block.scorer.bias_hides or any(sees.hides(rows, part) for part in parts)
-        seen = values > HIDDEN if hides else None
-        visible = torch.full((b,), n, device=item.device) if seen is None else torch.count_nonzero(seen, dim=1)
-        most = values.amax(1) if largest and weights and n else None
-        if weights:
+        seen, visible = _visible(block, keys, values)
+        largest, entropy = None, None
+        if sums and n:
+            logits, values = values, memory[b * n : 2 * b * n].view(b, n)
+            largest, entropy = softmax_and_entropy_(logits, block.scorer.sink, values)
+        elif weights:
             softmax_(values, block.scorer.sink)
         at, keep = to_positions(rows, item.device), block.keep
         if keep is not None:
             at, values, visible = at[keep], values[keep], visible[keep]
-            seen, most = (None if one is None else one[keep] for one in (seen, most))
-        yield Block(at, keys, values, visible, sees.g, sees.for_global, seen, most)
+            seen, largest, entropy = (None if one is None else one[keep] for one in (seen, largest, entropy))
+        yield Block(at, keys, values, visible, sees.g, sees.for_global, seen, largest, entropy)
+
+
+def _visible(block: RowBlock, keys: Tensor, logits: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Which of the keys each query of a block sees, (b, n) bool, None where all; and how many, (b,)."""
+    scorer, rows, (b, n) = block.scorer, block.rows, logits.shape
+    spans = scorer.sees.spans(rows)
+    parts: list[range | Tensor] = [*spans, keys[: scorer.sees.g]]
+    if not (scorer.bias_hides or any(scorer.sees.hides(rows, part) for part in parts)):
+        return None, torch.full((b,), n, device=logits.device)
+    if scorer.band_alone and isinstance(rows, range) and len(spans) == 1:
+        return scorer.sees.band_seen(rows, spans[0])
+    seen = logits > HIDDEN
+    return seen, counted(seen, 1)
+
+
+def counted(seen: Tensor, dim: int) -> Tensor:
+    """How many of (b, n) bool are True along a dimension, int64.
+
+    Added up in float32, which is exact up to 2**24 and takes a fraction of the time that PyTorch needs to count.
+    """
+    if seen.shape[dim] > 1 << 24:
+        return torch.count_nonzero(seen, dim=dim)
+    return seen.to(torch.float32).sum(dim).long()

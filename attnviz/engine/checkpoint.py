@@ -22,7 +22,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Positions
 from attnviz.base.writing import atomic
 from attnviz.engine.plan import Plan
-from attnviz.engine.reducer import Reduced
+from attnviz.engine.reducer import Reduced, Wanted
 from attnviz.version import __version__
 
 _UNREAD = ("q", "k", "v", "w_o", "q_global", "k_global", "v_global")
@@ -97,9 +97,7 @@ class Checkpoint:
         return self.folder / f"{key}-{part}.npz"
 
 
-def key_of(
-    item: AttentionItem, pattern: Pattern, head: int, edges: Sequence[Positions], options: dict[str, Any]
-) -> str:
+def key_of(item: AttentionItem, pattern: Pattern, head: int, edges: Sequence[Positions], wanted: Wanted) -> str:
     """What a map is made of, save its queries and the tile that the first run settles, in 32 letters.
 
     Raises:
@@ -109,7 +107,7 @@ def key_of(
     released = (__version__, torch.__version__, item.device.type, str(item.dtype), item.sizes, item.batch, head)
     for value in (
         released,
-        sorted((name, value) for name, value in options.items() if name != "tile"),
+        wanted.but(tile=None, progress=None),
         tuple(edges),
         pattern.of_head(head),
         type(item.inputs).__name__,

@@ -29,9 +29,9 @@ from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.attention import Attention, Rows, rows_together
 from attnviz.engine.blocks import Block, SeenRows, rows_per_block
 from attnviz.engine.given import no_logits
-from attnviz.engine.reducer import Reduced
+from attnviz.engine.reducer import Reduced, Wanted, ones
 from attnviz.engine.softmax import BLANK
-from attnviz.engine.tiles import TileSize, segment, segments
+from attnviz.engine.tiles import segment, segments
 from attnviz.engine.visibility import to_positions
 from attnviz.engine.whole import GivenCells
 
@@ -127,7 +127,7 @@ class Derived(Attention):
         return f"{self.item.source} ({', '.join(one for one in said if one)})"
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
         if not weights:
             raise self.no_logits()
@@ -137,31 +137,17 @@ class Derived(Attention):
     def _blocks(self, head: int, queries: range, most: int | None = None) -> Iterator[Block]:
         """Blocks of weights of some queries, of at most so many rows where that is said."""
 
-    def cells(
-        self,
-        head: int,
-        row_edges: Positions,
-        column_edges: Positions,
-        *,
-        reductions: Sequence[str] = ("max",),
-        values: str = "weights",
-        denominators: Tensor | None = None,
-        memory: int | None = None,
-        tile: TileSize | None = None,
-        progress: Progress | None = None,
-    ) -> Reduced:
-        if values == "logits":
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        if wanted.logits:
             raise self.no_logits()
-        shape = (len(row_edges) - 1, len(column_edges) - 1)
-        tile = tile or TileSize.fitting(self.item, shape, reductions=len(reductions), memory=memory)
-        most = None if memory is None else max(1, tile.rows * tile.keys // self.item.S)
-        grid = GivenCells(row_edges, column_edges, tuple(reductions))
+        tile = wanted.tile_of(self.item, row_edges, column_edges)
+        most = None if wanted.memory is None else max(1, tile.rows * tile.keys // self.item.S)
+        grid = GivenCells(row_edges, column_edges, wanted.reductions)
         with torch.no_grad(), torch.autocast(self.item.device.type, enabled=False):
             for block in self._blocks(head, range(int(row_edges[0]), int(row_edges[-1])), most):
                 grid.add_block(block)
-                if progress is not None:
-                    progress(len(block.rows))
-        return grid.result(denominators)
+                wanted.told(len(block.rows))
+        return grid.result(wanted.denominators)
 
     def no_logits(self) -> InputError:
         """The error of asking what is made of weights for logits."""
@@ -231,19 +217,19 @@ class Combined(Derived):
         for rows in own.groups(queries, most):
             yield self._block(rows, own.read(rows))
 
-    def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
-        reductions, logits = tuple(options.get("reductions", ("max",))), options.get("values") == "logits"
-        members = self.members(head)
-        options["progress"] = _slowed(options.get("progress"), len(members))
-        if logits:
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        reductions, members = tuple(wanted.reductions), self.members(head)
+        wanted = wanted.but(progress=_slowed(wanted.progress, len(members)))
+        of_members = _Cells(members, row_edges, column_edges, self.how, wanted)
+        if wanted.logits:
             if not self._exact_logits(row_edges, column_edges):
                 raise self.no_logits()
-            return _Cells(members, row_edges, column_edges, self.how, options).of_logits()
+            return of_members.of_logits()
         if reductions == ("mass",) and self.how == "mean":
-            return _Cells(members, row_edges, column_edges, self.how, options).of_mean()
+            return of_members.of_mean()
         if reductions == ("max",) and self.how == "max" and all(one.softmaxed for one, _ in members):
-            return _Cells(members, row_edges, column_edges, self.how, options).of_max()
-        return super().cells(head, row_edges, column_edges, **options)
+            return of_members.of_max()
+        return super().reduced(head, row_edges, column_edges, wanted)
 
     def _exact_logits(self, *edges: Positions) -> bool:
         """Whether the logits of members can be combined cell by cell."""
@@ -335,15 +321,15 @@ class _Cells:
         row_edges: Positions,
         column_edges: Positions,
         how: str,
-        options: dict[str, Any],
+        wanted: Wanted,
     ) -> None:
         self.members, self.row_edges, self.column_edges = members, row_edges, column_edges
-        self.how, self.options = how, {**options, "denominators": None}
+        self.how, self.wanted = how, wanted.but(denominators=None)
 
     def each(self) -> Iterator[tuple[Reduced, Cells]]:
         """Each member's cells of the one reduction that is asked for."""
         for attention, head in self.members:
-            found = attention.cells(head, self.row_edges, self.column_edges, **self.options)
+            found = attention.reduced(head, self.row_edges, self.column_edges, self.wanted)
             cells = found.max if found.mass is None else found.mass
             assert cells is not None
             yield found, cells
@@ -403,9 +389,9 @@ class _Cells:
         edges = self.row_edges[bins.start : bins.stop + 1]
         queries = np.arange(edges[0], edges[-1] + 1)
         total = np.zeros((len(queries) - 1, len(self.column_edges) - 1))
-        options = {**self.options, "progress": None, "tile": None}
+        wanted = self.wanted.but(progress=None, tile=None)
         for attention, head in self.members:
-            found = attention.cells(head, queries, self.column_edges, **options)
+            found = attention.reduced(head, queries, self.column_edges, wanted)
             assert found.mass is not None
             total += np.nan_to_num(found.mass)
         first = self.row_edges[0]
@@ -416,20 +402,13 @@ class _Cells:
     def _reduced(self, most: Cells | None, mass: Cells | None, seeing: Positions) -> Reduced:
         rows = self.row_edges - self.row_edges[0]
         counts = np.add.reduceat(seeing > 0, rows[:-1], dtype=np.int64)
-        return Reduced(most, mass, counts, _ones(torch.from_numpy(seeing > 0)))
+        return Reduced(most, mass, counts, ones(torch.from_numpy(seeing > 0)))
 
 
 def _sees(found: Reduced) -> NDArray[np.bool_]:
     """Whether each query sees a key, (T',)."""
     sees: NDArray[np.bool_] = ~np.isnan(found.denominators[:, 1].numpy())
     return sees
-
-
-def _ones(sees: Tensor) -> Tensor:
-    """What weights that need no softmax are divided by, (T', 2): 1, or NaN where a query sees nothing."""
-    found = torch.tensor([[0.0, 1.0]], dtype=torch.float64).repeat(len(sees), 1)
-    found[~sees] = torch.nan
-    return found
 
 
 def _runs(wanted: NDArray[np.bool_], rows: Positions) -> Iterator[slice]:
@@ -486,37 +465,27 @@ class Rollout(Derived):
         for rows in _chunks(queries, size if most is None else min(size, most)):
             yield self._block(rows, own.read(rows))
 
-    def cells(
-        self,
-        head: int,
-        row_edges: Positions,
-        column_edges: Positions,
-        *,
-        reductions: Sequence[str] = ("max",),
-        **options: Any,
-    ) -> Reduced:
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
         sizes = np.diff(row_edges)
-        if "max" in reductions and (sizes > 1).any():
+        if "max" in wanted.reductions and (sizes > 1).any():
             raise InputError(
                 f"{self.item.source}: a row of cells is of {int(sizes.max())} queries, and rollout follows their mean through "
                 f"the layers, not the largest of each; choose --reduce mass, or few queries with --queries A:B"
             )
         if not (sizes > 1).any():
-            return super().cells(head, row_edges, column_edges, reductions=reductions, **options)
-        if options.get("values") == "logits":
+            return super().reduced(head, row_edges, column_edges, wanted)
+        if wanted.logits:
             raise self.no_logits()
-        memory = options.get("memory")
-        TileSize.fitting(self.item, (len(sizes), len(column_edges) - 1), memory=memory)
-        return self._mass(row_edges, column_edges, options.get("progress"), memory)
+        wanted.tile_of(self.item, row_edges, column_edges)  # raises where memory is too little
+        return self._mass(row_edges, column_edges, wanted)
 
-    def _mass(
-        self, row_edges: Positions, column_edges: Positions, progress: Progress | None, memory: int | None
-    ) -> Reduced:
+    def _mass(self, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
         """The mean of the queries of each row of cells, followed down, and summed over the keys of each."""
         exists = self._exist(torch.arange(int(row_edges[0]), int(row_edges[-1])))
         rows = row_edges - row_edges[0]
         counts = np.add.reduceat(exists.numpy(), rows[:-1], dtype=np.int64)
         mass = np.full((len(counts), len(column_edges) - 1), np.nan)
+        memory = wanted.memory
         cells = _VECTOR_CELLS if memory is None else min(_VECTOR_CELLS, memory // _VECTOR_BYTES)
         for bins in _chunks(range(len(counts)), max(1, cells // self.item.S)):
             start = torch.zeros(len(bins), self.item.S, dtype=torch.float64)
@@ -529,10 +498,9 @@ class Rollout(Derived):
             sums = segment(values[:, inside].contiguous(), cuts, "sum", dim=1)
             there = segment(seen[:, inside].double(), cuts, "max", dim=1) > 0
             mass[bins.start : bins.stop, found] = torch.where(there, sums, torch.nan).numpy()
-            if progress is not None:
-                progress(int(row_edges[bins.stop] - row_edges[bins.start]))
+            wanted.told(int(row_edges[bins.stop] - row_edges[bins.start]))
         mass[counts == 0] = np.nan
-        return Reduced(None, mass, counts, _ones(exists))
+        return Reduced(None, mass, counts, ones(exists))
 
     def follow(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Row vectors through all layers, from the top one down.

@@ -24,6 +24,8 @@ from attnviz.base.runs import runs
 from attnviz.base.types import Cells, Positions
 from attnviz.engine.attention import Attention, Computed
 from attnviz.engine.blocks import SeenRows
+from attnviz.engine.given import Given
+from attnviz.engine.reducer import Reduced, Wanted, ones
 from attnviz.engine.softmax import BLANK
 from attnviz.engine.visibility import to_positions
 from attnviz.engine.whole import WholeRows
@@ -112,6 +114,74 @@ class Merged(WholeRows):
     def whole_rows(self, head: int, memory: int | None = None) -> MergedRows:
         return MergedRows(self, head, memory)
 
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        if not self._only_hides:
+            return super().reduced(head, row_edges, column_edges, wanted)
+        # Keys alone are left out, or nothing is: the other attention's cells, cut around what is hidden.
+        hidden = np.asarray(self.hidden, dtype=np.int64)
+        hidden = hidden[(hidden >= column_edges[0]) & (hidden < column_edges[-1])]
+        columns = np.unique(np.concatenate([column_edges, hidden, hidden + 1]))
+        with torch.no_grad():
+            found = self.base.reduced(head, row_edges, columns, wanted.but(denominators=None, tile=None))
+        kept = ~np.isin(columns[:-1], hidden)
+        group = (np.searchsorted(column_edges, columns[:-1], side="right") - 1)[kept]
+        rows = range(int(row_edges[0]), int(row_edges[-1]))
+        sees = self.sees_kept(head, rows, found)
+        counts = np.add.reduceat(sees, row_edges[:-1] - row_edges[0], dtype=np.int64)
+        most, mass = found.max, found.mass
+        if most is not None:
+            most = _by_group(most[:, kept], group, len(column_edges) - 1, np.fmax)
+        if mass is not None:
+            mass = _by_group(mass[:, kept], group, len(column_edges) - 1, np.add)
+            mass = mass * (found.counts / np.maximum(counts, 1))[:, None]
+        return Reduced(most, mass, counts, ones(torch.from_numpy(sees)))
+
+    @property
+    def _only_hides(self) -> bool:
+        """Whether nothing but keys is left out: each token is seen by itself, and no row is renormalized after it."""
+        whole, made = self.whole.item, self.made
+        each = len(made.queries) == whole.T and len(made.keys) == whole.S
+        return each and not self.by_query_alone
+
+    @property
+    def by_query_alone(self) -> bool:
+        """Whether what is hidden can be told query by query alone: rows are renormalized, or what a query sees isn't known."""
+        if not self.hidden:
+            return self.made.renormalized and not isinstance(self.base, Computed)
+        inputs = self.base.item.inputs
+        known = isinstance(self.base, Computed | Given) and getattr(inputs, "bias", None) is None
+        return self.made.renormalized or not known
+
+    def sees_kept(self, head: int, rows: range, found: Reduced) -> NDArray[np.bool_]:
+        """Whether each query sees a key that is not hidden, (len(rows),).
+
+        Args:
+            head: the head.
+            rows: the queries.
+            found: cells of the other attention over these queries, which say whether each sees any key.
+        """
+        sees: NDArray[np.bool_] = ~np.isnan(found.denominators[:, 1].numpy())
+        if not self.hidden or not len(rows):
+            return sees
+        item = self.base.item
+        there = np.ones(item.S, dtype=bool) if item.key_padding is None else item.key_padding.cpu().numpy().copy()
+        there[np.asarray(self.hidden)] = False
+        kept = np.flatnonzero(there)
+        doubtful = sees.copy()
+        if len(kept):
+            # The nearest key that is kept, before or after each query's own, is seen under most patterns.
+            pattern, t = self.base.pattern.of_head(head), torch.arange(rows.start, rows.stop, device=item.device)
+            own = np.clip(np.arange(rows.start, rows.stop) + item.S - item.T, 0, item.S - 1)
+            at = np.searchsorted(kept, own, side="right")
+            for near in (np.maximum(at - 1, 0), np.minimum(at, len(kept) - 1)):
+                s = torch.from_numpy(kept[near]).to(item.device)
+                doubtful &= ~pattern.visible(t, s, item).cpu().numpy()
+        rest = MergedRows(self, head)
+        for run in runs((np.flatnonzero(doubtful) + rows.start).tolist()):
+            for part in rest.parts(run):
+                sees[part.start - rows.start : part.stop - rows.start] &= rest.sees_any(part)
+        return sees
+
 
 class MergedRows:
     """The rows of one head, each a group of queries over every group of keys."""
@@ -122,11 +192,12 @@ class MergedRows:
         self.attention, self.head, self.memory = attention, head, memory
         self.item, made = attention.item, attention.made
         self.apart = torch.empty(0, dtype=torch.int64)
-        self.queries = np.asarray(made.queries.edges)
-        keys, hidden = np.asarray(made.keys.edges), np.asarray(attention.hidden, dtype=np.int64)
-        self.by_query = bool(len(hidden)) or (made.renormalized and not isinstance(attention.base, Computed))
+        self.queries, self.edges = np.asarray(made.queries.edges), np.asarray(made.keys.edges)
+        self.covers = not attention.hidden or (self.edges[0] == 0 and self.edges[-1] == attention.whole.item.S)
+        keys, hidden = self.edges, np.asarray(attention.hidden, dtype=np.int64)
+        self.by_query = attention.by_query_alone
         # Where hidden keys lie in a group, its columns are cut around them; what a query sees of keys that no group has counts too.
-        ends = np.asarray([0, attention.whole.item.S])[: 2 * self.by_query]
+        ends = np.asarray([0, attention.whole.item.S])[: 2 * (self.by_query or len(hidden) > 0)]
         self.columns = np.unique(np.concatenate([keys, ends, hidden, hidden + 1]))
         starts = self.columns[:-1]
         self.kept = ~np.isin(starts, hidden)
@@ -135,7 +206,7 @@ class MergedRows:
     def span(self, rows: range | Tensor) -> range:
         """As :meth:`attnviz.engine.whole.BlockRows.span`: the groups that the queries of some groups reach."""
         whole, every = self.attention.whole, range(self.item.S)
-        if self.by_query or not isinstance(rows, range) or rows.step != 1 or not len(rows):
+        if self.by_query or not self.covers or not isinstance(rows, range) or rows.step != 1 or not len(rows):
             return every
         reach = whole.pattern.reach(whole.item)
         if not reach.band or reach.keys is not None or whole.pattern.global_queries or reach.step != 1:
@@ -144,7 +215,7 @@ class MergedRows:
         spans = reach.spans(queries, whole.item.S)
         if not spans:
             return every[:1]
-        edges = self.columns
+        edges = self.edges
         first = int(np.searchsorted(edges, min(span.start for span in spans), side="right")) - 1
         stop = int(np.searchsorted(edges, max(span.stop for span in spans), side="left"))
         return range(max(first, 0), max(min(stop, self.item.S), max(first, 0) + 1))
@@ -170,15 +241,7 @@ class MergedRows:
         """A run of groups of queries over some groups of keys: the weights, 0 where none is seen, and what is seen."""
         dtype = self.item.compute_dtype
         if not self.by_query:
-            columns = self.columns[keys.start : keys.stop + 1]
-            size, parts = self._size(len(columns)), []
-            for start in range(groups.start, groups.stop, size):
-                mass = self._mass(self.queries[start : min(start + size, groups.stop) + 1], columns)
-                parts.append(torch.from_numpy(mass).to(dtype))  # keys down in memory, as they come
-            none = torch.empty(0, len(keys), dtype=dtype)
-            made = parts[0] if len(parts) == 1 else torch.cat([none, *parts])
-            hidden = torch.isnan(made)
-            return made.masked_fill_(hidden, 0), hidden.logical_not_()
+            return self._sums(groups, keys)
         shape = len(groups), self.item.S
         values, seen = np.zeros(shape), np.zeros(shape, dtype=bool)
         counts = np.zeros(len(groups))
@@ -193,6 +256,46 @@ class MergedRows:
             seen[at] |= np.logical_or.reduceat(sees, first, axis=0)
             counts[at] += np.add.reduceat(any_key, first, dtype=np.int64)
         return torch.from_numpy(values / np.maximum(counts, 1)[:, None]).to(dtype), torch.from_numpy(seen)
+
+    def _sums(self, groups: range, keys: range) -> tuple[Tensor, Tensor]:
+        """Likewise, where groups need no row by itself: sums over keys that are kept, means over queries that see one."""
+        ends = [int(end) for end in np.searchsorted(self.columns, self.edges[[keys.start, keys.stop]])]
+        columns = self.columns if len(keys) == self.item.S else self.columns[ends[0] : ends[1] + 1]
+        size, parts = self._size(len(columns)), []
+        for start in range(groups.start, groups.stop, size):
+            edges = self.queries[start : min(start + size, groups.stop) + 1]
+            mass = self._kept_mass(edges, columns, keys) if self.attention.hidden else self._mass(edges, columns)
+            parts.append(torch.from_numpy(mass).to(self.item.compute_dtype))  # keys down in memory, as they come
+        none = torch.empty(0, len(keys), dtype=self.item.compute_dtype)
+        made = parts[0] if len(parts) == 1 else torch.cat([none, *parts])
+        hidden = torch.isnan(made)
+        return made.masked_fill_(hidden, 0), hidden.logical_not_()
+
+    def _kept_mass(self, edges: Positions, columns: Positions, keys: range) -> Cells:
+        """The mass of groups of queries over some groups of keys without what is hidden, NaN where none is seen."""
+        attention = self.attention
+        found = attention.base.cells(self.head, edges, columns, reductions=("mass",), memory=self.memory)
+        assert found.mass is not None
+        sees = attention.sees_kept(self.head, range(int(edges[0]), int(edges[-1])), found)
+        counts = np.add.reduceat(sees, edges[:-1] - edges[0], dtype=np.int64)
+        first = int(np.searchsorted(self.columns, columns[0]))
+        group = self.group[first : first + len(columns) - 1] - keys.start
+        use = self.kept[first : first + len(columns) - 1] & (group >= 0)
+        mass = _by_group(found.mass[:, use], group[use], len(keys), np.add)
+        mass[counts == 0] = np.nan
+        mass *= (found.counts / np.maximum(counts, 1))[:, None]
+        return mass
+
+    def sees_any(self, part: range) -> NDArray[np.bool_]:
+        """Whether each of a run of queries sees a key that is not hidden."""
+        cells = self._cells(np.arange(part.start, part.stop + 1))[:, self.kept]
+        return np.asarray(~np.isnan(cells).all(1))
+
+    def parts(self, queries: range) -> Iterator[range]:
+        """Queries in runs of as many as are in work at once."""
+        size = self._size(len(self.columns))
+        for start in range(queries.start, queries.stop, size):
+            yield range(start, min(start + size, queries.stop))
 
     def _queries(self, part: range) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
         """A run of queries, each by itself, over every group of keys: hidden keys out, the rest renormalized where asked.
@@ -229,12 +332,21 @@ class MergedRows:
 
     def _parts(self, groups: range) -> Iterator[range]:
         """The queries of some groups, in runs of as many as are in work at once."""
-        size = self._size(len(self.columns))
-        first, stop = int(self.queries[groups.start]), int(self.queries[groups.stop])
-        for start in range(first, stop, size):
-            yield range(start, min(start + size, stop))
+        return self.parts(range(int(self.queries[groups.start]), int(self.queries[groups.stop])))
 
     def _size(self, columns: int) -> int:
         """How many rows of so many columns are in work at once."""
         cells = _CELLS if self.memory is None else min(_CELLS, self.memory // 64)
         return max(1, cells // columns)
+
+
+def _by_group(cells: Cells, group: Positions, groups: int, of: np.ufunc) -> Cells:
+    """Columns of cells put together by their group, ascending: NaN where a group has none that is seen."""
+    found = np.full((groups, len(cells)), np.nan).T  # keys down in memory, as they come
+    first = np.diff(group, prepend=-1) > 0
+    found[:, group[first]] = cells[:, first]
+    for n in np.flatnonzero(~first):  # what is cut around hidden keys
+        before, more = found[:, group[n]], cells[:, n]
+        both = np.where(np.isnan(before), more, np.where(np.isnan(more), before, of(before, more)))
+        found[:, group[n]] = both
+    return found

@@ -29,8 +29,7 @@ from attnviz.engine.attention import Attention, Rows
 from attnviz.engine.blocks import Block
 from attnviz.engine.checkpoint import Checkpoint, key_of, queries_of, take_in
 from attnviz.engine.plan import Plan, Whole, numbers, rows_of_parts
-from attnviz.engine.reducer import Reduced
-from attnviz.engine.tiles import TileSize
+from attnviz.engine.reducer import Reduced, Wanted
 
 
 class RankError(RuntimeError):
@@ -119,24 +118,22 @@ class Ranks:
         head: int,
         row_edges: Positions,
         column_edges: Positions,
+        wanted: Wanted,
         *,
         checkpoint: Checkpoint | None = None,
-        progress: Progress | None = None,
-        **options: Any,
     ) -> Reduced:
-        """As :meth:`attnviz.engine.attention.Attention.cells`, in parts; the whole of it on rank 0, parts on others.
+        """As :meth:`attnviz.engine.attention.Attention.reduced`, in parts; the whole of it on rank 0, parts on others.
 
         Args:
-            attention, head, row_edges, column_edges, options: as there.
+            attention, head, row_edges, column_edges, wanted: as there; progress is told as far as this rank knows it.
             checkpoint: where parts are kept, and those of a run before this one are found.
-            progress: called with the number of rows done, as far as this rank knows.
 
         Raises:
             RankError: another rank stopped.
         """
-        making = _Making(self, attention, head, row_edges, column_edges, checkpoint, options)
+        making = _Making(self, attention, head, row_edges, column_edges, checkpoint, wanted)
         alone, name, channel = count(), f"map {next(self._maps)}", self.channel
-        for part in making.parts(lambda: next(alone) if channel is None else channel.ticket(name), progress):
+        for part in making.parts(lambda: next(alone) if channel is None else channel.ticket(name), wanted.progress):
             making.make(part)
         return making.gathered()
 
@@ -161,17 +158,16 @@ class _Making:
         row_edges: Positions,
         column_edges: Positions,
         checkpoint: Checkpoint | None,
-        options: dict[str, Any],
+        wanted: Wanted,
     ) -> None:
         self.ranks, self.attention, self.head, self.checkpoint = ranks, attention, head, checkpoint
-        self.edges, self.options = (row_edges, column_edges), options
-        self.reductions = tuple(options.get("reductions", ("max",)))
+        self.edges, self.wanted = (row_edges, column_edges), wanted.but(progress=None)
         item, pattern = attention.item, attention.pattern
-        self.key = key_of(item, pattern, head, self.edges, options) if checkpoint is not None else ""
+        self.key = key_of(item, pattern, head, self.edges, wanted) if checkpoint is not None else ""
         self.plan = self._agreed()
         # Rank 0 has the whole of it; others keep their own parts until they are sent.
         columns = len(column_edges) - 1
-        self.whole = Whole(self.plan, row_edges, columns, self.reductions) if ranks.rank == 0 else None
+        self.whole = Whole(self.plan, row_edges, columns, wanted.reductions) if ranks.rank == 0 else None
         self.own: dict[int, Reduced] = {}
 
     def _agreed(self) -> Plan:
@@ -211,12 +207,7 @@ class _Making:
 
     def _planned(self) -> Plan:
         item, pattern = self.attention.item, self.attention.pattern
-        tile = self.options.get("tile")
-        if tile is None:
-            cells = (len(self.edges[0]) - 1, len(self.edges[1]) - 1)
-            bound, reductions = self.options.get("memory"), len(self.reductions)
-            shown = int(self.edges[0][-1] - self.edges[0][0])
-            tile = TileSize.fitting(item, cells, reductions=reductions, memory=bound, pattern=pattern, queries=shown)
+        tile = self.wanted.tile_of(item, *self.edges, pattern)
         made = Plan.of(item, pattern, self.edges[0], tile, ranks=self.ranks.size)
         return made if self.checkpoint is None else self.checkpoint.plan(self.key, made)
 
@@ -249,8 +240,7 @@ class _Making:
             made = self.checkpoint.load(self.key, self.plan, part, queries)
         if made is None:
             # The tile is that of the whole picture: a smaller part must not get larger tiles.
-            options = {**self.options, "tile": self.plan.tile}
-            made = self.attention.cells(self.head, edges, self.edges[1], **options)
+            made = self.attention.reduced(self.head, edges, self.edges[1], self.wanted.but(tile=self.plan.tile))
             if self.checkpoint is not None:
                 self.checkpoint.save(self.key, self.plan, part, queries, made)
         if self.whole is None:
@@ -269,7 +259,7 @@ class _Making:
             for _, made in sorted(self.own.items()):
                 for values in numbers(made):
                     channel.send(values, 0)
-            return _nothing(self.edges, self.reductions)
+            return _nothing(self.edges, self.wanted.reductions)
         for other in range(1, self.ranks.size):
             assert channel is not None
             theirs = torch.empty(len(self.plan), dtype=torch.int64)
@@ -352,13 +342,13 @@ class Shared(Attention):
         return self._alone.rows(head, queries)
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
-        return self._alone.blocks(head, queries=queries, weights=weights, largest=largest)
+        return self._alone.blocks(head, queries=queries, weights=weights, sums=sums)
 
-    def cells(self, head: int, row_edges: Positions, column_edges: Positions, **options: Any) -> Reduced:
-        made = self._alone, head, row_edges, column_edges
-        return self._ranks.reduce_map(*made, checkpoint=self._checkpoint, **options)
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        made = self._alone, head, row_edges, column_edges, wanted
+        return self._ranks.reduce_map(*made, checkpoint=self._checkpoint)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.blocks import HeadRows, RowBlock
 from attnviz.engine.head import RowScorer
-from attnviz.engine.tiles import Asked, BlockTiles, Shelf, TileSize, fixed_peak, power_, segment, segments, unit_for
+from attnviz.engine.tiles import Asked, BlockTiles, Shelf, TileSize, fixed_peak, known_peak, power_, segment, segments
 from attnviz.engine.visibility import to_positions
 
 if TYPE_CHECKING:
@@ -55,19 +55,70 @@ class Reduced:
         return self.denominators[:, 0] + self.denominators[:, 1].log()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of the cells of a map.
+
+    Args:
+        reductions: which of ``max`` and ``mass`` to make.
+        values: ``weights``, or ``logits`` for ``max`` alone.
+        denominators: each query's softmax denominator where it is known, (T', 2) as :class:`Reduced` has it; keys
+            outside the edges are then left alone.
+        memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
+        tile: how much of the map is in work at once, where that is settled already.
+        progress: called with the number of rows done, as they are.
+    """
+
+    reductions: Sequence[str] = ("max",)
+    values: str = "weights"
+    denominators: Tensor | None = None
+    memory: int | None = None
+    tile: TileSize | None = None
+    progress: Progress | None = None
+
+    @property
+    def logits(self) -> bool:
+        """Whether cells hold logits."""
+        return self.values == "logits"
+
+    def but(self, **changes: Any) -> Wanted:
+        """The same with some of it changed."""
+        return replace(self, **changes)
+
+    def told(self, rows: int) -> None:
+        """Says that so many more rows are done."""
+        if self.progress is not None:
+            self.progress(rows)
+
+    def tile_of(
+        self, item: AttentionItem, row_edges: Positions, column_edges: Positions, pattern: Pattern | None = None
+    ) -> TileSize:
+        """The tile that is settled, or else the one that suits a map of these bins."""
+        return self.tile or TileSize.fitting(
+            item,
+            (len(row_edges) - 1, len(column_edges) - 1),
+            reductions=len(self.reductions),
+            memory=self.memory,
+            pattern=pattern,
+            queries=int(row_edges[-1] - row_edges[0]),
+        )
+
+
+def ones(sees: Tensor) -> Tensor:
+    """What weights that need no softmax are divided by, (T', 2): 1, or NaN where a query sees nothing."""
+    found = torch.tensor([[0.0, 1.0]], dtype=torch.float64).repeat(len(sees), 1)
+    found[~sees] = torch.nan
+    return found
+
+
 def reduce_map(
     item: AttentionItem,
     pattern: Pattern,
     head: int,
     row_edges: Positions,
     column_edges: Positions,
-    *,
-    reductions: Sequence[str] = ("max",),
-    values: str = "weights",
-    denominators: Tensor | None = None,
-    memory: int | None = None,
-    tile: TileSize | None = None,
-    progress: Progress | None = None,
+    wanted: Wanted | None = None,
+    **fields: Any,
 ) -> Reduced:
     """Reduces the map of one head to cells.
 
@@ -77,48 +128,29 @@ def reduce_map(
         head: the query head.
         row_edges: (P + 1,) ascending query positions.
         column_edges: (P' + 1,) ascending key positions; softmax runs over all visible keys all the same.
-        reductions: which of ``max`` and ``mass`` to make.
-        values: ``weights``, or ``logits`` for ``max`` alone.
-        denominators: each query's softmax denominator where it is known, (T', 2) as :class:`Reduced` has it; keys
-            outside the edges are then left alone.
-        memory: bytes that the picture and the tiles may take, beside the inputs; None is no bound.
-        tile: how much of the map is in work at once, where that is settled already.
-        progress: called with the number of rows done, as they are.
+        wanted: what is asked of the cells; None is what its ``fields`` say.
 
     Raises:
         InputError: ``memory`` is too small for one row, or the device has too little.
     """
-    cells = (len(row_edges) - 1, len(column_edges) - 1)
-    shown = int(row_edges[-1] - row_edges[0])
-    tile = tile or TileSize.fitting(
-        item, cells, reductions=len(reductions), memory=memory, pattern=pattern, queries=shown
-    )
+    wanted = wanted or Wanted(**fields)
+    tile = wanted.tile_of(item, row_edges, column_edges, pattern)
     if item.device.type == "cuda" and find_spec("triton") is not None:
-        made = reduce_fused(
-            item,
-            pattern,
-            head,
-            row_edges,
-            column_edges,
-            reductions=reductions,
-            values=values,
-            denominators=denominators,
-            memory=memory,
-            progress=progress,
-        )
+        made = reduce_fused(item, pattern, head, row_edges, column_edges, wanted)
         if made is not None:
             return made
-    grid = _Grid(item, row_edges, column_edges, tuple(reductions), values, denominators, tile)
+    grid = _Grid(item, row_edges, column_edges, wanted, tile)
     try:
         with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
             queries = range(int(row_edges[0]), int(row_edges[-1]))
             rows = HeadRows(item, pattern, head, queries=queries)
             for block in rows.blocks(row_groups(row_edges, tile.rows * rows.reach.step), tile.rows):
                 grid.add(block)
-                if progress is not None and not block.scorer.for_global:
-                    progress(len(block.rows))
+                if not block.scorer.for_global:
+                    wanted.told(len(block.rows))
     except torch.OutOfMemoryError as error:
-        bound = "no --memory was given: give one" if memory is None else f"--memory was {memory:,} bytes: lower it"
+        bound = "no --memory was given: give one"
+        bound = bound if wanted.memory is None else f"--memory was {wanted.memory:,} bytes: lower it"
         raise InputError(f"{item.device}: out of memory with tiles of {tile.rows} x {tile.keys}; {bound}") from error
     return grid.result()
 
@@ -129,13 +161,10 @@ def reduce_fused(
     head: int,
     row_edges: Positions,
     column_edges: Positions,
+    wanted: Wanted | None = None,
     *,
-    reductions: Sequence[str] = ("max",),
-    values: str = "weights",
-    denominators: Tensor | None = None,
-    memory: int | None = None,
-    progress: Progress | None = None,
     launch: Launch | None = None,
+    **fields: Any,
 ) -> Reduced | None:
     """The same in one kernel (:mod:`attnviz.engine.fused`); None where it can't serve, or has no room to.
 
@@ -144,10 +173,12 @@ def reduce_fused(
     """
     from attnviz.engine.fused import FusedMap, serves  # triton takes a second to load, and isn't everywhere
 
+    wanted = wanted or Wanted(**fields)
     pattern = pattern.of_head(head)
     reach = pattern.reach(item)
-    if not serves(item, reach, values=values, global_queries=pattern.global_queries):
+    if not serves(item, reach, values=wanted.values, global_queries=pattern.global_queries):
         return None
+    known = wanted.denominators
     with torch.no_grad():
         fused = FusedMap(
             item,
@@ -155,21 +186,21 @@ def reduce_fused(
             head,
             row_edges,
             column_edges,
-            reductions=reductions,
-            denominators=denominators,
-            memory=memory,
+            reductions=wanted.reductions,
+            denominators=known,
+            memory=wanted.memory,
             launch=launch,
         )
         if not fused.chunk:
             return None
         for rows in row_groups(row_edges, fused.chunk):
             fused.add(rows)
-            if progress is not None:
+            if wanted.progress is not None:
                 fused.wait()
-                progress(len(rows))
+                wanted.told(len(rows))
         top, mass, counts, made = fused.result()
     largest, summed = (None if cells is None else cells.double().cpu().numpy() for cells in (top, mass))
-    return Reduced(largest, summed, counts.cpu().numpy(), made.cpu() if denominators is None else denominators)
+    return Reduced(largest, summed, counts.cpu().numpy(), made.cpu() if known is None else known)
 
 
 def reduce_block(
@@ -218,13 +249,11 @@ class _Grid:
         item: AttentionItem,
         row_edges: Positions,
         column_edges: Positions,
-        reductions: tuple[str, ...],
-        values: str,
-        denominators: Tensor | None,
+        wanted: Wanted,
         tile: TileSize,
     ) -> None:
-        logits, known = values == "logits", denominators is not None
-        self.asked = Asked(column_edges, "max" in reductions, "mass" in reductions, logits, known, tile)
+        reductions, known = wanted.reductions, wanted.denominators is not None
+        self.asked = Asked(column_edges, "max" in reductions, "mass" in reductions, wanted.logits, known, tile)
         self.shelf = Shelf(torch.empty(0, dtype=item.compute_dtype, device=item.device))
         self.row_edges = row_edges
         shape = (len(row_edges) - 1, len(column_edges) - 1)
@@ -233,7 +262,7 @@ class _Grid:
         self.sums = np.zeros(shape[::-1] if self.asked.mass else (0, 0)).T
         self.counts = np.zeros(shape[0], dtype=np.int64)
         self.seen = np.zeros(shape[::-1], dtype=bool).T
-        self.known = denominators
+        self.known = wanted.denominators
         size = int(row_edges[-1] - row_edges[0])
         self.denominators = torch.full((size, 2), torch.nan, dtype=torch.float64)
 
@@ -284,13 +313,8 @@ class _Grid:
     def _add_known(self, block: RowBlock, q: Tensor, known: Tensor) -> None:
         """Takes in a block whose denominators are known, (b, 2)."""
         extra = len(q) - len(known)
-        given = known[:, 0] * unit_for(q.dtype, raw=not bool(known[:, 0].any()))
-        rounded = given.to(q.dtype)
-        # What the peak loses in this dtype, the sum takes, save what it lost when it became a natural logarithm.
-        lost = given - rounded.double()
-        lost = torch.where(lost.abs() > given.abs() * 2**-50, lost, 0)
-        total = (known[:, 1] * torch.exp2(lost)).to(q.dtype)
-        peak = torch.nn.functional.pad(rounded, (0, extra)).to(q.device)
+        peak, total = known_peak(known, q.dtype)
+        peak = torch.nn.functional.pad(peak, (0, extra)).to(q.device)
         total = torch.nn.functional.pad(total, (0, extra), value=1.0).to(q.device)
         tiles = self._tiles(block, q, peak)
         self._take(block.rows, block.scorer, tiles, peak, total, _both(~torch.isnan(peak[: len(known)]), block.keep))

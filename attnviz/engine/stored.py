@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,10 @@ from attnviz.attention.patterns import Pattern
 from attnviz.attention.reduced import ReducedMaps
 from attnviz.base.bins import bin_edges
 from attnviz.base.errors import InputError
-from attnviz.base.types import Positions, Progress
+from attnviz.base.types import Positions
 from attnviz.engine.attention import Attention, Rows
 from attnviz.engine.blocks import Block
-from attnviz.engine.reducer import Reduced
+from attnviz.engine.reducer import Reduced, Wanted
 
 
 class Stored(Attention):
@@ -46,7 +45,7 @@ class Stored(Attention):
         raise self._needs_products()
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
         raise self._needs_products()
 
@@ -71,27 +70,16 @@ class Stored(Attention):
             f"about {cell} {name} each; show all of the map, or capture the model without --maps"
         )
 
-    def cells(
-        self,
-        head: int,
-        row_edges: Positions,
-        column_edges: Positions,
-        *,
-        reductions: Sequence[str] = ("max",),
-        values: str = "weights",
-        progress: Progress | None = None,
-        **_: Any,
-    ) -> Reduced:
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
         grid = next((grid for grid in self.maps.grids if grid.holds(row_edges, column_edges)), None)
-        if grid is None or values != "weights":
+        if grid is None or wanted.logits:
             raise self._needs_products()
         largest, mass, seeing = grid.between(self.item.batch, head, row_edges, column_edges)
         peaks = self.maps.log_sum_exp[self.item.batch, head, int(row_edges[0]) : int(row_edges[-1])].double()
-        if progress is not None:
-            progress(len(peaks))
+        wanted.told(len(peaks))
         return Reduced(
-            largest if "max" in reductions else None,
-            mass if "mass" in reductions else None,
+            largest if "max" in wanted.reductions else None,
+            mass if "mass" in wanted.reductions else None,
             seeing,
             torch.stack([peaks, torch.where(peaks.isnan(), torch.nan, 1.0)], dim=1),
         )

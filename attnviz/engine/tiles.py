@@ -264,25 +264,43 @@ def fixed_peak(scorer: RowScorer, q: Tensor) -> Tensor | None:
     return bound * unit_for(q.dtype, raw=False)
 
 
+def known_peak(known: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Denominators that are known, (b, 2), as what to subtract before exp in :func:`unit_for`, and a sum of powers, (b,) each.
+
+    Args:
+        known: as :class:`attnviz.engine.reducer.Reduced` has them; NaN where a query sees nothing.
+        dtype: what products run in.
+    """
+    given = known[:, 0] * unit_for(dtype, raw=not bool(known[:, 0].any()))
+    rounded = given.to(dtype)
+    # What the peak loses in this dtype, the sum takes, save what it lost when it became a natural logarithm.
+    lost = given - rounded.double()
+    lost = torch.where(lost.abs() > given.abs() * 2**-50, lost, 0)
+    return rounded, (known[:, 1] * torch.exp2(lost)).to(dtype)
+
+
 class Shelf:
     """Memory for what the tiles of a block give, which the next block uses again: new memory costs as much as filling it."""
 
     def __init__(self, like: Tensor) -> None:
         """``like``: of the dtype and on the device that memory is wanted."""
-        self._memory, self._used = like.new_empty(0), 0
+        self._chunks, self._at, self._used = [like.new_empty(0)], 0, 0
 
     def take(self, m: int, b: int) -> Tensor:
         """Memory of (m, b), not written."""
-        first, self._used = self._used, self._used + m * b
-        if self._used > self._memory.numel():
-            return self._memory.new_empty(m, b)
-        return self._memory[first : self._used].view(m, b)
+        size = m * b
+        while self._used + size > self._chunks[self._at].numel():
+            self._at, self._used = self._at + 1, 0
+            if self._at == len(self._chunks):
+                # As much again as there is: a causal map's blocks each need more than the one before.
+                held = sum(chunk.numel() for chunk in self._chunks)
+                self._chunks.append(self._chunks[0].new_empty(max(size, held)))
+        first, self._used = self._used, self._used + size
+        return self._chunks[self._at][first : self._used].view(m, b)
 
     def clear(self) -> None:
-        """Takes all of it back; from now on there is room for as much."""
-        if self._used > self._memory.numel():
-            self._memory = self._memory.new_empty(self._used)
-        self._used = 0
+        """Takes all of it back."""
+        self._at = self._used = 0
 
 
 def key_tiles(asked: Asked, scorer: RowScorer, rows: range | Tensor) -> Iterator[range | Tensor]:

@@ -73,6 +73,19 @@ class Visibility:
             meets &= last_keys >= (first_rows + self.reach.low)[:, None]
         return meets
 
+    def band_seen(self, rows: range, span: range) -> tuple[Tensor, Tensor]:
+        """Which keys of a span each query of a block sees, (b, n) bool, and how many, (b,); see :attr:`band_alone`."""
+        seen = torch.ones(len(rows), len(span), dtype=torch.bool, device=self.item.device)
+        t = to_positions(rows, self.item.device)
+        first, stop, start = torch.zeros_like(t), torch.full_like(t, len(span)), span.start - rows.start
+        if self.reach.high is not None:
+            seen.tril_(self.reach.high - start)
+            stop = (t + (self.reach.high + 1 - span.start)).clamp(0, len(span))
+        if self.reach.low is not None:
+            seen.triu_(self.reach.low - start)
+            first = (t + (self.reach.low - span.start)).clamp(0, len(span))
+        return seen, (stop - first).clamp(min=0)
+
     def hidden(self, rows: range | Tensor) -> Tensor:
         """Which of ``rows`` are padding, (len(rows),) bool."""
         if self.hidden_queries is None:

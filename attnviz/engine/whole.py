@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnviz.base.types import Positions, Progress
+from attnviz.base.types import Positions
 from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import Block, SeenRows, rows_per_block, stepped
-from attnviz.engine.reducer import Reduced, cells_at, row_groups
-from attnviz.engine.tiles import TileSize, segment, segments
+from attnviz.engine.reducer import Reduced, Wanted, cells_at, row_groups
+from attnviz.engine.tiles import segment, segments
 from attnviz.engine.visibility import to_positions
 
 
@@ -61,45 +61,31 @@ class WholeRows(Attention):
         return self.whole_rows(head)
 
     def blocks(
-        self, head: int, *, queries: range | None = None, weights: bool = True, largest: bool = False
+        self, head: int, *, queries: range | None = None, weights: bool = True, sums: bool = False
     ) -> Iterator[Block]:
         item, own = self.item, self.whole_rows(head)
-        with_logits = largest and self.has_logits
+        with_logits = sums and self.has_logits
         for rows in stepped(range(item.T) if queries is None else queries, rows_per_block(item.S, least=1)):
             values, seen, visible = own.block(rows, weights=weights)
             most = own.block(rows, weights=False)[0].amax(1) if weights and with_logits else None
             keys = to_positions(own.span(rows), item.device)
             yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen, largest=most)
 
-    def cells(
-        self,
-        head: int,
-        row_edges: Positions,
-        column_edges: Positions,
-        *,
-        reductions: Sequence[str] = ("max",),
-        values: str = "weights",
-        denominators: Tensor | None = None,
-        memory: int | None = None,
-        tile: TileSize | None = None,
-        progress: Progress | None = None,
-    ) -> Reduced:
-        shape = (len(row_edges) - 1, len(column_edges) - 1)
-        tile = tile or TileSize.fitting(self.item, shape, reductions=len(reductions), memory=memory)
-        grid, own = GivenCells(row_edges, column_edges, tuple(reductions)), self.whole_rows(head, memory)
+    def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        tile = wanted.tile_of(self.item, row_edges, column_edges)
+        grid, own = GivenCells(row_edges, column_edges, wanted.reductions), self.whole_rows(head, wanted.memory)
         with torch.no_grad():
             for rows in row_groups(row_edges, max(1, min(tile.rows, tile.rows * tile.keys // self.item.S))):
                 at = torch.arange(rows.start, rows.stop, device=self.item.device)
-                grid.add(at, own.span(rows), *own.block(rows, weights=values != "logits"))
-                if progress is not None:
-                    progress(len(rows))
-        return grid.result(denominators)
+                grid.add(at, own.span(rows), *own.block(rows, weights=not wanted.logits))
+                wanted.told(len(rows))
+        return grid.result(wanted.denominators)
 
 
 class GivenCells:
     """The cells while weights come in that need no softmax."""
 
-    def __init__(self, row_edges: Positions, column_edges: Positions, reductions: tuple[str, ...]) -> None:
+    def __init__(self, row_edges: Positions, column_edges: Positions, reductions: Sequence[str]) -> None:
         self.row_edges, self.column_edges, self.reductions = row_edges, column_edges, reductions
         shape = (len(row_edges) - 1, len(column_edges) - 1)
         self.max, self.sums = np.full(shape, -np.inf), np.zeros(shape)

@@ -15,12 +15,7 @@ from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_cuts
 from attnviz.base.types import Progress
 from attnviz.engine.attention import Attention
-from attnviz.engine.blocks import Block
-from attnviz.engine.products import multiply
 from attnviz.engine.request import Request, ask_for_weights, asks
-
-_FAR = -1e4
-"""A logit this far below the peak has weight 0 in any dtype."""
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -96,65 +91,22 @@ def marginals_of(request: Request, head: int | None = None, *, progress: Progres
 
 def _sides(attention: Attention, head: int, queries: range | None, progress: Progress | None) -> Sides:
     """Of some queries, None meaning all."""
-    item, softmaxed = attention.item, attention.softmaxed
+    item = attention.item
     sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
     seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
     each = torch.full((2, item.T), torch.nan, dtype=torch.float64, device=item.device)  # entropy, largest weight
-    sink = item.sink(head) if softmaxed else None
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        for block in attention.blocks(head, queries=queries, weights=not softmaxed):
-            found = _add(block, sink, seen, each) if softmaxed else _add_given(block, seen, each)
-            sums.index_add_(0, block.keys, found.double())
+        for block in attention.blocks(head, queries=queries, sums=True):
+            sees, entropy = block.visible > 0, block.entropies
+            told = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), row_largest(block.values)])
+            each[:, block.rows] = torch.where(sees, told, torch.nan).double()
+            weights = block.values if bool(sees.all()) else block.values[sees]
+            sums.index_add_(0, block.keys, weights.sum(0).double())
+            seen.index_add_(0, block.keys, block.seeing)
             if progress is not None:
                 progress(len(block.rows))
     entropy, largest = each.cpu().numpy()
     return Sides(torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy(), entropy, largest)
-
-
-def _add(block: Block, sink: float | None, seen: Tensor, each: Tensor) -> Tensor:
-    """The sum of the weights on each key of a block of logits, (n,); counts who sees it and notes each query's numbers, (2, T).
-
-    With ``z`` the logits below the row's peak and ``Z`` the sum of their exp, a row's entropy is
-    ``log Z - sum(exp(z) z) / Z``: no logarithm a pair, and nothing large that cancels.
-    """
-    logits = block.values
-    n = len(block.keys)
-    if block.seen is None:
-        seen[block.keys] += len(block.rows)
-    else:
-        seen.index_add_(0, block.keys, block.seen.sum(0))
-    if not n:
-        return logits.new_zeros(0)
-    sees = block.visible > 0
-    peak = torch.where(sees, logits.amax(1), 0)
-    if sink is not None:
-        peak = peak.clamp(min=sink)
-    z = logits.sub_(peak[:, None]).clamp_(min=_FAR)  # exp of that is 0, and 0 times it too, unlike -inf
-    exp = z.exp()  # (b, n)
-    mass = exp.sum(1)
-    total = mass
-    if sink is not None:
-        total = mass + torch.exp(sink - peak)
-    share = torch.where(sees, 1 / total, 0)
-    received = multiply(share, exp)
-    largest = exp.amax(1) * share
-    entropy = (total.log() * (mass * share) - z.mul_(exp).sum(1) * share).clamp_(min=0)
-    each[:, block.rows] = torch.where(sees, torch.stack([entropy, largest]), torch.nan).double()
-    return received
-
-
-def _add_given(block: Block, seen: Tensor, each: Tensor) -> Tensor:
-    """As :func:`_add`, of a block of weights that were given; a query with a negative weight has no entropy."""
-    sees = block.visible > 0
-    weights = torch.where(sees[:, None], block.values, 0)
-    if block.seen is None:
-        seen[block.keys] += len(block.rows)
-    else:
-        seen.index_add_(0, block.keys, block.seen.sum(0))
-    entropy = torch.special.entr(weights).sum(1)
-    found = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), row_largest(weights)])
-    each[:, block.rows] = torch.where(sees, found, torch.nan).double()
-    return weights.sum(0)
 
 
 def row_largest(weights: Tensor) -> Tensor:

@@ -124,9 +124,7 @@ def by_query(request: Request, *, progress: Progress | None = None) -> list[Quer
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         for head in request.chosen:
             values = {name: np.full(len(rows), np.nan) for name in names}
-            for block in seeing_blocks(
-                request.attention.blocks(head, queries=rows, largest=True), head, item, progress
-            ):
+            for block in seeing_blocks(request.attention.blocks(head, queries=rows, sums=True), head, item, progress):
                 at = block.rows.cpu().numpy() - rows.start
                 for name in names:
                     of_block = STATISTICS[name].of_queries(block)

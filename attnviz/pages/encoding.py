@@ -82,7 +82,7 @@ class _Beside:
         head = self._layer.heads[n]
 
         def looked() -> Iterator[Block]:
-            for block in self._layer.attention.blocks(head, largest=True):
+            for block in self._layer.attention.blocks(head, sums=True):
                 self._take(n, block, *look(block))
                 yield block
 

@@ -33,7 +33,7 @@ def head_numbers(
     """
     item = layer.item
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
-        read = layer.attention.blocks(head, largest=True) if blocks is None else blocks
+        read = layer.attention.blocks(head, sums=True) if blocks is None else blocks
         found: HeadStatistics = statistics_of(read, head, item, progress=progress)
     values = {name: one if one is not None and math.isfinite(one) else None for name, one in found.values.items()}
     return {**values, "tag": found.tag, "tag_score": found.tag_score}

@@ -196,7 +196,8 @@ class NpyFile(TensorFile):
 class TorchFile(TensorFile):
     """``.pt`` and ``.pth``: a dict of tensors that ``torch.save`` wrote, loaded with ``weights_only=True``.
 
-    Those of a tuple or a list are called by their index: ``0``, ``1``, ….
+    Those of a tuple or a list are called by their index: ``0``, ``1``, …; those within an entry by both names:
+    ``attentions.0``.
     """
 
     @cached_property
@@ -225,13 +226,13 @@ class TorchFile(TensorFile):
             raise
         if isinstance(loaded, torch.Tensor):
             return {self.path.stem: loaded}
-        if isinstance(loaded, list | tuple) and loaded and all(isinstance(one, torch.Tensor) for one in loaded):
-            return {str(n): one for n, one in enumerate(loaded)}
-        if not isinstance(loaded, dict):
+        several = (list, tuple, dict)
+        whole = isinstance(loaded, list | tuple) and all(isinstance(one, (torch.Tensor, *several)) for one in loaded)
+        if not isinstance(loaded, dict) and not (whole and loaded):
             raise InputError(
                 f"{self.path}: holds a {type(loaded).__name__}, wanted a dict of tensors, or a tuple or list of them"
             )
-        return {str(name): value for name, value in loaded.items()}
+        return dict(_entries(loaded))
 
     def _contents(self) -> Mapping[str, TensorInfo]:
         import torch
@@ -249,6 +250,19 @@ class TorchFile(TensorFile):
     def _read(self, name: str) -> Tensor:
         tensor: Tensor = self._loaded[name]
         return tensor
+
+
+def _entries(whole: Any) -> Iterator[tuple[str, Any]]:
+    """What a dict, a tuple or a list holds, by name; each of those within it is gone into once, whoever refers to it."""
+    known, waiting = {id(whole)}, [("", whole)]
+    while waiting:
+        before, one = waiting.pop()
+        for name, value in one.items() if isinstance(one, dict) else enumerate(one):
+            if not isinstance(value, list | tuple | dict):
+                yield f"{before}{name}", value
+            elif id(value) not in known:
+                known.add(id(value))
+                waiting.append((f"{before}{name}.", value))
 
 
 _FORMATS: dict[str, type[TensorFile]] = {

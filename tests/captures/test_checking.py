@@ -153,6 +153,18 @@ def test_an_argument_that_is_not_known_is_refused_by_name(check):
         captured(model, {"x": torch.randn(B, 4, 7, 8)}, check=check)
 
 
+def test_a_config_that_names_no_attention_runs_the_models_own():
+    class Own(nn.Module):
+        is_causal = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            function = transformers.AttentionInterface().get_interface(None, own_function)
+            return function(self, x, x, x, None, scaling=0.3, more=torch.full_like(x[..., :1], -torch.inf))[0]
+
+    run, _ = captured(Own(), {"x": torch.randn(B, 4, 7, 8)})
+    assert run.layers == [0]
+
+
 @pytest.mark.sweep(keep=5)
 @pytest.mark.parametrize("shape", [(B, 1, 1, 7), (1, 7), (B, 4, 1, 7), (4, 1, 7), (B, 1, 7, 1), (1, 1, 1, 1)])
 @pytest.mark.parametrize("kind", ["bool", "hides", "adds"])

@@ -198,3 +198,17 @@ def test_weights_that_are_not_the_models_are_refused(monkeypatch):
     monkeypatch.setattr(softmax, "_bhts", lambda tensor, heads: tensor.flip(1) if tensor.shape[-1] == 7 else tensor)
     with pytest.raises(InputError, match=r"are .* apart"):
         captured(Own("einsum"), {"x": torch.randn(B, 4, 7, 8)})
+
+
+def test_what_comes_to_lie_where_weights_lay_is_no_part_of_them():
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            weights = (x @ x.transpose(-2, -1)).softmax(-1).double()  # a copy that is gone once it has been used
+            made = weights @ x.double()
+            del weights
+            for size in (31, 30, 24, 16, 8):
+                torch.randn(2, 32, size, dtype=torch.float64) @ torch.randn(2, size, 4, dtype=torch.float64)
+            return made
+
+    run, _ = captured(Attention(), {"x": torch.randn(2, 32, 4)})
+    assert run.layers == [0]

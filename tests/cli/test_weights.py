@@ -41,6 +41,14 @@ def run_of(array: np.ndarray) -> None:
     attnviz.save("held.safetensors", [AttentionWeights(layer) for layer in array])
 
 
+def dict_of(array: np.ndarray) -> None:
+    torch.save({"attentions": tuple(torch.from_numpy(layer) for layer in array), "loss": 0.5}, "held.pt")
+
+
+def steps_of(array: np.ndarray) -> None:
+    torch.save([(torch.zeros(3),), [torch.from_numpy(layer) for layer in array]], "held.pt")
+
+
 def tuple_of(array: np.ndarray) -> None:
     torch.save(tuple(torch.from_numpy(layer) for layer in array), "held.pt")
 
@@ -73,6 +81,8 @@ HOLDINGS = {
     "lbhts": (bare, "lbh", "held.npy --weights held --layout lbhts"),
     "a file by itself": (bare, "h", "--weights held.npy"),
     "a tuple": (tuple_of, "lbh", "held.pt --weights {layer}"),
+    "a tuple in a dict": (dict_of, "lbh", "held.pt --weights attentions.{layer}"),
+    "a tuple of tuples": (steps_of, "lbh", "held.pt --weights 1.{layer}"),
     "a list": (list_of, "lh", "held.pt --weights {layer}"),
     "an array a layer": (arrays_of, "lbh", "held.npz --weights arr_{layer}"),
     "a file a layer": (files_of, "lbh", "--weights layer_{layer}.npy"),

@@ -20,7 +20,7 @@ from attnviz.engine.attention import Attention, Computed
 from attnviz.engine.checkpoint import Checkpoint, key_of, queries_of
 from attnviz.engine.plan import Plan, Whole, pairs
 from attnviz.engine.ranks import Ranks, Shared
-from attnviz.engine.reducer import REDUCTIONS, Reduced, reduce_map
+from attnviz.engine.reducer import REDUCTIONS, Reduced, Wanted, reduce_map
 from attnviz.engine.tiles import TileSize
 from tests.strategies import normal
 
@@ -63,16 +63,16 @@ class Killed(BaseException):
 def computed(monkeypatch) -> list[range]:
     """The parts that are computed, by their rows; one part after the others it ends with Killed, where ``killed`` says so."""
     parts: list[range] = []
-    cells = Computed.cells
+    reduced = Computed.reduced
 
-    def spied(self, head, rows, columns, **options):
+    def spied(self, head, rows, columns, wanted):
         if len(parts) == spied.until:
             raise Killed
         parts.append(range(int(rows[0]), int(rows[-1])))
-        return cells(self, head, rows, columns, **options)
+        return reduced(self, head, rows, columns, wanted)
 
     spied.until = None
-    monkeypatch.setattr(Computed, "cells", spied)
+    monkeypatch.setattr(Computed, "reduced", spied)
     parts_ = Parts(parts)
     parts_.kill_after = lambda n: setattr(spied, "until", n)
     return parts_
@@ -159,7 +159,7 @@ def test_parts_of_other_inputs_are_not_taken_up(tmp_path, computed, name):
 
 def test_parts_of_another_head_pattern_picture_or_reduction_are_not_taken_up(tmp_path):
     item = inputs().item()
-    asked = {"pattern": Causal(), "head": 1, "edges": (EDGES, EDGES), "options": {"memory": None}}
+    asked = {"pattern": Causal(), "head": 1, "edges": (EDGES, EDGES), "wanted": Wanted()}
     others: list[dict[str, object]] = [
         {"pattern": Full()},
         {"pattern": Local(7)},
@@ -171,9 +171,9 @@ def test_parts_of_another_head_pattern_picture_or_reduction_are_not_taken_up(tmp
         {"pattern": Blocks(torch.eye(3, dtype=torch.bool))},
         {"edges": (EDGES, EDGES[:-1])},
         {"edges": (EDGES[:-1], EDGES)},
-        {"options": {"memory": 1 << 20}},
-        {"options": {"memory": None, "reductions": ("mass",)}},
-        {"options": {"memory": None, "values": "logits"}},
+        {"wanted": Wanted(memory=1 << 20)},
+        {"wanted": Wanted(reductions=("mass",))},
+        {"wanted": Wanted(values="logits")},
         {"head": 0},
         {},
     ]

@@ -30,7 +30,7 @@ from attnviz.cli.main import main
 from attnviz.engine.attention import Computed
 from attnviz.engine.plan import shares
 from attnviz.engine.ranks import Ranks, digest, rank_device
-from attnviz.engine.reducer import REDUCTIONS, reduce_map
+from attnviz.engine.reducer import REDUCTIONS, Wanted, reduce_map
 from attnviz.engine.tiles import TileSize
 from tests import warm
 from tests.cases import small
@@ -244,7 +244,8 @@ def world():
 
         def run(item: AttentionItem, pattern: Pattern, *arguments, **options):
             with ThreadPoolExecutor(size) as pool:
-                found = [pool.submit(rank.reduce_map, Computed(item, pattern), *arguments, **options) for rank in ranks]
+                asked = (Computed(item, pattern), *arguments, Wanted(**options))
+                found = [pool.submit(rank.reduce_map, *asked) for rank in ranks]
                 made = [one.result(PATIENCE) for one in found]
             assert all(queue.empty() for queue in queues.values())
             return made[0]

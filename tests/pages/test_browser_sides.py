@@ -191,3 +191,46 @@ def test_a_score_is_lengths_and_an_angle(longformer_page, opened: Opener) -> Non
     wanted["cosine"] = q @ k / wanted["query-norm"] / wanted["key-norm"]
     for name, value in wanted.items():
         assert is_right(page.locator(f"[data-value={name}]").inner_text(), value), name
+
+
+def test_by_row_a_keys_column_is_of_shares_of_each_querys_largest(longformer_page, opened: Opener) -> None:
+    path, weights, _ = longformer_page
+    page = opened(path, "view=text&head=2&flow=receives&key=13&strength=row").page
+    expect(page.locator(".legend figcaption")).to_contain_text("as a share of the query\u2019s largest")
+    shares = weights[2, :, 13] / np.nanmax(weights[2], axis=1)
+    dark = page.locator(".text-token").evaluate_all(
+        "all => all.map(one => getComputedStyle(one).backgroundColor.match(/[0-9.]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0))"
+    )
+    assert np.argsort(dark)[:3].tolist() == np.argsort(-shares)[:3].tolist()
+    assert (
+        np.argsort(-shares)[:3] != np.argsort(-weights[2, :, 13])[:3]
+    ).any()  # which is another order than the weights'
+
+
+def test_what_goes_to_both_sides_of_0_has_no_sides(longformer_page, opened: Opener) -> None:
+    page = opened(longformer_page[0], "view=map&head=1&with=0.2&how=difference&query=9&key=9").page
+    expect(page.locator(".readout [data-value=weight]")).to_be_visible()
+    expect(page.locator(".side, [data-value=entropy]")).to_have_count(0)
+    go(page, "view=heads&logits=1&heads=1")
+    expect(page.locator(".legend figcaption")).to_have_text("size of the score; red: above 0, blue: below")
+    expect(page.locator(".heads-titles")).not_to_contain_text("bars")
+
+
+def test_bars_beside_keys_are_what_they_receive(longformer_page, opened: Opener) -> None:
+    path, weights, _ = longformer_page
+    page = opened(path, "view=heads&heads=1&first=0&count=12", width=1280, height=800).page
+    expect(page.locator(".heads-titles")).to_contain_text("bars are what it receives")
+    received = np.nanmean(weights[1], axis=0)[:12]
+    alphas = page.locator(".heads-scroll canvas").evaluate(
+        """canvas => {
+            const context = canvas.getContext('2d');
+            const tokens = [...document.querySelectorAll('.heads-column.key .heads-token')];
+            const own = canvas.getBoundingClientRect();
+            return tokens.map(token => {
+                const box = token.getBoundingClientRect();
+                const at = [box.left - own.left + 5, box.top + box.height / 2 - own.top].map(one => one * devicePixelRatio);
+                return context.getImageData(at[0], at[1], 1, 1).data[3] / 255;
+            });
+        }"""
+    )
+    np.testing.assert_allclose(alphas, received, atol=0.012)

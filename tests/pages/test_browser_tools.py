@@ -152,6 +152,7 @@ def test_the_numbers_that_are_seen_the_csv_and_the_copied_command_agree(page, fo
     ("fragment", "kind"),
     [
         ("view=map&head=1&theme=dark", "plot"),
+        ("view=map&head=1&strength=robust", "plot"),
         ("view=heads&heads=0,3", "plot"),
         ("view=text&head=1&query=7", "plot"),
         ("view=text&head=1", "plot"),
@@ -175,6 +176,24 @@ def test_what_is_copied_of_every_view_runs(page, folder, monkeypatch, run, fragm
     python = copied(page, "Copy as Python")
     exec(python, {})
     plt.close("all")
+
+
+def test_no_words_are_copied_of_what_no_command_makes(page):
+    """Colors by row: a picture of them can be saved, and its cells have the row's own color scale."""
+    go(page, "view=map&layer=0&head=1&strength=row")
+    menu(page)
+    for name in ("Copy as command", "Copy as Python"):
+        expect(page.get_by_role("button", name=name)).to_be_disabled()
+    drawing = ElementTree.fromstring(saved(page, "SVG"))
+    name = "{http://www.w3.org/2000/svg}"
+    cells = {
+        one.find(f"{name}title").text: one.get("fill")
+        for one in drawing.iter(f"{name}rect")
+        if one.find(f"{name}title") is not None
+    }
+    assert len(cells) == T * T
+    darkest = [said for said, fill in cells.items() if fill == "rgb(21 22 75)"]
+    assert len(darkest) == T  # of each row its largest
 
 
 def test_pictures_have_the_legend_and_are_what_they_say(page):

@@ -220,3 +220,10 @@ def test_metadata_is_json_under_one_name(tmp_path):
     write_tensors(tmp_path / "x.npz", EXAMPLE, METADATA_EXAMPLE)
     with np.load(tmp_path / "x.npz") as archive:
         assert json.loads(str(archive["attnviz"])) == METADATA_EXAMPLE
+
+
+def test_a_list_that_holds_itself_is_gone_into_once(tmp_path):
+    inner: list[object] = [torch.zeros(2)]
+    inner.append(inner)
+    torch.save({"a": inner, "b": inner, "c": {"d": (torch.ones(3),)}}, tmp_path / "loop.pt")
+    assert {*open_tensors(tmp_path / "loop.pt").contents} == {"a.0", "c.d.0"}

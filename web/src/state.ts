@@ -153,7 +153,7 @@ export function parse(fragment: string, description: Description): State {
     reduce: one("reduce", ["max", "mass"], state.reduce),
     scale: one<Scale | "">("scale", ["linear", "log"], "") || null,
     strength: one("strength", STRENGTHS, state.strength),
-    margins: { 0: false, 1: true }[fields.get("margins") ?? ""] ?? null,
+    margins: fields.get("margins") === "1" ? true : fields.get("margins") === "0" ? false : null,
     x: real("x", 0, keys),
     y: real("y", 0, queries),
     zoom: real("zoom", LEAST_ZOOM, MAX_ZOOM),

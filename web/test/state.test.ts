@@ -106,8 +106,8 @@ test("windows of both axes are at the same positions", () => {
 function nonsense(seed: number): string {
   let state = seed + 1;
   const next = (most: number): number => (state = (state * 48271) % 2147483647) % most;
-  const names = ["view", "layer", "head", "query", "key", "reduce", "scale", "x", "y", "zoom", "theme", "heads", "first", "keys", "count", "flow", "sort", "strength", "all", "no"];
-  const values = ["0", "-1", "1e308", "-1e308", "1e-320", "NaN", "Infinity", "99999999999999999999999", "0x10", "", " 3 ", "3.7", "map", "text", "query-key", "log", "relative", "0,1,2", "9,9,-1,x", "%E0%A4", "<b>", "null", "\u0663", "1", "5", "__proto__", "dark"];
+  const names = ["view", "layer", "head", "query", "key", "reduce", "scale", "x", "y", "zoom", "theme", "heads", "first", "keys", "count", "flow", "sort", "strength", "all", "no", "margins", "find", "findAxis", "stat", "rank", "role", "with", "how", "out", "again", "words", "together", "logits", "sides"];
+  const values = ["0", "-1", "1e308", "-1e308", "1e-320", "NaN", "Infinity", "99999999999999999999999", "0x10", "", " 3 ", "3.7", "map", "text", "query-key", "log", "relative", "0,1,2", "9,9,-1,x", "%E0%A4", "<b>", "null", "\u0663", "1", "5", "__proto__", "constructor", "dark", "robust", "row", "0.1", "99.99", "special,first", "mean-heads", "difference", "most", "a b&c"];
   return Array.from({ length: next(12) }, () => `${names[next(names.length)]}=${values[next(values.length)]}`).join("&");
 }
 

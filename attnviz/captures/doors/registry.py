@@ -40,8 +40,9 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
         return
     hand_out = AttentionInterface.get_interface
 
-    def get_interface(registry: Any, implementation: str, default: Callable[..., Any]) -> Callable[..., Any]:
-        function = hand_out(registry, implementation, default)
+    def get_interface(registry: Any, implementation: str | None, default: Callable[..., Any]) -> Callable[..., Any]:
+        function = hand_out(registry, implementation, default)  # type: ignore[arg-type] # as it is called, with none
+        kind = implementation or "eager"  # a config that was given none, of a part that was made by itself
 
         @functools.wraps(function)
         def heard(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -49,7 +50,7 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
                 return function(module, query, key, value, *args, **kwargs)
             frame = running.frame(module)
             given = _bound(function, args, kwargs)
-            call = of_function(frame, implementation, query, key, value, given.get("attention_mask"), given)
+            call = of_function(frame, kind, query, key, value, given.get("attention_mask"), given)
             made = hear(frame.name, replace(call, unread=_unread(function, given)))
             with running.unheard():
                 result = function(module, query, key, value, *args, **kwargs)

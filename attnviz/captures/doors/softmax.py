@@ -51,7 +51,7 @@ class _Open:
     logits: Tensor | None
     weights: Tensor
     product: bool  # whether its logits are a product of two activations
-    storages: set[int] = field(default_factory=set)
+    storages: dict[int, Tensor] = field(default_factory=dict)  # alive, so that nothing else comes to lie there
     dropped: bool = False
     mixed: bool = False  # whether the weights became others, maybe in another order of dimensions
     heard: bool = False
@@ -104,7 +104,7 @@ class Softmaxes:
             return result
         if product or (logits.ndim > 2 and "att" in type(frame.module).__name__.lower()):
             self._leave_open()
-            self._open.append(_Open(frame, kept, result, product, {_storage(result)}))
+            self._open.append(_Open(frame, kept, result, product, {_storage(result): result}))
         return result
 
     def _leave_open(self) -> None:
@@ -129,9 +129,9 @@ class Softmaxes:
             elif (name.endswith("_") and not name.endswith("__")) or name == "__setitem__":
                 one.logits = None
             elif name not in _SAME and isinstance(result, Tensor) and _replaces(result, one):
-                one.logits, one.weights, one.storages, one.mixed = None, result, set(), True
+                one.logits, one.weights, one.storages, one.mixed = None, result, {}, True
             if isinstance(result, Tensor) and result.numel() == one.weights.numel() and result.is_floating_point():
-                one.storages.add(_storage(result))
+                one.storages[_storage(result)] = result
 
     def _product(self, func: Callable[..., Any], name: str, args: Any, kwargs: dict[str, Any]) -> Tensor:
         tensors = [arg for arg in (*_flat(args), *kwargs.values()) if isinstance(arg, Tensor)]
@@ -177,7 +177,7 @@ class Softmaxes:
             logits = _bhts(used.logits[..., : weights.shape[-1]], heads)
         values = _like(v, own, heads)
         made = None if context is None else _like(context, own, heads)
-        used.heard, used.weights = True, weights
+        used.heard, used.weights, used.storages = True, weights, {_storage(own): own}
         call = Weighed(whole, logits, values, used.frame.crosses(*whole.shape[2:]), used.frame.kept)
         unchecked = (
             DROPOUT if used.dropped else None if made is not None and values is not None else "its values are not known"

@@ -304,8 +304,7 @@ class KeysMoved(Fault):
                 yield self._of(name, fields, rule)
 
     def fitted(self, case: Case) -> Iterator[Variant]:
-        terms = terms_of(case)
-        if terms is None:
+        if (terms := terms_of(case)) is None:
             return
         for fields in ("kv", "k", "v") if case.what == "context" else ("kv",):
             for name, index in self._nearest(terms, fields):

@@ -132,7 +132,7 @@ def _of_request(request: Request, version: int, progress: Progress | None) -> Sn
     for head in asked.chosen:
         with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
             described = _known(attention, head) or _statistics(
-                _told(attention.blocks(head, largest=True), progress), head, attention.item, version
+                _told(attention.blocks(head, sums=True), progress), head, attention.item, version
             )
             found = attention.cells(head, *asked.edges(), reductions=wanted, values=asked.values, progress=progress)
         assert found.max is not None

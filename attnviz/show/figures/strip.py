@@ -32,7 +32,7 @@ MOST_TOKENS = 4096
 
 _WIDE = 6.5  # inches of a line of text
 _LINE = 1.75  # of a line, in heights of its letters
-_LONGEST = 48  # letters of a token that are shown
+_LONGEST = 160  # letters of a token that are shown, where a line has room for them
 _BESIDE = 1.0  # inches that the color bar takes, about
 _BAR_LEAST = 0.95  # inches of its height
 _APART = 0.08  # inches between two texts

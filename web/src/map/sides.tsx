@@ -2,18 +2,23 @@
 
 import { useEffect, useRef } from "preact/hooks";
 import { type Asked, known, part, pending } from "../answers";
-import { type Axis, type Layer, extent, hasWeights, isCheap, sidesWithin } from "../description";
+import { type Axis, type Layer, extent, isCheap, sidesWithin } from "../description";
 import { logitText, tickText, weightText } from "../numbers";
 import { type OfHead, SIDES } from "../questions";
 import { useAnswer, useSession, useStore } from "../session";
 import type { Sides } from "../source/source";
 import type { Moving } from "./leaflet";
 
-/** Whether numbers stand at the sides: where nobody said, where they are there at once. */
+/** Whether there can be numbers at the sides: of weights; a difference, or scores, have no entropy. */
+export function hasSides(layer: Layer): boolean {
+  return layer.kept === undefined && !layer.signed;
+}
+
+/** Whether they stand there: where nobody said, where they are there at once. */
 export function useMargins(): boolean {
   const { description } = useSession();
   const { state, layer } = useStore();
-  return layer.kept === undefined && hasWeights(layer) && (state.margins ?? isCheap(description, layer));
+  return hasSides(layer) && (state.margins ?? isCheap(description, layer));
 }
 
 /** The numbers at the sides of the head that is shown. */

@@ -10,7 +10,7 @@ import { productsOf, sorted } from "../products";
 import { PAIR, type Window, farthest, topOf } from "../questions";
 import type { Source, Thumbnail } from "../source/source";
 import { type State, isCompared, scaleOf, strengthOf } from "../state";
-import { lineColor, lineShare, strokeUnit, strongest } from "../views/heads";
+import { lineColor, lineShare, strokeUnit, strongest } from "../views/lines";
 import { cellUnit, inStrength } from "../views/model";
 import { type Cells, cellsOf } from "./cells";
 import { type Part, sameText } from "./commands";
@@ -317,7 +317,7 @@ async function takeText(seen: Seen): Promise<Taken> {
     x += room + 4;
     if (token !== null && /\n/.test(token)) [x, y] = [16, y + 26];
   }
-  drawing.legend(16, y + 34, 220, picked === null ? `mean weight received from all ${layer.queries} queries` : "weight", legendColor(colors, dark), ticksOf(colors));
+  drawing.legend(16, y + 34, 220, picked === null ? `mean ${layer.unit ?? "weight"} received from all ${layer.queries} queries` : "weight", legendColor(colors, dark), ticksOf(colors));
   return { name, svg: () => drawing.svg(width, y + 96), rows };
 }
 

@@ -2,22 +2,21 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Asked, known, part } from "../answers";
-import { type Ramp, css, diverging, headColor, headDash, mix, rgb, stroke, weightRamp } from "../colors";
+import { headColor, headDash, mix, rgb, weightRamp } from "../colors";
 import { LayerPicker, NoWeights, WindowControl } from "../controls";
-import { type Axis, type Layer, beginsGroup, extent, hasWeights, headName, isCheap, keyHeadText, label, position, positionName, visibleText, withinOf } from "../description";
+import { type Axis, beginsGroup, extent, hasWeights, headName, isCheap, keyHeadText, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { type Place, samePlace, usePlace, useRoving } from "../focus";
 import { Legend, StrengthSwitch } from "../legend";
+import { hasSides } from "../map/sides";
 import { positionText, tickText, weightText } from "../numbers";
 import { PassNote } from "../pass";
-import { COLUMN, type OfHead, ROW, SIDES, WEIGHTS, type Window, largest } from "../questions";
+import { COLUMN, type OfHead, ROW, SIDES, WEIGHTS, type Window } from "../questions";
 import { useAnswers, useGlobal, useInSight, useSession, useSize, useStore } from "../session";
-import { type Strength, USUAL_WINDOW, bringing, holds, windowOf } from "../state";
+import { USUAL_WINDOW, bringing, holds, windowOf } from "../state";
 import { Strongest } from "../whole";
+import { type HeadWeights, type Line, ROW_HEIGHT, draw, lineShare, strokeUnit, strongest } from "./lines";
 
-const ROW_HEIGHT = 24; // CSS pixels a token
-const MOST_LINES = 5000; // of one picture
-const NONE = new Float32Array(0);
 
 export function HeadsControls() {
   const { state, layer, set } = useStore();
@@ -60,12 +59,6 @@ export function HeadsControls() {
   );
 }
 
-/** One head's weights over the window. */
-interface HeadWeights {
-  head: number;
-  values: Float32Array; // (queries, keys) of the window
-}
-
 /** Those that are known, each under its own question's head. */
 function there(asked: Asked<OfHead, Float32Array>[]): HeadWeights[] {
   return asked.flatMap((one) => (one.state === "known" ? [{ head: one.question.head, values: one.value }] : []));
@@ -102,79 +95,18 @@ function Lines(props: { dark: boolean }) {
   const shareOf = ({ head, query, weight }: Line): number => lineShare(ramp, tops?.get(head) ?? null, query, weight);
 
   const received = useReceived(shown === null);
-  const meanRamp = weightRamp("linear", strength === "row" ? "relative" : strength, Math.max(0, ...received.map((one) => largest(known(one) ?? NONE))), layer.keys);
   const rows = Math.max(queries[1] - queries[0], keys[1] - keys[0]);
   const width = frame.width;
   const gap = width < 500 ? 0.4 : 0.3; // the tokens' share of the width, each side
   const bars = Math.min(width < 500 ? 24 : 96, 11 * state.heads.length); // pixels between a token and its lines
 
   useEffect(() => {
-    const element = canvas.current!;
-    const sharp = devicePixelRatio || 1;
-    element.width = Math.round(width * sharp);
-    element.height = Math.round(frame.height * sharp);
-    const context = element.getContext("2d")!;
-    context.scale(sharp, sharp);
-    const middle = (index: number, first: number): number => (index - first + 0.5) * ROW_HEIGHT - top;
-    const [left, right] = [width * gap, width * (1 - gap)];
-    const spread = shown ? ROW_HEIGHT - 10 : 6; // heads side by side where their lines meet
-    for (const line of found.lines) {
-      const { head, query, key, weight } = line;
-      const lane = ((state.heads.indexOf(head) + 0.5) / state.heads.length - 0.5) * spread;
-      const from = middle(query, queries[0]) + (shown?.axis === "query" ? 0 : lane);
-      const to = middle(key, keys[0]) + (shown?.axis === "key" ? 0 : lane);
-      if (Math.max(from, to) < -ROW_HEIGHT || Math.min(from, to) > frame.height + ROW_HEIGHT) continue;
-      context.strokeStyle = lineColor(layer, head, weight, props.dark);
-      context.setLineDash(headDash(head));
-      const { alpha, width: thick } = stroke(shareOf(line), shown !== null);
-      context.globalAlpha = alpha;
-      context.lineWidth = thick;
-      context.beginPath();
-      context.moveTo(left, from);
-      context.bezierCurveTo(left + (right - left) * 0.35, from, right - (right - left) * 0.35, to, right, to);
-      context.stroke();
-    }
-    const room = bars / state.heads.length;
-    const bar = (axis: Axis, index: number, head: number, share: number, color: string): void => {
-      const y = middle(index, windows[axis][0]) - ROW_HEIGHT / 2 + 2;
-      if (y < -ROW_HEIGHT || y > frame.height) return;
-      context.globalAlpha = share;
-      context.fillStyle = color;
-      context.fillRect((axis === "key" ? right : left - bars) + state.heads.indexOf(head) * room, y, Math.max(1, room - 1), ROW_HEIGHT - 4);
-    };
-    if (!shown) {
-      // What each key of the window receives of all queries, also of those that are not in it.
-      for (const one of received) {
-        if (one.state !== "known") continue;
-        for (let key = keys[0]; key < keys[1]; key++) {
-          const mean = one.value[key];
-          if (Math.abs(mean) > 0) bar("key", key, one.question.head, meanRamp.share(Math.abs(mean)), lineColor(layer, one.question.head, mean, props.dark));
-        }
-      }
-    } else {
-      // A bar for each head behind each token of the other side.
-      const other: Axis = shown.axis === "query" ? "key" : "query";
-      const start = windows[other][0];
-      for (const line of found.lines) {
-        bar(other, other === "query" ? line.query : line.key, line.head, shareOf(line), lineColor(layer, line.head, line.weight, props.dark));
-      }
-      // Of each token the largest weight, as a number at the end of its lines.
-      const written = new Map<number, Line>();
-      for (const line of found.lines) {
-        const at = other === "query" ? line.query : line.key;
-        if (Math.abs(line.weight) >= Math.abs(written.get(at)?.weight ?? 0)) written.set(at, line);
-      }
-      context.globalAlpha = 1;
-      context.font = `11px ${getComputedStyle(element).fontFamily}`;
-      context.textBaseline = "middle";
-      context.textAlign = other === "key" ? "right" : "left";
-      context.fillStyle = getComputedStyle(element).color;
-      for (const [at, line] of written) {
-        if (shareOf(line) < 0.02) continue;
-        const text = weightText(line.weight, withinOf(layer, line.head));
-        context.fillText(text, other === "key" ? right - 6 : left + 6, middle(at, start) - 6);
-      }
-    }
+    draw(
+      canvas.current!,
+      { layer, heads: state.heads, windows, place: shown, width, height: frame.height, gap, bars, scrolled: top, dark: props.dark, shareOf },
+      found.lines,
+      strength === "row" ? [] : received.flatMap((one) => (one.state === "known" ? [{ head: one.question.head, values: one.value }] : [])),
+    );
   }, [found, ramp.top, strength, tops, ...received.map(known), width, frame.height, top, props.dark]);
 
   const say = (place: Place): void => {
@@ -224,7 +156,7 @@ function Lines(props: { dark: boolean }) {
       <div class="heads-titles" aria-hidden="true">
         <span style={{ width: `${gap * 100}%`, paddingRight: bars + 8 }}>query</span>
         <span style={{ width: `${gap * 100}%`, paddingLeft: bars + 8 }}>
-          key{shown === null && received.some(({ state: of }) => of === "known") ? ": bars are what it receives" : ""}
+          key{shown === null && strength !== "row" && received.some(({ state: of }) => of === "known") ? ": bars are what it receives" : ""}
         </span>
       </div>
       <div class="heads-scroll" ref={scroll} onScroll={({ currentTarget }) => setTop(currentTarget.scrollTop)} onPointerLeave={() => hover(null)}>
@@ -257,7 +189,7 @@ function otherThan(axis: Axis): Axis {
 function useReceived(wanted: boolean): Asked<OfHead, Float32Array>[] {
   const { description } = useSession();
   const { state, layer } = useStore();
-  const there = wanted && layer.kept === undefined && isCheap(description, layer);
+  const there = wanted && hasSides(layer) && isCheap(description, layer);
   const asked = useAnswers(SIDES, there ? state.heads.slice(0, MOST_WHOLE).map((head) => ({ layer: state.layer, head })) : []);
   return asked.map((one) => part(one, ({ received }) => received));
 }
@@ -369,74 +301,3 @@ function Column(props: {
     </div>
   );
 }
-
-interface Line {
-  head: number;
-  query: number;
-  key: number;
-  weight: number;
-}
-
-/** A line's color: its head's, or of a difference what tells which side is larger. */
-export function lineColor(layer: Layer, head: number, weight: number, dark: boolean): string {
-  return layer.signed ? css(diverging(weight < 0 ? -0.75 : 0.75, dark)) : headColor(head);
-}
-
-/** How strong a line is, 0 to 1; by row, of its query's largest weight. */
-export function lineShare(ramp: Ramp, largest: Float32Array | null, query: number, weight: number): number {
-  return ramp.share(Math.abs(weight) / (largest?.[query] || 1));
-}
-
-/** What the strength of lines is of. */
-export function strokeUnit({ unit }: Layer, strength: Strength): string {
-  if (strength === "row") return `${unit ?? "weight"}, as a share of the query\u2019s largest`;
-  if (unit === undefined) return "weight";
-  return `size of the ${unit}; ${unit === "difference" ? "red: the first is larger, blue: the second" : "red: above 0, blue: below"}`;
-}
-
-/** The strongest lines, the strongest last; with a place, those that start or end there. */
-export function strongest(
-  heads: HeadWeights[],
-  queries: Window,
-  keys: Window,
-  place: Place | null,
-): { top: number; most: number; head: number; lines: Line[] } {
-  const width = keys[1] - keys[0];
-  const from = place?.axis === "query" ? place.index : queries[0];
-  const to = place?.axis === "query" ? place.index + 1 : queries[1];
-  const left = place?.axis === "key" ? place.index : keys[0];
-  const right = place?.axis === "key" ? place.index + 1 : keys[1];
-  let most = 0; // the weight farthest from 0
-  let of = heads[0]?.head ?? 0;
-  for (const { head, values } of heads) {
-    for (let t = from; t < to; t++) {
-      for (let s = left; s < right; s++) {
-        const weight = values[(t - queries[0]) * width + s - keys[0]];
-        if (Math.abs(weight) > Math.abs(most)) [most, of] = [weight, head];
-      }
-    }
-  }
-  const top = Math.abs(most);
-  // Counted in bins first: a window of 512 x 512 in 16 heads has four million weights, and a few thousand lines are seen.
-  const bins = new Float64Array(256);
-  const bin = (weight: number): number => Math.min(255, Math.floor((Math.abs(weight) / top) * 256));
-  const each = (use: (head: number, query: number, key: number, weight: number) => void): void => {
-    for (const { head, values } of heads) {
-      for (let t = from; t < to; t++) {
-        for (let s = left; s < right; s++) {
-          const weight = values[(t - queries[0]) * width + s - keys[0]];
-          if (Math.abs(weight) > 0) use(head, t, s, weight);
-        }
-      }
-    }
-  };
-  each((_head, _query, _key, weight) => bins[bin(weight)]++);
-  let least = 255;
-  for (let count = bins[255]; least > (place ? 0 : 3) && count + bins[least - 1] <= MOST_LINES; least--) count += bins[least - 1];
-  const lines: Line[] = [];
-  each((head, query, key, weight) => {
-    if (bin(weight) >= least && lines.length < 4 * MOST_LINES) lines.push({ head, query, key, weight });
-  });
-  return { top, most, head: of, lines: lines.sort((a, b) => Math.abs(a.weight) - Math.abs(b.weight)) }; // the strongest are drawn last
-}
-

@@ -12,7 +12,7 @@ import { Legend, ScaleSwitches } from "../legend";
 import { drawAxis } from "../map/axes";
 import { Crosshair } from "../map/crosshair";
 import { type Moving, useMap } from "../map/leaflet";
-import { MapSides, useMargins } from "../map/sides";
+import { MapSides, hasSides, useMargins } from "../map/sides";
 import { Readout, Tooltip, isSingle, usePair } from "../map/said";
 import { type Cell, MapLayer, Tiles } from "../map/tiles";
 import { weightText } from "../numbers";
@@ -53,7 +53,7 @@ export function MapControls() {
         onChange={(reduce) => set({ reduce }, true)}
       />
       <ScaleSwitches />
-      {layer.kept === undefined && (
+      {hasSides(layer) && (
         <button
           type="button"
           class="toggle"

@@ -116,7 +116,7 @@ function Text(props: { dark: boolean }) {
   const unit =
     picked !== null
       ? picks === "query" ? "weight it gives to a key" : `weight a query gives it${rows ? ", as a share of the query\u2019s largest" : ""}`
-      : `mean weight received from all ${countText(layer.queries)} queries`;
+      : `mean ${layer.unit ?? "weight"} received from all ${countText(layer.queries)} queries`;
   return (
     <div class="text-view">
       <div class="text-top">
