@@ -88,7 +88,7 @@ class Band:
         if self.terms is None:
             return None
         shown = []
-        for pattern in (self.under(-math.inf, math.inf), self._with(Ruled(lambda t, s, item: s < 0))):
+        for pattern in (self.under(-math.inf, math.inf), self._with(Ruled(lambda t, s, item: (s < 0) & (t < 0)))):
             shown.append(self.terms.shown(lambda work, pattern=pattern: setattr(work, "pattern", pattern)))  # type: ignore[misc]
         return Runs.of(self.terms, self.terms.before.distance, shown[0] - shown[1], shown[1])
 
