@@ -8,9 +8,11 @@ from attnviz.attention.merged import MergedInputs
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.attention.reduced import ReducedMaps
 from attnviz.engine.attention import Attention, Computed
-from attnviz.engine.derived import Combined, Normed, Rollout
+from attnviz.engine.combined import Combined
 from attnviz.engine.given import Given
 from attnviz.engine.merged import Merged
+from attnviz.engine.norms import Normed
+from attnviz.engine.rollout import Rollout
 from attnviz.engine.stored import Stored
 
 

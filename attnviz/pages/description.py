@@ -16,7 +16,8 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import GlobalKeys, GlobalQueries, Pattern
 from attnviz.base.errors import InputError
 from attnviz.engine.attention import Attention
-from attnviz.engine.derived import Derived, as_given
+from attnviz.engine.combined import as_given
+from attnviz.engine.derived import Derived
 from attnviz.engine.given import Given, GivenRows
 from attnviz.engine.makers import attention_of
 from attnviz.engine.merged import Merged, MergedRows

@@ -221,7 +221,7 @@ def test_rollout_is_the_product_of_the_layers(calls: list[Call], pixels: int):
 def test_rollout_is_the_same_however_many_rows_go_down_together(monkeypatch, cells):
     inputs = [attnviz.synthesize(heads=2, tokens=20, head_dim=4, seed=seed, dtype="float64") for seed in range(3)]
     whole = attnviz.attention_map(inputs, 0, longformer(2), rollout=True).cells
-    monkeypatch.setattr("attnviz.engine.derived._VECTOR_CELLS", cells)
+    monkeypatch.setattr("attnviz.engine.rollout._VECTOR_CELLS", cells)
     np.testing.assert_allclose(attnviz.attention_map(inputs, 0, longformer(2), rollout=True).cells, whole)
     mass = attnviz.attention_map(inputs, 0, longformer(2), rollout=True, reduce="mass", pixels=3)
     expected = reference.picture(np.nan_to_num(whole), ~np.isnan(whole), range(20), range(20), 3, "mass")
@@ -396,13 +396,13 @@ def test_a_small_model_as_published_code_has_it():
 
 def test_layers_of_several_steps_are_read_in_blocks_that_fit(monkeypatch):
     """Windows of two dilations have no step in common: such rows are read over every key, few at a time."""
-    from attnviz.engine.derived import CombinedRows
+    from attnviz.engine.combined import CombinedRows
 
     read, inner = [], CombinedRows.read
     monkeypatch.setattr(
         CombinedRows, "read", lambda self, rows, **how: (read.append(len(rows)), inner(self, rows, **how))[1]
     )
-    monkeypatch.setattr("attnviz.engine.derived._BLOCK_CELLS", 1 << 14)
+    monkeypatch.setattr("attnviz.engine.combined._BLOCK_CELLS", 1 << 14)
     inputs = [
         replace(attnviz.synthesize(heads=1, tokens=600, head_dim=4, seed=n), pattern=Local(3, dilation))
         for n, dilation in enumerate([2, 3])

@@ -52,7 +52,7 @@ def combined(call: Call, heads: list[int], how: str) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("most", [1, 7, 2048])
 def test_heads_with_masks_of_their_own(monkeypatch, most):
     """Many rows of cells whose queries see in one head and not in the other."""
-    monkeypatch.setattr("attnviz.engine.derived._MOST_QUERIES", most)
+    monkeypatch.setattr("attnviz.engine.combined._MOST_QUERIES", most)
     q, k = (torch.randn(1, 3, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
     hidden = torch.zeros(1, 3, 50, 1, dtype=torch.float64)
     hidden[0, 0, ::3], hidden[0, 1, 10:20], hidden[0, :, 30] = -torch.inf, -torch.inf, -torch.inf
