@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 import matplotlib as mpl
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from attnviz.base.types import Positions
     from attnviz.maps.map import AttentionMap
 
     Points = NDArray[np.float64]
@@ -68,42 +70,19 @@ def arcs(
     """
     check_arcs(shown)
     fitted = ColorScale(**colors).fit([shown])
-    figure, size = Figure(figsize=(6, 6)), points("font.size")
+    figure = Figure(figsize=(6, 6))
     ax = figure.add_axes((0, 0, 1, 1), label="arcs")
     bar = Bar(figure, fitted, blank=False)
     keys = _labels(shown.key_labels, shown.keys)
     rows = [keys] if of_queries is not None else [_labels(shown.query_labels, shown.queries), keys]
-    most, widest = max(map(len, rows)), max(width_of(text, size) for row in rows for text in row)
     beside = bar.room(1.0) + EDGE
-    across = min(_WIDE, max(2.0, most * max(_EACH, widest + 0.06))) if width is None else width - 2 * EDGE - beside
-    each = across / most
-    turned = widest > each - 0.04
-    if turned and size * LINE > each * 72:
-        size, before = each * 72 / LINE, size
-        widest *= size / before
-        if size < SMALLEST:
-            raise InputError(
-                f"--arcs: {most} tokens are too many for letters in {across:.1f} in; choose some with --queries and --keys, or a wider "
-                f"figure (--width page)"
-            )
-    deep = (widest if turned else LINE * size / 72) + 0.08  # inches of a row of tokens
+    words = _Words.fitting(rows, None if width is None else width - 2 * EDGE - beside)
     cells = np.ma.filled(fitted.cells(shown.cells), np.nan)
     pairs = np.argwhere(np.isfinite(cells))
     at = np.asarray(of_queries if of_queries is not None else range(len(rows[0])))
     pairs = pairs[at[pairs[:, 0]] >= 0]
     values = cells[pairs[:, 0], pairs[:, 1]]
-    start, end = (at[pairs[:, 0]] + 0.5) * each, (pairs[:, 1] + 0.5) * each
-    if of_queries is None:
-        start += (most - len(rows[0])) * each / 2
-        end += (most - len(keys)) * each / 2
-        above, below = deep, deep + _APART
-        paths = [Path([(x, 0.0), (y, -_APART)]) for x, y in zip(start, end, strict=True)]
-    else:
-        high = min(_HIGH, _MOST_HIGH / across)
-        spans = high * np.where(start == end, 0.0, end - start)
-        above = max(0.12, float(-spans.min(initial=0.0))) + 0.05
-        below = deep + max(0.0, float(spans.max(initial=0.0))) + 0.05
-        paths = [_arc(x, y, span, deep, each) for x, y, span in zip(start, end, spans, strict=True)]
+    paths, above, below = words.paths(at[pairs[:, 0]], pairs[:, 1])
     order = np.argsort(np.abs(values), kind="stable")  # the strongest on top
     inks = fitted.cmap(fitted.norm(values[order]))
     top = max(float(np.abs(values).max(initial=0.0)), 1e-12)
@@ -112,31 +91,95 @@ def arcs(
         [paths[n] for n in order], facecolors="none", edgecolors=inks, linewidths=widths, capstyle="round"
     )
     ax.add_collection(drawn, autolim=False)
-    lines = wrapped(shown.name if title is None else title, across + beside - 2 * EDGE, points("figure.titlesize"))
-    wide = across + beside + 2 * EDGE
+    lines = wrapped(
+        shown.name if title is None else title, words.across + beside - 2 * EDGE, points("figure.titlesize")
+    )
+    wide = words.across + beside + 2 * EDGE
     said = caption_lines(caption, wide)
     under = line("figure.labelsize", len(said)) + 0.06 if said else 0.0
     over = line("figure.titlesize", len(lines)) + 0.06
     tall = max(above + below, 1.05)
     figure.set_size_inches(wide, over + tall + under + 2 * EDGE)
-    place(ax, (EDGE, EDGE + under, across, tall), (wide, float(figure.get_figheight())))
-    ax.set(xlim=(0, across), ylim=(above - tall, above), xticks=[], yticks=[])
+    place(ax, (EDGE, EDGE + under, words.across, tall), (wide, float(figure.get_figheight())))
+    ax.set(xlim=(0, words.across), ylim=(above - tall, above), xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)
-    for n, row in enumerate(rows):
-        middle = deep / 2 if len(rows) == 2 and n == 0 else -deep / 2 - n * _APART
-        upright = "center"
-        if turned and len(rows) == 1 and below <= deep + 0.05:  # nothing below: they begin where arcs end
-            middle, upright = -0.04, "top"
-        left = (most - len(row)) * each / 2
-        for x, text in enumerate(row):
-            ax.text(left + (x + 0.5) * each, middle, text, ha="center", va=upright, fontsize=size,
-                    rotation=90 if turned else 0, color=mpl.rcParams["text.color"], parse_math=False)  # fmt: skip
+    words.write(ax, arcs_below=below > words.deep + 0.05)
     own = min(tall, 1.6)
-    bar.beside(EDGE + across, EDGE + under + tall - own, own)
+    bar.beside(EDGE + words.across, EDGE + under + tall - own, own)
     write_above(figure, lines)
     write_below(figure, said)
     return showing(ax)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Tokens in a row, or queries in a row above the keys', in inches.
+
+    Args:
+        rows: the tokens of each.
+        across: how wide the longest row is.
+        each: the room of a token.
+        size: of letters, in points.
+        turned: whether tokens stand upright.
+        deep: how high a row is.
+    """
+
+    rows: Sequence[Sequence[str]]
+    across: float
+    each: float
+    size: float
+    turned: bool
+    deep: float
+
+    @classmethod
+    def fitting(cls, rows: Sequence[Sequence[str]], across: float | None) -> _Words:
+        """Letters as large as fit. Raises InputError where none can be read; ``across`` None is as wide as they like."""
+        size = points("font.size")
+        most, widest = max(map(len, rows)), max(width_of(text, size) for row in rows for text in row)
+        if across is None:
+            across = min(_WIDE, max(2.0, most * max(_EACH, widest + 0.06)))
+        each = across / most
+        turned = widest > each - 0.04
+        if turned and size * LINE > each * 72:
+            size, before = each * 72 / LINE, size
+            widest *= size / before
+            if size < SMALLEST:
+                raise InputError(
+                    f"--arcs: {most} tokens are too many for letters in {across:.1f} in; choose some with --queries and --keys, "
+                    f"or a wider figure (--width page)"
+                )
+        deep = (widest if turned else LINE * size / 72) + 0.08
+        return cls(rows, across, each, size, turned, deep)
+
+    def left(self, row: int) -> float:
+        """Where a row begins: shorter ones are in the middle."""
+        return (self.across - len(self.rows[row]) * self.each) / 2
+
+    def paths(self, queries: Positions, keys: Positions) -> tuple[list[Path], float, float]:
+        """From each query to its key, and how far they go above and below the first row's upper end."""
+        start, end = (queries + 0.5) * self.each, (keys + 0.5) * self.each
+        if len(self.rows) == 2:
+            start, end = start + self.left(0), end + self.left(1)
+            lines = [Path([(x, 0.0), (y, -_APART)]) for x, y in zip(start, end, strict=True)]
+            return lines, self.deep, self.deep + _APART
+        high = min(_HIGH, _MOST_HIGH / self.across)
+        spans = high * np.where(start == end, 0.0, end - start)
+        above = max(0.12, float(-spans.min(initial=0.0))) + 0.05
+        below = self.deep + max(0.0, float(spans.max(initial=0.0))) + 0.05
+        found = [_arc(x, y, span, self.deep, self.each) for x, y, span in zip(start, end, spans, strict=True)]
+        return found, above, below
+
+    def write(self, ax: Axes, *, arcs_below: bool) -> None:
+        """Writes the tokens."""
+        for n, row in enumerate(self.rows):
+            middle = self.deep / 2 if len(self.rows) == 2 and n == 0 else -self.deep / 2 - n * _APART
+            upright = "center"
+            if self.turned and len(self.rows) == 1 and not arcs_below:  # they begin where arcs end
+                middle, upright = -0.04, "top"
+            for x, text in enumerate(row):
+                ax.text(self.left(n) + (x + 0.5) * self.each, middle, text, ha="center", va=upright, fontsize=self.size,
+                        rotation=90 if self.turned else 0, color=mpl.rcParams["text.color"], parse_math=False)  # fmt: skip
 
 
 def check_arcs(shown: AttentionMap) -> None:
