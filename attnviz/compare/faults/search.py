@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -36,6 +37,9 @@ _SUMMED = 1 << 20
 
 _NEAREST = 8
 """Hypotheses that are tried with each other one: those that bring the numbers nearest."""
+
+_UNABLE = (InputError, IndexError, RuntimeError, ValueError)
+"""What is raised where a hypothesis can't be asked of these inputs: their shapes don't fit it."""
 
 _ANY = Tolerance(math.inf, 0.0)
 
@@ -162,7 +166,13 @@ def _singles(case: Case, late: int) -> Iterator[Variant]:
         if fault.late == late and (fault.of_sums or not long):
             yield from fault.variants(case)
         if late == 1 and not case.of_keys:
-            yield from fault.fitted(case)
+            yield from _able(fault.fitted(case))
+
+
+def _able(variants: Iterator[Variant]) -> Iterator[Variant]:
+    """Variants, as far as they can be read out of these numbers: what a search trips over says nothing of the kernel."""
+    with suppress(*_UNABLE):
+        yield from variants
 
 
 def _cells(case: Case) -> int:
@@ -226,7 +236,7 @@ def _pairs(case: Case, singles: Sequence[Variant], wrong: Tensor) -> Iterator[tu
 def _made(case: Case, variants: tuple[Variant, ...], batch: int, head: int, rows: Tensor) -> Tensor | None:
     try:
         return compute(case.work(batch, head, rows), variants, case.rule).out
-    except (InputError, IndexError):
+    except _UNABLE:
         return None
 
 
@@ -236,7 +246,7 @@ def _agrees(case: Case, variants: tuple[Variant, ...], batch: int, head: int, ro
         return _Fit(variants, 0.0, 0.0)
     try:
         made = compute(case.work(batch, head, rows), variants, case.rule)
-    except (InputError, IndexError):  # what can't be asked of these inputs
+    except _UNABLE:
         return None
     given = case.given(batch, head, rows)
     if made.out.shape != given.shape:
