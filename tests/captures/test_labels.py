@@ -337,3 +337,17 @@ def test_layers_that_are_not_called_attention_keep_their_place_before_those_that
     made = Labels({"blocks.0.attn": Over(), "blocks.1.attn": Over(), **names}.items())
     found = [made.of(f"{stack}.{n}.attn", cross=False) for stack in ("blocks", "cls_attn_blocks") for n in (0, 1)]
     assert found == [("", 0), ("", 1), ("", 2), ("", 3)]
+
+
+def test_one_head_in_front_of_a_convolution_attends_over_tokens():
+    class Convolved(Attention):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj = nn.Conv1d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:  # (B, channels, tokens)
+            weights = (x.transpose(1, 2) @ x).softmax(-1)
+            return self.proj(x @ weights.transpose(1, 2))
+
+    run, _ = captured(Convolved(), {"x": torch.randn(2, 4, 6)})
+    assert (run.notes, run.inputs(0).T) == ([], 6)

@@ -45,12 +45,17 @@ class Awaited:
         """Looks at a module that has run, and says whether to go on."""
         given = [arg for arg in args if isinstance(arg, Tensor)]
         output = output[0] if isinstance(output, tuple) and output else output
-        if given and self.found is None and self._goes_over(given[0]):
+        weight = getattr(module, "weight", None)
+        if (
+            given
+            and self.found is None
+            and isinstance(weight, Tensor)
+            and self._goes_over(given[0], conv=weight.ndim > 2)
+        ):
             self.followed.take_channels()
             return False
         if not given or not isinstance(output, Tensor) or not self._goes_into(given[0]):
             return self.found is None and depth > self.depth - 3
-        weight = getattr(module, "weight", None)
         if self.found is None:
             if isinstance(weight, Tensor) and weight.ndim == 2:
                 self.found = module
@@ -76,17 +81,17 @@ class Awaited:
         rows = given.detach().reshape(-1, H, D_v)
         return all(rows[n].equal(self.context[n, :, n]) for n in (0, -1))
 
-    def _goes_over(self, given: Tensor) -> bool:
-        """Whether a tensor is the context with heads and rows joined, (B, D_v, H * T) or (B, H * T, ...): rows are channels."""
+    def _goes_over(self, given: Tensor, *, conv: bool) -> bool:
+        """Whether a tensor is the context with heads and rows joined, (B, D_v, H * T), or (B, H * T, ...) as a convolution takes
+        it: rows are channels."""
         B, H, T, D_v = self.context.shape
         if given.shape[0] != B or given.numel() != self.context.numel() or given.ndim < 3:
             return False
-        for own in (given, given.detach().flatten(2).transpose(1, 2)):
-            if own.shape[1:] == (D_v, H * T):
-                rows = own.detach().unflatten(2, (H, T))
-                if all(rows[n, n].equal(self.context[n, :, :, n]) for n in (0, -1)):
-                    return not self._goes_into(given)
-        return False
+        own = given.detach().flatten(2).transpose(1, 2) if conv else given.detach()
+        if own.shape[1:] != (D_v, H * T) or self._goes_into(given):
+            return False
+        rows = own.unflatten(2, (H, T))
+        return all(rows[n, n].equal(self.context[n, :, :, n]) for n in (0, -1))
 
     def _projection(self, module: nn.Module, weight: Tensor, given: Tensor, output: Tensor) -> Tensor | None:
         """A layer's weight by heads, whichever way it lies; None where it isn't what makes its output."""
