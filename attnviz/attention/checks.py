@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnviz.attention.call import AttentionCall, Call, GivenCall
 from attnviz.attention.names import pattern_of
-from attnviz.base.devices import DTYPES, dtype_name
+from attnviz.base.devices import DTYPES, dtype_name, is_real
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.labels import FORMS
 
@@ -92,7 +92,7 @@ def _check_output(call: AttentionCall | GivenCall, H: int) -> None:
         return
     if v is None:
         raise InputError(f"{call.source}: w_o is given without v, the values that it projects; give both")
-    if not w_o.is_floating_point() or w_o.dtype not in DTYPES.values():
+    if not is_real(w_o):
         raise InputError(f"{call.source}: w_o has dtype {dtype_name(w_o.dtype)}, wanted one of {', '.join(DTYPES)}")
     D_v = v.shape[-1]
     if w_o.ndim != 3 or tuple(w_o.shape[:2]) != (H, D_v) or not w_o.shape[2]:
@@ -175,7 +175,7 @@ def unexpanded(tensor: Tensor, dims: Iterable[int] | None = None) -> Tensor:
 
 def _as_bhtd(source: str, name: str, tensor: Tensor, layout: str) -> Tensor:
     shape = tuple(tensor.shape)
-    if not tensor.is_floating_point() or tensor.dtype not in DTYPES.values():
+    if not is_real(tensor):
         raise InputError(
             f"{source}: {name} has dtype {dtype_name(tensor.dtype)}, wanted one of {', '.join(DTYPES)}; "
             f"convert it before saving"
@@ -388,10 +388,10 @@ def _check_numbers(call: AttentionCall, H: int) -> None:
         vector = getattr(call, name)
         if vector is None:
             continue
-        if tuple(vector.shape) != (H,) or not vector.is_floating_point():
+        if tuple(vector.shape) != (H,) or not is_real(vector):
             raise InputError(
                 f"{call.source}: {name} has shape {tuple(vector.shape)} and dtype {dtype_name(vector.dtype)}, "
-                f"wanted (H,) = ({H},) of a floating dtype, one number a query head"
+                f"wanted (H,) = ({H},) of {', '.join(DTYPES)}, one number a query head"
             )
         require_finite(call.source, name, vector)
 
@@ -400,9 +400,9 @@ def _bias(source: str, bias: Tensor, wanted: tuple[int, int, int, int]) -> Tenso
     shape = tuple(bias.shape)
     whole = bias.unsqueeze(0) if bias.ndim == 3 else bias
     fits = whole.ndim == 4 and all(size in (1, full) for size, full in zip(whole.shape, wanted, strict=True))
-    if not fits or not bias.is_floating_point():
+    if not fits or not is_real(bias):
         raise InputError(
             f"{source}: bias has shape {shape} and dtype {dtype_name(bias.dtype)}, "
-            f"wanted (H, T, S) = {wanted[1:]} or (B, H, T, S) of a floating dtype, where 1 broadcasts"
+            f"wanted (H, T, S) = {wanted[1:]} or (B, H, T, S) of {', '.join(DTYPES)}, where 1 broadcasts"
         )
     return unexpanded(whole)

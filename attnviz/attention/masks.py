@@ -15,7 +15,7 @@ from attnviz.attention.additive import seen_and_added
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.checks import unexpanded
 from attnviz.attention.patterns import Full, Masked
-from attnviz.base.devices import dtype_name
+from attnviz.base.devices import DTYPES, dtype_name, is_real
 from attnviz.base.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,6 +122,10 @@ def _seen(mask: Tensor, what: str) -> tuple[Tensor, Tensor | None]:
                 f"floating numbers to add to the scores"
             )
         return mask != 0, None
+    if not is_real(mask):
+        raise InputError(
+            f"{what} has dtype {dtype_name(mask.dtype)}, wanted bool, 0 and 1, or one of {', '.join(DTYPES)}"
+        )
     wrong = torch.isnan(mask) | (mask == torch.inf)
     if bool(wrong.any()):
         raise InputError(

@@ -20,6 +20,7 @@ from attnviz.attention.derived import SomeInputs
 from attnviz.attention.given import AttentionWeights
 from attnviz.attention.inputs import AttentionInputs, Inputs, as_labels
 from attnviz.attention.patterns import Full
+from attnviz.base.devices import is_real
 from attnviz.base.errors import InputError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -108,7 +109,7 @@ def _given(given: Any) -> AttentionWeights:
             f"an array of shape {shape} may be (B, H, T, S) or (L, H, T, S); say which: attnviz.AttentionWeights(array) is "
             f"of batch items, attnviz.weights.from_array(array, 'lhts') of layers"
         )
-    if array.ndim not in (2, 3) or not array.is_floating_point():
+    if array.ndim not in (2, 3) or not is_real(array):
         raise InputError(
             f"an array of shape {shape} and dtype {array.dtype} is no attention weights, (H, T, S); make inputs of it: "
             f"attnviz.AttentionInputs(q, k)"

@@ -53,6 +53,15 @@ def parse_device(name: str | torch.device) -> torch.device:
     return torch.device(name)
 
 
+def is_real(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's numbers can be computed with: of one of :data:`DTYPES`, not of 8 bits, whole or complex.
+
+    >>> is_real(torch.zeros(1)), is_real(torch.zeros(1, dtype=torch.float8_e4m3fn)), is_real(torch.zeros(1, dtype=torch.int64))
+    (True, False, False)
+    """
+    return tensor.dtype in DTYPES.values()
+
+
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
     """The dtype that ``name`` asks for; None stays None (the dtype of the inputs)."""
     if name is None or isinstance(name, torch.dtype):

@@ -14,7 +14,7 @@ from torch import Tensor
 from attnviz.attention.inputs import AttentionInputs, Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs
-from attnviz.base.devices import dtype_name
+from attnviz.base.devices import DTYPES, dtype_name, is_real
 from attnviz.base.errors import InputError
 from attnviz.engine.attention import Computed, Rows
 from attnviz.engine.blocks import SeenRows
@@ -118,10 +118,10 @@ class Given:
     ) -> None:
         if tensor.ndim == 4 and tensor.shape[0] == 1:
             tensor = tensor[0]
-        if tensor.ndim != 3 or not tensor.is_floating_point() or 0 in tensor.shape:
+        if tensor.ndim != 3 or not is_real(tensor) or 0 in tensor.shape:
             raise InputError(
                 f"{name}: has shape {tuple(tensor.shape)} and dtype {dtype_name(tensor.dtype)}, "
-                f"wanted weights or scores (H, T, S) of a floating dtype, one batch item"
+                f"wanted weights or scores (H, T, S) of {', '.join(DTYPES)}, one batch item"
             )
         self.tensor, self.name, self.dtype = tensor.detach(), name, tensor.dtype
         self.H, self.T, C = tensor.shape

@@ -17,8 +17,10 @@ def read_as_format_1(where: str, tensors: dict[str, Tensor]) -> None:
     """Gives what format 1 meant today's words, and says so."""
     import torch
 
+    from attnviz.base.devices import is_real
+
     bias = tensors.get("bias")
-    if bias is None or not bias.is_floating_point():
+    if bias is None or not is_real(bias):
         return
     from attnviz.attention.checks import unexpanded
 

@@ -128,10 +128,10 @@ def _paged(where: str, name: str, pages: Tensor, table: Tensor, lengths: Tensor)
         _whole_numbers(where, "block_table", table, 2),
         _whole_numbers(where, "cache_seqlens", lengths, 1).tolist(),
     )
-    if pages.ndim != 4 or len(table) != len(counts):
+    if pages.ndim != 4 or len(table) != len(counts) or not counts or not pages.shape[1]:
         raise InputError(
             f"{where}: {name} has shape {tuple(pages.shape)}, block_table {tuple(table.shape)} and cache_seqlens {len(counts)}; wanted "
-            f"(blocks, block size, H_kv, D), (B, blocks of each) and (B,)"
+            f"(blocks, block size, H_kv, D), (B, blocks of each) and (B,), with a sequence and a key to a block at least"
         )
     found = []
     for item, count in enumerate(counts):
@@ -152,6 +152,8 @@ def _items(where: str, q: Tensor, layout: str | None) -> list[Tensor]:
         raise InputError(
             f"{where}: q has shape {tuple(q.shape)} beside block_table, wanted rank 4, or cu_seqlens_q for packed queries"
         )
+    if not len(q):
+        raise InputError(f"{where}: q is empty, shape {tuple(q.shape)}; every size must be at least 1")
     return [*(q if layout == "bthd" else q.transpose(1, 2))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -384,3 +385,49 @@ def test_while_a_command_runs_a_file_is_opened_once(tmp_path, monkeypatch):
         attnviz.save(path, small(batch=1))  # another file of that name
         assert open_tensors(path).read("q").shape[0] == 1
     assert open_tensors(path) is not open_tensors(path)
+
+
+SIZES = {
+    **dict.fromkeys(("q", "q_global"), (1, 2, 4, 2)),
+    **dict.fromkeys(("k", "v", "k_global", "v_global"), (1, 1, 4, 2)),
+    **dict.fromkeys(("global_mask", "key_padding_mask", "query_padding_mask"), (1, 4)),
+    **dict.fromkeys(("query_positions", "key_positions", "documents", "query_documents"), (1, 4)),
+    **dict.fromkeys(("alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k"), (2,)),
+    **dict.fromkeys(("weights", "logits"), (1, 2, 4, 4)),
+    **{"attention_mask": (4, 4), "bias": (2, 4, 4), "block_table": (1, 1), "cache_seqlens": (1,), "w_o": (2, 2, 3)},
+}
+KINDS = [
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int64",
+    "bool",
+    "complex64",
+    "bfloat16",
+    "float64",
+]
+
+
+@pytest.mark.sweep(keep=6)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_tensor_of_any_dtype_is_computed_with_or_refused(tmp_path, role):
+    for kind in KINDS:
+        beside = {"weights": torch.full((1, 2, 4, 4), 0.25)} if role == "logits" else {}
+        held = {name: torch.ones(SIZES[name]) for name in "qkv"} if not beside and role != "weights" else beside
+        torch.save(held | {role: torch.ones(SIZES[role]).to(getattr(torch, kind))}, tmp_path / "dump.pt")
+        with suppress(attnviz.InputError):
+            found = attnviz.load(tmp_path / "dump.pt")
+            attnviz.head_statistics(found, "full")
+            attnviz.plot(found, 0, "full")
+
+
+def test_pages_of_no_sequence_are_refused(tmp_path):
+    table = {"block_table": torch.zeros(0, 4, dtype=torch.int64), "cache_seqlens": torch.zeros(0, dtype=torch.int64)}
+    for blocks in ((0, 1, 4, 2), (1, 0, 4, 2)):
+        torch.save({"q": torch.ones(0, 2, 4, 2), "k": torch.ones(blocks), **table}, tmp_path / "dump.pt")
+        with pytest.raises(attnviz.InputError, match=r"wanted \(blocks, block size|q is empty"):
+            attnviz.load(tmp_path / "dump.pt")
