@@ -276,7 +276,7 @@ KINDS = {
     "overlay": (Case.overlay, tuple(0.95 * channel + 0.05 * 115 for channel in BRIGHT)),
     "strip": (Case.strip, BRIGHT),
     "pattern": (Case.pattern, ORANGE),
-    "pattern with weights": (lambda case: case.pattern(weights=True), tuple(0.75 * channel for channel in ORANGE)),
+    "pattern with weights": (lambda case: case.pattern(weights=True), tuple(0.25 * channel for channel in ORANGE)),
     "story": (lambda case: case.pattern(story=True), ORANGE),
 }
 FACTORS = {
