@@ -33,13 +33,13 @@ families: .venv/models  ## Captures a tiny model of every family of transformers
 	OMP_NUM_THREADS=1 .venv/bin/python -W ignore -m tests.captures.every
 
 snapshots: .venv/tests  ## Rewrites the snapshots and what the docs show; read the difference before you commit it.
-	.venv/bin/python -m pytest -n 0 --snapshot-update tests/snapshots tests/testing/test_plugin.py tests/test_docs.py
+	.venv/bin/python -m pytest -n 0 --sweep --snapshot-update tests/snapshots tests/testing/test_plugin.py tests/test_docs.py
 
 gallery: .venv/tests  ## Rewrites docs/gallery.md and its pictures, all of real heads; look at them before you commit.
 	.venv/bin/python examples/gallery.py
 
 docs: .venv/tests commands  ## Writes docs/commands.md and docs/python.md, and runs what the docs show.
-	.venv/bin/python -m pytest -n auto --dist worksteal tests/test_docs.py
+	.venv/bin/python -m pytest -n auto --dist worksteal --sweep tests/test_docs.py
 
 commands: .venv/package  ## Writes docs/commands.md and docs/python.md from the program.
 	.venv/bin/python -m attnviz.cli.manual docs/commands.md

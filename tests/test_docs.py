@@ -40,7 +40,15 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*
 RUN, READ = {"console", "sh", "python"}, {"text", "json", "yaml", "csv"}
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?")
 
+SLOW = {"capture", "derived", "diff", "figures", "maps", "patterns", "scales", "snapshots", "statistics"}
+"""Pages of many figures, half of what all of them take: `make docs` and `make sweep` run them."""
+
 page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+run_page = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.sweep if path.stem in SLOW else ()) for path in PAGES],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ def same_picture(one: Path, other: Path) -> bool:
     return pictures[0].shape == pictures[1].shape and bool((abs(pictures[0] - pictures[1]) <= 8).all())
 
 
-@page
+@run_page
 def test_a_page_runs_and_prints_what_it_shows(path, folder, request):
     update = request.config.getoption("update_snapshots", default=False)
     names: dict[str, object] = {"__name__": "__main__"}

@@ -45,7 +45,7 @@ def test_the_page_is_what_the_command_writes(made):
     assert (made / "gallery.md").read_text() == (ROOT / "docs" / "gallery.md").read_text(), "run make gallery"
 
 
-@pytest.mark.sweep(keep=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_a_picture_looks_as_it_is_made_now(made, name):
     found = likeness(made / "images" / "gallery" / f"{name}.png", KEPT / f"{name}.png")

@@ -85,6 +85,7 @@ def masks(draw: st.DrawFn, of: str) -> Written:
     return Written(sizes, of, seen, written(seen, draw(st.sampled_from(WRITTEN))))
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("of", [*PAIRS, *PADDING])
 @settings(max_examples=12)
 @given(data=st.data())
@@ -93,7 +94,7 @@ def test_a_mask_is_what_its_shape_says(of, data):
     one.assert_read(with_mask(one.inputs, one.mask))
 
 
-@pytest.mark.sweep(keep=19)
+@pytest.mark.sweep(keep=6)
 @pytest.mark.parametrize("how", WRITTEN)
 @pytest.mark.parametrize("of", [*PAIRS, *PADDING])
 def test_files_and_calls_read_masks_alike(tmp_path, of, how):

@@ -86,7 +86,7 @@ def windows(name: str, label: int) -> str:
     return FAMILIES[name].patterns.get(str(label), "causal")
 
 
-@pytest.mark.sweep(keep=15)
+@pytest.mark.sweep(keep=4)
 @kernels
 @caches
 @pytest.mark.parametrize("length", [1, 5])
@@ -105,7 +105,7 @@ def test_a_turn_on_a_cache_that_was_filled_before(name, attention, kind, length)
         check(inputs, own)
 
 
-@pytest.mark.sweep(keep=13)
+@pytest.mark.sweep(keep=3)
 @kernels
 @caches
 @pytest.mark.parametrize("chunks", [(0, 3, 4, 13), (5, 9, 11, 13)])
@@ -127,7 +127,7 @@ def test_chunks_make_one_map(name, attention, kind, chunks):
         check(inputs, own)
 
 
-@pytest.mark.sweep(keep=10)
+@pytest.mark.sweep(keep=2)
 @kernels
 @pytest.mark.parametrize(
     "options",

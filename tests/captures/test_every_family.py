@@ -25,6 +25,7 @@ MECHANISMS = {
 RIGHT = ("exact", "checked", "none", "not built", "refused", "partial, with a note")
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_a_family_of_each_mechanism_is_exact(mechanism):
     kind, name = MECHANISMS[mechanism]

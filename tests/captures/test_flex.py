@@ -102,6 +102,7 @@ def run_of(model: nn.Module) -> tuple[attnviz.Run, Any]:
     return run, output
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_it_computes_beside_sdpa(kind):
     pattern, options = KINDS[kind]

@@ -77,7 +77,7 @@ def exists(family: Family, side: str, label: int | str, length: int) -> Tensor:
     return given.get(name, torch.ones(B, length)).bool()
 
 
-@pytest.mark.sweep(keep=9)
+@pytest.mark.sweep(keep=3)
 @families
 @sides
 def test_weights_of_a_capture_are_the_models_own(family, side):
@@ -93,7 +93,7 @@ def test_weights_of_a_capture_are_the_models_own(family, side):
             )
 
 
-@pytest.mark.sweep(keep=18)
+@pytest.mark.sweep(keep=5)
 @families
 @sides
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -106,6 +106,7 @@ def test_capture_leaves_the_output_as_it_is_to_the_last_bit(family, side, attent
     assert plain[0].equal(output[0])
 
 
+@pytest.mark.sweep(keep=7)
 @families
 @sides
 def test_capture_under_sdpa_is_that_under_eager(family, side):
@@ -138,7 +139,7 @@ def test_the_pattern_is_named(family):
     assert {label: str(run.inputs(label).pattern) for label in family.patterns} == family.patterns
 
 
-@pytest.mark.sweep(keep=6)
+@pytest.mark.sweep(keep=2)
 @families
 @sides
 def test_a_dump_holds_all_that_was_captured(family, side, tmp_path):

@@ -33,6 +33,7 @@ def projected(inputs: Any) -> Tensor:
     return torch.stack(made)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_the_models_own_output_follows_from_it(name):
     family = FAMILIES[name]
@@ -92,6 +93,7 @@ KINDS: dict[str, tuple[nn.Module, nn.Module, bool]] = {
 }
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_known_where_the_context_goes_straight_into_a_layer(kind, own, tmp_path):

@@ -53,7 +53,7 @@ def both(request, tmp_path_factory) -> tuple[attnviz.AttentionInputs, Inputs]:
     return inputs, attnviz.load(path, layer=3)
 
 
-@pytest.mark.sweep(keep=10)
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("reduce", ["max", "mass"])
 @pytest.mark.parametrize("pixels", [256, 128, 64])
 def test_pictures_are_those_of_q_and_k(both, reduce, pixels):

@@ -61,7 +61,7 @@ PATTERNS = {
 }
 
 
-@pytest.mark.sweep(keep=25)
+@pytest.mark.sweep(keep=8)
 @command
 @pytest.mark.parametrize("case", PATTERNS)
 def test_a_pattern_that_cannot_be(refused, dump, command, case):
@@ -139,7 +139,7 @@ MODIFIERS = {
 }
 
 
-@pytest.mark.sweep(keep=24)
+@pytest.mark.sweep(keep=7)
 @command
 @pytest.mark.parametrize("case", MODIFIERS)
 def test_a_score_modifier_that_does_not_fit(refused, dump, command, case):
@@ -181,6 +181,7 @@ METADATA = {
 }
 
 
+@pytest.mark.sweep(keep=9)
 @command
 @pytest.mark.parametrize("case", METADATA)
 def test_a_pattern_of_the_metadata_that_cannot_be(refused, folder, command, case):
@@ -318,6 +319,7 @@ DIFF = {
 }
 
 
+@pytest.mark.sweep(keep=9)
 @pytest.mark.parametrize("case", DIFF)
 def test_an_option_of_diff_that_cannot_be_used(refused, dump, kernel, case):
     options, says = DIFF[case]

@@ -251,6 +251,7 @@ WRONG_TENSORS = {
 }
 
 
+@pytest.mark.sweep(keep=8)
 @pytest.mark.parametrize("case", WRONG_TENSORS)
 def test_a_tensor_that_does_not_fit(refused, folder, case):
     changes, says = WRONG_TENSORS[case]
@@ -258,6 +259,7 @@ def test_a_tensor_that_does_not_fit(refused, folder, case):
     refused("score", "dump.npz", says=r"dump\.npz: " + says)
 
 
+@pytest.mark.sweep(keep=8)
 @pytest.mark.parametrize("case", WRONG_TENSORS)
 def test_a_tensor_that_does_not_fit_is_not_drawn(refused, folder, case):
     changes, says = WRONG_TENSORS[case]
@@ -311,12 +313,14 @@ BAD_OPTIONS = {
 }
 
 
+@pytest.mark.sweep(keep=9)
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_an_option_that_cannot_be_used(refused, dump, case):
     arguments, says = BAD_OPTIONS[case]
     refused("score", dump, *arguments, says=says)
 
 
+@pytest.mark.sweep(keep=9)
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_an_option_that_cannot_be_used_draws_nothing(refused, dump, case):
     arguments, says = BAD_OPTIONS[case]

@@ -388,6 +388,7 @@ class Evil({base}):
 """
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize(
     ("file", "name", "base", "model", "asked"),

@@ -89,13 +89,14 @@ def test_without_arguments_the_program_explains_itself(succeed):
     assert "score" in succeed().out
 
 
-@pytest.mark.sweep(keep=8)
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_every_commands_help_has_an_example(succeed, command, option):
     assert f"Example:  attnviz {command} " in succeed(command, option).out
 
 
+@pytest.mark.sweep(keep=5)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_programs_help_names_every_command(succeed, command):
     assert f" {command} " in succeed("--help").out

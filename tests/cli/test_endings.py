@@ -92,7 +92,7 @@ def test_the_file_is_written_though_stdout_and_stderr_are_full(tmp_path, command
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, out])
 
 
-@pytest.mark.sweep(keep=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("command", ["score", "plot"])
 def test_the_file_is_written_though_stdout_and_stderr_are_closed(tmp_path, command):
     ends_with_file(tmp_path, command, [sys.executable, "-m", "attnviz"], ">&- 2>&-")
@@ -107,7 +107,7 @@ def ends_with_file(folder: Path, command: str, program: list[str], streams: str)
     return "d.npz", arguments[-1]
 
 
-@pytest.mark.sweep(keep=11)
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp932", "latin-1", "utf-16"])
 @pytest.mark.parametrize(
     "arguments",

@@ -63,6 +63,7 @@ def test_a_file_without_v_ends_with_the_weights(run, folder):
     assert "has no v" in result.out
 
 
+@pytest.mark.sweep(keep=6)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

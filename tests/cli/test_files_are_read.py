@@ -36,6 +36,7 @@ def old(folder) -> str:
     return "old.safetensors"
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_a_command_opens_a_dump_once_and_reads_no_tensor_twice(run, old, monkeypatch, command):
     opened: list[str] = []

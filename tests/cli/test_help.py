@@ -141,6 +141,7 @@ def test_help_lists_values_where_there_are_a_few():
     assert {"--norm", "--theme", "--values", "--format", "--reduce", "--dtype", "--device"} <= options
 
 
+@pytest.mark.sweep(keep=14)
 @pytest.mark.parametrize(("name", "param"), LISTED, ids=lambda part: part if isinstance(part, str) else part.name)
 def test_every_value_that_is_offered_is_one_that_is_taken(name, param, run, dump):
     """What a value that is none is told lists the same values."""

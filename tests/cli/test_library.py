@@ -202,6 +202,7 @@ def test_figures_of_a_lesson_are_the_librarys(run, sources, figure):
     np.testing.assert_array_equal(pixels(sources / f"lesson-{figure}.png"), found)
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [

@@ -155,7 +155,7 @@ def of_show(run: Callable[..., Any], visible: np.ndarray) -> None:
 COMMANDS = {name.removeprefix("of_"): check for name, check in list(globals().items()) if name.startswith("of_")}
 
 
-@pytest.mark.sweep(keep=30)
+@pytest.mark.sweep(keep=9)
 @kinds
 @ways
 @pytest.mark.parametrize("command", COMMANDS)

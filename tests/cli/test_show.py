@@ -78,6 +78,7 @@ def test_the_columns_that_are_given_are_taken(run, dump, monkeypatch):
     assert max(len(line) for line in out.splitlines()[1:-1]) <= 40
 
 
+@pytest.mark.sweep
 def test_an_encoding_without_blocks(dump):
     done = subprocess.run(
         [Path(sys.executable).parent / "attnviz", "show", f"{dump}", "--pattern", "causal"],

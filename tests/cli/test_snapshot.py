@@ -66,6 +66,7 @@ def test_a_tolerance_that_zeros_would_meet_is_refused(run, dump, kept):
     assert "--atol 10: the largest exact cell is 1" in result.err
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     "options",
     [

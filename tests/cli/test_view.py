@@ -63,6 +63,7 @@ def test_the_address_is_of_this_machine_and_hard_to_guess(server):
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{32,}/", server.address)
 
 
+@pytest.mark.sweep
 def test_two_hundred_tiles_at_once_are_the_pyramids(server):
     pyramid = Pyramid.of(server.inputs, Causal())
     finest = pyramid.levels - 1

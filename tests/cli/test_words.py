@@ -43,7 +43,7 @@ def test_the_command_line_and_the_library_see_the_same(run, text):
     np.testing.assert_allclose(found.squeeze(), shown.cells, rtol=1e-5)
 
 
-@pytest.mark.sweep(keep=5)
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     "command",
     [
@@ -150,6 +150,7 @@ def test_a_snapshot_remembers_what_was_seen(run, text):
     assert json.loads(Path("kept.json").read_text())["settings"]["spans"] == "word:1-3"
 
 
+@pytest.mark.sweep(keep=8)
 @pytest.mark.parametrize(
     ("options", "says"),
     [

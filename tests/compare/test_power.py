@@ -85,6 +85,7 @@ def test_a_part_of_the_power_right_kernels_of_every_case():
             assert not one.check(output, dtype).within
 
 
+@pytest.mark.sweep
 def test_the_part_of_the_power_at_length():
     """One key too many of 513 is red in a half type: the window's edge, at 16,384 keys."""
     one = planted("window of another size: +1", "window", "bfloat16", LENGTHS[-1], 4)

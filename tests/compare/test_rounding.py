@@ -98,6 +98,7 @@ def test_a_tolerance_that_zeros_would_meet_is_refused(of_context):
     check_can_fail(Rounding("float32"), 1e-9, "weight")
 
 
+@pytest.mark.sweep
 def test_both_numbers_of_a_wrong_context_are_in_the_message():
     q, k, v = draw("bfloat16", 32, 32)
     out = CONTEXTS["plain"](q, k, v, False)

@@ -203,6 +203,7 @@ def squares(calls: list[Call]) -> bool:
     )
 
 
+@pytest.mark.sweep
 @given(calls=layers().filter(squares), pixels=st.integers(1, 8))
 def test_rollout_is_the_product_of_the_layers(calls: list[Call], pixels: int):
     call, batch = calls[0], calls[0].batch

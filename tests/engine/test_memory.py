@@ -79,7 +79,7 @@ ASKED = {
 }
 
 
-@pytest.mark.sweep(keep=7)
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_local_pattern_makes_no_tensor_of_the_whole_map(inputs, name, asked):

@@ -93,6 +93,7 @@ def unswitched() -> dict[str, torch.Tensor]:
     return results()
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("name", SWITCHES)
 def test_no_switch_changes_a_result_or_is_changed(unswitched, name):
     with switched(name):

@@ -138,6 +138,7 @@ def test_a_picture_and_its_data_have_the_same_bits_from_torchrun(tmp_path, alone
     assert_same_files(tmp_path)
 
 
+@pytest.mark.sweep
 def test_three_ranks_of_a_ragged_causal_map_give_the_bits_of_one(tmp_path, alone, start):
     dump = tmp_path / "dump.safetensors"
     attnviz.save(dump, small(batch=1, tokens=1237))

@@ -135,6 +135,7 @@ def test_a_layout_in_metadata_that_is_no_text_is_refused(layout, more, tmp_path)
     assert fault(case, run(case, tmp_path)) is None
 
 
+@pytest.mark.sweep(keep=6)
 @pytest.mark.parametrize("name", corpus())
 def test_every_file_of_the_corpus_is_read_or_refused(name, tmp_path):
     for command in (

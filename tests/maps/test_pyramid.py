@@ -97,6 +97,7 @@ def test_coarse_levels_come_from_the_one_pass(name, monkeypatch):
         stitched(pyramid, 0, level, "mass")
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(("T", "S"), [(300, 700), (700, 300), (1, 513), (513, 1)])
 @pytest.mark.parametrize("pattern", [Full(), Causal()], ids=str)
 def test_maps_that_are_not_square(narrow, T, S, pattern):

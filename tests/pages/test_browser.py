@@ -198,6 +198,7 @@ def test_weights_and_logits_are_those_of_the_formula(tmp_path, opened: Opener, n
             assert same(logit, math.nan if hidden else wanted.logits[head, query, key], 2e-2), (head, query, key)
 
 
+@pytest.mark.sweep
 def test_rows_of_global_queries_have_their_own_projections(tmp_path, opened: Opener) -> None:
     q, k, q_global, k_global = (draw(2, 20, 8, seed=seed) for seed in range(4))
     inputs = AttentionInputs(q, k, q_global=q_global, k_global=k_global, global_mask=torch.arange(20) % 9 == 0)
@@ -261,7 +262,7 @@ def longer(tmp_path_factory) -> tuple[Path, np.ndarray]:
     return path, shares / shares.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.sweep(keep=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("reduce", ["max", "mass"])
 def test_a_map_longer_than_its_overview(longer, opened: Opener, reduce: str) -> None:
     path, shares = longer
@@ -384,7 +385,7 @@ def test_text_is_shaded_by_the_weights_of_the_pinned_query(sentence, opened: Ope
 # Manners
 
 
-@pytest.mark.sweep(keep=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_view_opens_without_asking_anybody(sentence, opened: Opener, dark: bool) -> None:
     pages = {view: opened(sentence, f"view={view}", dark=dark) for view in VIEWS}  # they are idle together
@@ -396,6 +397,7 @@ def test_a_view_opens_without_asking_anybody(sentence, opened: Opener, dark: boo
         assert [url for url in it.requests if not url.startswith(("blob:", "data:"))] == [sentence.as_uri()]
 
 
+@pytest.mark.sweep
 def test_every_view_is_reached_by_clicks_and_back_leads_back(sentence, opened: Opener) -> None:
     page = opened(sentence).page
     expect(page.locator(".thumb canvas").last).to_have_attribute("width", "12")
@@ -411,6 +413,7 @@ def test_every_view_is_reached_by_clicks_and_back_leads_back(sentence, opened: O
     expect(page.get_by_role("tab", name="Query-key")).to_have_attribute("aria-selected", "true")
 
 
+@pytest.mark.sweep
 def test_a_link_shows_what_its_sender_saw(sentence, opened: Opener) -> None:
     page = opened(sentence, "view=map").page
     page.get_by_role("button", name="log").click()
@@ -588,6 +591,7 @@ def test_nothing_sticks_out_of_a_phone(sentence, opened: Opener, view: str) -> N
     assert box["height"] > 300
 
 
+@pytest.mark.sweep
 def test_the_switch_turns_the_page_dark_and_the_link_keeps_it(sentence, opened: Opener) -> None:
     page = opened(sentence, "view=map").page
     page.get_by_role("button", name="Switch to dark colors").click()

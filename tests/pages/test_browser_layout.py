@@ -136,6 +136,7 @@ def test_thumbnails_keys_and_switches_are_hit_at_every_width(sentence, opened: O
         expect(page.locator(sought[view])).to_contain_text(WORDS[int(index) % len(WORDS)].strip())
 
 
+@pytest.mark.sweep
 def test_escape_lets_go_and_a_double_click_takes_nothing_back_in_every_view(sentence, opened: Opener) -> None:
     page = opened(sentence, "view=text&layer=1&head=2").page
     for view, selector in CLICKED.items():
@@ -167,6 +168,7 @@ def test_a_map_that_is_left_while_it_zooms_ends_without_a_complaint(sentence, op
     page.wait_for_timeout(300)  # the zoom's quarter of a second
 
 
+@pytest.mark.sweep
 def test_paper_shows_what_the_screen_does(sentence, opened: Opener) -> None:
     """Axes stay with their cells, shades are kept, and no control is printed."""
     page = opened(sentence, "view=map&layer=1&head=2&query=20&key=10", width=1440, height=900).page

@@ -51,6 +51,7 @@ def weights_of(inputs, head: int, first: int, end: int) -> np.ndarray:
     return shares / shares.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.sweep
 def test_the_map_from_the_whole_to_a_weight(inputs, served, opened: Opener) -> None:
     address, _ = served
     it = opened(address, "view=map&head=1", offline=False)
@@ -79,6 +80,7 @@ def test_the_map_from_the_whole_to_a_weight(inputs, served, opened: Opener) -> N
     assert all(url.startswith((address, "blob:")) for url in it.requests)
 
 
+@pytest.mark.sweep
 def test_every_view_has_its_numbers(inputs, served, opened: Opener) -> None:
     page = opened(served[0], "view=model", offline=False).page
     expect(page.locator(".thumb canvas").first).to_have_attribute("width", "64")
@@ -96,6 +98,7 @@ def test_every_view_has_its_numbers(inputs, served, opened: Opener) -> None:
     expect(page.locator(".heads-top .legend")).to_contain_text("weight, 0 to 1")
 
 
+@pytest.mark.sweep
 def test_a_server_that_has_ended_is_named(served, opened: Opener) -> None:
     address, server = served
     it = opened(address, "view=query-key", offline=False)

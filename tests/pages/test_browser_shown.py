@@ -40,6 +40,7 @@ def heads(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("page") / "heads.html", AttentionInputs(q, k), Full())
 
 
+@pytest.mark.sweep
 def test_a_uniform_head_is_pale_unless_its_largest_is_asked_for(heads, opened: Opener) -> None:
     page = opened(heads, "view=text&head=0&query=17").page
     expect(page.locator(".legend-largest")).to_have_text("largest 0.0417")

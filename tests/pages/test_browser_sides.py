@@ -91,6 +91,7 @@ def lengths(page: Page, selector: str, down: bool) -> np.ndarray:
     return reach / max(1, reach.max())
 
 
+@pytest.mark.sweep
 def test_bars_stand_beside_their_rows_and_tooltips_say_their_numbers(tmp_path, opened: Opener) -> None:
     inputs, pattern, visible = cases()[NAME]
     weights = truth(inputs, visible)[1]

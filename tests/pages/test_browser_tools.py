@@ -114,7 +114,7 @@ def table(page: Page) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(saved(page, "CSV").decode())))
 
 
-@pytest.mark.sweep(keep=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("fragment", "part"),
     [
@@ -196,6 +196,7 @@ def test_no_words_are_copied_of_what_no_command_makes(page):
     assert len(darkest) == T  # of each row its largest
 
 
+@pytest.mark.sweep
 def test_pictures_have_the_legend_and_are_what_they_say(page):
     for view, says in (
         ("map&head=1", "not visible"),
@@ -355,6 +356,7 @@ def readouts(page: Page, query: int, key: int) -> list[float]:
     return [number(one.inner_text()) for one in page.locator(".readout [data-value=weight]").all()]
 
 
+@pytest.mark.sweep
 def test_two_heads_side_by_side_and_their_difference(page):
     a, b = weights(0, 1), weights(1, 3)
     go(page, "view=map&layer=0&head=1&with=1.3&query=7&key=5")
@@ -483,6 +485,7 @@ def test_axe_finds_nothing_in_the_tools(page, dark):
     page.keyboard.press("Escape")
 
 
+@pytest.mark.sweep
 def test_several_texts_are_chosen_by_name(chromium, tmp_path):
     path = attnviz.page(tmp_path / "texts.html", {"one": [layer(0), layer(1)], "other": layer(1)}, "full")
     page = chromium.new_page()

@@ -124,6 +124,7 @@ def two_heads() -> tuple[AttentionInputs, np.ndarray]:
     return inputs, shares / shares.sum(axis=-1, keepdims=True)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("live", [False, pytest.param(True, marks=pytest.mark.matrix)], ids=["file", "server"])
 def test_what_is_made_of_long_maps_is_what_the_formula_makes(tmp_path, two_heads, opened: Opener, live: bool) -> None:
     """Keys left out, heads as one, and a difference: single weights, cells of the whole map, and the share."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
+import pytest
 from playwright.sync_api import expect
 
 import attnviz
@@ -34,6 +35,7 @@ def script_text(value: object) -> str:
     return json.dumps(value).replace("</", "<\\/").replace("<!--", "<\\!--")
 
 
+@pytest.mark.sweep
 def test_a_cell_holds_the_page_and_leaves_the_notebook_alone(tmp_path, opened: Opener) -> None:
     inputs = attnviz.AttentionInputs(draw(2, 12, 8), draw(2, 12, 8, seed=1))
     widget = attnviz.view(inputs, Causal(), height=500)

@@ -122,6 +122,7 @@ def test_thumbnails_are_the_map_itself_where_it_is_small(call: Call):
     assert (np.abs(found - shown) <= tops / 500 + 1e-6)[~np.isnan(shown)].all()
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("heads", [(0,), (3,), (0, 2), (1, 3), (2, 3), (3, 0), (0, 1, 2, 3), (0, 1, 2), (1, 2)])
 def test_heads_picked_at_will_keep_their_own_keys_and_numbers(heads):
     inputs = small(batch=1)

@@ -91,6 +91,7 @@ def test_a_notebooks_page_takes_a_list_of_layers():
     assert '"label":"1"' in attnviz.view(layers, layers=[1]).run
 
 
+@pytest.mark.sweep
 def test_the_page_says_that_they_were_given(tmp_path, opened: Opener):
     weights = AttentionWeights(torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0)))
     write_page(tmp_path / "page.html", [layer_of(weights)], "mine")

@@ -171,6 +171,7 @@ def test_a_tolerance_of_ones_own(project, monkeypatch):
     project().assert_outcomes(passed=1)
 
 
+@pytest.mark.sweep
 def test_a_reduced_map_names_the_pair_too(project, monkeypatch):
     project(ONE.replace("layer()", "layer(tokens=40)").replace("Causal()", "Causal(), cells=8"), "--attention-update")
     monkeypatch.setenv("CHANGE", "2")
@@ -178,6 +179,7 @@ def test_a_reduced_map_names_the_pair_too(project, monkeypatch):
     assert re.search(r"queries \d+ to \d+ → keys 0 to 4, was .*\nthe largest there is now query \d+ → key 3, ", said)
 
 
+@pytest.mark.sweep
 def test_pixels_are_compared_where_they_are_asked_for(project, pytester):
     body = ONE.replace("pattern=Causal()", "pattern=Causal(), picture=True")
     project(body, "--attention-update").assert_outcomes(passed=1)

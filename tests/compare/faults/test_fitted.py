@@ -166,6 +166,7 @@ TURNS = cycle(["float32", "float64", "float32"])
 COVER = [(name, next(TURNS)) for name in [*MISTAKES][::2]]
 
 
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize(("name", "dtype"), COVER)
 def test_a_mistake_by_any_number_is_named_with_it(name, dtype):
     assert MISTAKES[name][1] in message(name, dtype, "context")

@@ -30,7 +30,7 @@ def kinds(found) -> set[str]:
     return {fault for finding in found.findings for fault in finding.faults}
 
 
-@pytest.mark.sweep(keep=16)
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize(("mistake", "case", "dtype", "output"), COVER, ids=lambda value: value)
 def test_a_planted_mistake_is_red_and_named(mistake, case, dtype, output):
     T = 24

@@ -88,6 +88,7 @@ def test_a_wrong_kernel_is_seen(kernel, data):
         assert all(query in cell.queries for cell in found.cells)
 
 
+@pytest.mark.sweep(keep=4)
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("cells", [4, 32])

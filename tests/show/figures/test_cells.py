@@ -52,6 +52,7 @@ def grids(draw: Any) -> tuple[np.ndarray, Pixels]:
     return cells, Pixels(height, width, *part)
 
 
+@pytest.mark.sweep
 @given(grids())
 @settings(max_examples=200, deadline=None)
 def test_a_pixel_shows_the_most_of_its_cells_and_no_cell_is_lost(drawn):
@@ -96,7 +97,7 @@ def test_every_cell_is_there_and_edges_are_even(count, size):
 # Every norm and value
 
 
-@pytest.mark.sweep(keep=9)
+@pytest.mark.sweep(keep=3)
 @pytest.mark.parametrize("norm", ["linear", "log", "power", "rank", "row"])
 @pytest.mark.parametrize("values", ["weights", "logits", "difference"])
 @pytest.mark.parametrize("sign", [1, -1])
@@ -363,6 +364,7 @@ def test_in_the_picture_of_a_snapshot():
     assert planted.seen(planted.opened(io.BytesIO(draw_snapshot(snapshot)))) == 4 * 8 + 1
 
 
+@pytest.mark.sweep
 def test_in_a_figure_of_statistics(tmp_path):
     lone = planted.spots(300, 300, 8)
     found: Any = [

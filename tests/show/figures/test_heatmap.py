@@ -73,6 +73,7 @@ def test_every_column_of_a_grid_has_its_keys_below():
     assert [text.get_text() for text in figure.texts if text.get_text() in ("key", "query")] == ["key", "query"]
 
 
+@pytest.mark.sweep
 def test_titles_of_many_heads_do_not_touch():
     with house_style(paper="page"):
         figure = heads_grid([replace(some_map(), head=head) for head in range(144)], width=PAPERS["page"])

@@ -26,6 +26,7 @@ def needle(T: int, query: int, key: int, labels: str = "none") -> attnviz.Attent
     return attnviz.AttentionInputs(q, k, tokens=None if words is None else [[words[n % len(words)] for n in range(T)]])
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(("query", "key"), [(1500, 300), (2047, 0), (900, 895), (400, 3)])
 @pytest.mark.parametrize("pattern", ["causal", "full"])
 def test_it_is_the_part_around_the_highest_lone_peak_at_full_resolution(query, key, pattern):

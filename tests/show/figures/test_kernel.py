@@ -14,6 +14,7 @@ from attnviz.show.figures.kernel import rows_figure, rows_words
 from tests.cases import small
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("name", "noun"), [("context", "query"), ("lse", "query"), ("dq", "query"), ("dk", "key"), ("dv", "key")]
 )

@@ -65,6 +65,7 @@ def test_hints_count_the_heads_that_are_shown(shown):
         assert f"in {shown - 1} of {shown} heads" in str(hint)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("tokens", [8, 16, 40, 300])
 @pytest.mark.parametrize("weights", [False, True])
 def test_every_color_of_a_pattern_with_one_global_key_is_named_and_counted(tokens, weights):

@@ -268,6 +268,7 @@ def test_few_heads_in_print_stand_side_by_side(heads, width):
     assert grid_columns((64, 64), heads, PAPERS[width]) == heads
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize(
     ("heads", "width"), [(1, None), (12, None), (1, "column"), (1, "page"), (4, "page"), (8, "page"), (12, "page")]
 )

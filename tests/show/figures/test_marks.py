@@ -59,6 +59,7 @@ def test_of_a_map_reduced_by_max_it_is_the_share_of_rows():
     assert found["lines"]["sink"].get_xdata()[0] == pytest.approx(127.5)
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("norm", NORMS)
 def test_lone_peaks_of_long_maps_have_rings(norm):
     for sink in (None, 0):

@@ -77,6 +77,7 @@ def test_or_each_on_its_own():
     assert "each panel by its own" in ax.get_figure().axes[1].get_ylabel()
 
 
+@pytest.mark.sweep
 def test_a_panel_smaller_than_its_map_holds_the_largest_of_each_cell():
     layers = model(layers=1, heads=1, tokens=64)
     rows = overview_rows(Layers(layers), Causal(), pixels=8)

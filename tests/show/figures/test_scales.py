@@ -147,7 +147,7 @@ def test_what_makes_no_scale_is_told(values, options, told):
         fit(values, **options)
 
 
-@pytest.mark.sweep(keep=7)
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("values", ["weights", "logits"])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(

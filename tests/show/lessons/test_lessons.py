@@ -62,6 +62,7 @@ def names(text: str | tuple[str, ...]) -> list[set[str]]:
 TEXTS = [field.name for field in dataclasses.fields(LANGUAGES["en"]) if field.name != "figure_words"]
 
 
+@pytest.mark.sweep(keep=29)
 @pytest.mark.parametrize("field", TEXTS)
 def test_both_languages_tell_the_same_numbers(field):
     english, japanese = (getattr(LANGUAGES[language], field) for language in ("en", "ja"))

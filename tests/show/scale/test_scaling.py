@@ -25,6 +25,7 @@ ASKED = [
 ]
 
 
+@pytest.mark.sweep(keep=18)
 @pytest.mark.parametrize("values", KINDS)
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_shares_are_those_of_matplotlibs_norms(asked, values):
@@ -44,6 +45,7 @@ def test_shares_are_those_of_matplotlibs_norms(asked, values):
     assert (fitted.extend, fitted.note) == (drawn.extend, drawn.note)
 
 
+@pytest.mark.sweep(keep=18)
 @pytest.mark.parametrize("values", KINDS)
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_a_value_has_the_share_that_it_is_found_at(asked, values):

@@ -181,7 +181,7 @@ def test_letters_that_the_encoding_lacks_keep_their_room():
 # Room
 
 
-@pytest.mark.sweep(keep=24)
+@pytest.mark.sweep(keep=7)
 @pytest.mark.parametrize("color", [True, False])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60), (40, 16), (120, None)])
 @pytest.mark.parametrize("tokens", [3, 16, 40, 700])
