@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as the program has it; a warm fork has imported PyTorch without
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads of torch would only get in the way
 
 import pytest

@@ -89,6 +89,7 @@ def main() -> None:
     gc.set_threshold(1_000_000)
     sys.set_int_max_str_digits(0)  # a number of 5,000 digits is refused for what it says, like any other
     os.environ.pop("MPLBACKEND", None)  # figures are files here; matplotlib fails on a name that it doesn't know
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a rank that is gone is said in a line, not in a C++ stack
     end_on_signals()
     streams.prepare()
     message, code = _run(sys.argv[1:] or ["--help"])
