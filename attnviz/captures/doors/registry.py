@@ -40,7 +40,9 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
         yield
         return
     if not hasattr(AttentionInterface, "get_interface"):
-        raise InputError("transformers is too old to be heard, as it hands out no function; pip install 'transformers>=5.6'")
+        raise InputError(
+            "transformers is too old to be heard, as it hands out no function; pip install 'transformers>=5.6'"
+        )
     hand_out = AttentionInterface.get_interface
 
     def get_interface(registry: Any, implementation: str | None, default: Callable[..., Any]) -> Callable[..., Any]:
