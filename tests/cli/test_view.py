@@ -108,7 +108,7 @@ def test_clients_that_leave_do_no_harm(server):
         ("tile/0/0/0/0/1/max", {}, 404),
         ("tile/0/0/x/0/0/max", {}, 404),
         ("tile/0/99999999999/0/0/0/max", {}, 404),
-        ("weights/0/0/0/513/0/1", {}, 422),
+        ("weights/0/0/0/3000/0/3000", {}, 422),
         ("run.json", {"host": "evil.example"}, 403),
         ("run.json", {"origin": "http://evil.example"}, 403),
         ("/run.json", {}, 403),

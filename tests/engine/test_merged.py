@@ -133,7 +133,9 @@ def test_statistics_count_groups(one: Derived):
         ]
         wanted = reference.statistics(values, seen, one.globals_, first, places)
         for name in ("entropy", "entropy_share", "max_weight", "global_mass", "sink_mass"):
-            check(found, name, wanted[name], one)
+            # Groups that have no order may have documents, each with a first key of its own, of which ``places`` says nothing.
+            if name != "sink_mass" or one.places is not None or one.inputs.documents is None:
+                check(found, name, wanted[name], one)
         for name in ("distance", "diagonal_mass", "previous_mass", "local_mass"):
             check(found, name, None if one.places is None else wanted[name], one)
 
