@@ -284,19 +284,14 @@ def _picture(given: Any) -> tuple[Any, Any]:
     import torch
 
     from attnviz.sources.files import READABLE
-    from attnviz.sources.pictures import picture_of, read_picture
+    from attnviz.sources.pictures import checked_picture, picture_of, read_picture
 
     if isinstance(given, str | Path):
         path = Path(given)
         return picture_of(path) if path.suffix.lower() in READABLE else (read_picture(path), None)
     if given is None:
         return None, None
-    found = torch.as_tensor(given)
-    if found.ndim != 3 or found.shape[2] != 3 or found.dtype != torch.uint8:
-        raise InputError(
-            f"picture: has shape {tuple(found.shape)} and dtype {found.dtype}, wanted (height, width, 3) uint8"
-        )
-    return found, None
+    return checked_picture(torch.as_tensor(given), "picture:"), None
 
 
 @takes("reduce", "values", colors=False)

@@ -23,15 +23,18 @@ def picture_of(path: Path) -> tuple[Tensor | None, PatchSpec | None]:
     file = open_tensors(path)
     patches, found = file.metadata.get("patches"), None
     if "picture" in file.contents:
-        found = file.read("picture")
-        if found.ndim != 3 or found.shape[2] != 3 or 0 in found.shape or str(found.dtype) != "torch.uint8":
-            raise InputError(
-                f"{path}: picture has shape {tuple(found.shape)} and dtype {str(found.dtype).removeprefix('torch.')}, wanted "
-                f"(height, width, 3) uint8"
-            )
+        found = checked_picture(file.read("picture"), f"{path}: picture")
     if isinstance(patches, list) and len(patches) == 2 and all(isinstance(size, int) and size > 0 for size in patches):
         return found, (patches[0], patches[1])
     return found, patches if isinstance(patches, str) else None
+
+
+def checked_picture(found: Tensor, name: str) -> Tensor:
+    """A picture, (height, width, 3) uint8. Raises InputError for a tensor that is none, by its ``name``."""
+    if found.ndim != 3 or found.shape[2] != 3 or 0 in found.shape or str(found.dtype) != "torch.uint8":
+        dtype = str(found.dtype).removeprefix("torch.")
+        raise InputError(f"{name} has shape {tuple(found.shape)} and dtype {dtype}, wanted (height, width, 3) uint8")
+    return found
 
 
 def read_picture(path: Path) -> Tensor:

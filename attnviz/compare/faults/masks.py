@@ -126,8 +126,10 @@ class Band:
     @classmethod
     def of(cls, case: Case) -> Band:
         """That of a case, which is made once."""
-        found: Band = case.known.setdefault(("band", case.batch, case.head), None) or cls(case)
-        case.known["band", case.batch, case.head] = found
+        key = "band", case.batch, case.head
+        if key not in case.known:
+            case.known[key] = cls(case)
+        found: Band = case.known[key]
         return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -144,17 +145,10 @@ class Bias(Fault):
         def left_out(work: Work) -> None:
             work.bias = None
 
-        def times(factor: float | None) -> Change:
-            def change(work: Work) -> None:
-                if work.bias is not None:
-                    work.bias = work.bias * (work.scale if factor is None else factor)
-
-            return change
-
         yield self.variant("bias left out", "tensors", left_out)
-        yield self.variant("the bias subtracted, not added", "cap", times(-1.0))
-        yield self.variant("the bias twice", "cap", times(2.0))
-        yield self.variant("the bias before the scale", "cap", times(None))
+        yield self.variant("the bias subtracted, not added", "cap", partial(_multiply, "bias", -1.0))
+        yield self.variant("the bias twice", "cap", partial(_multiply, "bias", 2.0))
+        yield self.variant("the bias before the scale", "cap", lambda work: _multiply("bias", work.scale, work))
         yield from self._other(case, whole)
         if case.inputs.T == case.inputs.S:
 
@@ -190,14 +184,21 @@ class Bias(Fault):
         if terms is None or terms.before.bias is None or terms.before.slope is not None:
             return
         reasons = (0.5, math.log2(math.e), math.log(2), 1 / case.item.scale)
-        other = fitted(terms, lambda by: terms.read + by * terms.added, _FACTORS, reasons)
-        if other is None:
-            return
+        other = _factor(terms, reasons)
+        if other is not None:
+            yield self.variant(f"the bias times {other:.6g}", "cap", partial(_multiply, "bias", other))
 
-        def times(work: Work) -> None:
-            work.bias = None if work.bias is None else work.bias * other
 
-        yield self.variant(f"the bias times {other:.6g}", "cap", times)
+def _factor(terms: Terms, reasons: Iterable[float]) -> float | None:
+    """What a bias or slope was multiplied with, as is nearest to the kernel's rows."""
+    return fitted(terms, lambda by: terms.read + by * terms.added, _FACTORS, reasons)
+
+
+def _multiply(field: str, factor: float, work: Work) -> None:
+    """Multiplies what is added to logits, the bias or the slope, where there is such."""
+    own = getattr(work, field)
+    if own is not None:
+        setattr(work, field, own * factor)
 
 
 def _bias_of(whole: Tensor, work: Work, head: int) -> Tensor:
@@ -218,14 +219,9 @@ class Alibi(Fault):
         own = float(slopes[case.head])
         yield self.having("ALiBi left out", slope=None)
 
-        def times(work: Work, factor: float) -> None:
-            if work.slope is not None:
-                work.slope *= factor
-
-        yield self.variant("ALiBi of the wrong sign: far keys gain", "cap", lambda work: times(work, -1))
-
-        yield self.variant("ALiBi before the scale", "cap", lambda work: times(work, work.scale))
-        yield self.variant("ALiBi times log2(e)", "cap", lambda work: times(work, math.log2(math.e)))
+        yield self.variant("ALiBi of the wrong sign: far keys gain", "cap", partial(_multiply, "slope", -1.0))
+        yield self.variant("ALiBi before the scale", "cap", lambda work: _multiply("slope", work.scale, work))
+        yield self.variant("ALiBi times log2(e)", "cap", partial(_multiply, "slope", math.log2(math.e)))
         offset = case.inputs.S - case.inputs.T
         for by in dict.fromkeys((offset, -offset, *(n for n in range(-_MOVED, _MOVED + 1)))):
             if by:
@@ -249,15 +245,9 @@ class Alibi(Fault):
         terms, slopes = terms_of(case), case.inputs.alibi_slopes
         if terms is None or slopes is None or case.inputs.bias is not None:
             return
-        reasons = [2.0**n for n in range(-8, 9)]
-        other = fitted(terms, lambda by: terms.read + by * terms.added, _FACTORS, reasons)
-        if other is None:
-            return
-
-        def times(work: Work) -> None:
-            work.slope = None if work.slope is None else work.slope * other
-
-        yield self.variant(f"ALiBi's slopes times {other:.6g}", "cap", times)
+        other = _factor(terms, [2.0**n for n in range(-8, 9)])
+        if other is not None:
+            yield self.variant(f"ALiBi's slopes times {other:.6g}", "cap", partial(_multiply, "slope", other))
 
 
 _MOVED = 8
