@@ -126,6 +126,12 @@ def _none_below_0(item: AttentionItem, head: int, found: _Rows, weights: bool) -
 
 _Rows = tuple[Tensor, Tensor | None, Tensor]
 
+
+def title_of(texts: Sequence[str]) -> str:
+    """What a page of several texts is called."""
+    return ", ".join(texts) if len(texts) <= 3 else f"{len(texts)} texts"
+
+
 MOST_DERIVED = 1 << 28
 """Weights of a derived map that a page takes: 1 GiB of float32."""
 
@@ -321,9 +327,9 @@ def _global(layer: PageLayer, labels: Labels) -> dict[str, int]:
 
 
 def page_name(source: str, items: Iterable[int | None]) -> str:
-    """What a page is called: its source and, where its layers show one of several, the batch item."""
-    named = set(items) - {None}
-    return f"{source}, batch item {named.pop()}" if len(named) == 1 else source
+    """What a page is called: its source and, where all its layers show the same one of several, the batch item."""
+    named = set(items)
+    return f"{source}, batch item {named.pop()}" if len(named) == 1 and None not in named else source
 
 
 def _positions(item: AttentionItem) -> dict[str, int | list[int]] | None:
