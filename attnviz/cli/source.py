@@ -290,9 +290,10 @@ class Source:
         for option, value in given.items():
             if value is not None:
                 raise InputError(f"{option} {value}: it speaks of a file, and no SOURCE is given; name one")
-        positions = parse_positions("0,3,7" if self.global_ is None else self.global_, 10)
-        note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {len(positions)} global tokens, seed 0)")
+        positions = None if self.global_ is None else parse_positions(self.global_, 10)
         inputs = synthesize(global_positions=positions, dtype=dtype or "float32")
+        count = len(inputs.item().global_positions)
+        note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {count} global tokens, seed 0)")
         settings = self.settings
         if self.documents is not None:
             settings["documents"] = documents_of(self.documents, inputs.S, source="the synthetic case")
