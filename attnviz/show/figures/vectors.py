@@ -79,13 +79,10 @@ def draw_picture(renderer: Any, gc: Any, picture: Picture, clip: Bbox, *, rectan
         draw_rectangles(renderer, gc, *_runs_of_colors(picture, clip))
     else:
         _draw_pixels(renderer, gc, picture)
-        lone = _lone(picture.colors)
-        if 0 < lone.sum() <= _MOST_LONE:  # no viewer dims them, whatever it makes of pictures
-            boxes, colors, _ = _rectangles(replace(picture, names=None), clip, lone)
-            more = np.clip((_LEAST_LONE - (boxes[:, 2:] - boxes[:, :2])) / 2, 0, None)
-            draw_rectangles(renderer, gc, boxes + np.hstack([-more, more]), colors)
     if picture.hatch is not None and picture.blank.any():
         _draw_hatch(renderer, gc, picture, clip)
+    if not rectangles:  # over the lines around what is not visible, which are wider than a cell
+        _draw_lone(renderer, gc, picture, clip)
 
 
 def draw_rectangles(
@@ -183,6 +180,15 @@ def _draw_pixels(renderer: Any, gc: Any, picture: Picture) -> None:
     place = Affine2D().scale(abs(picture.right - picture.left), abs(picture.top - picture.bottom))
     gc.set_alpha(1.0)
     renderer.draw_image(gc, left, bottom, np.ascontiguousarray(colors), place)
+
+
+def _draw_lone(renderer: Any, gc: Any, picture: Picture, clip: Bbox) -> None:
+    """Draws the cells that stand out as rectangles, which no viewer dims, whatever it makes of pictures."""
+    lone = _lone(picture.colors)
+    if 0 < lone.sum() <= _MOST_LONE:
+        boxes, colors, _ = _rectangles(replace(picture, names=None), clip, lone)
+        more = np.clip((_LEAST_LONE - (boxes[:, 2:] - boxes[:, :2])) / 2, 0, None)
+        draw_rectangles(renderer, gc, boxes + np.hstack([-more, more]), colors)
 
 
 def _draw_hatch(renderer: Any, gc: Any, picture: Picture, clip: Bbox) -> None:
