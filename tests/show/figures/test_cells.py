@@ -335,6 +335,19 @@ def test_lone_cells_are_counted_in_the_finished_file(tmp_path, kind, heads, widt
     check(tmp_path, kind, heads, width, labels, T, suffix)
 
 
+@pytest.mark.parametrize(
+    ("kind", "heads", "width", "labels", "T", "suffix"),
+    [
+        ("heads", 1, None, None, 65536, ".pdf"),
+        ("heads", 12, "column", None, 60, ".pdf"),
+        ("outline", 4, "column", 14, 60, ".svg"),
+    ],
+)
+def test_no_line_around_what_is_hidden_lies_over_a_cell(tmp_path, kind, heads, width, labels, T, suffix):
+    """One of the cells that are planted is beside the hidden part, and smaller than the line is wide."""
+    check(tmp_path, kind, heads, width, labels, T, suffix)
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize(tuple(FACTORS)[:-1], list(product(*list(FACTORS.values())[:-1])))
 def test_the_whole_matrix(tmp_path, kind, heads, width, labels, T):
