@@ -71,9 +71,9 @@ def write_difference(
     from attnviz.show.figures.captions import caption as about_maps
     from attnviz.show.figures.difference import difference_figure, difference_words
 
-    said = [difference_words(pictures, look.scale)]
+    said = [difference_words(pictures, look.scale, marks=look.marks)]
     how = look.words(told, sides, said=said, marks=look.marks)
-    words = before + about_maps(told, look.scale.fit(told), source=sides, notes=said)
+    words = before + about_maps(told, look.fitted(told), source=sides, notes=said)
     write_figure(out, lambda: difference_figure(pictures, **how), look, words, kind=kind)
 
 

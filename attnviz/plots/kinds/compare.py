@@ -75,10 +75,12 @@ class Compare(Kind):
     def spoken(self, parts: Parts, look: Look) -> Parts:
         from attnviz.show.figures.difference import difference_words
 
-        return replace(parts, said=(*parts.said, difference_words(parts.more["comparisons"], look.scale)))
+        return replace(
+            parts, said=(*parts.said, difference_words(parts.more["comparisons"], look.scale, marks=look.marks))
+        )
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Figure:
         from attnviz.show.figures.difference import difference_figure
 
         parts = self.spoken(parts, look)
-        return difference_figure(parts.more["comparisons"], marks=look.marks, **parts.words(look))
+        return difference_figure(parts.more["comparisons"], marks=look.marks, **self.words(parts, look))

@@ -47,15 +47,19 @@ def comparison_inches(size: tuple[int, int], width: float | None = None) -> tupl
     return panel if width is None else scaled(size, panel, (width - 0.5) / 3 - _GAP)
 
 
-def difference_words(pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]], scale: ColorScale) -> str:
-    """How the third of three maps is drawn, as a caption says it, without its period.
+def difference_words(
+    pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]], scale: ColorScale, *, marks: bool = True
+) -> str:
+    """How the third of three maps is drawn, as a caption says it, without its period; ``marks``: what is below 0 is dashed.
 
     >>> import attnviz
     >>> one = attnviz.synthesize()
     >>> difference_words([attnviz.compare_maps(one, attnviz.synthesize(seed=1), head=3)], ColorScale())
-    'A − B on a linear scale from -0.644 to 0.644'
+    'A − B on a linear scale from -0.644 to 0.644, dashed below 0'
     """
-    return f"{pictures[0][2].pattern} on a {_between(pictures, scale).note}"
+    between = _between(pictures, scale).marked(marks)
+    dashed = between.has_below(row[2].cells for row in pictures)
+    return f"{pictures[0][2].pattern} on a {between.note}" + (", dashed below 0" if dashed else "")
 
 
 def _between(pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]], asked: ColorScale) -> FittedScale:
@@ -82,7 +86,8 @@ def difference_figure(
         pictures: A, B and A - B of each head, such as :func:`attnviz.compare_maps` gives them.
         title: above them; None is none.
         caption, width: as in :func:`attnviz.heatmap`.
-        marks: whether columns of A and B that take most of the weight, and lone peaks of long maps, are marked.
+        marks: whether columns of A and B that take most of the weight, and lone peaks of long maps, are marked, and A - B is
+            dashed where it is below 0.
         colors: the scale of A and B, as in :func:`attnviz.heatmap`. A - B takes ``norm`` and ``robust`` too, where
             they are not ``rank`` or ``row``.
 
@@ -91,8 +96,8 @@ def difference_figure(
     """
     both = [shown for row in pictures for shown in row[:2]]
     asked = ColorScale(**colors)
-    scale = asked.fit(both)
-    between = _between(pictures, asked)
+    scale = asked.fit(both).marked(marks)
+    between = _between(pictures, asked).marked(marks)
     figure = Figure(figsize=(6, 6))
     axes = [figure.add_axes((0, 0, 1, 1), label=f"panel {n}") for n in range(3 * len(pictures))]
     bars = (
