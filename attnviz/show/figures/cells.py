@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.artist import allow_rasterization
@@ -185,20 +185,28 @@ def _share(cells: int, pixels: int, seen: range) -> _Share:
     return _Share(firsts[:-1], int(firsts[-1]), at - at[0])
 
 
+class Painted(NamedTuple):
+    """Of each pixel: its color, whether it is not visible, and whether it is dashed, where any may be."""
+
+    colors: Array
+    blank: Array
+    below: Array | None = None
+
+
 @dataclass(frozen=True)
 class Piece:
     """A map of an image, as a PDF or an SVG asks for it.
 
     Args:
         shape: rows and columns of its cells.
-        paint: of each pixel its color, whether it is not visible, and whether it is dashed, where any may be.
+        paint: what its pixels are.
         extent: left, right, bottom and top in the Axes' coordinates.
         hatch: the colors of stripes and edges over what is not visible.
         names: what a cell says of itself, by row and column.
     """
 
     shape: tuple[int, ...]
-    paint: Callable[[Pixels], tuple[Array, Array, Array | None]]
+    paint: Callable[[Pixels], Painted]
     extent: Extent
     hatch: tuple[Array, Array] | None = None
     names: Names | None = None
@@ -371,10 +379,10 @@ class CellImage(PixelImage):
     def pieces(self) -> Iterator[Piece]:
         cells = self._cells
 
-        def paint(pixels: Pixels) -> tuple[Array, Array, Array | None]:
+        def paint(pixels: Pixels) -> Painted:
             merged = pixels.stands_out(cells, both_ways=self.both_ways)
             low = None if self.below is None else pixels.spread(self.below(merged), cells)
-            return self._painted(pixels), np.isnan(merged), low
+            return Painted(self._painted(pixels), pixels.spread(np.isnan(merged), cells), low)
 
         yield Piece(cells.shape, paint, self.get_extent(), self._hatch, self.names)
 

@@ -23,7 +23,7 @@ from attnviz.base.words import count, in_place
 from attnviz.maps.map import cell_words, place_of
 from attnviz.show.figures.bars import FRAME, Bar, colorbar
 from attnviz.show.figures.captions import cell_said
-from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels, hatch_colors
+from attnviz.show.figures.cells import Extent, Painted, Piece, PixelImage, Pixels, hatch_colors
 from attnviz.show.figures.heatmap import grid_columns, write_below, write_caption
 from attnviz.show.figures.layout import EDGE, LINE, caption_lines, line, place, points, width_of, wrapped
 from attnviz.show.figures.marks import draw_rings, draw_tips, find_marks, is_fine
@@ -317,10 +317,10 @@ def _piece(shown: AttentionMap, scale: FittedScale, x: int, y: int) -> Piece:
     """A panel of a PDF or an SVG: half a gap from the edges of its slot."""
     values, colors = np.ma.filled(scale.cells(shown.cells), np.nan), _colors_of(scale)
 
-    def paint(pixels: Pixels) -> tuple[Array, Array, Array | None]:
+    def paint(pixels: Pixels) -> Painted:
         merged = pixels.merged(values)
         low = None if scale.below is None else pixels.spread(scale.below(merged), values)
-        return pixels.paint(values, colors), np.isnan(merged), low
+        return Painted(pixels.paint(values, colors), pixels.spread(np.isnan(merged), values), low)
 
     half = 0.5 - _GAP / 2
     extent = (x - half, x + half, y + half, y - half)
