@@ -150,7 +150,7 @@ def difference_figure(
         colored = scale if column < 2 else between
         draw(shown, ax, colored, x_labels=found.is_lowest(n), y_labels=column == 0, names=False)
         if row == 0:
-            ax.set_title(headings[column], pad=4 + 72 * marked, fontsize=size, parse_math=False)
+            ax.set_title(headings[column], y=1.0, pad=4 + 72 * marked, fontsize=size, parse_math=False)
         if found_marks and column < 2:
             draw_marks(shown, found_marks[2 * row + column], ax)
         if column == 0:

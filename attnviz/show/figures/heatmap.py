@@ -305,10 +305,10 @@ def write_title(ax: Axes, sheet: Sheet, n: int, name: str, above: float = 0.0) -
         left, _, wide, _ = sheet.box(n)
         middle = left + wide / 2
         lines = wrapped(name, 2 * min(middle, sheet.size[0] - middle) - 2 * EDGE, size)
-        ax.set_title("\n".join(lines), pad=4 + above, parse_math=False)
+        ax.set_title("\n".join(lines), y=1.0, pad=4 + above, parse_math=False)
         return
     size = min(size, size * sheet.panel[0] / width_of(name, size))
-    ax.set_title(name, pad=2.5 + above, fontsize=size, parse_math=False)
+    ax.set_title(name, y=1.0, pad=2.5 + above, fontsize=size, parse_math=False)
 
 
 def _name_axes(figure: Figure, sheet: Sheet, shown: AttentionMap) -> None:

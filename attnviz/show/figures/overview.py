@@ -231,7 +231,7 @@ def _sheet(
     figure.set_size_inches(size)
     box = (_whole(left, dpi), _whole(size[1] - top - tall, dpi), wide, tall)
     place(ax, box, size)
-    ax.set_title("\n".join(above), pad=5, parse_math=False)
+    ax.set_title("\n".join(above), y=1.0, pad=5, parse_math=False)
     high = max(tall, least)
     bar.beside(box[0] + wide, box[1] + tall - high, high)
     write_below(figure, said)

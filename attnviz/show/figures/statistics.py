@@ -173,7 +173,7 @@ def _sheet(
     figure.set_size_inches(found.size)
     box = found.box(0)
     place(ax, box, found.size)
-    ax.set_title("\n".join(above), pad=4, parse_math=False)
+    ax.set_title("\n".join(above), y=1.0, pad=4, parse_math=False)
     tall = max(box[3], _LEAST_BAR)  # beside a single layer too
     bar.beside(box[0] + box[2], box[1] + box[3] - tall, tall)
     write_below(figure, said)
