@@ -139,7 +139,7 @@ class FittedScale:
         return np.ma.masked_invalid(cells)
 
 
-_FAINT = 0.05
+_FAINT = 0.03
 """Of a scale, from its middle: what is nearer has no color to speak of, and no dash."""
 
 
