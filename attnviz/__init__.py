@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from attnviz.measures.statistics import head_statistics as head_statistics
     from attnviz.pages.file import page as page
     from attnviz.pages.widget import view as view
+    from attnviz.plots.differences import plot_snapshot as plot_snapshot
     from attnviz.plots.heads import plot_curves as plot_curves
     from attnviz.plots.heads import plot_statistics as plot_statistics
     from attnviz.plots.plotting import plot as plot
@@ -117,6 +118,7 @@ _HOMES = {
     "plot_detail": "attnviz.plots.plotting",
     "plot_heads": "attnviz.plots.plotting",
     "plot_overview": "attnviz.plots.plotting",
+    "plot_snapshot": "attnviz.plots.differences",
     "plot_strip": "attnviz.plots.plotting",
     "save": "attnviz.sources.saving",
     "score": "attnviz.engine.scores",
