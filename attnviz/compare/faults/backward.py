@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from attnviz.compare.faults.fault import Case, Fault
-from attnviz.compare.faults.masks import TILES
+from attnviz.compare.faults.fault import TILES, Case, Fault
 from attnviz.compare.faults.way import compute, flow_back
 from attnviz.compare.faults.work import Change, Variant, Work, clean
 from attnviz.compare.gradients import GRADIENTS

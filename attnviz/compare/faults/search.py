@@ -15,7 +15,7 @@ from torch import Tensor
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.errors import InputError
-from attnviz.compare.faults import backward, layout, masks, patterns, precision, scores  # noqa: F401 (they make the kinds known)
+from attnviz.compare.faults import backward, kinds  # noqa: F401 (kinds makes all known)
 from attnviz.compare.faults.fault import FAULTS, Case
 from attnviz.compare.faults.way import compute
 from attnviz.compare.faults.work import Variant

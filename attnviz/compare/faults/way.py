@@ -129,18 +129,13 @@ def _steps(work: Work, changes: Changes) -> None:
     """Every step up to weights, and to what flows back to logits where gradients are wanted."""
     _tensors(work)
     _apply(work, changes["tensors"])
-    work.logits = work.q @ work.k.T * work.scale
-    if work.key_of is not None:
-        work.logits = work.logits.gather(1, work.key_of)
+    work.logits = product(work)
     _apply(work, changes["product"])
+    work.logits = _bent(work, work.logits)
     if work.softcap is not None:
-        work.logits = torch.tanh(work.logits / work.softcap) * work.softcap
         work.bend = 1 - (work.logits / work.softcap) ** 2
     _apply(work, changes["cap"])
-    if work.bias is not None:
-        work.logits = work.logits + work.bias.masked_fill(torch.isinf(work.bias), 0.0)
-    if work.slope is not None:
-        work.logits = work.logits - work.slope * work.distance.abs()
+    work.logits = _with_added(work, work.logits)
     work.count = visible(work).double()
     _apply(work, changes["mask"])
     work.logits = work.rounded(work.logits.masked_fill(work.count == 0, HIDDEN))
@@ -149,6 +144,33 @@ def _steps(work: Work, changes: Changes) -> None:
     if work.what in GRADIENTS:
         work.flow = flow_back(work)
         _apply(work, changes["gradient"])
+
+
+def product(work: Work) -> Tensor:
+    """Queries times the keys that are read, and the scale, (n, S)."""
+    made = work.q @ work.k.T * work.scale
+    return made if work.key_of is None else made.gather(1, work.key_of)
+
+
+def capped(work: Work) -> Tensor:
+    """The same after a softcap, (n, S)."""
+    return _bent(work, product(work))
+
+
+def scored(work: Work) -> Tensor:
+    """The logits of every key, hidden or not, (n, S)."""
+    return _with_added(work, capped(work))
+
+
+def _bent(work: Work, logits: Tensor) -> Tensor:
+    return logits if work.softcap is None else torch.tanh(logits / work.softcap) * work.softcap
+
+
+def _with_added(work: Work, logits: Tensor) -> Tensor:
+    """With the bias, and ALiBi's slope."""
+    if work.bias is not None:
+        logits = logits + work.bias.masked_fill(torch.isinf(work.bias), 0.0)
+    return logits if work.slope is None else logits - work.slope * work.distance.abs()
 
 
 def flow_back(work: Work, delta: Tensor | None = None) -> Tensor:
