@@ -224,6 +224,9 @@ class Dilation(Fault):
         for window in parts_of(case.pattern, Local):
             w, d = window.window, window.dilation
             if d == 1:
+                for other in (2, 3, 4):
+                    dilated = instead(case.pattern, window, Local(w, other))
+                    yield self.under(f"a dilation of {other}, where none is meant", dilated, f"--dilation {other}")
                 continue
             yield self.under("the dilation left out", instead(case.pattern, window, Local(w)), "--dilation 1")
             yield self.under("the gaps of the dilation filled", instead(case.pattern, window, Local(w * d)))

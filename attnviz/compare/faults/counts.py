@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from attnviz.attention.patterns import Both, Either, Pattern
 from attnviz.compare.faults.fault import TILES, Case, Fault
 from attnviz.compare.faults.terms import Runs, terms_of
 from attnviz.compare.faults.work import Variant, Work
+from attnviz.compare.gradients import GRADIENTS
 
 
 class CountedTwice(Fault):
@@ -114,6 +116,54 @@ def _left_out(fault: Fault, case: Case, first: int, last: int, times: float = 0.
             name = "the last whole" if last == S and size == tile and S % tile else name
             return fault.variant(f"{which} {how}: {name} tile of {tile}?", "mask", change)
     return fault.variant(f"{which} {how}", "mask", change)
+
+
+class EveryOther(Fault):
+    """Every other key alone, or every so many, counted from a key or from the query; or all but those."""
+
+    name = "every so many keys"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        for step in range(2, _STEPS if case.what in GRADIENTS else 3):
+            for first in range(step):
+                yield self._of(step, first, by_distance=False)
+            if not case.item.cross:
+                yield self._of(step, 0, by_distance=True)
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        if (terms := terms_of(case)) is None:
+            return
+        each = terms.seen[..., None] * terms.each()
+        for by_distance in (False,) if case.item.cross else (False, True):
+            place = (
+                terms.before.distance.long() if by_distance else torch.arange(case.inputs.S).expand(terms.seen.shape)
+            )
+            ways = [(step, first) for step in range(2, min(_MOST_STEPS, case.inputs.S)) for first in range(step)]
+            sums = torch.cat([_by_rest(each, place, step) for step in range(2, min(_MOST_STEPS, case.inputs.S))], 1)
+            for sparse in (True, False):
+                found = terms.nearest(terms.off(sums if sparse else terms.all()[:, None] - sums))
+                if found is not None:
+                    yield self._of(*ways[found], by_distance=by_distance, sparse=sparse)
+
+    def _of(self, step: int, first: int, *, by_distance: bool, sparse: bool = True) -> Variant:
+        def change(work: Work) -> None:
+            place = work.distance if by_distance else torch.arange(work.item.S).expand(work.distance.shape)
+            work.count = work.count * ((place % step == first) == sparse)
+
+        which = "every other key" if step == 2 else f"every {step} keys one"
+        since = f"{'the query' if by_distance else 'key 0'}{f' + {first}' if first else ''}"
+        name = f"{which}, counted from {since}, {'seen alone' if sparse else 'left out'}"
+        return self.variant(name, "mask", change)
+
+
+_STEPS, _MOST_STEPS = 5, 33
+"""Steps that are fewer: those that are tried, and those that are read from rows."""
+
+
+def _by_rest(each: Tensor, place: Tensor, step: int) -> Tensor:
+    """Sums of what keys add, (n, S, C), over those whose place, (n, S), leaves the same rest, (n, step, C)."""
+    sums = torch.zeros(len(each), step, each.shape[2], dtype=each.dtype)
+    return sums.scatter_add_(1, (place % step)[..., None].expand_as(each), each)
 
 
 class OwnKeyHidden(Fault):

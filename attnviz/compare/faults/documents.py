@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Documents, Full, Pattern
 from attnviz.compare.faults.fault import MOST_TRIED, Case, Fault
-from attnviz.compare.faults.rules import rewritten
+from attnviz.compare.faults.rules import Ruled, rewritten
 from attnviz.compare.faults.terms import Runs, terms_of
 from attnviz.compare.faults.work import Variant, Work
 
@@ -70,7 +71,7 @@ class DocumentBounds(Fault):
         documents, queries = case.inputs.documents, case.inputs.query_documents
         if documents is None:
             return
-        rest = rewritten(case.pattern, lambda part: Full() if isinstance(part, Documents) else part)
+        rest = self._without(case)
         yield self._of(case, "documents left out: a document sees another", None, None, rest)
         own = documents if queries is None else queries
         for by in (1, -1):
@@ -88,6 +89,36 @@ class DocumentBounds(Fault):
             of_queries = None if queries is None else torch.where(queries == two, one, queries)
             yield self._of(case, f"documents {one} and {two} as one", joined, of_queries)
 
+        def inverted(work: Work) -> None:
+            own = work.item  # which knows them
+            work.inputs = replace(work.inputs, documents=None, query_documents=None)
+            work.pattern = rest & Ruled(lambda t, s, _: ~_together(own, t, s))
+
+        yield self.variant("the mask of documents inverted: other documents alone are seen", "settings", inverted)
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        """Bounds that are elsewhere, or one more."""
+        terms, documents = terms_of(case), case.inputs.documents
+        if terms is None or documents is None or case.inputs.query_documents is not None:
+            return
+        bounds = _Bounds.of(documents[min(case.batch, len(documents) - 1)])
+        if bounds is None or case.item.offset is None:
+            return
+        left_out = self._of(case, "", None, None, self._without(case))
+        runs = Runs.of(terms, torch.arange(case.inputs.S).expand(terms.seen.shape), terms.shown(left_out.change))
+        made = list(bounds.others())
+        found = (
+            runs.place(*bounds.ends([starts for _, starts in made], terms.rows + case.item.offset)) if made else None
+        )
+        if found is not None:
+            said, starts = made[found]
+            same = (documents == documents[min(case.batch, len(documents) - 1)]).all(1, keepdim=True)
+            yield self._of(case, said, torch.where(same, bounds.documents(starts).to(documents), documents), None)
+
+    def _without(self, case: Case) -> Pattern:
+        """The pattern without what says of documents; where it stays within them, it does by the inputs."""
+        return rewritten(case.pattern, lambda part: Full() if isinstance(part, Documents) else part)
+
     def _of(
         self, case: Case, name: str, documents: Tensor | None, queries: Tensor | None, pattern: Pattern | None = None
     ) -> Variant:
@@ -96,6 +127,60 @@ class DocumentBounds(Fault):
             work.pattern = pattern or work.pattern
 
         return self.variant(name, "settings", change)
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Where the documents of a row begin, one after another."""
+
+    starts: tuple[int, ...]
+    names: tuple[int, ...]
+    S: int
+
+    @classmethod
+    def of(cls, documents: Tensor) -> _Bounds | None:
+        """Those of (S,) documents; None where one has keys in two places."""
+        names, sizes = torch.unique_consecutive(documents.cpu(), return_counts=True)
+        if len(names) < 2 or len(names.unique()) < len(names):
+            return None
+        return cls(tuple((sizes.cumsum(0) - sizes).tolist()), tuple(names.tolist()), len(documents))
+
+    def others(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """One bound at another key, all of them as far, or one more; and how that is said."""
+        starts, ends = self.starts, (*self.starts[1:], self.S)
+        for n in range(1, min(len(starts), MOST_TRIED)):
+            for at in range(starts[n - 1] + 1, ends[n]):
+                if at != starts[n]:
+                    name = f"document {self.names[n]} begins at key {at:,}, not at {starts[n]:,}"
+                    yield name, (*starts[:n], at, *starts[n + 1 :])
+        for by in range(-_MOVED, _MOVED + 1):
+            if abs(by) > 1 and starts[1] + by > 0 and starts[-1] + by < self.S:
+                when = f"documents that begin {abs(by)} keys {'late' if by > 0 else 'early'}"
+                yield when, (0, *(start + by for start in starts[1:]))
+        for at in range(1, self.S):
+            if at not in starts:
+                yield f"a document that begins at key {at:,}, where none does", tuple(sorted((*starts, at)))
+
+    def ends(self, made: Sequence[tuple[int, ...]], own: Tensor) -> tuple[Tensor, Tensor]:
+        """The first and the last key of the documents of keys ``own``, (n,), each (n, m) for m ways to begin them."""
+        most = max(map(len, made)) + 1
+        starts = torch.tensor([(*one, *(self.S,) * (most - len(one))) for one in made])
+        at = torch.searchsorted(starts, own.expand(len(made), -1).contiguous(), right=True)
+        return starts.gather(1, at - 1).T, starts.gather(1, at).T - 1
+
+    def documents(self, starts: tuple[int, ...]) -> Tensor:
+        """The documents that begin so, (S,)."""
+        return torch.searchsorted(torch.tensor(starts), torch.arange(self.S), right=True)
+
+
+_MOVED = 64
+"""Keys by which all documents may begin early or late."""
+
+
+def _together(item: AttentionItem, t: Tensor, s: Tensor) -> Tensor:
+    found = item.together(t, s)
+    assert found is not None
+    return found
 
 
 def _shifted(documents: Tensor, by: int) -> Tensor:

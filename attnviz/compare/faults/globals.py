@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnviz.attention.patterns import GlobalKeys
+import torch
+from torch import Tensor
+
+from attnviz.attention.patterns import Full, GlobalKeys, Item
 from attnviz.compare.faults.fault import Case, Fault
-from attnviz.compare.faults.rules import leaves
+from attnviz.compare.faults.rules import Ruled, distance, leaves
+from attnviz.compare.faults.terms import Runs, terms_of
 from attnviz.compare.faults.work import Change, Variant, Work
 
 
@@ -27,6 +31,41 @@ class GlobalKeysOff(Fault):
             less[case.batch, position] = False
             if bool(less[case.batch].any()):
                 yield self.of_inputs(f"global key {position} left out", global_mask=less)
+
+
+class FirstKeysSeen(Fault):
+    """The first keys seen by every query, or by those after them, beside what it sees: as sinks are kept, or a prefix."""
+
+    name = "first keys seen"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        if not isinstance(case.pattern, Full):
+            for count in (1, 4):
+                yield from (self._of(case, count, past=past) for past in self._ways(case))
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        if (terms := terms_of(case)) is None:
+            return
+        index = torch.arange(case.inputs.S)
+        for past in self._ways(case):
+            every = terms.shown(self._of(case, case.inputs.S, past=past).change)
+            runs = Runs.of(terms, index.expand(terms.seen.shape), every - terms.seen, terms.seen)
+            found = runs.place(torch.tensor([0]), index)
+            if found is not None:
+                yield self._of(case, found + 1, past=past)
+
+    def _ways(self, case: Case) -> Iterator[bool]:
+        """Of the past alone, where there is such, and of all."""
+        yield from (False,) if case.item.cross else (True, False)
+
+    def _of(self, case: Case, count: int, *, past: bool) -> Variant:
+        def seen(t: Tensor, s: Tensor, item: Item) -> Tensor:
+            first = (s < count) & (t >= 0)
+            return first & (distance(t, s, item) <= 0) if past else first
+
+        which = "the first key" if count == 1 else f"the first {count:,} keys"
+        name = f"{which} seen by every query{' after' if past else ''}, as a global one is"
+        return self.under(name, case.pattern | Ruled(seen, ordered=False))
 
 
 class Projections(Fault):

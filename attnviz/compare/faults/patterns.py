@@ -55,6 +55,22 @@ class Chunks(Fault):
                 size = int(sizes[found])
                 other = instead(case.pattern, part, Chunked(size))
                 yield self.under(f"chunks of {size}, not {part.size}", other, f"--pattern chunked:size={size}")
+            c, begins = part.size, torch.arange(1, part.size)
+            first = torch.div(own - begins, c, rounding_mode="floor") * c + begins - own
+            found = runs.place(first, first + c - 1) if c > 1 else None
+            if found is not None:
+                yield self._beginning(case, part, int(begins[found]))
+
+    def _beginning(self, case: Case, part: Chunked, first: int) -> Variant:
+        """Chunks that are counted from another position."""
+        c = part.size
+
+        def seen(t: Tensor, s: Tensor, item: Item) -> Tensor:
+            return _apart(t, s, item, c, -first) == 0
+
+        return self.under(
+            f"chunks that begin at {first}, {first + c}, ..., not at 0", instead(case.pattern, part, seen)
+        )
 
 
 def _own(terms: Terms) -> Tensor:

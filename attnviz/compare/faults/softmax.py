@@ -119,7 +119,7 @@ class Base2(Fault):
         if case.what == "lse":
             yield self.variant("a log-sum-exp in base 2", "output", logarithm(math.log2(math.e)))
             yield self.variant("a log-sum-exp scaled by log(2)", "output", logarithm(math.log(2)))
-        elif case.what != "logits":
+        if case.what != "logits":
             yield self.variant("2**x in place of e**x", "mask", power(math.log(2)))
             yield self.variant("log2(e) twice in the exponent", "mask", power(math.log2(math.e)))
 

@@ -73,7 +73,7 @@ def _of_keys(work: Work, changes: Changes, rule: Rule) -> Made:
 def _summed(work: Work, changes: Changes) -> tuple[Tensor, Tensor]:
     """What every query gives to some keys, (n, C), and the root of the sum of its squares."""
     keys, own = work.rows, work.head
-    total, square = torch.zeros(()), torch.zeros(())
+    total, square, undone = torch.zeros(()), torch.zeros(()), None
     for head in range(work.inputs.H):
         for rows in torch.arange(work.inputs.T).split(max(1, _CELLS // work.inputs.S)):
             for part, _ in _parts(replace(work, head=head, rows=rows, sources=None), {**changes, "place": []}):
@@ -84,9 +84,11 @@ def _summed(work: Work, changes: Changes) -> tuple[Tensor, Tensor]:
                 size = part.drag * abs(part.scale) if work.what == "dk" else part.weights
                 left, size = (part.by_key(numbers.nan_to_num())[:, keys] for numbers in (left, size))
                 total, square = total + left.T @ right, square + size.T**2 @ right**2
+                undone = part.undone
     C = work.inputs.D if work.what == "dk" or work.inputs.v is None else work.inputs.v.shape[-1]
     shape = (len(keys), C)  # a head that nobody reads has zeros
-    return total.double().expand(shape).clone(), square.double().expand(shape).sqrt()
+    made = total.double().expand(shape).clone()
+    return made if undone is None else undone(made, work), square.double().expand(shape).sqrt()
 
 
 def _placed(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
@@ -238,7 +240,8 @@ def _wanted(work: Work) -> Tensor:
         return total if work.sink is None else torch.logaddexp(total, torch.full_like(total, work.sink))
     assert work.v is not None
     if work.what == "dq":
-        return work.by_key(work.flow * work.scale) @ work.k
+        made = work.by_key(work.flow * work.scale) @ work.k
+        return made if work.undone is None else work.undone(made, work)
     return work.by_key(work.weights) @ work.v
 
 
