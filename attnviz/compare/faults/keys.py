@@ -35,7 +35,7 @@ class KeysMoved(Fault):
                 yield self._of(name, fields, rule)
 
     def fitted(self, case: Case) -> Iterator[Variant]:
-        if (terms := terms_of(case)) is None:
+        if (terms := terms_of(case)) is None or terms.of_gradient:
             return
         for fields in ("kv", "k", "v") if case.what == "context" else ("kv",):
             for name, index in self._nearest(terms, fields):
@@ -84,7 +84,7 @@ class Moved:
         self.terms, self.fields = terms, fields
 
     def each(self, index: Tensor) -> Tensor:
-        """What keys add in the places of others, (n, S, C + 1): place s holds key ``index[s]``, (S,)."""
+        """What keys add in the places of others, (n, S, W): place s holds key ``index[s]``, (S,)."""
         terms = self.terms
         logits = terms.read[:, index] + terms.added if "k" in self.fields else None
         return terms.each(logits, terms.values[index] if "v" in self.fields and terms.by_key else None)
@@ -103,7 +103,7 @@ class Moved:
         for by in range(1, pages):
             held = _by_page(terms.seen[..., None] * self.each((index + by * tile) % (pages * tile)), tile)
             moved.append(held - own)
-        change = torch.stack(moved, 1)  # (n, pages - 1, pages, C + 1), by how many pages, and the place
+        change = torch.stack(moved, 1)  # (n, pages - 1, pages, W), by how many pages, and the place
         pairs = [(i, j) for i in range(pages) for j in range(i + 1, pages)]
         one, other = torch.tensor(pairs).T
         sums = terms.all()[:, None] + change[:, other - one - 1, one] + change[:, pages - (other - one) - 1, other]
@@ -112,7 +112,7 @@ class Moved:
 
 
 def _by_page(each: Tensor, tile: int) -> Tensor:
-    """Sums over whole pages, (n, pages, C + 1), of what keys add, (n, S, C + 1)."""
+    """Sums over whole pages, (n, pages, W), of what keys add, (n, S, W)."""
     pages = each.shape[1] // tile
     return each[:, : pages * tile].reshape(len(each), pages, tile, -1).sum(2)
 
@@ -151,7 +151,7 @@ class StaleKeys(Fault):
     def fitted(self, case: Case) -> Iterator[Variant]:
         """A ring of any size whose last few keys are not yet written."""
         terms = terms_of(case)
-        if terms is None or case.item.cross:
+        if terms is None or terms.of_gradient or case.item.cross:
             return
         sums = _behind(terms)
         found = terms.nearest(terms.off(sums))
@@ -171,7 +171,7 @@ class StaleKeys(Fault):
 
 
 def _behind(terms: Terms) -> Tensor:
-    """The sums of rows, (n, m, C + 1), that rings of 1 to S - 1 keys give that are 1 key behind, 2, ..."""
+    """The sums of rows, (n, m, W), that rings of 1 to S - 1 keys give that are 1 key behind, 2, ..."""
     S, each = terms.before.item.S, terms.each()
     rows, own = torch.arange(len(each))[:, None], (terms.before.distance == 0).double().argmax(1)[:, None]
     there = (terms.before.distance == 0).any(1)[:, None]

@@ -65,7 +65,7 @@ class Scale(Fault):
             return (product if cap is None else torch.tanh(product / cap) * cap) + terms.added
 
         sizes = [1 / math.sqrt(size) for size in range(1, 1025)]
-        return fitted(terms, logits, [own * by for by in _FACTORS], sizes) if own else None
+        return fitted(terms, logits, [own * by for by in _FACTORS], sizes, lambda scale: scale / own) if own else None
 
 
 class Softcap(Fault):
@@ -109,7 +109,7 @@ class Softcap(Fault):
 
     def fitted(self, case: Case) -> Iterator[Variant]:
         terms, cap = terms_of(case), case.inputs.softcap
-        other = None if terms is None or cap is None else self._nearest(terms, cap)
+        other = None if terms is None or terms.of_gradient or cap is None else self._nearest(terms, cap)
         if other is not None:
             yield self.having(f"a softcap of {other:.6g}, not {cap:.6g}", f"--softcap {other:.9g}", softcap=other)
 

@@ -73,7 +73,7 @@ class Channels(Fault):
             kept = int(there.nonzero().max()) + 1 if bool(there.any()) else 0
             if 0 < kept < len(there):
                 yield self._values(kept, len(there))
-        if (terms := terms_of(case)) is None or case.inputs.softcap is not None:
+        if (terms := terms_of(case)) is None or terms.of_gradient or case.inputs.softcap is not None:
             return
         work = terms.product
         parts = (work.q[:, None, :] * work.k[None] * work.scale).cumsum(2)
