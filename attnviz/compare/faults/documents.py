@@ -106,14 +106,14 @@ class DocumentBounds(Fault):
             return
         left_out = self._of(case, "", None, None, self._without(case))
         runs = Runs.of(terms, torch.arange(case.inputs.S).expand(terms.seen.shape), terms.shown(left_out.change))
-        made = list(bounds.others())
-        found = (
-            runs.place(*bounds.ends([starts for _, starts in made], terms.rows + case.item.offset)) if made else None
-        )
-        if found is not None:
-            said, starts = made[found]
-            same = (documents == documents[min(case.batch, len(documents) - 1)]).all(1, keepdim=True)
-            yield self._of(case, said, torch.where(same, bounds.documents(starts).to(documents), documents), None)
+        same = (documents == documents[min(case.batch, len(documents) - 1)]).all(1, keepdim=True)
+        for made in map(list, (bounds.one_moved(), bounds.all_moved(), bounds.one_more())):
+            ends = bounds.ends([starts for _, starts in made], terms.rows + case.item.offset) if made else None
+            found = None if ends is None else runs.place(*ends)
+            if found is not None:
+                said, starts = made[found]
+                other = torch.where(same, bounds.documents(starts).to(documents), documents)
+                yield self._of(case, said, other, None)
 
     def _without(self, case: Case) -> Pattern:
         """The pattern without what says of documents; where it stays within them, it does by the inputs."""
@@ -145,21 +145,28 @@ class _Bounds:
             return None
         return cls(tuple((sizes.cumsum(0) - sizes).tolist()), tuple(names.tolist()), len(documents))
 
-    def others(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """One bound at another key, all of them as far, or one more; and how that is said."""
+    def one_moved(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """One bound at another key; and how that is said."""
         starts, ends = self.starts, (*self.starts[1:], self.S)
         for n in range(1, min(len(starts), MOST_TRIED)):
             for at in range(starts[n - 1] + 1, ends[n]):
                 if at != starts[n]:
                     name = f"document {self.names[n]} begins at key {at:,}, not at {starts[n]:,}"
                     yield name, (*starts[:n], at, *starts[n + 1 :])
+
+    def all_moved(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """All of them as far."""
+        starts = self.starts
         for by in range(-_MOVED, _MOVED + 1):
             if abs(by) > 1 and starts[1] + by > 0 and starts[-1] + by < self.S:
                 when = f"documents that begin {abs(by)} keys {'late' if by > 0 else 'early'}"
                 yield when, (0, *(start + by for start in starts[1:]))
+
+    def one_more(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """One where none is."""
         for at in range(1, self.S):
-            if at not in starts:
-                yield f"a document that begins at key {at:,}, where none does", tuple(sorted((*starts, at)))
+            if at not in self.starts:
+                yield f"a document that begins at key {at:,}, where none does", tuple(sorted((*self.starts, at)))
 
     def ends(self, made: Sequence[tuple[int, ...]], own: Tensor) -> tuple[Tensor, Tensor]:
         """The first and the last key of the documents of keys ``own``, (n,), each (n, m) for m ways to begin them."""

@@ -126,6 +126,10 @@ class Fault(ABC):
     def variants(self, case: Case) -> Iterator[Variant]:
         """What there is to try."""
 
+    def moves(self, case: Case) -> Iterator[Variant]:
+        """What there is to try of it that takes rows from another place by a rule; of a gradient, the context's rows too."""
+        return iter(())
+
     def fitted(self, case: Case) -> Iterator[Variant]:
         """What there is to try of it whose numbers are read from the rows that are wrong: where nothing else explains them."""
         return iter(())

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import combinations
 
 import torch
 
 from attnviz.compare.faults.fault import Case, Fault
 from attnviz.compare.faults.way import compute
 from attnviz.compare.faults.work import Change, Variant, Work, clean
+from attnviz.compare.gradients import GRADIENTS
 from attnviz.compare.rounding import FIXED
 
-_HEADS = 64
-"""Heads that are tried in place of another, at most."""
+_HEADS, _PAIRS = 64, 8
+"""Heads that are tried in place of another, at most, and of which any two are exchanged."""
 
 
 class KeyHeads(Fault):
@@ -118,6 +120,10 @@ def _moved(head: Callable[[int], int] | None = None, batch: Callable[[int], int]
     return change
 
 
+def _read(to: dict[int, int], number: int) -> int:
+    return to.get(number, number)
+
+
 def _always(number: int) -> Callable[[int], int]:
     return lambda _: number
 
@@ -128,7 +134,7 @@ class HeadsSwapped(Fault):
     name = "heads swapped"
     of_sums = True
 
-    def variants(self, case: Case) -> Iterator[Variant]:
+    def moves(self, case: Case) -> Iterator[Variant]:
         H = case.heads
         rules: dict[str, Callable[[int], int]] = {
             "heads in reverse": lambda h: H - 1 - h,
@@ -139,9 +145,19 @@ class HeadsSwapped(Fault):
         }
         for name, rule in rules.items() if H > 1 else ():
             yield self.variant(name, "place", _moved(head=rule))
+        for one, other in combinations(range(H if 2 < H <= _PAIRS else 0), 2):
+            to = {one: other, other: one}
+            yield self.variant(f"heads {one} and {other} exchanged", "place", _moved(head=partial(_read, to)))
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        yield from self.moves(case)
+        H = case.heads
         if H > 1:
             order = Order(case, range(H), lambda work: work.head, self, "place", _to_head)
             yield self.variant(f"heads in another order: {order.said('head')}", "place", order.change)
+        if case.what in GRADIENTS and H > 1 and H == case.inputs.H:
+            order = Order(case, range(H), lambda work: work.head, self, "tensors", _gradient_of)
+            yield self.variant(f"heads of the context in another order: {order.said('head')}", "tensors", order.change)
         if H > 1 and not case.of_keys:
             order = Order(case, range(H), lambda work: work.head, self, "tensors", _query_of)
             yield self.variant(f"q's heads in another order: {order.said('head')}", "tensors", order.change)
@@ -149,6 +165,11 @@ class HeadsSwapped(Fault):
 
 def _to_head(work: Work, head: int) -> None:
     work.head = head
+
+
+def _gradient_of(work: Work, head: int) -> None:
+    if work.grad is not None:
+        work.g = clean(work.grad[work.batch, head])[work.rows]
 
 
 def _query_of(work: Work, head: int) -> None:
@@ -161,7 +182,16 @@ class BatchSwapped(Fault):
     name = "batch items swapped"
     of_sums = True
 
+    def moves(self, case: Case) -> Iterator[Variant]:
+        B = case.inputs.B
+        if B > 1:
+            yield self.variant("batch items in reverse", "place", _moved(batch=lambda b: B - 1 - b))
+        for other in range(min(B, _HEADS)):
+            if other != case.batch:
+                yield self.variant(f"the numbers of batch item {other}", "place", _moved(batch=_always(other)))
+
     def variants(self, case: Case) -> Iterator[Variant]:
+        yield from self.moves(case)
         B = case.inputs.B
         if B > 1:
             order = Order(case, range(B), lambda work: work.batch, self, "place", _to_item)
@@ -169,7 +199,6 @@ class BatchSwapped(Fault):
         for other in range(min(B, _HEADS)):
             if other == case.batch:
                 continue
-            yield self.variant(f"the numbers of batch item {other}", "place", _moved(batch=_always(other)))
 
             def keys(work: Work, other: int = other, names: str = "kv") -> None:
                 for name in names:

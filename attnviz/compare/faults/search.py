@@ -165,6 +165,8 @@ def _singles(case: Case, late: int) -> Iterator[Variant]:
     for fault in FAULTS:
         if fault.late == late and (fault.of_sums or not long):
             yield from fault.variants(case)
+            if case.what in GRADIENTS:
+                yield from (backward.of_context(case, one) for one in fault.moves(replace(case, what="context")))
         if late == 1 and not case.of_keys:
             yield from _able(fault.fitted(case))
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from attnviz.compare.faults.fault import MOST_MATCHED, TILES, Case, Fault
 from attnviz.compare.faults.terms import least, terms_of
-from attnviz.compare.faults.way import capped, compute
+from attnviz.compare.faults.way import capped, compute, flow_back
 from attnviz.compare.faults.work import Change, Variant, Work
+from attnviz.compare.gradients import GRADIENTS
 from attnviz.compare.rounding import FIXED
 
 
@@ -38,20 +39,13 @@ class Sink(Fault):
 
             yield self.variant(name, "settings", other)
 
-        def to_first(work: Work) -> None:
-            work.weights[:, 0] += 1 - work.weights.sum(1)
-
-        yield self.variant("the sink counted as a key: its weight goes to key 0", "weights", to_first)
-
-        def to_last(work: Work) -> None:
-            work.weights[:, -1] += 1 - work.weights.sum(1)
-
-        yield self.variant("the sink counted as a key: its weight goes to the last key", "weights", to_last)
-
-        def to_own(work: Work) -> None:
-            work.weights = work.weights + (work.distance == 0) * (1 - work.weights.sum(1, keepdim=True))
-
-        yield self.variant("the sink counted as a key: its weight goes to the query's own", "weights", to_own)
+        places: dict[str, Callable[[Work], Tensor]] = {
+            "key 0": lambda work: torch.arange(work.item.S) == 0,
+            "the last key": lambda work: torch.arange(work.item.S) == work.item.S - 1,
+            "the query's own": lambda work: work.distance == 0,
+        }
+        for name, place in places.items():
+            yield self._counted(case, f"the sink counted as a key: its weight goes to {name}", place)
 
         def wrong_end(work: Work) -> None:
             sink = 1 - work.weights.sum(1, keepdim=True)
@@ -84,6 +78,21 @@ class Sink(Fault):
         for head in range(min(len(sinks), 64)):
             if head != case.head and float(sinks[head]) != own:
                 yield self.having(f"the sink of head {head}", sink=float(sinks[head]))
+
+    def _counted(self, case: Case, name: str, place: Callable[[Work], Tensor]) -> Variant:
+        """Its weight beside a key's own; ``place``: (n, S) or (S,) which key."""
+
+        def change(work: Work) -> None:
+            work.weights = work.weights + place(work) * (1 - work.weights.sum(1, keepdim=True))
+
+        def back(work: Work) -> None:
+            own = work.weights
+            change(work)
+            work.weights, counted = own, work.weights
+            work.flow = flow_back(work, (counted * work.pull).sum(1, keepdim=True))
+            work.weights = counted
+
+        return self.variant(name, "gradient", back) if case.what in GRADIENTS else self.variant(name, "weights", change)
 
     def fitted(self, case: Case) -> Iterator[Variant]:
         terms, sinks = terms_of(case), case.inputs.sinks
@@ -130,9 +139,10 @@ class WrongAxis(Fault):
     name = "softmax over the wrong axis"
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        if case.what not in ("weights", "context") or case.inputs.T * case.inputs.S > MOST_MATCHED:
+        if case.what not in ("weights", "context", *GRADIENTS) or case.inputs.T * case.inputs.S > MOST_MATCHED:
             return
         totals: dict[tuple[int, int], Tensor] = {}
+        deltas: dict[tuple[int, int], Tensor] = {}
 
         def change(work: Work) -> None:
             place = work.batch, work.head
@@ -141,7 +151,21 @@ class WrongAxis(Fault):
                 totals[place] = torch.logsumexp(compute(every, (), FIXED).out, 0)
             work.weights = torch.exp(work.logits - totals[place][None, :])
 
-        yield self.variant("softmax over queries, the wrong axis", "weights", change)
+        def back(work: Work) -> None:
+            change(work)
+            place = work.batch, work.head
+            if place not in deltas:
+                every = case.work(*place, torch.arange(work.item.T))
+                every.what = "dq"
+                compute(every, (self.variant("", "gradient", total),), FIXED)
+            work.flow = flow_back(work, deltas[place])
+
+        def total(work: Work) -> None:
+            change(work)
+            deltas[work.batch, work.head] = (work.weights * work.pull).sum(0, keepdim=True)
+
+        name = "softmax over queries, the wrong axis"
+        yield self.variant(name, "gradient", back) if case.what in GRADIENTS else self.variant(name, "weights", change)
 
 
 class NotRescaled(Fault):

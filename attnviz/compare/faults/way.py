@@ -55,7 +55,7 @@ def compute(work: Work, variants: Sequence[Variant], rule: Rule) -> Made:
 def _of_keys(work: Work, changes: Changes, rule: Rule) -> Made:
     """Rows of dk or dv: ``work``'s rows are keys, and its head is a key head."""
     made: list[tuple[Tensor, Made]] = []
-    for part, index in _placed(work, changes):
+    for part, index in placed(work, changes["place"]):
         part.out, size = _summed(part, changes)
         _apply(part, changes["output"])
         if isinstance(rule, Rounding):
@@ -91,10 +91,9 @@ def _summed(work: Work, changes: Changes) -> tuple[Tensor, Tensor]:
     return made if undone is None else undone(made, work), square.double().expand(shape).sqrt()
 
 
-def _placed(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
+def placed(work: Work, changes: Iterable[Change]) -> Iterator[tuple[Work, Tensor]]:
     """The rows by the head that they are taken from, and which of the rows they are."""
-    for change in changes["place"]:
-        change(work)
+    _apply(work, changes)
     every = torch.arange(len(work.rows))
     for batch, head, rows, index in work.sources or [(work.batch, work.head, work.rows, every)]:
         yield replace(work, batch=batch, head=head, rows=rows), index
@@ -102,7 +101,7 @@ def _placed(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
 
 def _parts(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
     """The rows that are computed together: of one place, and either global queries or not."""
-    for part, index in _placed(work, changes):
+    for part, index in placed(work, changes["place"]):
         rows, head = part.rows, part.head
         item = part.item
         part.key_head = part.value_head = item.kv_head(head)
@@ -180,7 +179,7 @@ def flow_back(work: Work, delta: Tensor | None = None) -> Tensor:
 
     Args:
         work: rows whose weights there are.
-        delta: (n, 1) the sum of ``p dP`` of each row; None is that of these weights.
+        delta: (n, 1) the sum of ``p dP`` of each row, or (1, S) of each key; None is that of these weights' rows.
     """
     pull = work.pull
     delta = (work.weights * pull).sum(1, keepdim=True) if delta is None else delta
