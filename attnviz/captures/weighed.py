@@ -84,6 +84,7 @@ class WeighedLayer(Heard[Weighed]):
             logits=logits,
             v=None if v is None else v.to(weights.dtype),
             w_o=self.projection(v) if whole else None,
+            residual_norms=self.residual_norms,
             key_padding_mask=None if padding is None else padding.expand(len(weights), S),
             cross=self.calls[0].cross,
             pattern=visibility.pattern,

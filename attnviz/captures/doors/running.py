@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from attnviz.captures.checking import Output
 from attnviz.captures.doors.output import Awaited, per_head
 from attnviz.captures.doors.projections import OUT, check_kind, projected_call, projected_output, projects
+from attnviz.captures.doors.residual import Meeting, Reference, reference, same
 from attnviz.captures.heard import Followed, Hear, Kept
 from attnviz.captures.labels import crossing
 
@@ -37,6 +39,7 @@ class Frame:
         other: how long the other sequence is that it was given; None where it was given none.
         kept: what its cache held as it began, where it has one.
         named_cross: whether its name says that it attends to another sequence.
+        given: the first numbers that it was given, as long as others keep them.
     """
 
     module: nn.Module
@@ -44,6 +47,7 @@ class Frame:
     other: int | None
     kept: Kept | None
     named_cross: bool
+    given: Reference
 
     def crosses(self, T: int, S: int) -> bool:
         """Whether ``T`` queries and ``S`` keys are of two sequences: its name says so, or it was given another one.
@@ -68,9 +72,14 @@ class Running:
         self._projected: dict[int, dict[str, Tensor]] = {}
         self._given: dict[int, dict[str, Any]] = {}
         self._awaited: Awaited | None = None  # a context on its way to what projects it
+        self.meeting: Meeting | None = None  # what was projected, on its way to the residual
+        self._normed: deque[tuple[Reference, Reference]] = deque(
+            maxlen=4
+        )  # what norms gave and were given, the last ones
         self._length = 0  # positions before Longformer pads them
         hooked = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._signatures = {id(module): _signature(module) for module in hooked}
+        self._norms = {id(module) for module in hooked if _is_norm(module)}
         self._hooks = []
         for module in hooked:
             self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
@@ -82,7 +91,7 @@ class Running:
             if module is None or frame.module is module:
                 return frame
         name = "" if module is None else self.names[id(module)]
-        return Frame(module or self._model, name, None, None, name in self._crossing)
+        return Frame(module or self._model, name, None, None, name in self._crossing, reference())
 
     @property
     def projecting(self) -> bool:
@@ -91,13 +100,25 @@ class Running:
 
     def expect(self, output: Output, heads: int, followed: Followed | None) -> None:
         """Tells what becomes of a call's context, as soon as it has."""
-        self._awaited = None
+        self._awaited = self.meeting = None
         if followed is None:
             return
+        residuals = self._residuals()
         if output.projection is not None:
             followed.project(per_head(output.projection[0], heads))
+            if output.context is not None:
+                first = output.context.stride(0) >= output.context.stride(1)
+                self.meeting = Meeting(output.context, output.context.shape[:2], residuals, followed, batch_first=first)
         elif output.context is not None:
-            self._awaited = Awaited(output.context.detach(), followed, len(self.stack))
+            self._awaited = Awaited(output.context.detach(), followed, len(self.stack), residuals)
+
+    def _residuals(self) -> list[Reference]:
+        """What the modules that run were given, and what the norms before these were."""
+        found = [frame.given for frame in self.stack]
+        for made, given in reversed(self._normed):
+            if any(same(made(), one()) for one in found):
+                found.append(given)
+        return found
 
     @contextmanager
     def unheard(self) -> Iterator[None]:
@@ -116,7 +137,7 @@ class Running:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module is self._model:
             self.stack.clear()  # of what an error left
-            self._awaited = None
+            self._awaited = self.meeting = None
             self._begin()
         name, signature = self.names[id(module)], self._signatures[id(module)]
         given: dict[str, Any] = {} if signature is None else signature.bind(*args, **kwargs).arguments
@@ -128,7 +149,7 @@ class Running:
         if other is None and self.stack and self.stack[-1].other is not None and _is_bare(module):
             other = self.stack[-1].other  # a part of what projected for it
         kept = _kept(module, (*args, *kwargs.values()))
-        self.stack.append(Frame(module, name, other, kept, name in self._crossing))
+        self.stack.append(Frame(module, name, other, kept, name in self._crossing, reference(_numbers(args, kwargs))))
         if hasattr(module, "get_input_embeddings"):
             self._note_ids(name, args, kwargs)
         check_kind(module, type(self._model).__name__)
@@ -148,8 +169,10 @@ class Running:
         frame = self.stack.pop() if self.stack and self.stack[-1].module is module else None
         if output is None:  # it failed
             return
-        if self._awaited is not None and not self._awaited.left(module, args, output, len(self.stack)):
-            self._awaited = None
+        if frame is not None and isinstance(output, Tensor) and id(module) in self._norms:
+            self._normed.append((reference(output), frame.given))
+        if self._awaited is not None:
+            self._follow(self._awaited, module, args, output)
         projected = self._projected.pop(id(module), None)
         if projected is not None and frame is not None:
             given = self._given.pop(id(module))
@@ -162,6 +185,14 @@ class Running:
                 self._projected[id(parent)][name] = output.detach().clone()  # the model scales it in place
             if name == OUT and isinstance(args[0], Tensor):
                 self._projected[id(parent)][name] = args[0].detach()
+
+    def _follow(self, awaited: Awaited, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Follows a context through a module that has run, and what it is projected to from there on."""
+        going = awaited.left(module, args, output, len(self.stack))
+        projected, awaited.projected = awaited.projected, None
+        if projected is not None:
+            self.meeting = awaited.meeting(projected)
+        self._awaited = awaited if going else None
 
 
 def own_name(name: str) -> str:
@@ -189,6 +220,17 @@ def _of_class(forward: Callable[..., Any]) -> inspect.Signature:
 def _is_bare(module: nn.Module) -> bool:
     """Whether a module has no parameters, so that what it multiplies was projected by the one around it."""
     return next(module.parameters(), None) is None
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module has no part and no matrix: a norm, dropout."""
+    return not any(True for _ in module.children()) and all(one.ndim < 2 for one in module.parameters())
+
+
+def _numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The first numbers that a module is given."""
+    given = (*args, *kwargs.values())
+    return next((one for one in given if isinstance(one, Tensor) and one.is_floating_point()), None)
 
 
 def _kept(module: nn.Module, given: tuple[Any, ...]) -> Kept | None:
