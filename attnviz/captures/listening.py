@@ -110,7 +110,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         running = self._running
-        if not running.stack or running.inside:
+        if running.inside or not running.stack or getattr(func, "__name__", "") == "__get__":  # an attribute
             return func(*args, **kwargs)
         if func not in _OF_TORCH:
             return self._look(func, args, kwargs)

@@ -193,7 +193,9 @@ def test_the_weights_that_a_function_gives_are_shown_where_q_and_k_do_not_say_th
             assert str(inputs.pattern) == "causal"
             for b in range(B):
                 seen = exists[b, : inputs.T].bool()
-                torch.testing.assert_close(weights(inputs, b)[:, seen].float(), wanted[layer][b][:, seen], atol=1e-4, rtol=1e-3)
+                torch.testing.assert_close(
+                    weights(inputs, b)[:, seen].float(), wanted[layer][b][:, seen], atol=1e-4, rtol=1e-3
+                )
 
 
 def test_weights_that_were_dropped_out_are_not_taken_for_those_before():

@@ -167,7 +167,9 @@ def test_keys_that_queries_share_are_given_as_they_multiply_values(how, S):
                 soft = (q @ k.transpose(1, 2)).softmax(dim=-2)
                 each = soft
                 if how.endswith("hard"):
-                    each = torch.zeros_like(soft).scatter_(-2, soft.argmax(-2, keepdim=True), 1.0) - soft.detach() + soft
+                    each = (
+                        torch.zeros_like(soft).scatter_(-2, soft.argmax(-2, keepdim=True), 1.0) - soft.detach() + soft
+                    )
             used.append(each / (each.sum(-1, keepdim=True) + 1e-3))
             return used[-1] @ k
 

@@ -101,7 +101,9 @@ class Softmaxes:
         over = dim % logits.ndim - logits.ndim
         if over < -1 and product:  # over queries, which share each key among them; or over what is neither
             self.unheard[frame.name] = None
-        if (product and over >= -2) or (over == -1 and logits.ndim > 2 and "att" in type(frame.module).__name__.lower()):
+        if (product and over >= -2) or (
+            over == -1 and logits.ndim > 2 and "att" in type(frame.module).__name__.lower()
+        ):
             self._leave_open()
             logits_of_keys = kept if over == -1 else None
             one = _Open(frame, logits_of_keys, result, product, {_storage(result): result}, mixed=over < -1)
