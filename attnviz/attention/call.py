@@ -98,6 +98,7 @@ class AttentionCall(Call):
     v: Tensor | None = None  # (B, H_kv, S, D_v)
     _: KW_ONLY
     w_o: Tensor | None = None  # (H, D_v, d_model)
+    residual_norms: Tensor | None = None  # (B, T, 2)
     q_global: Tensor | None = None  # (B, H, T, D)
     k_global: Tensor | None = None  # (B, H_kv, S, D)
     v_global: Tensor | None = None  # (B, H_kv, S, D_v)
@@ -138,6 +139,7 @@ class GivenCall(Call):
     logits: Tensor | None = None  # (B, H, T, S)
     v: Tensor | None = None  # (B, H_kv, S, D_v)
     w_o: Tensor | None = None  # (H, D_v, d_model)
+    residual_norms: Tensor | None = None  # (B, T, 2)
 
     @property
     def main(self) -> Tensor:

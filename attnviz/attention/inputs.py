@@ -43,7 +43,7 @@ MASKS = (
 """Flags and numbers of positions that any attention may have, given as arrays of another library, or as lists."""
 
 _ARRAYS = (
-    *("q", "k", "v", "w_o", "q_global", "k_global", "v_global", "bias", "alibi_slopes", "sinks"),
+    *("q", "k", "v", "w_o", "residual_norms", "q_global", "k_global", "v_global", "bias", "alibi_slopes", "sinks"),
     *("documents", "query_documents", *MASKS),
 )
 """All that may be given so of an attention that is computed."""
@@ -75,6 +75,8 @@ class AttentionInputs(AttentionCall, Inputs):
         k: keys, (B, H_kv, S, D), the dtype of ``q``.
         v: values, (B, H_kv, S, D_v), optional.
         w_o: the output projection, a part a head, (H, D_v, d_model): what values become by it; the dtype of ``v``.
+        residual_norms: (B, T, 2), for each query the length of the residual, and of what the layer's attention adds to it:
+            how ``rollout`` by ``norms`` weighs the two.
         global_mask: (B, S) bool, True where the key position is a global token.
         key_padding_mask: (B, S) bool, True where the key exists.
         query_padding_mask: (B, T) bool, True where the query exists; None: as the key at the query's position, and

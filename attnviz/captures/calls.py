@@ -108,6 +108,7 @@ class Layer(Heard[Call]):
             k.to(q.dtype),
             v,
             w_o=self.projection(v) if whole else None,
+            residual_norms=self.residual_norms,
             global_mask=first.global_mask,
             key_padding_mask=padding,
             cross=first.cross,

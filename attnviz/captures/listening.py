@@ -110,10 +110,10 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         running = self._running
-        if not running.stack or running.inside:
+        if running.inside or not running.stack or getattr(func, "__name__", "") == "__get__":  # an attribute
             return func(*args, **kwargs)
         if func not in _OF_TORCH:
-            return func(*args, **kwargs) if running.projecting else self.softmaxes.run(func, args, kwargs)
+            return self._look(func, args, kwargs)
         frame = running.frame()
         if func is F.scaled_dot_product_attention:
             made = self._hear(frame.name, of_sdpa(frame.crosses, *args, **kwargs))
@@ -126,6 +126,18 @@ class _Functions(TorchFunctionMode):
         output = func(*args, **kwargs)
         made(mha_output(output[0], given.arguments))
         return output
+
+    def _look(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """Runs another function, which may be a part of an attention, or what its output is added to the residual by."""
+        run = _as_it_is if self._running.projecting else self.softmaxes.run
+        meeting = self._running.meeting
+        if meeting is None or not meeting.open:
+            return run(func, args, kwargs)
+        return meeting.run(run, func, args, kwargs)
+
+
+def _as_it_is(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 _OF_TORCH = (F.scaled_dot_product_attention, F.multi_head_attention_forward)

@@ -97,7 +97,9 @@ def load(
         _check_alone(main, names, settings or {}, layout, global_positions)
         return read_maps(main, prefix, maps, _told_of_maps(own, where, layer))
     given = _holds_weights(main, names, prefix)
-    skipped = set(OF_PRODUCTS if given else OF_WEIGHTS) | (set() if values else {"v", "v_global", "w_o"})
+    skipped = set(OF_PRODUCTS if given else OF_WEIGHTS) | (
+        set() if values else {"v", "v_global", "w_o", "residual_norms"}
+    )
     if global_positions is not None:
         skipped.add("global_mask")
     tensors = _tensors(main, prefix, names, skipped, without)

@@ -35,6 +35,7 @@ ROLES: dict[str, str] = {
     "weights": "attention weights that were given (B, H, T, S)",
     "logits": "scores before softmax, beside weights (B, H, T, S)",
     "w_o": "output projection, a part a head (H, D_v, d_model)",
+    "residual_norms": "lengths of the residual and of what the layer adds to it (B, T, 2)",
 }
 """Every role a tensor can play, and what it is."""
 

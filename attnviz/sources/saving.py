@@ -123,6 +123,7 @@ def format_of(inputs: Inputs) -> int:
     new = (
         hasattr(inputs, "weights"),
         getattr(inputs, "w_o", None) is not None,
+        getattr(inputs, "residual_norms", None) is not None,
         not layer_metadata(inputs).keys().isdisjoint(LABELS[2:]),
         inputs.cross,
         inputs.query_positions is not None,
