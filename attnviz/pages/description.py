@@ -240,6 +240,7 @@ def describe(layer: PageLayer, labels: Labels) -> dict[str, Any]:
         **_kept(layer),
         "accuracy": {"weights": None, "logs": off, "logits": off, "sides": off},
         **_formula(layer),
+        **_rotary(layer, labels),
         **_seen_as_one(item, labels),
         **_groups(layer),
         **_global(layer, labels),
@@ -285,6 +286,15 @@ def _formula(layer: PageLayer) -> dict[str, Any]:
         "sinks": layer.of_heads(products.sinks),
         "alibi": layer.of_heads(products.alibi_slopes),
     }
+
+
+def _rotary(layer: PageLayer, labels: Labels) -> dict[str, Any]:
+    """The dimensions that were turned together, and how fast; absent where nothing says that any were."""
+    rotary = None if layer.item.given else layer.item.products.rotary
+    if rotary is None:
+        return {}
+    flat = [dimension for pair in rotary.pairs for dimension in pair]
+    return {"rotary": {"pairs": labels.place_of(flat), "frequencies": list(rotary.frequencies)}}
 
 
 def _seen_as_one(item: AttentionItem, labels: Labels) -> dict[str, int]:

@@ -58,7 +58,8 @@ def test_queries_farther_on_are_turned_by_what_capture_says_and_by_no_other_layo
     there = captured(of, ids, position_ids=torch.arange(11)[None] + 40).inputs(0)
     layout, first, dims, D = FAMILIES[name]
     rotary = here.rotary
-    assert rotary is not None and rotary == there.rotary
+    assert rotary is not None
+    assert rotary == there.rotary
     assert (rotary.layout, rotary.first, 2 * len(rotary.frequencies), here.D) == (layout, first, dims, D)
     far = torch.full((11,), 40)
     for mine, moved in ((here.q, there.q), (here.k, there.k)):
@@ -72,9 +73,8 @@ def test_queries_farther_on_are_turned_by_what_capture_says_and_by_no_other_layo
 def test_scaled_frequencies_are_those_of_the_models_own_buffer(dtype: torch.dtype) -> None:
     rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
     found = captured(model("LlamaConfig", rope_parameters=rope).to(dtype), torch.arange(5, 16)[None]).inputs(0).rotary
-    assert found is not None and found.frequencies == pytest.approx(
-        [10_000 ** (-i / 4) / 4 for i in range(4)], rel=5e-3
-    )
+    assert found is not None
+    assert found.frequencies == pytest.approx([10_000 ** (-i / 4) / 4 for i in range(4)], rel=5e-3)
 
 
 def test_padding_on_the_left_and_the_steps_of_a_generate_change_nothing() -> None:
@@ -87,7 +87,8 @@ def test_padding_on_the_left_and_the_steps_of_a_generate_change_nothing() -> Non
     with torch.no_grad(), attnviz.capture(of) as run:
         of.generate(ids, attention_mask=there, max_new_tokens=3, do_sample=False)
     rotary = run.inputs(0).rotary
-    assert rotary is not None and rotary.layout == "halves"
+    assert rotary is not None
+    assert rotary.layout == "halves"
     assert rotary.frequencies == pytest.approx([1, 0.1, 0.01, 0.001])
 
 
@@ -96,7 +97,8 @@ def test_a_model_or_layer_without_says_nothing_and_a_dump_keeps_what_each_layer_
     assert captured(model("BertConfig"), ids).inputs(0).rotary is None
     run = captured(model("SmolLM3Config", no_rope_layers=[1, 0]), ids)
     said = [run.inputs(layer).rotary for layer in (0, 1)]
-    assert said[0] is not None and said[1] is None
+    assert said[0] is not None
+    assert said[1] is None
     run.save(tmp_path / "run.safetensors")
     assert [attnviz.load(tmp_path / "run.safetensors", layer=layer).rotary for layer in (0, 1)] == said
 
@@ -126,6 +128,7 @@ def test_what_no_version_writes_is_one_line_that_names_the_file(said: Any, error
     q = torch.randn(1, 2, 6, 8)
     metadata = {"format": 1, "layout": "bhtd", "rotary": said}
     save_file({"q": q, "k": q.clone()}, tmp_path / "bad.safetensors", {"attnviz": json.dumps(metadata)})
-    with pytest.raises(attnviz.InputError, match="bad.safetensors.*rotary") as caught:
+    with pytest.raises(attnviz.InputError, match=r"bad.safetensors.*rotary") as caught:
         attnviz.load(tmp_path / "bad.safetensors")
-    assert error in str(caught.value) and "\n" not in str(caught.value)
+    assert error in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ import { known } from "../answers";
 import { diverging, pixel } from "../colors";
 import { type Layer, logitsWithin, positionName, withinOf } from "../description";
 import { logitText, weightText } from "../numbers";
-import { type Product, productsOf, totalOf } from "../products";
+import { type Product, inPairs, productsOf, totalOf } from "../products";
 import { ROW, VECTORS } from "../questions";
 import { strongest, visible } from "../rows";
 import { useAnswer, useSession, useStore } from "../session";
@@ -29,10 +29,12 @@ export function Neurons(props: { query: number; chosen: number; dark: boolean; o
   const keys = useMemo(() => (row ? listed(row) : []), [row]);
   const vectors = known(useAnswer(VECTORS, keys.length > 0 ? { layer: state.layer, head: state.head, query, keys } : null));
   const dim = layer.head_dim;
+  const pairs = state.pairs && layer.rotary !== undefined;
   const products = useMemo(() => {
     const of = (i: number): Float32Array => vectors!.subarray(i * dim, (i + 1) * dim);
-    return vectors && keys.map((_, i) => productsOf(layer, of(0), of(i + 1)));
-  }, [vectors, keys, layer]);
+    const parts = (i: number): Product[] => productsOf(layer, of(0), of(i + 1));
+    return vectors && keys.map((_, i) => (pairs ? inPairs(parts(i), description, layer) : parts(i)));
+  }, [vectors, keys, layer, pairs]);
   if (!row || !products) return null;
   const all = products.flat();
   const top = all.reduce((most, one) => (Math.abs(one.product) > Math.abs(most.product) ? one : most), all[0]);
@@ -43,7 +45,7 @@ export function Neurons(props: { query: number; chosen: number; dark: boolean; o
         query {positionName(description, layer, "query", query)} and {keys.length < seen ? `its ${keys.length} strongest keys of ${seen}` : "every key it sees"}
       </h2>
       <p class="muted">
-        Each row is query {"\u00d7"} key {"\u00d7"} scale of the {dim} dimensions, to {"\u00b1"}
+        Each row is query {"\u00d7"} key {"\u00d7"} scale of the {dim} dimensions{pairs && ", two that turn together as one"}, to {"\u00b1"}
         {logitText(Math.abs(top.product), top.by.product)}; their sum is the score{layer.softcap === null && !layer.alibi && !layer.bias ? "" : ", before what is added to it"}.
       </p>
       <table>
@@ -51,7 +53,7 @@ export function Neurons(props: { query: number; chosen: number; dark: boolean; o
           <tr>
             <th scope="col">key</th>
             <th scope="col">
-              dimension 0 to {dim - 1}
+              {pairs ? `${layer.rotary!.frequencies.length} pairs${2 * layer.rotary!.frequencies.length < dim ? ", then the other dimensions" : ""}` : `dimension 0 to ${dim - 1}`}
             </th>
             <th scope="col">sum</th>
             <th scope="col">weight</th>
