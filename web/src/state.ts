@@ -256,9 +256,9 @@ export function scaleOf(state: State, description: Description): Scale {
   return maps && description.layers.some(({ keys }) => keys > LONG) ? "log" : "linear";
 }
 
-/** Where the colors of a view may end: lines are too many to be counted one by one, and masses have no largest of a row. */
+/** Where the colors of a view may end: masses have no largest of a row. */
 export function strengthsOf({ view, reduce }: State): readonly Strength[] {
-  return STRENGTHS.filter((one) => (one !== "robust" || view !== "heads") && (one !== "row" || view !== "map" || reduce === "max"));
+  return STRENGTHS.filter((one) => one !== "row" || view !== "map" || reduce === "max");
 }
 
 /** Where they end. */

@@ -1,7 +1,7 @@
 /** What each view shows, as a drawing with its legend and as a table. */
 
 import {
-  type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, stroke, ticksOf, textOn, weightRamp,
+  type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, stroke, ticksOf, textOn,
 } from "../colors";
 import { type Axis, type Description, type Layer, hasWeights, headName, label, cellsWithin, logitsWithin, position, positionName, visibleText, withinOf } from "../description";
 import { sharesOfRows } from "../rows";
@@ -10,7 +10,7 @@ import { inPairs, partName, productsOf, sorted, wavelengthOf } from "../products
 import { PAIR, type Window, farthest, topOf } from "../questions";
 import type { Source, Thumbnail } from "../source/source";
 import { type State, isCompared, scaleOf, strengthOf } from "../state";
-import { lineColor, lineShare, strokeUnit, strongest } from "../views/lines";
+import { lineColor, lineShare, rampOfLines, strokeUnit, strongest } from "../views/lines";
 import { cellUnit, inStrength } from "../views/model";
 import { type Cells, cellsOf } from "./cells";
 import { type Part, sameText } from "./commands";
@@ -235,7 +235,7 @@ async function takeHeads(seen: Seen): Promise<Taken> {
   const place = pinned && holds(part[pinned.axis === "query" ? "queries" : "keys"], pinned.index) ? pinned : null;
   const found = strongest(heads, queries, keys, place);
   const largest = new Map(await Promise.all(state.heads.map(async (head) => [head, await rowsOf(seen, head)] as const)));
-  const colors = weightRamp("linear", strengthOf(state), found.top, layer.keys);
+  const colors = rampOfLines(layer, strengthOf(state), heads, found.top);
   const [row, top] = [20, 60];
   const labels = (axis: Axis, [from, end]: Window): string[] => Array.from({ length: end - from }, (_, i) => positionName(description, layer, axis, from + i));
   const names = { query: labels("query", queries), key: labels("key", keys) };

@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Asked, known, part } from "../answers";
-import { headColor, headDash, mix, rgb, weightRamp } from "../colors";
+import { headColor, headDash, mix, rgb } from "../colors";
 import { LayerPicker, NoWeights, WindowControl } from "../controls";
 import { type Axis, beginsGroup, extent, hasWeights, headName, isCheap, keyHeadText, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
@@ -15,7 +15,7 @@ import { COLUMN, type OfHead, ROW, SIDES, WEIGHTS, type Window } from "../questi
 import { useAnswers, useGlobal, useInSight, useSession, useSize, useStore } from "../session";
 import { USUAL_WINDOW, bringing, holds, windowOf } from "../state";
 import { Strongest } from "../whole";
-import { type HeadWeights, type Line, ROW_HEIGHT, draw, lineShare, strokeUnit, strongest } from "./lines";
+import { type HeadWeights, type Line, ROW_HEIGHT, draw, lineShare, rampOfLines, strokeUnit, strongest } from "./lines";
 
 
 export function HeadsControls() {
@@ -91,7 +91,7 @@ function Lines(props: { dark: boolean }) {
   const found = useMemo(() => strongest(heads, queries, keys, shown), [heads, shown?.axis, shown?.index]);
   const tops = useLargest();
   const strength = wanted === "row" && tops === null ? "relative" : wanted;
-  const ramp = weightRamp("linear", strength, found.top, layer.keys);
+  const ramp = useMemo(() => rampOfLines(layer, strength, heads, found.top), [layer, strength, heads, found.top]);
   const shareOf = ({ head, query, weight }: Line): number => lineShare(ramp, tops?.get(head) ?? null, query, weight);
 
   const received = useReceived(shown === null);
@@ -133,7 +133,7 @@ function Lines(props: { dark: boolean }) {
       <div class="heads-top" style={{ "--rows": Math.min(4, state.heads.length) }}>
         <Legend
           ramp={ramp}
-          unit={layer.signed || strength === "row" ? strokeUnit(layer, strength) : `weight, 0 to ${tickText(ramp.top)}`}
+          unit={layer.signed || strength === "row" ? strokeUnit(layer, strength) : `weight, 0 to ${tickText(ramp.top)}${ramp.open ? " and more" : ""}`}
           color={(share) => mix(rgb(props.dark ? 0x16181d : 0xffffff), rgb(props.dark ? 0xececf1 : 0x1b1b20), share)}
           dark={props.dark}
           layer={null}

@@ -1,10 +1,10 @@
 /** Lines between tokens: which weights are drawn, how strong, and the picture of them. */
 
-import { type Ramp, css, diverging, headColor, headDash, stroke } from "../colors";
+import { type Ramp, css, diverging, headColor, headDash, stroke, weightRamp } from "../colors";
 import { type Axis, type Layer, withinOf } from "../description";
 import type { Place } from "../focus";
 import { weightText } from "../numbers";
-import type { Window } from "../questions";
+import { type Window, robust } from "../questions";
 import type { Strength } from "../state";
 
 /** CSS pixels a token. */
@@ -29,6 +29,12 @@ export interface Line {
 /** A line's color: its head's, or of a difference what tells which side is larger. */
 export function lineColor(layer: Layer, head: number, weight: number, dark: boolean): string {
   return layer.signed ? css(diverging(weight < 0 ? -0.75 : 0.75, dark)) : headColor(head);
+}
+
+/** The scale of lines: `largest` is that of what is shown; where few are beyond is of each head's weights, of the head with the most. */
+export function rampOfLines(layer: Layer, strength: Strength, heads: readonly HeadWeights[], largest: number): Ramp {
+  const few = strength === "robust" ? Math.max(0, ...heads.map(({ values }) => robust(values, layer.signed))) : 0;
+  return weightRamp("linear", strength, few || largest, layer.keys);
 }
 
 /** How strong a line is, 0 to 1; by row, of its query's largest weight. */
