@@ -38,9 +38,9 @@ export const WINDOW = 512;
 /** Keys beyond which colors of maps are logarithmic where nothing else is said. */
 const LONG = 2048;
 
-/** The map's least and greatest zoom, log2 of CSS pixels a weight: 64 pixels a weight. */
+/** The map's least and greatest zoom, log2 of CSS pixels a weight: 128 pixels a weight. */
 export const LEAST_ZOOM = -30;
-export const MAX_ZOOM = 6;
+export const MAX_ZOOM = 7;
 
 /** How many it shows where nothing else is said. */
 export const USUAL_WINDOW = { heads: 64, text: WINDOW };
