@@ -83,7 +83,8 @@ def main(folder: Path) -> None:
         beside("map", shot(browser, f"{page}#view=map&layer=2&head=3&query={it}&key={tired}"), click)
         beside("text", shot(browser, f"{page}#view=text&layer=2&head=3&query={it}"), other("circuitsvis-text"))
         neurons = other("bertviz-neurons", lambda page: open_neurons(page, it))
-        beside("query-key", shot(browser, f"{page}#view=query-key&layer=2&head=3&query={it}&key={tired}"), neurons)
+        own = shot(browser, f"{page}#view=query-key&layer=2&head=3&query={it}&key={tired}", to_neurons)
+        beside("query-key", own, neurons)
         browser.close()
 
 
@@ -110,6 +111,11 @@ class _Heard:
         """The weights, queries and keys of each layer."""
         each = zip(self.weights, self.layers, strict=True)
         return [[{"attn": one, "queries": of.q, "keys": of.k} for one, of in each]]
+
+
+def to_neurons(page: Page) -> None:
+    """Scrolls to every key of the query."""
+    page.locator(".neurons").evaluate("found => found.scrollIntoView()")
 
 
 def open_neurons(page: Page, token: int) -> None:

@@ -162,7 +162,9 @@ def test_escape_lets_go_and_a_double_click_takes_nothing_back_in_every_view(sent
 
 def test_a_map_that_is_left_while_it_zooms_ends_without_a_complaint(sentence, opened: Opener) -> None:
     page = opened(sentence, "view=map&layer=1&head=2").page
-    began = page.locator(".map-leaflet").evaluate(  # within the page: the zoom's quarter of a second is short for a test
+    began = page.locator(
+        ".map-leaflet"
+    ).evaluate(  # within the page: the zoom's quarter of a second is short for a test
         """async (map) => {
             const { left, top, width, height } = map.getBoundingClientRect();
             const at = { clientX: left + width / 2, clientY: top + height / 2, bubbles: true };
