@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from attnviz.attention.patterns import Masked as Masked
     from attnviz.attention.patterns import Prefix as Prefix
     from attnviz.attention.patterns import longformer as longformer
+    from attnviz.attention.rotary import Rotary as Rotary
     from attnviz.base.errors import InputError as InputError
     from attnviz.captures.run import Run as Run
     from attnviz.captures.run import capture as capture
@@ -76,6 +77,7 @@ _HOMES = {
     "AttentionMap": "attnviz.maps.map",
     "assert_attention_close": "attnviz.compare.kernel",
     "capture": "attnviz.captures.run",
+    "Rotary": "attnviz.attention.rotary",
     "Run": "attnviz.captures.run",
     "combined_map": "attnviz.maps.combined",
     "compare_maps": "attnviz.compare.maps",

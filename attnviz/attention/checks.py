@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnviz.attention.call import AttentionCall, Call, GivenCall
 from attnviz.attention.names import pattern_of
+from attnviz.attention.rotary import Rotary
 from attnviz.base.devices import DTYPES, dtype_name, is_real
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.labels import FORMS
@@ -404,6 +405,15 @@ def _check_numbers(call: AttentionCall, H: int) -> None:
         number = getattr(call, name)
         if number is not None and not 0 < number <= sys.float_info.max:
             raise InputError(f"{call.source}: {name} is {number}, wanted a finite number above 0")
+    if call.rotary is not None and not isinstance(call.rotary, Rotary):
+        raise InputError(
+            f"{call.source}: rotary is {type(call.rotary).__name__}, wanted attnviz.Rotary(layout, frequencies)"
+        )
+    if call.rotary is not None and call.rotary.end > call.q.shape[-1]:
+        raise InputError(
+            f"{call.source}: rotary turns dimensions {call.rotary.first} to {call.rotary.end - 1}, and head_dim is "
+            f"{call.q.shape[-1]}; give a frequency for each pair of dimensions that turn"
+        )
     for name in ("alibi_slopes", "sinks"):
         vector = getattr(call, name)
         if vector is None:

@@ -93,6 +93,8 @@ class AttentionInputs(AttentionCall, Inputs):
         bias: added to the scores before softmax; (H, T, S) or (B, H, T, S), sizes of 1 broadcast; -inf hides a key.
         alibi_slopes: (H,); ``-slope * |p(t) - p(s)|`` is added to the scores (ALiBi, arXiv:2108.12409).
         sinks: (H,) logits that take part in each softmax's denominator and in nothing else (gpt-oss).
+        rotary: how q and k were turned by their positions before they were given (``attnviz.Rotary``), for views that show
+            which pairs of dimensions make a score; no number depends on it.
         cross: whether keys are of another sequence than queries: there is no order then, and nothing that needs one.
         query_positions, key_positions: where each stands in its sequence, (T,) and (S,), or (B, T) and (B, S), whole
             numbers. None: keys stand at 0 to S - 1, and queries at the last T of them, ``p(t) = t + S - T``.

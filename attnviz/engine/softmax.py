@@ -10,6 +10,9 @@ from attnviz.engine.visibility import HIDDEN
 BLANK = float("nan")
 """The weight of a query that sees nothing."""
 
+_SHORT = 128
+"""Keys up to which one after another adds up as well as a tree."""
+
 _FAR = -1e4
 """A logit this far below the peak has weight 0 in any dtype; 0 times it is 0, which 0 times -inf isn't."""
 
@@ -22,7 +25,7 @@ def softmax_(logits: Tensor, sink: float | None = None) -> Tensor:
         sink: a logit that adds to the denominator alone.
     """
     if sink is None and logits.is_contiguous():
-        return torch.softmax(logits, -1, out=logits)
+        return _whole_(torch.softmax(logits, -1, out=logits))
     if not logits.shape[-1]:
         return logits
     peak = logits.amax(-1)
@@ -47,7 +50,7 @@ def softmax_and_entropy_(logits: Tensor, sink: float | None, out: Tensor) -> tup
     blank = largest == HIDDEN
     peak = largest.masked_fill(blank, 0)
     if sink is None:
-        torch.softmax(logits.sub_(peak[:, None]), -1, out=out)
+        _whole_(torch.softmax(logits.sub_(peak[:, None]), -1, out=out))
         logs = -out.amax(1).log()  # the largest weight is exp(0) / Z
     else:
         peak = peak.clamp(min=sink)
@@ -57,6 +60,15 @@ def softmax_and_entropy_(logits: Tensor, sink: float | None, out: Tensor) -> tup
         logs = total.log() * (mass / total)
     entropy = logs - logits.clamp_(min=_FAR).mul_(out).sum(1)
     return largest, entropy.clamp_(min=0).abs_()  # 0, and not -0
+
+
+def _whole_(weights: Tensor) -> Tensor:
+    """Weights that torch made, (..., C), by their own sum, in place.
+
+    Its denominator adds up one key after another: beside a peak, each of 131,072 small ones is rounded the same way, and the
+    weights are off by up to 1e-3 of themselves. ``sum`` adds in a tree.
+    """
+    return weights.div_(weights.sum(-1, keepdim=True)) if weights.shape[-1] > _SHORT else weights
 
 
 def _divided_(powers: Tensor, peak: Tensor, blank: Tensor, sink: float | None) -> tuple[Tensor, Tensor]:

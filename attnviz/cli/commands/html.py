@@ -41,7 +41,6 @@ def register(app: typer.Typer) -> None:
         Views: heads (tokens and lines), model (layers x heads), map (zoom), text and query-key. Weights are computed
         in the page, each within 1e-3 of the engine's. One layer is in memory at a time.
         """
-        from rich.filesize import decimal
 
         from attnviz.base.selections import parse_bytes
         from attnviz.base.words import count
@@ -68,4 +67,4 @@ def register(app: typer.Typer) -> None:
         with layers_progress(len(layers), "html") as progress:
             size = write_page(out, layers, page_title(sources), most=bound, progress=progress)
         tell_left_out(left_out)
-        note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads.values()), 'head')}, {decimal(size)}")
+        note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads.values()), 'head')}, {size / 1e6:,.1f} MB")
