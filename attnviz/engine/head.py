@@ -11,8 +11,11 @@ from attnviz.attention.reach import Reach
 from attnviz.engine.products import Queries, multiply
 from attnviz.engine.visibility import HIDDEN, Visibility, rows_of, to_positions
 
+_TOGETHER = 2048
+"""Keys that a processor multiplies at once, which is a fifth faster than many more; and those of a half type that are made larger."""
+
 _WIDENED = 8192
-"""Keys of a half type that are made larger at once."""
+"""Keys of a half type that an accelerator makes larger at once."""
 
 
 class RowScorer:
@@ -184,7 +187,10 @@ class RowScorer:
         self._hide_(out, rows, span)
 
     def _product(self, q: Tensor, span: range, out: Tensor) -> None:
-        size = len(span) if self.k.dtype == self.item.compute_dtype else _WIDENED
+        if out.device.type == "cpu":
+            size = _TOGETHER
+        else:
+            size = len(span) if self.k.dtype == self.item.compute_dtype else _WIDENED
         for start in range(0, len(span), size):
             part = span[start : start + size]
             multiply(q, self._band_keys(part).T, scale=self.item.scale, out=out[:, start : start + len(part)])

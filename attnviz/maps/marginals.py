@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
@@ -98,7 +97,7 @@ def _sides(attention: Attention, head: int, queries: range | None, progress: Pro
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         for block in attention.blocks(head, queries=queries, sums=True):
             sees, entropy = block.visible > 0, block.entropies
-            told = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), row_largest(block.values)])
+            told = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), block.tops])
             each[:, block.rows] = torch.where(sees, told, torch.nan).double()
             weights = block.values if bool(sees.all()) else block.values[sees]
             sums.index_add_(0, block.keys, weights.sum(0).double())
@@ -107,11 +106,6 @@ def _sides(attention: Attention, head: int, queries: range | None, progress: Pro
                 progress(len(block.rows))
     entropy, largest = each.cpu().numpy()
     return Sides(torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy(), entropy, largest)
-
-
-def row_largest(weights: Tensor) -> Tensor:
-    """The largest of each row, (b,); 0 where there are no columns."""
-    return weights.amax(1) if weights.shape[1] else weights.new_zeros(len(weights))
 
 
 def of_cells(numbers: Numbers, cells: int) -> np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]:

@@ -22,7 +22,6 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.blocks import Block
 from attnviz.engine.reducer import REDUCTIONS, reduce_block
-from attnviz.maps.marginals import row_largest
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name, rounding
@@ -103,7 +102,7 @@ class _Beside:
         there = block.visible > 0
         entropy = torch.special.entr(weights).sum(1, dtype=torch.float64).float()
         self._entropy[n, block.rows] = torch.where(there, entropy, torch.nan)
-        self._largest[n, block.rows] = torch.where(there, row_largest(weights).float(), torch.nan)
+        self._largest[n, block.rows] = torch.where(there, block.tops.float(), torch.nan)
         _reduce_into(self._small[n], weights.masked_fill(~sees, -torch.inf), block, *self._edges)
 
     def write(self, chunk: Chunk, thumbnails: Chunk) -> dict[str, Any]:
