@@ -157,6 +157,8 @@ class HeadRows:
             for part in self._cut(group):
                 for rows in stepped(part, size, self.reach.step):
                     yield RowBlock(rows, self.scorer, self._keep(rows))
+            if not self.pattern.global_queries:
+                continue
             own = self.apart[(self.apart >= group.start) & (self.apart < group.stop)]
             for part in own.split(size_apart or len(own)) if len(own) else ():
                 yield RowBlock(part, self.of_global)
@@ -172,7 +174,7 @@ class HeadRows:
             yield range(max(start, group.start), min(start + size, group.stop))
 
     def _keep(self, rows: range) -> Tensor | None:
-        if not len(self.apart):
+        if not self.pattern.global_queries or not len(self.apart):
             return None
         keep = ~torch.isin(to_positions(rows, self.item.device), self.apart)
         return None if bool(keep.all()) else keep
