@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 
 import torch
 
@@ -18,6 +19,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
+@cache  # which asks the kernel for a page of text
 def memory_of_machine() -> int:
     """Bytes of memory that this machine has; where it doesn't say, as many as there can be."""
     try:

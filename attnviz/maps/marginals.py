@@ -112,8 +112,7 @@ class SideSums:
     def add(self, block: Block) -> None:
         """Takes in a block, with each query's entropy where that was asked for."""
         sees, entropy, weights = block.visible > 0, block.entropies, block.values
-        largest = weights.amax(1) if weights.shape[1] else weights.new_zeros(len(weights))
-        told = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), largest])
+        told = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), block.tops])
         self._each[:, block.rows] = torch.where(sees, told, torch.nan).double()
         there = weights if bool(sees.all()) else weights[sees]
         self._sums.index_add_(0, block.keys, there.sum(0, dtype=torch.float64))
