@@ -57,6 +57,11 @@ class TensorInfo:
         bits = 8 if self.dtype == "bool" else int(digits[0]) if digits else 0
         return math.prod(self.shape) * bits // 8
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether a tensor can have this shape: a header can say any numbers, of 400 digits and below 0."""
+        return all(0 <= size <= sys.maxsize for size in self.shape) and self.bytes <= sys.maxsize
+
 
 class TensorFile(ABC):
     """An opened file of named tensors."""
@@ -68,7 +73,11 @@ class TensorFile(ABC):
     def contents(self) -> Mapping[str, TensorInfo]:
         """Every tensor's shape and dtype, in the file's order."""
         with _reading(self.path):
-            return self._contents()
+            contents = self._contents()
+            wrong = next((name for name, info in contents.items() if not info.is_possible), None)
+            if wrong is not None:
+                raise ValueError(f"{wrong} has a shape that no tensor has")
+            return contents
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
@@ -92,9 +101,11 @@ class TensorFile(ABC):
         if kind.startswith(_NOT_NUMBERS):
             raise InputError(f"{self.path}: {name} holds {kind}, not numbers; attnviz reads no pickles and no text")
         self._check_size(name)
+        from attnviz.attention.arrays import as_tensor  # it imports torch
+
         with _reading(self.path):
             tensor = self._read(name)
-        return _plain(f"{self.path}: {name}", tensor)
+        return as_tensor(tensor, f"{self.path}: {name}")
 
     def _check_size(self, name: str) -> None:
         """Raises InputError for a tensor that is small in the file and larger than this machine's memory."""
@@ -450,23 +461,6 @@ def parsed_json(text: str) -> Any:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-
-
-def _plain(what: str, tensor: Tensor) -> Tensor:
-    """A tensor whose elements lie in memory, each by itself.
-
-    Raises:
-        InputError: it is sparse, nested or without data.
-    """
-    import torch
-
-    if tensor.is_meta:
-        raise InputError(f"{what} is on the meta device and has no numbers; save it from the device that computed it")
-    if tensor.is_nested or tensor.layout != torch.strided:
-        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.").replace("_", " ")
-        dense = "padded with to_padded_tensor" if tensor.is_nested else "dense, with to_dense()"
-        raise InputError(f"{what} is a {kind} tensor; save it {dense}")
-    return tensor.dequantize() if tensor.is_quantized else tensor.detach().resolve_conj().resolve_neg()
 
 
 def _npy_info(stream: Any) -> TensorInfo:

@@ -11,6 +11,7 @@ from torch import Tensor
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.base.devices import parse_dtype
 from attnviz.base.errors import InputError, not_one_of
+from attnviz.base.runs import repeated
 
 DEFAULT_SOURCE = "synthetic"
 
@@ -107,8 +108,8 @@ def plant(q: Tensor, k: Tensor, structure: Sequence[str], seed: int) -> None:
     for name in structure:
         if name not in STRUCTURES:
             raise not_one_of("structure", name, STRUCTURES)
-        if list(structure).count(name) > 1:
-            raise InputError(f"structure {name!r} is given more than once; name each once")
+    if twice := repeated(structure):
+        raise InputError(f"structure {twice[0]!r} is given more than once; name each once")
     B, H, T, D = q.shape
     H_kv = k.shape[1]
     n, group = D - 2, H // H_kv

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +229,21 @@ def test_a_list_that_holds_itself_is_gone_into_once(tmp_path):
     inner.append(inner)
     torch.save({"a": inner, "b": inner, "c": {"d": (torch.ones(3),)}}, tmp_path / "loop.pt")
     assert {*open_tensors(tmp_path / "loop.pt").contents} == {"a.0", "c.d.0"}
+
+
+@pytest.mark.parametrize(
+    "shape", ["(1, 2, -4, 2)", f"({'9' * 400}, 2)", f"({1 << 62}, {1 << 62})", f"({1 << 62}, 4)", f"(0, {'9' * 30})"]
+)
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_header_that_says_what_no_tensor_is_is_damage(tmp_path, suffix, shape):
+    said = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode()
+    said += b" " * (64 - (len(said) + 11) % 64) + b"\n"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(said)) + said + bytes(64)
+    path = tmp_path / f"odd{suffix}"
+    if suffix == ".npy":
+        path.write_bytes(array)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("q.npy", array)
+    with pytest.raises(InputError, match="has a shape that no tensor has|: truncated: 192 bytes of"):
+        open_tensors(path)
