@@ -245,5 +245,5 @@ def test_a_header_that_says_what_no_tensor_is_is_damage(tmp_path, suffix, shape)
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("q.npy", array)
-    with pytest.raises(InputError, match="has a shape that no tensor has|: truncated: 192 bytes of"):
+    with pytest.raises(InputError, match=r"has a shape that no tensor has|: truncated: \d+ bytes of"):
         open_tensors(path)
