@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attnviz.base.errors import InputError, close_to, is_memory
+from attnviz.base.words import json_text
 from attnviz.base.writing import atomic
 
 if TYPE_CHECKING:
@@ -132,10 +133,8 @@ class SafetensorsFile(TensorFile):
     """``.safetensors``: a JSON header, then the data, which is mapped and read where it is touched."""
 
     def _contents(self) -> Mapping[str, TensorInfo]:
-        from safetensors import safe_open
-
         contents = {}
-        with safe_open(self.path, framework="numpy") as file:
+        with self._opened("numpy") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 part = file.get_slice(name)
                 code = part.get_dtype()
@@ -146,17 +145,20 @@ class SafetensorsFile(TensorFile):
         return contents
 
     def _metadata(self) -> str | None:
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="numpy") as file:
+        with self._opened("numpy") as file:
             return (file.metadata() or {}).get(METADATA)
 
     def _read(self, name: str) -> Tensor:
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="pt") as file:
+        with self._opened("pt") as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor
+
+    @contextmanager
+    def _opened(self, framework: str) -> Iterator[Any]:
+        from safetensors import safe_open
+
+        with _in_utf8(self.path) as path, safe_open(path, framework=framework) as file:
+            yield file
 
 
 class NpzFile(TensorFile):
@@ -216,11 +218,9 @@ class TorchFile(TensorFile):
         import torch
 
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _in_utf8(self.path) as path:
                 warnings.simplefilter("ignore")  # of the pickle's protocol: what matters is an error
-                loaded = torch.load(
-                    self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path)
-                )
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:
             if is_memory(error):
                 raise
@@ -387,7 +387,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     suffix = path.suffix.lower()
     if suffix not in WRITABLE:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(WRITABLE)}")
-    texts = {} if metadata is None else {METADATA: json.dumps(metadata, ensure_ascii=False)}
+    texts = {} if metadata is None else {METADATA: json_text(metadata, spaced=True)}
     ready: dict[str, Tensor] = {}
     memories: set[int] = set()
     for name, tensor in tensors.items():
@@ -446,6 +446,20 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(
             f"{path}: is not a readable {path.suffix} file (damaged, truncated or of another format): {reason}"
         ) from error
+
+
+@contextmanager
+def _in_utf8(path: Path) -> Iterator[Path]:
+    """A file by a name that is UTF-8, as libraries that are not Python's want it: where its own is not, that of a link."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="attnviz-") as folder:
+            link = Path(folder, f"file{path.suffix.lower()}")
+            link.symlink_to(path.absolute())
+            yield link
+        return
+    yield path
 
 
 def parsed_json(text: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.base.devices import parse_dtype
+from attnviz.base.devices import memory_of_machine, parse_dtype
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.runs import repeated
 
@@ -68,6 +68,10 @@ def synthesize(
         raise InputError(
             f"synthetic inputs: q has {heads} heads, which is not a multiple of the {kv_heads} heads of k; --heads is to be "
             f"one of --kv-heads"
+        )
+    if 4 * batch * (heads + 2 * kv_heads) * tokens * head_dim > memory_of_machine():
+        raise InputError(
+            "synthetic inputs: q, k and v of these sizes take more memory than this machine has; take fewer tokens or heads"
         )
     if global_positions is None:
         global_positions = [position for position in (0, 3, 7) if position < tokens]

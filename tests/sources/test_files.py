@@ -39,6 +39,15 @@ def test_tensors_come_back(written):
     assert {name: written.read(name).tolist() for name in EXAMPLE} == {n: t.tolist() for n, t in EXAMPLE.items()}
 
 
+def test_a_name_that_is_not_utf_8_is_a_name(written):
+    odd = written.path.with_stem("x\udcff")
+    written.path.rename(odd)
+    back = open_tensors(odd)
+    assert {name: back.read(name).tolist() for name in EXAMPLE} == {n: t.tolist() for n, t in EXAMPLE.items()}
+    write_tensors(odd, EXAMPLE, {"tokens": [["a\udcff", "\ud800"]]})
+    assert open_tensors(odd).metadata == {"tokens": [["a\udcff", "\ud800"]]}
+
+
 def test_metadata_comes_back(written):
     assert written.metadata == METADATA_EXAMPLE
 
