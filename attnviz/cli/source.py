@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from attnviz.base.errors import InputError
+from attnviz.base.runs import repeated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -331,7 +332,6 @@ def parse_layers(text: str) -> list[Label]:
         if last < first or last - first > 10_000:
             raise InputError(f"--layer {text!r}: {part} is not a range of layers; write it like 2-4")
         found += [f"{kind}{number}" if kind else number for number in range(first, last + 1)]
-    twice = [label for label in dict.fromkeys(found) if found.count(label) > 1] if len({*found}) < len(found) else []
-    if twice:
+    if twice := repeated(found):
         raise InputError(f"--layer {text!r}: layer {twice[0]} is given more than once; name each layer once")
     return found
