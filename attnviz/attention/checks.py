@@ -113,10 +113,11 @@ def _residual_norms(call: AttentionCall | GivenCall, B: int, T: int) -> Tensor |
     norms = call.residual_norms
     if norms is None:
         return None
+    found = tuple(norms.shape)
     norms = norms.unsqueeze(0) if norms.ndim == 2 else norms
     if norms.shape != (B, T, 2) or not is_real(norms):
         raise InputError(
-            f"{call.source}: residual_norms have shape {tuple(call.residual_norms.shape)} and dtype {dtype_name(norms.dtype)}, "
+            f"{call.source}: residual_norms have shape {found} and dtype {dtype_name(norms.dtype)}, "
             f"wanted (B, T, 2) = ({B}, {T}, 2) and a floating dtype: the length of the residual, and of what is added to it"
         )
     if bool((norms < 0).any()):

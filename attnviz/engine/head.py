@@ -188,9 +188,8 @@ class RowScorer:
         self._hide_(out, rows, span)
 
     def _product(self, q: Tensor, span: range, out: Tensor) -> None:
-        if out.device.type == "cpu":
-            size = _TOGETHER
-        else:
+        size = _TOGETHER
+        if out.device.type != "cpu":
             size = len(span) if self.k.dtype == self.wide else _WIDENED
         for start in range(0, len(span), size):
             part = span[start : start + size]

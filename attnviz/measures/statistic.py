@@ -153,7 +153,8 @@ def has_vectors(item: AttentionItem | None) -> bool:
 def norms(vectors: Tensor, item: AttentionItem) -> Tensor:
     """Euclidean lengths of (n, D), (n,)."""
     if vectors.shape[0] <= _TOGETHER:
-        return torch.linalg.vector_norm(vectors, dim=1, dtype=item.compute_dtype)
+        found: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=item.compute_dtype)
+        return found
     lengths = torch.empty(len(vectors), dtype=item.compute_dtype, device=vectors.device)
     # In parts, as whatever widens a half type makes a copy of it.
     for part, out in zip(vectors.split(_TOGETHER), lengths.split(_TOGETHER), strict=True):

@@ -395,7 +395,7 @@ def _checked(layer: PageLayer, sees: Visible, vectors: _Vectors, progress: Progr
         total = total.masked_fill_(blank, torch.nan).float()
         log_sum_exp[n, block.rows] = total
         exact = torch.where(block.visible[:, None] > 0, block.values, 0)
-        if not off[n].add(logits, total, exact, block.largest):
+        if not off[n].add(logits, total, exact, None if block.sums is None else block.sums.largest):
             raise _TooCoarse
 
     try:

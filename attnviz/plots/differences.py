@@ -96,9 +96,9 @@ def plot_snapshot(
     from attnviz.show.figures.style import showing
 
     names = [None if isinstance(side, Snapshot) else f"{side}" for side in (stored, now)]
-    read = [side if isinstance(side, Snapshot) else read_snapshot(Path(side)) for side in (stored, now)]
+    a, b = (side if isinstance(side, Snapshot) else read_snapshot(Path(side)) for side in (stored, now))
     sides = f"A {names[0] or 'stored'}; B {names[1] or 'now'}"
-    found = of_snapshots(compare_snapshots(*read, explicit(atol, rtol)), sides)
+    found = of_snapshots(compare_snapshots(a, b, explicit(atol, rtol)), sides)
     if found is None:
         raise InputError(
             f"{sides}: they have no cells in common; are they of the same heads, queries, keys and values?"

@@ -241,7 +241,7 @@ def _draw(
     said = [cell_said(shown, 0, n) for n in range(len(words))]
     ax.add_collection(Words(boxes, said, facecolors=colors, edgecolors="none"), autolim=False)
     if fitted.below is not None:
-        low = np.flatnonzero(fitted.below(fitted.cells(shown.cells))[0])
+        low = np.flatnonzero(fitted.below(fitted.cells(shown.cells))[0]).tolist()
         inks = dashed(np.rint(255 * colors[low]).astype(np.uint8)) / 255
         ends = [
             [(word.x, (word.line + 0.84) * tall), (word.x + word.width, (word.line + 0.84) * tall)]

@@ -220,7 +220,7 @@ def _draw_hatch(renderer: Any, gc: Any, picture: Picture, clip: Bbox) -> None:
     own.set_linewidth(THICK)
     own.set_foreground(tuple(stripe / 255))
     renderer.draw_path(own, _stripes(where.get_extents()), Affine2D())
-    own.set_linewidth(2 * _THICK)  # half of it lies outside, where cells are, and is cut off
+    own.set_linewidth(2 * THICK)  # half of it lies outside, where cells are, and is cut off
     own.set_foreground(tuple(edge / 255))
     own.set_capstyle("projecting")
     renderer.draw_path(own, _border(region, down, across), Affine2D())
