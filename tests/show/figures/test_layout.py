@@ -67,6 +67,8 @@ FACTORS = {
 }
 
 
+BARS = ("color bar", "not visible")
+
 LONG = "A title of a figure, with $5 in it, that is longer than most figures are wide, and goes on"
 
 
@@ -211,7 +213,7 @@ def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
     for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics", "lines", "curves") else ()):
         across = min(box.x1, panel.x1) - max(box.x0, panel.x0)
         assert across <= 1 or min(box.y1, panel.y1) - max(box.y0, panel.y0) <= 1.5, text
-    bars = [ax.get_window_extent() for ax in figure.axes if ax.get_label() in ("color bar", "not visible")]
+    bars = [one.get_window_extent() for one in (*figure.axes, *figure.patches) if one.get_label() in BARS]
     for (text, box), bar in product(texts, bars):
         across, down = min(box.x1, bar.x1) - max(box.x0, bar.x0), min(box.y1, bar.y1) - max(box.y0, bar.y0)
         assert across <= 1 or down <= 1, text
