@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,39 +124,81 @@ def register(app: typer.Typer) -> None:
         """
         check_choice("--format", format, ("table", "json", "csv"))
         check_choice("--values", values, ("weights", *NORMS))
-        from attnviz.base.writing import PICTURES, check_output, is_stdout
-
         kind = rows.kind()
         _check_part(kind, part, seen)
         with _own_statistic(statistic) as shown:
             _check(sort, ascending, shown, out, kind, own=shown != statistic)
-            if tags and kind != "heads":
-                raise InputError(f"--tags: they are of heads, and a row is of {kind}; leave it out")
-            if out is not None:
-                taken = (*PICTURES, *_DATA) if kind in _DRAWN else _DATA
-                out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
-            drawn = None if out is None or out.suffix.lower() in _DATA else out
-            if by_layer and (kind != "heads" or drawn is None):
-                raise InputError("--by-layer: it draws a statistic of heads; name a figure with -o, and no other rows")
-            look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" and not by_layer else COLORS)
+            inputs = [*source.paths(), *choice.paths()]
+            ask = _Asked(kind, sort, ascending, format, out, look, tags, by_layer, source.title).checked(inputs)
             layers = derive.each(source, choice, compute, batch, values)
             found, patterns = _computed(kind, layers, derive, compute, head, part, seen)
             named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
             if kind == "heads":
-                ordered = found if sort is None else _in_order(found, sort, ascending=ascending)
-                if out is not None:
-                    _write(out, ordered, shown, source.title, named, look, tags=tags, lines=by_layer)
-                if not is_stdout(out):
-                    _print(ordered, format, source.title, named, tags=tags)
+                ask.give_heads(found, shown, named)
             else:
-                columns = _sorted(_columns(found, kind), sort, ascending=ascending)
-                wide = None if kind != "shares" or sort is not None else _columns(found, "shares in percent")
-                if drawn is not None:
-                    _draw_curves(drawn, found, kind, source.title, named, look)
-                elif out is not None:
-                    _write_rows(out, columns, kind, source.title, named)
-                if not is_stdout(out):
-                    _print_rows(columns if format != "table" else wide or columns, kind, source.title, named, format)
+                ask.give_rows(found, named)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What rows are of, in which order they are, and where they go."""
+
+    kind: str
+    sort: str | None
+    ascending: bool
+    format: str
+    out: Path | None
+    look: Look
+    tags: bool
+    by_layer: bool
+    title: str
+
+    @property
+    def drawn(self) -> Path | None:
+        """The figure, where one is asked for."""
+        return None if self.out is None or self.out.suffix.lower() in _DATA else self.out
+
+    def checked(self, inputs: Sequence[Path]) -> _Asked:
+        """The same with a file that can be written, and a look that it has. Raises InputError."""
+        from attnviz.base.writing import PICTURES, check_output
+
+        heads, out = self.kind == "heads", self.out
+        if self.tags and not heads:
+            raise InputError(f"--tags: they are of heads, and a row is of {self.kind}; leave it out")
+        if out is not None:
+            out = check_output(out, (*PICTURES, *_DATA) if self.kind in _DRAWN else _DATA, inputs=inputs)
+        found = replace(self, out=out)
+        if self.by_layer and (not heads or found.drawn is None):
+            raise InputError("--by-layer: it draws a statistic of heads; name a figure with -o, and no other rows")
+        unused = ("marks",) if heads and not self.by_layer else COLORS
+        return replace(found, look=look_of_file(self.look, found.drawn, unused=unused))
+
+    def give_heads(self, found: list[HeadStatistics], statistic: str, named: str) -> None:
+        """Writes and prints a row a head."""
+        from attnviz.base.writing import is_stdout
+
+        ordered = found if self.sort is None else _in_order(found, self.sort, ascending=self.ascending)
+        if self.out is not None:
+            how: dict[str, Any] = {"tags": self.tags, "lines": self.by_layer}
+            _write(self.out, ordered, statistic, self.title, named, self.look, **how)
+        if not is_stdout(self.out):
+            _print(ordered, self.format, self.title, named, tags=self.tags)
+
+    def give_rows(self, found: Sequence[Any], named: str) -> None:
+        """Writes and prints a row a query, a key, a pair of spans, a distance or a window."""
+        from attnviz.base.writing import is_stdout
+
+        columns = _sorted(_columns(found, self.kind), self.sort, ascending=self.ascending)
+        if self.drawn is not None:
+            _draw_curves(self.drawn, [*found], self.kind, self.title, named, self.look)
+        elif self.out is not None:
+            _write_rows(self.out, columns, self.kind, self.title, named)
+        if is_stdout(self.out):
+            return
+        wide = self.kind == "shares" and self.sort is None and self.format == "table"
+        _print_rows(
+            _columns(found, "shares in percent") if wide else columns, self.kind, self.title, named, self.format
+        )
 
 
 @contextmanager
