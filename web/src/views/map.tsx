@@ -11,6 +11,7 @@ import { useFound } from "../find/find";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { drawAxis } from "../map/axes";
+import { Coarse } from "../map/coarse";
 import { Crosshair } from "../map/crosshair";
 import { type Moving, useMap } from "../map/leaflet";
 import { MapSides, hasSides, useMargins } from "../map/sides";
@@ -185,6 +186,7 @@ export function MapView(props: { dark: boolean }) {
           }}
         >
           <div class="map-leaflet" ref={moving.frame} />
+          <Coarse moving={moving} dark={props.dark} />
           <Crosshair point={moving.point} query={state.query} key_={state.key} layer={layer} cell={hover?.cell ?? null} />
           {hover && <Tooltip {...hover} of={of} frame={moving.size} exact={exact} layer={layer} />}
         </div>
