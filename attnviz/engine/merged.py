@@ -46,7 +46,9 @@ class _Kept(Pattern):
         return kept.expand(np.broadcast_shapes(t.shape, s.shape))
 
     def reach(self, item: Item) -> Reach:
-        return Reach(band_exact=False)
+        without = torch.zeros(item.S, dtype=torch.bool, device=item.device)
+        without[list(self.hidden)] = True
+        return Reach(without=without)
 
 
 class Merged(WholeRows):
