@@ -76,7 +76,7 @@ class Reach:
     first: Positions | None = None  # (T,)
     stop: Positions | None = None  # (T,)
     table: Table | None = None
-    without: Tensor | None = None  # (S,) bool
+    without: Tensor | None = None  # (S,) bool, on the CPU
 
     @property
     def plain(self) -> bool:
@@ -196,9 +196,12 @@ class Reach:
         one, wider = (self, other) if self.step >= other.step else (other, self)
         same = one.step % wider.step == 0 and (one.phase - wider.phase) % wider.step == 0
         table, all_of_it = _both(self.table, other.table)
-        exact = self.band_exact and other.band_exact and same and all_of_it
+        exact, without = (
+            self.band_exact and other.band_exact and same and all_of_it,
+            _where(self.without, other.without),
+        )
         first, stop = _most(self.first, other.first, np.maximum), _most(self.stop, other.stop, np.minimum)
-        return Reach(low, high, one.step, one.phase, True, exact, keys, keys is None, first, stop, table, _union_of(self.without, other.without))
+        return Reach(low, high, one.step, one.phase, True, exact, keys, keys is None, first, stop, table, without)
 
     def _inexact(self) -> Reach:
         """The same without a promise."""
@@ -236,7 +239,7 @@ class Reach:
         return low + (self.phase - low) % self.step
 
 
-def _union_of(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+def _where(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     """Where either is True."""
     return other if one is None else one if other is None else one | other
 

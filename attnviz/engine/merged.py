@@ -46,7 +46,7 @@ class _Kept(Pattern):
         return kept.expand(np.broadcast_shapes(t.shape, s.shape))
 
     def reach(self, item: Item) -> Reach:
-        without = torch.zeros(item.S, dtype=torch.bool, device=item.device)
+        without = torch.zeros(item.sizes[3], dtype=torch.bool)
         without[list(self.hidden)] = True
         return Reach(without=without)
 

@@ -29,7 +29,8 @@ class Visibility:
         keys, rows = item.key_padding, item.query_padding
         hidden = None if keys is None else ~keys
         if reach.without is not None:
-            hidden = reach.without if hidden is None else hidden | reach.without
+            without = reach.without.to(item.device)
+            hidden = without if hidden is None else hidden | without
         self.hidden_keys = hidden  # (S,)
         self.hidden_queries = None if rows is None else ~rows  # (T,)
 
