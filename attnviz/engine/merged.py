@@ -195,6 +195,8 @@ class Merged(WholeRows):
             for near in (np.maximum(at - 1, 0), np.minimum(at, len(kept) - 1)):
                 s = torch.from_numpy(kept[near]).to(item.device)
                 doubtful &= ~pattern.visible(t, s, item).cpu().numpy()
+        if not doubtful.any():
+            return sees
         rest = MergedRows(self, head)
         for run in runs((np.flatnonzero(doubtful) + rows.start).tolist()):
             for part in rest.parts(run):
