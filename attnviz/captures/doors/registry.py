@@ -128,16 +128,19 @@ def generating(model: nn.Module, reorder: Callable[[Tensor], None], chose: Calla
 
 def _bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """What a function was given besides the module, q, k and v, by name."""
-    names = [*inspect.signature(function).parameters][4:]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    if not args:
+        return kwargs
+    return {**dict(zip([*inspect.signature(function).parameters][4:], args, strict=False)), **kwargs}
 
 
 def _unread(function: Callable[..., Any], given: dict[str, Any]) -> tuple[str, ...]:
     """The arguments that a function has a name for, was given, and that a capture has no place for."""
+    unknown = [name for name, value in given.items() if name not in _READ and value is not None and value is not False]
+    if not unknown:
+        return ()
     parameters = [*inspect.signature(function).parameters.values()][4:]
     named = [one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
-    given_some = (name for name in named if given.get(name) is not None and given[name] is not False)
-    return tuple(name for name in given_some if name not in _READ)
+    return tuple(name for name in named if name in unknown)
 
 
 def _follows(call: Call, output: Output) -> bool:
