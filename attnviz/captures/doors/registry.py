@@ -130,7 +130,8 @@ def _bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     """What a function was given besides the module, q, k and v, by name."""
     if not args:
         return kwargs
-    return {**dict(zip([*inspect.signature(function).parameters][4:], args, strict=False)), **kwargs}
+    names = ["attention_mask", *[*inspect.signature(function).parameters][5:]]  # whatever a function calls its mask
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _unread(function: Callable[..., Any], given: dict[str, Any]) -> tuple[str, ...]:
@@ -165,15 +166,14 @@ def _weighed(call: Call, result: Any, output: Output) -> Weighed | None:
 
 def _output(result: Any, q: Tensor, v: Tensor, given: dict[str, Any], module: nn.Module) -> Output:
     """What a function gave: (B, T, H, D_v), by the registry's own convention."""
-    if given.get("dropout") and module.training:
-        return Output(unchecked=DROPOUT)
+    unchecked = DROPOUT if given.get("dropout") and module.training else None
     context = result[0] if isinstance(result, tuple) else result
     B, H, T, D_v = (*q.shape[:3], v.shape[3])
     if not isinstance(context, Tensor) or context.numel() != B * H * T * D_v:
-        return Output(unchecked="its output has another shape")
+        return Output(unchecked=unchecked or "its output has another shape")
     if context.shape == (B, H, T, D_v) and H != T:
-        return Output(context)
-    return Output(context.reshape(B, T, H, D_v).transpose(1, 2))
+        return Output(context, unchecked=unchecked)
+    return Output(context.reshape(B, T, H, D_v).transpose(1, 2), unchecked=unchecked)
 
 
 def of_function(
