@@ -27,7 +27,7 @@ def as_tensor(array: Any, name: str) -> Tensor:
     (torch.Size([2, 2]), torch.float32)
     """
     if isinstance(array, Tensor):
-        return array.detach()
+        return plain(array, name).detach()
     if isinstance(array, np.ndarray):
         return from_numpy(array, name)
     if hasattr(array, "__dlpack__"):
@@ -43,6 +43,24 @@ def as_tensor(array: Any, name: str) -> Tensor:
     return from_numpy(
         found.astype(np.float32) if found.dtype == np.float64 and isinstance(array, list | tuple) else found, name
     )
+
+
+def plain(tensor: Tensor, name: str) -> Tensor:
+    """A tensor whose numbers lie in memory, each by itself: of a quantized one the numbers that it stands for.
+
+    Raises:
+        InputError: it is sparse, nested, of another library's layout or without data.
+
+    >>> plain(torch.ones(2, 2, dtype=torch.complex64).conj(), "x").is_conj()
+    False
+    """
+    if tensor.is_meta:
+        raise InputError(f"{name} is on the meta device and has no numbers; save it from the device that computed it")
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else " ".join(str(tensor.layout).removeprefix("torch.").split("_")).strip()
+        dense = "padded with to_padded_tensor" if tensor.is_nested else "dense, with to_dense()"
+        raise InputError(f"{name} is a {kind} tensor; save it {dense}")
+    return tensor.dequantize() if tensor.is_quantized else tensor.resolve_conj().resolve_neg()
 
 
 def from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:

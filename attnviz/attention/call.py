@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.pattern import Pattern
+from attnviz.attention.rotary import Rotary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,7 @@ class AttentionCall(Call):
     bias: Tensor | None = None  # (B | 1, H | 1, T | 1, S | 1)
     alibi_slopes: Tensor | None = None  # (H,)
     sinks: Tensor | None = None  # (H,)
+    rotary: Rotary | None = None
 
     @property
     def main(self) -> Tensor:

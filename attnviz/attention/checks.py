@@ -12,7 +12,8 @@ from torch import Tensor
 
 from attnviz.attention.call import AttentionCall, Call, GivenCall
 from attnviz.attention.names import pattern_of
-from attnviz.base.devices import DTYPES, dtype_name, is_real
+from attnviz.attention.rotary import Rotary
+from attnviz.base.devices import DTYPES, dtype_name, is_real, whole
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.labels import FORMS
 
@@ -112,10 +113,11 @@ def _residual_norms(call: AttentionCall | GivenCall, B: int, T: int) -> Tensor |
     norms = call.residual_norms
     if norms is None:
         return None
+    found = tuple(norms.shape)
     norms = norms.unsqueeze(0) if norms.ndim == 2 else norms
     if norms.shape != (B, T, 2) or not is_real(norms):
         raise InputError(
-            f"{call.source}: residual_norms have shape {tuple(call.residual_norms.shape)} and dtype {dtype_name(norms.dtype)}, "
+            f"{call.source}: residual_norms have shape {found} and dtype {dtype_name(norms.dtype)}, "
             f"wanted (B, T, 2) = ({B}, {T}, 2) and a floating dtype: the length of the residual, and of what is added to it"
         )
     if bool((norms < 0).any()):
@@ -294,23 +296,25 @@ def _check_globals_exist(source: str, global_mask: Tensor | None, key_padding_ma
 
 def _positions(source: str, name: str, positions: Tensor, sizes: tuple[int, int, int]) -> Tensor:
     """Positions as (B, T) or (B, S) int64."""
-    if positions.dtype.is_floating_point or positions.dtype.is_complex or positions.dtype == torch.bool:
+    numbers = whole(positions)
+    if numbers is None:
         raise InputError(f"{source}: {name} has dtype {dtype_name(positions.dtype)}, wanted whole numbers (int64)")
-    shape = tuple(positions.shape)
-    if positions.ndim == 1:
-        positions = positions.unsqueeze(0)
+    shape = tuple(numbers.shape)
+    if numbers.ndim == 1:
+        numbers = numbers.unsqueeze(0)
     side, letters, wanted = _side(name, sizes)
-    if tuple(positions.shape) not in (wanted, (1, wanted[1])):
+    if tuple(numbers.shape) not in (wanted, (1, wanted[1])):
         raise InputError(f"{source}: {name} has shape {shape}, wanted {letters} = {wanted}, one number a {side}")
-    positions = positions.to(torch.int64)
-    if magnitude(positions) >= 2**53:
-        raise InputError(f"{source}: {name} reaches {magnitude(positions):.3g}; positions stay below 2^53")
-    return positions.expand(wanted)
+    if magnitude(numbers) >= 2**53:
+        raise InputError(f"{source}: {name} reaches {magnitude(numbers):.3g}; positions stay below 2^53")
+    return numbers.expand(wanted)
 
 
 def _check_places(call: Call, found: dict[str, Any], sizes: tuple[int, int, int]) -> None:
     """What positions, and keys of another sequence, ask of each other."""
     source, (B, T, S) = call.source, sizes
+    if not isinstance(call.cross, bool):
+        raise InputError(f"{source}: cross is of type {type(call.cross).__name__}, wanted True or False")
     if call.cross:
         for name in (*_POSITIONS, "alibi_slopes"):
             if getattr(call, name, None) is not None:
@@ -354,7 +358,7 @@ def _check_documents(call: Call) -> None:
 def _check_labels(source: str, name: str, labels: Sequence[Sequence[str]] | None, B: int, length: int) -> None:
     if labels is None:
         return
-    if len(labels) != B or any(isinstance(item, str) for item in labels):
+    if not _are_lists(labels, B) or any(not issubclass(kind, str) for item in labels for kind in set(map(type, item))):
         raise InputError(f"{source}: {name} must be {B} lists of strings, one a batch item")
     for batch, item in enumerate(labels):
         if len(item) != length:
@@ -399,11 +403,31 @@ def _is_index(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _number(value: Any) -> float:
+    """A number of any library, 0-d tensors among them, as a float; NaN of what is none."""
+    try:
+        return math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
+    except OverflowError:  # an integer of 400 digits
+        return math.inf
+
+
 def _check_numbers(call: AttentionCall, H: int) -> None:
     for name in ("scale", "softcap"):
         number = getattr(call, name)
-        if number is not None and not 0 < number <= sys.float_info.max:
-            raise InputError(f"{call.source}: {name} is {number}, wanted a finite number above 0")
+        if number is not None and not 0 < _number(number) <= sys.float_info.max:
+            found = number if isinstance(number, int | float | str) else f"of type {type(number).__name__}"
+            raise InputError(f"{call.source}: {name} is {found}, wanted a finite number above 0")
+    if call.rotary is not None and not isinstance(call.rotary, Rotary):
+        raise InputError(
+            f"{call.source}: rotary is {type(call.rotary).__name__}, wanted attnviz.Rotary(layout, frequencies)"
+        )
+    if call.rotary is not None and call.rotary.end > call.q.shape[-1]:
+        raise InputError(
+            f"{call.source}: rotary turns dimensions {call.rotary.first} to {call.rotary.end - 1}, and head_dim is "
+            f"{call.q.shape[-1]}; give a frequency for each pair of dimensions that turn"
+        )
     for name in ("alibi_slopes", "sinks"):
         vector = getattr(call, name)
         if vector is None:

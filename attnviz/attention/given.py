@@ -54,7 +54,7 @@ class AttentionWeights(GivenCall, Inputs):
             object.__setattr__(self, name, value)
 
         for name in (*("weights", "logits", "v", "w_o", "residual_norms"), *MASKS):
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or name == "weights":
                 put(name, as_tensor(getattr(self, name), f"{self.source}: {name}"))
         for name in ("tokens", "query_tokens"):
             put(name, as_labels(getattr(self, name)))

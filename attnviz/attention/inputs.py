@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from attnviz.attention.arrays import as_tensor
+from attnviz.attention.arrays import as_tensor, plain
 from attnviz.attention.call import AttentionCall, Call
 from attnviz.attention.checks import checked
 from attnviz.attention.item import AttentionItem
@@ -55,7 +55,11 @@ def as_labels(labels: Any) -> Any:
     >>> as_labels(["a", "b"]), as_labels([["a"], ["b"]])
     ([['a', 'b']], [['a'], ['b']])
     """
+    if isinstance(labels, torch.Tensor):  # which holds no strings: refused as such
+        return labels
     labels = labels.tolist() if hasattr(labels, "tolist") else labels
+    if isinstance(labels, list | tuple):
+        labels = [item.tolist() if hasattr(item, "tolist") else item for item in labels]
     flat = isinstance(labels, list | tuple) and len(labels) > 0 and all(isinstance(label, str) for label in labels)
     return [list(labels)] if flat else labels
 
@@ -93,6 +97,8 @@ class AttentionInputs(AttentionCall, Inputs):
         bias: added to the scores before softmax; (H, T, S) or (B, H, T, S), sizes of 1 broadcast; -inf hides a key.
         alibi_slopes: (H,); ``-slope * |p(t) - p(s)|`` is added to the scores (ALiBi, arXiv:2108.12409).
         sinks: (H,) logits that take part in each softmax's denominator and in nothing else (gpt-oss).
+        rotary: how q and k were turned by their positions before they were given (``attnviz.Rotary``), for views that show
+            which pairs of dimensions make a score; no number depends on it.
         cross: whether keys are of another sequence than queries: there is no order then, and nothing that needs one.
         query_positions, key_positions: where each stands in its sequence, (T,) and (S,), or (B, T) and (B, S), whole
             numbers. None: keys stand at 0 to S - 1, and queries at the last T of them, ``p(t) = t + S - T``.
@@ -120,8 +126,9 @@ class AttentionInputs(AttentionCall, Inputs):
     def __post_init__(self, layout: str) -> None:
         for name in _ARRAYS:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, torch.Tensor):
-                object.__setattr__(self, name, as_tensor(value, f"{self.source}: {name}"))
+            if value is not None or name in ("q", "k"):
+                read = plain if isinstance(value, torch.Tensor) else as_tensor  # a tensor keeps its history
+                object.__setattr__(self, name, read(value, f"{self.source}: {name}"))
         for name in ("tokens", "query_tokens"):
             object.__setattr__(self, name, as_labels(getattr(self, name)))
         for name, value in checked(self, layout).items():

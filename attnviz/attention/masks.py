@@ -15,7 +15,7 @@ from attnviz.attention.additive import seen_and_added
 from attnviz.attention.call import AttentionCall
 from attnviz.attention.checks import unexpanded
 from attnviz.attention.patterns import Full, Masked
-from attnviz.base.devices import DTYPES, dtype_name, is_real
+from attnviz.base.devices import DTYPES, dtype_name, is_real, whole
 from attnviz.base.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,12 +116,13 @@ def _seen(mask: Tensor, what: str) -> tuple[Tensor, Tensor | None]:
     if mask.dtype == torch.bool:
         return mask, None
     if not mask.is_floating_point():
-        if mask.is_complex() or bool(((mask != 0) & (mask != 1)).any()):
+        numbers = whole(mask)
+        if numbers is None or bool(((numbers != 0) & (numbers != 1)).any()):
             raise InputError(
                 f"{what} has dtype {dtype_name(mask.dtype)} and holds other numbers than 0 and 1; wanted bool, 0 and 1, or "
                 f"floating numbers to add to the scores"
             )
-        return mask != 0, None
+        return numbers != 0, None
     if not is_real(mask):
         raise InputError(
             f"{what} has dtype {dtype_name(mask.dtype)}, wanted bool, 0 and 1, or one of {', '.join(DTYPES)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 
 import torch
 
@@ -17,7 +18,14 @@ DTYPES: dict[str, torch.dtype] = {
     "float64": torch.float64,
 }
 
+WHOLE = (
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+)
+"""The dtypes of whole numbers; torch has others, of packed bits, which nothing computes with."""
 
+
+@cache  # which asks the kernel for a page of text
 def memory_of_machine() -> int:
     """Bytes of memory that this machine has; where it doesn't say, as many as there can be."""
     try:
@@ -60,6 +68,18 @@ def is_real(tensor: torch.Tensor) -> bool:
     (True, False, False)
     """
     return tensor.dtype in DTYPES.values()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor | None:
+    """A tensor's whole numbers as int64; None where they are none, flags, packed bits, or beyond int64.
+
+    >>> whole(torch.tensor([3], dtype=torch.uint16)), whole(torch.tensor([True])), whole(torch.tensor([-1]).view(torch.uint64))
+    (tensor([3]), None, None)
+    """
+    if tensor.dtype not in WHOLE:
+        return None
+    numbers = tensor.to(torch.int64)
+    return None if tensor.dtype == torch.uint64 and bool((numbers < 0).any()) else numbers
 
 
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:

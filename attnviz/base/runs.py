@@ -1,8 +1,21 @@
-"""Numbers in runs of neighbors."""
+"""Numbers in runs of neighbors, and what is there more than once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from typing import TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+def repeated(items: Iterable[Item]) -> list[Item]:
+    """What is there more than once, in the order in which it comes.
+
+    >>> repeated("abcba"), repeated(range(3))
+    (['a', 'b'], [])
+    """
+    return [item for item, times in Counter(items).items() if times > 1]
 
 
 def runs(numbers: Iterable[int], step: int = 1) -> list[range]:

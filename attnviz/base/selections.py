@@ -6,6 +6,7 @@ import re
 
 from attnviz.base.errors import InputError
 from attnviz.base.labels import Tokens
+from attnviz.base.runs import repeated
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -38,11 +39,8 @@ def parse_indices(text: str, size: int, *, option: str, noun: str) -> tuple[int,
         if last >= size:
             raise InputError(f"{option} {text!r}: {noun} {last} is out of range; there are {size} (0 to {size - 1})")
         indices.extend(range(first, last + 1))
-    repeated = (
-        sorted({index for index in indices if indices.count(index) > 1}) if len(set(indices)) < len(indices) else []
-    )
-    if repeated:
-        raise InputError(f"{option} {text!r}: {noun} {repeated[0]} is given more than once; name each {noun} once")
+    if twice := repeated(indices):
+        raise InputError(f"{option} {text!r}: {noun} {min(twice)} is given more than once; name each {noun} once")
     return tuple(indices)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from attnviz.base.errors import InputError
 from attnviz.base.labels import Tokens, one_line
+from attnviz.base.runs import repeated
 
 SEPARATOR = "sep:"
 """What stands before a token that ends a span."""
@@ -76,10 +77,8 @@ def spans_of(
         done = stop
     if done < size:
         found.append(_between(done, size))
-    names = [span.name for span in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{option}: two spans are called {twice!r}; give each a name of its own")
+    if twice := repeated(span.name for span in found):
+        raise InputError(f"{option}: two spans are called {twice[0]!r}; give each a name of its own")
     return tuple(found)
 
 

@@ -143,14 +143,14 @@ class _Step:
 
     def __init__(self, part: Attention) -> None:
         self.heads = Combined(part.item, [part], "mean", range(part.item.inputs.H))
-        self.by_norms = isinstance(part, Normed)
+        self.normed = part if isinstance(part, Normed) else None
         self.stays = torch.tensor(0.5, dtype=torch.float64).expand(part.item.T)  # (T,)
         if isinstance(part, Normed):
             self.stays = _residual_shares(part.parts[0].item)
 
     def shares(self, values: Tensor) -> Tensor:
         """Rows as they are; lengths as shares of their row, blank where they are all 0."""
-        return self.heads.parts[0].as_shares(values, None)[0] if self.by_norms else values
+        return values if self.normed is None else self.normed.as_shares(values, None)[0]
 
 
 def _residual_shares(item: AttentionItem) -> Tensor:

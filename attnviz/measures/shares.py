@@ -12,6 +12,7 @@ import torch
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
+from attnviz.base.runs import repeated
 from attnviz.base.types import Cells, Label, Progress
 from attnviz.base.words import percent
 from attnviz.engine.request import Request, ask_for_weights, asks
@@ -62,8 +63,9 @@ class WeightShares:
         found: dict[str, list[Any]] = {"layer": [self.layer] * n, "head": [self.head] * n}
         found["query"] = self.queries.tolist() if self.query_labels is None else list(self.query_labels)
         labels = [f"{key}" for key in self.keys] if self.key_labels is None else list(self.key_labels)
+        twice = set(repeated(labels))
         for key, label, column in zip(self.keys.tolist(), labels, self.weights.T, strict=True):
-            name = f"{label} ({key})" if label in found or labels.count(label) > 1 else label
+            name = f"{label} ({key})" if label in found or label in twice else label
             found[name] = [None if np.isnan(weight) else percent(weight) for weight in column.tolist()]
         return found
 

@@ -318,7 +318,7 @@ def _made(
         return inputs if mask is None else with_mask(inputs, mask, name=MASK, pairs_first=pairs_first)
     for name in settings:
         raise InputError(f"--{name} {settings[name]}: weights that were given are shown as they are; leave it out")
-    for name in (*SETTINGS, "bias"):  # what made the weights
+    for name in (*SETTINGS, "bias", "rotary"):  # what made the weights
         roles.pop(name, None)
     if "v" in roles and layout in ("bthd", "thd"):
         roles["v"] = roles["v"].transpose(-3, -2)

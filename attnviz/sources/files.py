@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attnviz.base.errors import InputError, close_to, is_memory
+from attnviz.base.words import json_text
 from attnviz.base.writing import atomic
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class TensorInfo:
         bits = 8 if self.dtype == "bool" else int(digits[0]) if digits else 0
         return math.prod(self.shape) * bits // 8
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether a tensor can have this shape: a header can say any numbers, of 400 digits and below 0."""
+        return all(0 <= size <= sys.maxsize for size in self.shape) and self.bytes <= sys.maxsize
+
 
 class TensorFile(ABC):
     """An opened file of named tensors."""
@@ -68,7 +74,11 @@ class TensorFile(ABC):
     def contents(self) -> Mapping[str, TensorInfo]:
         """Every tensor's shape and dtype, in the file's order."""
         with _reading(self.path):
-            return self._contents()
+            contents = self._contents()
+            wrong = next((name for name, info in contents.items() if not info.is_possible), None)
+            if wrong is not None:
+                raise ValueError(f"{wrong} has a shape that no tensor has")
+            return contents
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
@@ -92,9 +102,11 @@ class TensorFile(ABC):
         if kind.startswith(_NOT_NUMBERS):
             raise InputError(f"{self.path}: {name} holds {kind}, not numbers; attnviz reads no pickles and no text")
         self._check_size(name)
+        from attnviz.attention.arrays import as_tensor  # it imports torch
+
         with _reading(self.path):
             tensor = self._read(name)
-        return _plain(f"{self.path}: {name}", tensor)
+        return as_tensor(tensor, f"{self.path}: {name}")
 
     def _check_size(self, name: str) -> None:
         """Raises InputError for a tensor that is small in the file and larger than this machine's memory."""
@@ -121,10 +133,8 @@ class SafetensorsFile(TensorFile):
     """``.safetensors``: a JSON header, then the data, which is mapped and read where it is touched."""
 
     def _contents(self) -> Mapping[str, TensorInfo]:
-        from safetensors import safe_open
-
         contents = {}
-        with safe_open(self.path, framework="numpy") as file:
+        with self._opened("numpy") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 part = file.get_slice(name)
                 code = part.get_dtype()
@@ -135,17 +145,20 @@ class SafetensorsFile(TensorFile):
         return contents
 
     def _metadata(self) -> str | None:
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="numpy") as file:
+        with self._opened("numpy") as file:
             return (file.metadata() or {}).get(METADATA)
 
     def _read(self, name: str) -> Tensor:
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="pt") as file:
+        with self._opened("pt") as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor
+
+    @contextmanager
+    def _opened(self, framework: str) -> Iterator[Any]:
+        from safetensors import safe_open
+
+        with _in_utf8(self.path) as path, safe_open(path, framework=framework) as file:
+            yield file
 
 
 class NpzFile(TensorFile):
@@ -205,11 +218,9 @@ class TorchFile(TensorFile):
         import torch
 
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _in_utf8(self.path) as path:
                 warnings.simplefilter("ignore")  # of the pickle's protocol: what matters is an error
-                loaded = torch.load(
-                    self.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(self.path)
-                )
+                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:
             if is_memory(error):
                 raise
@@ -376,7 +387,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     suffix = path.suffix.lower()
     if suffix not in WRITABLE:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(WRITABLE)}")
-    texts = {} if metadata is None else {METADATA: json.dumps(metadata, ensure_ascii=False)}
+    texts = {} if metadata is None else {METADATA: json_text(metadata, spaced=True)}
     ready: dict[str, Tensor] = {}
     memories: set[int] = set()
     for name, tensor in tensors.items():
@@ -437,6 +448,20 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _in_utf8(path: Path) -> Iterator[Path]:
+    """A file by a name that is UTF-8, as libraries that are not Python's want it: where its own is not, that of a link."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="attnviz-") as folder:
+            link = Path(folder, f"file{path.suffix.lower()}")
+            link.symlink_to(path.absolute())
+            yield link
+        return
+    yield path
+
+
 def parsed_json(text: str) -> Any:
     """JSON of a file that anyone may have written: an integer that no machine holds is a float.
 
@@ -450,23 +475,6 @@ def parsed_json(text: str) -> Any:
         return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 19 else float(digits))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-
-
-def _plain(what: str, tensor: Tensor) -> Tensor:
-    """A tensor whose elements lie in memory, each by itself.
-
-    Raises:
-        InputError: it is sparse, nested or without data.
-    """
-    import torch
-
-    if tensor.is_meta:
-        raise InputError(f"{what} is on the meta device and has no numbers; save it from the device that computed it")
-    if tensor.is_nested or tensor.layout != torch.strided:
-        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.").replace("_", " ")
-        dense = "padded with to_padded_tensor" if tensor.is_nested else "dense, with to_dense()"
-        raise InputError(f"{what} is a {kind} tensor; save it {dense}")
-    return tensor.dequantize() if tensor.is_quantized else tensor.detach().resolve_conj().resolve_neg()
 
 
 def _npy_info(stream: Any) -> TensorInfo:

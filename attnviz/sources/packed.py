@@ -178,12 +178,15 @@ def _places(tensors: dict[str, Tensor], queries: list[int], keys: list[int]) -> 
 
 
 def _whole_numbers(where: str, role: str, numbers: Tensor, rank: int) -> Tensor:
-    if numbers.ndim != rank or numbers.is_floating_point() or numbers.dtype.itemsize < 4:
+    from attnviz.base.devices import whole  # it imports torch
+
+    found = whole(numbers)
+    if numbers.ndim != rank or found is None:
         kind = str(numbers.dtype).removeprefix("torch.")
         raise InputError(
             f"{where}: {role} has shape {tuple(numbers.shape)} and dtype {kind}, wanted whole numbers of rank {rank}"
         )
-    return numbers.cpu()
+    return found.cpu()
 
 
 def _few(numbers: list[int]) -> str:

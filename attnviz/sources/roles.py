@@ -58,6 +58,9 @@ LABELS = (
 )
 """What a dump's metadata can say of its tokens."""
 
+SHARED = (*LABELS, "rotary")
+"""What of that is said once for all layers of a kind; a layer that lacks it says null."""
+
 FORMAT_VERSION = 2
 """The newest format; a dump that uses nothing format 1 lacks says 1, so that older programs read it."""
 

@@ -84,6 +84,7 @@ def layer_metadata(inputs: Inputs) -> dict[str, Any]:
     said = {name: getattr(inputs, name, None) for name in (*SETTINGS, *LABELS)}
     said["token_form"] = None if inputs.token_form == "plain" else inputs.token_form
     said["cross"] = True if inputs.cross else None
+    said["rotary"] = rotary.said if (rotary := getattr(inputs, "rotary", None)) is not None else None
     if hasattr(inputs, "grids"):
         said["maps"] = maps_metadata(inputs)
     else:

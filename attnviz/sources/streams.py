@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from attnviz.base.errors import InputError
+from attnviz.base.words import json_text
 from attnviz.base.writing import atomic
 from attnviz.sources.files import METADATA
 
@@ -104,7 +105,7 @@ def _write_npz(path: Path, tensors: Mapping[str, Parts], metadata: Mapping[str, 
                 for data in parts.data():
                     stream.write(data)
         with member(METADATA) as stream:
-            np.lib.format.write_array(stream, np.array(json.dumps(metadata, ensure_ascii=False)))
+            np.lib.format.write_array(stream, np.array(json_text(metadata, spaced=True)))
 
 
 _NUMPY = {"float32": "<f4", "float64": "<f8", "int64": "<i8"}
@@ -147,7 +148,7 @@ class TensorStream:
 
     def close(self, metadata: Mapping[str, Any]) -> None:
         """Writes the header, with ``metadata`` as attnviz's own."""
-        text = json.dumps({"__metadata__": {METADATA: json.dumps(metadata, ensure_ascii=False)}, **self._header})
+        text = json.dumps({"__metadata__": {METADATA: json_text(metadata, spaced=True)}, **self._header})
         header = text.encode()
         if len(header) <= self._start - 8:
             self._stream.seek(0)

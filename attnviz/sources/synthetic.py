@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
-from attnviz.base.devices import parse_dtype
+from attnviz.base.devices import memory_of_machine, parse_dtype
 from attnviz.base.errors import InputError, not_one_of
+from attnviz.base.runs import repeated
 
 DEFAULT_SOURCE = "synthetic"
 
@@ -68,6 +69,10 @@ def synthesize(
             f"synthetic inputs: q has {heads} heads, which is not a multiple of the {kv_heads} heads of k; --heads is to be "
             f"one of --kv-heads"
         )
+    if 4 * batch * (heads + 2 * kv_heads) * tokens * head_dim > memory_of_machine():
+        raise InputError(
+            "synthetic inputs: q, k and v of these sizes take more memory than this machine has; take fewer tokens or heads"
+        )
     if global_positions is None:
         global_positions = [position for position in (0, 3, 7) if position < tokens]
     outside = [position for position in global_positions if not 0 <= position < tokens]
@@ -107,8 +112,8 @@ def plant(q: Tensor, k: Tensor, structure: Sequence[str], seed: int) -> None:
     for name in structure:
         if name not in STRUCTURES:
             raise not_one_of("structure", name, STRUCTURES)
-        if list(structure).count(name) > 1:
-            raise InputError(f"structure {name!r} is given more than once; name each once")
+    if twice := repeated(structure):
+        raise InputError(f"structure {twice[0]!r} is given more than once; name each once")
     B, H, T, D = q.shape
     H_kv = k.shape[1]
     n, group = D - 2, H // H_kv

@@ -21,6 +21,7 @@ from torch import Tensor
 from attnviz.attention.arrays import as_tensor
 from attnviz.attention.given import AttentionWeights
 from attnviz.attention.patterns import Causal
+from attnviz.base.devices import whole
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.types import Label
 from attnviz.sources.given import as_bhts
@@ -245,7 +246,7 @@ def _read(tokens: Any, S: int) -> Any:
 def _winning(beam_indices: Any, steps: int) -> Tensor:
     """The beam of each sequence at each step that one of them took, (B, steps); -1 after the end."""
     beams = as_tensor(beam_indices, "beam_indices")
-    if beams.ndim != 2 or beams.is_floating_point() or not beams.numel():
+    if beams.ndim != 2 or whole(beams) is None or not beams.numel():
         raise InputError(f"beam_indices: has shape {tuple(beams.shape)}, wanted whole numbers (sequences, steps)")
     taken = int((beams >= 0).any(0).sum())
     if not 0 < taken <= steps:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 
-from attnviz import AttentionInputs, InputError
+from attnviz import AttentionInputs, AttentionWeights, InputError
 from tests.cases import small
 
 B, H, H_KV, T, S, D = 2, 4, 2, 5, 7, 3
@@ -156,3 +159,87 @@ def test_a_nan_is_looked_for_only_in_the_heads_that_are_used():
     found.item(0).query(2)
     with pytest.raises(InputError, match="q has 48 values"):
         found.item(0).query(3)
+
+
+def odd_values(shape: tuple[int, ...]) -> dict[str, object]:
+    """What may stand where a tensor of this shape is wanted, and is none of numbers in memory."""
+    plain = torch.ones(shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torch calls deprecated, or in beta
+        return {
+            "sparse": plain.to_sparse(),
+            "compressed": plain.reshape(-1, shape[-1]).to_sparse_csr(),
+            "nested": torch.nested.nested_tensor([torch.ones(2, 2)]),
+            "mkldnn": plain.to_mkldnn(),
+            "meta": plain.to("meta"),
+            "complex": plain.to(torch.complex64),
+            "bits": torch.ones(shape, dtype=torch.uint8).view(torch.bits8),
+            "beyond int64": torch.full(shape, -1).view(torch.uint64),
+            "objects": np.zeros(shape, object),
+            "text": "x",
+            "class": type,
+        }
+
+
+PLACES = {
+    **dict.fromkeys(("global_mask", "key_padding_mask", "key_positions", "documents"), (B, S)),
+    **dict.fromkeys(("query_padding_mask", "query_positions", "query_documents"), (B, T)),
+    **dict.fromkeys(("k", "v", "k_global", "v_global"), (B, H_KV, S, D)),
+    **dict.fromkeys(("q", "q_global"), (B, H, T, D)),
+    **{"bias": (H, T, S), "alibi_slopes": (H,), "sinks": (H,), "w_o": (H, D, 5)},
+    **dict.fromkeys(("tokens", "query_tokens", "word_ids", "special_tokens"), (B, S)),
+    **dict.fromkeys(("scale", "softcap", "cross"), (B, S)),
+}
+"""What inputs are made of, and the shape of each."""
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_is_no_tensor_of_numbers_is_refused_wherever_it_stands(name):
+    beside = {"v": torch.ones(B, H_KV, S, D), "tokens": [["a"] * S] * B, "documents": torch.zeros(B, S).long()}
+    beside |= {"k_global": torch.ones(B, H_KV, S, D)} if name == "q_global" else {}
+    for kind, value in odd_values(PLACES[name]).items():
+        with pytest.raises(InputError) as refused:
+            inputs(**{**beside, name: value})
+        assert name in str(refused.value) or kind == "text", (kind, str(refused.value))
+
+
+@pytest.mark.parametrize("name", ["weights", "logits", "v", "w_o"])
+def test_what_is_no_tensor_of_numbers_is_no_weights(name):
+    shape = {"v": (B, H_KV, S, D), "w_o": (H, D, 5)}.get(name, (B, H, T, S))
+    beside = {"weights": torch.ones(B, H, T, S), "v": torch.ones(B, H_KV, S, D)}
+    for value in odd_values(shape).values():
+        with pytest.raises(InputError, match=name):
+            AttentionWeights(**{**beside, name: value})
+
+
+@pytest.mark.parametrize("missing", ["q", "k"])
+def test_inputs_without_queries_or_keys_are_refused(missing):
+    with pytest.raises(InputError, match=f"inputs: {missing}: holds object, not numbers"):
+        inputs(**{missing: None})
+
+
+def test_whole_numbers_of_any_width_are_positions_and_documents():
+    for kind in (torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32, torch.uint64):
+        found = inputs(key_positions=torch.arange(S).to(kind), documents=torch.zeros(S).to(kind))
+        assert torch.equal(found.key_positions, torch.arange(S).expand(B, S)), kind
+
+
+def test_a_tensor_keeps_its_history_and_a_quantized_one_is_what_it_stands_for():
+    q = torch.ones(B, H, T, D, requires_grad=True)
+    assert inputs(q=q).q.requires_grad
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantized = torch.quantize_per_tensor(torch.ones(B, H, T, D), 0.5, 0, torch.qint8)
+    assert torch.equal(inputs(q=quantized).q, torch.ones(B, H, T, D))
+
+
+def test_a_scale_of_any_library_is_a_number():
+    for scale in (torch.tensor(0.5), np.float32(0.5), 0.5):
+        assert float(inputs(scale=scale).scale) == 0.5
+
+
+def test_labels_may_be_arrays_of_strings():
+    labels = [np.array(["a"] * S), ["b"] * S]
+    assert inputs(tokens=labels).tokens[0][0] == "a"
+    with pytest.raises(InputError, match="tokens must be 2 lists of strings"):
+        inputs(tokens=torch.zeros(B, S).long())

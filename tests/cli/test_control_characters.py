@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 import attnviz
 from attnviz.sources.files import METADATA
 from tests.cases import small
 from tests.fuzz.drawn import leaves
 
-HOSTILE = "\x1b[31mred\x07\u202e\x9b\u2028"
+HOSTILE = "\x1b[31mred\x07\u202e\x9b\u2028\udcff"  # the last is a byte that is no UTF-8, as Python has it in names and options
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 ONE, LAYERS, NAMED = f"d{HOSTILE}.npz", f"l{HOSTILE}.safetensors", "n.safetensors"
 
@@ -76,7 +77,9 @@ def hostile(folder) -> attnviz.AttentionInputs:
     inputs = replace(small(batch=1, tokens=4), tokens=[[HOSTILE, "b", "\u2028", "d"]], source=HOSTILE)
     attnviz.save(ONE, inputs)
     attnviz.save(LAYERS, [replace(inputs, layer=f"x.{n}") for n in range(2)])
-    tensors = {name.replace("x.", f"{HOSTILE}."): tensor for name, tensor in load_file(LAYERS).items()}
+    tensors = {
+        name.replace("x.", f"{HOSTILE[:-1]}."): tensor for name, tensor in load(Path(LAYERS).read_bytes()).items()
+    }
     said = dict.fromkeys(("model", "source", HOSTILE), HOSTILE) | {"tokens": [[HOSTILE] * 4], "softcap": float("inf")}
     save_file(tensors, NAMED, metadata={METADATA: json.dumps({"format": 2, **said})})
     return inputs

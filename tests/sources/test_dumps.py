@@ -403,6 +403,7 @@ SIZES = {
 KINDS = [
     "float8_e4m3fn",
     "float8_e5m2",
+    "bits8",
     "uint8",
     "uint16",
     "uint32",
@@ -422,7 +423,13 @@ def test_a_tensor_of_any_dtype_is_computed_with_or_refused(tmp_path, role):
     for kind in KINDS:
         beside = {"weights": torch.full((1, 2, 4, 4), 0.25)} if role == "logits" else {}
         held = {name: torch.ones(SIZES[name]) for name in "qkv"} if not beside and role != "weights" else beside
-        torch.save(held | {role: torch.ones(SIZES[role]).to(getattr(torch, kind))}, tmp_path / "dump.pt")
+        dtype = getattr(torch, kind)
+        odd = (
+            torch.ones(SIZES[role], dtype=torch.uint8).view(dtype)
+            if "bits" in kind
+            else torch.ones(SIZES[role]).to(dtype)
+        )
+        torch.save(held | {role: odd}, tmp_path / "dump.pt")
         with suppress(attnviz.InputError):
             found = attnviz.load(tmp_path / "dump.pt")
             attnviz.head_statistics(found, "full")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,15 @@ def test_contents_have_names_shapes_and_dtypes(written):
 
 def test_tensors_come_back(written):
     assert {name: written.read(name).tolist() for name in EXAMPLE} == {n: t.tolist() for n, t in EXAMPLE.items()}
+
+
+def test_a_name_that_is_not_utf_8_is_a_name(written):
+    odd = written.path.with_stem("x\udcff")
+    written.path.rename(odd)
+    back = open_tensors(odd)
+    assert {name: back.read(name).tolist() for name in EXAMPLE} == {n: t.tolist() for n, t in EXAMPLE.items()}
+    write_tensors(odd, EXAMPLE, {"tokens": [["a\udcff", "\ud800"]]})
+    assert open_tensors(odd).metadata == {"tokens": [["a\udcff", "\ud800"]]}
 
 
 def test_metadata_comes_back(written):
@@ -227,3 +238,21 @@ def test_a_list_that_holds_itself_is_gone_into_once(tmp_path):
     inner.append(inner)
     torch.save({"a": inner, "b": inner, "c": {"d": (torch.ones(3),)}}, tmp_path / "loop.pt")
     assert {*open_tensors(tmp_path / "loop.pt").contents} == {"a.0", "c.d.0"}
+
+
+@pytest.mark.parametrize(
+    "shape", ["(1, 2, -4, 2)", f"({'9' * 400}, 2)", f"({1 << 62}, {1 << 62})", f"({1 << 62}, 4)", f"(0, {'9' * 30})"]
+)
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_header_that_says_what_no_tensor_is_is_damage(tmp_path, suffix, shape):
+    said = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode()
+    said += b" " * (64 - (len(said) + 11) % 64) + b"\n"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(said)) + said + bytes(64)
+    path = tmp_path / f"odd{suffix}"
+    if suffix == ".npy":
+        path.write_bytes(array)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("q.npy", array)
+    with pytest.raises(InputError, match=r"has a shape that no tensor has|: truncated: \d+ bytes of"):
+        open_tensors(path)

@@ -112,7 +112,7 @@ class Meeting:
         """The lengths of its tokens, (B, T), which lie as in ``own``; None where these aren't those of the call."""
         B, T = self._sizes
         wide = tensor.detach()
-        length = torch.linalg.vector_norm(wide if wide.dtype == torch.float64 else wide.float(), dim=-1)
+        length: Tensor = torch.linalg.vector_norm(wide if wide.dtype == torch.float64 else wide.float(), dim=-1)
         if length.numel() != B * T or length.ndim > 2:
             return None
         if length.ndim == 1:

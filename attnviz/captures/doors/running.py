@@ -131,6 +131,11 @@ class Running:
         return Frame(module or self._model, name, None, None, name in self._crossing, reference())
 
     @property
+    def buffers(self) -> Iterator[Tensor]:
+        """The numbers that the model holds beside its parameters."""
+        return self._model.buffers()
+
+    @property
     def projecting(self) -> bool:
         """Whether a module runs whose projections are heard."""
         return bool(self._projected)

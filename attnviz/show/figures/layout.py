@@ -20,6 +20,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator
 
 from attnviz.base.labels import one_line
+from attnviz.base.words import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def width_of(text: str, size: float) -> float:
 @lru_cache(maxsize=65536)
 def _inches(text: str, size: float, family: tuple[str, ...]) -> float:
     font = FontProperties(family=list(family), size=size)
-    plain = text.replace(r"\$", "$") or " "
+    plain = printable(text.replace(r"\$", "$")) or " "  # as it is drawn
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that no font has, which is told where they are drawn
         return float(_renderer().get_text_width_height_descent(plain, font, False)[0]) / _SCREEN

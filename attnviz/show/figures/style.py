@@ -207,14 +207,19 @@ def save_figure(
     }
     if suffix not in nameless:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(PICTURES)}")
-    for text in texts_of(figure):
-        text.set_text(printable(text.get_text()))
+    _make_printable(figure)
     said = nameless[suffix] | ({} if about is None else about.metadata(suffix))
     settings: dict[Any, Any] = {"svg.hashsalt": "attnviz", "svg.fonttype": "none", "pdf.fonttype": 42}
     with mpl.rc_context(settings), atomic(path) as temporary:
         figure.savefig(temporary, format=suffix[1:], dpi=dpi, transparent=transparent, metadata=said)
         if suffix == ".svg" and about is not None:
             about.describe(temporary)
+
+
+def _make_printable(figure: Figure) -> None:
+    """Takes from a figure's texts what a terminal would obey, XML can't hold or no font can draw."""
+    for text in texts_of(figure):
+        text.set_text(printable(text.get_text()))
 
 
 def texts_of(artist: Artist) -> Iterator[Text]:
@@ -246,5 +251,6 @@ def picture(found: Axes | Figure) -> bytes:
     content = BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that no font has: they are boxes
-        figure.savefig(content, format="png", dpi=100)
+        _make_printable(figure)
+    figure.savefig(content, format="png", dpi=100)
     return content.getvalue()
