@@ -43,6 +43,7 @@ class Turning:
 
     def __init__(self) -> None:
         self._products: deque[_Product] = deque(maxlen=_MOST)
+        self._last: tuple[Tensor, list[float | None] | None] | None = None  # phasors, and their frequencies
 
     def heard(self, args: Sequence[Any]) -> None:
         """Takes in what was multiplied, where that may be a vector of each head and position and a factor of each position."""
@@ -75,8 +76,14 @@ class Turning:
         if turned is None or of_keys is None or turned[:2] != of_keys[:2] or not turned[2].equal(of_keys[2]):
             return None
         layout, first, phasors = turned
-        frequencies = _frequencies(phasors, known)
+        if self._last is None or not _equal(self._last[0], phasors):  # most layers turn by the same
+            self._last = phasors, _frequencies(phasors, known)
+        frequencies = self._last[1]
         return None if frequencies is None else Rotary(layout, frequencies, first)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and a.equal(b)
 
 
 def _rows(T: int) -> Tensor:

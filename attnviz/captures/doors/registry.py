@@ -56,19 +56,20 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
         def heard(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
             if id(module) not in running.names:  # of another model
                 return function(module, query, key, value, *args, **kwargs)
-            frame = running.frame(module)
-            given = _bound(function, args, kwargs)
-            unread = _unread(function, given)
-            call = replace(
-                of_function(frame, kind, query, key, value, given.get("attention_mask"), given), unread=unread
-            )
-            made = hear(frame.name, call) if own and not unread else None
+            with running.apart():
+                frame = running.frame(module)
+                given = _bound(function, args, kwargs)
+                unread = _unread(function, given)
+                call = of_function(frame, kind, query, key, value, given.get("attention_mask"), given)
+                call = replace(call, unread=unread)
+                made = hear(frame.name, call) if own and not unread else None
             with running.unheard():
                 result = function(module, query, key, value, *args, **kwargs)
+            with running.apart():
                 output = _output(result, query, value, given, module)
                 if made is None and follows.setdefault(frame.name, _follows(call, output)):
                     made = hear(frame.name, call)
-            (made or hear(frame.name, _weighed(call, result, output) or call))(output)
+                (made or hear(frame.name, _weighed(call, result, output) or call))(output)
             return result
 
         return heard
