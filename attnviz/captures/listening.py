@@ -83,15 +83,15 @@ def _quietly(running: Running, take: Take, turning: Turning) -> Hear:
     """Hears calls without hearing what is computed meanwhile, and then what projects their context."""
 
     def heard(module: str, call: Any) -> Callable[[Output], None]:
-        with running.unheard():
+        with running.apart():
             if isinstance(call, Call) and call.k is not None:
                 call = replace(call, rotary=turning.of(call.q, call.k, running.buffers))
             made = take(module, call)
 
         def finish(output: Output) -> None:
-            with running.unheard():
+            with running.apart():
                 followed = made(output)
-            running.expect(output, call.sizes[1], followed)
+                running.expect(output, call.sizes[1], followed)
 
         return finish
 

@@ -336,6 +336,8 @@ def _opened(path: Path) -> Any:
     try:
         with Image.open(path) as opened:
             return opened.convert("RGB")
+    except FileNotFoundError as error:
+        raise InputError(f"--image {path}: there is no such file") from error
     except (OSError, UnidentifiedImageError) as error:
         raise InputError(f"--image {path}: is not a picture that Pillow reads: {_first_sentence(error)}") from error
 

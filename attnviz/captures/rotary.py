@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class Turning:
 
     def __init__(self) -> None:
         self._products: deque[_Product] = deque(maxlen=_MOST)
+        self._last: tuple[Tensor, list[float | None] | None] | None = None  # phasors, and their frequencies
 
     def heard(self, args: Sequence[Any]) -> None:
         """Takes in what was multiplied, where that may be a vector of each head and position and a factor of each position."""
@@ -72,11 +74,14 @@ class Turning:
         T = q.shape[2]
         if not products or k.shape[2] < T:
             return None
-        turned, of_keys = (_turned(products, one) for one in (q, k[:, :, -T:]))
+        places = range(len(products))  # most models turn q and then k
+        turned, of_keys = _turned(products, places, q), _turned(products, places[::-1], k[:, :, -T:])
         if turned is None or of_keys is None or turned[:2] != of_keys[:2] or not turned[2].equal(of_keys[2]):
             return None
         layout, first, phasors = turned
-        frequencies = _frequencies(phasors, known)
+        if self._last is None or not _equal(self._last[0], phasors):  # most layers turn by the same
+            self._last = phasors, _frequencies(phasors, known)
+        frequencies = self._last[1]
         return None if frequencies is None else Rotary(layout, frequencies, first)
 
 
@@ -90,18 +95,29 @@ def _is_plain(value: Any) -> bool:
     )
 
 
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and a.equal(b)
+
+
+@lru_cache
 def _rows(T: int) -> Tensor:
     """The positions whose vectors are looked at: some, the first and the last among them."""
     return torch.arange(_ROWS) * (T - 1) // (_ROWS - 1)
 
 
-def _turned(products: list[_Product], seen: Tensor) -> tuple[str, int, Tensor] | None:
-    """The layout, the first dimension that turns and the phasors (T, n) of what gives ``seen``, (B, H, T, D)."""
+def _turned(products: list[_Product], places: Sequence[int], seen: Tensor) -> tuple[str, int, Tensor] | None:
+    """The layout, the first dimension that turns and the phasors (T, n) of what gives ``seen``, (B, H, T, D).
+
+    Args:
+        products: what was multiplied.
+        places: which of them to begin with, in turn.
+        seen: what the kernel saw.
+    """
     _, H, T, D = seen.shape
     rows = _rows(T).to(seen.device)
     held = seen[0, :, rows].float()  # (H, rows, D)
     near = 4 * max(torch.finfo(seen.dtype).eps, torch.finfo(torch.float32).eps) * float(held.abs().amax())
-    for layout, vectors, phasors in _candidates([one for one in products if len(one.factor) == T]):
+    for layout, vectors, phasors in _candidates(products, [n for n in places if len(products[n].factor) == T]):
         made = torch.view_as_real(vectors * phasors[rows])  # (H or 1, rows, n, 2)
         flat = made.flatten(-2) if layout == "interleaved" else made.transpose(-1, -2).flatten(-2)
         if flat.shape[-1] > D or len(flat) not in (1, H) or not float(phasors[rows].angle().abs().amax()) > _TURNS:
@@ -116,14 +132,16 @@ def _turned(products: list[_Product], seen: Tensor) -> tuple[str, int, Tensor] |
     return None
 
 
-def _candidates(products: list[_Product]) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _candidates(products: list[_Product], places: Sequence[int]) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Each way in which products can be of one rotation: its layout, complex vectors (H, rows, n) and phasors (T, n)."""
-    for place, one in enumerate(products):
+    for place in places:
+        one = products[place]
         if one.vector.is_complex():
             yield "interleaved", one.vector, one.factor
             continue
         for other in products[place + 1 : place + 4]:
-            if other.vector.shape != one.vector.shape or other.vector.is_complex():
+            alike = (one.vector.shape, one.factor.shape) == (other.vector.shape, other.factor.shape)
+            if not alike or other.vector.is_complex():
                 continue
             for layout in LAYOUTS:
                 if one.factor.shape[1] % 2 == 0:  # a vector by its cosines, itself turned by its sines

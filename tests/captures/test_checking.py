@@ -154,13 +154,13 @@ def test_an_argument_that_is_not_known_is_refused_by_name(check):
 
 
 def tempered(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, dropout: float = 0.0, **given: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, dropout: float = 0.0, **given: Any
 ) -> Any:
     """What its arguments don't say, and the weights beside the context."""
     group = query.shape[1] // key.shape[1]
     key, value = (one.repeat_interleave(group, 1) for one in (key, value))
     scores = query @ key.transpose(2, 3) * 3
-    scores = scores if attention_mask is None else scores + attention_mask
+    scores = scores if mask is None else scores + mask
     weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import attnviz
 from attnviz import InputError
+from attnviz.base.errors import Note
 from tests.captures.families import transformers
 from tests.captures.tiny import built, families, fed
 
@@ -120,6 +121,17 @@ def test_what_goes_elsewhere_has_none(name):
     assert run.inputs(0).residual_norms is None
     with pytest.raises(InputError, match=r"Block layer 0: rollout by norms .* which capture keeps where it sees them"):
         attnviz.attention_map(run.inputs(0), 0, rollout=True, values="norms")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_with_dropout_it_is_what_was_added(attention):
+    model, added = built("bert", "BertModel", attention).train(), []
+    model.encoder.layer[0].attention.output.dropout.register_forward_hook(lambda *given: added.append(given[2]))
+    with pytest.warns(Note, match="dropout is on"), torch.no_grad(), attnviz.capture(model) as run:
+        states = model(torch.tensor([[5, 6, 7], [8, 9, 3]]), output_hidden_states=True).hidden_states
+    expected = torch.stack([lengths(states[0]), lengths(added[0])], dim=-1)
+    torch.testing.assert_close(run.inputs(0).residual_norms.double(), expected)
+    assert run.inputs(0).w_o is not None
 
 
 def test_steps_of_a_generate_have_those_of_one_pass(tmp_path):

@@ -300,7 +300,14 @@ def test_a_picture_and_what_its_class_token_sees(captured, run):
         ("mute", ["--text", TEXT], "there is no tokenizer"),
         ("BERT", ["--text", "the " * 70], "the text has 72 tokens and the model takes 64; cut it with --max-tokens 64"),
         ("BERT", ["--text", " "], "the text is empty"),
-        ("BERT", [], "one of --text, --file and --image says what the model runs on; none is given"),
+        ("BERT", [], "one of --text, --file, --ids and --image says what the model runs on; none is given"),
+        ("BERT", ["--ids", "1,2", "--pair", "b"], "--pair b: it goes with text alone; leave it out, or --ids"),
+        (
+            "BERT",
+            ["--ids", "1,2", "--max-tokens", "1"],
+            "--max-tokens 1: it goes with text alone; leave it out, or --ids",
+        ),
+        ("ViT", ["--image", "x.png", "--target", "b"], "--target b: it goes with text alone; leave it out, or --image"),
         ("BERT", ["--text", TEXT, "--file", "x"], "--text and --file are given"),
         ("BERT", ["--file", "x.txt"], "--file x.txt: there is no such file"),
         ("BERT", ["--text", TEXT, "--layers", "0,2"], "layer 2 is out of range; there are 2"),
@@ -322,7 +329,8 @@ def test_a_picture_and_what_its_class_token_sees(captured, run):
         ("BERT", ["--text", TEXT, "--global", "0"], "has no global tokens"),
         ("BERT", ["--image", "x.png"], "takes input_ids, not pictures"),
         ("ViT", ["--text", TEXT], "takes pixel_values, not text; give a picture with --image"),
-        ("ViT", ["--image", "x.png"], "--image x.png: is not a picture that Pillow reads"),
+        ("ViT", ["--image", "x.png"], "--image x.png: there is no such file"),
+        ("ViT", ["--image", "."], "--image .: is not a picture that Pillow reads"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(run, folder, models, model, arguments, says):

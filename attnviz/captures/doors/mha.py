@@ -50,10 +50,9 @@ def of_mha(given: dict[str, Any]) -> Call:
 
 def mha_output(output: Tensor, given: dict[str, Any]) -> Output:
     """What it gave, (T, B, E) or (T, E), projected."""
-    if given["training"] and given["dropout_p"]:
-        return Output(unchecked=DROPOUT)
+    unchecked = DROPOUT if given["training"] and given["dropout_p"] else None
     projected = output.unsqueeze(1) if output.ndim == 2 else output
-    return Output(projected.transpose(0, 1), (given["out_proj_weight"], given["out_proj_bias"]))
+    return Output(projected.transpose(0, 1), (given["out_proj_weight"], given["out_proj_bias"]), unchecked)
 
 
 def _projected(given: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,19 +56,20 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
         def heard(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
             if id(module) not in running.names:  # of another model
                 return function(module, query, key, value, *args, **kwargs)
-            frame = running.frame(module)
-            given = _bound(function, args, kwargs)
-            unread = _unread(function, given)
-            call = replace(
-                of_function(frame, kind, query, key, value, given.get("attention_mask"), given), unread=unread
-            )
-            made = hear(frame.name, call) if own and not unread else None
+            with running.apart():
+                frame = running.frame(module)
+                given = _bound(function, args, kwargs)
+                unread = _unread(function, given)
+                call = of_function(frame, kind, query, key, value, given.get("attention_mask"), given)
+                call = replace(call, unread=unread)
+                made = hear(frame.name, call) if own and not unread else None
             with running.unheard():
                 result = function(module, query, key, value, *args, **kwargs)
+            with running.apart():
                 output = _output(result, query, value, given, module)
                 if made is None and follows.setdefault(frame.name, _follows(call, output)):
                     made = hear(frame.name, call)
-            (made or hear(frame.name, _weighed(call, result, output) or call))(output)
+                (made or hear(frame.name, _weighed(call, result, output) or call))(output)
             return result
 
         return heard
@@ -128,16 +129,20 @@ def generating(model: nn.Module, reorder: Callable[[Tensor], None], chose: Calla
 
 def _bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """What a function was given besides the module, q, k and v, by name."""
-    names = [*inspect.signature(function).parameters][4:]
+    if not args:
+        return kwargs
+    names = ["attention_mask", *[*inspect.signature(function).parameters][5:]]  # whatever a function calls its mask
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _unread(function: Callable[..., Any], given: dict[str, Any]) -> tuple[str, ...]:
     """The arguments that a function has a name for, was given, and that a capture has no place for."""
+    unknown = [name for name, value in given.items() if name not in _READ and value is not None and value is not False]
+    if not unknown:
+        return ()
     parameters = [*inspect.signature(function).parameters.values()][4:]
     named = [one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
-    given_some = (name for name in named if given.get(name) is not None and given[name] is not False)
-    return tuple(name for name in given_some if name not in _READ)
+    return tuple(name for name in named if name in unknown)
 
 
 def _follows(call: Call, output: Output) -> bool:
@@ -162,15 +167,14 @@ def _weighed(call: Call, result: Any, output: Output) -> Weighed | None:
 
 def _output(result: Any, q: Tensor, v: Tensor, given: dict[str, Any], module: nn.Module) -> Output:
     """What a function gave: (B, T, H, D_v), by the registry's own convention."""
-    if given.get("dropout") and module.training:
-        return Output(unchecked=DROPOUT)
+    unchecked = DROPOUT if given.get("dropout") and module.training else None
     context = result[0] if isinstance(result, tuple) else result
     B, H, T, D_v = (*q.shape[:3], v.shape[3])
     if not isinstance(context, Tensor) or context.numel() != B * H * T * D_v:
-        return Output(unchecked="its output has another shape")
+        return Output(unchecked=unchecked or "its output has another shape")
     if context.shape == (B, H, T, D_v) and H != T:
-        return Output(context)
-    return Output(context.reshape(B, T, H, D_v).transpose(1, 2))
+        return Output(context, unchecked=unchecked)
+    return Output(context.reshape(B, T, H, D_v).transpose(1, 2), unchecked=unchecked)
 
 
 def of_function(

@@ -119,8 +119,8 @@ class Running:
             if isinstance(module, torch.jit.ScriptModule):
                 continue
             self._known[id(module)] = _Known.of(module, name, crosses=name in self._crossing)
-            self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
+            self._hooks.append(module.register_forward_pre_hook(self._enters, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(self._leaves, always_call=True))
 
     def frame(self, module: nn.Module | None = None) -> Frame:
         """The module that runs innermost; ``module``: that one, which runs or whose part does."""
@@ -163,8 +163,14 @@ class Running:
         return found
 
     @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Does attnviz's own work: no call is heard, and no mode of torch's functions looks on."""
+        with self.unheard(), torch._C.DisableTorchFunction():
+            yield
+
+    @contextmanager
     def unheard(self) -> Iterator[None]:
-        """Hears no call that is made while the block runs: it is part of one that was heard, or attnviz's own."""
+        """Hears no call that is made while the block runs: it is part of one that was heard."""
         self.inside, outer = True, self.inside
         try:
             yield
@@ -175,6 +181,14 @@ class Running:
         """Takes the hooks away."""
         for hook in self._hooks:
             hook.remove()
+
+    def _enters(self, *given: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            self._enter(*given)
+
+    def _leaves(self, *given: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            self._leave(*given)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module is self._model:

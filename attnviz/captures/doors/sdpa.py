@@ -48,6 +48,5 @@ def sdpa_output(
     output: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, **_: Any
 ) -> Output:
     """What torch's own function gave, (..., H, T, D_v)."""
-    if dropout_p:
-        return Output(unchecked=DROPOUT)
-    return Output(output if output.ndim == 4 else output.reshape(-1, *output.shape[-3:]))
+    context = output if output.ndim == 4 else output.reshape(-1, *output.shape[-3:])
+    return Output(context, unchecked=DROPOUT if dropout_p else None)

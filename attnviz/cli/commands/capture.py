@@ -47,7 +47,18 @@ class RunsOn:
         named = [option for option, value in given.items() if value is not None]
         if len(named) != 1 and named not in (["--text", "--image"], ["--file", "--image"]):
             found = f"{' and '.join(named)} are given" if named else "none is given"
-            raise InputError(f"one of --text, --file and --image says what the model runs on; {found}")
+            raise InputError(f"one of --text, --file, --ids and --image says what the model runs on; {found}")
+        if self.image is not None or self.ids is not None:
+            self._check_of_text("--image" if self.ids is None else "--ids")
+
+    def _check_of_text(self, what: str) -> None:
+        """Raises InputError for options of a text alone, where there is a picture or there are token ids."""
+        of_text: dict[str, Any] = {"--pair": self.pair, "--max-tokens": self.max_tokens}
+        if what == "--image":
+            of_text |= {"--target": self.target, "--global": self.global_}
+        for option, value in of_text.items():
+            if value is not None:
+                raise InputError(f"{option} {value}: it goes with text alone; leave it out, or {what}")
 
     @property
     def files(self) -> list[Path]:
