@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -145,18 +146,28 @@ class Bar:
         size = float(axis.get_tick_params().get("labelsize", plain))  # its labels would be made, to be asked
         low, high = sorted(axis.get_view_interval())
         at = [float(x) for x in axis.get_majorticklocs() if low <= x <= high]
-        kept: list[float] = []
-        end = -math.inf
-        for x, text in zip(at, axis.get_major_formatter().format_ticks(at), strict=True):
-            half, middle = (width_of(text, size) if lying else size / 72) / 2, float(self.bar.norm(x)) * inches
-            if middle - half >= end + 3 / 72:
-                kept.append(x)
-                end = middle + half
-        if len(kept) < len(at):
-            axis.set_major_locator(FixedLocator(kept))
+        texts = axis.get_major_formatter().format_ticks(at)
+        halves = [(width_of(text, size) if lying else size / 72) / 2 for text in texts]
+        middles = [float(self.bar.norm(x)) * inches for x in at]
+        even = [which for step in range(1, len(at)) if len(which := _every(at, step)) > 1]
+        last = len(at) - 1  # alone it says how far a scale goes, as 0 does not
+        tried = (*even, (0, last)) if at else ()
+        kept = next((which for which in tried if _apart(which, middles, halves)), (last,))
+        if 0 < len(kept) < len(at):
+            axis.set_major_locator(FixedLocator([at[n] for n in kept]))
 
     def _swatch(self, left: float, bottom: float, text: str) -> None:
         swatch(self.figure, self.scale, left, bottom, text)
+
+
+def _every(at: Sequence[float], step: int) -> range:
+    """The indices of each so many ticks, 0 among them where it is one."""
+    return range(at.index(0.0) % step if 0.0 in at else 0, len(at), step)
+
+
+def _apart(which: Sequence[int], middles: Sequence[float], halves: Sequence[float]) -> bool:
+    """Whether the labels of these ticks stand 3 points apart."""
+    return all(middles[b] - halves[b] >= middles[a] + halves[a] + 3 / 72 for a, b in pairwise(which))
 
 
 def swatch(figure: Figure, scale: FittedScale, left: float, bottom: float, text: str = NOT_VISIBLE) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import attnviz
+from attnviz.show.figures.bars import Bar
 from attnviz.show.figures.heatmap import colorbar, draw, heads_grid, heatmap
 from attnviz.show.figures.scales import ColorScale
 from attnviz.show.scale.scaling import NORMS
@@ -181,3 +183,19 @@ def test_a_figure_of_ones_own_takes_scale_and_bar():
     ax = Figure().add_subplot()
     scale = ColorScale(robust=True).fit([shown], "probability")
     assert colorbar(draw(shown, ax, scale), [ax], scale).ax.get_ylabel() == "probability"
+
+
+@pytest.mark.parametrize("inches", [0.8, 1.2, 2.0, 4.0])
+@pytest.mark.parametrize("reach", [0.0006, 0.7, 12345.0])
+def test_ticks_that_are_left_out_of_a_narrow_bar_leave_even_steps_around_0(inches, reach):
+    scale = fit("difference", np.array([[-reach, reach]]))
+    figure = Figure(figsize=(6, 3))
+    bar = Bar(figure, scale, blank=False)
+    bar.lies((0.5, 0.0, inches, 2.0), 0.0, middle=False)
+    low, high = bar.bar.ax.get_xlim()
+    shown = [x for x in bar.bar.ax.get_xticks() if low <= x <= high]
+    assert len(shown) >= 2 or shown[0] > 0
+    assert np.ptp([*np.diff(shown)] or [0.0]) <= 1e-9 * reach
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in bar.bar.ax.get_xticklabels() if text.get_text()]
+    assert all(a.x1 <= b.x0 for a, b in pairwise(boxes))
