@@ -142,7 +142,7 @@ def terms_of(case: Case) -> Terms | None:
     """The wrong rows of a case, taken apart; None where there is no such thing: of logits, and of the gradients of keys."""
     if case.what not in ("weights", "context", "lse", "dq"):
         return None
-    key = "terms", case.batch, case.head
+    key = "terms", case.batch, case.head, case.beside
     if key not in case.known:
         case.known[key] = _taken_apart(case)
     found: Terms | None = case.known[key]
@@ -154,7 +154,7 @@ def _taken_apart(case: Case, rows: Tensor | None = None) -> Terms | None:
     steps = [Variant("", "", step, lambda work: parts.append(replace(work))) for step in ("product", "mask")]
     try:
         rows = torch.tensor(case.rows) if rows is None else rows
-        compute(case.work(case.batch, case.head, rows), steps, FIXED)
+        compute(case.work(case.batch, case.head, rows), (*case.beside, *steps), FIXED)
     except (InputError, IndexError):
         return None
     # Rows of global queries have projections of their own: the more of both.
