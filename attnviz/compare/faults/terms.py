@@ -28,8 +28,8 @@ _CHANNELS = 4
 _HALF = 0.5
 """The share of the squared differences that what is nearest may leave, to be tried at all."""
 
-_SAME = 1.1
-"""How much further off a number that has a reason may be than the nearest one."""
+_SAME = 9.0
+"""How much further off, squared, a number that has a reason may be than the nearest one, of what one of the numbers is off."""
 
 _STEPS = 40
 
@@ -265,5 +265,5 @@ def least(
     if not square(best) < _HALF * float(terms.off(terms.all())):
         return None
     near = [one for one in reasons if math.isclose(one, best, rel_tol=0.01, abs_tol=0.01)]
-    near = [one for one in near if square(one) <= _SAME * square(best) + 1e-24]
+    near = [one for one in near if square(one) <= (1 + _SAME / terms.given.numel()) * square(best) + 1e-24]
     return near[0] if near else best
