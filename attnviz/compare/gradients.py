@@ -263,7 +263,7 @@ def check_gradients(
             else:
                 allowed = rule.of_rows(exact)[at]
             given = actual[batch, head].detach().cpu().double()[at]
-            places = Places(len(actual[batch, head]), inputs.S, item)
+            places = Places(len(actual[batch, head]), inputs.S, item, of_keys=name in OF_KEYS)
             found = held(name, given, exact[at], allowed, (batch, head), at, places, plain)
             if found.within:
                 check_can_fail(rule, float(exact.nan_to_num().abs().max()), name)

@@ -19,8 +19,11 @@ _MOST = 0.9
 class Places:
     """What differs in one head, counted by distance, key and query while blocks come in: O(T + S) numbers."""
 
-    def __init__(self, T: int, S: int, item: AttentionItem | None, asked: int | None = None) -> None:
-        """``asked``: how many of the T queries are compared; None is all."""
+    def __init__(
+        self, T: int, S: int, item: AttentionItem | None, asked: int | None = None, *, of_keys: bool = False
+    ) -> None:
+        """``asked``: how many of the T rows are compared; None is all. ``of_keys``: whether rows are keys, as dk's are."""
+        self.one, self.many = ("key", "keys") if of_keys else ("query", "queries")
         self.T, self.S, self.item, self.asked = T, S, item, T if asked is None else asked
         self.ordered = item is None or not item.cross
         self.rows = torch.zeros(T, dtype=torch.bool)
@@ -93,18 +96,17 @@ class Places:
             whole = len(wrong) == sum(row % tile in within for row in range(self.T))
             if 2 * tile <= self.T and len(within) < tile and whole and _is_run(within) and wrong[-1] - wrong[0] >= tile:
                 if within[-1] == tile - 1:
-                    yield f"the last {_count(len(within))} of each {tile}"
+                    yield f"the last {self._count(len(within))} of each {tile}"
                 elif within[0] == 0:
-                    yield f"the first {_count(len(within))} of each {tile}"
+                    yield f"the first {self._count(len(within))} of each {tile}"
                 else:
-                    yield f"queries {within[0]} to {within[-1]} of each {tile}"
+                    yield f"{self.many} {within[0]} to {within[-1]} of each {tile}"
                 return
         if _is_run(wrong):
-            yield f"query {wrong[0]:,}" if len(wrong) == 1 else f"queries {wrong[0]:,} to {wrong[-1]:,}"
+            yield f"{self.one} {wrong[0]:,}" if len(wrong) == 1 else f"{self.many} {wrong[0]:,} to {wrong[-1]:,}"
 
-
-def _count(number: int) -> str:
-    return "query" if number == 1 else f"{number} queries"
+    def _count(self, number: int) -> str:
+        return self.one if number == 1 else f"{number} {self.many}"
 
 
 def _is_run(numbers: Sequence[int]) -> bool:

@@ -93,7 +93,7 @@ class Band:
     @classmethod
     def of(cls, case: Case) -> Band:
         """That of a case, which is made once."""
-        key = "band", case.batch, case.head
+        key = "band", case.batch, case.head, case.beside
         if key not in case.known:
             case.known[key] = cls(case)
         found: Band = case.known[key]

@@ -55,6 +55,8 @@ class Case:
     """(B, H, T, D_v) the gradient of the context, where gradients are what is wrong."""
     known: dict[tuple[object, ...], Any] = field(default_factory=dict)
     """Items and tensors that were made before."""
+    beside: tuple[Variant, ...] = ()
+    """What is wrong beside what is looked for."""
 
     @property
     def item(self) -> AttentionItem:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from attnviz.base.devices import DTYPES
 from attnviz.compare.faults.fault import Case, Fault
+from attnviz.compare.faults.way import compute
 from attnviz.compare.faults.work import Variant, Work
-from attnviz.compare.rounding import ORDER, Rounding
+from attnviz.compare.rounding import FIXED, ORDER, Rounding
 
 _FEW = 4
 
@@ -60,11 +61,18 @@ class ConstantFactor(Fault):
     of_sums = True
 
     def variants(self, case: Case) -> Iterator[Variant]:
-        if case.what in ("lse",):
-            return
-        given, exact = case.given(case.batch, case.head, torch.tensor(case.rows)), case.exact_rows
+        yield from self._times(case, case.exact_rows)
+
+    def fitted(self, case: Case) -> Iterator[Variant]:
+        """Of what something else makes of the rows."""
+        if case.beside:
+            whole = case.work(case.batch, case.head, torch.tensor(case.rows))
+            yield from self._times(case, compute(whole, case.beside, FIXED).out)
+
+    def _times(self, case: Case, exact: Tensor) -> Iterator[Variant]:
+        given = case.given(case.batch, case.head, torch.tensor(case.rows))
         both = torch.isfinite(given) & torch.isfinite(exact)
-        if int(both.sum()) < _FEW:  # so few that a factor fits by chance
+        if case.what == "lse" or int(both.sum()) < _FEW:  # so few that a factor fits by chance
             return
         square = float((exact[both] ** 2).sum())
         factor = float((given[both] * exact[both]).sum()) / square if square else 0.0

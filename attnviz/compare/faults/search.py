@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,7 @@ from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.errors import InputError
 from attnviz.compare.faults import backward, kinds  # noqa: F401 (kinds makes all known)
 from attnviz.compare.faults.fault import FAULTS, Case
-from attnviz.compare.faults.way import compute
+from attnviz.compare.faults.way import Made, compute
 from attnviz.compare.faults.work import Variant
 from attnviz.compare.gradients import GRADIENTS
 from attnviz.compare.report import Finding, HeadCheck
@@ -37,6 +38,13 @@ _SUMMED = 1 << 20
 
 _NEAREST = 8
 """Hypotheses that are tried with each other one: those that bring the numbers nearest."""
+
+_READ = 1 << 13
+"""Keys of all hypotheses beside which others are read from rows."""
+
+_NOISE = 0.16
+"""The share of the squares of what rounding allows that two hypotheses together may be off by, on average: what fits by chance is
+anywhere within."""
 
 _UNABLE = (InputError, IndexError, RuntimeError, ValueError)
 """What is raised where a hypothesis can't be asked of these inputs: their shapes don't fit it."""
@@ -114,6 +122,8 @@ class _Fit:
     """The largest ``|kernel - hypothesis|``."""
     square: float
     """The mean of its square."""
+    allowed: float = 0.0
+    """The mean of the square of what it may be."""
 
 
 def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], set[tuple[int, int]]]:
@@ -124,11 +134,13 @@ def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], s
     own = next(head for head in heads if (head.batch, head.head) == (case.batch, case.head))
     right = _right_rows(case, own)
     singles = list(_singles(case, 0))
+    nearest = cache(lambda: _by_nearness(case, singles, wrong))
     tried: tuple[Callable[[], Iterable[tuple[Variant, ...]]], ...] = (
         lambda: [(one,) for one in singles],
         lambda: _backward_alone(case, singles),
         lambda: [(one,) for one in _singles(case, 1)],
-        lambda: _pairs(case, singles, wrong),
+        lambda: _pairs(nearest()),
+        lambda: _with_fitted(case, nearest()),
         lambda: [(one,) for one in _singles(case, 2)],
     )
     for hypotheses in tried:
@@ -204,40 +216,60 @@ def _fitting(case: Case, hypotheses: Iterable[tuple[Variant, ...]], wrong: Tenso
             continue
         fit = _agrees(case, variants, case.batch, case.head, wrong)
         # What is within rounding of numbers that are hardly beyond it explains nothing yet.
-        if fit is not None and (fit.square <= _LEFT * unexplained or any(one.rule for one in variants)):
+        if fit is None or (fit.square > _LEFT * unexplained and not any(one.rule for one in variants)):
+            continue
+        if len(variants) == 1 or fit.square <= _NOISE * fit.allowed:
             found.append(fit)
     return found
 
 
-def _pairs(case: Case, singles: Sequence[Variant], wrong: Tensor) -> Iterator[tuple[Variant, Variant]]:
-    """Combinations of two kinds, of those that change the numbers at all: one of them by itself brings them nearest."""
+def _by_nearness(case: Case, singles: Sequence[Variant], wrong: Tensor) -> list[Variant]:
+    """What changes the numbers at all, and may go with something else: first what explains most rows, and is likest on the rest."""
     if _cells(case) > _SUMMED >> 8:
-        return
-    few = wrong[:: max(1, len(wrong) // _FEW)][:_FEW]
-    given, exact = case.given(case.batch, case.head, few), _made(case, (), case.batch, case.head, few)
-    able: list[tuple[float, int, Variant]] = []
+        return []
+    given, exact = case.given(case.batch, case.head, wrong), _made(case, (), wrong)
+    able: list[tuple[int, float, int, Variant]] = []
     for n, one in enumerate(singles):
-        if one.fault in ("rows not written", "constant factor"):
+        made = None if one.fault in ("rows not written", "constant factor") else _made(case, (one,), wrong)
+        if made is None or exact is None or made.out.shape != given.shape:
             continue
-        made = _made(case, (one,), case.batch, case.head, few)
-        if (
-            made is None
-            or exact is None
-            or made.shape != given.shape
-            or torch.equal(made.nan_to_num(), exact.nan_to_num())
-        ):
+        if torch.equal(made.out.nan_to_num(), exact.out.nan_to_num()):
             continue
-        able.append((float((made - given).nan_to_num(posinf=0.0, neginf=0.0).abs().mean()), n, one))
-    able.sort()
-    for place, (_, _, first) in enumerate(able[:_NEAREST]):
-        for _, _, second in able[place + 1 :]:
+        explained = int(((made.out - given).abs() <= made.allowed).all(1).sum())
+        able.append((-explained, -_likeness(made.out, given), n, one))
+    return [one for *_, one in sorted(able, key=lambda each: each[:3])]
+
+
+def _likeness(a: Tensor, b: Tensor) -> float:
+    """The cosine between numbers: what makes all of them small is near to none."""
+    a, b = (numbers.nan_to_num(posinf=0.0, neginf=0.0).flatten() for numbers in (a, b))
+    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+
+def _pairs(nearest: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
+    """Combinations of two kinds, one of them of the nearest."""
+    for place, first in enumerate(nearest[:_NEAREST]):
+        for second in nearest[place + 1 :]:
             if first.fault != second.fault:
                 yield first, second
 
 
-def _made(case: Case, variants: tuple[Variant, ...], batch: int, head: int, rows: Tensor) -> Tensor | None:
+def _with_fitted(case: Case, nearest: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
+    """One of the nearest, and what is read from the rows that it leaves."""
+    if case.of_keys:
+        return
+    for first in nearest[: max(2, min(_NEAREST, _READ // case.inputs.S))]:
+        if first.step in ("settings", "tensors", "product", "cap", "mask"):
+            left = replace(case, beside=(first,))
+            for fault in FAULTS:
+                yield from ((first, second) for second in _able(fault.fitted(left)) if second.fault != first.fault)
+
+
+def _made(case: Case, variants: tuple[Variant, ...], rows: Tensor, at: tuple[int, int] | None = None) -> Made | None:
+    """Rows that variants make, of the case's head or of another batch item's and head; None where they can't."""
+    batch, head = (case.batch, case.head) if at is None else at
     try:
-        return compute(case.work(batch, head, rows), variants, case.rule).out
+        return compute(case.work(batch, head, rows), variants, case.rule)
     except _UNABLE:
         return None
 
@@ -246,25 +278,23 @@ def _agrees(case: Case, variants: tuple[Variant, ...], batch: int, head: int, ro
     """How well variants explain rows; None where they don't."""
     if not len(rows):
         return _Fit(variants, 0.0, 0.0)
-    try:
-        made = compute(case.work(batch, head, rows), variants, case.rule)
-    except _UNABLE:
-        return None
-    given = case.given(batch, head, rows)
-    if made.out.shape != given.shape:
+    made, given = _made(case, variants, rows, (batch, head)), case.given(batch, head, rows)
+    if made is None or made.out.shape != given.shape:
         return None
     blank = torch.isnan(made.out).all(1)
     if bool(blank.all()):
         return None
     if bool(blank.any()):  # of a query that sees nothing, what a kernel has is compared with nothing
-        exact = _made(case, (), batch, head, rows[blank])
-        seeing = torch.ones(int(blank.sum()), dtype=torch.bool) if exact is None else ~torch.isnan(exact).all(1)
+        exact = _made(case, (), rows[blank], (batch, head))
+        seeing = torch.ones(int(blank.sum()), dtype=torch.bool) if exact is None else ~torch.isnan(exact.out).all(1)
         if not bool(((given[blank][seeing] == 0) | torch.isnan(given[blank][seeing])).all()):
             return None
     off = torch.where(given == made.out, 0.0, (given - made.out).abs())[~blank]
     if not bool(((off <= made.allowed[~blank]) & torch.isfinite(off)).all()):
         return None
-    return _Fit(variants, float(off.max()) if off.numel() else 0.0, float((off**2).mean()) if off.numel() else 0.0)
+    if not off.numel():
+        return _Fit(variants, 0.0, 0.0)
+    return _Fit(variants, float(off.max()), float((off**2).mean()), float((made.allowed[~blank] ** 2).mean()))
 
 
 def _verified(
@@ -303,8 +333,8 @@ def _right_rows(case: Case, head: HeadCheck) -> Tensor:
     rows = _seeing(case, head)
     rows = rows[~torch.isin(rows, torch.tensor(head.wrong))]
     some = torch.tensor(_spread(rows.tolist(), _RIGHT), dtype=torch.int64)
-    exact = _made(case, (), case.batch, case.head, some) if len(some) else None
-    return some if exact is None else some[~torch.isnan(exact).all(1)]
+    exact = _made(case, (), some) if len(some) else None
+    return some if exact is None else some[~torch.isnan(exact.out).all(1)]
 
 
 def _spread(numbers: Sequence[int], count: int) -> tuple[int, ...]:

@@ -28,8 +28,8 @@ _CHANNELS = 4
 _HALF = 0.5
 """The share of the squared differences that what is nearest may leave, to be tried at all."""
 
-_SAME = 1.1
-"""How much further off a number that has a reason may be than the nearest one."""
+_SAME = 9.0
+"""How much further off, squared, a number that has a reason may be than the nearest one, of what one of the numbers is off."""
 
 _STEPS = 40
 
@@ -142,7 +142,7 @@ def terms_of(case: Case) -> Terms | None:
     """The wrong rows of a case, taken apart; None where there is no such thing: of logits, and of the gradients of keys."""
     if case.what not in ("weights", "context", "lse", "dq"):
         return None
-    key = "terms", case.batch, case.head
+    key = "terms", case.batch, case.head, case.beside
     if key not in case.known:
         case.known[key] = _taken_apart(case)
     found: Terms | None = case.known[key]
@@ -154,7 +154,7 @@ def _taken_apart(case: Case, rows: Tensor | None = None) -> Terms | None:
     steps = [Variant("", "", step, lambda work: parts.append(replace(work))) for step in ("product", "mask")]
     try:
         rows = torch.tensor(case.rows) if rows is None else rows
-        compute(case.work(case.batch, case.head, rows), steps, FIXED)
+        compute(case.work(case.batch, case.head, rows), (*case.beside, *steps), FIXED)
     except (InputError, IndexError):
         return None
     # Rows of global queries have projections of their own: the more of both.
@@ -265,5 +265,5 @@ def least(
     if not square(best) < _HALF * float(terms.off(terms.all())):
         return None
     near = [one for one in reasons if math.isclose(one, best, rel_tol=0.01, abs_tol=0.01)]
-    near = [one for one in near if square(one) <= _SAME * square(best) + 1e-24]
+    near = [one for one in near if square(one) <= (1 + _SAME / terms.given.numel()) * square(best) + 1e-24]
     return near[0] if near else best

@@ -7,7 +7,7 @@ of dk and dv are keys, each a sum over every query of the heads that read it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,7 +73,8 @@ def _of_keys(work: Work, changes: Changes, rule: Rule) -> Made:
 def _summed(work: Work, changes: Changes) -> tuple[Tensor, Tensor]:
     """What every query gives to some keys, (n, C), and the root of the sum of its squares."""
     keys, own = work.rows, work.head
-    total, square, undone = torch.zeros(()), torch.zeros(()), None
+    total, square = torch.zeros(()), torch.zeros(())
+    undone: Callable[[Tensor, Work], Tensor] | None = None
     for head in range(work.inputs.H):
         for rows in torch.arange(work.inputs.T).split(max(1, _CELLS // work.inputs.S)):
             for part, _ in _parts(replace(work, head=head, rows=rows, sources=None), {**changes, "place": []}):

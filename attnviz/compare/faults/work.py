@@ -124,14 +124,6 @@ class Variant:
     """The dtype by whose rounding numbers agree, where that is another than the output's."""
 
 
-@dataclass(frozen=True)
-class Made:
-    """Rows that a way makes, and how far rounding may take a right computation of them."""
-
-    out: Tensor  # (n, C)
-    allowed: Tensor  # (n, C)
-
-
 def clean(tensor: Tensor) -> Tensor:
     """A tensor in float64 on the CPU, 0 in what padding holds in place of numbers."""
     return tensor.detach().cpu().double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -116,3 +116,11 @@ def test_sampled_rows_of_dk_and_dv_are_keys_from_the_first_to_the_last():
     report = check_kernel(Outputs(inputs, grad=grad, dv=made["dv"].float()), Asked(rows=16, explain=False))
     assert not report.within
     assert report.note.startswith("16 of 64 keys of each head; missed is")
+
+
+def test_rows_of_dk_and_dv_that_differ_are_said_to_be_keys():
+    right, inputs, grad = planted("full", "float32", 4, 64)
+    made = gradients(right, grad)
+    made["dv"][:, :, 8:48] *= 2
+    report = check_kernel(Outputs(inputs, grad=grad, dv=made["dv"].float()), Asked(explain=False))
+    assert {head.where for head in report.heads} == {("keys 8 to 47",)}

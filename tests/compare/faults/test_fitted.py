@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import cycle
+from itertools import cycle, product
 
 import pytest
 import torch
@@ -200,8 +200,11 @@ def message(name: str, dtype: str, output: str) -> str:
     return check_kernel(Outputs(inputs, **{output: made.to(DTYPES[dtype])})).message()
 
 
-TURNS = cycle(["float32", "float64", "float32"])
-COVER = [(name, next(TURNS)) for name in [*MISTAKES][::2]]
+FINE = ("any scale", "a sink of 0")
+"""Numbers that a half type doesn't tell from others that somebody may have meant."""
+
+TURNS = cycle(["float32", "bfloat16", "float64", "float16"])
+COVER = [(name, next(TURNS)) for name in [*MISTAKES][::2] if name not in FINE]
 
 
 @pytest.mark.sweep(keep=3)
@@ -211,8 +214,10 @@ def test_a_mistake_by_any_number_is_named_with_it(name, dtype):
 
 
 @pytest.mark.power
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, dtype) for name, dtype in product(MISTAKES, DTYPES) if name not in FINE or "float16" not in dtype],
+)
 def test_every_mistake_by_any_number_is_named_with_it(name, dtype):
     assert MISTAKES[name][1] in message(name, dtype, "context")
     if "rescaled" not in name and " of v " not in name and "k's heads" not in name:  # which the map doesn't show
