@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from attnviz.attention.patterns import Masked as Masked
     from attnviz.attention.patterns import Prefix as Prefix
     from attnviz.attention.patterns import longformer as longformer
+    from attnviz.attention.rotary import Rotary as Rotary
     from attnviz.base.errors import InputError as InputError
     from attnviz.captures.run import Run as Run
     from attnviz.captures.run import capture as capture
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from attnviz.measures.statistics import head_statistics as head_statistics
     from attnviz.pages.file import page as page
     from attnviz.pages.widget import view as view
+    from attnviz.plots.differences import plot_snapshot as plot_snapshot
     from attnviz.plots.heads import plot_curves as plot_curves
     from attnviz.plots.heads import plot_statistics as plot_statistics
     from attnviz.plots.plotting import plot as plot
@@ -75,6 +77,7 @@ _HOMES = {
     "AttentionMap": "attnviz.maps.map",
     "assert_attention_close": "attnviz.compare.kernel",
     "capture": "attnviz.captures.run",
+    "Rotary": "attnviz.attention.rotary",
     "Run": "attnviz.captures.run",
     "combined_map": "attnviz.maps.combined",
     "compare_maps": "attnviz.compare.maps",
@@ -117,6 +120,7 @@ _HOMES = {
     "plot_detail": "attnviz.plots.plotting",
     "plot_heads": "attnviz.plots.plotting",
     "plot_overview": "attnviz.plots.plotting",
+    "plot_snapshot": "attnviz.plots.differences",
     "plot_strip": "attnviz.plots.plotting",
     "save": "attnviz.sources.saving",
     "score": "attnviz.engine.scores",

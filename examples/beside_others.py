@@ -14,10 +14,12 @@ from collections.abc import Callable
 from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from bertviz import head_view, model_view
+from bertviz.neuron_view import show
 from circuitsvis.utils.render import render_local
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -51,6 +53,12 @@ def main(folder: Path) -> None:
     others = {
         "bertviz": head_view(weights, tokens, layer=2, heads=[3], html_action="return").data,
         "bertviz-model": model_view(weights, tokens, html_action="return", display_mode="light").data,
+        "bertviz-neurons": show(
+            _Heard(weights, layers), "bert", _Heard(tokens, tokens), TEXT, None, "light", 2, 3, html_action="return"
+        ).data,
+        "circuitsvis-text": render_local(
+            "ColoredTokens", tokens=tokens, values=weights[2][0, 3, it].tolist(), minValue=0, maxValue=1
+        ),
         "circuitsvis": render_local(
             "AttentionHeads",
             attention=weights[2][0].tolist(),
@@ -71,8 +79,50 @@ def main(folder: Path) -> None:
         beside("heads", shot(browser, f"{page}#view=heads&layer=2&heads=3&query={it}"), other("bertviz", hover_it))
         beside("model", shot(browser, f"{page}#view=model&stat=entropy"), other("bertviz-model"))
         click = other("circuitsvis", lambda page: page.get_by_text("Head 3").first.click())
-        beside("map", shot(browser, f"{page}#view=map&layer=2&head=3&query={it}&key={tokens.index('tired')}"), click)
+        tired = tokens.index("tired")
+        beside("map", shot(browser, f"{page}#view=map&layer=2&head=3&query={it}&key={tired}"), click)
+        beside("text", shot(browser, f"{page}#view=text&layer=2&head=3&query={it}"), other("circuitsvis-text"))
+        neurons = other("bertviz-neurons", lambda page: open_neurons(page, it))
+        own = shot(browser, f"{page}#view=query-key&layer=2&head=3&query={it}&key={tired}", to_neurons)
+        beside("query-key", own, neurons)
         browser.close()
+
+
+class _Heard:
+    """What BertViz's neuron view asks of a model and of a tokenizer of its own: here, what was captured of another."""
+
+    cls_token, sep_token = "[CLS]", "[SEP]"
+
+    def __init__(self, weights: Any, layers: Any) -> None:
+        self.weights, self.layers = weights, layers
+
+    def eval(self) -> None:
+        """Nothing to do."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens, without the special ones."""
+        return list(self.layers[1:-1])
+
+    def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
+        """Nobody reads them."""
+        return [0] * len(tokens)
+
+    def __call__(self, ids: torch.Tensor) -> list[Any]:
+        """The weights, queries and keys of each layer."""
+        each = zip(self.weights, self.layers, strict=True)
+        return [[{"attn": one, "queries": of.q, "keys": of.k} for one, of in each]]
+
+
+def to_neurons(page: Page) -> None:
+    """Scrolls to every key of the query."""
+    page.locator(".neurons").evaluate("found => found.scrollIntoView()")
+
+
+def open_neurons(page: Page, token: int) -> None:
+    """Opens the query and the keys of a token in BertViz's neuron view: a click at its plus."""
+    page.mouse.move(60, 87 + 26 * token)
+    page.wait_for_timeout(300)
+    page.mouse.click(28, 87 + 26 * token)
 
 
 def hover_it(page: Page) -> None:

@@ -339,6 +339,32 @@ def _permuted(tensor: Tensor) -> Tensor:
     return tensor[:, :, torch.cat([pages[2 % len(pages)], *(p for n, p in enumerate(pages) if n != 2 % len(pages))])]
 
 
+def _first(kernel: Kernel, count: int) -> Tensor:
+    """The keys that are seen, and the first so many."""
+    keys = (torch.arange(kernel.S) < count).double()
+    return torch.maximum(kernel.count, keys.expand_as(kernel.count))
+
+
+def _apart(kernel: Kernel) -> Tensor:
+    """The keys of other documents, up to the query's own."""
+    causal = band(kernel, -2 * kernel.S, 0)
+    return causal - packed(kernel, kernel.documents).double()
+
+
+def _chunks_from(kernel: Kernel, first: int) -> Tensor:
+    """Chunks that are counted from another position."""
+    far = kernel.distance()
+    own = torch.arange(kernel.S)[None, :] - far
+    return _whole(
+        kernel, ((torch.arange(kernel.S) - first) // kernel.size == (own - first) // kernel.size) & (far <= 0)
+    )
+
+
+def _halves(tensor: Tensor) -> Tensor:
+    """Channels that lie in pairs, read as halves."""
+    return torch.cat([tensor[..., 0::2], tensor[..., 1::2]], -1)
+
+
 def _late(documents: Tensor) -> Tensor:
     return torch.cat([documents[:, :1], documents[:, :-1]], 1)
 
@@ -403,6 +429,26 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Mistake]] = {
     "documents: leaked": (("documents",), _count(lambda c: band(c, -2 * c.S, 0))),
     "documents: late": (("documents",), _count(lambda c: packed(c, _late(c.documents)))),
     "documents: joined": (("documents",), _count(lambda c: packed(c, c.documents.clamp(min=1)))),
+    "documents: inverted": (("documents",), _count(_apart)),
+    "documents: a bound moved": (
+        ("documents",),
+        _count(
+            lambda c: packed(
+                c, torch.where(torch.arange(c.S) < c.S - c.T // 2 + 2, c.documents.clamp(max=1), c.documents)
+            )
+        ),
+    ),
+    "first keys seen": (("window", "causal window"), _count(lambda c: _first(c, 4))),
+    "every so many keys": (
+        ("full", "causal"),
+        _count(lambda c: c.count * (torch.arange(c.S) % 2 == 0)),
+    ),
+    "chunks: another beginning": (("chunked",), _count(lambda c: _chunks_from(c, 2))),
+    "channels: v reversed": (("full", "causal"), lambda c: replace(c, v=c.v.flip(3))),
+    "channels: k reversed": (("full", "causal"), lambda c: replace(c, k=c.k.flip(3))),
+    "channels: pairs for halves": (("causal",), lambda c: replace(c, q=_halves(c.q))),
+    "memory layout: v": (("full", "causal"), lambda c: replace(c, v=c.v.transpose(1, 3).reshape(c.v.shape))),
+    "memory layout: k": (("causal",), lambda c: replace(c, k=c.k.transpose(1, 2).reshape(c.k.shape))),
     "blocks: transposed": (("blocks",), _count(lambda c: blocked(c, c.blocks.T, BLOCK, BLOCK))),
     "blocks: keys off": (("blocks",), _count(lambda c: blocked(c, c.blocks.roll(1, 1), BLOCK, BLOCK))),
     "blocks: half": (("blocks",), _count(lambda c: blocked(c, c.blocks, BLOCK // 2, BLOCK // 2))),

@@ -421,6 +421,7 @@ def rollout(
         tuple[np.ndarray, np.ndarray]
     ],  # weights (H, T, T) and what is visible, (H, T, T) bool, first to last
     exists: Sequence[bool],  # (T,)
+    stays: Sequence[Sequence[float]] | None = None,  # of each layer, the share of the identity, (T,); None is 1/2
 ) -> tuple[np.ndarray, np.ndarray]:
     """arXiv:2005.00928: the product of ``A / 2 + I / 2`` over the layers, the last one first, and what can be reached by it.
 
@@ -428,13 +429,13 @@ def rollout(
     """
     T = len(exists)
     product, reached = np.eye(T), np.eye(T, dtype=bool)
-    for weights, visible in reversed(layers):
+    for (weights, visible), own in reversed([*zip(layers, stays or [[0.5] * T] * len(layers), strict=True)]):
         mean, seen = combined([*weights], [*visible], "mean")
         made, ways = np.zeros((T, T)), np.zeros((T, T), dtype=bool)
         for t in range(T):
             for s in range(T):
                 blank = not seen[t].any()
-                made[t, s] = float(t == s) if blank else float(mean[t, s]) / 2 + float(t == s) / 2
+                made[t, s] = float(t == s) if blank else float(mean[t, s]) * (1 - own[t]) + float(t == s) * own[t]
                 ways[t, s] = t == s or seen[t, s]
         product = np.array(
             [[math.fsum(product[t, m] * made[m, s] for m in range(T)) for s in range(T)] for t in range(T)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnviz.attention.pattern import Pattern
+from attnviz.attention.rotary import Rotary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,7 @@ class AttentionCall(Call):
     v: Tensor | None = None  # (B, H_kv, S, D_v)
     _: KW_ONLY
     w_o: Tensor | None = None  # (H, D_v, d_model)
+    residual_norms: Tensor | None = None  # (B, T, 2)
     q_global: Tensor | None = None  # (B, H, T, D)
     k_global: Tensor | None = None  # (B, H_kv, S, D)
     v_global: Tensor | None = None  # (B, H_kv, S, D_v)
@@ -106,6 +108,7 @@ class AttentionCall(Call):
     bias: Tensor | None = None  # (B | 1, H | 1, T | 1, S | 1)
     alibi_slopes: Tensor | None = None  # (H,)
     sinks: Tensor | None = None  # (H,)
+    rotary: Rotary | None = None
 
     @property
     def main(self) -> Tensor:
@@ -138,6 +141,7 @@ class GivenCall(Call):
     logits: Tensor | None = None  # (B, H, T, S)
     v: Tensor | None = None  # (B, H_kv, S, D_v)
     w_o: Tensor | None = None  # (H, D_v, d_model)
+    residual_norms: Tensor | None = None  # (B, T, 2)
 
     @property
     def main(self) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnviz.attention.call import AttentionCall, Call, GivenCall
 from attnviz.attention.names import pattern_of
+from attnviz.attention.rotary import Rotary
 from attnviz.base.devices import DTYPES, dtype_name, is_real, whole
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.labels import FORMS
@@ -46,6 +47,7 @@ def checked(call: AttentionCall, layout: str) -> dict[str, Any]:
     found |= _checked_places(call, (B, T, S))
     _check_numbers(call, H)
     _check_output(call, H)
+    found["residual_norms"] = _residual_norms(call, B, T)
     if call.bias is not None:
         found["bias"] = _bias(call.source, call.bias, (B, H, T, S))
     return found
@@ -82,6 +84,7 @@ def checked_given(call: GivenCall) -> dict[str, Any]:
                 f"{call.source}: {name} is on {found[name].device} but weights are on {weights.device}; move both to one"
             )
     _check_output(call, H)
+    found["residual_norms"] = _residual_norms(call, B, T)
     return found | _checked_places(call, (B, T, S))
 
 
@@ -103,6 +106,25 @@ def _check_output(call: AttentionCall | GivenCall, H: int) -> None:
     if w_o.device != v.device:
         raise InputError(f"{call.source}: w_o is on {w_o.device} but v is on {v.device}; move both to one")
     require_finite(call.source, "w_o", w_o)
+
+
+def _residual_norms(call: AttentionCall | GivenCall, B: int, T: int) -> Tensor | None:
+    """The lengths of the residual and of what is added to it, (B, T, 2). Raises InputError where they are none."""
+    norms = call.residual_norms
+    if norms is None:
+        return None
+    found = tuple(norms.shape)
+    norms = norms.unsqueeze(0) if norms.ndim == 2 else norms
+    if norms.shape != (B, T, 2) or not is_real(norms):
+        raise InputError(
+            f"{call.source}: residual_norms have shape {found} and dtype {dtype_name(norms.dtype)}, "
+            f"wanted (B, T, 2) = ({B}, {T}, 2) and a floating dtype: the length of the residual, and of what is added to it"
+        )
+    if bool((norms < 0).any()):
+        raise InputError(
+            f"{call.source}: residual_norms hold a number below 0, first at index {tuple((norms < 0).nonzero()[0].tolist())}; they are lengths"
+        )
+    return norms
 
 
 def _checked_places(call: Call, sizes: tuple[int, int, int]) -> dict[str, Any]:
@@ -397,6 +419,15 @@ def _check_numbers(call: AttentionCall, H: int) -> None:
         if number is not None and not 0 < _number(number) <= sys.float_info.max:
             found = number if isinstance(number, int | float | str) else f"of type {type(number).__name__}"
             raise InputError(f"{call.source}: {name} is {found}, wanted a finite number above 0")
+    if call.rotary is not None and not isinstance(call.rotary, Rotary):
+        raise InputError(
+            f"{call.source}: rotary is {type(call.rotary).__name__}, wanted attnviz.Rotary(layout, frequencies)"
+        )
+    if call.rotary is not None and call.rotary.end > call.q.shape[-1]:
+        raise InputError(
+            f"{call.source}: rotary turns dimensions {call.rotary.first} to {call.rotary.end - 1}, and head_dim is "
+            f"{call.q.shape[-1]}; give a frequency for each pair of dimensions that turn"
+        )
     for name in ("alibi_slopes", "sinks"):
         vector = getattr(call, name)
         if vector is None:

@@ -26,6 +26,7 @@ class AttentionWeights(GivenCall, Inputs):
         logits: scores before softmax, of the shape of the weights, -inf where a key is hidden; optional.
         v: values, (B, H_kv, S, D_v), optional: what the context is made of.
         w_o: the output projection, a part a head, (H, D_v, d_model), optional.
+        residual_norms: (B, T, 2), as in :class:`attnviz.AttentionInputs`.
         global_mask: (B, S) bool, True where the key position is a global token.
         key_padding_mask: (B, S) bool, True where the key exists.
         query_padding_mask: (B, T) bool, True where the query exists; what stands in the rows of others is nothing.
@@ -52,7 +53,7 @@ class AttentionWeights(GivenCall, Inputs):
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        for name in (*("weights", "logits", "v", "w_o"), *MASKS):
+        for name in (*("weights", "logits", "v", "w_o", "residual_norms"), *MASKS):
             if getattr(self, name) is not None or name == "weights":
                 put(name, as_tensor(getattr(self, name), f"{self.source}: {name}"))
         for name in ("tokens", "query_tokens"):

@@ -43,7 +43,7 @@ MASKS = (
 """Flags and numbers of positions that any attention may have, given as arrays of another library, or as lists."""
 
 _ARRAYS = (
-    *("q", "k", "v", "w_o", "q_global", "k_global", "v_global", "bias", "alibi_slopes", "sinks"),
+    *("q", "k", "v", "w_o", "residual_norms", "q_global", "k_global", "v_global", "bias", "alibi_slopes", "sinks"),
     *("documents", "query_documents", *MASKS),
 )
 """All that may be given so of an attention that is computed."""
@@ -79,6 +79,8 @@ class AttentionInputs(AttentionCall, Inputs):
         k: keys, (B, H_kv, S, D), the dtype of ``q``.
         v: values, (B, H_kv, S, D_v), optional.
         w_o: the output projection, a part a head, (H, D_v, d_model): what values become by it; the dtype of ``v``.
+        residual_norms: (B, T, 2), for each query the length of the residual, and of what the layer's attention adds to it:
+            how ``rollout`` by ``norms`` weighs the two.
         global_mask: (B, S) bool, True where the key position is a global token.
         key_padding_mask: (B, S) bool, True where the key exists.
         query_padding_mask: (B, T) bool, True where the query exists; None: as the key at the query's position, and
@@ -95,6 +97,8 @@ class AttentionInputs(AttentionCall, Inputs):
         bias: added to the scores before softmax; (H, T, S) or (B, H, T, S), sizes of 1 broadcast; -inf hides a key.
         alibi_slopes: (H,); ``-slope * |p(t) - p(s)|`` is added to the scores (ALiBi, arXiv:2108.12409).
         sinks: (H,) logits that take part in each softmax's denominator and in nothing else (gpt-oss).
+        rotary: how q and k were turned by their positions before they were given (``attnviz.Rotary``), for views that show
+            which pairs of dimensions make a score; no number depends on it.
         cross: whether keys are of another sequence than queries: there is no order then, and nothing that needs one.
         query_positions, key_positions: where each stands in its sequence, (T,) and (S,), or (B, T) and (B, S), whole
             numbers. None: keys stand at 0 to S - 1, and queries at the last T of them, ``p(t) = t + S - T``.

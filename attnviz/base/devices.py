@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 
 import torch
 
@@ -24,6 +25,7 @@ WHOLE = (
 """The dtypes of whole numbers; torch has others, of packed bits, which nothing computes with."""
 
 
+@cache  # which asks the kernel for a page of text
 def memory_of_machine() -> int:
     """Bytes of memory that this machine has; where it doesn't say, as many as there can be."""
     try:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import Local, Pattern, longformer
+from attnviz.attention.rotary import Rotary
 from attnviz.base.errors import InputError
 from attnviz.captures.heard import Heard, Kept, Memo
 from attnviz.captures.masks import Mask, Step, Visibility, read
@@ -32,6 +33,7 @@ class Call:
         window: the sliding window the model names, the query itself included.
         local: keys to each side that Longformer's queries see; with it, ``mask`` holds the padding alone.
         global_mask, q_global, k_global, v_global: as in :class:`attnviz.AttentionInputs`.
+        rotary: how q and k were turned by their positions, where that was seen.
         unread: arguments that the function was given and that have no place here.
     """
 
@@ -52,6 +54,7 @@ class Call:
     q_global: Tensor | None = None
     k_global: Tensor | None = None
     v_global: Tensor | None = None
+    rotary: Rotary | None = None
     unread: tuple[str, ...] = ()
 
     @property
@@ -108,6 +111,7 @@ class Layer(Heard[Call]):
             k.to(q.dtype),
             v,
             w_o=self.projection(v) if whole else None,
+            residual_norms=self.residual_norms,
             global_mask=first.global_mask,
             key_padding_mask=padding,
             cross=first.cross,
@@ -119,11 +123,18 @@ class Layer(Heard[Call]):
             softcap=first.softcap,
             bias=self._bias(S),
             sinks=first.sinks,
+            rotary=self._rotary,
             pattern=visibility.pattern,
             source=source,
             layer=self.label,
             **(tokens or {}),
         )
+
+    @property
+    def _rotary(self) -> Rotary | None:
+        """How q and k were turned; None where that was not seen, or calls say different things."""
+        said = {call.rotary for call in self.calls} - {None}
+        return said.pop() if len(said) == 1 else None
 
     def _joined(self, name: str) -> Tensor:
         """What the calls have of q, k or v, along positions."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from random import Random
 
 import torch
 import torch.nn.functional as F
@@ -96,10 +97,10 @@ class Output:
         if self.context is None:
             return None
         B, T = self.context.shape[0], self.context.shape[-2]
-        random = torch.Generator().manual_seed(T)  # the process's own stays as it is
-        some = torch.randint(T, (_ROWS,), generator=random).tolist()
+        random = Random(T)  # the process's own stays as it is
+        some = [random.randrange(T) for _ in range(_ROWS)]
         rows = sorted({0, T - 1, *[t for t in changes if t < T][:_ROWS], *some[: max(2, _ROWS - len(changes))]})
-        items = sorted({0, B - 1, *torch.randint(B, (_ITEMS - 2,), generator=random).tolist()})
+        items = sorted({0, B - 1, *(random.randrange(B) for _ in range(_ITEMS - 2))})
         at, of = torch.tensor(rows), torch.tensor(items)
         device = self.context.device
         output = self.context.detach()[of.to(device)].index_select(-2, at.to(device))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from attnviz.attention.inputs import Inputs
@@ -98,6 +99,7 @@ class Heard(ABC, Generic[C]):
     steps: list[Step] = field(default_factory=list)
     passes: list[int] = field(default_factory=list)  # the forward pass of each call
     samples: list[Sample | None] = field(default_factory=list)  # of each call, rows of what the model made of it
+    met: list[Tensor | None] = field(default_factory=list)  # of each call, lengths of the residual and of what it adds
     unchecked: str | None = None  # why rows of what the model made say nothing
     orders: Orders = field(default_factory=list)  # of the whole run
     w_o: Tensor | None = None  # what projects the heads' context, (H, D_v, d_model)
@@ -191,6 +193,16 @@ class Heard(ABC, Generic[C]):
         """Keeps that queries and keys are channels."""
         self.channels = True
 
+    def meet(self, lengths: Tensor) -> None:
+        """Keeps how long the residual and what is added to it are, (B, T, 2), of the last call."""
+        self.met[-1] = lengths
+
+    @property
+    def residual_norms(self) -> Tensor | None:
+        """These of all queries; None where they are not known of each."""
+        parts = [self.placed(n, one) for n, one in enumerate(self.met) if one is not None]
+        return torch.cat(parts, dim=1) if parts and len(parts) == len(self.met) else None
+
     def projection(self, v: Tensor | None) -> Tensor | None:
         """That, where it is of these values."""
         w_o = self.w_o
@@ -199,7 +211,7 @@ class Heard(ABC, Generic[C]):
 
     def anew(self) -> None:
         """Drops what there was."""
-        self.calls, self.steps, self.passes, self.samples, self.unchecked = [], [], [], [], None
+        self.calls, self.steps, self.passes, self.samples, self.met, self.unchecked = [], [], [], [], [], None
 
     def keep(self, call: C, step: Step, forward_pass: int) -> None:
         """Keeps a call as the last."""
@@ -207,11 +219,12 @@ class Heard(ABC, Generic[C]):
         self.steps.append(step)
         self.passes.append(forward_pass)
         self.samples.append(None)
+        self.met.append(None)
 
     def cut(self, rows: int) -> None:
         """Drops the queries from row ``rows`` on, and their keys where they are of one sequence."""
         while self.steps[-1].start >= rows:
-            del self.calls[-1], self.steps[-1], self.passes[-1], self.samples[-1]
+            del self.calls[-1], self.steps[-1], self.passes[-1], self.samples[-1], self.met[-1]
         call, step = self.calls[-1], self.steps[-1]
         T = rows - step.start
         if T == step.T:
@@ -220,6 +233,8 @@ class Heard(ABC, Generic[C]):
         mask, S = step.mask.part(T, step.S - more), step.S - more
         sample = self.samples[-1]
         self.samples[-1] = None if sample is None else sample.first(T)
+        met = self.met[-1]
+        self.met[-1] = None if met is None else met[:, :T]
         self.calls[-1] = self.first_of(call, T, more)
         self.steps[-1] = replace(step, mask=mask, T=T, S=S, end=step.end - more, dropped=step.dropped + step.T - T)
 
@@ -236,6 +251,9 @@ class Followed(Protocol):
 
     def take_channels(self) -> None:
         """Its rows are channels."""
+
+    def meet(self, lengths: Tensor) -> None:
+        """What it is projected to is added to a residual; their lengths, (B, T, 2)."""
 
 
 Take = Callable[[str, Any], Callable[[Output], Followed | None]]

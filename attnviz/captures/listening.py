@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attnviz.captures.calls import Call
 from attnviz.captures.checking import Output
 from attnviz.captures.doors.flex import flex
 from attnviz.captures.doors.mha import mha_output, of_mha
@@ -31,6 +33,7 @@ from attnviz.captures.doors.running import Ids, Running
 from attnviz.captures.doors.sdpa import of_sdpa, sdpa_output
 from attnviz.captures.doors.softmax import Softmaxes
 from attnviz.captures.heard import Hear, Take
+from attnviz.captures.rotary import PRODUCTS, Turning
 
 TRIED = (
     "transformers' attention functions, torch's scaled_dot_product_attention, flex_attention and nn.MultiheadAttention, "
@@ -66,20 +69,23 @@ def listening(
         if _is_compiled(model):  # a graph runs no hooks and asks no registry
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         running = Running(model, ids, begin)
-        hear = running.hear = _quietly(running, take)
+        turning = Turning()
+        hear = running.hear = _quietly(running, take, turning)
         stack.callback(running.remove)
         stack.enter_context(registry(running, hear))
         stack.enter_context(flex(running, model, hear))
         stack.enter_context(generating(model, reorder, chose))
-        functions = stack.enter_context(_Functions(running, hear))
+        functions = stack.enter_context(_Functions(running, hear, turning))
         yield functions.softmaxes
 
 
-def _quietly(running: Running, take: Take) -> Hear:
+def _quietly(running: Running, take: Take, turning: Turning) -> Hear:
     """Hears calls without hearing what is computed meanwhile, and then what projects their context."""
 
     def heard(module: str, call: Any) -> Callable[[Output], None]:
         with running.unheard():
+            if isinstance(call, Call) and call.k is not None:
+                call = replace(call, rotary=turning.of(call.q, call.k, running.buffers))
             made = take(module, call)
 
         def finish(output: Output) -> None:
@@ -102,18 +108,20 @@ def _is_compiled(model: nn.Module) -> bool:
 class _Functions(TorchFunctionMode):
     """torch's own attention functions, wherever they are called from."""
 
-    def __init__(self, running: Running, hear: Hear) -> None:
+    def __init__(self, running: Running, hear: Hear, turning: Turning) -> None:
         super().__init__()
-        self._running, self._hear = running, hear
+        self._running, self._hear, self._turning = running, hear, turning
         self.softmaxes = Softmaxes(running, hear)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         running = self._running
-        if not running.stack or running.inside:
+        if running.inside or not running.stack or getattr(func, "__name__", "") == "__get__":  # an attribute
             return func(*args, **kwargs)
+        if func in PRODUCTS:
+            self._turning.heard(args)
         if func not in _OF_TORCH:
-            return func(*args, **kwargs) if running.projecting else self.softmaxes.run(func, args, kwargs)
+            return self._look(func, args, kwargs)
         frame = running.frame()
         if func is F.scaled_dot_product_attention:
             made = self._hear(frame.name, of_sdpa(frame.crosses, *args, **kwargs))
@@ -126,6 +134,18 @@ class _Functions(TorchFunctionMode):
         output = func(*args, **kwargs)
         made(mha_output(output[0], given.arguments))
         return output
+
+    def _look(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """Runs another function, which may be a part of an attention, or what its output is added to the residual by."""
+        run = _as_it_is if self._running.projecting else self.softmaxes.run
+        meeting = self._running.meeting
+        if meeting is None or not meeting.open:
+            return run(func, args, kwargs)
+        return meeting.run(run, func, args, kwargs)
+
+
+def _as_it_is(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 _OF_TORCH = (F.scaled_dot_product_attention, F.multi_head_attention_forward)

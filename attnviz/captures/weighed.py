@@ -26,6 +26,8 @@ class Weighed:
         v: values, (B, H_kv, S, D_v); None where they aren't known.
         cross: whether keys are of another sequence.
         kept: what the cache held before the call; None where that isn't known.
+        mask: what was hidden, where the call said it; None: as the logits say.
+        unread: as in :class:`~attnviz.captures.calls.Call`.
     """
 
     weights: Tensor
@@ -33,6 +35,8 @@ class Weighed:
     v: Tensor | None
     cross: bool = False
     kept: Kept | None = None
+    mask: Mask | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -84,6 +88,7 @@ class WeighedLayer(Heard[Weighed]):
             logits=logits,
             v=None if v is None else v.to(weights.dtype),
             w_o=self.projection(v) if whole else None,
+            residual_norms=self.residual_norms,
             key_padding_mask=None if padding is None else padding.expand(len(weights), S),
             cross=self.calls[0].cross,
             pattern=visibility.pattern,
@@ -95,12 +100,12 @@ class WeighedLayer(Heard[Weighed]):
     def first_of(self, call: Weighed, T: int, more: int) -> Weighed:
         """A call without the last of its queries, and as many keys."""
         S = call.weights.shape[3] - more
-        return Weighed(
-            call.weights[:, :, :T, :S],
-            None if call.logits is None else call.logits[:, :, :T, :S],
-            None if call.v is None else call.v[:, :, :S],
-            call.cross,
-            call.kept,
+        return replace(
+            call,
+            weights=call.weights[:, :, :T, :S],
+            logits=None if call.logits is None else call.logits[:, :, :T, :S],
+            v=None if call.v is None else call.v[:, :, :S],
+            mask=None if call.mask is None else call.mask.part(T, S),
         )
 
     def _joint(self, call: Weighed, begins: int | None) -> int | None:
@@ -123,10 +128,14 @@ class WeighedLayer(Heard[Weighed]):
 
 
 def _seen(call: Weighed) -> Tensor | None:
-    """Which keys a call shows, by its logits; None where these don't say it."""
-    if call.logits is None:
+    """Which keys a call shows, by its mask or its logits; None where these don't say it."""
+    T, S = call.weights.shape[2:]
+    if call.mask is not None:
+        seen = call.mask.rows(range(T), T, S).to(call.weights.device)
+    elif call.logits is not None:
+        seen = call.logits > HIDDEN
+    else:
         return None
-    seen = call.logits > HIDDEN
     hidden = (call.weights != 0) & ~seen & seen.any(-1, keepdim=True)
     if bool(hidden.any()):
         return None

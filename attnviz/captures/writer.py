@@ -10,7 +10,7 @@ from attnviz.attention.inputs import Inputs
 from attnviz.base.types import Label
 from attnviz.captures.heard import Heard
 from attnviz.sources.naming import prefix_of, split
-from attnviz.sources.roles import LABELS
+from attnviz.sources.roles import SHARED
 from attnviz.sources.saving import dump_metadata, format_of, layer_metadata, tensors_of
 from attnviz.sources.streams import TensorStream
 
@@ -50,9 +50,10 @@ class Writer:
         settings["without"] = [role for role in _SHARED if prefix + role in self._shared and role not in tensors]
         if not settings["without"]:
             del settings["without"]
-        common: dict[str, Any] = {name: settings.pop(name) for name in LABELS if name in settings}
+        common: dict[str, Any] = {name: settings.pop(name) for name in SHARED if name in settings}
         group = self._groups.setdefault(layer.group, common)
         settings |= {name: value for name, value in common.items() if group.get(name) != value}
+        settings |= {"rotary": None} if "rotary" in group and "rotary" not in common else {}
         self._layers[str(layer.label)] = settings
 
     def add_picture(self, picture: Tensor) -> None:

@@ -51,7 +51,10 @@ class Derive:
     ] = None
     rollout: Annotated[
         bool,
-        typer.Option("--rollout", help="One map: attention followed through the layers, mean of heads and identity."),
+        typer.Option(
+            "--rollout",
+            help="One map: attention followed through the layers, mean of heads and identity (--values norms: weighed by lengths).",
+        ),
     ] = False
 
     @property
@@ -80,8 +83,8 @@ class Derive:
         from attnviz.attention.derived import over_layers
 
         hows = self.hows
-        if self.rollout and values != "weights":
-            raise InputError(f"--values {values}: --rollout follows weights; leave one of the two out")
+        if self.rollout and values not in ("weights", "norms"):
+            raise InputError(f"--values {values}: --rollout follows weights or norms; choose one of these")
         if "layers" not in hows:
             return self._one(source, choice, compute, values)
         each = [self._one(source.of(label), choice, compute, values) for label in source.layers()]

@@ -13,6 +13,7 @@ code what it says
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import traceback
@@ -48,6 +49,13 @@ def ending(error: BaseException) -> tuple[str | None, int]:
     >>> ending(KeyboardInterrupt())
     ('stopped; no file is half-written', 130)
     """
+    try:
+        return _ending(error)
+    except Exception as other:  # an error that can't be told, or a fault in telling it
+        return _defect(other), DEFECT
+
+
+def _ending(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, SystemExit):
         return _exit(error.code)
     if isinstance(error, typer.Abort | KeyboardInterrupt):
@@ -101,10 +109,24 @@ def _usage(error: Any) -> str:
     if near:  # of an option that is none; click lists them by the alphabet
         message = f"{error.message}; did you mean {' or '.join(near)}?"
     context = getattr(error, "ctx", None)
+    extra = _EXTRA.fullmatch(message)
+    if extra and context:
+        message = _too_many(context.command, extra[1])
     example = getattr(getattr(context, "command", None), "epilog", None)
     if type(error).__name__ == "MissingParameter" and example:
         message = f"{message}; as in: {example.partition(':')[2].strip()}"
     return f"{message} (see {context.command_path if context else 'attnviz'} --help)"
+
+
+_EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.+)\)")
+
+
+def _too_many(command: Any, extra: str) -> str:
+    """That a command takes no further arguments, and what does."""
+    taken = [param.name.upper() for param in command.params if param.param_type_name == "argument"]
+    message = f"too many arguments: {extra}; {command.name} takes {' and '.join(taken) or 'options alone'}"
+    compares = any("--compare" in param.opts for param in command.params)
+    return f"{message}, and another file by --compare FILE" if compares else message
 
 
 def _defect(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnviz.cli.choice import PatternChoice
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def page_layers(
-    source: Source,
+    sources: Sequence[Source],
     head: str,
     batch: str,
     choice: PatternChoice,
@@ -31,7 +32,8 @@ def page_layers(
     values: str = "weights",
     told: Callable[[PageLayer], None] = lambda layer: None,
 ) -> Layers:
-    """Every layer that the options speak of, each with its own pattern where no other is asked for.
+    """Every layer that the options speak of, each with its own pattern where no other is asked for; of several sources,
+    each a text of the page.
 
     Each is read when it is asked for; ``told`` is called with it then.
 
@@ -43,19 +45,39 @@ def page_layers(
     from attnviz.pages.description import Layers, page_layer
 
     over_layers = "layers" in derive.hows
-    labels = [None] if over_layers else source.layers()
+    texts = text_names(sources) if len(sources) > 1 else [None]
+    places = [
+        (source, text, label)
+        for source, text in zip(sources, texts, strict=True)
+        for label in ([None] if over_layers else source.layers())
+    ]
 
     def read(number: int) -> PageLayer:
-        label = labels[number]
+        source, text, label = places[number]
         one = source if over_layers else source.of(label)
         inputs, pattern, item, _ = derive.load(one, choice, compute, batch, values)
         asked = request_of(inputs, pattern, compute, head=head, batch=item, region=part, seen=seen)
         layer = page_layer(derive.heads(asked).cropped(), "0" if label is None else f"{label}")
-        made = replace(layer, origin=_origin(asked, pattern, one, head, batch, choice, compute, seen, derive, values))
+        origin = _origin(asked, pattern, one, head, batch, choice, compute, seen, derive, values)
+        made = replace(layer, text=text, origin=origin)
         told(made)
         return made
 
-    return Layers(len(labels), read)
+    return Layers(len(places), read)
+
+
+def text_names(sources: Sequence[Source]) -> list[str]:
+    """What texts of a page are called, a source each: their files' names as short as tells them apart."""
+    paths = [Path(source.title) for source in sources]
+    short = [path.stem for path in paths]
+    return short if len({*short}) == len(short) else [str(path) for path in paths]
+
+
+def page_title(sources: Sequence[Source]) -> str:
+    """What a page of them is called."""
+    from attnviz.pages.description import title_of
+
+    return sources[0].title if len(sources) == 1 else title_of(text_names(sources))
 
 
 def _origin(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,6 @@ from attnviz.plots.said import option_name, options
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from attnviz.maps.map import AttentionMap
 
 PLAIN = Look(theme="light")
 """How figures look where nothing is said."""
@@ -45,36 +43,6 @@ def look_of_file(look: Look, out: Path | None, *, unused: Iterable[str] = ()) ->
     look = look.for_file()
     look.check()
     return look
-
-
-def write_difference(
-    out: Path,
-    pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]],
-    told: Sequence[AttentionMap],
-    look: Look,
-    sides: str,
-    *,
-    kind: str,
-    before: str = "",
-) -> None:
-    """Draws A, B and A - B of heads, and writes it.
-
-    Args:
-        out: the file.
-        pictures: the three maps of each head.
-        told: what captions tell of: A, as it is called.
-        look: how it looks.
-        sides: what A and B are.
-        kind: what made it.
-        before: what the file says besides, first.
-    """
-    from attnviz.show.figures.captions import caption as about_maps
-    from attnviz.show.figures.difference import difference_figure, difference_words
-
-    said = [difference_words(pictures, look.scale)]
-    how = look.words(told, sides, said=said, marks=look.marks)
-    words = before + about_maps(told, look.scale.fit(told), source=sides, notes=said)
-    write_figure(out, lambda: difference_figure(pictures, **how), look, words, kind=kind)
 
 
 def write_figure(

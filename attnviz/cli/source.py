@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -208,6 +208,20 @@ class Source:
         """The same, of one layer."""
         return replace(self, layer=None if label is None else f"{label}")
 
+    def with_more(self, more: Sequence[Path] | None) -> list[Source]:
+        """This and the same of each further file.
+
+        Raises:
+            InputError: a file twice.
+        """
+        if not more:
+            return [self]
+        paths = [path for path in (self.source, *more) if path is not None]
+        for path in dict.fromkeys(paths):
+            if paths.count(path) > 1:
+                raise InputError(f"{path}: this file is given twice; name each once")
+        return [self, *map(self.of_file, more)]
+
     def of_file(self, path: Path) -> Source:
         """The same, of another file: what a ``.npy`` calls by its own name is called by the other's there."""
         own = self.source
@@ -277,13 +291,26 @@ class Source:
         for option, value in given.items():
             if value is not None:
                 raise InputError(f"{option} {value}: it speaks of a file, and no SOURCE is given; name one")
-        positions = parse_positions("0,3,7" if self.global_ is None else self.global_, 10)
-        note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {len(positions)} global tokens, seed 0)")
+        positions = None if self.global_ is None else parse_positions(self.global_, 10)
         inputs = synthesize(global_positions=positions, dtype=dtype or "float32")
+        count = len(inputs.item().global_positions)
+        note(f"no SOURCE: using the built-in synthetic case (H=8, T=10, D=64, {count} global tokens, seed 0)")
         settings = self.settings
         if self.documents is not None:
             settings["documents"] = documents_of(self.documents, inputs.S, source="the synthetic case")
         return replace(inputs, **settings)
+
+
+def paths_of(sources: Sequence[Source]) -> list[Path]:
+    """Every file that these read."""
+    return [path for source in sources for path in source.paths()]
+
+
+More = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="MORE", help="Further dumps, with the same options.", show_default=False),
+]
+"""Further files of a command that takes several."""
 
 
 def parse_layers(text: str) -> list[Label]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeGuard
@@ -63,12 +63,12 @@ def pairs(
     weights = values == "weights"
     run = queries if isinstance(queries, range) else None
     rows_of_a, rows_of_b = a.rows(head, run), b.rows(head, run)
-    reference = next((side for side in (b, a) if is_computed(side)), None) if logits and weights else None
+    from_logits = _from_logits(a, b) if logits and weights else []
     some = queries.split(max(16, BLOCK_CELLS // a.S)) if isinstance(queries, Tensor) else ()
     size = max(16, min(1024, BLOCK_CELLS // a.S))
     for rows in some or rows_together((rows_of_a, rows_of_b), run or range(a.T), size, a.S):
-        read_a, before_a = _read(a, rows_of_a, rows, head, weights, reference)
-        read_b, before_b = _read(b, rows_of_b, rows, head, weights, reference)
+        read_a, before_a = _read(a, rows_of_a, rows, head, weights, from_logits)
+        read_b, before_b = _read(b, rows_of_b, rows, head, weights, from_logits)
         x, y = aligned(read_a, read_b, weights)
         positions = to_positions(rows, torch.device("cpu"))
         compared = torch.ones(len(positions), dtype=torch.bool)
@@ -76,7 +76,7 @@ def pairs(
             # What a library puts in the row of a query that sees nothing (0, NaN, a uniform row) is compared with nothing.
             compared = (x if a.knows_hidden else y).seen.any(1)
         if len(x.keys):
-            before = before_a or before_b
+            before = before_b or before_a
             of_pairs = None if before is None else before.over(x.keys, False).values
             asked = None if keys is None else (x.keys >= keys.start) & (x.keys < keys.stop)
             yield Pair(positions, x.keys, x.values, y.values, x.seen, y.seen, compared, of_pairs, asked)
@@ -84,11 +84,18 @@ def pairs(
             progress(len(positions))
 
 
+def _from_logits(a: Side, b: Side) -> list[Side]:
+    """The sides whose weights are made of the logits that are read: the reference, b before a, and the other where it is
+    computed alike, so that what is the same differs by nothing."""
+    computed = [side for side in (b, a) if is_computed(side)]
+    return [side for side in computed if side.dtype == computed[0].dtype]
+
+
 def _read(
-    side: Side, own: Rows, rows: range | Tensor, head: int, weights: bool, reference: Side | None
+    side: Side, own: Rows, rows: range | Tensor, head: int, weights: bool, from_logits: Sequence[Side]
 ) -> tuple[SeenRows, SeenRows | None]:
-    """Rows of a side and, where it is the reference, their logits, of which it then makes the weights."""
-    if side is not reference or side.item is None:
+    """Rows of a side and, where its weights are made of them, their logits."""
+    if side not in from_logits or side.item is None:
         return own.read(rows, weights=weights), None
     logits = own.read(rows, weights=False)
     made = softmax_(logits.values.clone(), side.item.sink(head))

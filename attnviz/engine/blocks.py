@@ -17,11 +17,14 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.attention.reach import Reach
 from attnviz.engine.head import RowScorer
-from attnviz.engine.softmax import softmax_, softmax_and_entropy_
+from attnviz.engine.softmax import Sums, softmax_, softmax_and_sums_
 from attnviz.engine.visibility import HIDDEN, to_positions
 
 BLOCK_CELLS = 1 << 19
 """Cells of one row block: 2 MiB of float32, about a core's share of cache."""
+
+SUMMED_CELLS = 1 << 21
+"""Cells of one row block of which many numbers are made: what each of them costs beside its cells is paid once a block."""
 
 _LEAST_ROWS = 64
 """Fewer rows at once make each step's own cost the larger part."""
@@ -154,6 +157,8 @@ class HeadRows:
             for part in self._cut(group):
                 for rows in stepped(part, size, self.reach.step):
                     yield RowBlock(rows, self.scorer, self._keep(rows))
+            if not self.pattern.global_queries:
+                continue
             own = self.apart[(self.apart >= group.start) & (self.apart < group.stop)]
             for part in own.split(size_apart or len(own)) if len(own) else ():
                 yield RowBlock(part, self.of_global)
@@ -169,7 +174,7 @@ class HeadRows:
             yield range(max(start, group.start), min(start + size, group.stop))
 
     def _keep(self, rows: range) -> Tensor | None:
-        if not len(self.apart):
+        if not self.pattern.global_queries or not len(self.apart):
             return None
         keep = ~torch.isin(to_positions(rows, self.item.device), self.apart)
         return None if bool(keep.all()) else keep
@@ -182,14 +187,14 @@ def stepped(queries: range, size: int, step: int = 1) -> Iterator[range]:
             yield range(start, min(start + size * step, queries.stop), step)
 
 
-def rows_per_block(columns: int, *, band: bool = True, least: int = _LEAST_ROWS) -> int:
-    """How many rows of ``columns`` columns go through together, ``least`` at the least."""
+def rows_per_block(columns: int, *, band: bool = True, least: int = _LEAST_ROWS, cells: int = BLOCK_CELLS) -> int:
+    """How many rows of ``columns`` columns go through together, ``cells`` in all and ``least`` rows at the least."""
     # Without a band there is no scratch memory to keep in cache, and each block costs two rounds of all threads,
     # which wait for the last one: where other programs keep a core busy, few large blocks are several times faster.
     larger = 1 if band else 4
     # A block of a band is computed over every key that any of its rows sees, rows + columns: few rows waste little.
     most = max(128, 2 * columns) if band and columns else larger * 8192
-    return max(least, min(most, larger * BLOCK_CELLS // max(columns, 1)))
+    return max(least, min(most, larger * cells // max(columns, 1)))
 
 
 @dataclass(frozen=True)
@@ -203,13 +208,27 @@ class Block:
     shared: int  # how many of the first columns are keys that all rows share; one may come again, hidden, in the rest
     for_global: bool = False  # whether these are rows of global queries
     seen: Tensor | None = None  # (b, n) bool, whether the query sees the key; None where all do
-    largest: Tensor | None = None  # (b,) each query's largest logit, where sums were asked for beside weights
-    entropy: Tensor | None = None  # (b,) the entropy of its weights, where it was found with them
+    sums: Sums | None = None  # what else each query's row tells, where that was asked for and is known
+
+    @cached_property
+    def run(self) -> range | None:
+        """The keys, where they follow one another."""
+        n = len(self.keys)
+        if self.shared or not n or int(self.keys[-1] - self.keys[0]) + 1 != n:
+            return None
+        return range(int(self.keys[0]), int(self.keys[0]) + n)
 
     @property
     def entropies(self) -> Tensor:
         """The entropy of each query's weights in nats, (b,); -inf where one that was given is negative."""
-        return torch.special.entr(self.values).sum(1) if self.entropy is None else self.entropy
+        return torch.special.entr(self.values).sum(1) if self.sums is None else self.sums.entropy
+
+    @property
+    def tops(self) -> Tensor:
+        """The largest weight of each query, (b,); 0 where there are no columns."""
+        if self.sums is not None:
+            return self.sums.top
+        return self.values.amax(1) if self.values.shape[1] else self.values.new_zeros(len(self.values))
 
     @property
     def seeing(self) -> Tensor:
@@ -257,26 +276,26 @@ def blocks(
     own = HeadRows(item, pattern, head, queries=queries)
     memory = torch.empty(0, dtype=item.compute_dtype, device=item.device)
     sums = sums and weights
-    size = rows_per_block(own.reach.width(item.T, item.S))
-    for block in own.blocks([own.queries], size, rows_per_block(item.S)):
+    cells = SUMMED_CELLS if sums else BLOCK_CELLS
+    size = rows_per_block(own.reach.width(item.T, item.S), cells=cells)
+    for block in own.blocks([own.queries], size, rows_per_block(item.S, cells=cells)):
         sees, rows = block.scorer.sees, block.rows
         keys = sees.columns(rows)
         b, n = len(rows), len(keys)
-        if memory.numel() < b * n * (1 + sums):
-            memory = memory.new_empty(b * n * (1 + sums))
+        if memory.numel() < b * n:
+            memory = memory.new_empty(b * n)
         values = block.scorer.logits(rows, memory[: b * n].view(b, n))
         seen, visible = _visible(block, keys, values)
-        largest, entropy = None, None
+        told = None
         if sums and n:
-            logits, values = values, memory[b * n : 2 * b * n].view(b, n)
-            largest, entropy = softmax_and_entropy_(logits, block.scorer.sink, values)
+            told = softmax_and_sums_(values, block.scorer.sink)
         elif weights:
             softmax_(values, block.scorer.sink)
         at, keep = to_positions(rows, item.device), block.keep
         if keep is not None:
             at, values, visible = at[keep], values[keep], visible[keep]
-            seen, largest, entropy = (None if one is None else one[keep] for one in (seen, largest, entropy))
-        yield Block(at, keys, values, visible, sees.g, sees.for_global, seen, largest, entropy)
+            seen, told = None if seen is None else seen[keep], None if told is None else told.of(keep)
+        yield Block(at, keys, values, visible, sees.g, sees.for_global, seen, told)
 
 
 def _visible(block: RowBlock, keys: Tensor, logits: Tensor) -> tuple[Tensor | None, Tensor]:

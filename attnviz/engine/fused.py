@@ -12,7 +12,6 @@ the six products that matter are exact, and summed in float32.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +26,8 @@ from torch import Tensor
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.reach import Reach
 from attnviz.base.types import Positions
+from attnviz.engine.tiles import LOG2_E
 
-_LOG2_E = 1 / math.log(2)
 SCRATCH = 1 << 28
 """Bytes of scratch memory where nothing bounds it: enough queries to fill a large GPU."""
 
@@ -586,7 +585,7 @@ class FusedMap:
             tops, sums, peaks, partial,
             self.q.stride(0), self.q.stride(1), self.k.stride(0), self.k.stride(1),
             rows.start, len(rows), R, tiles.first, tiles.last, tiles.columns,
-            low or 0, high or 0, self.unit * _LOG2_E, self.softcap or 0.0, self.item.scale / (self.softcap or 1.0), tiles.steps,
+            low or 0, high or 0, self.unit * LOG2_E, self.softcap or 0.0, self.item.scale / (self.softcap or 1.0), tiles.steps,
             D=D, BLOCK_D=max(16, triton.next_power_of_2(D)), M=M, N=N,
             G=tiles.per_tile, W=tiles.width or N, PLANES=len(self.q),
             EVEN=tiles.even, RAGGED=not tiles.even or not even_end or self.exists is not None,
@@ -637,7 +636,7 @@ class FusedMap:
         COLUMNS = max(16, min(1024 // ROWS, 128))
         at = self._int32(cuts)
         _cells_kernel[(triton.cdiv(columns, COLUMNS), bins)](
-            tops, sums, peaks, peak, inverse, self._int32(visited), at, largest, mass, R, columns, self.unit * _LOG2_E,
+            tops, sums, peaks, peak, inverse, self._int32(visited), at, largest, mass, R, columns, self.unit * LOG2_E,
             M=self.launch.rows, G=self.tiles.per_tile, ROWS=ROWS, COLUMNS=COLUMNS, MAX=self.max, MASS=self.mass,
         )  # fmt: skip
         if self.max:

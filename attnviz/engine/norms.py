@@ -77,7 +77,7 @@ class Normed(Derived):
             self._norms[known] = lengths
         return self._norms[known]
 
-    def as_shares(self, values: Tensor, head: int) -> tuple[Tensor, Tensor]:
+    def as_shares(self, values: Tensor, head: int | None) -> tuple[Tensor, Tensor]:
         """Rows as shares of their sum, and which of them are blank, (b,).
 
         Raises:
@@ -85,7 +85,8 @@ class Normed(Derived):
         """
         if bool((values < 0).any()):
             raise InputError(
-                f"{self.item.source}: head {head} holds negative weights, which have no shares of a row; take --values norms"
+                f"{self.item.source}: {'a head' if head is None else f'head {head}'} holds negative weights, which have no shares "
+                f"of a row; {'leave --values norms out' if head is None else 'take --values norms'}"
             )
         total = values.sum(1, dtype=torch.float64)
         blank = ~(total > 0)

@@ -251,7 +251,8 @@ def ask(
         heads, what: as :class:`Request` has them.
         mean, max: ``layers``: one map of all layers, head by head; ``heads``: one of all heads that are asked for;
             ``heads,layers``: of both; ``items``: one of all batch items, which may go with these.
-        rollout: follow attention through the layers, the first one first, as arXiv:2005.00928 does: one map.
+        rollout: follow attention through the layers, the first one first, as arXiv:2005.00928 does: one map. With ``norms``,
+            each layer is weighed against its residual by ``residual_norms`` (arXiv:2109.07152).
         values: as :class:`Request`, or ``norms``: weights times the length of the value that they are on, through ``w_o``
             where the inputs have it (arXiv:2004.10102); ``norm-shares``: that, as shares of its row.
 
@@ -260,8 +261,8 @@ def ask(
     """
     wanted, inputs = hows(mean, max, rollout=rollout), taken(inputs)
     if values in NORMS:
-        if rollout:
-            raise InputError(f"values {values!r}: rollout follows weights; leave one of the two out")
+        if rollout and values != "norms":
+            raise InputError(f"values {values!r}: rollout follows weights or norms; choose one of these")
         each = [inputs] if isinstance(inputs, Inputs) else inputs
         made = [by_norms(one, values, pattern) for one in each]
         inputs, pattern, values = made if not isinstance(inputs, Inputs) else made[0], None, "weights"

@@ -17,6 +17,7 @@ from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import Block, SeenRows
 from attnviz.engine.combined import Combined
 from attnviz.engine.derived import Derived
+from attnviz.engine.norms import Normed
 from attnviz.engine.reducer import Reduced, Wanted, ones
 from attnviz.engine.tiles import segment, segments
 from attnviz.engine.visibility import to_positions
@@ -33,6 +34,9 @@ class Rollout(Derived):
 
     ``A_l`` is the mean of a layer's heads; a row that is blank counts as that of the identity; nothing is renormalized. Row
     vectors go down from the top layer: a query, or the mean of those of a row of cells.
+
+    Of layers whose numbers are ``norms``, ``R = ((1 - r_L) A_L + r_L I) ...``: ``A_l`` has the sum of the heads as shares of its row,
+    and ``r_l`` is, for each query, the residual's share of the lengths of both (arXiv:2109.07152).
     """
 
     said = "rollout"
@@ -40,7 +44,7 @@ class Rollout(Derived):
     def __init__(self, item: AttentionItem, parts: Sequence[Attention]) -> None:
         """``parts``: the layers, the first one first."""
         super().__init__(item, Full(), parts)
-        self.layers = [Combined(part.item, [part], "mean", range(part.item.inputs.H)) for part in parts]
+        self.layers = [_Step(part) for part in parts]
 
     def head_name(self, head: int) -> str:
         return "all heads"
@@ -107,22 +111,24 @@ class Rollout(Derived):
             vectors, seen = self._through(layer, vectors, seen)
         return vectors, seen
 
-    def _through(self, layer: Combined, vectors: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """One layer: half of each weight goes where its query looks, half stays where it is."""
-        found, reached = vectors / 2, seen.clone()
+    def _through(self, layer: _Step, vectors: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """One layer: a part of each weight stays where it is, the rest goes where its query looks."""
+        found, reached = vectors * layer.stays, seen.clone()
         there = seen.any(0).nonzero().flatten()
         if not len(there):
             return found, reached
         queries = range(int(there[0]), int(there[-1]) + 1)
-        own = layer.rows(0, queries)
+        heads = layer.heads
+        own = heads.rows(0, queries)
         for rows in own.groups(queries):
             read = own.read(rows)
-            at = to_positions(rows, torch.device("cpu"))
-            blank = torch.isnan(read.values).all(1)
-            found[:, at[blank]] += vectors[:, at[blank]] / 2
-            ways = (read.seen if layer.knows_hidden else layer._existing(read))[~blank]
-            at, values = at[~blank], read.values[~blank]
-            found[:, read.keys] += vectors[:, at] @ values / 2
+            at, values = to_positions(rows, torch.device("cpu")), layer.shares(read.values)
+            blank = torch.isnan(values).all(1)
+            goes = vectors[:, at] * (1 - layer.stays[at])
+            found[:, at[blank]] += goes[:, blank]
+            ways = (read.seen if heads.knows_hidden else heads._existing(read))[~blank]
+            at = at[~blank]
+            found[:, read.keys] += goes[:, ~blank] @ values[~blank]
             reached[:, read.keys] |= seen[:, at].float() @ ways.float() > 0
         return found, reached
 
@@ -130,6 +136,43 @@ class Rollout(Derived):
         """Which of some queries are no padding."""
         padding = self.item.query_padding
         return torch.ones(len(queries), dtype=torch.bool) if padding is None else padding.cpu()[queries]
+
+
+class _Step:
+    """One layer on the way: the mean of its heads, and how much of each query stays where it is."""
+
+    def __init__(self, part: Attention) -> None:
+        self.heads = Combined(part.item, [part], "mean", range(part.item.inputs.H))
+        self.normed = part if isinstance(part, Normed) else None
+        self.stays = torch.tensor(0.5, dtype=torch.float64).expand(part.item.T)  # (T,)
+        if isinstance(part, Normed):
+            self.stays = _residual_shares(part.parts[0].item)
+
+    def shares(self, values: Tensor) -> Tensor:
+        """Rows as they are; lengths as shares of their row, blank where they are all 0."""
+        return values if self.normed is None else self.normed.as_shares(values, None)[0]
+
+
+def _residual_shares(item: AttentionItem) -> Tensor:
+    """The residual's share of what a layer gives on, (T,) float64; where both are 0, all.
+
+    Raises:
+        InputError: the inputs don't say it.
+    """
+    norms: Tensor | None = getattr(item.inputs, "residual_norms", None)
+    if norms is None:
+        raise InputError(
+            f"{item.source}: rollout by norms weighs a layer against its residual by residual_norms, (B, T, 2), which "
+            f"capture keeps where it sees them; this has none; leave --values norms out"
+        )
+    residual, added = norms[item.batch].double().cpu().unbind(-1)
+    shares = torch.where(residual + added == 0, 1.0, residual / (residual + added))
+    exists = torch.ones(item.T, dtype=torch.bool) if item.query_padding is None else item.query_padding.cpu()
+    shares = torch.where(exists, shares, 1.0)
+    if not bool(shares.isfinite().all()):
+        first = int((~shares.isfinite()).nonzero()[0])
+        raise InputError(f"{item.source}: residual_norms of query {first} are NaN or Inf; fix what wrote them")
+    return shares
 
 
 class _RolloutRows:

@@ -318,8 +318,10 @@ def _score(
         positions = torch.empty(0, dtype=torch.int64) if reach.keys is None else reach.keys.cpu()
         offsets = reach.offsets()
     columns = len(positions) + len(offsets)
-    apart = item.global_queries if pattern.global_queries else torch.empty(0, dtype=torch.int64)
-    apart = apart[(apart >= queries.start) & (apart < queries.stop)]
+    apart = torch.empty(0, dtype=torch.int64)
+    if pattern.global_queries:
+        apart = item.global_queries
+        apart = apart[(apart >= queries.start) & (apart < queries.stop)]
     _check_room(item, len(heads), len(queries), columns, logits + weights)
 
     def results(rows: int, columns: int) -> tuple[Tensor | None, Tensor | None]:
@@ -344,8 +346,8 @@ def _score(
                 index = slice(done, done + len(block.rows))
                 _write(of_global, n, index, block, banded=False)
                 done = index.stop
-        for values in plain:
-            if values is not None and len(apart):
+        for values in plain if pattern.global_queries else ():
+            if values is not None:
                 values[n, apart - queries.start] = BLANK
     found = (item, pattern, heads, positions, offsets, *plain, apart.cpu(), *of_global)
     return AttentionScores(*found, queries=queries)

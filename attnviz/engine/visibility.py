@@ -25,14 +25,10 @@ class Visibility:
     def __init__(self, item: AttentionItem, pattern: Pattern, reach: Reach, *, for_global: bool = False) -> None:
         self.item, self.pattern, self.reach, self.for_global = item, pattern, reach, for_global
         self.keys = reach.keys
+        self.g = 0 if reach.keys is None else len(reach.keys)  # how many keys every row shares
         keys, rows = item.key_padding, item.query_padding
         self.hidden_keys = None if keys is None else ~keys  # (S,)
         self.hidden_queries = None if rows is None else ~rows  # (T,)
-
-    @property
-    def g(self) -> int:
-        """How many keys every row shares."""
-        return 0 if self.keys is None else len(self.keys)
 
     def spans(self, rows: range | Tensor) -> list[range]:
         """The keys of the band that a block of rows can see, in runs."""

@@ -14,6 +14,7 @@ from attnviz.base.types import Positions
 from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import Block, SeenRows, rows_per_block, stepped
 from attnviz.engine.reducer import Reduced, Wanted, cells_at, row_groups
+from attnviz.engine.softmax import Sums
 from attnviz.engine.tiles import segment, segments
 from attnviz.engine.visibility import to_positions
 
@@ -67,9 +68,12 @@ class WholeRows(Attention):
         with_logits = sums and self.has_logits
         for rows in stepped(range(item.T) if queries is None else queries, rows_per_block(item.S, least=1)):
             values, seen, visible = own.block(rows, weights=weights)
-            most = own.block(rows, weights=False)[0].amax(1) if weights and with_logits else None
+            told = None
+            if weights and with_logits:
+                largest = own.block(rows, weights=False)[0].amax(1)
+                told = Sums(largest, values.amax(1), torch.special.entr(values).sum(1))
             keys = to_positions(own.span(rows), item.device)
-            yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen, largest=most)
+            yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen, sums=told)
 
     def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
         tile = wanted.tile_of(self.item, row_edges, column_edges)

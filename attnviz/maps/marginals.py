@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from attnviz.attention.derived import SomeInputs
+from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_cuts
 from attnviz.base.types import Progress
 from attnviz.engine.attention import Attention
+from attnviz.engine.blocks import Block
 from attnviz.engine.request import Request, ask_for_weights, asks
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -91,27 +92,37 @@ def marginals_of(request: Request, head: int | None = None, *, progress: Progres
 
 def _sides(attention: Attention, head: int, queries: range | None, progress: Progress | None) -> Sides:
     """Of some queries, None meaning all."""
-    item = attention.item
-    sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
-    seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
-    each = torch.full((2, item.T), torch.nan, dtype=torch.float64, device=item.device)  # entropy, largest weight
-    with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
+    sums = SideSums(attention.item)
+    with torch.no_grad(), torch.autocast(attention.item.device.type, enabled=False):
         for block in attention.blocks(head, queries=queries, sums=True):
-            sees, entropy = block.visible > 0, block.entropies
-            told = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), row_largest(block.values)])
-            each[:, block.rows] = torch.where(sees, told, torch.nan).double()
-            weights = block.values if bool(sees.all()) else block.values[sees]
-            sums.index_add_(0, block.keys, weights.sum(0).double())
-            seen.index_add_(0, block.keys, block.seeing)
+            sums.add(block)
             if progress is not None:
                 progress(len(block.rows))
-    entropy, largest = each.cpu().numpy()
-    return Sides(torch.where(seen > 0, sums / seen, torch.nan).cpu().numpy(), entropy, largest)
+    return sums.made
 
 
-def row_largest(weights: Tensor) -> Tensor:
-    """The largest of each row, (b,); 0 where there are no columns."""
-    return weights.amax(1) if weights.shape[1] else weights.new_zeros(len(weights))
+class SideSums:
+    """The sides of a head's map, as its blocks of weights come in, each query once."""
+
+    def __init__(self, item: AttentionItem) -> None:
+        self._sums = torch.zeros(item.S, dtype=torch.float64, device=item.device)
+        self._seen = torch.zeros(item.S, dtype=torch.int64, device=item.device)
+        self._each = torch.full((2, item.T), torch.nan, dtype=torch.float64, device=item.device)  # entropy, largest
+
+    def add(self, block: Block) -> None:
+        """Takes in a block, with each query's entropy where that was asked for."""
+        sees, entropy, weights = block.visible > 0, block.entropies, block.values
+        told = torch.stack([torch.where(entropy > -torch.inf, entropy, torch.nan), block.tops])
+        self._each[:, block.rows] = torch.where(sees, told, torch.nan).double()
+        there = weights if bool(sees.all()) else weights[sees]
+        self._sums.index_add_(0, block.keys, there.sum(0, dtype=torch.float64))
+        self._seen.index_add_(0, block.keys, block.seeing)
+
+    @property
+    def made(self) -> Sides:
+        """The sides of what came in."""
+        entropy, largest = self._each.cpu().numpy()
+        return Sides(torch.where(self._seen > 0, self._sums / self._seen, torch.nan).cpu().numpy(), entropy, largest)
 
 
 def of_cells(numbers: Numbers, cells: int) -> np.ndarray[tuple[int, int], np.dtype[np.floating[Any]]]:

@@ -152,6 +152,9 @@ def has_vectors(item: AttentionItem | None) -> bool:
 
 def norms(vectors: Tensor, item: AttentionItem) -> Tensor:
     """Euclidean lengths of (n, D), (n,)."""
+    if vectors.shape[0] <= _TOGETHER:
+        found: Tensor = torch.linalg.vector_norm(vectors, dim=1, dtype=item.compute_dtype)
+        return found
     lengths = torch.empty(len(vectors), dtype=item.compute_dtype, device=vectors.device)
     # In parts, as whatever widens a half type makes a copy of it.
     for part, out in zip(vectors.split(_TOGETHER), lengths.split(_TOGETHER), strict=True):
@@ -178,7 +181,6 @@ class QueryBlock:
         self.keys, self.item, self._block = block.keys, item, block  # (n,) key indices
         self.head, self._tokens = head, tokens
         self._seen = block.seen if every or block.seen is None else block.seen[sees]  # (b, n), None where all are seen
-        self.largest_logits = block.largest if every or block.largest is None else block.largest[sees]  # (b,)
 
     @cached_property
     def zero(self) -> Tensor:
@@ -194,6 +196,17 @@ class QueryBlock:
     def entropy(self) -> Tensor:
         """The entropy of each query's weights in nats, (b,); -inf where one that was given is negative."""
         return self._block.entropies if self._every else self._block.entropies[self._sees]
+
+    @property
+    def largest_logits(self) -> Tensor | None:
+        """The largest logit of each query, (b,); None where there are weights alone."""
+        sums = self._block.sums
+        return None if sums is None else sums.largest if self._every else sums.largest[self._sees]
+
+    @cached_property
+    def tops(self) -> Tensor:
+        """The largest weight of each query, (b,)."""
+        return self._block.tops if self._every else self._block.tops[self._sees]
 
     @property
     def ordered(self) -> bool:
@@ -274,8 +287,7 @@ class QueryBlock:
         total, sees = self.zero.clone(), ~self.all
         for part, *pairs in self._tokens.pairs(role, self.rows.cpu().numpy()):
             row, key = (torch.from_numpy(index).to(self.rows.device) for index in pairs)
-            column = self._column(key)
-            there = column >= 0
+            column, there = self._column(key)
             row, column = row[there] + part, column[there]
             if self._seen is not None:
                 seen = self._seen[row, column]
@@ -293,18 +305,23 @@ class QueryBlock:
         column[keys[:shared]] = torch.arange(shared, device=keys.device)  # hidden where it comes again
         return column
 
-    def _column(self, keys: Tensor) -> Tensor:
-        """The column of each of some keys, by index; -1 for one that is none."""
-        most = len(self._columns) - 1
-        return torch.where((keys >= 0) & (keys <= most), self._columns[keys.clamp(0, most)], -1)
+    def _column(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """A column for each of some keys, by index, and whether it is the key's."""
+        run = self._block.run
+        if run is not None:
+            at = keys - run.start
+            column = at.clamp(0, len(run) - 1)
+            return column, column == at
+        at = keys.clamp(0, len(self._columns) - 1)
+        column = self._columns[at]
+        return column.clamp(min=0), (column >= 0) & (at == keys)
 
     def _on(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Each query's weight on keys of its own, by index, one or n each, and whether it sees them: (b,) or (b, n)."""
         if not self.weights.numel():
             return self.weights.new_zeros(keys.shape), torch.zeros_like(keys, dtype=torch.bool)
-        column = self._column(keys).reshape(len(keys), -1)
-        sees, place = column >= 0, column.clamp(min=0)
+        column, sees = self._column(keys if keys.dim() > 1 else keys[:, None])
         if self._seen is not None:
-            sees = sees & self._seen.gather(1, place)
-        weights = torch.where(sees, self.weights.gather(1, place), 0)
-        return weights.reshape(keys.shape), sees.reshape(keys.shape)
+            sees = sees & self._seen.gather(1, column)
+        weights = self.weights.gather(1, column) * sees
+        return weights.view_as(keys), sees.view_as(keys)

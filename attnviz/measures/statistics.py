@@ -57,7 +57,7 @@ def entropy_share(block: QueryBlock) -> Values:
 @statistic()
 def max_weight(block: QueryBlock) -> Values:
     """The largest weight."""
-    return block.weights.amax(1) if block.weights.numel() else block.zero, block.all
+    return block.tops, block.all
 
 
 @statistic()
@@ -167,8 +167,13 @@ def _distance(weights: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
     sides = torch.stack([far, before.to(far.dtype), behind.to(far.dtype)])  # (3, n)
     whole = multiply(sides, weights.T)  # (3, b): five times as fast as (b, 3)
     total = whole[0] + whole[1] * (rows - low) + whole[2] * (high - rows)
-    if bool(among.any()):
-        total += (weights[:, among] * (rows[:, None] - keys[among]).abs()).sum(1)
+    columns = among.nonzero()[:, 0]
+    if len(columns):
+        first, last = int(columns[0]), int(columns[-1])
+        near = slice(first, last + 1) if last - first + 1 == len(columns) else columns
+        places = (keys[near] - low).to(weights.dtype)
+        away = places - (rows - low).to(weights.dtype)[:, None]
+        total += away.abs_().mul_(weights[:, near]).sum(1)
     return total
 
 
@@ -300,15 +305,15 @@ def statistics_of(
         item: says where queries and keys stand, which keys are global and which are padding; None: nothing of it.
         layer, progress: as in :func:`head_statistics`.
     """
-    found = _Totals()
+    totals = _Totals()
     queries = 0
     for block in seeing_blocks(weights, head, item, progress):
         queries += len(block.rows)
-        found.add({name: one.of_queries(block) for name, one in STATISTICS.items()})
+        totals.add({name: one.of_queries(block) for name, one in STATISTICS.items()}, len(block.rows))
     if item is not None:
         keys = HeadKeys(item, head)
-        found.add({name: one.function(keys) for name, one in STATISTICS.items() if one.of == "keys"})
-    values = {name: found.made(name, one.how) for name, one in STATISTICS.items()}
+        totals.add({name: one.function(keys) for name, one in STATISTICS.items() if one.of == "keys"}, item.S)
+    values = totals.made()
     if item is None:
         return HeadStatistics(head, queries, values, layer)
     return HeadStatistics(head, queries, values, item.inputs.layer if layer is None else layer, item.batch_shown)
@@ -327,30 +332,52 @@ def seeing_blocks(
             progress(len(block.rows))
 
 
+_ROWS = 4096
+"""Queries whose values are added up together."""
+
+
 class _Totals:
     """Statistics while blocks come in."""
 
     def __init__(self) -> None:
-        self.sum: dict[str, float] = defaultdict(float)
-        self.count: dict[str, int] = defaultdict(int)
-        self.largest: dict[str, float] = {}
+        self._sum: dict[str, float] = defaultdict(float)
+        self._count: dict[str, int] = defaultdict(int)
+        self._largest: dict[str, float] = {}
+        self._waiting: dict[tuple[str, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._rows = 0
 
-    def add(self, values: Mapping[str, Values]) -> None:
-        """Takes in the values that some queries, or keys, have: all statistics at once, for blocks can be small."""
-        there_are = {name: found for name, found in values.items() if found is not None}
-        if not there_are:
-            return
-        numbers = torch.stack([number.double() for number, _ in there_are.values()])  # (statistics, b)
-        there = torch.stack([has for _, has in there_are.values()])
-        sums, counts = torch.where(there, numbers, 0).sum(1).tolist(), there.sum(1).tolist()
-        largest = torch.where(there, numbers, -torch.inf).amax(1).tolist()
-        for name, one, count, most in zip(there_are, sums, counts, largest, strict=True):
-            self.sum[name] += one
-            self.count[name] += count
-            self.largest[name] = max(self.largest.get(name, -math.inf), most)
+    def add(self, values: Mapping[str, Values], rows: int) -> None:
+        """Takes in the values that so many queries, or keys, have: copies, as a block's memory is used again."""
+        known = {name: found for name, found in values.items() if found is not None}
+        if known:
+            numbers, there = (torch.stack(each) for each in zip(*known.values(), strict=True))  # (statistics, b)
+            self._waiting[(*known,)].append((numbers, there))
+        self._rows += rows
+        if self._rows >= _ROWS:
+            self._add_up()
 
-    def made(self, name: str, how: str) -> float | None:
-        """The mean of a statistic, or the largest; None of none."""
-        if not self.count[name]:
-            return None
-        return self.largest[name] if how == "max" else self.sum[name] / self.count[name]
+    def _add_up(self) -> None:
+        """Adds up what came in since the last time: many queries at once, for blocks can be small."""
+        for names, found in self._waiting.items():
+            numbers, there = (torch.cat(each, dim=1) for each in zip(*found, strict=True))
+            numbers = numbers.double()
+            sums, counts = torch.where(there, numbers, 0).sum(1).tolist(), there.sum(1).tolist()
+            largest = torch.where(there, numbers, -torch.inf).amax(1).tolist()
+            for name, one, count, most in zip(names, sums, counts, largest, strict=True):
+                self._sum[name] += one
+                self._count[name] += count
+                self._largest[name] = max(self._largest.get(name, -math.inf), most)
+        self._waiting.clear()
+        self._rows = 0
+
+    def made(self) -> dict[str, float | None]:
+        """Each statistic: the mean, or the largest; None of none."""
+        self._add_up()
+        return {
+            name: None
+            if not self._count[name]
+            else self._largest[name]
+            if one.how == "max"
+            else self._sum[name] / self._count[name]
+            for name, one in STATISTICS.items()
+        }

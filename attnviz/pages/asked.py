@@ -16,7 +16,7 @@ from attnviz.base.types import Label
 from attnviz.captures.run import Run
 from attnviz.engine.request import ask_for_weights, hows
 from attnviz.maps.layers import Layers
-from attnviz.pages.description import PageLayer, page_layer
+from attnviz.pages.description import PageLayer, page_layer, title_of
 from attnviz.pages.origin import ALL, Origin, command_words, python_options
 from attnviz.sources.dumps import load
 from attnviz.sources.naming import layers_there
@@ -87,7 +87,7 @@ def asked(
         if not shown:
             raise InputError("no texts are given; name at least one")
         texts: Mapping[str | None, Shown] = {str(name): one for name, one in shown.items()}
-        source = ", ".join(str(name) for name in texts) if len(texts) <= 3 else f"{len(texts)} texts"
+        source = title_of([str(name) for name in texts])
     else:
         texts, source = {None: shown}, _text(shown, layers, None, by).source
     what = {name: options.get(name) for name in OPTIONS}

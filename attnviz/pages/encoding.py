@@ -22,7 +22,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.types import Cells, Positions, Progress
 from attnviz.engine.blocks import Block
 from attnviz.engine.reducer import REDUCTIONS, reduce_block
-from attnviz.maps.marginals import row_largest
+from attnviz.maps.marginals import Sides, SideSums
 from attnviz.maps.pyramid import Overview, Pyramid
 from attnviz.pages.blobs import Array, Chunk, dequantize, quantize
 from attnviz.pages.description import Labels, PageLayer, Visible, describe, description, page_name, rounding
@@ -69,24 +69,24 @@ class _Beside:
     def __init__(self, layer: PageLayer, progress: Progress | None) -> None:
         self._layer, self._progress, self._rows = layer, progress, 0
         item, H = layer.item, len(layer.heads)
-        self._sums = torch.zeros(H, item.S, dtype=torch.float64, device=item.device)
-        self._seen = torch.zeros(H, item.S, dtype=torch.int64, device=item.device)
-        self._entropy = torch.full((H, item.T), torch.nan, device=item.device)
-        self._largest = torch.full_like(self._entropy, torch.nan)
+        self._sides: list[Sides] = []
         self._edges = _thumbnail_edges(item.T, item.S)
         self._small = np.full((H, *(len(edges) - 1 for edges in self._edges)), -np.inf, dtype=np.float32)
         self._numbers: list[dict[str, Any]] = []
 
-    def head(self, n: int, look: Callable[[Block], tuple[Tensor, Tensor]]) -> None:
-        """Reads the page's head ``n``; ``look`` gives a block's weights, 0 where hidden, and who sees what, (b, n) each."""
-        head = self._layer.heads[n]
+    def head(self, n: int, look: Callable[[Block], None]) -> None:
+        """Reads the page's head ``n`` once; ``look`` is given each block before it is taken in."""
+        head, sides = self._layer.heads[n], SideSums(self._layer.item)
 
         def looked() -> Iterator[Block]:
             for block in self._layer.attention.blocks(head, sums=True):
-                self._take(n, block, *look(block))
+                look(block)
+                sides.add(block)
+                self._reduce(n, block)
                 yield block
 
         self._numbers.append(head_numbers(self._layer, head, self._went, blocks=looked()))
+        self._sides.append(sides.made)
 
     def give_back(self) -> None:
         """Takes back the progress that was told: it all starts again."""
@@ -97,22 +97,20 @@ class _Beside:
         if self._progress is not None:
             self._progress(rows)
 
-    def _take(self, n: int, block: Block, weights: Tensor, sees: Tensor) -> None:
-        self._sums[n].index_add_(0, block.keys, weights.sum(0, dtype=torch.float64))
-        self._seen[n].index_add_(0, block.keys, sees.sum(0))
-        there = block.visible > 0
-        entropy = torch.special.entr(weights).sum(1, dtype=torch.float64).float()
-        self._entropy[n, block.rows] = torch.where(there, entropy, torch.nan)
-        self._largest[n, block.rows] = torch.where(there, row_largest(weights).float(), torch.nan)
-        _reduce_into(self._small[n], weights.masked_fill(~sees, -torch.inf), block, *self._edges)
+    def _reduce(self, n: int, block: Block) -> None:
+        """Takes a block into the thumbnail: shared keys and the span apart, as each ascends by itself."""
+        hidden = (block.visible == 0)[:, None] if block.seen is None else ~block.seen
+        values = block.values.masked_fill(hidden, -torch.inf).cpu().numpy()
+        rows, keys = block.rows.cpu().numpy(), block.keys.cpu().numpy()
+        for part in (slice(0, block.shared), slice(block.shared, None)):
+            if len(rows) and len(keys[part]):
+                reduce_block(self._small[n], values[:, part], rows, keys[part], *self._edges)
 
     def write(self, chunk: Chunk, thumbnails: Chunk) -> dict[str, Any]:
         """The layer's part of the description, once every head was read."""
-        means = torch.where(self._seen > 0, self._sums / self._seen, torch.nan).float()
-        sides = {"received": means, "entropy": self._entropy, "largest": self._largest}
         small = np.where(self._small == -np.inf, np.nan, self._small)
         return {
-            **{name: chunk.floats(values.cpu().numpy()) for name, values in sides.items()},
+            **{name: chunk.floats(np.stack([getattr(one, name) for one in self._sides])) for name in Sides._fields},
             "thumbnails": thumbnails.cells(small, "u8map"),
             "statistics": {name: [one[name] for one in self._numbers] for name in self._numbers[0]},
         }
@@ -241,7 +239,7 @@ def _encode_given(
     worst, off = [0.0] * len(heads), [0.0] * len(heads)
     beside = _Beside(layer, progress)
 
-    def look(n: int, block: Block) -> tuple[Tensor, Tensor]:
+    def look(n: int, block: Block) -> None:
         there = block.visible > 0
         weights = torch.where(there[:, None], block.values, 0)
         logs = torch.where(weights > 0, weights.log(), _NOTHING).cpu()
@@ -249,7 +247,6 @@ def _encode_given(
         off[n] = max(off[n], float((logs.half().float() - logs).abs().amax()))
         bias[n, block.rows.cpu()] = logs.float()
         log_sum_exp[n, block.rows.cpu()] = torch.where(there, 0.0, torch.nan).cpu()
-        return weights, there[:, None].expand_as(weights) if block.seen is None else block.seen
 
     with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
         for n in range(len(heads)):
@@ -389,7 +386,7 @@ def _checked(layer: PageLayer, sees: Visible, vectors: _Vectors, progress: Progr
     off = [_Off() for _ in layer.heads]
     beside = _Beside(layer, progress)
 
-    def look(n: int, block: Block) -> tuple[Tensor, Tensor]:
+    def look(n: int, block: Block) -> None:
         logits = _page_logits(layer, sees, vectors, n, block, own_place)
         total = torch.logsumexp(logits, -1)
         blank = total == -torch.inf
@@ -398,9 +395,8 @@ def _checked(layer: PageLayer, sees: Visible, vectors: _Vectors, progress: Progr
         total = total.masked_fill_(blank, torch.nan).float()
         log_sum_exp[n, block.rows] = total
         exact = torch.where(block.visible[:, None] > 0, block.values, 0)
-        if not off[n].add(logits, total, exact, block.largest):
+        if not off[n].add(logits, total, exact, None if block.sums is None else block.sums.largest):
             raise _TooCoarse
-        return exact, logits > -torch.inf
 
     try:
         for n in range(heads):
@@ -468,14 +464,6 @@ def _page_logits(layer: PageLayer, sees: Visible, vectors: _Vectors, n: int, blo
     if block.shared:
         logits[:, block.shared :].masked_fill_(torch.isin(keys[block.shared :], keys[: block.shared]), -torch.inf)
     return logits
-
-
-def _reduce_into(cells: Cells, weights: Tensor, block: Block, row_edges: Positions, column_edges: Positions) -> None:
-    """A block's weights into a thumbnail: shared keys and the span apart, as each ascends by itself."""
-    values, rows, keys = (tensor.cpu().numpy() for tensor in (weights, block.rows, block.keys))
-    for part in (slice(0, block.shared), slice(block.shared, None)):
-        if len(rows) and len(keys[part]):
-            reduce_block(cells, values[:, part], rows, keys[part], row_edges, column_edges)
 
 
 def _visible(sees: Visible, chunk: Chunk) -> dict[str, Any]:

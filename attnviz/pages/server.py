@@ -59,67 +59,6 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
         token: the first path part of every address.
         port: where it is served, as the Host header must have it.
     """
-    page = head(viewer.description["source"], LIVE_POLICY) + tail(viewer.description)
-    described = to_json(viewer.description)
-
-    async def index(request: Request) -> Response:
-        return Response(page, media_type="text/html")
-
-    async def run(request: Request) -> Response:
-        return Response(described, media_type="application/json")
-
-    async def tile(request: Request) -> Response:
-        layer, of, level, row, column = _numbers(request, "layer", "head", "level", "row", "column")
-        return _floats(await viewer.tile(layer, of, level, row, column, request.path_params["reduce"]))
-
-    async def progress(request: Request) -> Response:
-        layer, of = _numbers(request, "layer", "head")
-        rows, done = await viewer.progress(layer, of, request.path_params["what"])
-        return JSONResponse({"rows": rows, "done": done})
-
-    async def alive(request: Request) -> Response:
-        return JSONResponse({"changed": viewer.changed()})
-
-    async def row(request: Request) -> Response:
-        return _floats(await viewer.row(*_numbers(request, "layer", "head", "query")))
-
-    async def column(request: Request) -> Response:
-        return _floats(await viewer.column(*_numbers(request, "layer", "head", "key")))
-
-    async def sides(request: Request) -> Response:
-        return _floats(await viewer.sides(*_numbers(request, "layer", "head")))
-
-    async def rectangle(request: Request, values: str) -> Response:
-        layer, of, t0, t1, s0, s1 = _numbers(request, "layer", "head", "t0", "t1", "s0", "s1")
-        return _floats(await viewer.rectangle(layer, of, range(t0, t1), range(s0, s1), values))
-
-    async def vectors(request: Request) -> Response:
-        layer, of, query = _numbers(request, "layer", "head", "query")
-        return _floats(await viewer.vectors(layer, of, query, _listed(request, "keys")))
-
-    async def thumbnail(request: Request) -> Response:
-        small = await viewer.thumbnail(*_numbers(request, "layer", "head"))
-        return _binary(np.array([*small.cells.shape, small.queries], dtype="<u4").tobytes() + _little(small.cells))
-
-    async def statistics(request: Request) -> Response:
-        numbers = await viewer.statistics(*_numbers(request, "layer", "head"))
-        return Response(status_code=204) if numbers is None else JSONResponse(numbers)
-
-    endpoints: dict[str, Endpoint] = {
-        "/": index,
-        "/run.json": run,
-        "/tile/{layer}/{head}/{level}/{row}/{column}/{reduce}": tile,
-        "/alive": alive,
-        "/pass/{what}/{layer}/{head}": progress,
-        "/row/{layer}/{head}/{query}": row,
-        "/column/{layer}/{head}/{key}": column,
-        "/sides/{layer}/{head}": sides,
-        "/weights/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(rectangle, values="weights"),
-        "/logits/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(rectangle, values="logits"),
-        "/vectors/{layer}/{head}/{query}/{keys}": vectors,
-        "/thumbnail/{layer}/{head}": thumbnail,
-        "/statistics/{layer}/{head}": statistics,
-    }
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -127,12 +66,83 @@ def application(viewer: Viewer, *, token: str, port: int) -> ASGIApp:
         viewer.close()
 
     inside = Starlette(
-        routes=[Route(path, _answering(endpoint)) for path, endpoint in endpoints.items()],
+        routes=[Route(path, _answering(endpoint)) for path, endpoint in _Endpoints(viewer).by_path.items()],
         exception_handlers={HTTPException: _refusal, Exception: _defect},
         lifespan=lifespan,
     )
     inside.router.redirect_slashes = False
     return Guard(inside, token, port)
+
+
+class _Endpoints:
+    """What a page asks, each answer the viewer's."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        self.viewer = viewer
+        self.page = head(viewer.description["source"], LIVE_POLICY) + tail(viewer.description)
+        self.described = to_json(viewer.description)
+
+    @property
+    def by_path(self) -> dict[str, Endpoint]:
+        """Each endpoint by its path, whose parts are its parameters."""
+        return {
+            "/": self.index,
+            "/run.json": self.run,
+            "/tile/{layer}/{head}/{level}/{row}/{column}/{reduce}": self.tile,
+            "/alive": self.alive,
+            "/pass/{what}/{layer}/{head}": self.progress,
+            "/row/{layer}/{head}/{query}": self.row,
+            "/column/{layer}/{head}/{key}": self.column,
+            "/sides/{layer}/{head}": self.sides,
+            "/weights/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(self.rectangle, values="weights"),
+            "/logits/{layer}/{head}/{t0}/{t1}/{s0}/{s1}": partial(self.rectangle, values="logits"),
+            "/vectors/{layer}/{head}/{query}/{keys}": self.vectors,
+            "/thumbnail/{layer}/{head}": self.thumbnail,
+            "/statistics/{layer}/{head}": self.statistics,
+        }
+
+    async def index(self, _: Request) -> Response:
+        return Response(self.page, media_type="text/html")
+
+    async def run(self, _: Request) -> Response:
+        return Response(self.described, media_type="application/json")
+
+    async def tile(self, request: Request) -> Response:
+        layer, of, level, row, column = _numbers(request, "layer", "head", "level", "row", "column")
+        return _floats(await self.viewer.tile(layer, of, level, row, column, request.path_params["reduce"]))
+
+    async def progress(self, request: Request) -> Response:
+        layer, of = _numbers(request, "layer", "head")
+        rows, done = await self.viewer.progress(layer, of, request.path_params["what"])
+        return JSONResponse({"rows": rows, "done": done})
+
+    async def alive(self, _: Request) -> Response:
+        return JSONResponse({"changed": self.viewer.changed()})
+
+    async def row(self, request: Request) -> Response:
+        return _floats(await self.viewer.row(*_numbers(request, "layer", "head", "query")))
+
+    async def column(self, request: Request) -> Response:
+        return _floats(await self.viewer.column(*_numbers(request, "layer", "head", "key")))
+
+    async def sides(self, request: Request) -> Response:
+        return _floats(await self.viewer.sides(*_numbers(request, "layer", "head")))
+
+    async def rectangle(self, request: Request, values: str) -> Response:
+        layer, of, t0, t1, s0, s1 = _numbers(request, "layer", "head", "t0", "t1", "s0", "s1")
+        return _floats(await self.viewer.rectangle(layer, of, range(t0, t1), range(s0, s1), values))
+
+    async def vectors(self, request: Request) -> Response:
+        layer, of, query = _numbers(request, "layer", "head", "query")
+        return _floats(await self.viewer.vectors(layer, of, query, _listed(request, "keys")))
+
+    async def thumbnail(self, request: Request) -> Response:
+        small = await self.viewer.thumbnail(*_numbers(request, "layer", "head"))
+        return _binary(np.array([*small.cells.shape, small.queries], dtype="<u4").tobytes() + _little(small.cells))
+
+    async def statistics(self, request: Request) -> Response:
+        numbers = await self.viewer.statistics(*_numbers(request, "layer", "head"))
+        return Response(status_code=204) if numbers is None else JSONResponse(numbers)
 
 
 class Guard:

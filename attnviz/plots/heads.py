@@ -9,12 +9,16 @@ from attnviz.base.errors import InputError, not_one_of
 from attnviz.measures.curves import HeadCurves
 from attnviz.measures.statistics import STATISTICS, HeadStatistics
 from attnviz.plots.look import COLORS, Look
+from attnviz.plots.taking import looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_COLORS = tuple(name for name in COLORS if name != "marks")  # of numbers, none is marked
 
+
+@looks("width", *_COLORS)
 def plot_statistics(
     rows: Sequence[HeadStatistics],
     statistic: str = "entropy",
@@ -23,8 +27,7 @@ def plot_statistics(
     ax: Axes | None = None,
     title: str | None = None,
     caption: str | None = None,
-    width: float | str | None = None,
-    **colors: Any,
+    **look: Any,
 ) -> Axes:
     """Draws one statistic of every head: layers down and heads across, or a line a head by layer.
 
@@ -35,8 +38,7 @@ def plot_statistics(
         ax: the Axes to draw into; None makes a figure.
         title: None says which statistic.
         caption: what is written under the figure.
-        width: inches, or ``column`` or ``page`` of a paper.
-        colors: ``norm``, ``robust``, ``vmin``, ``vmax`` and ``cmap``, as in :func:`attnviz.plot`; lines have none.
+        look: how it looks.
 
     Returns:
         The Axes drawn into.
@@ -58,17 +60,19 @@ def plot_statistics(
         raise InputError("there are no rows of statistics; take them from attnviz.head_statistics(inputs)")
     if statistic not in STATISTICS:
         raise not_one_of("statistic", statistic, STATISTICS)
-    look = Look(width=width, **{name: value for name, value in colors.items() if _known(name)})
-    how: dict[str, Any] = {"title": title, "caption": caption, "width": look.inches}
+    asked = Look(**look)
+    how: dict[str, Any] = {"title": title, "caption": caption, "width": asked.inches}
     if by_layer:
-        if colors:
-            raise InputError(f"{next(iter(colors))}: lines have no color scale; leave it out")
+        for name in look:
+            if name in _COLORS:
+                raise InputError(f"{name}: lines have no color scale; leave it out")
         found = lines_figure(rows, statistic, ax, **how)
     else:
-        found = statistics_figure(rows, statistic, ax, **how, **look.colors)
+        found = statistics_figure(rows, statistic, ax, **how, **asked.colors)
     return found if ax is not None else showing(found)
 
 
+@looks("width")
 def plot_curves(
     found: Sequence[HeadCurves],
     curve: str = "windows",
@@ -76,7 +80,7 @@ def plot_curves(
     ax: Axes | None = None,
     title: str | None = None,
     caption: str | None = None,
-    width: float | str | None = None,
+    **look: Any,
 ) -> Axes | Figure:
     """Draws the weight of heads by distance, or what windows of each width keep: a line a head, a panel a layer.
 
@@ -84,7 +88,9 @@ def plot_curves(
         found: as :func:`attnviz.head_curves` gives them, of one layer or of several in one list.
         curve: ``windows`` or ``distance``.
         ax: the Axes to draw into, for one layer; None makes a figure.
-        title, caption, width: as in :func:`plot_statistics`.
+        title: None says which curve.
+        caption: what is written under the figure.
+        look: how it looks.
 
     Returns:
         The Axes drawn into, or the figure.
@@ -107,11 +113,5 @@ def plot_curves(
         raise not_one_of("curve", curve, CURVES)
     if ax is not None and len({one.layer for one in found}) > 1:
         raise InputError("several layers have a panel each, in a figure of their own; leave ax out")
-    drawn = curves_figure(found, curve, ax, title=title, caption=caption, width=Look(width=width).inches)
+    drawn = curves_figure(found, curve, ax, title=title, caption=caption, width=Look(**look).inches)
     return drawn if ax is not None else showing(drawn)
-
-
-def _known(name: str) -> bool:
-    if name not in COLORS or name == "marks":
-        raise TypeError(f"plot_statistics: there is no option {name!r}")
-    return True

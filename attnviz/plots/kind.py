@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from attnviz.base.types import Progress
     from attnviz.engine.request import Request
     from attnviz.maps.map import AttentionMap
+    from attnviz.show.figures.scales import FittedScale
 
 KINDS: dict[str, type[Kind]] = {}
 """The kinds that have a name, by it."""
@@ -54,10 +55,6 @@ class Parts:
     def spoken(self) -> tuple[AttentionMap, ...]:
         """The maps that captions and hints tell of."""
         return self.maps if self.told is None else self.told
-
-    def words(self, look: Look) -> dict[str, Any]:
-        """Title, caption, width and colors, as keyword arguments of figures."""
-        return look.words(self.spoken, self.source, said=self.said)
 
     @property
     def labels(self) -> set[str]:
@@ -139,6 +136,15 @@ class Kind(ABC):
     def spoken(self, parts: Parts, look: Look) -> Parts:
         """The parts with what captions say of how they are drawn."""
         return parts
+
+    def scale(self, parts: Parts, look: Look) -> FittedScale:
+        """The color scale that captions tell of."""
+        return look.fitted(parts.spoken)
+
+    def words(self, parts: Parts, look: Look) -> dict[str, Any]:
+        """Title, caption, width and colors, as keyword arguments of figures."""
+        scale = self.scale(parts, look) if look.caption is True else None
+        return look.words(parts.spoken, parts.source, scale=scale, said=parts.said)
 
     @abstractmethod
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:

@@ -66,14 +66,14 @@ class Lesson:
 
         return told(self.explanation, self.language, f"figure_{name}")
 
-    def figure(self, name: str, look: Look) -> Figure:
-        """One of its figures."""
+    def figure(self, name: str, look: Look, *, title: str | None = None) -> Figure:
+        """One of its figures; ``title``: above it, None says what it shows. A look's title is the lesson's."""
         from attnviz.show.figures.lesson import pair_figure, row_figure
         from attnviz.show.lessons import LANGUAGES, shown_keys, told
 
         words, e = LANGUAGES[self.language].figure_words, self.explanation
         how = look.words([self.shown], e.source, marks=look.marks)
-        how["title"] = told(e, self.language, f"{name}_note")
+        how["title"] = told(e, self.language, f"{name}_note") if title is None else title
         if name == "map":
             return pair_figure(self.shown, e, words, **how)
         few: dict[str, Any] = {part: how[part] for part in ("title", "width", "cmap")}

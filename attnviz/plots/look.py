@@ -60,7 +60,10 @@ class Look(Scale):
     )
     transparent: bool = said(False, "No background.", rare=True)
     marks: bool = said(
-        True, "Mark a column that takes most of the weight, and lone peaks of long maps.", off="no-marks", rare=True
+        True,
+        "Mark a column that takes most of the weight, lone peaks of long maps, and, by dashes, what is below 0.",
+        off="no-marks",
+        rare=True,
     )
 
     def check(self) -> None:
@@ -82,6 +85,10 @@ class Look(Scale):
         from attnviz.show.figures.scales import ColorScale
 
         return ColorScale(**self.colors)
+
+    def fitted(self, maps: Sequence[AttentionMap]) -> FittedScale:
+        """The color scale of these maps."""
+        return self.scale.fit(maps).marked(self.marks)
 
     @property
     def colors(self) -> dict[str, Any]:
@@ -136,7 +143,7 @@ class Look(Scale):
         if self.caption is True:
             from attnviz.show.figures.captions import caption as told
 
-            caption = told(maps, scale or self.scale.fit(maps), source=source, notes=said)
+            caption = told(maps, scale or self.fitted(maps), source=source, notes=said)
         return {"title": self.title, "caption": caption, "width": self.inches, **self.colors, **layout}
 
     def hint(self, maps: Sequence[AttentionMap]) -> str | None:

@@ -23,7 +23,8 @@ from attnviz.plots.kinds.overlay import Overlay
 from attnviz.plots.kinds.overview import Overview
 from attnviz.plots.kinds.pattern import Reasons
 from attnviz.plots.kinds.strip import Strip
-from attnviz.plots.taking import split, takes
+from attnviz.plots.look import COLORS, Look
+from attnviz.plots.taking import looks, split, takes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -333,6 +334,7 @@ def plot_pattern(
     return found if ax is not None else showing(found)
 
 
+@looks("width", "dpi", *COLORS)
 def plot_lesson(
     inputs: Inputs,
     figure: Literal["map", "row"] = "map",
@@ -353,7 +355,7 @@ def plot_lesson(
         figure: ``map``, the head's map with a ring around the pair; ``row``, the query's weights as bars.
         language: ``en`` or ``ja``.
         title: above the figure; None says what it shows.
-        look: how it looks, as in :func:`plot`.
+        look: how it looks.
 
     Returns:
         The figure.
@@ -374,12 +376,9 @@ def plot_lesson(
     for name, value, choices in (("figure", figure, FIGURES), ("language", language, tuple(LANGUAGES))):
         if value not in choices:
             raise not_one_of(name, value, choices)
-    what, words, _ = split({**look, "title": title})
-    if what:
-        raise TypeError(f"plot_lesson: there is no option {next(iter(what))!r}")
-    found = explain(inputs, head=head, query=query, key=key, pattern=pattern, batch=batch)
-    made = Lesson.of(Request(inputs, pattern, head, batch=batch), found, words, language)
-    return showing(made.figure(figure, words))
+    found, asked = explain(inputs, head=head, query=query, key=key, pattern=pattern, batch=batch), Look(**look)
+    made = Lesson.of(Request(inputs, pattern, head, batch=batch), found, asked, language)
+    return showing(made.figure(figure, asked, title=title))
 
 
 @takes("queries", "keys", derived=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from attnviz.base.errors import close_to
 from attnviz.base.types import Progress
@@ -35,18 +36,41 @@ def takes(
 
     def said(function: _Function) -> _Function:
         function = asks(*(name for name in _ASKED if name not in without), derived=derived, arrays=arrays)(function)
-        own = inspect.signature(function)
-        looks = [field for field in options_of(Look) if field.name not in left]
-        listed = [
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-            for field in looks
-        ]
-        function.__signature__ = own.replace(parameters=[*own.parameters.values(), *listed])  # type: ignore[attr-defined]
-        lines = "".join(f"\n            {field.name}: {_plain(field.metadata['help'])}" for field in looks)
-        function.__doc__ = (function.__doc__ or "").replace("and how it looks.", f"and how it looks:{lines}")
-        return function
+        return _listed(function, [field.name for field in options_of(Look) if field.name not in left])
 
     return said
+
+
+def looks(*names: str) -> Callable[[_Function], _Function]:
+    """Likewise a function of what is computed already, which takes ``**look``: these parts of a look, and no others."""
+
+    def said(function: _Function) -> _Function:
+        listed = _listed(function, names)
+        known = inspect.signature(listed).parameters
+
+        @wraps(function)
+        def taking(*args: Any, **given: Any) -> Any:
+            _check_known([name for name in given if name not in known], known)
+            return function(*args, **given)
+
+        return cast("_Function", taking)
+
+    return said
+
+
+def _listed(function: _Function, names: Sequence[str]) -> _Function:
+    """A function with these parts of a look in its signature and in its docstring."""
+    own = inspect.signature(function)
+    fields = [field for field in options_of(Look) if field.name in names]
+    kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    listed = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields
+    ]
+    function.__signature__ = own.replace(parameters=[*kept, *listed])  # type: ignore[attr-defined]
+    lines = "".join(f"\n            {field.name}: {_plain(field.metadata['help'])}" for field in fields)
+    function.__doc__ = (function.__doc__ or "").replace("how it looks.", f"how it looks:{lines}")
+    return function
 
 
 def _plain(help: str) -> str:
@@ -69,8 +93,11 @@ def split(options: dict[str, Any], *, colors: bool = True) -> tuple[dict[str, An
     names = [*(field.name for field in fields(Request)), *DERIVED]
     what = {name: given.pop(name) for name in names if name in given}
     looks = [field.name for field in options_of(Look) if colors or field.name not in COLORS]
-    for name in given:
-        if name not in looks:
-            instead = _INSTEAD.get(name) or close_to(name, [*names, *looks, "progress"])
-            raise TypeError(f"there is no option {name!r}{instead}")
+    _check_known([name for name in given if name not in looks], [*names, *looks, "progress"])
     return what, Look(**given), progress
+
+
+def _check_known(strangers: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TypeError for an option that there isn't, with the one that was meant."""
+    for name in strangers:
+        raise TypeError(f"there is no option {name!r}{_INSTEAD.get(name) or close_to(name, known)}")

@@ -97,7 +97,9 @@ def load(
         _check_alone(main, names, settings or {}, layout, global_positions)
         return read_maps(main, prefix, maps, _told_of_maps(own, where, layer))
     given = _holds_weights(main, names, prefix)
-    skipped = set(OF_PRODUCTS if given else OF_WEIGHTS) | (set() if values else {"v", "v_global", "w_o"})
+    skipped = set(OF_PRODUCTS if given else OF_WEIGHTS) | (
+        set() if values else {"v", "v_global", "w_o", "residual_norms"}
+    )
     if global_positions is not None:
         skipped.add("global_mask")
     tensors = _tensors(main, prefix, names, skipped, without)
@@ -316,7 +318,7 @@ def _made(
         return inputs if mask is None else with_mask(inputs, mask, name=MASK, pairs_first=pairs_first)
     for name in settings:
         raise InputError(f"--{name} {settings[name]}: weights that were given are shown as they are; leave it out")
-    for name in (*SETTINGS, "bias"):  # what made the weights
+    for name in (*SETTINGS, "bias", "rotary"):  # what made the weights
         roles.pop(name, None)
     if "v" in roles and layout in ("bthd", "thd"):
         roles["v"] = roles["v"].transpose(-3, -2)

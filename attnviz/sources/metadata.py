@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attnviz.attention.patterns import Pattern
+    from attnviz.attention.rotary import Rotary
 
 
 def settings_of(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
@@ -42,6 +43,8 @@ def settings_of(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
     for name in ("pattern", "maps"):
         if name in merged:
             settings[name] = merged[name]
+    if merged.get("rotary") is not None:
+        settings["rotary"] = _rotary(main, merged["rotary"])
     # Layers of a kind called cross are so; what their kind has in common stands under the same word.
     said = merged.get("cross", False)
     if not isinstance(said, bool | dict):
@@ -56,6 +59,15 @@ def settings_of(main: TensorFile | None, layer: Label | None) -> dict[str, Any]:
         if not (isinstance(labels, list) and all(isinstance(item, list) and _all_text(item) for item in labels)):
             raise InputError(f"{main.path}: its metadata gives {name} that are not lists of strings, one a batch item")
     return settings
+
+
+def _rotary(main: TensorFile, said: Any) -> Rotary:
+    from attnviz.attention.rotary import Rotary
+
+    try:
+        return Rotary.of(said)
+    except InputError as error:
+        raise InputError(f"{main.path}: its metadata's {error}") from error
 
 
 def pattern_names(file: TensorFile) -> dict[Label | None, str]:

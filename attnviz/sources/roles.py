@@ -35,6 +35,7 @@ ROLES: dict[str, str] = {
     "weights": "attention weights that were given (B, H, T, S)",
     "logits": "scores before softmax, beside weights (B, H, T, S)",
     "w_o": "output projection, a part a head (H, D_v, d_model)",
+    "residual_norms": "lengths of the residual and of what the layer adds to it (B, T, 2)",
 }
 """Every role a tensor can play, and what it is."""
 
@@ -56,6 +57,9 @@ LABELS = (
     "query_special_tokens",
 )
 """What a dump's metadata can say of its tokens."""
+
+SHARED = (*LABELS, "rotary")
+"""What of that is said once for all layers of a kind; a layer that lacks it says null."""
 
 FORMAT_VERSION = 2
 """The newest format; a dump that uses nothing format 1 lacks says 1, so that older programs read it."""

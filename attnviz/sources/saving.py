@@ -84,6 +84,7 @@ def layer_metadata(inputs: Inputs) -> dict[str, Any]:
     said = {name: getattr(inputs, name, None) for name in (*SETTINGS, *LABELS)}
     said["token_form"] = None if inputs.token_form == "plain" else inputs.token_form
     said["cross"] = True if inputs.cross else None
+    said["rotary"] = rotary.said if (rotary := getattr(inputs, "rotary", None)) is not None else None
     if hasattr(inputs, "grids"):
         said["maps"] = maps_metadata(inputs)
     else:
@@ -123,6 +124,7 @@ def format_of(inputs: Inputs) -> int:
     new = (
         hasattr(inputs, "weights"),
         getattr(inputs, "w_o", None) is not None,
+        getattr(inputs, "residual_norms", None) is not None,
         not layer_metadata(inputs).keys().isdisjoint(LABELS[2:]),
         inputs.cross,
         inputs.query_positions is not None,

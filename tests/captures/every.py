@@ -75,7 +75,7 @@ class _Seen(TorchFunctionMode):
         around = [module for module in self._stack if not isinstance(module, nn.Softmax)]
         if not around:
             return result
-        if func in _SOFTMAX and result.ndim >= 3:
+        if func in _SOFTMAX and result.ndim >= 3 and _over_last(args, kwargs, result.ndim):
             self._note(around[-1], result.detach().clone())
             self._note_sinks(around[-1], args[0], result)
         elif func is functional.scaled_dot_product_attention:
@@ -97,6 +97,12 @@ class _Seen(TorchFunctionMode):
         if isinstance(sinks, Tensor) and weights.ndim == 4 and weights.shape[1] == sinks.numel():
             share = torch.sigmoid(logits.logsumexp(-1) - sinks.view(1, -1, 1))
             self.scaled.setdefault(self._names[id(module)], []).append(weights * share[..., None])
+
+
+def _over_last(args: Any, kwargs: dict[str, Any], ndim: int) -> bool:
+    """Whether a softmax is over the last dimension: one over another gives no row of weights."""
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+    return isinstance(dim, int) and dim % ndim == ndim - 1
 
 
 def _of_sdpa(

@@ -153,6 +153,58 @@ def test_an_argument_that_is_not_known_is_refused_by_name(check):
         captured(model, {"x": torch.randn(B, 4, 7, 8)}, check=check)
 
 
+def tempered(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, dropout: float = 0.0, **given: Any
+) -> Any:
+    """What its arguments don't say, and the weights beside the context."""
+    group = query.shape[1] // key.shape[1]
+    key, value = (one.repeat_interleave(group, 1) for one in (key, value))
+    scores = query @ key.transpose(2, 3) * 3
+    scores = scores if attention_mask is None else scores + attention_mask
+    weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def with_tempered(**settings: Any) -> Any:
+    transformers.AttentionInterface.register("tempered", tempered)
+    transformers.AttentionMaskInterface.register("tempered", transformers.masking_utils.eager_mask)
+    config = FAMILIES["Llama"].config()
+    config.update(settings)
+    return transformers.LlamaForCausalLM._from_config(config, attn_implementation="tempered").eval()
+
+
+def test_the_weights_that_a_function_gives_are_shown_where_q_and_k_do_not_say_them():
+    model = with_tempered()
+    given = ids()
+    exists = torch.ones_like(given)
+    exists[1, :3] = 0
+    with torch.no_grad():
+        own = model(given, attention_mask=exists, output_attentions=True).attentions
+        with attnviz.capture(model) as run:
+            model(given, attention_mask=exists)
+        with attnviz.capture(model) as steps:
+            made = model.generate(given, attention_mask=exists, max_new_tokens=3, do_sample=False, pad_token_id=0)
+        exists = torch.nn.functional.pad(exists, (0, 2), value=1)
+        whole = model(made[:, :-1], attention_mask=exists, output_attentions=True).attentions
+    assert run.weights_only == steps.weights_only == [0, 1]
+    for found, wanted in ((run, own), (steps, whole)):
+        for layer in found.layers:
+            inputs = found.inputs(layer)
+            assert str(inputs.pattern) == "causal"
+            for b in range(B):
+                seen = exists[b, : inputs.T].bool()
+                torch.testing.assert_close(
+                    weights(inputs, b)[:, seen].float(), wanted[layer][b][:, seen], atol=1e-4, rtol=1e-3
+                )
+
+
+def test_weights_that_were_dropped_out_are_not_taken_for_those_before():
+    model = with_tempered(attention_dropout=0.5).train()
+    with pytest.warns(Note, match="dropout is on"):
+        run, _ = captured(model, {"input_ids": ids()})
+    assert run.weights_only == []
+
+
 def test_a_config_that_names_no_attention_runs_the_models_own():
     class Own(nn.Module):
         is_causal = False

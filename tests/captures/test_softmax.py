@@ -153,6 +153,31 @@ class Routed(nn.Module):
         return self.attention(x) * points.topk(2).values.sum(-1, keepdim=True)
 
 
+@pytest.mark.parametrize("S", [5, 9])
+@pytest.mark.parametrize("how", ["over queries", "over queries, hard", "transposed"])
+def test_keys_that_queries_share_are_given_as_they_multiply_values(how, S):
+    """Slot attention, GroupViT: a softmax over queries, and rows as shares of their sum."""
+    used = []
+
+    class Slots(nn.Module):
+        def forward(self, q: Tensor, k: Tensor) -> Tensor:
+            if how == "transposed":
+                each = (k @ q.transpose(1, 2)).softmax(dim=-1).transpose(1, 2)  # (B, T, S)
+            else:
+                soft = (q @ k.transpose(1, 2)).softmax(dim=-2)
+                each = soft
+                if how.endswith("hard"):
+                    each = (
+                        torch.zeros_like(soft).scatter_(-2, soft.argmax(-2, keepdim=True), 1.0) - soft.detach() + soft
+                    )
+            used.append(each / (each.sum(-1, keepdim=True) + 1e-3))
+            return used[-1] @ k
+
+    run, _ = captured(Slots(), {"q": torch.randn(2, 5, 8), "k": torch.randn(2, S, 8)})
+    assert run.notes == []
+    torch.testing.assert_close(run.inputs(0).weights[:, 0], used[0])
+
+
 def test_a_router_is_no_attention():
     with warnings.catch_warnings():
         warnings.simplefilter("error", Note)

@@ -137,6 +137,14 @@ def test_synth_without_options_is_the_built_in_case(succeed, folder):
     assert torch.equal(attnviz.load("dump.npz").q, attnviz.synthesize().q)
 
 
+@pytest.mark.parametrize("tokens", [1, 3, 4, 7, 8])
+def test_synth_of_few_tokens_has_the_global_ones_that_there_are(succeed, folder, tokens):
+    succeed("synth", "few.npz", "--tokens", tokens)
+    mask, expected = attnviz.load("few.npz").global_mask, attnviz.synthesize(tokens=tokens).global_mask
+    assert torch.equal(mask, expected)
+    assert mask[0].nonzero().flatten().tolist() == [position for position in (0, 3, 7) if position < tokens]
+
+
 def test_synth_draws_random_globals_from_its_seed(succeed, folder):
     masks = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

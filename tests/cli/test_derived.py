@@ -144,7 +144,11 @@ def test_two_runs_are_compared_layers_as_one(run, run_dump):
             "--head 2: --rollout is of the mean of all heads; leave --head out",
         ),
         ("plot run.npz --rollout --mean -o x.png", "--rollout: it makes one map .* leave --mean out"),
-        ("plot run.npz --rollout --values norms -o x.png", "--values norms: --rollout follows weights"),
+        (
+            "plot run.npz --rollout --values norm-shares -o x.png",
+            "--values norm-shares: --rollout follows weights or norms",
+        ),
+        ("plot run.npz --rollout --values norms -o x.png", "rollout by norms weighs a layer against its residual"),
         ("plot run.npz --rollout --pixels 3 -o x.png", "choose --reduce mass, or few queries with --queries A:B"),
         (
             "plot run.npz --mean=depth -o x.png",

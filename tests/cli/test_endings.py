@@ -70,6 +70,31 @@ def test_what_a_library_makes_of_short_memory_is_short_memory():
     assert ending(made) == (NO_MEMORY, 2)
 
 
+def test_an_error_that_cannot_be_told_ends_as_a_line_too():
+    class Mute(RuntimeError):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    line, code = ending(Mute())
+    assert code == 70
+    assert line is not None
+    assert line.startswith("a defect of attnviz, please report it (ValueError: no words at test_endings.py:")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("stats", "a.npz", "b.npz"), "too many arguments: b.npz; stats takes SOURCE"),
+        (("score", "a.npz", "b.npz", "c"), "too many arguments: b.npz c; score takes SOURCE"),
+        (("plot", "a.npz", "b.npz", "-o", "x.png"), "too many arguments: b.npz; plot takes SOURCE, and another file by --compare FILE"),
+        (("audit", "a", "b", "c"), "too many arguments: c; audit takes A and B"),
+    ],
+)  # fmt: skip
+def test_an_argument_too_many_is_told_with_what_is_taken(run, words, says):
+    result = run(*words)
+    assert (result.code, result.out, result.err) == (2, "", f"attnviz: {says} (see attnviz {words[0]} --help)\n")
+
+
 def test_a_defect_says_how_to_see_all_of_it(run, monkeypatch):
     def defect(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division by zero")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests import reference
 from tests.cases import small
@@ -45,6 +45,32 @@ def test_layers_heads_and_items_of_ones_choice(run, folder, dump):
     item = small()
     expected = reference.attend(item.q[1], item.k[1], reference.sees_globals(item.global_mask[1], 6))
     np.testing.assert_allclose(page.weights(page.layers[0]), expected.weights, rtol=0, atol=1e-3)
+
+
+def test_several_dumps_are_texts_of_one_page(run, folder, dump):
+    first, other = layered(0, 1), Path("other/layers.safetensors")
+    other.parent.mkdir()
+    save_file({name: tensor[:, :, :5].clone() for name, tensor in load_file(first).items()}, other)
+    result = run("html", first, dump, "--pattern", "causal", "-o", "page.html")
+    assert (result.code, result.err.split(", ")[:2]) == (0, ["attnviz: wrote page.html: 3 layers", "12 heads"])
+    page = Page(Path("page.html").read_text())
+    assert [(layer["text"], layer["label"]) for layer in page.layers] == [
+        ("layers", "0"),
+        ("layers", "1"),
+        (dump.stem, "0"),
+    ]
+    assert [layer["origin"]["command"].split()[0] for layer in page.layers] == [str(first), str(first), str(dump)]
+    assert page.run["source"] == f"layers, {dump.stem}"
+
+    assert run("html", first, other, "--layer", "1", "--pattern", "causal", "-o", "page.html").code == 0
+    page = Page(Path("page.html").read_text())  # names that are alike are told apart by their folders
+    assert [(layer["text"], page.weights(layer).shape) for layer in page.layers] == [
+        (str(first), (4, 6, 6)),
+        (str(other), (4, 5, 5)),
+    ]
+    result = run("html", first, other, first, "-o", "again.html")
+    assert (result.code, result.err) == (2, f"attnviz: {first}: this file is given twice; name each once\n")
+    assert not Path("again.html").exists()
 
 
 def test_a_mask_of_ones_own(run, folder, dump):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import attnviz
+from attnviz.compare.snapshots.files import write_snapshot
 from attnviz.engine.request import Request
 from attnviz.plots.kind import KINDS, drawn, figure_of
 from attnviz.plots.kinds.heatmap import Heatmap
@@ -37,6 +39,7 @@ def sources(folder):
         tensors |= {f"layers.{n}.q": inputs.q, f"layers.{n}.k": inputs.k}
     write_tensors(folder / "run.npz", tensors, {})
     seen, picture = small(tokens=5), torch.arange(48, dtype=torch.uint8).reshape(4, 4, 3)
+    write_snapshot(folder / "kept.json", attnviz.take_snapshot(attnviz.load("a.npz"), "causal"))
     write_tensors(folder / "seen.npz", {"q": seen.q, "k": seen.k, "picture": picture}, {"patches": [2, 2]})
     return folder
 
@@ -173,6 +176,12 @@ OTHERS = {
         ("stats", "run.npz", "--layer", "all", "--pattern", "causal", "--curve", "distance"),
         lambda: attnviz.plot_curves(rows(attnviz.head_curves), "distance"),
     ),
+    "what sets a snapshot apart": (
+        ("snapshot", "check", "b.npz", "kept.json", "--pattern", "causal", "--caption"),
+        lambda: attnviz.plot_snapshot(
+            "kept.json", attnviz.take_snapshot(attnviz.load("b.npz"), "causal"), caption=True, dpi=150
+        ),
+    ),
     "windows": (
         ("stats", "a.npz", "--pattern", "causal", "--curve", "windows"),
         lambda: attnviz.plot_curves(attnviz.head_curves(inputs(), "causal")),
@@ -185,7 +194,7 @@ OTHERS = {
 def test_other_figures_are_the_librarys(run, sources, case):
     arguments, library = OTHERS[case]
     result = run(*arguments, "-o", "command.png")
-    assert result.code == 0, result.err
+    assert result.code == (1 if "check" in arguments else 0), result.err
     with house_style(letters="[CLS]"):
         found = saved(figure_of(library()), "library.png")
     np.testing.assert_array_equal(pixels(sources / "command.png"), found)
@@ -232,11 +241,27 @@ def test_figures_of_a_lesson_are_the_librarys(run, sources, figure):
         (lambda: attnviz.plot_lesson(inputs(), "mapp"), attnviz.InputError, "did you mean map"),
         (lambda: attnviz.plot_lesson(inputs(), language="fr"), attnviz.InputError, "en, ja"),
         (lambda: attnviz.plot_lesson(inputs(), pixels=3), TypeError, "no option 'pixels'"),
+        (
+            lambda: attnviz.plot_snapshot(
+                *(attnviz.take_snapshot(inputs(), "causal", heads=[head]) for head in range(2))
+            ),
+            attnviz.InputError,
+            "no cells in common",
+        ),
     ],
 )
 def test_what_the_library_cannot_draw_is_said(sources, call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+@pytest.mark.parametrize("name", [name for name in attnviz.__all__ if name.split("_")[0] == "plot"])
+def test_an_option_that_there_is_not_is_answered_with_the_one_that_was_meant(name):
+    """One rule for every function that draws, whatever it takes."""
+    parameters = inspect.signature(getattr(attnviz, name)).parameters.values()
+    needed = [attnviz.synthesize() for one in parameters if one.default is inspect.Parameter.empty]
+    with pytest.raises(TypeError, match=r"no option 'widht'; did you mean width\?"):
+        getattr(attnviz, name)(*needed, widht=3)
 
 
 @pytest.mark.parametrize("how", [(), ("--mean",), ("--strip", "3")], ids=str)

@@ -47,6 +47,14 @@ def test_equal_maps_are_0_apart():
     assert (head.top_k_agreement, head.beyond, head.pairs) == (1, 0, 4)
 
 
+@given(st.sampled_from((torch.float32, torch.bfloat16, torch.float64)).flatmap(calls))
+def test_an_attention_differs_from_itself_by_nothing(call):
+    sides = [exact(call.inputs, call.pattern, batch=call.batch) for _ in range(2)]
+    for head in compare(*sides).heads:
+        assert (head.max_abs, head.mean_abs, head.beyond, head.rows_beyond) == (0, 0, 0, 0)
+        assert (head.total_variation or 0, head.js_divergence or 0) == (0, 0)
+
+
 def test_maps_on_keys_of_their_own_are_as_far_apart_as_can_be():
     head = differ([[1.0, 0.0]], [[0.0, 1.0]])
     assert head.max_abs == 1

@@ -44,8 +44,9 @@ def test_sums_are_those_of_logits_and_weights_and_change_no_weight(call: Call):
     for block, weights, logits in zip(blocks(item, call.pattern, 0, sums=True), *kept, strict=True):
         sees = block.visible > 0
         torch.testing.assert_close(block.values, weights, rtol=0, atol=0, equal_nan=True)
-        if block.largest is not None:
-            torch.testing.assert_close(block.largest[sees], logits[sees].amax(1), rtol=0, atol=0)
+        if block.sums is not None:
+            torch.testing.assert_close(block.sums.largest[sees], logits[sees].amax(1), rtol=0, atol=0)
+            torch.testing.assert_close(block.sums.top[sees], weights[sees].amax(1), rtol=0, atol=0)
         torch.testing.assert_close(block.entropies[sees], torch.special.entr(weights[sees]).sum(1), rtol=0, atol=1e-12)
 
 

@@ -217,6 +217,55 @@ def test_rollout_is_the_product_of_the_layers(calls: list[Call], pixels: int):
         np.testing.assert_allclose(sums, exists)
 
 
+@settings(max_examples=10)
+@given(calls=layers().filter(squares), pixels=st.integers(1, 8))
+def test_rollout_by_norms_weighs_each_layer_against_its_residual(calls: list[Call], pixels: int):
+    whole, stays, inputs = [], [], []
+    batch = calls[0].batch
+    for n, call in enumerate(calls):
+        H, T, S, group = call.inputs.H, call.inputs.T, call.inputs.S, call.inputs.H // call.inputs.H_kv
+        each = np.zeros((H, T, S))
+        seen = np.zeros((H, T, S), dtype=bool)
+        for head in range(H):
+            of = [("v", range(T))]
+            if call.has_global_queries and call.inputs.v_global is not None:
+                of.append(("v_global", call.global_queries))
+            for name, rows in of:
+                own = (
+                    call.expected().weights[head],
+                    call.visible(head),
+                    getattr(call.inputs, name)[batch, head // group],
+                )
+                made, shown = reference.by_norms(*own, None, shares=False)
+                each[head][list(rows)], seen[head][list(rows)] = np.nan_to_num(made)[list(rows)], shown[list(rows)]
+        sums = each.sum((0, 2))
+        shares = np.divide(each.sum(0), sums[:, None], out=np.zeros((T, S)), where=sums[:, None] > 0)
+        whole.append((shares[None], (seen.any(0) & (sums > 0)[:, None])[None]))
+        lengths = normal((call.inputs.B, T, 2), 20 + n).abs()
+        lengths[:, 0] = 0
+        stays.append([1.0 if not sum(row) else row[0] / sum(row) for row in lengths[batch].tolist()])
+        inputs.append(replace(call.inputs, residual_norms=lengths, pattern=call.pattern))
+    padding = calls[0].inputs.item(batch).query_padding
+    exists = [True] * calls[0].inputs.T if padding is None else padding.tolist()
+    wanted, seen = reference.rollout(whole, exists, stays)
+    check_views(inputs, 0, wanted, seen, batch, pixels, rollout=True, values="norms")
+
+
+def test_rollout_by_norms_says_what_it_needs():
+    inputs = attnviz.synthesize(heads=2, tokens=3)
+    with pytest.raises(
+        InputError, match=r"rollout by norms .* residual_norms, \(B, T, 2\), .* leave --values norms out"
+    ):
+        attnviz.attention_map([inputs], 0, "causal", rollout=True, values="norms")
+    broken = replace(inputs, residual_norms=torch.tensor([[[1.0, 2.0], [torch.nan, 1.0], [1.0, 1.0]]]))
+    with pytest.raises(InputError, match="residual_norms of query 1 are NaN or Inf"):
+        attnviz.attention_map([broken], 0, "causal", rollout=True, values="norms")
+    with pytest.raises(InputError, match=r"residual_norms have shape \(3, 3\) .* wanted \(B, T, 2\) = \(1, 3, 2\)"):
+        replace(inputs, residual_norms=torch.ones(3, 3))
+    with pytest.raises(InputError, match=r"a number below 0, first at index \(0, 1, 0\)"):
+        replace(inputs, residual_norms=torch.tensor([[1.0, 2.0], [-1.0, 1.0], [1.0, 1.0]]))
+
+
 @pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("cells", [1, 20, 10_000])
 def test_rollout_is_the_same_however_many_rows_go_down_together(monkeypatch, cells):
@@ -321,7 +370,9 @@ def test_what_a_derived_map_has_no_answer_to_is_said_in_a_line():
         lambda: attnviz.attention_map(inputs, 0): "2 layers are given, and one map is asked for",
         lambda: attnviz.attention_map(inputs, 0, Full(), rollout=True, pixels=4): "choose --reduce mass",
         lambda: attnviz.attention_map(inputs, 0, rollout=True, mean="layers"): "leave --mean out",
-        lambda: attnviz.attention_map(inputs, 0, rollout=True, values="norms"): "rollout follows weights",
+        lambda: attnviz.attention_map(
+            inputs, 0, rollout=True, values="norm-shares"
+        ): "rollout follows weights or norms",
         lambda: attnviz.attention_map(inputs, 0, mean="layers", max="layers"): "one map of the layers; choose one",
         lambda: attnviz.attention_map(inputs, 0, mean="depth"): "is not heads, layers",
         lambda: attnviz.attention_map(inputs, 0, rollout=True, values="logits"): "has no logits",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import attnviz
 from attnviz import AttentionInputs, Causal, Full, InputError, Local, Pyramid, longformer
 from attnviz.attention.patterns import Pattern
+from attnviz.engine.makers import attention_of
 from tests.strategies import normal
 
 U, C = 2.0**-24, 8
@@ -131,3 +132,25 @@ def test_what_stands_in_padding_is_nothing(road):
         np.testing.assert_allclose(found, clean, rtol=1e-5)
     with pytest.raises(InputError, match="NaN or Inf"):
         ROADS[road](AttentionInputs(q.masked_fill(~exists[:, None], math.inf), k), Full())
+
+
+@pytest.mark.parametrize("peak", [14.0, 16.8, 17.5])
+@pytest.mark.parametrize("S", [300, 16_384, 131_072])
+@pytest.mark.parametrize("sink", [None, 0.0])
+def test_many_small_weights_beside_a_peak_are_no_farther_off(S: int, peak: float, sink: float | None) -> None:
+    """Added up one after another, each of them is rounded the same way, by up to half of itself."""
+    k = torch.zeros(1, 1, S, 1)
+    k[..., 0, 0] = peak
+    sinks = None if sink is None else torch.tensor([sink])
+    inputs = AttentionInputs(torch.ones(1, 1, 1, 1), k, scale=1.0, cross=True, sinks=sinks)
+    logits = np.concatenate([[peak], np.zeros(S - 1)]).astype(np.float32).astype(np.float64)
+    powers = np.exp(logits - peak)
+    total = math.fsum(powers) + (0 if sink is None else math.exp(sink - peak))
+    bound = math.expm1(C * U * (peak + 2))
+    attention = attention_of(inputs.item(), Full())
+    for sums in (False, True):
+        (block,) = attention.blocks(0, sums=sums)
+        found = block.values[0].double().numpy()
+        assert np.abs(found / (powers / total) - 1).max() <= bound
+    entropy = -math.fsum(powers / total * np.log(powers / total))
+    assert float(block.entropies[0]) == pytest.approx(entropy, rel=bound * 2, abs=bound)

@@ -256,7 +256,7 @@ ROLE_SHAPES = {
     **dict.fromkeys(("query_padding_mask", "query_positions", "query_documents"), "BT"),
     "attention_mask": "TS", "bias": "HTS", **dict.fromkeys(("alibi_slopes", "sinks"), "H"),
     **dict.fromkeys(("weights", "logits"), "BHTS"), **dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k"), "2"),
-    "w_o": "HDM",
+    "w_o": "HDM", "residual_norms": "BT2",
     "block_table": "BT", "cache_seqlens": "B",
 }  # fmt: skip
 BOOLEAN = {"global_mask", "key_padding_mask", "query_padding_mask", "attention_mask"}

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page
+import torch
+from playwright.sync_api import Page, expect
 
 from attnviz import AttentionInputs
-from attnviz.attention.patterns import Pattern
+from attnviz.attention.patterns import Causal, Pattern
+from attnviz.attention.rotary import Rotary
 from attnviz.pages import encoding
 from attnviz.pages.description import PageLayer
 from attnviz.pages.html import write_page
@@ -140,3 +142,39 @@ def test_digits_of_every_kind_of_page_are_right(tmp_path, opened: Opener, name: 
             return
     page = opened(shown(tmp_path / "page.html", inputs, pattern, coarse=source == "12 bits"), "view=map").page
     assert readings(page, inputs, visible, 1, 10) == []
+
+
+@pytest.mark.parametrize("layout", ["halves", "interleaved"])
+def test_pairs_that_rotary_embedding_turns_are_sums_of_two_products(tmp_path, opened: Opener, layout: str) -> None:
+    """Of 10 dimensions 6 turn, from the third on; the 4 others stand apart. Held against sums in float64."""
+    q, k = (torch.randn(2, 9, 10, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    rotary = Rotary(layout, [1.0, 0.02, None], first=2)
+    pairs = {"halves": [(2, 5), (3, 6), (4, 7)], "interleaved": [(2, 3), (4, 5), (6, 7)]}[layout]
+    inputs = AttentionInputs(q, k, rotary=rotary)
+    path = shown(tmp_path / "page.html", inputs, Causal(), coarse=False)
+    page = opened(path, "view=query-key&head=1&query=7&key=3&pairs=1").page
+    page.locator(".qk-table summary").click()
+    rows = [row.locator("th, td").all_inner_texts() for row in page.locator(".qk-table tbody tr").all()]
+    products = (q[1, 7].double() * k[1, 3].double() / math.sqrt(10)).numpy()
+    names = [f"{a}, {b}" for a, b in pairs] + ["0", "1", "8", "9"]
+    parts = [products[a] + products[b] for a, b in pairs] + [products[d] for d in (0, 1, 8, 9)]
+    assert [row[0] for row in rows] == names
+    assert [row[1] for row in rows] == ["6.28 tokens", "314 tokens", "too long to be told", *["does not turn"] * 4]
+    assert [row[4] for row in rows if not is_right(row[4], parts[names.index(row[0])])] == []
+    assert [row[5] for n, row in enumerate(rows) if not is_right(row[5], sum(parts[: n + 1]))] == []
+    lengths = [math.hypot(*(float(q[1, 7, d]) for d in pair)) for pair in pairs]
+    assert [row[2] for row, length in zip(rows, lengths, strict=False) if not is_right(row[2], length)] == []
+    page.get_by_role("button", name="by size").click()
+    largest = names[max(range(7), key=lambda n: abs(parts[n]))]
+    expect(page.locator(".qk-table tbody th").first).to_have_text(largest)
+    page.get_by_role("button", name="by pair").click()
+    expect(page.locator(".qk-table tbody tr")).to_have_count(10)
+
+
+def test_a_layer_without_rotary_embedding_offers_no_pairs(tmp_path, opened: Opener) -> None:
+    q = torch.randn(1, 6, 4)
+    page = opened(
+        shown(tmp_path / "page.html", AttentionInputs(q, q), Causal(), coarse=False), "view=query-key&pairs=1"
+    ).page
+    expect(page.locator(".qk-table summary")).to_have_text("All 4 products as a table")
+    expect(page.get_by_role("button", name="by pair")).to_have_count(0)

@@ -35,6 +35,24 @@ def script_text(value: object) -> str:
     return json.dumps(value).replace("</", "<\\/").replace("<!--", "<\\!--")
 
 
+def test_a_cell_that_is_not_tall_has_its_tools_behind_a_button(tmp_path, opened: Opener) -> None:
+    inputs = attnviz.AttentionInputs(draw(2, 12, 8), draw(2, 12, 8, seed=1))
+    widget = attnviz.view(inputs, Causal(), height=400)
+    chunks = [base64.b64encode(chunk).decode() for chunk in widget.chunks]
+    parts = (widget._css, script_text(widget.run), script_text(chunks), widget.height, script_text(widget._esm))
+    host = tmp_path / "notebook.html"
+    host.write_text(HOST % parts)
+    page = opened(host).page
+    page.get_by_role("tab", name="Heads").click()
+    tools = page.get_by_role("group", name="Tools of every view")
+    expect(tools).to_have_count(0)
+    scroll = page.locator(".heads-scroll").bounding_box()
+    assert scroll is not None
+    assert scroll["height"] >= 190
+    page.get_by_role("button", name="Tools").click()
+    expect(tools).to_be_visible()
+
+
 @pytest.mark.sweep
 def test_a_cell_holds_the_page_and_leaves_the_notebook_alone(tmp_path, opened: Opener) -> None:
     inputs = attnviz.AttentionInputs(draw(2, 12, 8), draw(2, 12, 8, seed=1))

@@ -38,7 +38,7 @@ def test_a_layer_is_described_by_its_sizes_and_settings():
     labels = Labels()
     q, k = (one[1].norm(dim=-1).amax(-1) for one in (inputs.q, inputs.k))
     terms = [float(q[head] * k[head // 2]) * 0.5 for head in range(4)]  # as large as any
-    rounded = pytest.approx([2**-23 * max(1.0, term) for term in terms])
+    rounded = pytest.approx([2**-23 * (2 + 1.5 * term) for term in terms])
     found = describe(PageLayer("cross.5", inputs.item(1), Causal(), (0, 1, 2, 3)), labels)
     assert found == {
         "label": "cross.5",

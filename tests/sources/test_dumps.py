@@ -39,6 +39,7 @@ def everything() -> AttentionInputs:
         k_global=inputs.k + 1,
         v_global=inputs.v + 1,
         w_o=torch.rand(4, inputs.v.shape[3], 5),
+        residual_norms=torch.rand(2, 6, 2),
         bias=torch.randn(4, 6, 6),
         alibi_slopes=torch.rand(4),
         sinks=torch.rand(4),
@@ -279,7 +280,9 @@ def test_only_what_is_wanted_is_read(tmp_path, monkeypatch, suffix):
     original = TensorFile.read
     monkeypatch.setattr(TensorFile, "read", lambda self, name: (read.append(name), original(self, name))[1])
     attnviz.load(tmp_path / f"dump{suffix}", values=False, global_positions="0")
-    assert sorted(read) == sorted(set(ROLES) - {"v", "v_global", "w_o", "global_mask", *OF_WEIGHTS, *PACKED})
+    assert sorted(read) == sorted(
+        set(ROLES) - {"v", "v_global", "w_o", "residual_norms", "global_mask", *OF_WEIGHTS, *PACKED}
+    )
 
 
 @pytest.mark.parametrize(
@@ -395,6 +398,7 @@ SIZES = {
     **dict.fromkeys(("alibi_slopes", "sinks", "cu_seqlens_q", "cu_seqlens_k"), (2,)),
     **dict.fromkeys(("weights", "logits"), (1, 2, 4, 4)),
     **{"attention_mask": (4, 4), "bias": (2, 4, 4), "block_table": (1, 1), "cache_seqlens": (1,), "w_o": (2, 2, 3)},
+    "residual_norms": (1, 4, 2),
 }
 KINDS = [
     "float8_e4m3fn",

@@ -63,6 +63,7 @@ export interface Layer {
   pattern: string;
   scale: number;
   softcap: number | null;
+  rotary?: { pairs: number; frequencies: (number | null)[] }; // dimensions that turn together: an index into numbers, and radians a position
   sinks: number[] | null;
   alibi: number[] | null;
   levels: number;

@@ -1,10 +1,16 @@
 /** What makes a score: the products of a query and a key, one a dimension, and how far each of these numbers may be off. */
 
-import type { Layer } from "./description";
+import type { Description, Layer } from "./description";
+import { countText } from "./numbers";
 
-/** One dimension of a score; `by` says how far each number may be from what the layer had. */
+/**
+ * A part of a score: one dimension of it, or two that turn together, of which q and k are the lengths. `by` says how far
+ * each number may be from what the layer had.
+ */
 export interface Product {
-  dimension: number;
+  dimension: number; // the first
+  other?: number; // the second of a pair
+  frequency?: number | null; // radians a position that the pair turns; null: too slow to be told
   q: number;
   k: number;
   product: number; // q * k * scale
@@ -30,6 +36,43 @@ export function productsOf(layer: Layer, q: Float32Array, k: Float32Array): Prod
     const off = Math.abs(scale) * (Math.abs(of) * by.k + Math.abs(k[dimension]) * by.q + by.q * by.k);
     return { dimension, q: of, k: k[dimension], product, by: { ...by, product: off + Math.abs(product) * ROUNDING } };
   });
+}
+
+/** What turns together as one, each pair the sum of its two products; then the dimensions that don't turn, each by itself. */
+export function inPairs(products: readonly Product[], { numbers }: Description, { rotary }: Layer): Product[] {
+  if (!rotary || products.length === 0) return [...products];
+  const flat = numbers![rotary.pairs];
+  const turning = new Set(flat);
+  const pairs = rotary.frequencies.map((frequency, i): Product => {
+    const [a, b] = [products[flat[2 * i]], products[flat[2 * i + 1]]];
+    return {
+      dimension: a.dimension,
+      other: b.dimension,
+      frequency,
+      q: Math.hypot(a.q, b.q),
+      k: Math.hypot(a.k, b.k),
+      product: a.product + b.product,
+      by: { q: Math.hypot(a.by.q, b.by.q), k: Math.hypot(a.by.k, b.by.k), product: a.by.product + b.by.product },
+    };
+  });
+  return [...pairs, ...products.filter(({ dimension }) => !turning.has(dimension))];
+}
+
+/** What a part is called: its dimension, or both. */
+export function partName({ dimension, other }: Product): string {
+  return other === undefined ? `${dimension}` : `${dimension}, ${other}`;
+}
+
+/** After how many tokens a pair has turned once, to three digits; null where it doesn't, or that isn't known. */
+export function wavelengthOf({ frequency }: Product): number | null {
+  return frequency ? Number(((2 * Math.PI) / Math.abs(frequency)).toPrecision(3)) : null;
+}
+
+/** The same in words. */
+export function wavelengthText(part: Product): string {
+  const tokens = wavelengthOf(part);
+  if (tokens === null) return part.frequency === null ? "too long to be told" : "does not turn";
+  return `${tokens < 100 ? tokens : countText(tokens)} tokens`;
 }
 
 /** A sum of products, and how far it may be off. */

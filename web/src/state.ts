@@ -38,9 +38,9 @@ export const WINDOW = 512;
 /** Keys beyond which colors of maps are logarithmic where nothing else is said. */
 const LONG = 2048;
 
-/** The map's least and greatest zoom, log2 of CSS pixels a weight: 64 pixels a weight. */
+/** The map's least and greatest zoom, log2 of CSS pixels a weight: 128 pixels a weight. */
 export const LEAST_ZOOM = -30;
-export const MAX_ZOOM = 6;
+export const MAX_ZOOM = 7;
 
 /** How many it shows where nothing else is said. */
 export const USUAL_WINDOW = { heads: 64, text: WINDOW };
@@ -65,6 +65,7 @@ export interface State {
   count: number | null; // null: what suits the view
   flow: Flow;
   sort: Sort;
+  pairs: boolean; // whether dimensions that turn together are one
   find: string; // what is looked for
   findAxis: Axis;
   stat: string | null; // the number that heads are colored by
@@ -105,6 +106,7 @@ export function initial(description: Description): State {
     count: null,
     flow: "gives",
     sort: "order",
+    pairs: false,
     find: "",
     findAxis: "query",
     stat: null,
@@ -163,6 +165,7 @@ export function parse(fragment: string, description: Description): State {
     count: whole("count", WINDOW) || null,
     flow: one("flow", ["gives", "receives"], state.flow),
     sort: one("sort", ["order", "size"], state.sort),
+    pairs: fields.get("pairs") === "1",
     find: (fields.get("find") ?? "").slice(0, MOST_FOUND),
     findAxis: one("findAxis", ["query", "key"], state.findAxis),
     stat: one<string>("stat", (description.statistics ?? []).map(({ name }) => name), "") || null,
@@ -217,6 +220,7 @@ export function format(state: State, description: Description): string {
   add("sides", state.sides === null ? null : state.sides.join("."));
   add("with", state.other === null ? null : `${state.other.layer}.${state.other.head}`);
   add("all", state.all ? 1 : null);
+  add("pairs", state.pairs ? 1 : null);
   return fields.join("&");
 }
 
@@ -252,9 +256,9 @@ export function scaleOf(state: State, description: Description): Scale {
   return maps && description.layers.some(({ keys }) => keys > LONG) ? "log" : "linear";
 }
 
-/** Where the colors of a view may end: lines are too many to be counted one by one, and masses have no largest of a row. */
+/** Where the colors of a view may end: masses have no largest of a row. */
 export function strengthsOf({ view, reduce }: State): readonly Strength[] {
-  return STRENGTHS.filter((one) => (one !== "robust" || view !== "heads") && (one !== "row" || view !== "map" || reduce === "max"));
+  return STRENGTHS.filter((one) => one !== "row" || view !== "map" || reduce === "max");
 }
 
 /** Where they end. */

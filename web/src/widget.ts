@@ -40,6 +40,8 @@ function addressOf(model: Model): Address {
   };
 }
 
+const SHORT = 480; // CSS pixels of a cell whose tools are folded away
+
 function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   const description = read(model.get("run"));
   const chunks = model.get("chunks");
@@ -49,7 +51,9 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   });
   const place = document.createElement("div");
   place.classList.add("in-cell");
-  place.style.height = `${model.get("height") ?? 640}px`;
+  const height = model.get("height") ?? 640;
+  place.classList.toggle("short", height <= SHORT);
+  place.style.height = `${height}px`;
   el.append(place);
   place.dataset.lmSuppressShortcuts = "true"; // JupyterLab: keys pressed here are the page's own
   return mount(place, source, addressOf(model), true);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Description, Layer } from "../src/description";
-import { bringing, changed, format, holds, initial, opening, parse, scaleOf, windowOf } from "../src/state";
+import { LEAST_ZOOM, MAX_ZOOM, bringing, changed, format, holds, initial, opening, parse, scaleOf, windowOf } from "../src/state";
 
 const layer = (fields: Partial<Layer>): Layer => ({
   label: "0", heads: 4, kv_heads: 4, queries: 100, keys: 120, head_dim: 8, query_labels: null, key_labels: null,
@@ -106,7 +106,7 @@ test("windows of both axes are at the same positions", () => {
 function nonsense(seed: number): string {
   let state = seed + 1;
   const next = (most: number): number => (state = (state * 48271) % 2147483647) % most;
-  const names = ["view", "layer", "head", "query", "key", "reduce", "scale", "x", "y", "zoom", "theme", "heads", "first", "keys", "count", "flow", "sort", "strength", "all", "no", "margins", "find", "findAxis", "stat", "rank", "role", "with", "how", "out", "again", "words", "together", "logits", "sides"];
+  const names = ["view", "layer", "head", "query", "key", "reduce", "scale", "x", "y", "zoom", "theme", "heads", "first", "keys", "count", "flow", "sort", "strength", "all", "no", "margins", "find", "findAxis", "stat", "rank", "role", "with", "how", "out", "again", "words", "together", "logits", "sides", "pairs"];
   const values = ["0", "-1", "1e308", "-1e308", "1e-320", "NaN", "Infinity", "99999999999999999999999", "0x10", "", " 3 ", "3.7", "map", "text", "query-key", "log", "relative", "0,1,2", "9,9,-1,x", "%E0%A4", "<b>", "null", "\u0663", "1", "5", "__proto__", "constructor", "dark", "robust", "row", "0.1", "99.99", "special,first", "mean-heads", "difference", "most", "a b&c"];
   return Array.from({ length: next(12) }, () => `${names[next(names.length)]}=${values[next(values.length)]}`).join("&");
 }
@@ -119,7 +119,7 @@ test("whatever a fragment says, a state is in range, and written again it reads 
     assert.ok(Number.isInteger(state.head) && within(state.head, heads - 1));
     assert.ok(within(state.query, queries - 1) && within(state.key, keys - 1) && within(state.keys, keys - 1));
     assert.ok(within(state.x, keys) && within(state.y, queries) && within(state.first, Math.max(queries, keys) - 1));
-    assert.ok(state.zoom === null || (state.zoom >= -30 && state.zoom <= 6));
+    assert.ok(state.zoom === null || (state.zoom >= LEAST_ZOOM && state.zoom <= MAX_ZOOM));
     assert.ok(state.heads.every((head) => Number.isInteger(head) && within(head, heads - 1)));
     const again = parse(format(state, RUN), RUN);
     const kept = state.view === "map" ? state : { ...state, x: null, y: null, zoom: null };

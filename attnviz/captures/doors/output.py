@@ -4,12 +4,14 @@ called, and whether the rows of the context are tokens there or channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attnviz.captures.doors.residual import Meeting, Reference
 from attnviz.captures.heard import Followed
 
 _COLUMNS = 32
@@ -33,12 +35,16 @@ class Awaited:
         context: (B, H, T, D_v).
         followed: is told the projection, (H, D_v, d_model), None where it is none after all, or that rows are channels.
         depth: how many modules ran around the one that made it.
+        residuals: what its projection may be added to.
     """
 
     context: Tensor
     followed: Followed
     depth: int
+    residuals: Sequence[Reference] = ()
     found: nn.Module | None = None
+    projected: Tensor | None = None  # what the layer gave, and any wrapper of it, until that is taken
+    batch_first: bool = True  # whether items come first in it
     _last: Tensor | None = None  # what the layer gave for the last token
 
     def left(self, module: nn.Module, args: tuple[Any, ...], output: Any, depth: int) -> bool:
@@ -60,10 +66,17 @@ class Awaited:
             if isinstance(weight, Tensor) and weight.ndim == 2:
                 self.found = module
                 self.followed.project(self._projection(module, weight, given[0], output))
+                self.projected, self.batch_first = output, self._is_batch_first(given[0])
         elif len(given) == 1 and self.found in module.modules() and not self._same(output):
             self.followed.project(None)  # a wrapper that adds to what its layer gives
+            self.projected = output
         self._last = output.reshape(-1, output.shape[-1])[-1]
         return True
+
+    def meeting(self, projected: Tensor) -> Meeting:
+        """What it is projected to, on its way to the residual."""
+        B, _, T, _ = self.context.shape
+        return Meeting(projected, (B, T), self.residuals, self.followed, batch_first=self.batch_first)
 
     def _same(self, output: Tensor) -> bool:
         assert self._last is not None
@@ -79,7 +92,12 @@ class Awaited:
         if given.numel() != self.context.numel():
             return False
         rows = given.detach().reshape(-1, H, D_v)
-        return all(rows[n].equal(self.context[n, :, n]) for n in (0, -1))
+        return all(_equal(rows[n], self.context[n, :, n]) for n in (0, -1))
+
+    def _is_batch_first(self, given: Tensor) -> bool:
+        """Whether the second of a context's rows is another token of the first item."""
+        B, H, T, D_v = self.context.shape
+        return B == 1 or T == 1 or _equal(given.detach().reshape(-1, H, D_v)[1], self.context[0, :, 1])
 
     def _goes_over(self, given: Tensor, *, conv: bool) -> bool:
         """Whether a tensor is the context with heads and rows joined, (B, D_v, H * T), or (B, H * T, ...) as a convolution takes
@@ -91,7 +109,7 @@ class Awaited:
         if own.shape[1:] != (D_v, H * T) or self._goes_into(given):
             return False
         rows = own.unflatten(2, (H, T))
-        return all(rows[n, n].equal(self.context[n, :, :, n]) for n in (0, -1))
+        return all(_equal(rows[n, n], self.context[n, :, :, n]) for n in (0, -1))
 
     def _projection(self, module: nn.Module, weight: Tensor, given: Tensor, output: Tensor) -> Tensor | None:
         """A layer's weight by heads, whichever way it lies; None where it isn't what makes its output."""
@@ -109,3 +127,8 @@ class Awaited:
             if bool(((part @ x - y[:_COLUMNS]).abs() <= _TOLERANCE * size + 1e-6).all()):
                 return per_head(own, self.context.shape[1])
         return None
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; a model may make NaN of padding."""
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())

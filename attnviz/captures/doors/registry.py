@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from attnviz.base.errors import InputError
-from attnviz.captures.calls import Call
-from attnviz.captures.checking import DROPOUT, Output
+from attnviz.captures.calls import Call, Layer
+from attnviz.captures.checking import DROPOUT, Output, difference
 from attnviz.captures.doors.running import Frame, Running
 from attnviz.captures.heard import Hear
 from attnviz.captures.masks import Mask, block_mask, from_tensor
+from attnviz.captures.weighed import Weighed
 
 _ADDING = ("eager", "flex_attention")
 """Functions that add the tensor they are given as a mask, whatever its dtype, and hide nothing beside it."""
@@ -44,9 +45,11 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
             "transformers is too old to be heard, as it hands out no function; pip install 'transformers>=5.6'"
         )
     hand_out = AttentionInterface.get_interface
+    follows: dict[str, bool] = {}  # by module, where that isn't sure: whether what it computes follows from q and k
 
     def get_interface(registry: Any, implementation: str | None, default: Callable[..., Any]) -> Callable[..., Any]:
         function = hand_out(registry, implementation, default)  # type: ignore[arg-type] # as it is called, with none
+        own = str(getattr(function, "__module__", "")).startswith("transformers.")
         kind = implementation or "eager"  # a config that was given none, of a part that was made by itself
 
         @functools.wraps(function)
@@ -55,11 +58,17 @@ def registry(running: Running, hear: Hear) -> Iterator[None]:
                 return function(module, query, key, value, *args, **kwargs)
             frame = running.frame(module)
             given = _bound(function, args, kwargs)
-            call = of_function(frame, kind, query, key, value, given.get("attention_mask"), given)
-            made = hear(frame.name, replace(call, unread=_unread(function, given)))
+            unread = _unread(function, given)
+            call = replace(
+                of_function(frame, kind, query, key, value, given.get("attention_mask"), given), unread=unread
+            )
+            made = hear(frame.name, call) if own and not unread else None
             with running.unheard():
                 result = function(module, query, key, value, *args, **kwargs)
-            made(_output(result, query, value, given, module))
+                output = _output(result, query, value, given, module)
+                if made is None and follows.setdefault(frame.name, _follows(call, output)):
+                    made = hear(frame.name, call)
+            (made or hear(frame.name, _weighed(call, result, output) or call))(output)
             return result
 
         return heard
@@ -129,6 +138,26 @@ def _unread(function: Callable[..., Any], given: dict[str, Any]) -> tuple[str, .
     named = [one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
     given_some = (name for name in named if given.get(name) is not None and given[name] is not False)
     return tuple(name for name in given_some if name not in _READ)
+
+
+def _follows(call: Call, output: Output) -> bool:
+    """Whether a call's output follows from what is known of it."""
+    alone = Layer("", 0, "")
+    alone.add(call, 1, copy=False)
+    alone.made(output)
+    found = difference(alone.inputs(source="this call"), alone.checks) if output.unchecked is None else None
+    return found is not None and found.holds
+
+
+def _weighed(call: Call, result: Any, output: Output) -> Weighed | None:
+    """A call by the weights that its function gave beside the context; None where it gave none, or these were dropped out."""
+    weights = result[1] if isinstance(result, tuple) and len(result) > 1 else None
+    B, H, T = call.sizes
+    if not isinstance(weights, Tensor) or weights.ndim != 4 or weights.shape[:3] != (B, H, T) or output.unchecked:
+        return None
+    assert call.k is not None
+    own = weights[..., : call.k.shape[2]]
+    return Weighed(own, None, call.v, call.cross, call.kept, mask=call.mask, unread=call.unread)
 
 
 def _output(result: Any, q: Tensor, v: Tensor, given: dict[str, Any], module: nn.Module) -> Output:

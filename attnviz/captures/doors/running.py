@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from attnviz.captures.checking import Output
 from attnviz.captures.doors.output import Awaited, per_head
 from attnviz.captures.doors.projections import OUT, check_kind, projected_call, projected_output, projects
+from attnviz.captures.doors.residual import Meeting, Reference, reference, same
 from attnviz.captures.heard import Followed, Hear, Kept
 from attnviz.captures.labels import crossing
 
@@ -37,6 +39,7 @@ class Frame:
         other: how long the other sequence is that it was given; None where it was given none.
         kept: what its cache held as it began, where it has one.
         named_cross: whether its name says that it attends to another sequence.
+        given: the first numbers that it was given, as long as others keep them.
     """
 
     module: nn.Module
@@ -44,6 +47,7 @@ class Frame:
     other: int | None
     kept: Kept | None
     named_cross: bool
+    given: Reference
 
     def crosses(self, T: int, S: int) -> bool:
         """Whether ``T`` queries and ``S`` keys are of two sequences: its name says so, or it was given another one.
@@ -53,6 +57,43 @@ class Frame:
         return self.named_cross or (self.other is not None and not T == S > self.other)
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a module before it runs.
+
+    Args:
+        name: what it is called.
+        crosses: whether that says that it attends to another sequence.
+        signature: how it is called, where what it is given says something.
+        projects: the names of its layers that project, where it multiplies by itself.
+        layer: its place in a cache; None where it has none.
+        reads_ids: whether it may be given token ids.
+        is_norm: whether it has no part and no matrix: a norm, dropout.
+    """
+
+    name: str
+    crosses: bool
+    signature: inspect.Signature | None
+    projects: tuple[str, ...]
+    layer: int | None
+    reads_ids: bool
+    is_norm: bool
+
+    @classmethod
+    def of(cls, module: nn.Module, name: str, *, crosses: bool) -> _Known:
+        """Of a module of this name."""
+        own = projects(module)
+        return cls(
+            name,
+            crosses,
+            _signature(module, always=bool(own)),
+            own,
+            getattr(module, "layer_idx", None),
+            hasattr(module, "get_input_embeddings"),
+            not module._modules and all(one is None or one.ndim < 2 for one in module._parameters.values()),
+        )
+
+
 class Running:
     """Which module of the model is running, and what the hand-written ones among them have projected so far."""
 
@@ -60,7 +101,8 @@ class Running:
     """What is done with a call."""
 
     def __init__(self, model: nn.Module, ids: Ids, begin: Callable[[], None]) -> None:
-        self.names = {id(module): own_name(name) for name, module in model.named_modules()}
+        named = [(own_name(name), module) for name, module in model.named_modules()]
+        self.names = {id(module): name for name, module in named}
         self._crossing = crossing(self.names.values())
         self.stack: list[Frame] = []
         self.inside = False  # within an attention function that was heard already
@@ -68,11 +110,15 @@ class Running:
         self._projected: dict[int, dict[str, Tensor]] = {}
         self._given: dict[int, dict[str, Any]] = {}
         self._awaited: Awaited | None = None  # a context on its way to what projects it
+        self.meeting: Meeting | None = None  # what was projected, on its way to the residual
+        self._normed: deque[tuple[Reference, Reference]] = deque(maxlen=4)  # what the last norms gave, and were given
         self._length = 0  # positions before Longformer pads them
-        hooked = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-        self._signatures = {id(module): _signature(module) for module in hooked}
+        self._known: dict[int, _Known] = {}
         self._hooks = []
-        for module in hooked:
+        for name, module in named:
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            self._known[id(module)] = _Known.of(module, name, crosses=name in self._crossing)
             self._hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
             self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
 
@@ -82,7 +128,12 @@ class Running:
             if module is None or frame.module is module:
                 return frame
         name = "" if module is None else self.names[id(module)]
-        return Frame(module or self._model, name, None, None, name in self._crossing)
+        return Frame(module or self._model, name, None, None, name in self._crossing, reference())
+
+    @property
+    def buffers(self) -> Iterator[Tensor]:
+        """The numbers that the model holds beside its parameters."""
+        return self._model.buffers()
 
     @property
     def projecting(self) -> bool:
@@ -91,13 +142,25 @@ class Running:
 
     def expect(self, output: Output, heads: int, followed: Followed | None) -> None:
         """Tells what becomes of a call's context, as soon as it has."""
-        self._awaited = None
+        self._awaited = self.meeting = None
         if followed is None:
             return
+        residuals = self._residuals()
         if output.projection is not None:
             followed.project(per_head(output.projection[0], heads))
+            if output.context is not None:
+                first = output.context.stride(0) >= output.context.stride(1)
+                self.meeting = Meeting(output.context, output.context.shape[:2], residuals, followed, batch_first=first)
         elif output.context is not None:
-            self._awaited = Awaited(output.context.detach(), followed, len(self.stack))
+            self._awaited = Awaited(output.context.detach(), followed, len(self.stack), residuals)
+
+    def _residuals(self) -> list[Reference]:
+        """What the modules that run were given, and what the norms before these were."""
+        found = [frame.given for frame in self.stack]
+        for made, given in reversed(self._normed):
+            if any(same(made(), one()) for one in found):
+                found.append(given)
+        return found
 
     @contextmanager
     def unheard(self) -> Iterator[None]:
@@ -116,23 +179,22 @@ class Running:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module is self._model:
             self.stack.clear()  # of what an error left
-            self._awaited = None
+            self._awaited = self.meeting = None
             self._begin()
-        name, signature = self.names[id(module)], self._signatures[id(module)]
-        given: dict[str, Any] = {} if signature is None else signature.bind(*args, **kwargs).arguments
-        own = next(iter(given.values()), None)  # self-attention can be given its own sequence as the other one
-        others = [given.get(other) for other in _OTHER]
-        other = next(
-            (one.shape[1] for one in others if isinstance(one, Tensor) and one.ndim > 2 and one is not own), None
-        )
+        known = self._known[id(module)]
+        given: dict[str, Any] = {}
+        if known.signature is not None:
+            given = known.signature.bind(*args, **kwargs).arguments
+        other = _other(given)
         if other is None and self.stack and self.stack[-1].other is not None and _is_bare(module):
             other = self.stack[-1].other  # a part of what projected for it
-        kept = _kept(module, (*args, *kwargs.values()))
-        self.stack.append(Frame(module, name, other, kept, name in self._crossing))
-        if hasattr(module, "get_input_embeddings"):
-            self._note_ids(name, args, kwargs)
+        values = (*args, *kwargs.values())
+        kept = None if known.layer is None else _kept(known.layer, values)
+        self.stack.append(Frame(module, known.name, other, kept, known.crosses, reference(_numbers(values))))
+        if known.reads_ids:
+            self._note_ids(known.name, args, kwargs)
         check_kind(module, type(self._model).__name__)
-        if projects(module):
+        if known.projects:
             self._projected[id(module)], self._given[id(module)] = {}, given
 
     def _note_ids(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -148,8 +210,10 @@ class Running:
         frame = self.stack.pop() if self.stack and self.stack[-1].module is module else None
         if output is None:  # it failed
             return
-        if self._awaited is not None and not self._awaited.left(module, args, output, len(self.stack)):
-            self._awaited = None
+        if frame is not None and isinstance(output, Tensor) and self._known[id(module)].is_norm:
+            self._normed.append((reference(output), frame.given))
+        if self._awaited is not None:
+            self._follow(self._awaited, module, args, output)
         projected = self._projected.pop(id(module), None)
         if projected is not None and frame is not None:
             given = self._given.pop(id(module))
@@ -158,10 +222,18 @@ class Running:
         parent = self.stack[-1].module if self.stack else None
         if parent is not None and id(parent) in self._projected and isinstance(output, Tensor):
             name = self.names[id(module)].rpartition(".")[2]
-            if name in projects(parent):
+            if name in self._known[id(parent)].projects:
                 self._projected[id(parent)][name] = output.detach().clone()  # the model scales it in place
             if name == OUT and isinstance(args[0], Tensor):
                 self._projected[id(parent)][name] = args[0].detach()
+
+    def _follow(self, awaited: Awaited, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Follows a context through a module that has run, and what it is projected to from there on."""
+        going = awaited.left(module, args, output, len(self.stack))
+        projected, awaited.projected = awaited.projected, None
+        if projected is not None:
+            self.meeting = awaited.meeting(projected)
+        self._awaited = awaited if going else None
 
 
 def own_name(name: str) -> str:
@@ -169,14 +241,14 @@ def own_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _signature(module: nn.Module) -> inspect.Signature | None:
-    """How a module is called, where what it is given says something."""
+def _signature(module: nn.Module, *, always: bool) -> inspect.Signature | None:
+    """How a module is called, where what it is given says something, or ``always``."""
     own = module.forward
     if "forward" in module.__dict__ or not hasattr(own, "__func__"):
         signature = inspect.signature(own)
     else:
         signature = _of_class(own.__func__)
-    return signature if projects(module) or any(name in signature.parameters for name in _OTHER) else None
+    return signature if always or any(name in signature.parameters for name in _OTHER) else None
 
 
 @lru_cache(maxsize=1024)
@@ -191,11 +263,25 @@ def _is_bare(module: nn.Module) -> bool:
     return next(module.parameters(), None) is None
 
 
-def _kept(module: nn.Module, given: tuple[Any, ...]) -> Kept | None:
-    """What a module's cache holds, where it is given one of transformers'."""
-    layer = getattr(module, "layer_idx", None)
+def _other(given: dict[str, Any]) -> int | None:
+    """How long the other sequence is that a module is given; None where it is given none."""
+    own = next(iter(given.values()), None)  # self-attention can be given its own sequence as the other one
+    for name in _OTHER:
+        one = given.get(name)
+        if isinstance(one, Tensor) and one.ndim > 2 and one is not own:
+            return one.shape[1]
+    return None
+
+
+def _numbers(given: tuple[Any, ...]) -> Tensor | None:
+    """The first numbers that a module is given."""
+    return next((one for one in given if isinstance(one, Tensor) and one.is_floating_point()), None)
+
+
+def _kept(layer: int, given: tuple[Any, ...]) -> Kept | None:
+    """What the cache of a layer holds, where a module is given one of transformers'."""
     cache = next((value for value in given if hasattr(value, "get_mask_sizes")), None)
-    if layer is None or cache is None:
+    if cache is None:
         return None
     try:
         _, first = cache.get_mask_sizes(1, layer)

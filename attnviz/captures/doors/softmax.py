@@ -98,13 +98,16 @@ class Softmaxes:
         made = self._products.get(id(frame.module), set())
         rows = logits.numel() // max(1, logits.shape[-1])
         product = not made.isdisjoint((logits.numel(), logits.numel() - rows))  # with one more for a sink
-        if dim % logits.ndim != logits.ndim - 1:
-            if product:
-                self.unheard[frame.name] = None
-            return result
-        if product or (logits.ndim > 2 and "att" in type(frame.module).__name__.lower()):
+        over = dim % logits.ndim - logits.ndim
+        if over < -1 and product:  # over queries, which share each key among them; or over what is neither
+            self.unheard[frame.name] = None
+        if (product and over >= -2) or (
+            over == -1 and logits.ndim > 2 and "att" in type(frame.module).__name__.lower()
+        ):
             self._leave_open()
-            self._open.append(_Open(frame, kept, result, product, {_storage(result): result}))
+            logits_of_keys = kept if over == -1 else None
+            one = _Open(frame, logits_of_keys, result, product, {_storage(result): result}, mixed=over < -1)
+            self._open.append(one)
         return result
 
     def _leave_open(self) -> None:

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
     ) -> None:
-        """Write the context, softmax times v: a tensor ``context`` of (B, H, T, D), B and H as selected.
+        """Write the context, softmax times v: a tensor called context, (B, H, T, D), B and H as selected.
 
         A query that sees nothing has a context of NaN.
         """

@@ -12,7 +12,7 @@ from attnviz.cli.choice import PatternChoice
 from attnviz.cli.console import data
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Part, Seen, check_choice
-from attnviz.cli.pictures import PLAIN, look_of_file, write_difference, write_figure
+from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.cli.sides import (
     ROWS,
     Comparison,
@@ -93,6 +93,7 @@ def _compared(asked: Comparison, format: str, out: Path | None) -> bool:
     from attnviz.cli.progress import rows_progress
     from attnviz.compare.heads import compare
     from attnviz.compare.kernel import explained_sides
+    from attnviz.plots.differences import Differences
     from attnviz.show import exports
 
     held = asked.held
@@ -113,7 +114,8 @@ def _compared(asked: Comparison, format: str, out: Path | None) -> bool:
     findings = explained_sides(side_a, side_b, found)
     if out is not None:
         sides = f"A {found.pictures[0][0].pattern}; B {found.pictures[0][1].pattern}"
-        write_difference(out, found.pictures, [row[0] for row in found.pictures], asked.look, sides, kind="diff")
+        drawn = Differences(found.pictures, [row[0] for row in found.pictures], sides)
+        write_figure(out, lambda: drawn.draw(asked.look), asked.look, drawn.words(asked.look), kind="diff")
     if is_stdout(out):
         pass  # the picture is there
     elif format == "json":

@@ -11,7 +11,7 @@ from attnviz.cli.choice import PatternChoice
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Item, Part, Seen, check_choice, tell_left_out
-from attnviz.cli.source import Source
+from attnviz.cli.source import More, Source, paths_of
 
 if TYPE_CHECKING:
     from attnviz.pages.description import PageLayer
@@ -23,6 +23,8 @@ def register(app: typer.Typer) -> None:
     @command(app, example="attnviz html run.safetensors -o attention.html")
     def html(
         source: Source,
+        more: More = None,
+        *,
         out: Annotated[Path, typer.Option("--out", "-o", help="File to write (.html).", show_default=False)],
         head: Heads = "all",
         batch: Item = "0",
@@ -39,30 +41,30 @@ def register(app: typer.Typer) -> None:
         Views: heads (tokens and lines), model (layers x heads), map (zoom), text and query-key. Weights are computed
         in the page, each within 1e-3 of the engine's. One layer is in memory at a time.
         """
-        from rich.filesize import decimal
 
         from attnviz.base.selections import parse_bytes
         from attnviz.base.words import count
         from attnviz.base.writing import check_output
         from attnviz.cli.console import note
-        from attnviz.cli.layers import page_layers
+        from attnviz.cli.layers import page_layers, page_title
         from attnviz.cli.progress import layers_progress
         from attnviz.pages.encoding import rows_of
         from attnviz.pages.html import write_page
 
         bound = parse_bytes(most, option="--most")
-        out = check_output(out, (".html", ".htm"), inputs=[*source.paths(), *choice.paths()])
-        heads: dict[str, int] = {}  # of each layer
+        sources = source.with_more(more)
+        out = check_output(out, (".html", ".htm"), inputs=[*paths_of(sources), *choice.paths()])
+        heads: dict[tuple[str | None, str], int] = {}  # of each text and layer
         left_out: list[float | None] = []
 
         def told(layer: PageLayer) -> None:
-            heads[layer.label] = len(layer.heads)
+            heads[layer.text, layer.label] = len(layer.heads)
             progress.layer(rows_of(layer))
             left_out.extend(layer.attention.left_out(head) for head in layer.heads)
 
         weighed = check_choice("--values", values, ("weights", *NORMS))
-        layers = page_layers(source, head, batch, choice, compute, part, seen, derive, weighed, told)
+        layers = page_layers(sources, head, batch, choice, compute, part, seen, derive, weighed, told)
         with layers_progress(len(layers), "html") as progress:
-            size = write_page(out, layers, source.title, most=bound, progress=progress)
+            size = write_page(out, layers, page_title(sources), most=bound, progress=progress)
         tell_left_out(left_out)
-        note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads.values()), 'head')}, {decimal(size)}")
+        note(f"wrote {out}: {count(len(heads), 'layer')}, {count(sum(heads.values()), 'head')}, {size / 1e6:,.1f} MB")

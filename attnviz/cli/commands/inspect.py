@@ -83,7 +83,7 @@ def _print(file: TensorFile, missing: Sequence[str]) -> None:
     from attnviz.sources.roles import ROLES, role_of
 
     console, layers = output(), layers_of(file.contents)
-    console.print(contents_table(str(file.path), file.path.stat().st_size, file.contents, role_of))
+    console.print(contents_table(str(file.path), file.path.stat().st_size, file.contents, role_of, console.width))
     lines = [f"layers: {len(layers)} ({layers[0]} to {layers[-1]}); choose one with --layer"] if layers else []
     settings = {name: value for name, value in file.metadata.items() if not isinstance(value, list | dict)}
     lines += [f"metadata: {', '.join(f'{name} {value}' for name, value in settings.items())}"] if settings else []

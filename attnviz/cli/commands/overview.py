@@ -86,5 +86,5 @@ def register(app: typer.Typer) -> None:
         hint = None if kind.each else look.hint(parts.maps)
         if hint is not None:
             note(hint)
-        words = about_maps(parts.spoken, look.scale.fit(parts.spoken), source=parts.source)
+        words = about_maps(parts.spoken, look.fitted(parts.spoken), source=parts.source)
         write_figure(out, lambda: kind.draw(parts, look), look, words, kind="overview")

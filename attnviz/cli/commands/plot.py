@@ -178,6 +178,6 @@ def _write(path: Path, kind: Kind, parts: Parts, look: Look) -> None:
         note(f"wrote {path}")
         return
     said = kind.spoken(parts, look).said
-    words = about_maps(parts.spoken, look.scale.fit(parts.spoken), source=parts.source, notes=said)
+    words = about_maps(parts.spoken, kind.scale(parts, look), source=parts.source, notes=said)
     name = kind.name or "heatmap"
     write_figure(path, lambda: kind.draw(parts, look), look, words, kind=f"plot {name}", letters=parts.labels)

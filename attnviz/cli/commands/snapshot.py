@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ from attnviz.cli.console import data
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import Program, command
 from attnviz.cli.options import VALUES, Compute, Heads, Part, Seen, Values, check_choice, request_of, tell_left_out
-from attnviz.cli.pictures import PLAIN, look_of_file, write_difference
+from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
 from attnviz.cli.source import Source
 from attnviz.plots.look import Look
 
@@ -210,16 +210,15 @@ def _later(stored: Snapshot, inputs: Inputs, pattern: Pattern, compute: Compute,
 
 def _draw(found: SnapshotDifference, file: Path, out: Path, look: Look) -> None:
     from attnviz.cli.console import note
-    from attnviz.compare.snapshots.comparing import difference_maps
+    from attnviz.plots.differences import of_snapshots
     from attnviz.show.figures.snapshot import words_of
 
-    maps = difference_maps(found)
-    if not maps:
+    drawn = of_snapshots(found, f"A {file}; B now")
+    if drawn is None:
         note(f"{out}: not drawn, as the two have no cells in common")
         return
-    pattern = f"{found.stored.settings.get('pattern')}"
-    stored = [replace(before, pattern=pattern) for before, *_ in maps]
-    write_difference(out, maps, stored, look, f"A {file}; B now", kind="snapshot", before=f"{words_of(maps)} ")
+    words = f"{words_of(drawn.pictures)} {drawn.words(look)}"
+    write_figure(out, lambda: drawn.draw(look), look, words, kind="snapshot")
 
 
 def _print(found: SnapshotDifference, file: Path, where: tuple[int, int, float] | None, *, stderr: bool) -> None:

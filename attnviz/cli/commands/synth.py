@@ -23,11 +23,13 @@ def register(app: typer.Typer) -> None:
         tokens: Annotated[int, typer.Option(help="Positions T.")] = 10,
         head_dim: Annotated[int, typer.Option(help="Head dimension D.")] = 64,
         global_: Annotated[
-            str,
+            str | None,
             typer.Option(
-                "--global", metavar="POSITIONS", help="Global positions: 0,3,7  0-3,17  every:512  random:16."
+                "--global",
+                metavar="POSITIONS",
+                help="Global positions: 0,3,7  0-3,17  every:512  random:16.  \\[default: 0,3,7 as far as there are tokens]",
             ),
-        ] = "0,3,7",
+        ] = None,
         structure: Annotated[
             str | None,
             typer.Option(metavar="NAMES", help="Plant structure: sink,local,induction,needle or some of them."),
@@ -50,7 +52,7 @@ def register(app: typer.Typer) -> None:
             heads=heads,
             tokens=tokens,
             head_dim=head_dim,
-            global_positions=parse_positions(global_, tokens, seed=seed),
+            global_positions=None if global_ is None else parse_positions(global_, tokens, seed=seed),
             structure=() if structure is None else tuple(name.strip() for name in structure.split(",")),
             batch=batch,
             kv_heads=kv_heads,

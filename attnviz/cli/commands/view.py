@@ -10,7 +10,7 @@ from attnviz.cli.choice import PatternChoice
 from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Item, Part, Seen, check_choice
-from attnviz.cli.source import Source
+from attnviz.cli.source import More, Source, paths_of
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,8 @@ def register(app: typer.Typer) -> None:
     @command(app, example="attnviz view dump.safetensors --pattern causal")
     def view(
         source: Source,
+        more: More = None,
+        *,
         head: Heads = "all",
         batch: Item = "0",
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
@@ -52,16 +54,17 @@ def register(app: typer.Typer) -> None:
 
         from attnviz.base.selections import parse_bytes
         from attnviz.cli.console import note
-        from attnviz.cli.layers import page_layers
+        from attnviz.cli.layers import page_layers, page_title
         from attnviz.cli.progress import rows_progress
         from attnviz.pages.server import HOST, listen, serve
         from attnviz.pages.viewer import Viewer
 
         bound = None if memory is None else parse_bytes(memory)
+        sources = source.with_more(more)
         weighed = check_choice("--values", values, ("weights", *NORMS))
-        layers = page_layers(source, head, batch, choice, compute, part, seen, derive, weighed)
-        files = [path for path in (*source.paths(), *choice.paths()) if path.is_file()]
-        viewer = Viewer(layers, source.title, memory=bound, files=files, watch=rows_progress)
+        layers = page_layers(sources, head, batch, choice, compute, part, seen, derive, weighed)
+        files = [path for path in (*paths_of(sources), *choice.paths()) if path.is_file()]
+        viewer = Viewer(layers, page_title(sources), memory=bound, files=files, watch=rows_progress)
         with listen(port) as listening:
             token = secrets.token_urlsafe(24)
             address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from attnviz.compare.faults.fault import Case, Fault
-from attnviz.compare.faults.masks import TILES
-from attnviz.compare.faults.way import compute, flow_back
+from attnviz.compare.faults.fault import TILES, Case, Fault
+from attnviz.compare.faults.way import compute, flow_back, placed
 from attnviz.compare.faults.work import Change, Variant, Work, clean
 from attnviz.compare.gradients import GRADIENTS
 from attnviz.compare.rounding import FIXED
@@ -39,6 +39,33 @@ def _right(case: Case, work: Work, what: str) -> Tensor:
     """What a right forward pass gives of some rows."""
     whole = Work(case.inputs, case.pattern, work.batch, work.head, work.rows, what, known=work.known)
     return compute(whole, (), FIXED).out
+
+
+def of_context(case: Case, one: Variant) -> Variant:
+    """A context's rows taken from another place: their gradient goes back to where they were taken from."""
+    led: list[Tensor] = []
+
+    def change(work: Work) -> None:
+        if not led:
+            led.append(_led_back(case, one.change))
+        work.grad = led[0]
+
+    return replace(one, name=f"{one.name}, in the context", step="settings", change=change)
+
+
+def _led_back(case: Case, change: Change) -> Tensor:
+    """The gradient of the context as it is, of what its rows are when they are taken from another place, (B, H, T, D_v)."""
+    assert case.grad is not None
+    led = torch.zeros(case.grad.shape, dtype=torch.float64)
+    for batch in range(case.inputs.B):
+        for head in range(case.inputs.H):
+            whole = Work(
+                case.inputs, case.pattern, batch, head, torch.arange(case.inputs.T), "context", known=case.known
+            )
+            own = clean(case.grad[batch, head])
+            for part, index in placed(whole, (change,)):
+                led[part.batch, part.head].index_add_(0, part.rows, own[index])
+    return led
 
 
 class Flow(Fault):

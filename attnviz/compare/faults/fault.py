@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.patterns import Both, Either, Full, Item, Pattern
-from attnviz.attention.reach import Reach
+from attnviz.attention.patterns import Pattern
 from attnviz.compare.faults.way import compute
 from attnviz.compare.faults.work import Change, Variant, Work
 from attnviz.compare.gradients import GRADIENTS, OF_KEYS
@@ -25,6 +24,12 @@ FAULTS: list[Fault] = []
 
 MOST_MATCHED = 1 << 22
 """Cells of a head's map up to which its rows are looked for among all others."""
+
+MOST_TRIED = 16
+"""Documents, heads or batch items that are tried one by one."""
+
+TILES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 192, 256, 512)
+"""Keys or queries that a kernel takes together."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,10 @@ class Fault(ABC):
     def variants(self, case: Case) -> Iterator[Variant]:
         """What there is to try."""
 
+    def moves(self, case: Case) -> Iterator[Variant]:
+        """What there is to try of it that takes rows from another place by a rule; of a gradient, the context's rows too."""
+        return iter(())
+
     def fitted(self, case: Case) -> Iterator[Variant]:
         """What there is to try of it whose numbers are read from the rows that are wrong: where nothing else explains them."""
         return iter(())
@@ -146,65 +155,10 @@ class Fault(ABC):
 
         return self.variant(said, "settings", change, setting)
 
+    def of_inputs(self, name: str, **values: object) -> Variant:
+        """Other inputs of the call."""
 
-@dataclass(frozen=True)
-class Ruled(Pattern):
-    """A pattern by a rule of indices and positions, for what no pattern says."""
+        def change(work: Work) -> None:
+            work.inputs = replace(work.inputs, **values)  # type: ignore[arg-type]
 
-    rule: Callable[[Tensor, Tensor, Item], Tensor]
-    ordered: bool = True
-    """Whether it speaks of order, and so stays within a document."""
-
-    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
-        seen, together = self.rule(t, s, item), item.together(t, s) if self.ordered else None
-        return seen if together is None else seen & together
-
-    def reach(self, item: Item) -> Reach:
-        return Reach(band_exact=False)
-
-
-@dataclass(frozen=True)
-class Read(Pattern):
-    """Another pattern, of each head its own, read in another way."""
-
-    part: Pattern
-    rule: Callable[[Pattern, Tensor, Tensor, Item], Tensor]
-    """What of it queries and keys see."""
-
-    def of_head(self, head: int) -> Pattern:
-        return replace(self, part=self.part.of_head(head))
-
-    def visible(self, t: Tensor, s: Tensor, item: Item) -> Tensor:
-        return self.rule(self.part, t, s, item)
-
-    def reach(self, item: Item) -> Reach:
-        return Reach(band_exact=False)
-
-
-def leaves(pattern: Pattern) -> Iterator[Pattern]:
-    """The patterns that one is made of."""
-    if isinstance(pattern, (Both, Either)):
-        yield from leaves(pattern.left)
-        yield from leaves(pattern.right)
-    else:
-        yield pattern
-
-
-def rewritten(pattern: Pattern, change: Callable[[Pattern], Pattern]) -> Pattern:
-    """The same with each of its leaves changed."""
-    if isinstance(pattern, (Both, Either)):
-        return replace(pattern, left=rewritten(pattern.left, change), right=rewritten(pattern.right, change))
-    return change(pattern)
-
-
-def without(pattern: Pattern) -> Iterator[tuple[Pattern, Pattern]]:
-    """The pattern without each of its parts in turn, and the part."""
-    if isinstance(pattern, (Both, Either)):
-        for part, rest in ((pattern.left, pattern.right), (pattern.right, pattern.left)):
-            yield rest, part
-        for less, part in without(pattern.left):
-            if not isinstance(less, Full) and less is not pattern.left:
-                yield replace(pattern, left=less), part
-        for less, part in without(pattern.right):
-            if not isinstance(less, Full) and less is not pattern.right:
-                yield replace(pattern, right=less), part
+        return self.variant(name, "settings", change)

@@ -1,21 +1,19 @@
-"""Mistakes in the logits, and in what is made of them."""
+"""Mistakes in the logits, and in what is added to them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from attnviz.compare.faults.fault import MOST_MATCHED, Case, Fault
-from attnviz.compare.faults.masks import TILES
-from attnviz.compare.faults.terms import Terms, fitted, least, terms_of
-from attnviz.compare.faults.way import compute
-from attnviz.compare.faults.work import Change, Variant, Work
+from attnviz.compare.faults.fault import Case, Fault
+from attnviz.compare.faults.terms import Terms, fitted, terms_of
+from attnviz.compare.faults.way import capped, product
+from attnviz.compare.faults.work import Variant, Work
 from attnviz.compare.gradients import GRADIENTS
-from attnviz.compare.rounding import FIXED
 
 _FACTORS = (-1.0, *(math.exp(n / 8) for n in range(-40, 41)))
 """How many times what is meant a number may be, to begin with."""
@@ -67,7 +65,7 @@ class Scale(Fault):
             return (product if cap is None else torch.tanh(product / cap) * cap) + terms.added
 
         sizes = [1 / math.sqrt(size) for size in range(1, 1025)]
-        return fitted(terms, logits, [own * by for by in _FACTORS], sizes) if own else None
+        return fitted(terms, logits, [own * by for by in _FACTORS], sizes, lambda scale: scale / own) if own else None
 
 
 class Softcap(Fault):
@@ -91,10 +89,10 @@ class Softcap(Fault):
             work.logits = work.logits * work.scale
 
         def after_bias(work: Work) -> None:
-            work.logits = torch.tanh(_product(work) / cap + (work.logits - _capped(work)) / cap) * cap
+            work.logits = torch.tanh(product(work) / cap + (work.logits - capped(work)) / cap) * cap
 
         def clamped(work: Work) -> None:
-            work.logits = _product(work).clamp(-cap, cap) + (work.logits - _capped(work))
+            work.logits = product(work).clamp(-cap, cap) + (work.logits - capped(work))
 
         yield self.variant("softcap after the mask: hidden keys count with -softcap", "mask", after_mask)
         if case.what in GRADIENTS:  # what flows back through a cap of another kind is not known
@@ -111,7 +109,7 @@ class Softcap(Fault):
 
     def fitted(self, case: Case) -> Iterator[Variant]:
         terms, cap = terms_of(case), case.inputs.softcap
-        other = None if terms is None or cap is None else self._nearest(terms, cap)
+        other = None if terms is None or terms.of_gradient or cap is None else self._nearest(terms, cap)
         if other is not None:
             yield self.having(f"a softcap of {other:.6g}, not {cap:.6g}", f"--softcap {other:.9g}", softcap=other)
 
@@ -121,15 +119,6 @@ class Softcap(Fault):
 
         whole = [float(n) for n in range(1, 101)]
         return fitted(terms, logits, [own * by for by in _FACTORS], whole)
-
-
-def _product(work: Work) -> Tensor:
-    return work.q @ work.k.T * work.scale
-
-
-def _capped(work: Work) -> Tensor:
-    product = _product(work)
-    return product if work.softcap is None else torch.tanh(product / work.softcap) * work.softcap
 
 
 class Bias(Fault):
@@ -252,219 +241,3 @@ class Alibi(Fault):
 
 _MOVED = 8
 """Keys that distances are off, at most."""
-
-
-class Sink(Fault):
-    """An attention sink left out, counted as a key, or of another head."""
-
-    name = "attention sink"
-
-    def variants(self, case: Case) -> Iterator[Variant]:
-        sinks = case.inputs.sinks
-        if sinks is None:
-            return
-        own = float(sinks[case.head])
-        yield self.having("the sink left out of the denominator", sink=None)
-        made: dict[str, Callable[[float], float]] = {
-            "the sink's logit of the wrong sign": lambda sink: -sink,
-            "the sink twice": lambda sink: sink + math.log(2),
-            "the sink's logit scaled": lambda sink: sink * case.item.scale,
-        }
-        for name, rule in made.items():
-
-            def other(work: Work, rule: Callable[[float], float] = rule) -> None:
-                work.sink = None if work.sink is None else rule(work.sink)
-
-            yield self.variant(name, "settings", other)
-
-        def to_first(work: Work) -> None:
-            work.weights[:, 0] += 1 - work.weights.sum(1)
-
-        yield self.variant("the sink counted as a key: its weight goes to key 0", "weights", to_first)
-
-        def to_last(work: Work) -> None:
-            work.weights[:, -1] += 1 - work.weights.sum(1)
-
-        yield self.variant("the sink counted as a key: its weight goes to the last key", "weights", to_last)
-
-        def to_own(work: Work) -> None:
-            work.weights = work.weights + (work.distance == 0) * (1 - work.weights.sum(1, keepdim=True))
-
-        yield self.variant("the sink counted as a key: its weight goes to the query's own", "weights", to_own)
-
-        def wrong_end(work: Work) -> None:
-            sink = 1 - work.weights.sum(1, keepdim=True)
-            work.weights = torch.cat([work.weights[:, 1:], sink], 1)
-
-        yield self.variant(
-            "the sink counted as the last key, and the first left out: cut at the wrong end", "weights", wrong_end
-        )
-
-        def in_place(work: Work) -> None:
-            work.logits[:, 0] = work.sink or 0.0
-            work.sink = None
-
-        yield self.variant("the sink in the place of key 0's logit", "mask", in_place)
-
-        def unshifted(work: Work) -> None:
-            peak = work.logits.masked_fill(work.count == 0, -torch.inf).amax(1, keepdim=True)
-            total = torch.logsumexp(work.logits + torch.log(work.count), 1, keepdim=True)
-            shares = work.count * torch.exp(work.logits - total)
-            work.weights = shares / (1 + torch.exp((work.sink or 0.0) + peak - total))
-
-        yield self.variant("the sink not shifted by the row's largest logit, as the keys are", "weights", unshifted)
-
-        def not_exponential(work: Work) -> None:
-            total = torch.logsumexp(work.logits, 1, keepdim=True)
-            work.weights = torch.exp(work.logits - total)
-            work.weights = work.weights / (1 + (work.sink or 0.0) * torch.exp(-total))
-
-        yield self.variant("the sink added as it is, not as exp(sink)", "weights", not_exponential)
-        for head in range(min(len(sinks), 64)):
-            if head != case.head and float(sinks[head]) != own:
-                yield self.having(f"the sink of head {head}", sink=float(sinks[head]))
-
-    def fitted(self, case: Case) -> Iterator[Variant]:
-        terms, sinks = terms_of(case), case.inputs.sinks
-        if terms is None or sinks is None:
-            return
-        own, sums = float(sinks[case.head]), terms.all()
-        other = least(terms, lambda sink: terms.apart(sums, sink), [own + n / 4 for n in range(-80, 81)], (0.0, 1.0))
-        if other is not None:
-            yield self.having(f"a sink of {other:.6g}, not {own:.6g}", sink=other)
-
-
-class Base2(Fault):
-    """Powers of 2 in place of e, or a logarithm in base 2."""
-
-    name = "base 2 for base e"
-
-    def variants(self, case: Case) -> Iterator[Variant]:
-        def power(factor: float) -> Change:
-            def change(work: Work) -> None:
-                work.logits = work.logits * factor
-                work.bent(factor)
-                if work.sink is not None:
-                    work.sink *= factor
-
-            return change
-
-        def logarithm(factor: float) -> Change:
-            def change(work: Work) -> None:
-                work.out = work.out * factor
-
-            return change
-
-        if case.what == "lse":
-            yield self.variant("a log-sum-exp in base 2", "output", logarithm(math.log2(math.e)))
-            yield self.variant("a log-sum-exp scaled by log(2)", "output", logarithm(math.log(2)))
-        elif case.what != "logits":
-            yield self.variant("2**x in place of e**x", "mask", power(math.log(2)))
-            yield self.variant("log2(e) twice in the exponent", "mask", power(math.log2(math.e)))
-
-
-class WrongAxis(Fault):
-    """Softmax over queries in place of keys."""
-
-    name = "softmax over the wrong axis"
-
-    def variants(self, case: Case) -> Iterator[Variant]:
-        if case.what not in ("weights", "context") or case.inputs.T * case.inputs.S > MOST_MATCHED:
-            return
-        totals: dict[tuple[int, int], Tensor] = {}
-
-        def change(work: Work) -> None:
-            place = work.batch, work.head
-            if place not in totals:
-                every = Work(work.inputs, work.pattern, *place, torch.arange(work.item.T), "logits")
-                totals[place] = torch.logsumexp(compute(every, (), FIXED).out, 0)
-            work.weights = torch.exp(work.logits - totals[place][None, :])
-
-        yield self.variant("softmax over queries, the wrong axis", "weights", change)
-
-
-class NotRescaled(Fault):
-    """Sums over tiles of keys that are not rescaled where a later tile has a larger logit."""
-
-    name = "online softmax"
-
-    def variants(self, case: Case) -> Iterator[Variant]:
-        if case.what not in ("context", "lse"):
-            return
-        for tile in TILES:
-            if tile < case.inputs.S:
-                if case.what == "context":
-                    yield self.variant(
-                        f"the sum of values not rescaled from tile to tile of {tile} keys", "weights", _kept(tile)
-                    )
-                    yield self.variant(
-                        f"neither sum rescaled from tile to tile of {tile} keys", "weights", _kept(tile, both=True)
-                    )
-                yield self.variant(
-                    f"the denominator not rescaled from tile to tile of {tile} keys", "weights", _kept(tile, both=None)
-                )
-
-
-def _kept(tile: int, *, both: bool | None = False) -> Change:
-    """Sums as they were added up, each tile by the largest logit up to it; ``both``: the denominator too, None: it alone."""
-
-    def change(work: Work) -> None:
-        peaks = torch.cummax(work.logits, 1).values
-        ends = (torch.arange(work.logits.shape[1]) // tile * tile + tile - 1).clamp(max=work.logits.shape[1] - 1)
-        late = peaks[:, -1:] - peaks[:, ends]
-        factor = torch.where(torch.isfinite(late), torch.exp(late), 0.0)
-        lost = (work.weights * factor).sum(1, keepdim=True)
-        if both is None:
-            work.weights = work.weights / lost
-            work.logits = work.logits + torch.log(lost)
-        else:
-            work.weights = work.weights * factor / (lost if both else 1.0)
-
-    return change
-
-
-class NoSoftmax(Fault):
-    """Scores in place of weights, exponentials without a sum, or softmax twice."""
-
-    name = "softmax left out"
-
-    def variants(self, case: Case) -> Iterator[Variant]:
-        if case.what not in ("weights", "context"):
-            return
-
-        def scores(work: Work) -> None:
-            work.weights = work.logits.masked_fill(
-                torch.isinf(work.logits), 0.0 if work.what == "context" else -torch.inf
-            )
-
-        def exponentials(work: Work) -> None:
-            work.weights = work.count * torch.exp(work.logits)
-
-        def shifted(work: Work) -> None:
-            work.weights = work.count * torch.exp(work.logits - work.logits.amax(1, keepdim=True))
-
-        def twice(work: Work) -> None:
-            again = torch.exp(work.weights) * (work.count > 0)
-            work.weights = again / again.sum(1, keepdim=True)
-
-        def whole(work: Work) -> None:
-            again = torch.exp(work.weights)
-            work.weights = again / again.sum(1, keepdim=True)
-
-        def sigmoid(work: Work) -> None:
-            work.weights = torch.sigmoid(work.logits)
-
-        def unmasked(work: Work) -> None:
-            work.weights = _capped(work)
-
-        def alike(work: Work) -> None:
-            work.weights = work.count / work.count.sum(1, keepdim=True)
-
-        yield self.variant("the same weight for each key that is seen: are q and k read?", "weights", alike)
-        yield self.variant("scores before softmax", "weights", scores)
-        yield self.variant("scores before softmax and mask", "weights", unmasked)
-        yield self.variant("exponentials that nothing divides by their sum", "weights", exponentials)
-        yield self.variant("exponentials of score - max that nothing divides by their sum", "weights", shifted)
-        yield self.variant("softmax twice", "weights", twice)
-        yield self.variant("softmax twice, hidden keys among the second's", "weights", whole)
-        yield self.variant("sigmoid in place of softmax", "weights", sigmoid)

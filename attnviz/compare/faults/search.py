@@ -15,7 +15,7 @@ from torch import Tensor
 from attnviz.attention.inputs import AttentionInputs
 from attnviz.attention.patterns import GlobalKeys
 from attnviz.base.errors import InputError
-from attnviz.compare.faults import backward, layout, masks, patterns, precision, scores  # noqa: F401 (they make the kinds known)
+from attnviz.compare.faults import backward, kinds  # noqa: F401 (kinds makes all known)
 from attnviz.compare.faults.fault import FAULTS, Case
 from attnviz.compare.faults.way import compute
 from attnviz.compare.faults.work import Variant
@@ -165,6 +165,8 @@ def _singles(case: Case, late: int) -> Iterator[Variant]:
     for fault in FAULTS:
         if fault.late == late and (fault.of_sums or not long):
             yield from fault.variants(case)
+            if case.what in GRADIENTS:
+                yield from (backward.of_context(case, one) for one in fault.moves(replace(case, what="context")))
         if late == 1 and not case.of_keys:
             yield from _able(fault.fitted(case))
 

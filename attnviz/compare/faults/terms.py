@@ -1,5 +1,8 @@
 """What each key adds to some rows that are wrong: what a mistake's numbers are, of all that they may be, is read from it.
 
+A context is a quotient of two sums over keys. So is a query's gradient, of four: with ``e`` a key's exponential, ``s = g v'`` and
+``A, B`` the sums of ``e`` and ``e s``, it is the sum of ``e s k / A - (B / A) e k / A``, times the scale.
+
 How wide a window was, which keys a tile left out, what the scale was: many sets of keys, or many numbers, are held against the
 rows at once, and the nearest becomes a hypothesis like any other, which has all other rows to explain.
 """
@@ -30,6 +33,9 @@ _SAME = 1.1
 
 _STEPS = 40
 
+_TOLD, _ALIKE = 2, 1e-12
+"""Numbers from which another is read, at least; and how far one number may be off, squared, to be told by a reason."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -39,7 +45,7 @@ class Terms:
     """The rows as they are when queries and keys are multiplied, ..."""
     before: Work
     """... and just before keys are hidden, which of them are being in ``count``."""
-    values: Tensor  # (S, C) what weights are summed up with
+    values: Tensor  # (S, C) what weights are summed up with; keys, of a query's gradient
     given: Tensor  # (n, C) what the kernel's rows are, summed up so; (n, 1) denominators
 
     @property
@@ -73,24 +79,39 @@ class Terms:
         """What exponentials are taken without, (n, 1)."""
         return self.before.logits.amax(1, keepdim=True)
 
+    @property
+    def of_gradient(self) -> bool:
+        """Whether the rows are a query's gradient."""
+        return self.before.what == "dq"
+
     def each(self, logits: Tensor | None = None, values: Tensor | None = None) -> Tensor:
-        """What a key adds to a row, were it seen, (n, S, C + 1): to its sums, and to its denominator."""
+        """What a key adds to a row, were it seen, (n, S, W): to its sums, and to its denominator, which is the last."""
         terms = torch.exp((self.before.logits if logits is None else logits) - self.peak)[..., None]
         values = self.values if values is None else values
-        return torch.cat([terms * values, terms], -1)
+        if not self.of_gradient:
+            return torch.cat([terms * values, terms], -1)
+        pull, bend = self.before.pull[..., None], self.before.bend
+        values = values * self.before.scale * (1.0 if bend is None else bend[..., None])
+        return torch.cat([terms * pull * values, terms * values, terms * pull, terms], -1)
 
     def apart(self, sums: Tensor, sink: float | None = None) -> Tensor:
         """How far rows of such sums are from the kernel's, (n, ..., C).
 
         Args:
-            sums: (n, ..., C + 1), numerators and denominators.
+            sums: (n, ..., W), as of :meth:`each`.
             sink: the logit of an attention sink in place of the head's own.
         """
         total, ones = sums[..., -1:], (1,) * (sums.ndim - 2)
         sink = self.before.sink if sink is None else sink
         if sink is not None:
             total = total + torch.exp(sink - self.peak).reshape(-1, *ones, 1)
-        made = total.log() + self.peak.reshape(-1, *ones, 1) if self.before.what == "lse" else sums[..., :-1] / total
+        if self.before.what == "lse":
+            made = total.log() + self.peak.reshape(-1, *ones, 1)
+        elif self.of_gradient:
+            pulled, plain = sums[..., :-2].chunk(2, -1)
+            made = pulled / total - sums[..., -2:-1] / total * plain / total
+        else:
+            made = sums[..., :-1] / total
         return made - self.given.reshape(len(self.given), *ones, -1)
 
     def off(self, sums: Tensor) -> Tensor:
@@ -98,7 +119,7 @@ class Terms:
         return (self.apart(sums) ** 2).sum(-1).sum(0).nan_to_num(nan=torch.inf)
 
     def all(self, seen: Tensor | None = None, each: Tensor | None = None) -> Tensor:
-        """The sums over the keys that are seen, (n, C + 1)."""
+        """The sums over the keys that are seen, (n, W)."""
         return torch.einsum("ns,nsc->nc", self.seen if seen is None else seen, self.each() if each is None else each)
 
     def nearest(self, off: Tensor) -> int | None:
@@ -118,8 +139,8 @@ class Terms:
 
 
 def terms_of(case: Case) -> Terms | None:
-    """The wrong rows of a case, taken apart; None where there is no such thing: of logits, and of gradients."""
-    if case.what not in ("weights", "context", "lse"):
+    """The wrong rows of a case, taken apart; None where there is no such thing: of logits, and of the gradients of keys."""
+    if case.what not in ("weights", "context", "lse", "dq"):
         return None
     key = "terms", case.batch, case.head
     if key not in case.known:
@@ -147,6 +168,7 @@ def _taken_apart(case: Case, rows: Tensor | None = None) -> Terms | None:
     draw = torch.Generator().manual_seed(0)
     mixed = torch.randn(given.shape[1], _CHANNELS, generator=draw, dtype=torch.float64)
     values = mixed if case.what == "weights" or before.v is None else before.v @ mixed
+    values = before.k @ mixed if case.what == "dq" else values
     return Terms(product, before, values, given @ mixed)
 
 
@@ -156,8 +178,8 @@ class Runs:
 
     terms: Terms
     order: Tensor  # (n, S) what keys are ordered by, ascending
-    sums: Tensor  # (n, S + 1, C + 1) over so many of the first
-    whole: Tensor  # (n, C + 1) what is in the sums whatever the run is
+    sums: Tensor  # (n, S + 1, W) over so many of the first
+    whole: Tensor  # (n, W) what is in the sums whatever the run is
 
     @classmethod
     def of(cls, terms: Terms, order: Tensor, some: Tensor, always: Tensor | None = None) -> Runs:
@@ -170,7 +192,7 @@ class Runs:
         return cls(terms, order.contiguous(), torch.cat([start, parts], 1), whole)
 
     def between(self, low: Tensor, high: Tensor) -> Tensor:
-        """The sums over keys from ``low`` to ``high``, both (m,) or (n, m) and among them, (n, m, C + 1)."""
+        """The sums over keys from ``low`` to ``high``, both (m,) or (n, m) and among them, (n, m, W)."""
         n = len(self.order)
         first = torch.searchsorted(self.order, low.double().expand(n, -1).contiguous())
         last = torch.searchsorted(self.order, high.double().expand(n, -1).contiguous(), right=True)
@@ -190,7 +212,11 @@ class Runs:
 
 
 def fitted(
-    terms: Terms, logits: Callable[[float], Tensor], tried: Iterable[float], reasons: Iterable[float] = ()
+    terms: Terms,
+    logits: Callable[[float], Tensor],
+    tried: Iterable[float],
+    reasons: Iterable[float] = (),
+    times: Callable[[float], float] = lambda x: 1.0,
 ) -> float | None:
     """The number with which the rows are nearest to the kernel's.
 
@@ -199,11 +225,17 @@ def fitted(
         logits: the (n, S) logits that a number gives.
         tried: where to begin.
         reasons: numbers that somebody may have meant: one of them, where it is as near.
+        times: what it multiplies keys by, of a query's gradient.
 
     Returns:
         It; None where no number brings the rows nearer.
     """
-    return least(terms, lambda x: terms.apart(terms.all(each=terms.each(logits(x)))), tried, reasons)
+
+    def apart(x: float) -> Tensor:
+        values = terms.values * times(x) if terms.of_gradient else None
+        return terms.apart(terms.all(each=terms.each(logits(x), values)))
+
+    return least(terms, apart, tried, reasons)
 
 
 def least(
@@ -215,6 +247,9 @@ def least(
         found = float((apart(x) ** 2).sum())
         return found if math.isfinite(found) else math.inf
 
+    if terms.given.numel() < _TOLD:  # any number fits one: what somebody may have meant alone says something
+        alike = _ALIKE * float((terms.given**2).sum())
+        return next((one for one in reasons if square(one) <= alike), None)
     best = min(tried, key=square)
     for _ in range(_STEPS):  # Gauss and Newton's, halved while it leads away
         step = 1e-6 * abs(best) or 1e-6

@@ -55,7 +55,7 @@ def compute(work: Work, variants: Sequence[Variant], rule: Rule) -> Made:
 def _of_keys(work: Work, changes: Changes, rule: Rule) -> Made:
     """Rows of dk or dv: ``work``'s rows are keys, and its head is a key head."""
     made: list[tuple[Tensor, Made]] = []
-    for part, index in _placed(work, changes):
+    for part, index in placed(work, changes["place"]):
         part.out, size = _summed(part, changes)
         _apply(part, changes["output"])
         if isinstance(rule, Rounding):
@@ -73,7 +73,7 @@ def _of_keys(work: Work, changes: Changes, rule: Rule) -> Made:
 def _summed(work: Work, changes: Changes) -> tuple[Tensor, Tensor]:
     """What every query gives to some keys, (n, C), and the root of the sum of its squares."""
     keys, own = work.rows, work.head
-    total, square = torch.zeros(()), torch.zeros(())
+    total, square, undone = torch.zeros(()), torch.zeros(()), None
     for head in range(work.inputs.H):
         for rows in torch.arange(work.inputs.T).split(max(1, _CELLS // work.inputs.S)):
             for part, _ in _parts(replace(work, head=head, rows=rows, sources=None), {**changes, "place": []}):
@@ -84,15 +84,16 @@ def _summed(work: Work, changes: Changes) -> tuple[Tensor, Tensor]:
                 size = part.drag * abs(part.scale) if work.what == "dk" else part.weights
                 left, size = (part.by_key(numbers.nan_to_num())[:, keys] for numbers in (left, size))
                 total, square = total + left.T @ right, square + size.T**2 @ right**2
+                undone = part.undone
     C = work.inputs.D if work.what == "dk" or work.inputs.v is None else work.inputs.v.shape[-1]
     shape = (len(keys), C)  # a head that nobody reads has zeros
-    return total.double().expand(shape).clone(), square.double().expand(shape).sqrt()
+    made = total.double().expand(shape).clone()
+    return made if undone is None else undone(made, work), square.double().expand(shape).sqrt()
 
 
-def _placed(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
+def placed(work: Work, changes: Iterable[Change]) -> Iterator[tuple[Work, Tensor]]:
     """The rows by the head that they are taken from, and which of the rows they are."""
-    for change in changes["place"]:
-        change(work)
+    _apply(work, changes)
     every = torch.arange(len(work.rows))
     for batch, head, rows, index in work.sources or [(work.batch, work.head, work.rows, every)]:
         yield replace(work, batch=batch, head=head, rows=rows), index
@@ -100,7 +101,7 @@ def _placed(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
 
 def _parts(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
     """The rows that are computed together: of one place, and either global queries or not."""
-    for part, index in _placed(work, changes):
+    for part, index in placed(work, changes["place"]):
         rows, head = part.rows, part.head
         item = part.item
         part.key_head = part.value_head = item.kv_head(head)
@@ -129,18 +130,13 @@ def _steps(work: Work, changes: Changes) -> None:
     """Every step up to weights, and to what flows back to logits where gradients are wanted."""
     _tensors(work)
     _apply(work, changes["tensors"])
-    work.logits = work.q @ work.k.T * work.scale
-    if work.key_of is not None:
-        work.logits = work.logits.gather(1, work.key_of)
+    work.logits = product(work)
     _apply(work, changes["product"])
+    work.logits = _bent(work, work.logits)
     if work.softcap is not None:
-        work.logits = torch.tanh(work.logits / work.softcap) * work.softcap
         work.bend = 1 - (work.logits / work.softcap) ** 2
     _apply(work, changes["cap"])
-    if work.bias is not None:
-        work.logits = work.logits + work.bias.masked_fill(torch.isinf(work.bias), 0.0)
-    if work.slope is not None:
-        work.logits = work.logits - work.slope * work.distance.abs()
+    work.logits = _with_added(work, work.logits)
     work.count = visible(work).double()
     _apply(work, changes["mask"])
     work.logits = work.rounded(work.logits.masked_fill(work.count == 0, HIDDEN))
@@ -151,12 +147,39 @@ def _steps(work: Work, changes: Changes) -> None:
         _apply(work, changes["gradient"])
 
 
+def product(work: Work) -> Tensor:
+    """Queries times the keys that are read, and the scale, (n, S)."""
+    made = work.q @ work.k.T * work.scale
+    return made if work.key_of is None else made.gather(1, work.key_of)
+
+
+def capped(work: Work) -> Tensor:
+    """The same after a softcap, (n, S)."""
+    return _bent(work, product(work))
+
+
+def scored(work: Work) -> Tensor:
+    """The logits of every key, hidden or not, (n, S)."""
+    return _with_added(work, capped(work))
+
+
+def _bent(work: Work, logits: Tensor) -> Tensor:
+    return logits if work.softcap is None else torch.tanh(logits / work.softcap) * work.softcap
+
+
+def _with_added(work: Work, logits: Tensor) -> Tensor:
+    """With the bias, and ALiBi's slope."""
+    if work.bias is not None:
+        logits = logits + work.bias.masked_fill(torch.isinf(work.bias), 0.0)
+    return logits if work.slope is None else logits - work.slope * work.distance.abs()
+
+
 def flow_back(work: Work, delta: Tensor | None = None) -> Tensor:
     """The gradient of products before the scale, (n, S): ``p (dP - delta)``, times what a softcap makes of it.
 
     Args:
         work: rows whose weights there are.
-        delta: (n, 1) the sum of ``p dP`` of each row; None is that of these weights.
+        delta: (n, 1) the sum of ``p dP`` of each row, or (1, S) of each key; None is that of these weights' rows.
     """
     pull = work.pull
     delta = (work.weights * pull).sum(1, keepdim=True) if delta is None else delta
@@ -216,7 +239,8 @@ def _wanted(work: Work) -> Tensor:
         return total if work.sink is None else torch.logaddexp(total, torch.full_like(total, work.sink))
     assert work.v is not None
     if work.what == "dq":
-        return work.by_key(work.flow * work.scale) @ work.k
+        made = work.by_key(work.flow * work.scale) @ work.k
+        return made if work.undone is None else work.undone(made, work)
     return work.by_key(work.weights) @ work.v
 
 

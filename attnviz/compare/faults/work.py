@@ -54,6 +54,8 @@ class Work:
     g: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, D_v) that of these rows
     bend: Tensor | None = None  # (n, S) what a softcap makes of a product's gradient
     flow: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, S) the gradient of the products
+    undone: Callable[[Tensor, Work], Tensor] | None = None
+    """Makes a gradient of a tensor as it is out of that of the tensor as it was read."""
     out: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, C) what is wanted
 
     @property

@@ -65,4 +65,4 @@ class Arcs(OfHeads):
 
         if ax is not None:
             raise InputError("--arcs makes a figure of its own, as high as its arcs; leave ax out")
-        return arcs(parts.maps[0], parts.more["own"], **parts.words(look))
+        return arcs(parts.maps[0], parts.more["own"], **self.words(parts, look))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from attnviz.plots.differences import Differences
 from attnviz.plots.kind import Kind, Parts, Reader
 from attnviz.plots.look import Look
 from attnviz.plots.said import said
@@ -73,12 +74,10 @@ class Compare(Kind):
         return Parts(sides, source, a_maps, notes, more={"comparisons": found})
 
     def spoken(self, parts: Parts, look: Look) -> Parts:
-        from attnviz.show.figures.difference import difference_words
-
-        return replace(parts, said=(*parts.said, difference_words(parts.more["comparisons"], look.scale)))
+        return replace(parts, said=(*parts.said, self._differences(parts).between(look)))
 
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Figure:
-        from attnviz.show.figures.difference import difference_figure
+        return self._differences(parts).draw(look)
 
-        parts = self.spoken(parts, look)
-        return difference_figure(parts.more["comparisons"], marks=look.marks, **parts.words(look))
+    def _differences(self, parts: Parts) -> Differences:
+        return Differences(parts.more["comparisons"], parts.spoken, parts.source)

@@ -48,7 +48,7 @@ class Detail(OverMaps):
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes:
         from attnviz.show.figures.detail import detail
 
-        words = parts.words(look) | {"marks": look.marks and not self.pattern_outline}  # whose own marks stand there
+        words = self.words(parts, look) | {"marks": look.marks and not self.pattern_outline}
         found = detail(parts.maps[0], parts.more["sides"], ax, annot=self.annot, **words)
         self.draw_outlines(parts, found, given=ax is not None)
         return found

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from attnviz.engine.request import Request
     from attnviz.maps.map import AttentionMap
     from attnviz.maps.reasons import ReasonMap
+    from attnviz.show.figures.scales import FittedScale
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ class OverMaps(Kind):
                 f"another pattern, such as --pattern local+global --window 2"
             )
         return request
+
+    def scale(self, parts: Parts, look: Look) -> FittedScale:
+        unmarked = self.annot or self.pattern_outline  # numbers have a sign, and outlines marks of their own
+        return super().scale(parts, look).marked(not unmarked)
 
     def outlined(self, parts: Parts, request: Request) -> Parts:
         """The parts of maps, with their tags and the reasons whose edges are drawn over them where these are asked for."""
@@ -175,7 +180,7 @@ class Heatmap(OfHeads, OverMaps):
         from attnviz.show.figures.heatmap import heads_grid, heatmap
         from attnviz.show.figures.inset import inset_said
 
-        words = parts.words(look) | {"marks": look.marks and not self.pattern_outline}  # whose own marks stand there
+        words = self.words(parts, look) | {"marks": look.marks and not self.pattern_outline}
         if len(parts.maps) > 1:
             names = tag_names(parts.maps) if self.tags else None
             found: Axes | Figure = heads_grid(parts.maps, annot=self.annot, names=names, **words)

@@ -145,7 +145,7 @@ class Overlay(OfHeads):
         assert not isinstance(picture, Path)
         page = np.full((16 * patches.shape[0], 16 * patches.shape[1], 3), 255, dtype=np.uint8)
         drawn = page if picture is None else picture.numpy()
-        words = look.words(parts.spoken, parts.source, scale=look.scale.fit(laid))
+        words = look.words(parts.spoken, parts.source, scale=look.fitted(laid))
         heads = {shown.heads_name for shown in laid}
         titles = [_panel(shown, several=len(heads) > 1) for shown in laid] if self.each else None
         return overlays(drawn, laid, patches.shape, told=parts.more["told"], titles=titles, **words)

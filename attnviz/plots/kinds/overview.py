@@ -85,7 +85,7 @@ class Overview:
             return heads_grid(maps, names=tag_names(maps), **look.words(maps, parts.source, marks=look.marks))
         scale = None
         if self.each and look.caption is True:
-            scale = look.scale.fit(parts.maps)
+            scale = look.fitted(parts.maps)
             scale = replace(scale, note=f"each panel has a {look.norm} color scale of its own")
         words = look.words(parts.maps, parts.source, scale=scale)
         return overview_figure(parts.more["rows"], ax, each=self.each, dpi=look.dots, marks=look.marks, **words)

@@ -59,5 +59,5 @@ class Strip(OfHeads):
     def draw(self, parts: Parts, look: Look, ax: Axes | None = None) -> Axes | Figure:
         from attnviz.show.figures.strip import strip, strips
 
-        words = parts.words(look)
+        words = self.words(parts, look)
         return strips(parts.maps, **words) if len(parts.maps) > 1 else strip(parts.maps[0], ax, **words)

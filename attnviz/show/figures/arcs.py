@@ -15,6 +15,7 @@ from matplotlib.path import Path
 from attnviz.base.errors import InputError
 from attnviz.base.labels import SPACE, one_line
 from attnviz.show.figures.bars import Bar
+from attnviz.show.figures.dashes import DASHES
 from attnviz.show.figures.heatmap import write_above, write_below
 from attnviz.show.figures.layout import EDGE, LINE, SMALLEST, caption_lines, line, place, points, width_of, wrapped
 from attnviz.show.figures.scales import ColorScale, ScaleOptions
@@ -90,6 +91,8 @@ def arcs(
     drawn = PathCollection(
         [paths[n] for n in order], facecolors="none", edgecolors=inks, linewidths=widths, capstyle="round"
     )
+    if fitted.below is not None:
+        drawn.set(linestyles=[DASHES if low else "solid" for low in fitted.below(values[order])], capstyle="butt")
     ax.add_collection(drawn, autolim=False)
     lines = wrapped(
         shown.name if title is None else title, words.across + beside - 2 * EDGE, points("figure.titlesize")

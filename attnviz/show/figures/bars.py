@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from attnviz.show.figures.cells import CellImage
+from attnviz.show.figures.dashes import dash_bar
 from attnviz.show.figures.layout import line, place, points, width_of, wrapped, write
 from attnviz.show.figures.scales import FittedScale, RankNorm
 
@@ -96,7 +97,7 @@ class Bar:
         own = min(tall, _MOST)
         left += _PAD
         place(self.bar.ax, (left, bottom + tall - own, _THICK, own), tuple(self.figure.get_size_inches()))
-        self._thin(own)
+        self._finish(own)
         if self.blank:
             self._swatch(left, bottom + tall - own - 0.1 - _THICK, NOT_VISIBLE.replace(" ", "\n"))
 
@@ -122,13 +123,14 @@ class Bar:
         self.bar = self._made(lying=True)
         self.bar.set_label("\n".join(wrapped(self.label, box[2] - 0.1, points("axes.labelsize"))))
         place(self.bar.ax, (left, top - _THICK, wide, _THICK), tuple(self.figure.get_size_inches()))
-        self._thin(wide)
+        self._finish(wide)
         if self.blank:
             self._swatch(left, top + 0.08 - depth, NOT_VISIBLE)
 
-    def _thin(self, inches: float) -> None:
-        """Leaves out the ticks of a bar of this length whose labels would touch."""
+    def _finish(self, inches: float) -> None:
+        """Dashes on a bar of this length, and leaves out the ticks whose labels would touch."""
         lying = self.bar.orientation == "horizontal"
+        dash_bar(self.bar.ax, self.scale, inches, lying=lying)
         axis = self.bar.ax.xaxis if lying else self.bar.ax.yaxis
         plain = points("xtick.labelsize" if lying else "ytick.labelsize")
         size = float(axis.get_tick_params().get("labelsize", plain))  # its labels would be made, to be asked
@@ -183,6 +185,7 @@ def colorbar(image: AxesImage | ScalarMappable, axes: Sequence[Axes], scale: Fit
         extend=scale.extend,
     )
     dress(bar, scale)
+    dash_bar(bar.ax, scale, tall, lying=False)
     return bar
 
 

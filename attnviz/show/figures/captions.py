@@ -86,6 +86,8 @@ def caption(
     ]
     if any(bool(np.isnan(shown.cells).any()) for shown in maps):
         sentences.append("Gray is not visible")
+    if scale.has_below(shown.cells for shown in maps):
+        sentences.append("Dashed is below 0")
     left_out = left_out_words(shown.left_out for shown in maps)
     more = (left_out, sink_note(maps), row_note(maps))
     sentences += [said[0].upper() + said[1:] for said in more if said is not None]

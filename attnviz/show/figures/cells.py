@@ -16,16 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.artist import allow_rasterization
 from matplotlib.image import AxesImage
 from matplotlib.transforms import Affine2D
 
+from attnviz.show.figures.dashes import dash_pixels, draw_dashes
 from attnviz.show.figures.vectors import (
+    APART,
     MOST_A_SIDE,
     MOST_OF_A_FIGURE,
+    THICK,
     Array,
     Names,
     Picture,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
+Below = Callable[[Array], Array]  # from values to whether they are dashed
 
 
 _SCREEN = 96.0
@@ -85,6 +89,10 @@ class Pixels:
         highest, lowest = self.merged(cells), self.merged(cells, np.fmin)
         return np.where(-lowest > highest, lowest, highest)
 
+    def stands_out(self, cells: Array, *, both_ways: bool) -> Array:
+        """What is seen of cells that share a pixel: the largest, or, ``both_ways``, the one furthest from 0."""
+        return self.furthest(cells) if both_ways else self.merged(cells)
+
     def spread(self, merged: Array, cells: Array) -> Array:
         """What :meth:`merged` gave of ``cells``, or colors of it, a value for each pixel."""
         down, across = self._shares(cells)
@@ -97,6 +105,7 @@ class Pixels:
         *,
         both_ways: bool = False,
         hatch: tuple[Array, Array] | None = None,
+        below: Below | None = None,
     ) -> Array:
         """A color for each pixel.
 
@@ -105,18 +114,22 @@ class Pixels:
             colors: from values to colors.
             both_ways: whether the values furthest from 0 stand out, rather than the largest.
             hatch: the colors of stripes and edges over what is not visible, as :func:`hatch_colors` gives them.
+            below: which values are dashed; None is none.
         """
-        merged = self.furthest(cells) if both_ways else self.merged(cells)
+        merged = self.stands_out(cells, both_ways=both_ways)
         painted = self.spread(colors(merged), cells)
         blank = np.isnan(merged)
         if hatch is not None and blank.any():
             self._hatch(painted, self.spread(blank, cells), *hatch)
+        if below is not None and (low := below(merged)).any():
+            size, first = (self.height, self.width), (self.rows.start, self.columns.start)
+            dash_pixels(painted, self.spread(low, cells), cells.shape, size, first, self.point)
         return painted
 
     def _hatch(self, painted: Array, blank: Array, stripe: Array, edge: Array) -> None:
         """Stripes over regions of blank pixels, and an edge where they end; on blank pixels alone."""
         region = opened(blank, _REGION, _REGION)
-        apart, thick = (max(least, round(points * self.point)) for points, least in ((3.6, 4), (0.5, 1)))
+        apart, thick = (max(least, round(points * self.point)) for points, least in ((APART, 4), (THICK, 1)))
         x = np.arange(self.columns.start, self.columns.stop)
         y = np.arange(self.rows.start, self.rows.stop)
         painted[region & ((y[:, None] + x) % apart < thick)] = stripe
@@ -172,20 +185,28 @@ def _share(cells: int, pixels: int, seen: range) -> _Share:
     return _Share(firsts[:-1], int(firsts[-1]), at - at[0])
 
 
+class Painted(NamedTuple):
+    """Of each pixel: its color, whether it is not visible, and whether it is dashed, where any may be."""
+
+    colors: Array
+    blank: Array
+    below: Array | None = None
+
+
 @dataclass(frozen=True)
 class Piece:
     """A map of an image, as a PDF or an SVG asks for it.
 
     Args:
         shape: rows and columns of its cells.
-        paint: a color and whether it is not visible, of each pixel.
+        paint: what its pixels are.
         extent: left, right, bottom and top in the Axes' coordinates.
         hatch: the colors of stripes and edges over what is not visible.
         names: what a cell says of itself, by row and column.
     """
 
     shape: tuple[int, ...]
-    paint: Callable[[Pixels], tuple[Array, Array]]
+    paint: Callable[[Pixels], Painted]
     extent: Extent
     hatch: tuple[Array, Array] | None = None
     names: Names | None = None
@@ -196,9 +217,9 @@ class Piece:
         height, width = (
             min(count, max(1, int(side * _SCREEN / 72 + 1e-6))) for count, side in zip(self.shape, sides, strict=True)
         )
-        colors, blank = self.paint(Pixels(height, width, range(height), range(width)))
+        colors, blank, below = self.paint(Pixels(height, width, range(height), range(width)))
         names = self.names if (height, width) == self.shape else None
-        return Picture(left, top, right, bottom, colors, blank, self.hatch, names)
+        return Picture(left, top, right, bottom, colors, blank, self.hatch, names, below)
 
 
 class PixelImage(AxesImage):
@@ -245,7 +266,9 @@ class PixelImage(AxesImage):
             left, right, bottom, top = piece.extent
             (x0, y0), (x1, y1) = transform.transform([(left, top), (right, bottom)])
             rectangles = few and max(piece.shape) <= MOST_A_SIDE
-            draw_picture(renderer, gc, piece.picture(x0, y0, x1, y1), clip, rectangles=rectangles)
+            picture = piece.picture(x0, y0, x1, y1)
+            draw_picture(renderer, gc, picture, clip, rectangles=rectangles)
+            draw_dashes(renderer, gc, picture, clip)
         renderer.close_group("cells")
         gc.restore()
         self.stale = False
@@ -323,6 +346,7 @@ class CellImage(PixelImage):
         both_ways: whether the values furthest from 0 stand out, rather than the largest.
         hatch: whether regions that are not visible are hatched.
         names: what a cell says of itself in an SVG, by row and column.
+        below: which values are dashed, as those below 0 are where colors in gray don't tell the sign; None is none.
 
     >>> from matplotlib.figure import Figure
     >>> ax = Figure(figsize=(1, 1), dpi=100).add_axes((0, 0, 1, 1))
@@ -342,20 +366,23 @@ class CellImage(PixelImage):
         both_ways: bool = False,
         hatch: bool = False,
         names: Names | None = None,
+        below: Below | None = None,
         **colors: Any,
     ) -> None:
         super().__init__(ax, cells, extent, aspect=aspect, **colors)
-        self.both_ways, self.hatch, self.names = both_ways, hatch, names
+        self.both_ways, self.hatch, self.names, self.below = both_ways, hatch, names, below
         self.autoscale_None()
 
     def paint(self, pixels: Pixels) -> Array:
-        return self._painted(pixels, self._hatch)
+        return self._painted(pixels, self._hatch, self.below)
 
     def pieces(self) -> Iterator[Piece]:
         cells = self._cells
 
-        def paint(pixels: Pixels) -> tuple[Array, Array]:
-            return self._painted(pixels), np.isnan(pixels.merged(cells))
+        def paint(pixels: Pixels) -> Painted:
+            merged = pixels.stands_out(cells, both_ways=self.both_ways)
+            low = None if self.below is None else pixels.spread(self.below(merged), cells)
+            return Painted(self._painted(pixels), pixels.spread(np.isnan(merged), cells), low)
 
         yield Piece(cells.shape, paint, self.get_extent(), self._hatch, self.names)
 
@@ -369,7 +396,7 @@ class CellImage(PixelImage):
     def _hatch(self) -> tuple[Array, Array] | None:
         return hatch_colors(self.cmap.get_bad()) if self.hatch else None
 
-    def _painted(self, pixels: Pixels, hatch: tuple[Array, Array] | None = None) -> Array:
+    def _painted(self, pixels: Pixels, hatch: tuple[Array, Array] | None = None, below: Below | None = None) -> Array:
         alpha: Any = self.get_alpha()
         if np.ndim(alpha):  # of each cell
             alpha = pixels.merged(np.asarray(alpha))
@@ -378,4 +405,4 @@ class CellImage(PixelImage):
             found: Array = self.to_rgba(np.ma.masked_invalid(merged, copy=False), alpha=alpha, bytes=True)
             return found
 
-        return pixels.paint(self._cells, colors, both_ways=self.both_ways, hatch=hatch)
+        return pixels.paint(self._cells, colors, both_ways=self.both_ways, hatch=hatch, below=below)

@@ -106,7 +106,7 @@ def curves_figure(
         place(panel, sheet.box(n), sheet.size)
         panel.tick_params(labelleft=sheet.is_left(n), labelbottom=sheet.is_lowest(n))
         if len(layers) > 1:
-            panel.set_title(f"layer {layer}", parse_math=False, pad=4)
+            panel.set_title(f"layer {layer}", parse_math=False, y=1.0, pad=4)
     _ticks(panels, kind, sheet.panel[0])
     _write_around(figure, sheet, kind, names, handles, line("figure.labelsize", len(said)) + 0.08 if said else 0.0)
     write_above(figure, above)

@@ -55,7 +55,7 @@ def detail(
     Raises:
         InputError: as :func:`attnviz.heatmap`.
     """
-    fitted, own = ColorScale(**colors).fit([shown]), ax is None
+    fitted, own = ColorScale(**colors).fit([shown]).marked(marks and not annot), ax is None
     found = [find_marks(shown)] if marks else []
     marked = marks_height(found)
     if ax is None:

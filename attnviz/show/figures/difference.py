@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Unpack
 
 import matplotlib as mpl
 import numpy as np
@@ -30,6 +31,9 @@ from attnviz.show.figures.layout import (
 from attnviz.show.figures.marks import draw_marks, find_marks, marks_height
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _OF_PANELS = ("rank", "row")
 """Norms of A and B that say nothing of a difference, whose sign and size matter."""
 
@@ -47,15 +51,19 @@ def comparison_inches(size: tuple[int, int], width: float | None = None) -> tupl
     return panel if width is None else scaled(size, panel, (width - 0.5) / 3 - _GAP)
 
 
-def difference_words(pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]], scale: ColorScale) -> str:
-    """How the third of three maps is drawn, as a caption says it, without its period.
+def difference_words(
+    pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]], scale: ColorScale, *, marks: bool = True
+) -> str:
+    """How the third of three maps is drawn, as a caption says it, without its period; ``marks``: what is below 0 is dashed.
 
     >>> import attnviz
     >>> one = attnviz.synthesize()
     >>> difference_words([attnviz.compare_maps(one, attnviz.synthesize(seed=1), head=3)], ColorScale())
-    'A − B on a linear scale from -0.644 to 0.644'
+    'A − B on a linear scale from -0.644 to 0.644, dashed below 0'
     """
-    return f"{pictures[0][2].pattern} on a {_between(pictures, scale).note}"
+    between = _between(pictures, scale).marked(marks)
+    dashed = between.has_below(row[2].cells for row in pictures)
+    return f"{pictures[0][2].pattern} on a {between.note}" + (", dashed below 0" if dashed else "")
 
 
 def _between(pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]], asked: ColorScale) -> FittedScale:
@@ -82,7 +90,8 @@ def difference_figure(
         pictures: A, B and A - B of each head, such as :func:`attnviz.compare_maps` gives them.
         title: above them; None is none.
         caption, width: as in :func:`attnviz.heatmap`.
-        marks: whether columns of A and B that take most of the weight, and lone peaks of long maps, are marked.
+        marks: whether columns of A and B that take most of the weight, and lone peaks of long maps, are marked, and A - B is
+            dashed where it is below 0.
         colors: the scale of A and B, as in :func:`attnviz.heatmap`. A - B takes ``norm`` and ``robust`` too, where
             they are not ``rank`` or ``row``.
 
@@ -91,8 +100,7 @@ def difference_figure(
     """
     both = [shown for row in pictures for shown in row[:2]]
     asked = ColorScale(**colors)
-    scale = asked.fit(both)
-    between = _between(pictures, asked)
+    scale, between = asked.fit(both).marked(marks), _between(pictures, asked).marked(marks)
     figure = Figure(figsize=(6, 6))
     axes = [figure.add_axes((0, 0, 1, 1), label=f"panel {n}") for n in range(3 * len(pictures))]
     bars = (
@@ -100,64 +108,88 @@ def difference_figure(
         Bar(figure, between, blank=False),
     )
     found_marks = [find_marks(shown) for shown in both] if marks else []
-    marked = marks_height(found_marks)
-    first, own = both[0], comparison_inches(both[0].size)
-    names = [in_place(row[0].heads_name, None, row[0].batch) for row in pictures]  # sides say their layers
-
-    def titles(panel: float) -> tuple[list[str], float]:
-        size = min(size_for(shown.pattern, panel - 0.02, "axes.titlesize") for shown in pictures[0])
-        sides = zip(("A\n", "B\n", ""), pictures[0], strict=True)
-        return [side + "\n".join(wrapped(shown.pattern, panel - 0.02, size)) for side, shown in sides], size
-
-    noun = ("key" if isinstance(first.keys, range) else "global key") + cell_note(first)
-
-    def named(wide: float) -> list[str]:
-        return wrapped(noun, wide, points("axes.labelsize"))
-
-    def sheet(across: float | None) -> Sheet:
-        panel = own if across is None else scaled(first.size, own, across)
-        keys = ticks_of(first.keys, first.key_labels, panel[0], horizontal=True)
-        queries = ticks_of(first.queries, first.query_labels, panel[1], horizontal=False)
-        high = max(text.count("\n") + 1 for text in titles(panel[0])[0])
-        around = Around(
-            left=EDGE + line("axes.labelsize", 2) + 6 / 72 + queries.room,
-            right=max(EDGE, keys.beyond),
-            top=EDGE + line("axes.titlesize", high) + 4 / 72,
-            bottom=EDGE
-            + keys.room
-            + 3 / 72
-            + line("axes.labelsize", len(named(3 * panel[0])))
-            + max(bar.depth_in(panel[0]) for bar in bars),
-            above=marked,
-            gap=max(_GAP, 2 * keys.beyond + 3 / 72),
-        )
-        return Sheet(3 * len(pictures), 3, panel, around)
-
-    found = fitted_to(width, sheet)
+    plan = _Plan(pictures, bars, marks_height(found_marks))
+    found = fitted_to(width, plan.sheet)
     above = [] if title is None else wrapped(title, found.size[0] - 2 * EDGE, points("figure.titlesize"))
     said = caption_lines(caption, found.size[0])
     found = found.with_room(above, said)
     figure.set_size_inches(found.size)
-    headings, size = titles(found.panel[0])
     for n, (ax, shown) in enumerate(zip(axes, (shown for row in pictures for shown in row), strict=True)):
         row, column = divmod(n, 3)
         place(ax, found.box(n), found.size)
         colored = scale if column < 2 else between
         draw(shown, ax, colored, x_labels=found.is_lowest(n), y_labels=column == 0, names=False)
-        if row == 0:
-            ax.set_title(headings[column], pad=4 + 72 * marked, fontsize=size, parse_math=False)
         if found_marks and column < 2:
             draw_marks(shown, found_marks[2 * row + column], ax)
-        if column == 0:
-            ax.set_ylabel(f"{names[row]}\nquery", labelpad=3)
-    keys = ticks_of(first.keys, first.key_labels, found.panel[0], horizontal=True)
-    lines = named(3 * found.panel[0])
-    taken = keys.room + 3 / 72 + line("axes.labelsize", len(lines))
-    a, b, c = (found.box(n + 3 * (len(pictures) - 1)) for n in range(3))
-    below, color = a[1] - keys.room - 3 / 72, mpl.rcParams["axes.labelcolor"]
-    write(figure, b[0] + b[2] / 2, below, "\n".join(lines), "axes.labelsize", ha="center", va="top", color=color)
-    for bar, left, right in ((bars[0], a, b), (bars[1], c, c)):
-        bar.lies((left[0], 0.0, right[0] + right[2] - left[0], left[1]), taken, middle=False)
+    plan.write(figure, axes, found)
     write_above(figure, above)
     write_below(figure, said)
     return figure
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What decides where the panels of a comparison stand, and what is written around them.
+
+    Args:
+        pictures: A, B and A - B of each head.
+        bars: the color bar of A and B, and that of A - B.
+        marked: inches above panels that marks take.
+    """
+
+    pictures: Sequence[tuple[AttentionMap, AttentionMap, AttentionMap]]
+    bars: tuple[Bar, Bar]
+    marked: float
+
+    def sheet(self, across: float | None) -> Sheet:
+        """The places of panels of this width; None is what the maps want."""
+        first = self.pictures[0][0]
+        own = comparison_inches(first.size)
+        panel = own if across is None else scaled(first.size, own, across)
+        queries = ticks_of(first.queries, first.query_labels, panel[1], horizontal=False)
+        room, beyond = self._below(panel[0])
+        high = max(text.count("\n") + 1 for text in self._headings(panel[0])[0])
+        around = Around(
+            left=EDGE + line("axes.labelsize", 2) + 6 / 72 + queries.room,
+            right=max(EDGE, beyond),
+            top=EDGE + line("axes.titlesize", high) + 4 / 72,
+            bottom=EDGE + room + max(bar.depth_in(panel[0]) for bar in self.bars),
+            above=self.marked,
+            gap=max(_GAP, 2 * beyond + 3 / 72),
+        )
+        return Sheet(3 * len(self.pictures), 3, panel, around)
+
+    def write(self, figure: Figure, axes: Sequence[Axes], sheet: Sheet) -> None:
+        """What each side and each head is, what rows and columns are, and the color bars."""
+        headings, size = self._headings(sheet.panel[0])
+        for ax, heading in zip(axes, headings, strict=False):
+            ax.set_title(heading, y=1.0, pad=4 + 72 * self.marked, fontsize=size, parse_math=False)
+        for ax, (shown, *_) in zip(axes[::3], self.pictures, strict=True):
+            name = in_place(shown.heads_name, None, shown.batch)  # sides say their layers
+            ax.set_ylabel(f"{name}\nquery", labelpad=3)
+        a, b, c = (sheet.box(n + sheet.count - 3) for n in range(3))
+        room, _ = self._below(sheet.panel[0])
+        lines, color = self._keys_said(sheet.panel[0]), mpl.rcParams["axes.labelcolor"]
+        below = a[1] - room + line("axes.labelsize", len(lines))
+        write(figure, b[0] + b[2] / 2, below, "\n".join(lines), "axes.labelsize", ha="center", va="top", color=color)
+        for bar, left, right in ((self.bars[0], a, b), (self.bars[1], c, c)):
+            bar.lies((left[0], 0.0, right[0] + right[2] - left[0], left[1]), room, middle=False)
+
+    def _below(self, panel: float) -> tuple[float, float]:
+        """Inches that keys and what they are take below panels of this width, and beyond their sides."""
+        # Of all three: where a token is another one in B, A - B has both.
+        keys = [ticks_of(shown.keys, shown.key_labels, panel, horizontal=True) for shown in self.pictures[-1]]
+        room = max(ticks.room for ticks in keys) + 3 / 72 + line("axes.labelsize", len(self._keys_said(panel)))
+        return room, max(ticks.beyond for ticks in keys)
+
+    def _keys_said(self, panel: float) -> list[str]:
+        first = self.pictures[0][0]
+        noun = ("key" if isinstance(first.keys, range) else "global key") + cell_note(first)
+        return wrapped(noun, 3 * panel, points("axes.labelsize"))
+
+    def _headings(self, panel: float) -> tuple[list[str], float]:
+        """What stands over each column, and the points of its letters."""
+        row = self.pictures[0]
+        size = min(size_for(shown.pattern, panel - 0.02, "axes.titlesize") for shown in row)
+        sides = zip(("A\n", "B\n", ""), row, strict=True)
+        return [side + "\n".join(wrapped(shown.pattern, panel - 0.02, size)) for side, shown in sides], size

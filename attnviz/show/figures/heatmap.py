@@ -88,7 +88,8 @@ def heatmap(
         title: None says which head.
         caption: under the figure, such as :func:`attnviz.show.figures.captions.caption` says it.
         width: inches across of the figure that this makes; None is what the map needs.
-        marks: whether a column that takes most of the weight, and lone peaks of a long map, are marked.
+        marks: whether a column that takes most of the weight, and lone peaks of a long map, are marked, and what is below
+            0 is dashed where its colors have the grays of what is above.
         part: some of its queries and keys at full resolution, which an inset shows.
         colors: the fields of :class:`~attnviz.show.figures.scales.ColorScale`: ``norm``, ``robust``, ``vmin``, ``vmax``,
             ``cmap``.
@@ -108,7 +109,7 @@ def heatmap(
             f"heatmap draws an AttentionMap (attnviz.attention_map), not {type(shown).__name__}; attnviz.plot draws inputs and "
             f"arrays"
         )
-    fitted = ColorScale(**colors).fit([shown])
+    fitted = ColorScale(**colors).fit([shown]).marked(marks and not annot)
     if ax is None:
         room = 0.0 if part is None else inset_room(shown, panel_inches(shown.size, 1)[0] if width is None else width)
         (own,) = sheet_of(
@@ -159,7 +160,7 @@ def heads_grid(
     Raises:
         InputError: as :func:`heatmap`.
     """
-    fitted = ColorScale(**colors).fit(maps)
+    fitted = ColorScale(**colors).fit(maps).marked(marks and not annot)
     above = (grid_name(maps) if title is None else title) + cell_note(maps[0])
     shorts = None if names is None else [short for _, short in names]
     long = [shown.heads_name for shown in maps] if names is None else [name for name, _ in names]
@@ -304,10 +305,10 @@ def write_title(ax: Axes, sheet: Sheet, n: int, name: str, above: float = 0.0) -
         left, _, wide, _ = sheet.box(n)
         middle = left + wide / 2
         lines = wrapped(name, 2 * min(middle, sheet.size[0] - middle) - 2 * EDGE, size)
-        ax.set_title("\n".join(lines), pad=4 + above, parse_math=False)
+        ax.set_title("\n".join(lines), y=1.0, pad=4 + above, parse_math=False)
         return
     size = min(size, size * sheet.panel[0] / width_of(name, size))
-    ax.set_title(name, pad=2.5 + above, fontsize=size, parse_math=False)
+    ax.set_title(name, y=1.0, pad=2.5 + above, fontsize=size, parse_math=False)
 
 
 def _name_axes(figure: Figure, sheet: Sheet, shown: AttentionMap) -> None:
@@ -372,6 +373,7 @@ def draw(
         both_ways=both_ways,
         hatch=True,
         names=partial(cell_said, shown),
+        below=scale.below,
     )
     frame(ax)
     if annot:

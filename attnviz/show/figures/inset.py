@@ -67,7 +67,9 @@ def draw_inset(shown: AttentionMap, part: AttentionMap, ax: Axes, scale: FittedS
     left = across - side - edge if corner else across + _GAP
     inset = ax.inset_axes((left / across, 1 - (side + edge) / down, side / across, side / down))
     names = lambda row, column: cell_said(part, row, column)  # noqa: E731
-    CellImage(inset, scale.cells(part.cells), cmap=scale.cmap, norm=scale.norm, hatch=True, names=names)
+    CellImage(
+        inset, scale.cells(part.cells), cmap=scale.cmap, norm=scale.norm, hatch=True, names=names, below=scale.below
+    )
     inset.set(xticks=[], yticks=[])
     frame(inset)
     ink = mpl.rcParams["axes.labelcolor"]

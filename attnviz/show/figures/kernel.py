@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from attnviz.compare.heads import compare
 from attnviz.compare.kernel import exact_rows, sides_of
 from attnviz.compare.report import HeadCheck, Report
 from attnviz.show.figures.about import About
-from attnviz.show.figures.cells import most_cells
+from attnviz.show.figures.cells import CellImage, most_cells
+from attnviz.show.figures.dashes import dash_bar
 from attnviz.show.figures.difference import comparison_inches, difference_figure
-from attnviz.show.figures.style import colormap, house_style, save_figure
+from attnviz.show.figures.scales import ColorScale
+from attnviz.show.figures.style import house_style, save_figure
 
 _MOST = 4
 """Heads of a picture."""
@@ -95,17 +97,22 @@ def rows_figure(outputs: Outputs, report: Report) -> Figure:
     figure = Figure(figsize=(_PANEL[0] * 3, 0.6 + _PANEL[1] * len(pairs)), layout="constrained")
     axes = figure.subplots(len(pairs), 3, squeeze=False, sharex=True, sharey=True)
     apart = [given - exact for given, exact in pairs]
-    scales = _largest(exact for _, exact in pairs), _largest(apart)
+    scales = [
+        ColorScale().fit_cells([numbers.numpy() for numbers in tensors], "difference")
+        for tensors in ([exact for _, exact in pairs], apart)
+    ]
     for row, (given, exact) in enumerate(pairs):
         for column, numbers in enumerate((given, exact, apart[row])):
-            ax, most = axes[row, column], scales[column == 2]
+            ax, scale = axes[row, column], scales[column == 2]
             extent = (-0.5, numbers.shape[1] - 0.5, len(numbers) - 0.5, -0.5)
-            cells, how = _cells(numbers), {"cmap": colormap(None, what), "vmin": -most, "vmax": most}
-            image = ax.imshow(cells, aspect="auto", interpolation="nearest", extent=extent, **how)
+            how: dict[str, Any] = {"cmap": scale.cmap, "norm": scale.norm, "below": scale.below, "both_ways": True}
+            image = CellImage(ax, _cells(numbers), extent, **how)
             if row == 0:
                 ax.set_title((f"{what} of the kernel", f"exact {what}", "difference")[column])
             if column != 1 and row == len(pairs) - 1:
-                figure.colorbar(image, ax=axes[:, :2] if column == 0 else axes[:, 2], location="bottom", shrink=0.6)
+                under = axes[:, :2] if column == 0 else axes[:, 2]
+                bar = figure.colorbar(image, ax=under, location="bottom", shrink=_BAR)
+                dash_bar(bar.ax, scale, _BAR * _PANEL[0] * (2 if column == 0 else 1), lying=True)
         axes[row, 0].set_ylabel(f"head {heads[row]}\n{noun}")
         axes[row, 0].yaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes[-1]:
@@ -117,18 +124,11 @@ def rows_figure(outputs: Outputs, report: Report) -> Figure:
 _PANEL = 2.6, 2.2
 """Inches of a panel of rows."""
 
+_BAR = 0.6
+"""Of the panels' width, a color bar's."""
+
 _CELLS = 256
 """Rows and columns of a panel, at most."""
-
-
-def _largest(tensors: Iterable[Tensor]) -> float:
-    return (
-        max(
-            (float(one[torch.isfinite(one)].abs().amax()) for one in tensors if bool(torch.isfinite(one).any())),
-            default=0.0,
-        )
-        or 1.0
-    )
 
 
 def _cells(numbers: Tensor) -> np.ndarray:

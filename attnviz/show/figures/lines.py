@@ -98,6 +98,6 @@ def _sheet(title: str, caption: str | None, width: float | None) -> Axes:
     figure.set_size_inches(wide, top + tall + below)
     ax = figure.add_axes((0, 0, 1, 1), label="panel 0")
     place(ax, (left, below, wide - left - 2 * EDGE, tall), (wide, top + tall + below))
-    ax.set_title("\n".join(above), pad=4 + _LEGEND, parse_math=False)
+    ax.set_title("\n".join(above), y=1.0, pad=4 + _LEGEND, parse_math=False)
     write_below(figure, said)
     return ax

@@ -86,6 +86,7 @@ def overlay(
         cmap=scale.cmap,
         norm=scale.norm,
         alpha=opacity,
+        below=scale.below,
         names=names or (lambda row, column: f"patch {row}, {column}: {number_said(float(weights[row, column]))}"),
     )
     ax.set_xticks([])

@@ -23,7 +23,7 @@ from attnviz.base.words import count, in_place
 from attnviz.maps.map import cell_words, place_of
 from attnviz.show.figures.bars import FRAME, Bar, colorbar
 from attnviz.show.figures.captions import cell_said
-from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels, hatch_colors
+from attnviz.show.figures.cells import Extent, Painted, Piece, PixelImage, Pixels, hatch_colors
 from attnviz.show.figures.heatmap import grid_columns, write_below, write_caption
 from attnviz.show.figures.layout import EDGE, LINE, caption_lines, line, place, points, width_of, wrapped
 from attnviz.show.figures.marks import draw_rings, draw_tips, find_marks, is_fine
@@ -139,7 +139,7 @@ def overview_figure(
     dpi = mpl.rcParams["figure.dpi"] if dpi is None else dpi
     maps = [shown for row in rows for shown in row.maps]
     scale = ColorScale(**colors)
-    fitted = scale.fit(maps)
+    fitted = scale.fit(maps).marked(marks)
     shown_by = _each_by_its_own(fitted) if each else fitted
     title = _title(rows) if title is None else title
     blank = any(bool(np.isnan(shown.cells).any()) for shown in maps)
@@ -147,7 +147,7 @@ def overview_figure(
     if ax is None:
         ax = _sheet(table, shown_by, dpi, title, caption, width, blank=blank)
     panels = [
-        [None if shown is None else (shown, scale.fit([shown]) if each else fitted) for shown in row]
+        [None if shown is None else (shown, scale.fit([shown]).marked(marks) if each else fitted) for shown in row]
         for row in table.rows
     ]
     _Mosaic(ax, panels)
@@ -231,7 +231,7 @@ def _sheet(
     figure.set_size_inches(size)
     box = (_whole(left, dpi), _whole(size[1] - top - tall, dpi), wide, tall)
     place(ax, box, size)
-    ax.set_title("\n".join(above), pad=5, parse_math=False)
+    ax.set_title("\n".join(above), y=1.0, pad=5, parse_math=False)
     high = max(tall, least)
     bar.beside(box[0] + wide, box[1] + tall - high, high)
     write_below(figure, said)
@@ -294,7 +294,7 @@ class _Mosaic(PixelImage):
                     top, left = max(y - 1, 0), max(x - 1, 0)  # a frame, in the gap
                     if apart:
                         picture[top : y + len(rows) + 1, left : x + len(columns) + 1] = edge
-                    colors = own.paint(values, _colors_of(scale), hatch=hatch)
+                    colors = own.paint(values, _colors_of(scale), hatch=hatch, below=scale.below)
                     picture[y : y + len(rows), x : x + len(columns)] = colors
         return picture
 
@@ -317,8 +317,10 @@ def _piece(shown: AttentionMap, scale: FittedScale, x: int, y: int) -> Piece:
     """A panel of a PDF or an SVG: half a gap from the edges of its slot."""
     values, colors = np.ma.filled(scale.cells(shown.cells), np.nan), _colors_of(scale)
 
-    def paint(pixels: Pixels) -> tuple[Array, Array]:
-        return pixels.paint(values, colors), np.isnan(pixels.merged(values))
+    def paint(pixels: Pixels) -> Painted:
+        merged = pixels.merged(values)
+        low = None if scale.below is None else pixels.spread(scale.below(merged), values)
+        return Painted(pixels.paint(values, colors), pixels.spread(np.isnan(merged), values), low)
 
     half = 0.5 - _GAP / 2
     extent = (x - half, x + half, y + half, y - half)

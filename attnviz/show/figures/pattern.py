@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
 from attnviz.show.figures.captions import number_said, pair_said
-from attnviz.show.figures.cells import Extent, Piece, PixelImage, Pixels
+from attnviz.show.figures.cells import Extent, Painted, Piece, PixelImage, Pixels
 from attnviz.show.figures.heatmap import write_above, write_below, write_caption
 from attnviz.show.figures.layout import (
     EDGE,
@@ -296,7 +296,7 @@ class _ReasonImage(PixelImage):
         super().__init__(ax, self._colors(shown.kinds, self.weights), extent, aspect=aspect)
 
     def paint(self, pixels: Pixels) -> Array:
-        return self._painted(pixels)[0]
+        return self._painted(pixels).colors
 
     def pieces(self) -> Iterator[Piece]:
         yield Piece(self.places.shape, self._painted, self.get_extent(), names=self._said)
@@ -307,13 +307,12 @@ class _ReasonImage(PixelImage):
         weighed = weights is not None and np.isfinite(weights[row, column])
         return f"{said} {number_said(float(weights[row, column]))}" if weighed else said  # type: ignore[index]
 
-    def _painted(self, pixels: Pixels) -> tuple[Array, Array]:
+    def _painted(self, pixels: Pixels) -> Painted:
         kinds = self.kinds[pixels.merged(self.places, np.maximum)]
         weights = None if self.weights is None else pixels.merged(self.weights)
         colors = pixels.spread(np.rint(self._colors(kinds, weights) * 255).astype(np.uint8), self.places)
-        return np.dstack([colors, np.full(colors.shape[:2], 255, dtype=np.uint8)]), pixels.spread(
-            kinds < 0, self.places
-        )
+        opaque = np.full(colors.shape[:2], 255, dtype=np.uint8)
+        return Painted(np.dstack([colors, opaque]), pixels.spread(kinds < 0, self.places))
 
     def _colors(self, kinds: Array, weights: Array | None) -> Array:
         """(..., 3), the darker the more weight."""
@@ -350,13 +349,13 @@ def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:
     colors = _inks([*shown.reasons, SEVERAL])
     (down, across), kinds = shown.cell_size, shown.kinds
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
-    squares, inks = [], []
-    for (row, column), weight in np.ndenumerate(shown.weights):
-        if weight > 0:
-            center = ((column + 0.5) * across - 0.5, (row + 0.5) * down - 0.5)
-            squares.append(center + corners * (across, down) * 0.92 * min(float(weight) / full, 1.0) ** 0.5)
-            inks.append(colors[kinds[row, column]])
-    ax.add_collection(PolyCollection(squares, facecolors=inks, edgecolors="none"), autolim=False)
+    rows, columns = np.nonzero(np.nan_to_num(shown.weights) > 0)
+    centers = np.stack([(columns + 0.5) * across, (rows + 0.5) * down], axis=1) - 0.5
+    sides = 0.92 * np.sqrt(np.clip(shown.weights[rows, columns] / full, 0, 1))
+    squares = centers[:, None] + sides[:, None, None] * corners * (across, down)  # (n, 4, 2)
+    ax.add_collection(
+        PolyCollection(squares, facecolors=np.array(colors)[kinds[rows, columns]], edgecolors="none"), autolim=False
+    )
 
 
 def _legend(maps: Sequence[ReasonMap], full: float) -> tuple[list[str], list[Any]]:

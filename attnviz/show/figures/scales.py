@@ -6,8 +6,8 @@ to draw, which figures share between their panels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -77,7 +77,8 @@ class ColorScale(Scaling):
             ticks = tuple(dict.fromkeys(float(norm.inverse(share)) for share in (0, 0.25, 0.5, 0.75, 1)))
         cmap = colormap(self.cmap, "weights" if self.norm == "rank" or not fitted.signed else values)
         name = LABELS.get(values, values) if label is None else label
-        return FittedScale(self, norm, cmap, name + fitted.suffix, fitted.extend, ticks, fitted.note, values)
+        dashed = fitted.signed and fitted.low < 0 and is_twofold(cmap)
+        return FittedScale(self, norm, cmap, name + fitted.suffix, fitted.extend, ticks, fitted.note, values, dashed)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class FittedScale:
         extend: the color bar's arrows: ``neither``, ``min``, ``max`` or ``both``.
         ticks: of the color bar, in the values' unit; None leaves them to matplotlib.
         note: the scale in words, for a caption.
+        values: what it is a scale of.
+        dashed: whether what is below 0 is dashed, as in gray its colors are those of what is above.
     """
 
     asked: ColorScale
@@ -102,6 +105,31 @@ class FittedScale:
     ticks: tuple[float, ...] | None
     note: str
     values: str
+    dashed: bool = False
+
+    def marked(self, marks: bool) -> FittedScale:
+        """The same, where nothing is marked without dashes."""
+        return self if marks else replace(self, dashed=False)
+
+    @property
+    def below(self) -> Callable[[Values], Values] | None:
+        """Which values of :meth:`cells` are dashed: those below 0 whose color is not the middle's. None where none is."""
+        return self._is_below if self.dashed else None
+
+    @property
+    def dashed_until(self) -> float:
+        """The share of the scale at which dashes end."""
+        zero = float(self.norm(0.0)) if self.norm.vmin is not None and self.norm.vmin < 0 else 0.5
+        return min(zero, 0.5 - _FAINT)
+
+    def _is_below(self, cells: Values) -> Values:
+        values = np.ma.masked_invalid(cells)
+        found: Values = np.ma.filled((values < 0) & (abs(self.norm(values) - 0.5) >= _FAINT), False)
+        return found
+
+    def has_below(self, maps: Iterable[Values]) -> bool:
+        """Whether something of these cells is dashed."""
+        return self.dashed and any(bool(self._is_below(self.cells(cells)).any()) for cells in maps)
 
     def cells(self, cells: Values) -> np.ma.MaskedArray[Any, Any]:
         """What to draw of a map's ``cells``, blank ones masked: the values, or what the norm makes of each row."""
@@ -109,6 +137,20 @@ class FittedScale:
         if isinstance(self.norm, LogNorm):  # 0 is visible: below the floor, not blank
             cells = np.where(cells <= 0, np.finfo(np.float64).tiny, cells)
         return np.ma.masked_invalid(cells)
+
+
+_FAINT = 0.03
+"""Of a scale, from its middle: what is nearer has no color to speak of, and no dash."""
+
+
+def is_twofold(cmap: Colormap) -> bool:
+    """Whether a palette is darkest or lightest in its middle, so that in gray both of its halves look alike.
+
+    >>> [name for name in ("poles", "coolwarm", "magma", "viridis") if is_twofold(colormap(name, "difference"))]
+    ['poles', 'coolwarm']
+    """
+    low, middle, high = (0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue, _ in cmap([0.0, 0.5, 1.0]))
+    return bool((low - middle) * (high - middle) > 0)
 
 
 class RankNorm(Normalize):

@@ -97,8 +97,8 @@ def statistics_figure(
         colorbar(image, [ax], scale)
         if caption is not None:
             write_caption(ax, caption)
-    if cells.size <= 256:
-        _annotate(ax, cells, scale)
+    if cells.size > 256 or not _annotate(ax, cells, scale):
+        image.below = scale.below  # numbers have a sign of their own
     return ax
 
 
@@ -173,7 +173,7 @@ def _sheet(
     figure.set_size_inches(found.size)
     box = found.box(0)
     place(ax, box, found.size)
-    ax.set_title("\n".join(above), pad=4, parse_math=False)
+    ax.set_title("\n".join(above), y=1.0, pad=4, parse_math=False)
     tall = max(box[3], _LEAST_BAR)  # beside a single layer too
     bar.beside(box[0] + box[2], box[1] + box[3] - tall, tall)
     write_below(figure, said)
@@ -192,18 +192,19 @@ def _label(axis: Axis, names: Sequence[str]) -> None:
     axis.set_ticks(range(0, len(names), stride), labels=names[::stride])
 
 
-def _annotate(ax: Axes, cells: Values, scale: FittedScale) -> None:
-    """Each number in its cell, in letters that fit it; none where they would be too small to read."""
+def _annotate(ax: Axes, cells: Values, scale: FittedScale) -> bool:
+    """Each number in its cell, in letters that fit it; none where they would be too small to read, which it says."""
     texts = {at: f"{value:.2g}" for at, value in np.ndenumerate(cells) if np.isfinite(value)}
     if not texts:
-        return
+        return False
     size = letters(ax, cells.shape, texts.values())
     if size < 4:
-        return
+        return False
     for (y, x), text in texts.items():
         red, green, blue, _ = scale.cmap(float(scale.norm(cells[y, x])))
         color = "white" if is_dark((red, green, blue)) else "black"
         ax.text(x, y, text, ha="center", va="center", fontsize=size, color=color)
+    return True
 
 
 def _item(rows: Sequence[HeadStatistics]) -> int | None:

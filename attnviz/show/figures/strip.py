@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 import matplotlib as mpl
 import numpy as np
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -16,6 +17,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.labels import one_line, position_said, spaced
 from attnviz.show.figures.bars import Bar, colorbar
 from attnviz.show.figures.captions import cell_said
+from attnviz.show.figures.dashes import DASHES, dashed
 from attnviz.show.figures.heatmap import write_above, write_below, write_caption
 from attnviz.show.figures.layout import EDGE, caption_lines, line, place, points, width_of, wrapped
 from attnviz.show.figures.scales import ColorScale, FittedScale, ScaleOptions
@@ -238,6 +240,14 @@ def _draw(
     boxes = [Rectangle((word.x, word.line * tall + 0.1 * tall), word.width, 0.8 * tall) for word in words]
     said = [cell_said(shown, 0, n) for n in range(len(words))]
     ax.add_collection(Words(boxes, said, facecolors=colors, edgecolors="none"), autolim=False)
+    if fitted.below is not None:
+        low = np.flatnonzero(fitted.below(fitted.cells(shown.cells))[0]).tolist()
+        inks = dashed(np.rint(255 * colors[low]).astype(np.uint8)) / 255
+        ends = [
+            [(word.x, (word.line + 0.84) * tall), (word.x + word.width, (word.line + 0.84) * tall)]
+            for word in (words[n] for n in low)
+        ]
+        ax.add_collection(LineCollection(ends, colors=inks, linestyles=DASHES, linewidths=0.7), autolim=False)
     seen = np.isfinite(shown.cells[0])
     for word, (red, green, blue, _), sees in zip(words, colors, seen, strict=True):
         ink = "white" if is_dark((red, green, blue)) else "black"

@@ -33,8 +33,11 @@ _MOST_LONE = 2048  # cells of a picture that are drawn as rectangles too
 _LEAST_LONE = 1.0  # points a side of such a rectangle: to 150 dots per inch, a pixel has its full color
 _STANDS_OUT = 48.0  # steps of gray, of 255
 _UNDER = 0.75  # points that a rectangle reaches under the next: no seam shows the page, to 96 dots per inch
-_REGION = 2.5  # points both ways that a hatched region has
-_APART, _THICK = 3.6, 0.5  # points of stripes
+REGION = 2.5
+"""Points both ways that a hatched region has."""
+
+APART, THICK = 3.6, 0.5
+"""Points from stripe to stripe, and across one."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Picture:
         colors: (P, P', RGBA) uint8, the first row on top.
         blank: (P, P'), which are not visible.
         hatch: the colors of stripes and edges over what is not visible, RGBA uint8; None is no hatch.
+        below: (P, P'), which are dashed; None is none.
         names: what a rectangle says of itself, by row and column; None is nothing.
     """
 
@@ -57,6 +61,7 @@ class Picture:
     blank: Array
     hatch: tuple[Array, Array] | None = None
     names: Names | None = None
+    below: Array | None = None
 
     @property
     def edges(self) -> tuple[Array, Array]:
@@ -79,13 +84,10 @@ def draw_picture(renderer: Any, gc: Any, picture: Picture, clip: Bbox, *, rectan
         draw_rectangles(renderer, gc, *_runs_of_colors(picture, clip))
     else:
         _draw_pixels(renderer, gc, picture)
-        lone = _lone(picture.colors)
-        if 0 < lone.sum() <= _MOST_LONE:  # no viewer dims them, whatever it makes of pictures
-            boxes, colors, _ = _rectangles(replace(picture, names=None), clip, lone)
-            more = np.clip((_LEAST_LONE - (boxes[:, 2:] - boxes[:, :2])) / 2, 0, None)
-            draw_rectangles(renderer, gc, boxes + np.hstack([-more, more]), colors)
     if picture.hatch is not None and picture.blank.any():
         _draw_hatch(renderer, gc, picture, clip)
+    if not rectangles:  # over the lines around what is not visible, which are wider than a cell
+        _draw_lone(renderer, gc, picture, clip)
 
 
 def draw_rectangles(
@@ -185,20 +187,29 @@ def _draw_pixels(renderer: Any, gc: Any, picture: Picture) -> None:
     renderer.draw_image(gc, left, bottom, np.ascontiguousarray(colors), place)
 
 
+def _draw_lone(renderer: Any, gc: Any, picture: Picture, clip: Bbox) -> None:
+    """Draws the cells that stand out as rectangles, which no viewer dims, whatever it makes of pictures."""
+    lone = _lone(picture.colors)
+    if 0 < lone.sum() <= _MOST_LONE:
+        boxes, colors, _ = _rectangles(replace(picture, names=None), clip, lone)
+        more = np.clip((_LEAST_LONE - (boxes[:, 2:] - boxes[:, :2])) / 2, 0, None)
+        draw_rectangles(renderer, gc, boxes + np.hstack([-more, more]), colors)
+
+
 def _draw_hatch(renderer: Any, gc: Any, picture: Picture, clip: Bbox) -> None:
     """Stripes over regions that are not visible, and a line where they end; lone cells differ in color alone."""
     assert picture.hatch is not None
     stripe, edge = picture.hatch
     down, across = picture.edges
-    sides = [max(1, math.ceil(_REGION / max(abs(edges[1] - edges[0]), 1e-6))) for edges in (down, across)]
+    sides = [max(1, math.ceil(REGION / max(abs(edges[1] - edges[0]), 1e-6))) for edges in (down, across)]
     region = opened(picture.blank, *sides)
-    region = region & np.outer(_inside(down, clip.y0, clip.y1), _inside(across, clip.x0, clip.x1))
+    region = region & np.outer(inside(down, clip.y0, clip.y1), inside(across, clip.x0, clip.x1))
     if not region.any():
         return
     boxes = [
         (across[first], down[row], across[stop], down[row + 1])
         for row, line in enumerate(region)
-        for first, stop in _runs(line)
+        for first, stop in runs(line)
     ]
     x, y = np.array(boxes)[:, [0, 2, 2, 0, 0]], np.array(boxes)[:, [1, 1, 3, 3, 1]]
     where = Path(np.stack([x, y], axis=-1).reshape(-1, 2), np.tile([1, 2, 2, 2, 79], len(boxes)))
@@ -206,22 +217,23 @@ def _draw_hatch(renderer: Any, gc: Any, picture: Picture, clip: Bbox) -> None:
     own.copy_properties(gc)
     own.set_alpha(None)
     own.set_clip_path(TransformedPath(where, Affine2D()))
-    own.set_linewidth(_THICK)
+    own.set_linewidth(THICK)
     own.set_foreground(tuple(stripe / 255))
     renderer.draw_path(own, _stripes(where.get_extents()), Affine2D())
-    own.set_clip_path(None)
+    own.set_linewidth(2 * THICK)  # half of it lies outside, where cells are, and is cut off
     own.set_foreground(tuple(edge / 255))
     own.set_capstyle("projecting")
     renderer.draw_path(own, _border(region, down, across), Affine2D())
     own.restore()
 
 
-def _inside(edges: Array, low: float, high: float) -> Array:
+def inside(edges: Array, low: float, high: float) -> Array:
+    """Which rows or columns between these edges have their middles between two ends."""
     middles = (edges[1:] + edges[:-1]) / 2
     return (middles > low) & (middles < high)
 
 
-def _runs(line: Array) -> list[tuple[int, int]]:
+def runs(line: Array) -> list[tuple[int, int]]:
     """The first of each run of True, and the one after its last."""
     change = np.diff(np.pad(line, 1).astype(np.int8))
     return list(zip(np.flatnonzero(change == 1).tolist(), np.flatnonzero(change == -1).tolist(), strict=True))
@@ -229,8 +241,8 @@ def _runs(line: Array) -> list[tuple[int, int]]:
 
 def _stripes(box: Bbox) -> Path:
     """Lines from the lower left up, over a box."""
-    first, last = math.floor((box.y0 - box.x1) / _APART), math.ceil((box.y1 - box.x0) / _APART)
-    at = np.arange(first, last + 1) * _APART
+    first, last = math.floor((box.y0 - box.x1) / APART), math.ceil((box.y1 - box.x0) / APART)
+    at = np.arange(first, last + 1) * APART
     ends = np.stack([np.stack([np.full_like(at, x), at + x], axis=1) for x in (box.x0, box.x1)], axis=1)
     return Path(ends.reshape(-1, 2), np.tile([1, 2], len(at)))
 
@@ -240,12 +252,12 @@ def _border(region: Array, down: Array, across: Array) -> Path:
     level = [
         ((across[first], down[row + 1]), (across[stop], down[row + 1]))
         for row, line in enumerate(region[1:] != region[:-1])
-        for first, stop in _runs(line)
+        for first, stop in runs(line)
     ]
     upright = [
         ((across[column + 1], down[first]), (across[column + 1], down[stop]))
         for column, line in enumerate((region[:, 1:] != region[:, :-1]).T)
-        for first, stop in _runs(line)
+        for first, stop in runs(line)
     ]
     ends = np.array([*level, *upright], dtype=float).reshape(-1, 2)
     return Path(ends, np.tile([1, 2], len(ends) // 2))

@@ -114,12 +114,13 @@ def _left_out(shown: Sequence[int | None], total: int, noun: str, more: str) -> 
 
 
 def contents_table(
-    title: str, size: int, contents: Mapping[str, TensorInfo], role_of: Callable[[str], str | None]
+    title: str, size: int, contents: Mapping[str, TensorInfo], role_of: Callable[[str], str | None], width: int = 100
 ) -> Table:
     """The tensors of a file: name, shape, dtype, size and role; layers that are alike in one row."""
     table = Table(
         title=f"{escape(title)} · {decimal(size)}", title_justify="left", header_style="bold", box=box.ROUNDED
     )
+    table.padding = (0, int(width >= 60))
     for name, justify in (
         ("tensor", "left"),
         ("shape", "left"),
@@ -127,7 +128,7 @@ def contents_table(
         ("size", "right"),
         ("role", "left"),
     ):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, overflow="fold", min_width=len(name))  # type: ignore[arg-type]
     for name, info, count in _alike(contents):
         each = decimal(info.bytes) if count == 1 else f"{count} × {decimal(info.bytes)}"
         role = role_of(name if count == 1 else name.partition("–")[0] + name[name.rindex(".") :])
@@ -275,36 +276,44 @@ def statistics_table(rows: Sequence[HeadStatistics], title: str, width: int = 10
     """
     table = Table(title=escape(title), title_justify="left", header_style="bold", box=box.ROUNDED)
     table.padding = (0, int(width >= 90))
-    with_layers = any(row.layer is not None for row in rows)
-    if with_layers:
-        table.add_column("layer", justify="right")
-    table.add_column("head", justify="right")
+    labels = {"layer": [f"{row.layer}" for row in rows]} if any(row.layer is not None for row in rows) else {}
+    labels["head"] = [f"{row.head}" for row in rows]
     if tags:
-        table.add_column("tag", no_wrap=True)
-    names = {name: _header(one) for name, one in STATISTICS.items()}
-    # Columns that do not fit are left out: squeezed ones would cut numbers, and the names of heads first.
-    labels = (max(5, *(len(f"{row.layer}") for row in rows)) + 1 if with_layers else 0) + 6 + 4 * int(width >= 90)
-    labels += max(len(row.tag) for row in rows) + 3 if tags else 0
-    every = len(names)
-    beside = 1 + 2 * int(width >= 90)  # a border and what is left blank
-    wide = {name: _widest(rows, name, header) + beside for name, header in names.items()}
-    while len(names) > 1 and labels + sum(wide[name] for name in names) > width:
-        names.popitem()
-    if len(names) < every:
-        out = ", ".join(name for name in STATISTICS if name not in names)
-        table.caption = f"{every - len(names)} of {every} statistics left out (a wider terminal shows more): {out}"
-        table.caption_justify = "left"
-    for header in names.values():
-        table.add_column(header, justify="right", no_wrap=True)
-    room = width - (8 if with_layers else 0) - 8 - len(names) * 11
-    bar = max(0, min(8, room // len(names)))
-    if bar < 3:  # too short to tell lengths apart: one cell, filled from below
-        bar = 1 if room >= -2 * len(names) + 6 else 0
+        labels["tag"] = [row.tag for row in rows]
+    beside = 1 + 2 * table.padding[1]  # a border and what is left blank
+    room = width - 1 - sum(max(4, *map(cell_len, (name, *texts))) + beside for name, texts in labels.items())
+    names, bar = _fitting(rows, room, beside)
+    out = [name for name in STATISTICS if name not in names]
+    if out:
+        many = f"{len(out)} of {len(STATISTICS)} statistics left out (a wider terminal shows more)"
+        table.caption, table.caption_justify = f"{many}: {', '.join(out)}", "left"
+    for name in labels:
+        whole = name != "layer"  # whose names may be long
+        table.add_column(
+            name, justify="left" if name == "tag" else "right", no_wrap=whole, overflow="fold", min_width=4
+        )
+    for name in names:
+        table.add_column(_header(STATISTICS[name]), justify="right", no_wrap=True)
     most = {name: max((getattr(row, name) or 0.0 for row in rows), default=0.0) for name in names}
-    for row in rows:
-        cells = [_with_bar(getattr(row, name), most[name], bar) for name in names]
-        table.add_row(*([f"{row.layer}"] if with_layers else []), f"{row.head}", *([row.tag] if tags else []), *cells)
+    for row, *texts in zip(rows, *labels.values(), strict=True):
+        table.add_row(*texts, *(_with_bar(getattr(row, name), most[name], bar) for name in names))
     return table
+
+
+def _fitting(rows: Sequence[HeadStatistics], room: int, beside: int) -> tuple[list[str], int]:
+    """The statistics that fit, and how long a bar each has room for: squeezed columns would cut headers and numbers."""
+    names = list(STATISTICS)
+    headers = {name: max(map(len, _header(STATISTICS[name]).split("\n"))) for name in names}
+    numbers = {name: _widest(rows, name) for name in names}
+
+    def taken(bar: int) -> int:
+        more = bar + int(bar > 1)
+        return sum(max(headers[name], numbers[name] + more) + beside for name in names)
+
+    while len(names) > 1 and taken(0) > room:
+        names.pop()
+    # Shorter than 3 they don't tell lengths apart: one cell, filled from below.
+    return names, next((bar for bar in (*range(8, 2, -1), 1) if taken(bar) <= room), 0)
 
 
 def _header(one: Statistic) -> str:
@@ -318,10 +327,10 @@ def _header(one: Statistic) -> str:
     return f"{one.name.removesuffix(f'_{one.unit}').replace('_', ' ')}\n({one.unit})"
 
 
-def _widest(rows: Sequence[HeadStatistics], name: str, header: str) -> int:
-    """How many characters a column's header and numbers take."""
+def _widest(rows: Sequence[HeadStatistics], name: str) -> int:
+    """How many characters a column's numbers take."""
     values = [value for row in rows if (value := getattr(row, name)) is not None]
-    return max(*map(len, header.split("\n")), *(len(_number(value, max(values))) for value in values), 1)
+    return max((len(_number(value, max(values))) for value in values), default=1)
 
 
 def _number(value: float, most: float) -> str:
@@ -335,7 +344,7 @@ def _with_bar(value: float | None, most: float, cells: int) -> Text:
     number = _number(value, most)
     if not cells:
         return Text(number)
-    eighths = round(value / most * cells * 8) if most else 0
+    eighths = round(min(max(value / most, 0.0), 1.0) * cells * 8) if most > 0 else 0  # logits may be below 0
     if cells == 1:
         return Text.assemble((" ▁▂▃▄▅▆▇█"[eighths], "magenta"), number)
     whole, part = divmod(eighths, 8)

@@ -20,10 +20,7 @@ GRADIENTS = ("dq", "dk", "dv")
 FORWARD = [
     mistake
     for mistake, (cases, _) in MISTAKES.items()
-    if cases[0] != "longformer"
-    and not mistake.startswith(
-        ("rows", "heads", "batch", "constant", "softmax over", "stale", "attention sink: a key", "tail")
-    )
+    if cases[0] != "longformer" and mistake != "rows not written"  # which no gradient goes through
 ]
 """Mistakes of a forward pass that autograd goes back through."""
 
@@ -62,7 +59,7 @@ def test_a_mistake_of_the_backward_pass_is_named(mistake, name, dtype):
 
 
 @pytest.mark.sweep(keep=1)
-@pytest.mark.parametrize(("mistake", "name", "dtype"), each_once((mistake, GRADIENTS) for mistake in FORWARD[::8]))
+@pytest.mark.parametrize(("mistake", "name", "dtype"), each_once((mistake, GRADIENTS) for mistake in FORWARD[::7]))
 def test_a_mistake_of_the_forward_pass_is_named_by_its_gradients(mistake, name, dtype):
     right, inputs, grad = planted(MISTAKES[mistake][0][0], dtype)
     assert kinds(inputs, grad, dtype, **gradients(right, grad)) is None
@@ -80,7 +77,9 @@ def test_every_mistake_is_named_by_every_gradient(mistake, dtype):
         right, inputs, grad = planted(of_case, dtype, 24, 42)
         made = {name: gradient for name, gradient in make(right, grad).items() if name in names}
     else:
-        right, inputs, grad = planted(MISTAKES[mistake][0][0], dtype, 42 if "transposed" in mistake else 24, 42)
+        right, inputs, grad = planted(
+            MISTAKES[mistake][0][0], dtype, 42 if "transposed" in mistake or "axis" in mistake else 24, 42
+        )
         made = gradients(right, grad, MISTAKES[mistake][1])
     for name, gradient in made.items():
         assert mistake.split(":")[0] in kinds(inputs, grad, dtype, **{name: gradient}), name

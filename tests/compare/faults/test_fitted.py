@@ -14,7 +14,7 @@ from torch import Tensor
 from attnviz.compare.handed import Outputs
 from attnviz.compare.kernel import check_kernel
 from attnviz.sources.arguments import inputs_of
-from tests.faulty import Kernel, band, called, case, chunks, prefixed
+from tests.faulty import Kernel, band, called, case, chunks, packed, prefixed
 from tests.power import DTYPES
 
 T, S = 48, 74
@@ -28,6 +28,16 @@ def without(first: int, last: int, times: float = 0.0) -> Callable[[Kernel], Ker
     keys = torch.ones(S)
     keys[first:last] = times
     return seen(lambda kernel: kernel.count * keys)
+
+
+def chunks_from(kernel: Kernel, begins: int) -> Tensor:
+    moved = torch.arange(S) - begins
+    own = moved[None] - kernel.distance()
+    return ((moved // kernel.size == own // kernel.size) & (kernel.distance() <= 0)).double().expand(kernel.count.shape)
+
+
+def first(kernel: Kernel, keys: int) -> Tensor:
+    return torch.maximum(kernel.count, (torch.arange(S) < keys).double().expand(kernel.count.shape))
 
 
 def heads(*order: int) -> Callable[[Kernel], Kernel]:
@@ -143,6 +153,34 @@ MISTAKES = {
     ),
     "chunks of any size": ("chunked", "chunks of 24, not 19", seen(lambda c: chunks(c, 24))),
     "a prefix of any length": ("prefix", "a prefix of 46, not 50", seen(lambda c: prefixed(c, 46))),
+    "a document's bound": (
+        "documents",
+        "begins at key 55, not at 50",
+        seen(lambda c: packed(c, torch.where((torch.arange(S) >= 50) & (torch.arange(S) < 55), 1, c.documents))),
+    ),
+    "documents a few keys late": (
+        "documents",
+        "documents that begin 3 keys late",
+        seen(lambda c: packed(c, c.documents[:, (torch.arange(S) - 3).clamp(min=0)])),
+    ),
+    "one document more": (
+        "documents",
+        "a document that begins at key 40, where none does",
+        seen(lambda c: packed(c, c.documents + (torch.arange(S) >= 40))),
+    ),
+    "chunks of another beginning": ("chunked", "chunks that begin at 7, 26, ..., not at 0", seen(lambda c: chunks_from(c, 7))),
+    "the first keys": ("causal window", "the first 6 keys seen by every query", seen(lambda c: first(c, 6))),
+    "every third key": (
+        "causal",
+        "every 3 keys one, counted from key 0 + 1, seen alone",
+        seen(lambda c: c.count * (torch.arange(S) % 3 == 1)),
+    ),
+    "every fifth key left out": (
+        "full",
+        "every 5 keys one, counted from the query, left out",
+        seen(lambda c: c.count * (c.distance() % 5 != 0)),
+    ),
+    "some channels": ("full", "the first 11 of 16 channels of q and k", lambda c: replace(c, q=c.q * (torch.arange(16) < 11))),
     "padding of another length": (
         "padded",
         "keys, not",
@@ -177,7 +215,7 @@ def test_a_mistake_by_any_number_is_named_with_it(name, dtype):
 @pytest.mark.parametrize("name", MISTAKES)
 def test_every_mistake_by_any_number_is_named_with_it(name, dtype):
     assert MISTAKES[name][1] in message(name, dtype, "context")
-    if "rescaled" not in name and " of v " not in name and "k's heads" not in name:
+    if "rescaled" not in name and " of v " not in name and "k's heads" not in name:  # which the map doesn't show
         assert MISTAKES[name][1] in message(name, dtype, "weights")
 
 

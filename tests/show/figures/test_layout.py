@@ -155,12 +155,17 @@ def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values:
             (
                 replace(shown, pattern="a_long_name_of_a_file.safetensors layer 11, local+global"),
                 replace(shown, pattern="b.safetensors layer 11, causal"),
-                replace(shown, values="difference", pattern="A − B"),
+                replace(shown, values="difference", pattern="A − B", key_labels=both),
             )
-            for shown in maps[:2]
+            for shown, both in ((shown, of_both(shown.key_labels)) for shown in maps[:2])
         ]
         return difference_figure(rows, title=LONG, **look)
     return heatmap(maps[0], **look).figure if heads == 1 else heads_grid(maps, **look)
+
+
+def of_both(labels: Any) -> list[str] | None:
+    """What a difference calls keys of which one side has another token."""
+    return None if labels is None else [f"{one} / {other}" for one, other in zip(labels, reversed(labels), strict=True)]
 
 
 def written(figure: Figure) -> list[tuple[str, Any]]:
@@ -206,6 +211,10 @@ def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
     for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics", "lines", "curves") else ()):
         across = min(box.x1, panel.x1) - max(box.x0, panel.x0)
         assert across <= 1 or min(box.y1, panel.y1) - max(box.y0, panel.y0) <= 1.5, text
+    bars = [ax.get_window_extent() for ax in figure.axes if ax.get_label() in ("color bar", "not visible")]
+    for (text, box), bar in product(texts, bars):
+        across, down = min(box.x1, bar.x1) - max(box.x0, bar.x0), min(box.y1, bar.y1) - max(box.y0, bar.y0)
+        assert across <= 1 or down <= 1, text
     for ends in ("x", "y"):
         starts = sorted({round(getattr(box, f"{ends}0"), 3) for box in boxes})
         steps = np.diff(starts)

@@ -20,7 +20,7 @@ function alike(a: Layer, b: Layer): boolean {
 }
 
 /** Whether what is seen is the difference of two heads. */
-function isDifference(state: State, { layers }: Description): boolean {
+export function isDifference(state: State, { layers }: Description): boolean {
   return isCompared(state) && state.how === "difference" && state.view !== "query-key" && alike(layers[state.layer], layers[state.other!.layer]);
 }
 

@@ -1,16 +1,16 @@
 /** What each view shows, as a drawing with its legend and as a table. */
 
 import {
-  type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, stroke, ticksOf, textOn, weightRamp,
+  type Ramp, colorOf, css, diverging, headColor, headDash, hiddenColor, legendColor, mix, paint, rampOf, rgb, stroke, ticksOf, textOn,
 } from "../colors";
 import { type Axis, type Description, type Layer, hasWeights, headName, label, cellsWithin, logitsWithin, position, positionName, visibleText, withinOf } from "../description";
 import { sharesOfRows } from "../rows";
 import { type Within, logitText, positionText, weightText } from "../numbers";
-import { productsOf, sorted } from "../products";
+import { inPairs, partName, productsOf, sorted, wavelengthOf } from "../products";
 import { PAIR, type Window, farthest, topOf } from "../questions";
 import type { Source, Thumbnail } from "../source/source";
 import { type State, isCompared, scaleOf, strengthOf } from "../state";
-import { lineColor, lineShare, strokeUnit, strongest } from "../views/lines";
+import { lineColor, lineShare, rampOfLines, strokeUnit, strongest } from "../views/lines";
 import { cellUnit, inStrength } from "../views/model";
 import { type Cells, cellsOf } from "./cells";
 import { type Part, sameText } from "./commands";
@@ -235,7 +235,7 @@ async function takeHeads(seen: Seen): Promise<Taken> {
   const place = pinned && holds(part[pinned.axis === "query" ? "queries" : "keys"], pinned.index) ? pinned : null;
   const found = strongest(heads, queries, keys, place);
   const largest = new Map(await Promise.all(state.heads.map(async (head) => [head, await rowsOf(seen, head)] as const)));
-  const colors = weightRamp("linear", strengthOf(state), found.top, layer.keys);
+  const colors = rampOfLines(layer, strengthOf(state), heads, found.top);
   const [row, top] = [20, 60];
   const labels = (axis: Axis, [from, end]: Window): string[] => Array.from({ length: end - from }, (_, i) => positionName(description, layer, axis, from + i));
   const names = { query: labels("query", queries), key: labels("key", keys) };
@@ -367,21 +367,27 @@ async function takePair(seen: Seen): Promise<Taken> {
   const names = `${positionName(description, layer, "query", query)} \u2192 ${positionName(description, layer, "key", key)}`;
   const { drawing, name } = framed(seen, names);
   const dim = layer.head_dim;
-  const parts = vectors === null ? [] : sorted(productsOf(layer, vectors.subarray(0, dim), vectors.subarray(dim)), state.sort);
+  const products = vectors === null ? [] : productsOf(layer, vectors.subarray(0, dim), vectors.subarray(dim));
+  const pairs = state.pairs && layer.rotary !== undefined;
+  const parts = sorted(pairs ? inPairs(products, description, layer) : products, state.sort);
   const logit = pair.logit === null ? "" : `logit ${logitText(pair.logit, logitsWithin(layer, state.head))}, `;
   drawing.text(16, 46, `${logit}weight ${weightText(pair.weight, withinOf(layer, state.head))}`);
   const most = Math.max(1e-9, ...parts.map(({ product }) => Math.abs(product)));
   const each = Math.max(5, Math.min(24, 760 / Math.max(1, parts.length)));
   const [zero, tall] = [170, 100];
-  for (const [i, { dimension, q, k, product }] of parts.entries()) {
+  for (const [i, part] of parts.entries()) {
+    const { dimension, q, k, product } = part;
     const height = (Math.abs(product) / most) * tall;
     const color = css(diverging(product < 0 ? -0.6 : 0.6, seen.dark));
-    drawing.rect(16 + i * each, product < 0 ? zero : zero - height, each * 0.8, height, color, { said: `dimension ${dimension}: ${q} \u00d7 ${k} \u00d7 scale = ${product}` });
+    drawing.rect(16 + i * each, product < 0 ? zero : zero - height, each * 0.8, height, color, { said: part.other === undefined ? `dimension ${dimension}: ${q} \u00d7 ${k} \u00d7 scale = ${product}` : `dimensions ${partName(part)}: ${product}` });
     if (i % Math.ceil(22 / each) === 0) drawing.text(16 + (i + 0.4) * each, zero + tall + 16, `${dimension}`, { size: 10, anchor: "middle", color: drawing.ink.muted });
   }
   drawing.line(16, zero, 16 + parts.length * each, zero, drawing.ink.line);
-  drawing.text(16, zero + tall + 34, `bars: query \u00d7 key \u00d7 scale of each dimension, to \u00b1${most.toPrecision(3)}; red raises the score, blue lowers it`, { size: 11, color: drawing.ink.muted });
-  const rows: Field[][] = [["dimension", "query", "key", "product", "within"], ...parts.map(({ dimension, q, k, product, by }) => [dimension, q, k, product, by.product])];
+  drawing.text(16, zero + tall + 34, `bars: query \u00d7 key \u00d7 scale of each ${pairs ? "pair that turns together, then of each other dimension" : "dimension"}, to \u00b1${most.toPrecision(3)}; red raises the score, blue lowers it`, { size: 11, color: drawing.ink.muted });
+  const rows: Field[][] = [
+    pairs ? ["dimension", "other_dimension", "tokens_to_turn", "query_length", "key_length", "product", "within"] : ["dimension", "query", "key", "product", "within"],
+    ...parts.map((part): Field[] => [part.dimension, ...(pairs ? [part.other ?? null, wavelengthOf(part)] : []), part.q, part.k, part.product, part.by.product]),
+  ];
   const width = Math.max(32 + parts.length * each, widthOf(drawing.title) + 32, 620);
   return { name, svg: () => drawing.svg(width, zero + tall + 48), rows };
 }

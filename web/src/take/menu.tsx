@@ -2,6 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useSession, useStore } from "../session";
+import { type State, isCompared, strengthOf } from "../state";
 import { useLink } from "../views/query-key";
 import { commandOf, pythonOf } from "./commands";
 import { csv } from "./csv";
@@ -80,12 +81,13 @@ export function TakeMenu(props: { dark: boolean }) {
               CSV
             </button>
           </div>
-          <button type="button" disabled={command === null} title={command ?? "No command makes this: what the page was made of has no name there, or its colors are by row"} onClick={() => copy("Command", command!)}>
+          <button type="button" disabled={command === null} title={command ?? undefined} onClick={() => copy("Command", command!)}>
             Copy as command
           </button>
-          <button type="button" disabled={python === null} title={python ?? "No call makes this: what the page was made of has no name in Python, or its colors are by row"} onClick={() => copy("Python", python!)}>
+          <button type="button" disabled={python === null} title={python ?? undefined} onClick={() => copy("Python", python!)}>
             Copy as Python
           </button>
+          {part && (command === null || python === null) && <p class="muted take-why">{whyNot(state, command === null, python === null)}</p>}
           {!inCell && (
             <button type="button" onClick={() => copy("Link", session.store.link(location.href))}>
               Copy a link
@@ -102,6 +104,14 @@ export function TakeMenu(props: { dark: boolean }) {
       )}
     </div>
   );
+}
+
+/** Why there is nothing to copy, in words. */
+function whyNot(state: State, command: boolean, python: boolean): string {
+  const what = command && python ? "No command and no Python" : command ? "No command" : "No Python";
+  if (isCompared(state)) return `${what} makes two heads at once.`;
+  if (strengthOf(state) === "row") return `${what} makes colors by row.`;
+  return `${what} makes this: what it was made of has no name there.`;
 }
 
 function download(content: Blob, name: string): void {

@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Asked, known, part } from "../answers";
-import { headColor, headDash, mix, rgb, weightRamp } from "../colors";
+import { headColor, headDash, mix, rgb } from "../colors";
 import { LayerPicker, NoWeights, WindowControl } from "../controls";
 import { type Axis, beginsGroup, extent, hasWeights, headName, isCheap, keyHeadText, label, position, positionName, visibleText, withinOf } from "../description";
 import { useFound } from "../find/find";
@@ -15,7 +15,7 @@ import { COLUMN, type OfHead, ROW, SIDES, WEIGHTS, type Window } from "../questi
 import { useAnswers, useGlobal, useInSight, useSession, useSize, useStore } from "../session";
 import { USUAL_WINDOW, bringing, holds, windowOf } from "../state";
 import { Strongest } from "../whole";
-import { type HeadWeights, type Line, ROW_HEIGHT, draw, lineShare, strokeUnit, strongest } from "./lines";
+import { type HeadWeights, type Line, draw, lineShare, rampOfLines, rowHeight, strokeUnit, strongest } from "./lines";
 
 
 export function HeadsControls() {
@@ -91,23 +91,24 @@ function Lines(props: { dark: boolean }) {
   const found = useMemo(() => strongest(heads, queries, keys, shown), [heads, shown?.axis, shown?.index]);
   const tops = useLargest();
   const strength = wanted === "row" && tops === null ? "relative" : wanted;
-  const ramp = weightRamp("linear", strength, found.top, layer.keys);
+  const ramp = useMemo(() => rampOfLines(layer, strength, heads, found.top), [layer, strength, heads, found.top]);
   const shareOf = ({ head, query, weight }: Line): number => lineShare(ramp, tops?.get(head) ?? null, query, weight);
 
   const received = useReceived(shown === null);
   const rows = Math.max(queries[1] - queries[0], keys[1] - keys[0]);
   const width = frame.width;
+  const row = rowHeight(rows, frame);
   const gap = width < 500 ? 0.4 : 0.3; // the tokens' share of the width, each side
   const bars = Math.min(width < 500 ? 24 : 96, 11 * state.heads.length); // pixels between a token and its lines
 
   useEffect(() => {
     draw(
       canvas.current!,
-      { layer, heads: state.heads, windows, place: shown, width, height: frame.height, gap, bars, scrolled: top, dark: props.dark, shareOf },
+      { layer, heads: state.heads, windows, place: shown, width, height: frame.height, row, gap, bars, scrolled: top, dark: props.dark, shareOf },
       found.lines,
       strength === "row" ? [] : received.flatMap((one) => (one.state === "known" ? [{ head: one.question.head, values: one.value }] : [])),
     );
-  }, [found, ramp.top, strength, tops, ...received.map(known), width, frame.height, top, props.dark]);
+  }, [found, ramp.top, strength, tops, ...received.map(known), width, frame.height, row, top, props.dark]);
 
   const say = (place: Place): void => {
     const one = strongest(heads, queries, keys, place).lines.slice(-3).reverse();
@@ -133,7 +134,7 @@ function Lines(props: { dark: boolean }) {
       <div class="heads-top" style={{ "--rows": Math.min(4, state.heads.length) }}>
         <Legend
           ramp={ramp}
-          unit={layer.signed || strength === "row" ? strokeUnit(layer, strength) : `weight, 0 to ${tickText(ramp.top)}`}
+          unit={layer.signed || strength === "row" ? strokeUnit(layer, strength) : `weight, 0 to ${tickText(ramp.top)}${ramp.open ? " and more" : ""}`}
           color={(share) => mix(rgb(props.dark ? 0x16181d : 0xffffff), rgb(props.dark ? 0xececf1 : 0x1b1b20), share)}
           dark={props.dark}
           layer={null}
@@ -161,7 +162,7 @@ function Lines(props: { dark: boolean }) {
       </div>
       <div class="heads-scroll" ref={scroll} onScroll={({ currentTarget }) => setTop(currentTarget.scrollTop)} onPointerLeave={() => hover(null)}>
         <canvas ref={canvas} aria-hidden="true" style={{ height: frame.height }} />
-        <div class="heads-columns" style={{ height: rows * ROW_HEIGHT, marginTop: -frame.height, "--gap": gap, "--bars": `${bars}px` }}>
+        <div class="heads-columns" style={{ height: rows * row, marginTop: -frame.height, "--gap": gap, "--bars": `${bars}px`, "--row": `${row}px` }}>
           {column("query")}
           {column("key")}
         </div>
@@ -279,7 +280,6 @@ function Column(props: {
             key={index}
             type="button"
             class={`heads-token ${samePlace(props.shown, place) ? "shown" : ""} ${here(props.sought) === index ? "sought" : ""} ${found.has(index) ? "found" : ""} ${marked.has(index) ? "global" : ""}`}
-            style={{ height: ROW_HEIGHT }}
             data-position={index}
             {...roving.stop(index)}
             aria-pressed={samePlace(props.pinned, place)}

@@ -1,14 +1,18 @@
 /** Lines between tokens: which weights are drawn, how strong, and the picture of them. */
 
-import { type Ramp, css, diverging, headColor, headDash, stroke } from "../colors";
+import { type Ramp, css, diverging, headColor, headDash, stroke, weightRamp } from "../colors";
 import { type Axis, type Layer, withinOf } from "../description";
 import type { Place } from "../focus";
 import { weightText } from "../numbers";
-import type { Window } from "../questions";
+import { type Window, robust } from "../questions";
 import type { Strength } from "../state";
 
-/** CSS pixels a token. */
-export const ROW_HEIGHT = 24;
+const ROW_HEIGHT = 24; // CSS pixels a token, at least
+
+/** CSS pixels a token of so many rows: more where there is room for it. */
+export function rowHeight(rows: number, { width, height }: { width: number; height: number }): number {
+  return Math.max(ROW_HEIGHT, Math.min(48, Math.floor(width / 80), Math.floor(height / Math.max(1, rows))));
+}
 
 const MOST_LINES = 5000; // of one picture
 
@@ -29,6 +33,12 @@ export interface Line {
 /** A line's color: its head's, or of a difference what tells which side is larger. */
 export function lineColor(layer: Layer, head: number, weight: number, dark: boolean): string {
   return layer.signed ? css(diverging(weight < 0 ? -0.75 : 0.75, dark)) : headColor(head);
+}
+
+/** The scale of lines: `largest` is that of what is shown; where few are beyond is of each head's weights, of the head with the most. */
+export function rampOfLines(layer: Layer, strength: Strength, heads: readonly HeadWeights[], largest: number): Ramp {
+  const few = strength === "robust" ? Math.max(0, ...heads.map(({ values }) => robust(values, layer.signed))) : 0;
+  return weightRamp("linear", strength, few || largest, layer.keys);
 }
 
 /** How strong a line is, 0 to 1; by row, of its query's largest weight. */
@@ -97,6 +107,7 @@ export interface Picture {
   place: Place | null; // the token whose lines alone are drawn
   width: number;
   height: number;
+  row: number; // a token's height
   gap: number; // the tokens' share of the width, each side
   bars: number; // between a token and its lines
   scrolled: number;
@@ -123,7 +134,7 @@ export function draw(element: HTMLCanvasElement, picture: Picture, lines: readon
   const other: Axis = place.axis === "query" ? "key" : "query";
   for (const line of lines) drawBar(context, picture, other, line);
   const style = getComputedStyle(element);
-  context.font = `11px ${style.fontFamily}`;
+  context.font = `${(11 * picture.row) / ROW_HEIGHT}px ${style.fontFamily}`;
   context.fillStyle = style.color;
   drawNumbers(context, picture, other, lines);
 }
@@ -134,18 +145,18 @@ function ends({ width, gap }: Picture): { query: number; key: number } {
 }
 
 /** The middle of a token's row. */
-function middle({ windows, scrolled }: Picture, axis: Axis, index: number): number {
-  return (index - windows[axis][0] + 0.5) * ROW_HEIGHT - scrolled;
+function middle({ windows, scrolled, row }: Picture, axis: Axis, index: number): number {
+  return (index - windows[axis][0] + 0.5) * row - scrolled;
 }
 
 function drawLine(context: CanvasRenderingContext2D, picture: Picture, line: Line): void {
-  const { layer, heads, place, height, dark } = picture;
+  const { layer, heads, place, height, row, dark } = picture;
   const { head, query, key, weight } = line;
-  const spread = place ? ROW_HEIGHT - 10 : 6; // heads side by side where their lines meet
+  const spread = place ? row - 10 : 6; // heads side by side where their lines meet
   const lane = ((heads.indexOf(head) + 0.5) / heads.length - 0.5) * spread;
   const from = middle(picture, "query", query) + (place?.axis === "query" ? 0 : lane);
   const to = middle(picture, "key", key) + (place?.axis === "key" ? 0 : lane);
-  if (Math.max(from, to) < -ROW_HEIGHT || Math.min(from, to) > height + ROW_HEIGHT) return;
+  if (Math.max(from, to) < -row || Math.min(from, to) > height + row) return;
   const { query: left, key: right } = ends(picture);
   const { alpha, width } = stroke(picture.shareOf(line), place !== null);
   context.strokeStyle = lineColor(layer, head, weight, dark);
@@ -161,15 +172,15 @@ function drawLine(context: CanvasRenderingContext2D, picture: Picture, line: Lin
 /** A head's bar beside a token. */
 function drawBar(context: CanvasRenderingContext2D, picture: Picture, axis: Axis, line: Line): void {
   if (!(Math.abs(line.weight) > 0)) return;
-  const { layer, heads, bars, height, dark } = picture;
-  const y = middle(picture, axis, line[axis]) - ROW_HEIGHT / 2 + 2;
-  if (y < -ROW_HEIGHT || y > height) return;
+  const { layer, heads, bars, height, row, dark } = picture;
+  const y = middle(picture, axis, line[axis]) - row / 2 + 2;
+  if (y < -row || y > height) return;
   const { query: left, key: right } = ends(picture);
   const room = bars / heads.length;
   const x = (axis === "key" ? right : left - bars) + heads.indexOf(line.head) * room;
   context.globalAlpha = picture.shareOf(line);
   context.fillStyle = lineColor(layer, line.head, line.weight, dark);
-  context.fillRect(x, y, Math.max(1, room - 1), ROW_HEIGHT - 4);
+  context.fillRect(x, y, Math.max(1, room - 1), row - 4);
 }
 
 /** Of each token the largest weight, as a number at the end of its lines. */
@@ -185,6 +196,6 @@ function drawNumbers(context: CanvasRenderingContext2D, picture: Picture, axis: 
   for (const [index, line] of written) {
     if (picture.shareOf(line) < 0.02) continue;
     const text = weightText(line.weight, withinOf(picture.layer, line.head));
-    context.fillText(text, axis === "key" ? right - 6 : left + 6, middle(picture, axis, index) - 6);
+    context.fillText(text, axis === "key" ? right - 6 : left + 6, middle(picture, axis, index) - picture.row / 4);
   }
 }

@@ -3,6 +3,7 @@
 import type L from "leaflet";
 import { type MutableRef, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
+import { isDifference } from "../compare/compare";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Ramp, legendColor, massTop, rampOf } from "../colors";
 import { beginsGroup, hasWeights, headName, keyHeadText, withinOf } from "../description";
@@ -37,6 +38,7 @@ interface Hover {
 }
 
 export function MapControls() {
+  const { description } = useSession();
   const { state, layer, set } = useStore();
   const margins = useMargins();
   return (
@@ -53,7 +55,7 @@ export function MapControls() {
         onChange={(reduce) => set({ reduce }, true)}
       />
       <ScaleSwitches />
-      {hasSides(layer) && (
+      {hasSides(layer) && !isDifference(state, description) && (
         <button
           type="button"
           class="toggle"

@@ -5,7 +5,7 @@ import { known } from "../answers";
 import { diverging, pixel } from "../colors";
 import { type Layer, logitsWithin, positionName, withinOf } from "../description";
 import { logitText, weightText } from "../numbers";
-import { type Product, productsOf, totalOf } from "../products";
+import { type Product, inPairs, productsOf, totalOf } from "../products";
 import { ROW, VECTORS } from "../questions";
 import { strongest, visible } from "../rows";
 import { useAnswer, useSession, useStore } from "../session";
@@ -29,32 +29,46 @@ export function Neurons(props: { query: number; chosen: number; dark: boolean; o
   const keys = useMemo(() => (row ? listed(row) : []), [row]);
   const vectors = known(useAnswer(VECTORS, keys.length > 0 ? { layer: state.layer, head: state.head, query, keys } : null));
   const dim = layer.head_dim;
+  const pairs = state.pairs && layer.rotary !== undefined;
   const products = useMemo(() => {
     const of = (i: number): Float32Array => vectors!.subarray(i * dim, (i + 1) * dim);
-    return vectors && keys.map((_, i) => productsOf(layer, of(0), of(i + 1)));
-  }, [vectors, keys, layer]);
+    const parts = (i: number): Product[] => productsOf(layer, of(0), of(i + 1));
+    return vectors && keys.map((_, i) => (pairs ? inPairs(parts(i), description, layer) : parts(i)));
+  }, [vectors, keys, layer, pairs]);
   if (!row || !products) return null;
   const all = products.flat();
   const top = all.reduce((most, one) => (Math.abs(one.product) > Math.abs(most.product) ? one : most), all[0]);
   const seen = visible(row);
+  const most = (of: "q" | "k"): number => Math.max(1e-9, ...all.map((one) => Math.abs(one[of])));
+  const tops = { product: Math.max(1e-9, Math.abs(top.product)), q: most("q"), k: most("k") };
   return (
     <div role="group" class="neurons" aria-label="Every key of this query, dimension by dimension">
       <h2>
         query {positionName(description, layer, "query", query)} and {keys.length < seen ? `its ${keys.length} strongest keys of ${seen}` : "every key it sees"}
       </h2>
       <p class="muted">
-        Each row is query {"\u00d7"} key {"\u00d7"} scale of the {dim} dimensions, to {"\u00b1"}
-        {logitText(Math.abs(top.product), top.by.product)}; their sum is the score{layer.softcap === null && !layer.alibi && !layer.bias ? "" : ", before what is added to it"}.
+        Each row is query {"\u00d7"} key {"\u00d7"} scale of the {dim} dimensions{pairs && ", two that turn together as one"}, to {"\u00b1"}
+        {logitText(Math.abs(top.product), top.by.product)}; their sum is the score{layer.softcap === null && !layer.alibi && !layer.bias ? "" : ", before what is added to it"}. Under it the key itself, to {"\u00b1"}
+        {logitText(tops.k, all[0].by.k)}, and at the head the query, to {"\u00b1"}
+        {logitText(tops.q, all[0].by.q)}.
       </p>
       <table>
         <thead>
           <tr>
             <th scope="col">key</th>
             <th scope="col">
-              dimension 0 to {dim - 1}
+              {pairs ? `${layer.rotary!.frequencies.length} pairs${2 * layer.rotary!.frequencies.length < dim ? ", then the other dimensions" : ""}` : `dimension 0 to ${dim - 1}`}
             </th>
             <th scope="col">sum</th>
             <th scope="col">weight</th>
+          </tr>
+          <tr>
+            <td>query</td>
+            <td>
+              <Shades products={products[0]} of="q" top={tops.q} dark={dark} />
+            </td>
+            <td />
+            <td />
           </tr>
         </thead>
         <tbody>
@@ -63,7 +77,7 @@ export function Neurons(props: { query: number; chosen: number; dark: boolean; o
               key={key}
               name={positionName(description, layer, "key", key)}
               products={products[i]}
-              top={Math.max(1e-9, Math.abs(top.product))}
+              tops={tops}
               weight={row[key]}
               layer={layer}
               head={state.head}
@@ -78,10 +92,23 @@ export function Neurons(props: { query: number; chosen: number; dark: boolean; o
   );
 }
 
+/** A number of each part, a color each. */
+function Shades(props: { products: readonly Product[]; of: "product" | "q" | "k"; top: number; dark: boolean }) {
+  const { products, of, top, dark } = props;
+  const canvas = useRef<HTMLCanvasElement>(null);
+  useEffect(() => {
+    const image = new ImageData(products.length, 1);
+    const pixels = new Uint32Array(image.data.buffer);
+    for (const [d, one] of products.entries()) pixels[d] = pixel(diverging(one[of] / top, dark));
+    canvas.current!.getContext("2d")!.putImageData(image, 0, 0);
+  }, [products, of, top, dark]);
+  return <canvas class={`of-${of}`} ref={canvas} width={products.length} height={1} aria-hidden="true" />;
+}
+
 function Key(props: {
   name: string;
   products: readonly Product[];
-  top: number;
+  tops: Record<"product" | "k", number>;
   weight: number;
   layer: Layer;
   head: number;
@@ -89,14 +116,7 @@ function Key(props: {
   dark: boolean;
   onGo(): void;
 }) {
-  const { products, top, weight, layer, head, dark } = props;
-  const canvas = useRef<HTMLCanvasElement>(null);
-  useEffect(() => {
-    const image = new ImageData(products.length, 1);
-    const pixels = new Uint32Array(image.data.buffer);
-    for (const [d, { product }] of products.entries()) pixels[d] = pixel(diverging(product / top, dark));
-    canvas.current!.getContext("2d")!.putImageData(image, 0, 0);
-  }, [products, top, dark]);
+  const { products, tops, weight, layer, head, dark } = props;
   const sum = totalOf(layer, products, logitsWithin(layer, head));
   return (
     <tr class={props.chosen ? "chosen" : ""}>
@@ -106,7 +126,8 @@ function Key(props: {
         </button>
       </th>
       <td>
-        <canvas ref={canvas} width={products.length} height={1} aria-hidden="true" />
+        <Shades products={products} of="product" top={tops.product} dark={dark} />
+        <Shades products={products} of="k" top={tops.k} dark={dark} />
       </td>
       <td>{logitText(sum.value, sum.by)}</td>
       <td class="neurons-weight">

@@ -2,19 +2,19 @@
 
 import { useMemo } from "preact/hooks";
 import { known, pending } from "../answers";
-import { css, diverging, gradient } from "../colors";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Axis, type Layer, headName, keyHeadText, label, logitsWithin, position, visibleText, withinOf } from "../description";
 import { logitText, positionText, shareText, weightText } from "../numbers";
-import { type Product, type Total, lengthsOf, productsOf, sorted, totalOf, totals } from "../products";
+import { type Product, type Total, inPairs, lengthsOf, productsOf, sorted, totalOf } from "../products";
 import { COLUMN, PAIR, type Pair, ROW, VECTORS, largest } from "../questions";
 import { Neurons } from "./neurons";
-import { useAnswer, useSession, useSize, useStore } from "../session";
+import { Chart, Table } from "./parts";
+import { useAnswer, useSession, useStore } from "../session";
 import { type Link, TELLING } from "../telling";
 import { Strongest } from "../whole";
 
 export function QueryKeyControls() {
-  const { state, set } = useStore();
+  const { state, layer, set } = useStore();
   return (
     <>
       <LayerPicker />
@@ -30,6 +30,17 @@ export function QueryKeyControls() {
         ]}
         onChange={(sort) => set({ sort }, true)}
       />
+      {layer.rotary && !layer.given && (
+        <button
+          type="button"
+          class="toggle"
+          aria-pressed={state.pairs}
+          title="Two dimensions that rotary embedding turns together as one, with how many tokens it takes to turn once"
+          onClick={() => set({ pairs: !state.pairs }, true)}
+        >
+          by pair
+        </button>
+      )}
     </>
   );
 }
@@ -76,7 +87,7 @@ function Products(props: { dark: boolean }) {
   const pair = known(asked);
 
   const found = useMemo(() => (vectors ? productsOf(layer, ...split(vectors, layer.head_dim)) : []), [vectors, layer]);
-  const parts = useMemo(() => sorted(found, state.sort), [found, state.sort]);
+  const parts = useMemo(() => sorted(state.pairs ? inPairs(found, description, layer) : found, state.sort), [found, state.sort, state.pairs]);
   const name = (axis: Axis, index: number | undefined) => {
     const token = index === undefined ? null : label(description, layer, axis, index);
     return (
@@ -225,37 +236,6 @@ function cappedOf({ softcap }: Layer, { value, by }: Total): Total {
   return { value: of(value), by: Math.max(of(value + by) - of(value), of(value) - of(value - by)) };
 }
 
-function Table(props: { parts: readonly Product[] }) {
-  const sums = totals(props.parts);
-  return (
-    <details class="qk-table">
-      <summary>All {props.parts.length} products as a table</summary>
-      <table>
-        <thead>
-          <tr>
-            <th scope="col">dimension</th>
-            <th scope="col">query</th>
-            <th scope="col">key</th>
-            <th scope="col">query {"\u00d7"} key {"\u00d7"} scale</th>
-            <th scope="col">sum so far</th>
-          </tr>
-        </thead>
-        <tbody>
-          {props.parts.map(({ dimension, q, k, product, by }, i) => (
-            <tr key={dimension}>
-              <th scope="row">{dimension}</th>
-              <td>{logitText(q, by.q)}</td>
-              <td>{logitText(k, by.k)}</td>
-              <td>{logitText(product, by.product)}</td>
-              <td>{logitText(sums[i].value, sums[i].by)}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </details>
-  );
-}
-
 function Term(props: { sign?: string; name: string; value: string; data?: string }) {
   return (
     <span class="qk-signed">
@@ -265,83 +245,5 @@ function Term(props: { sign?: string; name: string; value: string; data?: string
         <span class="muted">{props.name}</span>
       </span>
     </span>
-  );
-}
-
-const HEIGHT = 230;
-const STRIP = 16;
-
-function Chart(props: { parts: readonly Product[]; dark: boolean }) {
-  const { parts } = props;
-  const most = Math.max(...parts.map(({ product }) => Math.abs(product)), 1e-9);
-  const largestOf = (pick: (part: Product) => number) => Math.max(...parts.map((part) => Math.abs(pick(part))), 1e-9);
-  const [mostQ, mostK] = [largestOf(({ q }) => q), largestOf(({ k }) => k)];
-  const width = 1000;
-  const each = width / parts.length;
-  const zero = HEIGHT / 2;
-  const [plot, { width: wide }] = useSize<HTMLDivElement>();
-  const every = Math.max(1, Math.ceil(parts.length / Math.max(1, Math.min(32, wide / 26))));
-  return (
-    <figure class="qk-chart">
-      <div class="qk-rows" aria-hidden="true">
-        <span>
-          <i>+{most.toPrecision(2)}</i>
-          <i>product</i>
-          <i>{`\u2212${most.toPrecision(2)}`}</i>
-        </span>
-        <span style={{ height: STRIP }}>query</span>
-        <span style={{ height: STRIP }}>key</span>
-        <span>dim</span>
-      </div>
-      <div class="qk-plot" ref={plot}>
-        <svg
-          viewBox={`0 0 ${width} ${HEIGHT}`}
-          preserveAspectRatio="none"
-          role="img"
-          aria-label={`Products of ${parts.length} dimensions; the largest by size is dimension ${[...parts].sort((a, b) => Math.abs(b.product) - Math.abs(a.product))[0].dimension}`}
-        >
-          {parts.map(({ dimension, q, k, product, by }, i) => {
-            const height = (Math.abs(product) / most) * (zero - 4);
-            return (
-              <rect
-                key={dimension}
-                class={product < 0 ? "minus" : "plus"}
-                x={i * each + each * 0.1}
-                width={each * 0.8}
-                y={product < 0 ? zero : zero - height}
-                height={height}
-              >
-                <title>{`dimension ${dimension}: ${logitText(q, by.q)} \u00d7 ${logitText(k, by.k)} \u00d7 scale = ${logitText(product, by.product)}`}</title>
-              </rect>
-            );
-          })}
-          <line class="zero" x1="0" x2={width} y1={zero} y2={zero} vector-effect="non-scaling-stroke" />
-        </svg>
-        {([["q", mostQ], ["k", mostK]] as const).map(([which, top]) => (
-          <div key={which} class="qk-strip" style={{ height: STRIP }} aria-hidden="true">
-            {parts.map((part) => (
-              <i
-                key={part.dimension}
-                title={`${which === "q" ? "query" : "key"}, dimension ${part.dimension}: ${logitText(part[which], part.by[which])}`}
-                style={{ background: css(diverging(part[which] / top, props.dark)) }}
-              />
-            ))}
-          </div>
-        ))}
-        <div class="qk-dims" aria-hidden="true">
-          {parts.map(({ dimension }, i) => (
-            <i key={dimension}>{i % every === 0 ? dimension : ""}</i>
-          ))}
-        </div>
-      </div>
-      <figcaption class="muted">
-        <span class="key plus">raises the score</span> <span class="key minus">lowers it</span>
-        <span class="qk-strips-key">
-          query and key: {logitText(-1)} to 1 times{" "}
-          <i style={{ background: gradient((share) => diverging(2 * share - 1, props.dark)) }} /> their largest, {logitText(mostQ, parts[0].by.q)} and{" "}
-          {logitText(mostK, parts[0].by.k)}
-        </span>
-      </figcaption>
-    </figure>
   );
 }

@@ -193,11 +193,17 @@ function Tokens(props: {
   );
   const found = useFound(axis);
   const marked = useGlobal(axis);
+  const letters = useMemo(() => {
+    let sum = 0;
+    for (let index = first; index < end; index++) sum += 2 + (label(description, layer, axis, index)?.length ?? 3);
+    return sum;
+  }, [description, layer, axis, first, end]);
   useInSight(roving.group, props.pinned, [first, end]);
   useInSight(roving.group, props.sought, [first, end]);
   return (
     <div
       class="text"
+      style={{ "--across": Math.sqrt(letters).toFixed(1) }}
       role="group"
       aria-label={axis === "query" ? "Queries" : "Keys"}
       ref={roving.group}
