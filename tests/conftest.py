@@ -6,10 +6,14 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as the program has it; a warm fork has imported PyTorch without
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads of torch would only get in the way
+
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton, whose own functions settle it then
 
 import pytest
 from hypothesis import HealthCheck, settings
