@@ -67,7 +67,7 @@ def drawings() -> dict[str, Drawing]:
     names, weights = [f"{key.position} {key.token}" for key in told.keys], [key.weight for key in told.keys]
     return {
         "heatmap, 32 tokens": (lambda: heatmap(maps[0]), lambda size: plain.heatmap(maps[0].cells, words, size)),
-        "heatmap, 512 cells": (lambda: heatmap(long), lambda size: plain.heatmap(long.cells, None, size)),
+        "heatmap, 512 cells": (lambda: heatmap(long), lambda size: plain.heatmap(long.cells, None, size, 50)),
         "heads, 12": (lambda: heads_grid(maps), lambda size: plain.heads([one.cells for one in maps], words, size)),
         "detail": (
             lambda: detail(maps[0], sides),

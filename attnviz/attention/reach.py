@@ -61,7 +61,8 @@ class Reach:
     :attr:`~attnviz.attention.item.AttentionItem.offset`. The band is ``low <= s - t <= high`` where ``step`` divides
     ``s - t - phase``; None leaves a side open, and ``band=False`` is no band. Of the band a query reaches no more than
     the keys ``first[t] <= s < stop[t]``, where these are given, and those in the blocks of ``table``. ``band_exact`` and
-    ``keys_exact`` promise that all of that part is visible, which saves the engine a mask.
+    ``keys_exact`` promise that all of that part is visible, which saves the engine a mask; save the keys that are True in
+    ``without``, which no query sees.
     """
 
     low: int | None = None
@@ -75,12 +76,13 @@ class Reach:
     first: Positions | None = None  # (T,)
     stop: Positions | None = None  # (T,)
     table: Table | None = None
+    without: Tensor | None = None  # (S,) bool, on the CPU
 
     @property
     def plain(self) -> bool:
         """Whether it is one band without gaps, all of it visible, and nothing besides: what two numbers say."""
         bare = self.first is None and self.stop is None and self.table is None and self.keys is None
-        return self.band and self.band_exact and self.step == 1 and bare
+        return self.band and self.band_exact and self.step == 1 and bare and self.without is None
 
     @property
     def open(self) -> bool:
@@ -136,7 +138,7 @@ class Reach:
         """Whether every pair of a rectangle, in steps of the band, is in it."""
         low, high = keys[0] - rows[-1], keys[-1] - rows[0]
         inside = (self.low is None or low >= self.low) and (self.high is None or high <= self.high)
-        if not self.band or not inside:
+        if not self.band or not inside or self.without is not None:
             return False
         first, stop = self._own(rows)
         if (first is not None and first.max() > keys[0]) or (stop is not None and stop.min() <= keys[-1]):
@@ -162,6 +164,8 @@ class Reach:
         return self if self.step == 1 and self.keys is None else Reach(band_exact=False)
 
     def __or__(self, other: Reach) -> Reach:
+        if self.without is not None or other.without is not None:  # what one hides the other may show
+            return self._inexact() | other._inexact()
         keys, keys_exact = _union(self.keys, other.keys), self.keys_exact and other.keys_exact
         if not (self.band and other.band):
             one = self if self.band else other
@@ -192,9 +196,16 @@ class Reach:
         one, wider = (self, other) if self.step >= other.step else (other, self)
         same = one.step % wider.step == 0 and (one.phase - wider.phase) % wider.step == 0
         table, all_of_it = _both(self.table, other.table)
-        exact = self.band_exact and other.band_exact and same and all_of_it
+        exact, without = (
+            self.band_exact and other.band_exact and same and all_of_it,
+            _where(self.without, other.without),
+        )
         first, stop = _most(self.first, other.first, np.maximum), _most(self.stop, other.stop, np.minimum)
-        return Reach(low, high, one.step, one.phase, True, exact, keys, keys is None, first, stop, table)
+        return Reach(low, high, one.step, one.phase, True, exact, keys, keys is None, first, stop, table, without)
+
+    def _inexact(self) -> Reach:
+        """The same without a promise."""
+        return replace(self, band_exact=False, keys_exact=False, without=None)
 
     def _with_keys(self, keys: Tensor | None, exact: bool) -> Reach:
         band = (self.low, self.high, self.step, self.phase, self.band, self.band_exact)
@@ -226,6 +237,11 @@ class Reach:
     def _from(self, low: int) -> int:
         """The first offset of the band's own steps that is not below ``low``."""
         return low + (self.phase - low) % self.step
+
+
+def _where(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Where either is True."""
+    return other if one is None else one if other is None else one | other
 
 
 def _part(span: range, start: int, stop: int) -> range:

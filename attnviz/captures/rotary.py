@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from attnviz.attention.rotary import LAYOUTS, Rotary
 
@@ -46,7 +47,7 @@ class Turning:
 
     def heard(self, args: Sequence[Any]) -> None:
         """Takes in what was multiplied, where that may be a vector of each head and position and a factor of each position."""
-        if len(args) != 2 or not all(isinstance(one, Tensor) for one in args):
+        if len(args) != 2 or not all(_is_plain(one) for one in args):
             return
         vector, factor = args if args[0].numel() >= args[1].numel() else args[::-1]
         if vector.ndim != 4 or not 1 < factor.ndim <= 4 or not vector.dtype.is_floating_point | vector.is_complex():
@@ -77,6 +78,16 @@ class Turning:
         layout, first, phasors = turned
         frequencies = _frequencies(phasors, known)
         return None if frequencies is None else Rotary(layout, frequencies, first)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor whose parts can be looked at: of no kind of its own, and not empty."""
+    return (
+        type(value) in (Tensor, Parameter)
+        and value.layout == torch.strided
+        and not value.is_nested
+        and value.numel() > 0
+    )
 
 
 def _rows(T: int) -> Tensor:

@@ -46,7 +46,9 @@ class _Kept(Pattern):
         return kept.expand(np.broadcast_shapes(t.shape, s.shape))
 
     def reach(self, item: Item) -> Reach:
-        return Reach(band_exact=False)
+        without = torch.zeros(item.sizes[3], dtype=torch.bool)
+        without[list(self.hidden)] = True
+        return Reach(without=without)
 
 
 class Merged(WholeRows):
@@ -57,6 +59,7 @@ class Merged(WholeRows):
         assert isinstance(item.inputs, MergedInputs)
         self.item, self.pattern, self.whole, self.made = item, pattern, whole, item.inputs
         self.base, self.hidden = whole, self.made.hidden
+        self._left: dict[tuple[int, range], Left] = {}  # what cells told of it on their way, by head and rows
         inputs = whole.item.inputs
         if self.made.renormalized and isinstance(whole, Computed) and isinstance(inputs, AttentionInputs):
             # Softmax over the rest is the rest made to sum to 1, and no rest is too small for it.
@@ -98,6 +101,8 @@ class Merged(WholeRows):
             return None
         edges = self.made.queries.edges
         rows = range(self.item.T) if queries is None else queries
+        if (head, rows) in self._left:
+            return self._left[head, rows].mean
         # One row of cells, and a column for each run of hidden keys and for each run between.
         cuts = np.flatnonzero(np.diff(hidden) > 1)
         starts, stops = hidden[[0, *(cuts + 1)]], hidden[[*cuts, len(hidden) - 1]] + 1
@@ -115,25 +120,39 @@ class Merged(WholeRows):
         return MergedRows(self, head, memory)
 
     def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        rows = range(int(row_edges[0]), int(row_edges[-1]))
         if not self._only_hides:
-            return super().reduced(head, row_edges, column_edges, wanted)
+            own = self.whole_rows(head, wanted.memory)
+            found = self.reduced_rows(own, row_edges, column_edges, wanted)
+            if own.left is not None and self.base is self.whole:
+                self._left[head, rows] = own.left
+            return found
         # Keys alone are left out, or nothing is: the other attention's cells, cut around what is hidden.
         hidden = np.asarray(self.hidden, dtype=np.int64)
         hidden = hidden[(hidden >= column_edges[0]) & (hidden < column_edges[-1])]
         columns = np.unique(np.concatenate([column_edges, hidden, hidden + 1]))
+        every = column_edges[0] == 0 and column_edges[-1] == self.whole.item.S
+        # What is left out is a sum over the same cells: beside the largest it costs less than a way through of its own.
+        tells = every and len(hidden) > 0 and wanted.memory is None and not wanted.logits and self.base is self.whole
+        reductions = tuple(dict.fromkeys([*wanted.reductions, "mass"])) if tells else wanted.reductions
         with torch.no_grad():
-            found = self.base.reduced(head, row_edges, columns, wanted.but(denominators=None, tile=None))
+            found = self.base.reduced(
+                head, row_edges, columns, wanted.but(denominators=None, tile=None, reductions=reductions)
+            )
         kept = ~np.isin(columns[:-1], hidden)
+        if tells:
+            self._left[head, rows] = Left().of(found, ~kept)
         group = (np.searchsorted(column_edges, columns[:-1], side="right") - 1)[kept]
-        rows = range(int(row_edges[0]), int(row_edges[-1]))
         sees = self.sees_kept(head, rows, found)
         counts = np.add.reduceat(sees, row_edges[:-1] - row_edges[0], dtype=np.int64)
         most, mass = found.max, found.mass
         if most is not None:
             most = _by_group(most[:, kept], group, len(column_edges) - 1, np.fmax)
-        if mass is not None:
+        if mass is not None and "mass" in wanted.reductions:
             mass = _by_group(mass[:, kept], group, len(column_edges) - 1, np.add)
             mass = mass * (found.counts / np.maximum(counts, 1))[:, None]
+        else:
+            mass = None
         return Reduced(most, mass, counts, ones(torch.from_numpy(sees)))
 
     @property
@@ -176,11 +195,32 @@ class Merged(WholeRows):
             for near in (np.maximum(at - 1, 0), np.minimum(at, len(kept) - 1)):
                 s = torch.from_numpy(kept[near]).to(item.device)
                 doubtful &= ~pattern.visible(t, s, item).cpu().numpy()
+        if not doubtful.any():
+            return sees
         rest = MergedRows(self, head)
         for run in runs((np.flatnonzero(doubtful) + rows.start).tolist()):
             for part in rest.parts(run):
                 sees[part.start - rows.start : part.stop - rows.start] &= rest.sees_any(part)
         return sees
+
+
+@dataclass(frozen=True)
+class Left:
+    """The weight on keys that are hidden, of so many queries that see any."""
+
+    weight: float = 0.0
+    queries: int = 0
+
+    def of(self, found: Reduced, hidden: NDArray[np.bool_]) -> Left:
+        """With that of cells, and which of their columns are hidden."""
+        assert found.mass is not None
+        weight = float(np.nansum(found.mass[:, hidden], axis=1) @ found.counts)
+        return Left(self.weight + weight, self.queries + int(found.counts.sum()))
+
+    @property
+    def mean(self) -> float | None:
+        """Of a query; None of none."""
+        return self.weight / self.queries if self.queries else None
 
 
 class MergedRows:
@@ -196,11 +236,14 @@ class MergedRows:
         self.covers = not attention.hidden or (self.edges[0] == 0 and self.edges[-1] == attention.whole.item.S)
         keys, hidden = self.edges, np.asarray(attention.hidden, dtype=np.int64)
         self.by_query = attention.by_query_alone
+        # Of the rows that were read, where each is read over all the keys that it reaches.
+        self.left = Left() if len(hidden) and self.covers and not self.by_query else None
         # Where hidden keys lie in a group, its columns are cut around them; what a query sees of keys that no group has counts too.
         ends = np.asarray([0, attention.whole.item.S])[: 2 * (self.by_query or len(hidden) > 0)]
         self.columns = np.unique(np.concatenate([keys, ends, hidden, hidden + 1]))
         starts = self.columns[:-1]
         self.kept = ~np.isin(starts, hidden)
+        self.reach = attention.whole.pattern.reach(attention.whole.item)
         self.group = np.where(starts < keys[-1], np.searchsorted(keys, starts, side="right") - 1, -1)
 
     def span(self, rows: range | Tensor) -> range:
@@ -208,7 +251,7 @@ class MergedRows:
         whole, every = self.attention.whole, range(self.item.S)
         if self.by_query or not self.covers or not isinstance(rows, range) or rows.step != 1 or not len(rows):
             return every
-        reach = whole.pattern.reach(whole.item)
+        reach = self.reach
         if not reach.band or reach.keys is not None or whole.pattern.global_queries or reach.step != 1:
             return every
         queries = range(int(self.queries[rows.start]), int(self.queries[rows.stop]))
@@ -280,7 +323,10 @@ class MergedRows:
         counts = np.add.reduceat(sees, edges[:-1] - edges[0], dtype=np.int64)
         first = int(np.searchsorted(self.columns, columns[0]))
         group = self.group[first : first + len(columns) - 1] - keys.start
-        use = self.kept[first : first + len(columns) - 1] & (group >= 0)
+        kept = self.kept[first : first + len(columns) - 1]
+        if self.left is not None:
+            self.left = self.left.of(found, ~kept)
+        use = kept & (group >= 0)
         mass = _by_group(found.mass[:, use], group[use], len(keys), np.add)
         mass[counts == 0] = np.nan
         mass *= (found.counts / np.maximum(counts, 1))[:, None]

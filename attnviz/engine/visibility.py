@@ -27,7 +27,11 @@ class Visibility:
         self.keys = reach.keys
         self.g = 0 if reach.keys is None else len(reach.keys)  # how many keys every row shares
         keys, rows = item.key_padding, item.query_padding
-        self.hidden_keys = None if keys is None else ~keys  # (S,)
+        hidden = None if keys is None else ~keys
+        if reach.without is not None:
+            without = reach.without.to(item.device)
+            hidden = without if hidden is None else hidden | without
+        self.hidden_keys = hidden  # (S,)
         self.hidden_queries = None if rows is None else ~rows  # (T,)
 
     def spans(self, rows: range | Tensor) -> list[range]:

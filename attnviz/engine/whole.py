@@ -15,7 +15,7 @@ from attnviz.engine.attention import Attention
 from attnviz.engine.blocks import Block, SeenRows, rows_per_block, stepped
 from attnviz.engine.reducer import Reduced, Wanted, cells_at, row_groups
 from attnviz.engine.softmax import Sums
-from attnviz.engine.tiles import segment, segments
+from attnviz.engine.tiles import TileSize, segment, segments
 from attnviz.engine.visibility import to_positions
 
 
@@ -76,14 +76,30 @@ class WholeRows(Attention):
             yield Block(to_positions(rows, item.device), keys, values, visible, 0, seen=seen, sums=told)
 
     def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        return self.reduced_rows(self.whole_rows(head, wanted.memory), row_edges, column_edges, wanted)
+
+    def reduced_rows(self, own: BlockRows, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
+        """The rows of a head, reduced to cells."""
         tile = wanted.tile_of(self.item, row_edges, column_edges)
-        grid, own = GivenCells(row_edges, column_edges, wanted.reductions), self.whole_rows(head, wanted.memory)
+        grid = GivenCells(row_edges, column_edges, wanted.reductions)
         with torch.no_grad():
-            for rows in row_groups(row_edges, max(1, min(tile.rows, tile.rows * tile.keys // self.item.S))):
-                at = torch.arange(rows.start, rows.stop, device=self.item.device)
-                grid.add(at, own.span(rows), *own.block(rows, weights=not wanted.logits))
-                wanted.told(len(rows))
+            for group in row_groups(row_edges, tile.rows):
+                for rows, keys in _fitting(group, own, tile):
+                    at = torch.arange(rows.start, rows.stop, device=self.item.device)
+                    grid.add(at, keys, *own.block(rows, weights=not wanted.logits))
+                    wanted.told(len(rows))
         return grid.result(wanted.denominators)
+
+
+def _fitting(rows: range, own: BlockRows, tile: TileSize) -> Iterator[tuple[range, range]]:
+    """A run of queries in halves, until what each spans fits a tile; with the keys that it spans."""
+    keys = own.span(rows)
+    if len(rows) * len(keys) <= tile.rows * tile.keys or len(rows) == 1:
+        yield rows, keys
+    else:
+        middle = len(rows) // 2
+        for half in (rows[:middle], rows[middle:]):
+            yield from _fitting(half, own, tile)
 
 
 class GivenCells:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,11 @@ from attnviz.maps.map import AttentionMap
 _TOGETHER = 16
 """Queries of a sample that stand side by side: they meet the keys together."""
 
-_CELLS = 1 << 23
-"""Pairs that are in work at once, in float64."""
+_CELLS = 1 << 21
+"""Numbers of a tensor that is in work, in float64."""
+
+_ROWS = 64
+"""Queries of a row of cells that meet the keys together."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +143,9 @@ class _Off:
         queries = range(int(self.row_edges[row]), int(self.row_edges[row + 1]))
         top = np.full(len(self.column_edges) - 1, np.nan)
         total, seen = np.zeros_like(top), 0
-        size = max(1, _CELLS // self.attention.item.S)
-        for start in range(queries.start, queries.stop, size):
-            exact, log_sums = self.exact.cells(
-                range(start, min(start + size, queries.stop)), self.column_edges, self.shown.reduce
-            )
+        for start in range(queries.start, queries.stop, _ROWS):
+            part = range(start, min(start + _ROWS, queries.stop))
+            exact, log_sums = self.exact.cells(part, self.column_edges, self.shown.reduce)
             top = np.fmax(top, np.fmax.reduce(exact, axis=0))
             total += np.nansum(exact, axis=0)
             seen += int(np.isfinite(log_sums).sum())
@@ -163,35 +165,31 @@ class ExactRows:
         self, rows: range, edges: Positions, reduce: str
     ) -> tuple[Cells, np.ndarray[tuple[int], np.dtype[np.float64]]]:
         """Each row reduced to the bins of keys, (n, P'), NaN where it sees none of them; and its log-sum-exp, (n,)."""
-        logits = self.logits(rows)
-        seen = logits > -torch.inf
-        sink = self.item.sink(self.head)
-        every = logits if sink is None else torch.cat([logits, logits.new_full((len(rows), 1), sink)], dim=1)
-        log_sums = torch.where(seen.any(1), torch.logsumexp(every, dim=1), torch.nan)
-        inside = slice(int(edges[0]), int(edges[-1]))
-        there = seen[:, inside].numpy()
-        weights = np.where(there, torch.exp(logits - log_sums[:, None])[:, inside].numpy(), 0)
-        starts = edges[:-1] - edges[0]
-        made = (np.maximum if reduce == "max" else np.add).reduceat(weights, starts, axis=1)
-        made[~np.logical_or.reduceat(there, starts, axis=1)] = np.nan
-        return made, log_sums.numpy()
+        made = _LogCells(len(rows), edges, reduce)
+        for start, logits in self.runs(rows):
+            made.add(start, logits.numpy())
+        return made.result(self.item.sink(self.head))
 
     def logits(self, rows: range) -> Tensor:
         """(n, S), on the CPU; -inf where a query does not see the key."""
-        item = self.item
-        t = torch.arange(rows.start, rows.stop)
-        out = torch.empty(len(rows), item.S, dtype=torch.float64)
-        for own in (False, True):
-            of = torch.tensor([(row in self.apart) == own for row in rows])
-            if not bool(of.any()):
-                continue
-            q = item.query(self.head, rows, for_global=own).cpu().double()[of]
-            k = item.key(self.head, for_global=own)
-            size = max(1, _CELLS // len(rows))
-            for start in range(0, item.S, size):
-                keys = torch.arange(start, min(start + size, item.S))
-                out[of, start : start + size] = self._part(q, k[start : start + size].cpu().double(), t[of], keys)
-        return out
+        return torch.cat([logits for _, logits in self.runs(rows)], dim=1)
+
+    def runs(self, rows: range) -> Iterator[tuple[int, Tensor]]:
+        """The same in runs of keys: the first key of each, and its logits."""
+        item, t = self.item, torch.arange(rows.start, rows.stop)
+        of_global = torch.tensor([row in self.apart for row in rows])
+        sides = [
+            (of, item.query(self.head, rows, for_global=own).cpu().double()[of], item.key(self.head, for_global=own))
+            for own, of in ((False, ~of_global), (True, of_global))
+            if bool(of.any())
+        ]
+        size = max(1, _CELLS // max(len(rows), 2 * item.products.D))
+        for start in range(0, item.S, size):
+            keys = torch.arange(start, min(start + size, item.S))
+            out = torch.empty(len(rows), len(keys), dtype=torch.float64)
+            for of, q, k in sides:
+                out[of] = self._part(q, k[start : start + size].cpu().double(), t[of], keys)
+            yield start, out
 
     def _part(self, q: Tensor, k: Tensor, t: Tensor, s: Tensor) -> Tensor:
         item = self.item
@@ -211,6 +209,44 @@ class ExactRows:
         logits.masked_fill_(hidden, -torch.inf)
         self.largest = max(self.largest, float(products), float(torch.where(logits.isinf(), 0, logits).abs().max()))
         return logits
+
+
+class _LogCells:
+    """Rows reduced to bins of keys while runs of their logits come in: the logarithm of each cell, and of each denominator."""
+
+    def __init__(self, rows: int, edges: Positions, reduce: str) -> None:
+        self.edges, self.reduce = edges, reduce
+        self.logs = np.full((rows, len(edges) - 1), -np.inf)
+        self.seen = np.zeros(self.logs.shape, dtype=bool)
+        self.log_sums = np.full(rows, -np.inf)
+
+    def add(self, start: int, logits: Cells) -> None:
+        """Takes in the logits of a run of keys, (n, m), from the key ``start`` on."""
+        peak = logits.max(1, keepdims=True)
+        peak[peak == -np.inf] = 0
+        powers = np.exp(logits - peak)
+        with np.errstate(divide="ignore"):
+            self.log_sums = np.logaddexp(self.log_sums, peak[:, 0] + np.log(powers.sum(1)))
+        inside = slice(*(min(max(int(edge) - start, 0), logits.shape[1]) for edge in (self.edges[0], self.edges[-1])))
+        if inside.start == inside.stop:
+            return
+        first = int(np.searchsorted(self.edges, start + inside.start, side="right")) - 1
+        last = int(np.searchsorted(self.edges, start + inside.stop, side="left"))
+        cuts, bins = np.maximum(self.edges[first:last] - start - inside.start, 0), np.s_[:, first:last]
+        self.seen[bins] |= np.logical_or.reduceat(logits[:, inside] > -np.inf, cuts, axis=1)
+        if self.reduce == "max":
+            self.logs[bins] = np.maximum(self.logs[bins], np.maximum.reduceat(logits[:, inside], cuts, axis=1))
+            return
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.add.reduceat(powers[:, inside], cuts, axis=1)) + peak
+        self.logs[bins] = np.logaddexp(self.logs[bins], logs)
+
+    def result(self, sink: float | None) -> tuple[Cells, np.ndarray[tuple[int], np.dtype[np.float64]]]:
+        """The cells, NaN where none of a cell's keys is seen, and each row's log-sum-exp, likewise."""
+        blank = self.log_sums == -np.inf
+        log_sums = self.log_sums if sink is None else np.logaddexp(self.log_sums, sink)
+        log_sums = np.where(blank, np.nan, log_sums)
+        return np.where(self.seen, np.exp(self.logs - log_sums[:, None]), np.nan), log_sums
 
 
 def sampled(queries: range, rows: int, random: np.random.Generator) -> list[range]:

@@ -404,12 +404,13 @@ def _checked(layer: PageLayer, sees: Visible, vectors: _Vectors, progress: Progr
     except _TooCoarse:
         beside.give_back()
         return None
-    rounded = [2 * one for one in rounding(layer)]  # of the engine, and of the page
+    engine = rounding(layer)
+    rounded = [2 * one for one in engine]  # of the engine, and of the page
     accuracy = {
         "weights": [one.weights + float32 for one, float32 in zip(off, rounded, strict=True)],
         "logs": [one.logs + float32 for one, float32 in zip(off, rounded, strict=True)],
         "logits": [one.logs + one.totals + float32 for one, float32 in zip(off, rounded, strict=True)],
-        "sides": rounded,
+        "sides": engine,
     }
     return _Checked(log_sum_exp, beside, accuracy)
 

@@ -22,10 +22,12 @@ def _map(ax: Axes, cells: np.ndarray, labels: Labels, **how: Any) -> Any:
     return image
 
 
-def heatmap(cells: np.ndarray, labels: Labels, size: Size) -> Figure:
-    """A map with its color bar."""
+def heatmap(cells: np.ndarray, labels: Labels, size: Size, every: int | None = None) -> Figure:
+    """A map with its color bar; ``every``: how far apart positions are that have a tick."""
     figure = Figure(figsize=size)
     ax = figure.add_subplot()
+    if every is not None:
+        ax.set(xticks=range(0, cells.shape[1], every), yticks=range(0, len(cells), every))
     figure.colorbar(_map(ax, cells, labels, cmap="magma_r"), ax=ax, label="weight")
     ax.set(title="head 0", xlabel="key", ylabel="query")
     return figure

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import attnviz
 from attnviz.attention.rotary import Rotary
+from attnviz.captures.rotary import Turning
 from tests.captures.tiny import tiny
 
 transformers = pytest.importorskip("transformers")
@@ -132,3 +133,11 @@ def test_what_no_version_writes_is_one_line_that_names_the_file(said: Any, error
         attnviz.load(tmp_path / "bad.safetensors")
     assert error in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_products_of_other_kinds_are_passed_over() -> None:
+    turning, x = Turning(), torch.ones(1, 2, 3, 4)
+    nested = torch.nested.nested_tensor([torch.ones(2, 3, 4)], layout=torch.jagged)
+    for one in (x[:0], x.int(), x[:, :, :1], x.to("meta"), x.to_sparse(), nested, 2):
+        turning.heard((one, one))
+        assert turning.of(x, x, []) is None

@@ -84,7 +84,7 @@ def test_an_error_that_cannot_be_told_ends_as_a_line_too():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("stats", "a.npz", "b.npz"), "too many arguments: b.npz; stats takes SOURCE"),
+        (("show", "a.npz", "b.npz"), "too many arguments: b.npz; show takes SOURCE"),
         (("score", "a.npz", "b.npz", "c"), "too many arguments: b.npz c; score takes SOURCE"),
         (("plot", "a.npz", "b.npz", "-o", "x.png"), "too many arguments: b.npz; plot takes SOURCE, and another file by --compare FILE"),
         (("audit", "a", "b", "c"), "too many arguments: c; audit takes A and B"),

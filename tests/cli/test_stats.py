@@ -160,3 +160,35 @@ def test_a_file_that_fails(refused, dump):
     refused(
         "stats", dump, "--statistic", "broken.py:rare", says="the file fails with ZeroDivisionError: division by zero"
     )
+
+
+def test_several_dumps_have_a_table_each_or_one_with_their_names(run, folder, dump):
+    other = Path("other.npz")
+    run("synth", other, "--heads", "2", "--tokens", "5")
+    alone = [run("stats", path, "--head", "0,1", "--format", "json").out for path in (dump, other)]
+    both = run("stats", dump, other, "--head", "0,1", "--format", "json")
+    assert (both.code, both.out) == (0, "".join(alone))
+    tables = [run("stats", path, "--head", "0,1").out for path in (dump, other)]
+    assert run("stats", dump, other, "--head", "0,1").out == "\n".join(tables)
+
+    rows = list(csv.DictReader(run("stats", dump, other, "--head", "0,1", "--format", "csv").out.splitlines()))
+    apart = [run("stats", path, "--head", "0,1", "--format", "csv").out.splitlines() for path in (dump, other)]
+    wanted = [row for lines in apart for row in csv.DictReader(lines)]
+    assert [row.pop("source") for row in rows] == [str(dump)] * 2 + [str(other)] * 2
+    assert rows == wanted
+    ordered = run("stats", dump, other, "--head", "0,1", "--format", "csv", "--sort", "entropy").out.splitlines()
+    values = [float(row["entropy"]) for row in csv.DictReader(ordered)]
+    assert values == sorted(values, reverse=True)
+
+    assert run("stats", dump, other, "--by-query", "-o", "rows.csv").code == 0
+    assert {row["source"] for row in csv.DictReader(Path("rows.csv").read_text().splitlines())} == {
+        str(dump),
+        str(other),
+    }
+    for file in ("figure.png", "rows.json"):
+        result = run("stats", dump, other, "-o", file)
+        assert (
+            result.err
+            == f"attnviz: -o {file}: it is of one dump, and 2 are given; take .csv or .parquet, or one dump\n"
+        )
+        assert (result.code, Path(file).exists()) == (2, False)

@@ -18,6 +18,9 @@ import attnviz
 from attnviz import AttentionInputs, AttentionWeights, InputError
 from attnviz.attention.groups import merge_of
 from attnviz.attention.inputs import Inputs
+from attnviz.attention.patterns import Causal, Chunked, GlobalKeys, Local
+from attnviz.engine.blocks import HeadRows, blocks
+from attnviz.engine.merged import _Kept
 from attnviz.engine.request import Request
 from attnviz.engine.tiles import TileSize
 from attnviz.maps.map import map_of
@@ -487,3 +490,20 @@ def test_nothing_of_the_size_of_the_map_is_made(monkeypatch):
         attnviz.attention_map(inputs, 0, "causal", merge="words", pixels=16, **more)
         assert tracemalloc.get_traced_memory()[1] < 4e6
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("other", [Causal(), Local(1), GlobalKeys(), Chunked(3)], ids=str)
+@pytest.mark.parametrize("how", ["and", "or", "or after"])
+def test_keys_that_no_query_sees_are_hidden_in_any_composition(other, how):
+    inputs = attnviz.synthesize(heads=1, tokens=9, global_positions=(0, 4))
+    kept = _Kept((0, 3, 7))
+    pattern = {"and": other & kept, "or": (Causal() & kept) | other, "or after": other | (Local(2) & kept)}[how]
+    item = inputs.item(0)
+    t, s = torch.arange(9)[:, None], torch.arange(9)[None]
+    visible = pattern.visible(t, s, item)
+    found = HeadRows(item, pattern, 0).read(range(9), weights=False)
+    seen = found.over(torch.arange(9), False).seen
+    plain = [row for row in range(9) if row not in HeadRows(item, pattern, 0).apart.tolist()]
+    assert seen[plain].equal(visible[plain])
+    for block in blocks(item, pattern, 0):
+        assert block.over_all(9)[1].equal(visible[block.rows])

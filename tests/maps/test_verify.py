@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -26,6 +27,27 @@ def test_exact_rows_are_those_of_the_reference(call, data):
     rows = range(first, data.draw(st.integers(first + 1, call.inputs.T)))
     logits = ExactRows(call.inputs.item(call.batch), call.pattern, head).logits(rows)
     np.testing.assert_allclose(logits, call.expected().logits[head][rows.start : rows.stop], rtol=1e-12, atol=1e-12)
+
+
+@given(call=calls(values=False), data=st.data())
+def test_exact_cells_are_the_same_in_runs_of_keys_of_any_length(call, data):
+    item, head = call.inputs.item(call.batch), data.draw(st.integers(0, call.inputs.H - 1))
+    first = data.draw(st.integers(0, item.S - 1))
+    edges = np.array(sorted(data.draw(st.sets(st.integers(first, item.S), min_size=2))) if first < item.S else [0, 1])
+    logits = call.expected().logits[head]
+    with patch("attnviz.maps.verify._CELLS", data.draw(st.integers(1, 40 * item.products.D))):
+        made = {how: ExactRows(item, call.pattern, head).cells(range(item.T), edges, how) for how in ("max", "mass")}
+    sink = item.sink(head)
+    for row, own in enumerate(np.asarray(logits)):
+        seen = own > -np.inf
+        total = np.exp(own[seen]).sum() + (0 if sink is None else np.exp(sink))
+        for how, of in (("max", np.max), ("mass", np.sum)):
+            cells, log_sums = made[how][0][row], made[how][1][row]
+            assert np.isnan(log_sums) if not seen.any() else log_sums == pytest.approx(np.log(total), rel=1e-12)
+            for cell, start, stop in zip(cells, edges[:-1], edges[1:], strict=True):
+                there = own[start:stop][seen[start:stop]]
+                wanted = of(np.exp(there)) / total if len(there) else np.nan
+                assert cell == pytest.approx(wanted, rel=1e-9, nan_ok=True)
 
 
 @settings(max_examples=12)

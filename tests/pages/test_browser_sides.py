@@ -138,6 +138,15 @@ def test_colors_by_row_and_to_a_percentile(tmp_path, opened: Opener) -> None:
     expect(page.locator(".legend-ticks span").last).to_have_text(f"\u2265 {float(f'{robust:.2g}'):g}")
     page.get_by_role("button", name="mass", exact=True).click()
     expect(page.get_by_role("button", name="by row")).to_have_count(0)  # masses have no largest of a row
+    go(page, "view=heads&heads=0&strength=robust")  # of the lines of the head that is shown
+    expect(page.locator(".legend-ticks span").last).to_have_text(f"\u2265 {float(f'{robust:.2g}'):g}")
+
+
+def test_no_command_makes_colors_by_row_and_the_menu_says_so(longformer_page, opened: Opener) -> None:
+    page = opened(longformer_page[0], "view=map&strength=row").page
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".take-why")).to_have_text("No command and no Python makes colors by row.")
+    expect(page.get_by_role("button", name="Copy as command")).to_be_disabled()
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +221,7 @@ def test_what_goes_to_both_sides_of_0_has_no_sides(longformer_page, opened: Open
     page = opened(longformer_page[0], "view=map&head=1&with=0.2&how=difference&query=9&key=9").page
     expect(page.locator(".readout [data-value=weight]")).to_be_visible()
     expect(page.locator(".side, [data-value=entropy]")).to_have_count(0)
+    expect(page.get_by_role("button", name="sides", exact=True)).to_have_count(0)
     go(page, "view=heads&logits=1&heads=1")
     expect(page.locator(".legend figcaption")).to_have_text("size of the score; red: above 0, blue: below")
     expect(page.locator(".heads-titles")).not_to_contain_text("bars")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from attnviz import AttentionInputs
+from attnviz import AttentionInputs, Pyramid
 from attnviz.attention.patterns import Causal
+from attnviz.pages import viewer
 from attnviz.pages.description import PageLayer
 from attnviz.pages.html import write_page
 from tests.pages.conftest import Opener, serving
@@ -160,3 +162,20 @@ def test_what_is_made_of_long_maps_is_what_the_formula_makes(tmp_path, two_heads
         left = page.locator("[data-role=left-out]")
         expect(left).to_have_text(re.compile(r"[\d.]+ % of the weight"))
         assert float(left.inner_text().split()[0]) == pytest.approx(100 * share, abs=0.5)
+
+
+def test_a_map_is_there_in_few_cells_while_a_pass_over_it_goes_on(opened: Opener, monkeypatch) -> None:
+    inputs = AttentionInputs(draw(1, 300, 4), draw(1, 300, 4, seed=1))
+    go_on, prepare = threading.Event(), Pyramid.prepare
+    monkeypatch.setattr(Pyramid, "prepare", lambda *args, **options: go_on.wait(30) and prepare(*args, **options))
+    monkeypatch.setattr(viewer, "_CHEAP_CELLS", 0)
+    with serving(PageLayer("0", inputs.item(), Causal(), (0,))) as address:
+        page = opened(address, "view=map", offline=False).page
+        expect(page.locator(".map-coarse-said")).to_have_text("so far in few cells, of 64 of 300 queries")
+        coarse = page.locator(".map-coarse")
+        expect(coarse).to_have_attribute("width", "64")
+        first = coarse.evaluate("made => [...made.getContext('2d').getImageData(0, 0, 2, 1).data]")
+        assert first[:3] != first[4:7]  # the first of the queries sees the first keys alone
+        go_on.set()
+        expect(coarse).to_have_count(0)
+        expect(page.locator(".map-leaflet canvas").first).to_be_visible()

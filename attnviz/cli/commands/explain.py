@@ -64,7 +64,6 @@ def register(app: typer.Typer) -> None:
         check_choice("--lang", lang, ("en", "ja"))
         check_choice("--format", format, ("terminal", "markdown", "json"))
         from attnviz.measures.explanation import explain as compute_explanation
-        from attnviz.show.lessons import lesson
 
         if out is not None:
             out = _checked(out, [*source.paths(), *choice.paths()])
@@ -83,21 +82,26 @@ def register(app: typer.Typer) -> None:
 
             request = Request(inputs, pattern, head, batch=batch, device=compute.device)
             _write(out, request, explanation, look, lang)
-        if format == "json":
-            from attnviz.show.exports import explanation_json
+        if out is None or format == "json":
+            _print(explanation, format, lang)
 
-            data(explanation_json(explanation))
-        if out is not None or format == "json":
-            return
-        text = lesson(explanation, lang)
-        if format == "markdown":
-            data(text)
-        else:
-            from attnviz.cli.console import output, spelled
-            from attnviz.show.lessons.terminal import LessonMarkdown
 
-            console = output()
-            console.print(LessonMarkdown(spelled(text, console.encoding)))
+def _print(explanation: Explanation, format: str, lang: str) -> None:
+    """The lesson on the terminal, or as data."""
+    from attnviz.show.lessons import lesson
+
+    if format == "json":
+        from attnviz.show.exports import explanation_json
+
+        data(explanation_json(explanation))
+    elif format == "markdown":
+        data(lesson(explanation, lang))
+    else:
+        from attnviz.cli.console import output, spelled
+        from attnviz.show.lessons.terminal import LessonMarkdown
+
+        console = output()
+        console.print(LessonMarkdown(spelled(lesson(explanation, lang), console.encoding)))
 
 
 def _checked(out: Path, inputs: list[Path]) -> Path:

@@ -82,7 +82,6 @@ def register(app: typer.Typer) -> None:
         _check_used(drawn, {"queries": region.queries, "keys": region.keys, "values": values})
         out = _check_outputs(drawn, out, [*source.paths(), *choice.paths(), *paths(drawn)])
         from attnviz.base.writing import PICTURES
-        from attnviz.cli.console import note
         from attnviz.cli.progress import rows_progress
         from attnviz.engine.ranks import rank_device, ranks
 
@@ -108,16 +107,23 @@ def register(app: typer.Typer) -> None:
                 _verify(fitted, parts, verify)
             world.wait()
             if world.rank == 0:
-                for line in parts.notes:
-                    note(line)
-                tell_left_out(shown.left_out for shown in parts.maps)
-                if figures and parts.blank:
-                    note("nothing is visible in what is shown: no query of it sees a key of it")
-                hint = look.hint(parts.spoken) if figures and drawn.hints else None
-                if hint is not None:
-                    note(hint)
-            for path in out if world.rank == 0 else ():
-                _write(path, drawn, parts, look)
+                _tell(drawn, parts, look, figures)
+                for path in out:
+                    _write(path, drawn, parts, look)
+
+
+def _tell(drawn: Kind, parts: Parts, look: Look, figures: Sequence[Path]) -> None:
+    """Notes on what was computed, and on what its ``figures`` can't show."""
+    from attnviz.cli.console import note
+
+    for line in parts.notes:
+        note(line)
+    tell_left_out(shown.left_out for shown in parts.maps)
+    if figures and parts.blank:
+        note("nothing is visible in what is shown: no query of it sees a key of it")
+    hint = look.hint(parts.spoken) if figures and drawn.hints else None
+    if hint is not None:
+        note(hint)
 
 
 def _verify(request: Request, parts: Parts, rows: int) -> None:

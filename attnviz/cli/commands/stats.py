@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ from attnviz.cli.derived import NORMS, Derive, Weighed
 from attnviz.cli.groups import command
 from attnviz.cli.options import Compute, Heads, Item, Part, Seen, check_choice, request_of, tell_left_out
 from attnviz.cli.pictures import PLAIN, look_of_file, write_figure
-from attnviz.cli.source import Source
+from attnviz.cli.source import More, Source, paths_of
 from attnviz.plots.look import COLORS, Look
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from attnviz.show.frames import Columns
 
 _DATA = (".json", ".csv", ".parquet")
+
+_JOINED = (".csv", ".parquet")
+"""Data that several dumps share: tables, in which a column says of which a row is."""
 
 _DRAWN = ("heads", "distance", "windows")
 """The kinds of rows that have a figure."""
@@ -84,6 +87,8 @@ def register(app: typer.Typer) -> None:
     @command(app, example="attnviz stats dump.safetensors --pattern causal --sort entropy")
     def stats(
         source: Source,
+        more: More = None,
+        *,
         head: Heads = "all",
         batch: Item = "0",
         part: Part = Part(),  # noqa: B008 (frozen)
@@ -120,43 +125,128 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Print entropy, global mass, sink, distance and more: a row a head, of every layer of a dump.
 
-        Each number is a mean over the queries that see a key; --sort lists them.
+        Each number is a mean over the queries that see a key; --sort lists them. Of several dumps each has its table; as
+        csv or parquet they are one, with a column that says of which dump a row is.
         """
         check_choice("--format", format, ("table", "json", "csv"))
         check_choice("--values", values, ("weights", *NORMS))
-        from attnviz.base.writing import PICTURES, check_output, is_stdout
-
         kind = rows.kind()
         _check_part(kind, part, seen)
         with _own_statistic(statistic) as shown:
             _check(sort, ascending, shown, out, kind, own=shown != statistic)
-            if tags and kind != "heads":
-                raise InputError(f"--tags: they are of heads, and a row is of {kind}; leave it out")
-            if out is not None:
-                taken = (*PICTURES, *_DATA) if kind in _DRAWN else _DATA
-                out = check_output(out, taken, inputs=[*source.paths(), *choice.paths()])
-            drawn = None if out is None or out.suffix.lower() in _DATA else out
-            if by_layer and (kind != "heads" or drawn is None):
-                raise InputError("--by-layer: it draws a statistic of heads; name a figure with -o, and no other rows")
-            look = look_of_file(look, drawn, unused=("marks",) if kind == "heads" and not by_layer else COLORS)
-            layers = derive.each(source, choice, compute, batch, values)
-            found, patterns = _computed(kind, layers, derive, compute, head, part, seen)
-            named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
-            if kind == "heads":
-                ordered = found if sort is None else _in_order(found, sort, ascending=ascending)
-                if out is not None:
-                    _write(out, ordered, shown, source.title, named, look, tags=tags, lines=by_layer)
-                if not is_stdout(out):
-                    _print(ordered, format, source.title, named, tags=tags)
-            else:
-                columns = _sorted(_columns(found, kind), sort, ascending=ascending)
-                wide = None if kind != "shares" or sort is not None else _columns(found, "shares in percent")
-                if drawn is not None:
-                    _draw_curves(drawn, found, kind, source.title, named, look)
-                elif out is not None:
-                    _write_rows(out, columns, kind, source.title, named)
-                if not is_stdout(out):
-                    _print_rows(columns if format != "table" else wide or columns, kind, source.title, named, format)
+            sources = source.with_more(more)
+            inputs = [*paths_of(sources), *choice.paths()]
+            ask = _Asked(kind, sort, ascending, format, out, look, tags, by_layer, source.title).checked(inputs)
+            together = ask.together(len(sources))
+            tables: list[Columns] = []
+            for number, one in enumerate(sources):
+                layers = derive.each(one, choice, compute, batch, values)
+                found, patterns = _computed(kind, layers, derive, compute, head, part, seen)
+                named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
+                if together:
+                    tables.append(ask.table(found, one.title))
+                    continue
+                if number and format == "table":
+                    data("\n")
+                replace(ask, title=one.title).give(found, shown, named)
+            if together:
+                ask.give_table(tables)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What rows are of, in which order they are, and where they go."""
+
+    kind: str
+    sort: str | None
+    ascending: bool
+    format: str
+    out: Path | None
+    look: Look
+    tags: bool
+    by_layer: bool
+    title: str
+
+    @property
+    def drawn(self) -> Path | None:
+        """The figure, where one is asked for."""
+        return None if self.out is None or self.out.suffix.lower() in _DATA else self.out
+
+    def checked(self, inputs: Sequence[Path]) -> _Asked:
+        """The same with a file that can be written, and a look that it has. Raises InputError."""
+        from attnviz.base.writing import PICTURES, check_output
+
+        heads, out = self.kind == "heads", self.out
+        if self.tags and not heads:
+            raise InputError(f"--tags: they are of heads, and a row is of {self.kind}; leave it out")
+        if out is not None:
+            out = check_output(out, (*PICTURES, *_DATA) if self.kind in _DRAWN else _DATA, inputs=inputs)
+        found = replace(self, out=out)
+        if self.by_layer and (not heads or found.drawn is None):
+            raise InputError("--by-layer: it draws a statistic of heads; name a figure with -o, and no other rows")
+        unused = ("marks",) if heads and not self.by_layer else COLORS
+        return replace(found, look=look_of_file(self.look, found.drawn, unused=unused))
+
+    def together(self, count: int) -> bool:
+        """Whether ``count`` dumps become one table. Raises InputError for a file that is of one dump."""
+        if count == 1 or (self.out is None and self.format != "csv"):
+            return False
+        if self.out is not None and self.out.suffix.lower() not in _JOINED:
+            raise InputError(
+                f"-o {self.out}: it is of one dump, and {count} are given; take {' or '.join(_JOINED)}, or one dump"
+            )
+        return True
+
+    def table(self, found: Sequence[Any], title: str) -> Columns:
+        """The rows of one dump of several, with its name."""
+        columns = _columns(found, self.kind)
+        left = () if self.tags or self.kind != "heads" else ("tag", "tag_score")
+        columns = {name: column for name, column in columns.items() if name not in left}
+        return {"source": [title] * len(next(iter(columns.values()))), **columns}
+
+    def give_table(self, tables: Sequence[Columns]) -> None:
+        """Writes or prints the rows of several dumps."""
+        from attnviz.show.frames import joined
+
+        columns = _sorted(joined(tables), self.sort, ascending=self.ascending)
+        if self.out is None:
+            _print_rows(columns, self.kind, self.title, "", self.format)
+        else:
+            _write_rows(self.out, columns, self.kind, self.title, "")
+
+    def give(self, found: list[Any], statistic: str, named: str) -> None:
+        """Writes and prints the rows of one dump."""
+        if self.kind == "heads":
+            self.give_heads(found, statistic, named)
+        else:
+            self.give_rows(found, named)
+
+    def give_heads(self, found: list[HeadStatistics], statistic: str, named: str) -> None:
+        """Writes and prints a row a head."""
+        from attnviz.base.writing import is_stdout
+
+        ordered = found if self.sort is None else _in_order(found, self.sort, ascending=self.ascending)
+        if self.out is not None:
+            how: dict[str, Any] = {"tags": self.tags, "lines": self.by_layer}
+            _write(self.out, ordered, statistic, self.title, named, self.look, **how)
+        if not is_stdout(self.out):
+            _print(ordered, self.format, self.title, named, tags=self.tags)
+
+    def give_rows(self, found: Sequence[Any], named: str) -> None:
+        """Writes and prints a row a query, a key, a pair of spans, a distance or a window."""
+        from attnviz.base.writing import is_stdout
+
+        columns = _sorted(_columns(found, self.kind), self.sort, ascending=self.ascending)
+        if self.drawn is not None:
+            _draw_curves(self.drawn, [*found], self.kind, self.title, named, self.look)
+        elif self.out is not None:
+            _write_rows(self.out, columns, self.kind, self.title, named)
+        if is_stdout(self.out):
+            return
+        wide = self.kind == "shares" and self.sort is None and self.format == "table"
+        _print_rows(
+            _columns(found, "shares in percent") if wide else columns, self.kind, self.title, named, self.format
+        )
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def visibility_hint(maps: Sequence[AttentionMap], scale: ColorScale) -> str | No
     if not visible.size:
         return None
     top = float(visible.max())
-    if float(visible.min()) < 0:
+    if float(visible.min()) < 0 or not top > 0:  # where all is 0, there is nothing to show
         return None
     spread = float((visible < top / 10**DECADES).mean()) < MOST
     options = ("--norm log" if spread else "--norm rank") + (

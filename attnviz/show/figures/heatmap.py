@@ -210,6 +210,9 @@ def sheet_of(
     said = caption_lines(caption, found.size[0])
     lower = found.around.bottom
     found = found.with_room(title, said)
+    if single:  # whose title may be of several lines, of which the plan has one
+        more = line("axes.titlesize", len(_title_lines(found, names[0])) - 1)
+        found = replace(found, around=replace(found.around, top=found.around.top + more))
     figure.set_size_inches(found.size)
     tiny = found.panel[0] < _NARROW
     names = panel_names(found, names, [f"{shown.head}" for shown in maps] if shorts is None else shorts)
@@ -302,13 +305,17 @@ def write_title(ax: Axes, sheet: Sheet, n: int, name: str, above: float = 0.0) -
     """The name of a panel above it, in smaller letters where it is wider than there is room."""
     size = points("axes.titlesize")
     if sheet.count == 1:
-        left, _, wide, _ = sheet.box(n)
-        middle = left + wide / 2
-        lines = wrapped(name, 2 * min(middle, sheet.size[0] - middle) - 2 * EDGE, size)
-        ax.set_title("\n".join(lines), y=1.0, pad=4 + above, parse_math=False)
+        ax.set_title("\n".join(_title_lines(sheet, name)), y=1.0, pad=4 + above, parse_math=False)
         return
     size = min(size, size * sheet.panel[0] / width_of(name, size))
     ax.set_title(name, y=1.0, pad=2.5 + above, fontsize=size, parse_math=False)
+
+
+def _title_lines(sheet: Sheet, name: str) -> list[str]:
+    """The title of a figure's only panel, around its middle."""
+    left, _, wide, _ = sheet.box(0)
+    middle = left + wide / 2
+    return wrapped(name, 2 * min(middle, sheet.size[0] - middle) - 2 * EDGE, points("axes.titlesize"))
 
 
 def _name_axes(figure: Figure, sheet: Sheet, shown: AttentionMap) -> None:

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from attnviz.show.figures.bars import frame
+from attnviz.show.figures.bars import frame, without_ticks
 from attnviz.show.figures.captions import cell_said
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.layout import points, wrapped
@@ -70,7 +70,7 @@ def draw_inset(shown: AttentionMap, part: AttentionMap, ax: Axes, scale: FittedS
     CellImage(
         inset, scale.cells(part.cells), cmap=scale.cmap, norm=scale.norm, hatch=True, names=names, below=scale.below
     )
-    inset.set(xticks=[], yticks=[])
+    without_ticks(inset)
     frame(inset)
     ink = mpl.rcParams["axes.labelcolor"]
     for spine in inset.spines.values():

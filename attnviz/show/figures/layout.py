@@ -157,7 +157,9 @@ def ticks_of(positions: Sequence[int], labels: Sequence[str] | None, inches: flo
         start = positions.start
         widest = width_of(f"{positions[-1]}", size)
         each = 1.6 * widest if horizontal else 3 * LINE * size / 72
-        locator = MaxNLocator(nbins=max(1, min(10, int(inches / each))), integer=True, steps=[1, 2, 5, 10])
+        locator = MaxNLocator(
+            nbins=max(1, min(10, int(inches / each))), integer=True, steps=[1, 2, 5, 10], min_n_ticks=1
+        )
         formatter = FuncFormatter(lambda x, _: f"{round(x) + start}" if float(x).is_integer() else "")
         return Ticks(locator, formatter, size, False, _TICK + (LINE * size / 72 if horizontal else widest), widest / 2)
     count = len(positions)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from attnviz.base.labels import position_said
 from attnviz.base.words import in_place
 from attnviz.maps.map import place_of
-from attnviz.show.figures.bars import Bar
+from attnviz.show.figures.bars import Bar, without_ticks
 from attnviz.show.figures.captions import cell_said, number_said
 from attnviz.show.figures.cells import CellImage
 from attnviz.show.figures.heatmap import panel_names, write_above, write_below, write_title
@@ -89,8 +89,7 @@ def overlay(
         below=scale.below,
         names=names or (lambda row, column: f"patch {row}, {column}: {number_said(float(weights[row, column]))}"),
     )
-    ax.set_xticks([])
-    ax.set_yticks([])
+    without_ticks(ax)
     if title is not None:
         ax.set_title(title)
     return ax

@@ -162,7 +162,8 @@ def _figure(
     row = [figure.add_axes((0, 0, 1, 1)) for _ in maps]
     for n, (ax, shown, heading) in enumerate(zip(row, maps, headings(found), strict=True)):
         place(ax, found.box(n), found.size)
-        pattern_figure(shown, ax, title="\n".join(heading), full=full, legend=False)
+        pattern_figure(shown, ax, full=full, legend=False)
+        ax.set_title("\n".join(heading), y=1.0, parse_math=False)
         if n:
             ax.set_ylabel("")
             ax.tick_params(left=False, labelleft=False)

@@ -200,8 +200,9 @@ def _annotate(ax: Axes, cells: Values, scale: FittedScale) -> bool:
     size = letters(ax, cells.shape, texts.values())
     if size < 4:
         return False
+    colors = scale.cmap(scale.norm(scale.cells(cells)))  # (layers, heads, RGBA)
     for (y, x), text in texts.items():
-        red, green, blue, _ = scale.cmap(float(scale.norm(cells[y, x])))
+        red, green, blue, _ = colors[y, x]
         color = "white" if is_dark((red, green, blue)) else "black"
         ax.text(x, y, text, ha="center", va="center", fontsize=size, color=color)
     return True

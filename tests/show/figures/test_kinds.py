@@ -14,9 +14,11 @@ from attnviz.maps.layers import OverviewRow
 from attnviz.maps.map import AttentionMap
 from attnviz.maps.marginals import Marginals
 from attnviz.maps.reasons import reasons_of
-from attnviz.show.figures.captions import visibility_hint
+from attnviz.show.figures.arcs import arcs
+from attnviz.show.figures.captions import caption, visibility_hint
 from attnviz.show.figures.detail import detail
-from attnviz.show.figures.heatmap import heatmap
+from attnviz.show.figures.difference import difference_figure
+from attnviz.show.figures.heatmap import heads_grid, heatmap
 from attnviz.show.figures.overview import overview_figure
 from attnviz.show.figures.pattern import pattern_figure
 from attnviz.show.figures.scales import ColorScale
@@ -101,3 +103,46 @@ def test_words_that_a_query_gives_nothing_are_no_ink():
     assert ink[0] == ink[1] > ink[2] > ink[3]
     assert ink[0] > 2.9  # the page
     assert "internationalizations" * 3 in "".join(text.get_text() for text in ax.texts)
+
+
+ODD = {
+    "all 0": np.zeros((6, 6)),
+    "one weight": np.ones((1, 1)),
+    "a single 0": np.zeros((1, 1)),
+    "all below 0": -np.ones((6, 6)),
+    "to both sides": np.array([[-1.0, 0.5], [0.0, 1.0]]),
+    "nothing visible": np.full((6, 6), np.nan),
+    "a blank row": np.where(np.arange(6)[:, None] == 2, np.nan, 1 / 6 * np.ones((6, 6))),
+    "a tiny one": np.full((3, 3), 1e-300),
+    "one row": np.array([[0.25, 0.75, 0.0, 0.0]]),
+    "one column": np.array([[1.0], [1.0], [1.0]]),
+}
+
+
+@pytest.mark.sweep(keep=4)
+@pytest.mark.parametrize("name", ODD)
+def test_odd_maps_are_drawn_and_told_of_by_every_kind(name):
+    cells = ODD[name]
+    T, S = cells.shape
+    shown = AttentionMap(cells, "weights", 0, range(T), range(S), None, None, "full", given=True)
+    sides = Marginals(np.nan_to_num(cells).sum(0), np.zeros(T), range(S), range(T))
+    apart = replace(shown, values="difference", pattern="A − B")
+    with house_style():
+        figures = [
+            heatmap(shown).figure,
+            heatmap(shown, annot=True).figure,
+            heads_grid([shown] * 3),
+            detail(shown, sides).figure,
+            overview_figure([OverviewRow(0, (shown,))]).figure,
+            overview_figure([OverviewRow(0, (shown,))], each=True).figure,
+            difference_figure([(shown, shown, apart)]),
+            *([strip(shown).figure] if T == 1 else []),
+            *([arcs(shown, range(T)).figure] if T == S else []),
+        ]
+        for figure in figures:
+            figure.draw_without_rendering()
+    for norm in ("linear", "power", "rank", "row"):
+        scale = ColorScale(norm=norm)
+        assert caption([shown], scale.fit([shown])).endswith(".")
+        hint = visibility_hint([shown, shown], scale)
+        assert hint is None or "\n" not in hint

@@ -67,6 +67,8 @@ FACTORS = {
 }
 
 
+BARS = ("color bar", "not visible")
+
 LONG = "A title of a figure, with $5 in it, that is longer than most figures are wide, and goes on"
 
 
@@ -149,7 +151,8 @@ def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values:
         own = None if heads == 2 else range(tokens)
         return arcs(one, own, title=LONG if labels == "long" else None, **look).figure
     if kind == "detail":
-        return detail(maps[0], Marginals(np.ones(T), np.ones(T), range(T), range(T)), **look).figure
+        sides = Marginals(np.ones(T), np.ones(T), range(T), range(T))
+        return detail(maps[0], sides, title=LONG if values == "logits" else None, **look).figure
     if kind == "difference":
         rows = [
             (
@@ -160,7 +163,7 @@ def drawn(kind: str, T: int, heads: int, labels: str, width: str | None, values:
             for shown, both in ((shown, of_both(shown.key_labels)) for shown in maps[:2])
         ]
         return difference_figure(rows, title=LONG, **look)
-    return heatmap(maps[0], **look).figure if heads == 1 else heads_grid(maps, **look)
+    return heatmap(maps[0], title=LONG, **look).figure if heads == 1 else heads_grid(maps, **look)
 
 
 def of_both(labels: Any) -> list[str] | None:
@@ -211,7 +214,7 @@ def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
     for (text, box), panel in product(texts, boxes if kind not in ("strip", "statistics", "lines", "curves") else ()):
         across = min(box.x1, panel.x1) - max(box.x0, panel.x0)
         assert across <= 1 or min(box.y1, panel.y1) - max(box.y0, panel.y0) <= 1.5, text
-    bars = [ax.get_window_extent() for ax in figure.axes if ax.get_label() in ("color bar", "not visible")]
+    bars = [one.get_window_extent() for one in (*figure.axes, *figure.patches) if one.get_label() in BARS]
     for (text, box), bar in product(texts, bars):
         across, down = min(box.x1, bar.x1) - max(box.x0, bar.x0), min(box.y1, bar.y1) - max(box.y0, bar.y0)
         assert across <= 1 or down <= 1, text
@@ -387,3 +390,15 @@ def test_labels_that_are_left_out_take_no_room():
     one, other = (ticks_of(range(40), labels, 2.0, horizontal=True) for labels in (words, long))
     assert list(one.locator.locs) == list(other.locator.locs) == list(range(0, 40, 5))
     assert other.room <= one.room
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_long_title_over_a_small_map_is_whole_and_every_tick_has_its_number(size):
+    shown = a_map(size, 0, "none", "weights", "full")
+    with house_style():
+        ax = heatmap(shown, title=LONG)
+        check(ax.figure, "heads", size, tokens=False)
+    assert "".join(ax.get_title().split()) == "".join(LONG.split())
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        assert all(float(at).is_integer() for at in axis.get_majorticklocs() if low <= at <= high)

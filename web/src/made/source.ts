@@ -9,7 +9,7 @@ import { Shared } from "../source/shared";
 import { type Matrix, SideSums, ThumbnailCells, THUMBNAIL_CELLS, cellsOf, stacked } from "./matrix";
 
 /** The most queries, and keys, of maps that others are made of here. */
-export const MOST_MADE = 16_384;
+export const MOST_MADE = 65_536;
 
 /** Queries, and keys, up to which a map is made whole for whatever is asked of it. */
 const SHORT = 2048;

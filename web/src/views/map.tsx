@@ -6,36 +6,22 @@ import { known } from "../answers";
 import { isDifference } from "../compare/compare";
 import { HeadPicker, LayerPicker, PositionField, Segmented } from "../controls";
 import { type Ramp, legendColor, massTop, rampOf } from "../colors";
-import { beginsGroup, hasWeights, headName, keyHeadText, withinOf } from "../description";
+import { type Layer, type Reduce, beginsGroup, hasWeights, headName, keyHeadText, withinOf } from "../description";
 import { useFound } from "../find/find";
 import { useRoving } from "../focus";
 import { Legend, ScaleSwitches } from "../legend";
 import { drawAxis } from "../map/axes";
-import { Crosshair } from "../map/crosshair";
+import { Frame, type Pointer, cellAt, useMoves } from "../map/frame";
 import { type Moving, useMap } from "../map/leaflet";
 import { MapSides, hasSides, useMargins } from "../map/sides";
-import { Readout, Tooltip, isSingle, usePair } from "../map/said";
+import { Readout } from "../map/said";
 import { type Cell, MapLayer, Tiles } from "../map/tiles";
 import { weightText } from "../numbers";
 import { PassNote } from "../pass";
 import { COLUMN, LARGEST, ROW, SIDES } from "../questions";
 import { useAnswer, useGlobal, useSession, useStore } from "../session";
-import { clamp } from "../state";
 import { Strongest } from "../whole";
 import { Thumb } from "./model";
-
-/** Where the pointer is on the screen: the map may move under it. */
-interface Pointer {
-  clientX: number;
-  clientY: number;
-}
-
-/** The cell under the pointer, and where that is within the map. */
-interface Hover {
-  cell: Cell;
-  left: number;
-  top: number;
-}
 
 export function MapControls() {
   const { description } = useSession();
@@ -73,10 +59,8 @@ export function MapControls() {
 }
 
 export function MapView(props: { dark: boolean }) {
-  const session = useSession();
-  const { source, store, inCell } = session;
-  const { state, layer, set } = useStore();
-  const [pointer, setPointer] = useState<Pointer | null>(null);
+  const { source } = useSession();
+  const { state, layer } = useStore();
   const moving = useMap();
   const tiles = useMemo(
     () => new Tiles(source, { layerIndex: state.layer, layer, head: state.head, reduce: state.reduce }),
@@ -86,72 +70,13 @@ export function MapView(props: { dark: boolean }) {
   const size = 2 ** (tiles.finest - level);
   const { colors, heard, largest } = useColors(tiles, level);
   useTiles(tiles, colors, props.dark, moving, heard);
-
-  const cellAt = ({ clientX, clientY }: Pointer): Hover | null => {
-    const { map, frame } = moving;
-    if (!map.current || !frame.current) return null;
-    const box = frame.current.getBoundingClientRect();
-    const [left, top] = [clientX - box.left, clientY - box.top];
-    const { lat, lng } = map.current.containerPointToLatLng([left, top]);
-    const [query, key] = [Math.floor(-lat), Math.floor(lng)];
-    if (query < 0 || key < 0 || query >= layer.queries || key >= layer.keys) return null;
-    return { cell: tiles.cell(query, key, moving.zoom), left, top };
-  };
+  const [pointer, setPointer] = useState<Pointer | null>(null);
   // What is under the pointer changes as the map moves under it, too.
-  const hover = pointer && cellAt(pointer);
+  const hover = pointer && cellAt(moving, tiles, pointer);
   const [queryAxis, keyAxis] = useAxes(moving, hover?.cell ?? null, props.dark);
-
-  /** Brings the crosshair to a cell's weight; of several, to the one farthest from 0. */
-  const choose = async (cell: Cell): Promise<void> => {
-    let [query, key] = [cell.queries[0], cell.keys[0]];
-    if (size > 1 && size <= 512 && hasWeights(layer)) {
-      const found = await source.weights(state.layer, state.head, { queries: cell.queries, keys: cell.keys });
-      if (store.state.layer !== state.layer || store.state.head !== state.head) return; // of a head that was left
-      let best = -1;
-      for (const [i, value] of found.entries()) {
-        if (Math.abs(value) > best) {
-          best = Math.abs(value);
-          query = cell.queries[0] + Math.floor(i / (cell.keys[1] - cell.keys[0]));
-          key = cell.keys[0] + (i % (cell.keys[1] - cell.keys[0]));
-        }
-      }
-    }
-    set({ query, key }, true);
-  };
-
-  const zoomBy = (by: number): void => {
-    const made = moving.map.current!;
-    const { query, key } = store.state;
-    if (query !== null && key !== null) made.setZoomAround([-(query + 0.5), key + 0.5], made.getZoom() + by);
-    else made.setZoom(made.getZoom() + by);
-  };
-  const reset = (): void => set({ x: null, y: null, zoom: null }, true);
-
-  const onKeyDown = (event: KeyboardEvent): void => {
-    const steps: Record<string, [number, number]> = {
-      ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
-    };
-    const step = steps[event.key];
-    if (event.altKey || event.metaKey || event.ctrlKey) return;
-    if (step) {
-      const by = size * (event.shiftKey ? 10 : 1);
-      const center = moving.map.current!.getCenter();
-      const none = state.query === null || state.key === null;
-      const query = none ? Math.floor(-center.lat) : state.query! + by * step[0];
-      const key = none ? Math.floor(center.lng) : state.key! + by * step[1];
-      set({ query: clamp(query, 0, layer.queries - 1), key: clamp(key, 0, layer.keys - 1) });
-      setPointer(null);
-    } else if (event.key === "+" || event.key === "=") zoomBy(1);
-    else if (event.key === "-" || event.key === "_") zoomBy(-1);
-    else if (event.key === "0") reset();
-    else return;
-    event.preventDefault();
-  };
-
+  const moves = useMoves(moving, size);
   const margins = useMargins();
-  const exact = usePair(...exactly(hover?.cell ?? null));
-  const unit = layer.unit === "score" ? "score (logit)" : `${layer.unit === "difference" ? "difference of " : ""}${state.reduce === "max" ? "weight" : "mass"}`;
-  const of = size === 1 ? unit : `${state.reduce === "max" ? (layer.unit ? `${layer.unit} farthest from 0` : "largest weight") : unit} in ${size} \u00d7 ${size}`;
+  const of = unitOf(layer, state.reduce, size);
   return (
     <div class="map-view">
       <div class={`map-grid ${layer.key_labels === null ? "numbers-across" : ""} ${layer.query_labels === null ? "numbers-down" : ""} ${margins ? "with-sides" : ""}`}>
@@ -161,35 +86,9 @@ export function MapView(props: { dark: boolean }) {
         </div>
         <canvas class="axis axis-key" ref={keyAxis} aria-hidden="true" />
         <canvas class="axis axis-query" ref={queryAxis} aria-hidden="true" />
-        <div
-          class="map-frame"
-          role="application"
-          tabIndex={0}
-          aria-label={`Attention map of layer ${layer.label}, head ${headName(layer, state.head)}: ${layer.queries} queries down, ${layer.keys} keys across. Arrow keys move the crosshair, plus and minus zoom, 0 shows the whole map.`}
-          onKeyDown={onKeyDown}
-          onFocus={() => moving.map.current?.scrollWheelZoom.enable()}
-          onBlur={() => inCell && moving.map.current?.scrollWheelZoom.disable()}
-          onPointerMove={(event) => setPointer(event.buttons ? null : { clientX: event.clientX, clientY: event.clientY })}
-          onPointerLeave={() => setPointer(null)}
-          onClick={(event) => {
-            if (event.detail > 1) return; // the second click of a double click, which zooms
-            // A click's coordinates are rounded: where it is at the pointer, what the tooltip says is meant.
-            const near = pointer && Math.hypot(pointer.clientX - event.clientX, pointer.clientY - event.clientY) < 2;
-            const at = near ? pointer : { clientX: event.clientX, clientY: event.clientY };
-            const found = cellAt(at);
-            const moved = moving.map.current as unknown as { dragging: { moved(): boolean } };
-            if (found && !moved.dragging.moved()) {
-              setPointer(at);
-              choose(found.cell).catch((error: Error) => session.fail(error.message));
-            }
-          }}
-        >
-          <div class="map-leaflet" ref={moving.frame} />
-          <Crosshair point={moving.point} query={state.query} key_={state.key} layer={layer} cell={hover?.cell ?? null} />
-          {hover && <Tooltip {...hover} of={of} frame={moving.size} exact={exact} layer={layer} />}
-        </div>
+        <Frame moving={moving} tiles={tiles} size={size} of={of} hover={hover} pointer={pointer} point={setPointer} onKey={moves.onKey} dark={props.dark} />
         {margins && <MapSides moving={moving} dark={props.dark} />}
-        <MapButtons zoomBy={zoomBy} reset={reset} />
+        <MapButtons zoomBy={moves.zoomBy} reset={moves.reset} />
         <PassNote what="map" layer={state.layer} head={state.head} />
         <PassNote what="sides" layer={state.layer} head={state.head} />
       </div>
@@ -208,6 +107,13 @@ export function MapView(props: { dark: boolean }) {
       </div>
     </div>
   );
+}
+
+/** What a cell of so many queries and keys shows. */
+function unitOf(layer: Layer, reduce: Reduce, size: number): string {
+  const max = reduce === "max";
+  const unit = layer.unit === "score" ? "score (logit)" : `${layer.unit === "difference" ? "difference of " : ""}${max ? "weight" : "mass"}`;
+  return size === 1 ? unit : `${max ? (layer.unit ? `${layer.unit} farthest from 0` : "largest weight") : unit} in ${size} \u00d7 ${size}`;
 }
 
 /** The heads of the layer beside the map, a small map each, where the page has room. */
@@ -252,11 +158,6 @@ function Wholes() {
       <Strongest row={column} axis="query" window={null} chosen={query} onGo={(to) => set({ query: to }, true)} />
     </div>
   );
-}
-
-/** The one weight of a cell that is one, to be asked for exactly. */
-function exactly(cell: Cell | null): [number | null, number | null] {
-  return cell && isSingle(cell) ? [cell.queries[0], cell.keys[0]] : [null, null];
 }
 
 /**

@@ -1,6 +1,6 @@
 /** Every head of every layer at a glance; a click opens its map. */
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { type MutableRef, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { known } from "../answers";
 import { legendColor, paint, rampOf } from "../colors";
 import { type Layer, beginsGroup, headName, isCheap, keyHeadText, layersOf, withinOf } from "../description";
@@ -159,10 +159,25 @@ function columnName(layers: Layer[], head: number): string {
   return names.size === 1 ? [...names][0] : "";
 }
 
+/** Paints a map in a few cells into a canvas, in the colors that are chosen. */
+export function useThumbnail(canvas: MutableRef<HTMLCanvasElement | null>, layer: Layer, found: Thumbnail | null, dark: boolean): void {
+  const { scale, strength } = useStore();
+  const ramp = rampOf(layer, scale, strength, found ? topOf(found.values, strength, layer.signed) : null);
+  useEffect(() => {
+    if (!found || !canvas.current) return;
+    const { rows, columns } = found;
+    canvas.current.width = columns;
+    canvas.current.height = rows;
+    const image = new ImageData(columns, rows);
+    paint(inStrength(strength, found), ramp, new Uint32Array(image.data.buffer), dark);
+    canvas.current.getContext("2d")!.putImageData(image, 0, 0);
+  }, [found, ramp.scale, ramp.top, ramp.signed, strength, dark]);
+}
+
 /** A head's map in a few cells, which opens it. */
 export function Thumb(props: ThumbProps) {
   const { description } = useSession();
-  const { state, scale, strength } = useStore();
+  const { state } = useStore();
   const canvas = useRef<HTMLCanvasElement>(null);
   const [seen, setSeen] = useState(false);
   const at = { layer: props.layer, head: props.head };
@@ -173,7 +188,6 @@ export function Thumb(props: ThumbProps) {
   const pass = usePass("map", props.layer, props.head);
   const layer = description.layers[props.layer];
   const farthestOf = found ? farthest(found.values) : 0;
-  const ramp = rampOf(layer, scale, strength, found ? topOf(found.values, strength, layer.signed) : null);
 
   // Asked for when it comes into sight: a model can have a thousand heads.
   useEffect(() => {
@@ -186,17 +200,7 @@ export function Thumb(props: ThumbProps) {
     return () => watcher.disconnect();
   }, []);
 
-  useEffect(() => {
-    if (!found) return;
-    const { rows, columns } = found;
-    const element = canvas.current!;
-    element.width = columns;
-    element.height = rows;
-    const image = new ImageData(columns, rows);
-    paint(inStrength(strength, found), ramp, new Uint32Array(image.data.buffer), props.dark);
-    element.getContext("2d")!.putImageData(image, 0, 0);
-  }, [found, ramp.scale, ramp.top, ramp.signed, strength, props.dark]);
-
+  useThumbnail(canvas, layer, found, props.dark);
   const some = found?.queries ?? null;
   const most = found ? weightText(farthestOf, withinOf(layer, props.head)) : null;
   const name = `Layer ${layer.label}, head ${headName(layer, props.head)}`;

@@ -48,7 +48,7 @@ export function Chart(props: { parts: readonly Product[]; dark: boolean }) {
         <Strip parts={parts} of="q" top={mostQ} dark={dark} />
         <Strip parts={parts} of="k" top={mostK} dark={dark} />
         <Names parts={parts} room={26} name={({ dimension }) => `${dimension}`} />
-        {pairs && <Names parts={parts} room={44} name={compactWavelength} />}
+        {pairs && <Names parts={parts} room={72} name={compactWavelength} />}
       </div>
       <figcaption class="muted">
         <span class="key plus">raises the score</span> <span class="key minus">lowers it</span>

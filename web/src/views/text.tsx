@@ -43,39 +43,19 @@ export function TextView(props: { dark: boolean }) {
 
 function Text(props: { dark: boolean }) {
   const { description, announce } = useSession();
-  const { state, layer, scale, strength: wanted, set } = useStore();
+  const { state, layer, set } = useStore();
   const queries = windowOf(state, description, "query", WINDOW);
   const keys = windowOf(state, description, "key", WINDOW);
   const picks: Axis = state.flow === "gives" ? "query" : "key";
   const shades: Axis = picks === "query" ? "key" : "query";
   const windows = { query: queries, key: keys };
-  const of = { layer: state.layer, head: state.head };
   const { hovered, sought, hover, seek, pin } = usePlace([state.layer, picks, ...queries, ...keys]);
   const [over, setOver] = useState<number | null>(null); // a token of the shaded text
   const pinned = state[picks];
   const picked = pinned ?? (hovered?.axis === picks ? hovered.index : null);
   const one = isOneText(layer) && queries.join() === keys.join();
 
-  // Whole rows and columns: a window never passes for all of one.
-  const row = useAnswer(ROW, picks === "query" && picked !== null ? { ...of, query: picked } : null);
-  const column = useAnswer(COLUMN, picks === "key" && picked !== null ? { ...of, key: picked } : null);
-  const receives = layer.kept === undefined && picked === null && (picks === "query" || one);
-  const sides = useAnswer(SIDES, receives || (picks === "key" && wanted === "row") ? of : null);
-  const received = part(receives ? sides : { state: "nothing" as const }, ({ received }) => received);
-  const asked = picked === null ? received : picks === "query" ? row : column;
-  const values = known<object, Float32Array>(asked);
-  const most = useMemo(() => (values ? farthest(values) : null), [values]);
-  const within = picked === null ? sidesWithin(layer, state.head) : withinOf(layer, state.head);
-  // A query's row is all that is shown; of a key's column each weight is of a row of its own.
-  const rows = picks === "key" && picked !== null && wanted === "row" ? known(part(sides, ({ largest }) => largest)) : null;
-  const strength = wanted === "row" && rows === null ? "relative" : wanted;
-  const colors = rampOf(layer, scale, strength, values && topOf(values, strength, layer.signed));
-  const valueOf = (index: number): number => values?.[index] ?? Number.NaN;
-  const shade = (index: number): { background: string; color: string } | null => {
-    if (Number.isNaN(valueOf(index))) return null;
-    const color = colorOf(colors, rows ? valueOf(index) / (rows[index] || 1) : valueOf(index), props.dark);
-    return { background: css(color), color: textOn(color) };
-  };
+  const { row, column, asked, values, most, within, rows, colors, shade } = useShades(picks, picked, one, props.dark);
 
   const text = (axis: Axis, role: { shaded: boolean; picks: boolean }) => (
     <Tokens
@@ -102,7 +82,7 @@ function Text(props: { dark: boolean }) {
   );
 
   const sentence = (index: number): string => {
-    const weight = values ? weightText(valueOf(index), within) : pending(asked);
+    const weight = values ? weightText(values[index], within) : pending(asked);
     const name = positionName(description, layer, shades, index);
     if (picked === null) return `${name}: ${weight} of an average query that sees it`;
     const own = positionName(description, layer, picks, picked);
@@ -165,6 +145,36 @@ function Text(props: { dark: boolean }) {
       )}
     </div>
   );
+}
+
+/** What shades a text: of a picked query its row, of a picked key its column, of none what keys receive. */
+function useShades(picks: Axis, picked: number | null, one: boolean, dark: boolean) {
+  const { state, layer, scale, strength: wanted } = useStore();
+  const of = { layer: state.layer, head: state.head };
+  // Whole rows and columns: a window never passes for all of one.
+  const row = useAnswer(ROW, picks === "query" && picked !== null ? { ...of, query: picked } : null);
+  const column = useAnswer(COLUMN, picks === "key" && picked !== null ? { ...of, key: picked } : null);
+  const receives = layer.kept === undefined && picked === null && (picks === "query" || one);
+  const sides = useAnswer(SIDES, receives || (picks === "key" && wanted === "row") ? of : null);
+  const received = part(receives ? sides : { state: "nothing" as const }, ({ received }) => received);
+  const asked = picked === null ? received : picks === "query" ? row : column;
+  const values = known<object, Float32Array>(asked);
+  const most = useMemo(() => (values ? farthest(values) : null), [values]);
+  const within = picked === null ? sidesWithin(layer, state.head) : withinOf(layer, state.head);
+  // A query's row is all that is shown; of a key's column each weight is of a row of its own.
+  const rows = picks === "key" && picked !== null && wanted === "row" ? known(part(sides, ({ largest }) => largest)) : null;
+  const strength = wanted === "row" && rows === null ? "relative" : wanted;
+  const colors = useMemo(
+    () => rampOf(layer, scale, strength, values && topOf(values, strength, layer.signed)),
+    [layer, scale, strength, values],
+  );
+  const shade = (index: number): { background: string; color: string } | null => {
+    const value = values?.[index] ?? Number.NaN;
+    if (Number.isNaN(value)) return null;
+    const color = colorOf(colors, rows ? value / (rows[index] || 1) : value, dark);
+    return { background: css(color), color: textOn(color) };
+  };
+  return { row, column, asked, values, most, within, rows, colors, shade };
 }
 
 function Tokens(props: {
