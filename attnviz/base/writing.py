@@ -142,6 +142,15 @@ def check_new_directory(path: Path) -> None:
     _check_parent(path)
 
 
+def _is_on_stdin(path: Path) -> bool:
+    """Whether it is this file that comes in on stdin."""
+    try:
+        given = os.fstat(0)
+    except OSError:  # it is closed
+        return False
+    return stat.S_ISREG(given.st_mode) and os.path.samestat(given, path.stat())
+
+
 def _check_parent(path: Path) -> None:
     if not os.path.isdir(path.parent):  # noqa: PTH112
         wrong = "is not a directory" if os.path.exists(path.parent) else "does not exist; make it first"  # noqa: PTH110
@@ -176,9 +185,9 @@ def check_output(path: Path, suffixes: Iterable[str], *, inputs: Iterable[Path] 
     if path.suffix.lower() not in known:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(known)}")
     _check_parent(path)
-    for read in inputs:
-        if os.path.exists(path) and os.path.exists(read) and path.samefile(read):  # noqa: PTH110
-            raise InputError(f"{path}: is an input of this command and would be overwritten; name another output")
+    read = (one for one in inputs if os.path.exists(one))  # noqa: PTH110
+    if os.path.exists(path) and (_is_on_stdin(path) or any(path.samefile(one) for one in read)):  # noqa: PTH110
+        raise InputError(f"{path}: is an input of this command and would be overwritten; name another output")
     if new and os.path.isfile(path):  # noqa: PTH113
         raise InputError(f"{path}: is there already; add --force to write over it, or name another file")
     return path

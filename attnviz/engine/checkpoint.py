@@ -7,8 +7,8 @@ it. What was made of anything else is never taken up.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
-from attnviz.base.errors import InputError
+from attnviz.base.errors import InputError, is_memory
 from attnviz.base.types import Positions
 from attnviz.base.writing import atomic
 from attnviz.engine.plan import Plan
@@ -59,13 +59,14 @@ class Checkpoint:
     def plan(self, key: str, made: Plan) -> Plan:
         """The plan that a run before this one followed; else that which was made, for those after it."""
         path = self.folder / f"{key}.json"
-        try:
-            return Plan.read(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError):
-            self.prepare()
-            with atomic(path) as temporary:
-                temporary.write_text(made.written(), encoding="utf-8")
-            return made
+        with suppress(OSError, ValueError):
+            before = Plan.read(path.read_text(encoding="utf-8"))
+            if before.cuts[-1] == made.cuts[-1]:
+                return before
+        self.prepare()
+        with atomic(path) as temporary:
+            temporary.write_text(made.written(), encoding="utf-8")
+        return made
 
     def load(self, key: str, plan: Plan, part: int, queries: str) -> Reduced | None:
         """A part that was done, of the queries with this digest; None where there is none, or none that can be read."""
@@ -77,7 +78,9 @@ class Checkpoint:
                 return Reduced(
                     cells.get("max"), cells.get("mass"), file["counts"], torch.from_numpy(file["denominators"])
                 )
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception as error:  # a damaged file makes numpy and zipfile raise almost anything
+            if is_memory(error):
+                raise
             return None
 
     def save(self, key: str, plan: Plan, part: int, queries: str, made: Reduced) -> None:

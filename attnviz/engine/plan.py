@@ -13,6 +13,7 @@ import torch
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Pattern
 from attnviz.base.types import Cells, Positions
+from attnviz.engine.products import LINEAR, PLAIN
 from attnviz.engine.reducer import Reduced, row_groups
 from attnviz.engine.tiles import TileSize
 
@@ -39,9 +40,23 @@ class Plan:
 
     @classmethod
     def read(cls, text: bytes | str) -> Plan:
-        """What :meth:`written` gave."""
-        said = json.loads(text)
-        return cls(TileSize(**said["tile"]), tuple(said["cuts"]))
+        """What :meth:`written` gave.
+
+        Raises:
+            ValueError: it is none of that, as of a file that anyone may have written.
+        """
+        try:
+            said = json.loads(text)
+            tile, cuts = TileSize(**said["tile"]), tuple(said["cuts"])
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError("it is no plan") from error
+        sizes = (tile.rows, tile.keys)
+        whole = all(type(number) is int for number in (*sizes, *cuts))
+        if not (whole and min(sizes) > 0 and tile.operator in (PLAIN, LINEAR) and len(cuts) > 1):
+            raise ValueError("it is no plan")
+        if cuts[0] or any(last <= first for first, last in pairwise(cuts)):
+            raise ValueError("its cuts do not ascend from 0")
+        return cls(tile, cuts)
 
     def written(self) -> str:
         """The same as text."""

@@ -238,7 +238,7 @@ class _Making:
             rows = range(int(edges[0]), int(edges[-1]))
             queries = queries_of(self.attention.item, self.attention.pattern, self.head, rows)
             made = self.checkpoint.load(self.key, self.plan, part, queries)
-        if made is None:
+        if made is None or not made.is_of(edges, self.edges[1], self.wanted.reductions):
             # The tile is that of the whole picture: a smaller part must not get larger tiles.
             made = self.attention.reduced(self.head, edges, self.edges[1], self.wanted.but(tile=self.plan.tile))
             if self.checkpoint is not None:

@@ -12,7 +12,7 @@ A block of queries meets its keys a tile at a time (:mod:`attnviz.engine.tiles`)
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -53,6 +53,18 @@ class Reduced:
     """(T', 2) float64, on the CPU: the softmax denominator of each query between the first and last edge, as ``peak`` and
     ``sum``: it is ``exp(peak) * sum``; NaN where the query sees nothing. Two numbers, as their logarithm alone would lose
     the sum beside a large peak."""
+
+    def is_of(self, row_edges: Positions, column_edges: Positions, reductions: Collection[str]) -> bool:
+        """Whether it has the numbers of a map of these cells: what was read from a file may be of any."""
+        rows, columns = len(row_edges) - 1, len(column_edges) - 1
+        for name, cells in (("max", self.max), ("mass", self.mass)):
+            if (cells is not None) != (name in reductions):
+                return False
+            if cells is not None and (cells.shape, cells.dtype) != ((rows, columns), np.float64):
+                return False
+        sums = (int(row_edges[-1] - row_edges[0]), 2)
+        counted = (self.counts.shape, self.counts.dtype) == ((rows,), np.int64)
+        return counted and (tuple(self.denominators.shape), self.denominators.dtype) == (sums, torch.float64)
 
     @property
     def log_sum_exp(self) -> Tensor:

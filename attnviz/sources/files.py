@@ -350,27 +350,40 @@ def spooled() -> Path:
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("-: stdin is a terminal; send a file: attnviz score - < dump.safetensors")
+    begin = sys.stdin.buffer.read(_BEGIN)
+    if begin and not _known_by(begin):  # what comes may never end
+        raise InputError(f"-: stdin is no file of tensors ({', '.join(READABLE)})")
     folder = tempfile.TemporaryDirectory(prefix="attnviz-")
     atexit.register(folder.cleanup)
     path = Path(folder.name, "stdin")
     with path.open("wb") as file:
+        file.write(begin)
         shutil.copyfileobj(sys.stdin.buffer, file)
-    with path.open("rb") as file:
-        begin = file.read(6)
-    suffix = ".safetensors"
-    if begin == b"\x93NUMPY":
-        suffix = ".npy"
-    elif zipfile.is_zipfile(path):
+    suffix = _known_by(begin) or ".safetensors"
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             suffix = ".npz" if all(name.endswith(".npy") for name in archive.namelist()) else ".pt"
-    elif begin[:1] == b"\x80":
-        suffix = ".pt"  # a pickle, as torch wrote before it wrote archives
     path = path.rename(path.with_suffix(suffix))
     _SPOOLED.add(path)
     return path
 
 
 _SPOOLED: set[Path] = set()
+
+_BEGIN = 9
+"""Bytes by which a format is known."""
+
+
+def _known_by(begin: bytes) -> str | None:
+    """The suffix of a file that begins so; of an archive, whose list is at its end, that of torch's. None of no format."""
+    for letters, suffix in (
+        (b"\x93NUMPY", ".npy"),
+        (b"PK", ".pt"),
+        (b"\x80", ".pt"),
+    ):  # the last is a pickle, as torch wrote once
+        if begin.startswith(letters):
+            return suffix
+    return ".safetensors" if begin[8:9] == b"{" else None  # after how long its header is
 
 
 def is_spooled(path: Path) -> bool:

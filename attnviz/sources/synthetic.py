@@ -71,7 +71,7 @@ def synthesize(
         )
     if 4 * batch * (heads + 2 * kv_heads) * tokens * head_dim > memory_of_machine():
         raise InputError(
-            "synthetic inputs: q, k and v of these sizes take more memory than this machine has; take fewer tokens or heads"
+            "synthetic inputs: q, k and v of these sizes take more memory than there is; take fewer tokens or heads"
         )
     if global_positions is None:
         global_positions = [position for position in (0, 3, 7) if position < tokens]

@@ -59,6 +59,7 @@ def test_query_heads_share_key_heads_in_groups_of_neighbors(head, kv):
     [
         ({"v": torch.ones(B, H_KV, S + 1, D)}, r"v has shape \(2, 2, 8, 3\), wanted .* \(2, 2, 7\) as k has"),
         ({"v": torch.ones(B, H_KV, S, D).double()}, "v is float64 but q is float32"),
+        ({"k": torch.ones(B, 3, S, D)}, "q has 4 heads, which is not a multiple of the 3 heads of k"),
         ({"q_global": torch.ones(B, H, T, D)}, "q_global is given without k_global"),
         ({"k_global": torch.ones(B, H_KV, S, D)}, "k_global is given without q_global"),
         ({"q_global": torch.ones(B, H, T, 9)}, r"q_global has shape \(2, 4, 5, 9\), wanted \(2, 4, 5, 3\) as q has"),

@@ -14,7 +14,7 @@ from torch import Tensor
 import attnviz
 from attnviz import AttentionInputs, InputError
 from attnviz.attention.masks import with_mask
-from attnviz.attention.patterns import Causal, Masked
+from attnviz.attention.patterns import Causal, Full, Masked
 from attnviz.sources.arguments import inputs_of
 from attnviz.sources.files import write_tensors
 from tests import reference
@@ -120,6 +120,7 @@ def test_what_a_mask_adds_besides_is_a_bias():
     read = with_mask(inputs, of_keys)
     assert read.key_padding_mask.tolist() == [[True, True, True, False], [True] * 4]
     assert read.bias[:, 0, 0].tolist() == [[0.0, 0.5, -2.0, 0.0], [1.5, 0.0, 0.0, 0.0]]
+    assert isinstance(read.pattern, Full)  # where nothing else says which keys are seen, all that exist are
     with pytest.raises(InputError, match="there is a bias too; give one bias"):
         with_mask(read, of_keys)
 

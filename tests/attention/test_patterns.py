@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -439,3 +441,20 @@ def test_a_class_made_of_another_leaves_it_its_name():
     assert type(named_pattern("causal")) is Causal
     with pytest.raises(InputError, match="Mine has no name"):
         description(Mine(), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("0.5", 0.5),
+        ("true", True),
+        ("False", False),
+        ("2/3", (2, 3)),
+        ("true/1", (True, 1)),
+        ("word", "word"),
+    ],
+)
+def test_a_setting_is_read_as_what_it_is(text, value):
+    with pytest.raises(InputError, match=re.escape(f"x={value} is no setting of it; it has none")):
+        named_pattern(f"full:x={text}")

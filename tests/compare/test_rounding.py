@@ -109,3 +109,13 @@ def test_both_numbers_of_a_wrong_context_are_in_the_message():
     assert "query 3, dim 2, actual" in said
     assert re.search(r"apart by (1|0\.99)\d*, allowed 0\.0", said)
     assert "the plain computation in bfloat16 is off by 0.0" in said
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_product_that_was_capped_or_added_to_rounds_as_the_large_number_it_was(dtype):
+    """A kernel that rounds its products before a cap or a bias, whose sum is near 0, is off by half a unit of the product."""
+    product = torch.tensor([[100.3, -77.7, 63.1]], dtype=torch.float64)
+    rounded = product.to(DTYPES[dtype]).double()
+    bias = -product
+    error = rule_of(dtype).of_logits(product + bias, Sizes(product.abs().amax(1, keepdim=True), 10**6, True))
+    assert bool(((rounded + bias).abs() <= error).all())

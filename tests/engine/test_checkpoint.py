@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -209,6 +210,49 @@ def test_a_damaged_part_is_made_again(tmp_path, computed):
     next(tmp_path.glob("*.json")).write_text("{")
     assert_same(made(kept(tmp_path, Full())), expected)
     assert len(every) == len(files)
+
+
+PLANS = [
+    *("", "3", "null", "[]", "{}", "[" * 5000, '{"tile": 1, "cuts": [0, 40]}', "\ud800"),
+    *({"cuts": cuts} for cuts in ([], [0], "x", [0, 39], [0, 80], [0, -5, 40], [0, 9, 3, 40], [0, 0, 40], [1, 40])),
+    *({"cuts": cuts} for cuts in (None, {}, [0.5, 40], [0, 10**400], [[0], [40]], [False, 40])),
+    *({"tile": {"rows": 16, "keys": 64, "operator": "addmm"} | {name: size}} for name in ("rows", "keys") for size in (0, -1, None, "x", [], 2.5, 1e308, True)),
+    *({"tile": {"rows": 16, "keys": 64} | more} for more in ({"operator": "x"}, {"operator": None}, {"more": 1})),
+]  # fmt: skip
+"""What no plan is, as text or as what is changed of one."""
+
+
+def test_a_plan_that_is_none_is_made_anew(tmp_path):
+    good, file = Plan(TileSize(16, 64), (0, 7, 40)), tmp_path / "key.json"
+    other = Plan(TileSize(8, 64, "linear"), (0, 9, 30, 40))
+    file.write_text(other.written())
+    assert Checkpoint(tmp_path).plan("key", good) == other
+    for plan in PLANS:
+        text = plan if isinstance(plan, str) else json.dumps(json.loads(good.written()) | plan)
+        file.write_text(text, encoding="utf-8", errors="surrogatepass")
+        assert Checkpoint(tmp_path).plan("key", good) == good, text[:80]
+        assert file.read_text() == good.written()
+
+
+@pytest.mark.sweep(keep=1)
+@pytest.mark.parametrize("name", ["counts", "max", "mass", "denominators"])
+def test_a_part_of_other_numbers_than_were_asked_for_is_made_again(tmp_path, name):
+    expected = made(kept(tmp_path, Full()))
+    file = min(tmp_path.glob("*.npz"))
+    with np.load(file) as part:
+        good = dict(part)
+    own = good[name]
+    for other in (
+        own[:1],
+        own[..., None],
+        own[:0],
+        np.array(3.0),
+        own.astype("U9"),
+        np.array([{}], dtype=object),
+        None,
+    ):
+        np.savez(file, **{key: value for key, value in {**good, name: other}.items() if value is not None})
+        assert_same(made(kept(tmp_path, Full())), expected)
 
 
 def test_a_run_goes_on_with_the_tile_and_the_operator_of_the_one_before(tmp_path, computed):

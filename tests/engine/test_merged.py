@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import attnviz
 from attnviz import AttentionInputs, AttentionWeights, InputError
+from attnviz.attention.groups import merge_of
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Causal, Chunked, GlobalKeys, Local
 from attnviz.engine.blocks import HeadRows, blocks
@@ -253,6 +254,13 @@ def of_words(**given: Any) -> AttentionInputs:
         special_tokens=[[0, 5]],
         **given,
     )
+
+
+def test_words_of_special_tokens_are_special_and_no_others():
+    found = merge_of(of_words().item(), "words", None)
+    assert (found.keys.special, found.queries.special) == ((0, 3), (0, 3))
+    later = replace(of_words(), q=normal((1, 2, 3, 4), 2))  # the last three queries: ##ly, cats, [SEP]
+    assert merge_of(later.item(), "words", None).queries.special == (2,)
 
 
 def words(tokens: Sequence[str], form: str, **given: Any) -> list[str]:

@@ -77,7 +77,7 @@ def test_shapes_masks_and_labels_are_those_asked_for():
     ("changes", "says"),
     [
         ({"heads": 0}, "heads is 0, wanted at least 1"),
-        *(({name: 10**400}, "more memory than this machine has") for name in ("heads", "tokens", "head_dim", "batch")),
+        *(({name: 10**400}, "more memory than there is") for name in ("heads", "tokens", "head_dim", "batch")),
         ({"batch": -1}, "batch is -1"),
         ({"kv_heads": 3}, "8 heads, which is not a multiple of the 3 heads"),
         ({"global_positions": (0, 10)}, "global position 10 is out of range; there are 10 tokens"),

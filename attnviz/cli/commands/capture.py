@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -213,11 +215,20 @@ def _ids(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+_MOST_TEXT = 1 << 26
+"""Bytes of a text: no model reads as many, and what is no file may never end."""
+
+
 def _read(path: Path) -> str:
+    """The text of a file, or of stdin."""
+    if str(path) == "-" and sys.stdin is None:
+        raise InputError("--file -: stdin is closed; send a text: attnviz capture MODEL --file - < text.txt")
     try:
-        if str(path) == "-":
-            return sys.stdin.buffer.read().decode()
-        return path.read_text(encoding="utf-8")
+        with nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as stream:
+            text = stream.read(_MOST_TEXT + 1)
+        if len(text) > _MOST_TEXT:
+            raise InputError(f"--file {path}: is longer than {_MOST_TEXT:,} bytes, which no model reads; cut it")
+        return io.TextIOWrapper(io.BytesIO(text), "utf-8").read()
     except FileNotFoundError as error:
         raise InputError(f"--file {path}: there is no such file") from error
     except UnicodeDecodeError as error:

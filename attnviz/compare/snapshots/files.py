@@ -18,7 +18,7 @@ from attnviz.base.words import json_text
 from attnviz.base.writing import atomic
 from attnviz.compare.rounding import Tolerance
 from attnviz.compare.snapshots.snapshot import VERSION, HeadSnapshot, Snapshot
-from attnviz.sources.files import METADATA, open_tensors, parsed_json, write_tensors
+from attnviz.sources.files import METADATA, TensorFile, open_tensors, parsed_json, write_tensors
 
 SCHEMAS = {f"attnviz.snapshot/{version}": version for version in range(1, VERSION + 1)}
 SUFFIXES = (".json", ".npz")
@@ -76,7 +76,7 @@ def read_snapshot(path: Path) -> Snapshot:
     arrays: dict[str, Cells] | None = None
     if path.suffix.lower() == ".npz":
         file = open_tensors(path)
-        arrays = {name: file.read(name).double().numpy() for name in file.contents if name != METADATA}
+        arrays = {name: _numbers(file, name) for name in file.contents if name != METADATA}
         document: Any = dict(file.metadata)
     else:
         try:
@@ -95,6 +95,15 @@ def read_snapshot(path: Path) -> Snapshot:
         raise InputError(
             f"{path}: is not a snapshot ({found}), wanted schema {list(SCHEMAS)[-1]!r}; write it again (attnviz snapshot save)"
         ) from error
+
+
+def _numbers(file: TensorFile, name: str) -> Cells:
+    found = file.read(name)
+    if found.is_complex():
+        raise InputError(
+            f"{file.path}: {name} holds complex numbers, which no snapshot has; write it again (attnviz snapshot save)"
+        )
+    return found.double().numpy()
 
 
 def is_snapshot(path: Path) -> bool:

@@ -65,6 +65,9 @@ class Scaling:
             )
         if self.robust and self.vmin is not None and self.vmax is not None:
             raise InputError("--robust finds the ends of the scale, and --vmin and --vmax are given; leave it out")
+        for option, end in (("--vmin", self.vmin), ("--vmax", self.vmax)):
+            if end is not None and not math.isfinite(end):
+                raise InputError(f"{option} {end:g}: is no end of a color scale; write a number that is finite")
         if self.norm == "log" and self.vmin is not None and self.vmin <= 0:
             raise InputError(
                 f"--vmin {self.vmin:g}: a log scale starts above 0; leave it out, or choose another --norm"
@@ -103,6 +106,10 @@ class Scaling:
         )
         if not low < high:
             raise InputError(f"the color scale runs from {low:g} to {high:g}; --vmin must be below --vmax")
+        if not math.isfinite(high - low):
+            raise InputError(
+                f"the color scale runs from {low:g} to {high:g}, further than numbers reach; give ends with --vmin and --vmax"
+            )
         return FittedScaling(self.norm, self.robust, values, low, high, extent, signed)
 
     def _log_of_weights(self, values: str) -> bool:

@@ -140,3 +140,16 @@ def test_a_dump_is_no_snapshot(tmp_path):
     attnviz.save(tmp_path / "dump.npz", small())
     with pytest.raises(InputError, match="is not a snapshot"):
         read_snapshot(tmp_path / "dump.npz")
+
+
+def test_arrays_of_no_snapshot_are_refused_without_a_word_beside(tmp_path, recwarn):
+    path = tmp_path / "kept.npz"
+    write_snapshot(path, take_snapshot(small(), Causal(), cells=3))
+    with np.load(path) as kept:
+        good = dict(kept)
+    name = next(name for name in good if name != "attnviz")
+    for odd in (good[name].astype(np.complex64), np.zeros(0), np.array("x"), None):
+        np.savez(path, **{key: value for key, value in {**good, name: odd}.items() if value is not None})
+        with pytest.raises(InputError):
+            read_snapshot(path)
+    assert not recwarn.list

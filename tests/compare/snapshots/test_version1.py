@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import attnviz
 from attnviz import AttentionInputs
-from attnviz.attention.patterns import Causal, GlobalKeys, Local, Pattern, longformer
+from attnviz.attention.patterns import Causal, GlobalKeys, Local, Masked, Pattern, longformer
 from attnviz.compare.snapshots.comparing import compare_snapshots
 from attnviz.compare.snapshots.files import read_snapshot, snapshot_text
 from attnviz.compare.snapshots.taking import locate, take_snapshot
@@ -97,6 +98,18 @@ def test_the_largest_pair_is_that_of_version_1():
     stored, now = (take_snapshot(one, pattern, cells=2, version=1) for one in (given, later))
     worst = next(cell for cell in compare_snapshots(stored, now).cells if cell.reduction == "max")
     assert locate(later, pattern, worst, now)[2] == pytest.approx(worst.b)
+
+
+@pytest.mark.parametrize("order", [lambda a, b: a | b, lambda a, b: b | a, lambda a, b: b | (b | a)])
+def test_a_window_is_counted_from_the_index_wherever_in_a_composition_it_stands(order):
+    given = inputs(5, 12, global_mask=there(9))
+    near = (torch.arange(12) - torch.arange(5)[:, None]).abs() <= 1
+    found = take_snapshot(given, order(Local(1), GlobalKeys()), cells=32, version=1)
+    wanted = take_snapshot(given, Masked(near | there(9)), cells=32, version=1)
+    for a, b in zip(found.heads, wanted.heads, strict=True):
+        assert a.cells.keys() == b.cells.keys() != set()
+        for name, cells in a.cells.items():
+            np.testing.assert_allclose(cells, b.cells[name], rtol=1e-5)
 
 
 def test_a_file_of_version_1_is_written_as_one():

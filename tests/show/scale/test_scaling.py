@@ -74,3 +74,16 @@ def test_maps_without_a_range(norm, cells):
     shares = Scaling(norm).fit_values([cells], "weights").shares(cells)
     assert np.array_equal(np.isnan(shares), np.isnan(cells))
     assert ((shares >= 0) & (shares <= 1) | np.isnan(shares)).all()
+
+
+@pytest.mark.parametrize("end", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["vmin", "vmax"])
+def test_an_end_that_is_not_finite_is_refused(name, end):
+    with pytest.raises(InputError, match=f"--{name} .*: is no end of a color scale"):
+        Scaling(**{name: end})
+
+
+def test_ends_further_apart_than_numbers_reach_are_refused():
+    for scaling, cells in ((Scaling(vmin=-1e308, vmax=1e308), 0.5), (Scaling(), -1e308)):
+        with pytest.raises(InputError, match="further than numbers reach"):
+            scaling.fit_values([np.full((2, 2), cells)], "weights")
