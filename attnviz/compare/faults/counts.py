@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -194,7 +195,7 @@ class TailCounted(Fault):
 
             def zeros(work: Work, more: int = more) -> None:
                 total = torch.logsumexp(work.logits + torch.log(work.count), 1, keepdim=True)
-                work.weights = work.weights * torch.sigmoid(total - torch.log(torch.tensor(float(more))))
+                work.weights = work.weights * torch.sigmoid(total - math.log(more))
 
             def again(work: Work, more: int = more) -> None:
                 work.count[:, -1] *= 1 + more
