@@ -60,11 +60,11 @@ class Reduced:
         for name, cells in (("max", self.max), ("mass", self.mass)):
             if (cells is not None) != (name in reductions):
                 return False
-            if cells is not None and (cells.shape, cells.dtype) != ((rows, columns), np.dtype(np.float64)):
+            if cells is not None and not (cells.shape == (rows, columns) and cells.dtype == np.float64):
                 return False
         sums = (int(row_edges[-1] - row_edges[0]), 2)
-        counted = (self.counts.shape, self.counts.dtype) == ((rows,), np.dtype(np.int64))
-        return counted and (tuple(self.denominators.shape), self.denominators.dtype) == (sums, torch.float64)
+        counted = self.counts.shape == (rows,) and self.counts.dtype == np.int64
+        return counted and tuple(self.denominators.shape) == sums and self.denominators.dtype == torch.float64
 
     @property
     def log_sum_exp(self) -> Tensor:
