@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from attnviz.measures.statistics import head_statistics as head_statistics
     from attnviz.pages.file import page as page
     from attnviz.pages.widget import view as view
-    from attnviz.plots.differences import plot_snapshot as plot_snapshot
     from attnviz.plots.heads import plot_curves as plot_curves
     from attnviz.plots.heads import plot_statistics as plot_statistics
     from attnviz.plots.plotting import plot as plot
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from attnviz.plots.plotting import plot_overview as plot_overview
     from attnviz.plots.plotting import plot_pattern as plot_pattern
     from attnviz.plots.plotting import plot_strip as plot_strip
+    from attnviz.plots.snapshots import plot_snapshot as plot_snapshot
     from attnviz.show.figures.heatmap import heatmap as heatmap
     from attnviz.show.frames import frame as frame
     from attnviz.sources import weights as weights
@@ -120,7 +120,7 @@ _HOMES = {
     "plot_detail": "attnviz.plots.plotting",
     "plot_heads": "attnviz.plots.plotting",
     "plot_overview": "attnviz.plots.plotting",
-    "plot_snapshot": "attnviz.plots.differences",
+    "plot_snapshot": "attnviz.plots.snapshots",
     "plot_strip": "attnviz.plots.plotting",
     "save": "attnviz.sources.saving",
     "score": "attnviz.engine.scores",

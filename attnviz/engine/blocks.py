@@ -187,14 +187,14 @@ def stepped(queries: range, size: int, step: int = 1) -> Iterator[range]:
             yield range(start, min(start + size * step, queries.stop), step)
 
 
-def rows_per_block(columns: int, *, band: bool = True, least: int = _LEAST_ROWS, cells: int = BLOCK_CELLS) -> int:
-    """How many rows of ``columns`` columns go through together, ``cells`` in all and ``least`` rows at the least."""
+def rows_per_block(columns: int, *, band: bool = True, least: int = _LEAST_ROWS, cells: int | None = None) -> int:
+    """How many rows of ``columns`` columns go through together, ``cells`` in all, None being :data:`BLOCK_CELLS`, and ``least`` rows at the least."""
     # Without a band there is no scratch memory to keep in cache, and each block costs two rounds of all threads,
     # which wait for the last one: where other programs keep a core busy, few large blocks are several times faster.
     larger = 1 if band else 4
     # A block of a band is computed over every key that any of its rows sees, rows + columns: few rows waste little.
     most = max(128, 2 * columns) if band and columns else larger * 8192
-    return max(least, min(most, larger * cells // max(columns, 1)))
+    return max(least, min(most, larger * (cells or BLOCK_CELLS) // max(columns, 1)))
 
 
 @dataclass(frozen=True)

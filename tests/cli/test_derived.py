@@ -187,7 +187,7 @@ def test_many_inputs_become_one_map(run, dump, over):
         (("--mean", "items"), "--mean items: it is of several batch items; name them: --batch all"),
         (("--batch", "0,5", "--mean"), "batch item 5 is out of range"),
         (("--batch", "all"), "one batch item is wanted here, 2 are given"),
-        (("--batch", "all", "--mean", "tokens"), r"--mean 'tokens' is not heads|No such|extra"),
+        (("--batch", "all", "--mean", "tokens"), r"--mean 'tokens' is not heads|No such|too many arguments"),
     ],
 )
 def test_many_inputs_that_cannot_be_one(refused, dump, options, says):

@@ -252,5 +252,5 @@ def picture(found: Axes | Figure) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that no font has: they are boxes
         _make_printable(figure)
-    figure.savefig(content, format="png", dpi=100)
+        figure.savefig(content, format="png", dpi=100)
     return content.getvalue()
