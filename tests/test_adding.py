@@ -139,6 +139,7 @@ def test_scores_are_those_of_the_pattern(run, dump):  # noqa: F811
     assert run("score", dump, "--head", "1", "--format", "csv", *NAMED).out == result.out
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("suffix", ["png", "svg", "npz"])
 def test_a_map_of_it_is_drawn(run, dump, suffix):  # noqa: F811
     assert run("plot", dump, *NAMED, "--head", "1", "-o", f"map.{suffix}").code == 0

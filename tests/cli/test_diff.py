@@ -259,6 +259,7 @@ def test_a_picture_is_of_one_batch_item(run, folder):
     assert (one.code, (folder / "d.png").exists(), "pattern='full'" in one.out) == (1, True, True)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("name", ["context", "lse"])
 def test_a_picture_of_rows_is_of_the_kernel_the_formula_and_the_difference(run, folder, name):
     attnviz.save("dump.safetensors", small())

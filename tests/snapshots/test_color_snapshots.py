@@ -67,6 +67,7 @@ def test_noise_that_nobody_sees_does_not_matter(tmp_path, likeness_extension):
     assert likeness_extension.matches(serialized_data=noisy, snapshot_data=plain)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("change", [0.1, 0.4, np.nan])
 def test_a_changed_cell_is_seen(tmp_path, likeness_extension, change):
     plain, changed = drawn(tmp_path / "a.png"), drawn(tmp_path / "b.png", change)

@@ -338,6 +338,7 @@ def test_lone_cells_are_counted_in_the_finished_file(tmp_path, kind, heads, widt
     check(tmp_path, kind, heads, width, labels, T, suffix)
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(
     ("kind", "heads", "width", "labels", "T", "suffix"),
     [

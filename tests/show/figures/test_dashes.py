@@ -97,7 +97,7 @@ def drawn(figure: Figure, suffix: str = ".png") -> bytes:
     return np.asarray(Image.open(stream).convert("L")).tobytes()
 
 
-@pytest.mark.sweep(keep=3)
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("T", [4, 20, 90])
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,6 +113,7 @@ def test_in_gray_what_is_below_0_is_told_from_what_is_above(kind, suffix, T):
         assert one == other
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("kind", ALWAYS)
 def test_words_arcs_patches_and_statistics_are_dashed_too(kind):
     cells = values(20)
@@ -228,6 +229,7 @@ def test_numbers_have_a_sign_and_no_dash():
     assert numbered.images[0].below is None
 
 
+@pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize("suffix", [".pdf", ".svg"])
 def test_a_map_that_is_below_0_everywhere_is_written(tmp_path, suffix):
     with house_style():

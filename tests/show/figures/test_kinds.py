@@ -82,6 +82,7 @@ def test_every_color_of_a_pattern_with_one_global_key_is_named_and_counted(token
     assert not any("(0.0%)" in said and not said.startswith("0 ") for said in names.values())
 
 
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("T", [3, 8, 16, 20])
 def test_numbers_in_cells_are_no_wider_than_their_cells(T):
     with house_style():
@@ -119,7 +120,7 @@ ODD = {
 }
 
 
-@pytest.mark.sweep(keep=4)
+@pytest.mark.sweep(keep=2)
 @pytest.mark.parametrize("name", ODD)
 def test_odd_maps_are_drawn_and_told_of_by_every_kind(name):
     cells = ODD[name]
