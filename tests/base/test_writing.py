@@ -92,6 +92,16 @@ def test_a_device_that_takes_nothing_is_told(tmp_path):
     assert Path("/dev/full").is_char_device()
 
 
+def test_a_link_that_leads_back_to_itself_is_refused_and_stays(tmp_path):
+    one, other = tmp_path / "one.csv", tmp_path / "other.csv"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    for write in (lambda: check_output(one, [".csv"]), lambda: atomic(one).__enter__()):
+        with pytest.raises(InputError, match=r"one\.csv: is a link that leads back to itself; name another file"):
+            write()
+    assert (one.is_symlink(), other.is_symlink()) == (True, True)
+
+
 def test_a_dash_is_stdout(tmp_path, capfdbinary):
     out = check_output(Path("-"), (".png", ".svg"))
     with atomic(out) as temporary:
