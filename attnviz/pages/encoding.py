@@ -241,7 +241,7 @@ def _encode_given(
 
     def look(n: int, block: Block) -> None:
         there = block.visible > 0
-        weights = torch.where(there[:, None], block.values, 0)
+        weights = torch.where(there[:, None], block.over_all(item.S)[0], 0)
         logs = torch.where(weights > 0, weights.log(), _NOTHING).cpu()
         worst[n] = max(worst[n], float((logs.half().exp() - weights.cpu()).abs().amax()))
         off[n] = max(off[n], float((logs.half().float() - logs).abs().amax()))

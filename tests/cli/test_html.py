@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -45,6 +46,19 @@ def test_layers_heads_and_items_of_ones_choice(run, folder, dump):
     item = small()
     expected = reference.attend(item.q[1], item.k[1], reference.sees_globals(item.global_mask[1], 6))
     np.testing.assert_allclose(page.weights(page.layers[0]), expected.weights, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("queries", [range(2), range(2, 4), range(3, 6)])
+@pytest.mark.parametrize("pattern", ["causal", "local"])
+def test_a_part_of_the_queries_is_these_rows_over_every_key(run, folder, pattern, queries):
+    chosen = ("--pattern", pattern, *(["--window", "1"] if pattern == "local" else []))
+    part = ("--queries", f"{queries.start}:{queries.stop}")
+    assert run("html", layered(0), *chosen, *part, "-o", "page.html").code == 0
+    page, inputs = Page(Path("page.html").read_text()), small(batch=1)
+    near = np.tril(np.ones((6, 6), dtype=bool))
+    near = near if pattern == "causal" else near & ~np.tril(near, -2) | near.T & ~np.triu(near.T, 2)
+    expected = reference.attend(inputs.q[0], inputs.k[0], near).weights[:, queries.start : queries.stop]
+    np.testing.assert_allclose(page.weights(page.layers[0]), np.nan_to_num(expected), rtol=0, atol=1e-3)
 
 
 def test_several_dumps_are_texts_of_one_page(run, folder, dump):

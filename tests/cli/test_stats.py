@@ -185,6 +185,8 @@ def test_several_dumps_have_a_table_each_or_one_with_their_names(run, folder, du
         str(dump),
         str(other),
     }
+    missing = run("stats", dump, "missing.npz")  # told before anything is printed
+    assert (missing.code, missing.out, missing.err) == (2, "", "attnviz: missing.npz: there is no such file\n")
     for file in ("figure.png", "rows.json"):
         result = run("stats", dump, other, "-o", file)
         assert (

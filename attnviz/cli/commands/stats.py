@@ -138,19 +138,18 @@ def register(app: typer.Typer) -> None:
             inputs = [*paths_of(sources), *choice.paths()]
             ask = _Asked(kind, sort, ascending, format, out, look, tags, by_layer, source.title).checked(inputs)
             together = ask.together(len(sources))
-            tables: list[Columns] = []
-            for number, one in enumerate(sources):
+            given = []
+            for one in sources:  # whatever is wrong with one of them is said before anything is printed
                 layers = derive.each(one, choice, compute, batch, values)
                 found, patterns = _computed(kind, layers, derive, compute, head, part, seen)
-                named = " | ".join(dict.fromkeys(patterns))  # layers may have patterns of their own
-                if together:
-                    tables.append(ask.table(found, one.title))
-                    continue
+                given.append((one.title, found, " | ".join(dict.fromkeys(patterns))))  # layers may have their own
+            if together:
+                ask.give_table([ask.table(found, title) for title, found, _ in given])
+                return
+            for number, (title, found, named) in enumerate(given):
                 if number and format == "table":
                     data("\n")
-                replace(ask, title=one.title).give(found, shown, named)
-            if together:
-                ask.give_table(tables)
+                replace(ask, title=title).give(found, shown, named)
 
 
 @dataclass(frozen=True)
