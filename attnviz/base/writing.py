@@ -90,7 +90,9 @@ def _target(path: Path) -> tuple[Path, os.stat_result | None]:
         return path, None
     # os.path, as pathlib raises for a name that is too long to exist.
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
-    if os.path.islink(target):  # noqa: PTH114
+    if os.path.exists(path) and not os.path.exists(target):  # noqa: PTH110
+        target = path  # /dev/stdout is a link to what has no name
+    elif os.path.islink(target):  # noqa: PTH114
         raise InputError(f"{path}: is a link that leads back to itself; name another file")
     if os.path.isdir(target):  # noqa: PTH112
         raise InputError(f"{path}: is a directory; name a file to write")

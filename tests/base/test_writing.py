@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -100,6 +102,15 @@ def test_a_link_that_leads_back_to_itself_is_refused_and_stays(tmp_path):
         with pytest.raises(InputError, match=r"one\.csv: is a link that leads back to itself; name another file"):
             write()
     assert (one.is_symlink(), other.is_symlink()) == (True, True)
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no /dev/stdout here")
+def test_a_link_to_stdout_gets_what_is_written(tmp_path):
+    link = tmp_path / "out.csv"
+    link.symlink_to("/dev/stdout")
+    write = f"from pathlib import Path; from attnviz.base.writing import atomic\nwith atomic(Path({str(link)!r})) as out: out.write_text('whole')"
+    done = subprocess.run([sys.executable, "-c", write], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, link.is_symlink()) == ("whole", "", True)
 
 
 def test_a_dash_is_stdout(tmp_path, capfdbinary):
