@@ -312,7 +312,7 @@ def check(tmp_path, kind, heads, width, labels, T, *suffixes) -> None:
             if pictures is None or kind == "overlay":  # which embeds what it is laid over
                 continue
             many = (
-                heads >= 32 and kind == "overview"
+                heads >= 12 and kind == "overview"
             )  # whose maps are of few cells, and which are more than a file bears
             if (T <= 64 and not many) or kind == "strip":
                 assert pictures == [], suffix  # of rectangles alone
