@@ -98,7 +98,7 @@ def opened(file: Path | io.BytesIO) -> np.ndarray:
 
 
 def rasterized(file: Path, dpi: float) -> np.ndarray | None:
-    """What a PNG holds, or how a viewer shows a PDF or an SVG; None where the machine has no viewer."""
+    """What a PNG holds, or how a viewer shows a PDF or an SVG; None where the machine has no viewer, or it shows none so high."""
     if file.suffix == ".png":
         return opened(file)
     tool = RASTERIZERS[file.suffix]
@@ -109,7 +109,10 @@ def rasterized(file: Path, dpi: float) -> np.ndarray | None:
         "pdftoppm": ["-r", f"{dpi}", "-png", "-singlefile", file, out.with_suffix("")],
         "rsvg-convert": ["-d", f"{dpi}", "-p", f"{dpi}", "-o", out, file],
     }[tool]
-    subprocess.run([tool, *command], check=True, timeout=120)
+    done = subprocess.run([tool, *command], capture_output=True, timeout=120)
+    if b"larger than 32767 pixels" in done.stderr:
+        return None
+    assert done.returncode == 0, done.stderr
     return opened(out)
 
 

@@ -311,9 +311,8 @@ def check(tmp_path, kind, heads, width, labels, T, *suffixes) -> None:
             pictures = planted.embedded(file)
             if pictures is None or kind == "overlay":  # which embeds what it is laid over
                 continue
-            many = (
-                heads >= 12 and kind == "overview"
-            )  # whose maps are of few cells, and which are more than a file bears
+            # Whose maps are of few cells, or are more than a file bears.
+            many = heads >= 12 and kind == "overview"
             if (T <= 64 and not many) or kind == "strip":
                 assert pictures == [], suffix  # of rectangles alone
             elif pictures or not many:
