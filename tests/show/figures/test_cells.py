@@ -309,7 +309,10 @@ def check(tmp_path, kind, heads, width, labels, T, *suffixes) -> None:
             if picture is not None:
                 assert planted.glimmers(planted.within(picture, panels(figure))) == want, suffix
             pictures = planted.embedded(file)
-            if pictures is None or kind == "overlay":  # which embeds what it is laid over
+            if pictures is None or kind in (
+                "overlay",
+                "pattern with weights",
+            ):  # whose ink is laid over another picture
                 continue
             # Whose maps are of few cells, or are more than a file bears.
             many = heads >= 12 and kind == "overview"
