@@ -88,16 +88,22 @@ def _target(path: Path) -> tuple[Path, os.stat_result | None]:
     """Where links lead, and what is there."""
     if isinstance(path, Stdout):
         return path, None
-    # os.path, as pathlib raises for a name that is too long to exist.
-    target = Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
-    if os.path.exists(path) and not os.path.exists(target):  # noqa: PTH110
-        target = path  # /dev/stdout is a link to what has no name
-    elif os.path.islink(target):  # noqa: PTH114
-        raise InputError(f"{path}: is a link that leads back to itself; name another file")
+    target = _led(path)
     if os.path.isdir(target):  # noqa: PTH112
         raise InputError(f"{path}: is a directory; name a file to write")
     _check_parent(target)
     return target, target.stat() if os.path.exists(target) else None  # noqa: PTH110
+
+
+def _led(path: Path) -> Path:
+    """Where links lead. Raises InputError for one that leads back to itself."""
+    # os.path, as pathlib raises for a name that is too long to exist.
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
+    if os.path.exists(path) and not os.path.exists(target):  # noqa: PTH110
+        return path  # /dev/stdout is a link to what has no name
+    if os.path.islink(target):  # noqa: PTH114
+        raise InputError(f"{path}: is a link that leads back to itself; name another file")
+    return target
 
 
 def _copy(written: Path, target: Path) -> None:
@@ -188,7 +194,7 @@ def check_output(path: Path, suffixes: Iterable[str], *, inputs: Iterable[Path] 
         return Stdout(f"-{known[0]}")
     if path.suffix.lower() not in known:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; write one of {', '.join(known)}")
-    _target(path)
+    _check_parent(_led(path))
     read = (one for one in inputs if os.path.exists(one))  # noqa: PTH110
     if os.path.exists(path) and (_is_on_stdin(path) or any(path.samefile(one) for one in read)):  # noqa: PTH110
         raise InputError(f"{path}: is an input of this command and would be overwritten; name another output")
