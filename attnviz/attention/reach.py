@@ -196,10 +196,8 @@ class Reach:
         one, wider = (self, other) if self.step >= other.step else (other, self)
         same = one.step % wider.step == 0 and (one.phase - wider.phase) % wider.step == 0
         table, all_of_it = _both(self.table, other.table)
-        exact, without = (
-            self.band_exact and other.band_exact and same and all_of_it,
-            _where(self.without, other.without),
-        )
+        exact = self.band_exact and other.band_exact and same and all_of_it
+        without = _where(self.without, other.without)
         first, stop = _most(self.first, other.first, np.maximum), _most(self.stop, other.stop, np.minimum)
         return Reach(low, high, one.step, one.phase, True, exact, keys, keys is None, first, stop, table, without)
 

@@ -217,9 +217,8 @@ class Source:
         if not more:
             return [self]
         paths = [path for path in (self.source, *more) if path is not None]
-        for path in dict.fromkeys(paths):
-            if paths.count(path) > 1:
-                raise InputError(f"{path}: this file is given twice; name each once")
+        if twice := repeated(paths):
+            raise InputError(f"{twice[0]}: this file is given twice; name each once")
         return [self, *map(self.of_file, more)]
 
     def of_file(self, path: Path) -> Source:

@@ -373,11 +373,8 @@ class _Totals:
     def made(self) -> dict[str, float | None]:
         """Each statistic: the mean, or the largest; None of none."""
         self._add_up()
-        return {
-            name: None
-            if not self._count[name]
-            else self._largest[name]
-            if one.how == "max"
-            else self._sum[name] / self._count[name]
-            for name, one in STATISTICS.items()
-        }
+        found: dict[str, float | None] = dict.fromkeys(STATISTICS)
+        for name, count in self._count.items():
+            if count:
+                found[name] = self._largest[name] if STATISTICS[name].how == "max" else self._sum[name] / count
+        return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -35,13 +37,19 @@ def script_text(value: object) -> str:
     return json.dumps(value).replace("</", "<\\/").replace("<!--", "<\\!--")
 
 
+def written(folder: Path, host: str, widget: Any) -> Path:
+    """A notebook's page whose cells have a widget."""
+    chunks = [base64.b64encode(chunk).decode() for chunk in widget.chunks]
+    parts = (widget._css, script_text(widget.run), script_text(chunks), widget.height, script_text(widget._esm))
+    path = folder / "notebook.html"
+    path.write_text(host % parts)
+    return path
+
+
 def test_a_cell_that_is_not_tall_has_its_tools_behind_a_button(tmp_path, opened: Opener) -> None:
     inputs = attnviz.AttentionInputs(draw(2, 12, 8), draw(2, 12, 8, seed=1))
     widget = attnviz.view(inputs, Causal(), height=400)
-    chunks = [base64.b64encode(chunk).decode() for chunk in widget.chunks]
-    parts = (widget._css, script_text(widget.run), script_text(chunks), widget.height, script_text(widget._esm))
-    host = tmp_path / "notebook.html"
-    host.write_text(HOST % parts)
+    host = written(tmp_path, HOST, widget)
     page = opened(host).page
     page.get_by_role("tab", name="Heads").click()
     tools = page.get_by_role("group", name="Tools of every view")
@@ -57,10 +65,7 @@ def test_a_cell_that_is_not_tall_has_its_tools_behind_a_button(tmp_path, opened:
 def test_a_cell_holds_the_page_and_leaves_the_notebook_alone(tmp_path, opened: Opener) -> None:
     inputs = attnviz.AttentionInputs(draw(2, 12, 8), draw(2, 12, 8, seed=1))
     widget = attnviz.view(inputs, Causal(), height=500)
-    chunks = [base64.b64encode(chunk).decode() for chunk in widget.chunks]
-    parts = (widget._css, script_text(widget.run), script_text(chunks), widget.height, script_text(widget._esm))
-    host = tmp_path / "notebook.html"
-    host.write_text(HOST % parts)
+    host = written(tmp_path, HOST, widget)
     it = opened(host, "the-notebooks-own")
     page = it.page
     expect(page.get_by_role("tab", name="Model")).to_have_attribute("aria-selected", "true")
@@ -104,10 +109,7 @@ def test_two_cells_of_a_dark_notebook(tmp_path, opened: Opener) -> None:
     """They go with its theme, their ids differ, and a wheel over a map scrolls the notebook until the map is in use."""
     inputs = attnviz.AttentionInputs(draw(2, 12, 8), draw(2, 12, 8, seed=1))
     widget = attnviz.view(inputs, Causal(), height=500)
-    chunks = [base64.b64encode(chunk).decode() for chunk in widget.chunks]
-    parts = (widget._css, script_text(widget.run), script_text(chunks), widget.height, script_text(widget._esm))
-    host = tmp_path / "notebook.html"
-    host.write_text(NOTEBOOK % parts)
+    host = written(tmp_path, NOTEBOOK, widget)
     page = opened(host).page
     expect(page.locator(".app")).to_have_count(2)
     expect(page.locator("#cell .app")).to_have_attribute("data-theme", "dark")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
 import torch
@@ -106,6 +106,12 @@ def _bound(end: float) -> str:
     return f"{abs(end):,.0f} {'after' if end > 0 else 'before'} the query" if end else "the query's own"
 
 
+def _each(fault: Fault, band: Band, found: Iterable[tuple[float, float] | None]) -> Iterator[Variant]:
+    """The mistake of each pair of bounds that were found, once."""
+    for ends in dict.fromkeys(both for both in found if both is not None):
+        yield fault.under(band.said(*ends), band.under(*ends))
+
+
 _BESIDE = 8
 """Steps that both ends of a window are moved by at once."""
 
@@ -147,8 +153,7 @@ class WindowInstead(Fault):
             return
         found = [band.nearest(lambda x: (x, band.high)), band.nearest(lambda x: (-x, x))]
         found += [band.nearest(lambda x: (x, 0.0)), band.nearest(lambda x: (0.0, x))]
-        for ends in dict.fromkeys(both for both in found if both is not None):
-            yield self.under(band.said(*ends), band.under(*ends))
+        yield from _each(self, band, found)
 
 
 class WindowSize(Fault):
@@ -211,8 +216,7 @@ class WindowSides(Fault):
         found = [band.nearest(lambda x: (band.low, x)), band.nearest(lambda x: (x, band.high)), band.beside()]
         found += [band.nearest(lambda x: (x, 0.0)), band.nearest(lambda x: (0.0, x))]
         found += [band.nearest(lambda x: (band.low + x, band.high + x))]
-        for reach in dict.fromkeys(both for both in found if both is not None):
-            yield self.under(band.said(*reach), band.under(*reach))
+        yield from _each(self, band, found)
 
 
 class Dilation(Fault):
