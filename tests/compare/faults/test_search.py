@@ -20,10 +20,10 @@ from tests.power import planted
 DTYPES = cycle(["float64", "float32", "bfloat16", "float16"])
 OUTPUTS = cycle(["context", "weights", "context"])
 COVER = [
-    (mistake, cases[n % len(cases)], next(DTYPES), next(OUTPUTS))
-    for n, (mistake, (cases, _)) in enumerate(MISTAKES.items())
+    (mistake, cases[n % len(cases)], next(DTYPES), "context" if ": v" in mistake else output)
+    for n, ((mistake, (cases, _)), output) in enumerate(zip(MISTAKES.items(), OUTPUTS, strict=False))
 ]
-"""Each mistake once, in dtypes and outputs that take turns; `make power` has all of them."""
+"""Each mistake once, in dtypes and outputs that take turns, one of v in a context; `make power` has all of them."""
 
 
 def kinds(found) -> set[str]:
