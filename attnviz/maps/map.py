@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from attnviz.attention.derived import SomeInputs
@@ -146,17 +148,54 @@ def map_of(request: Request, head: int | None = None, *, progress: Progress | No
     return map_with(request, head, cells_of(reduced_of(request, head, progress=progress)))
 
 
+def maps_of(request: Request, *, progress: Progress | None = None) -> tuple[AttentionMap, ...]:
+    """The maps of all heads of a request."""
+    return start(request, progress=progress).finish()
+
+
+@dataclass(frozen=True)
+class Started:
+    """Maps of the heads of a layer while several processes make them: what this one makes is done, and the inputs are let go.
+
+    Args:
+        maps: the maps without their cells.
+        reduced: gives the cells of each, once every process has made its parts.
+    """
+
+    maps: tuple[AttentionMap, ...]
+    reduced: Callable[[], list[Reduced]]
+
+    def finish(self) -> tuple[AttentionMap, ...]:
+        """The maps. Called in the order of starts, by every process."""
+        return tuple(
+            replace(shown, cells=cells_of(made)) for shown, made in zip(self.maps, self.reduced(), strict=True)
+        )
+
+
+def start(request: Request, *, progress: Progress | None = None) -> Started:
+    """Makes what this process is to make of the maps of all heads of a request."""
+    with _exact(request):
+        reduced = request.attention.start(request.chosen, *request.edges(), **_wanted(request, progress))
+    return Started(tuple(map_with(request, head, np.empty((0, 0))) for head in request.chosen), reduced)
+
+
 def reduced_of(request: Request, head: int, *, progress: Progress | None = None) -> Reduced:
     """The cells of a head of a request, and which queries they are of."""
+    with _exact(request):
+        return request.attention.cells(head, *request.edges(), **_wanted(request, progress))
+
+
+def _wanted(request: Request, progress: Progress | None) -> dict[str, Any]:
+    """What a request asks of cells."""
+    asked = {"reductions": (request.reduce,), "values": request.values, "memory": request.memory}
+    return asked | {"progress": progress}
+
+
+@contextmanager
+def _exact(request: Request) -> Iterator[None]:
+    """Nothing is remembered for gradients, and no product is of a half type, whatever the caller has turned on."""
     with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
-        return request.attention.cells(
-            head,
-            *request.edges(),
-            reductions=(request.reduce,),
-            values=request.values,
-            memory=request.memory,
-            progress=progress,
-        )
+        yield
 
 
 def cells_of(reduced: Reduced) -> Cells:

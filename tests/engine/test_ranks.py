@@ -9,11 +9,13 @@ import select
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from queue import Queue
-from threading import Lock
+from threading import Event, Lock, get_ident
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,14 +26,19 @@ from hypothesis import strategies as st
 import attnviz
 from attnviz import AttentionInputs
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Masked, Pattern, longformer
 from attnviz.base.bins import bin_edges
 from attnviz.cli.main import main
 from attnviz.engine.attention import Computed
+from attnviz.engine.identity import read_alike
 from attnviz.engine.plan import shares
-from attnviz.engine.ranks import Ranks, digest, rank_device
+from attnviz.engine.ranks import Ranks, rank_device
 from attnviz.engine.reducer import REDUCTIONS, Wanted, reduce_map
+from attnviz.engine.request import Request, ask
 from attnviz.engine.tiles import TileSize
+from attnviz.maps.map import map_of
+from attnviz.maps.map import start as start_maps
+from attnviz.plots.kinds.heatmap import standing_out
 from tests import warm
 from tests.cases import small
 from tests.strategies import normal
@@ -56,16 +63,16 @@ def test_ranks_that_read_other_inputs_stop(tmp_path, start):
 @given(data=st.data())
 def test_a_digest_tells_inputs_apart(data):
     inputs = small(batch=1, tokens=5)
-    whole = digest(inputs.item(), Causal(), 1)
-    assert digest(small(batch=1, tokens=5).item(), Causal(), 1) == whole
-    assert digest(inputs.item(), Full(), 1) != whole
+    whole = read_alike(inputs.item(), Causal(), [1])
+    assert read_alike(small(batch=1, tokens=5).item(), Causal(), [1]) == whole
+    assert read_alike(inputs.item(), Full(), [1]) != whole
     name = data.draw(st.sampled_from(["k", "global_mask", "scale"]))
     changed = getattr(inputs, name)
     if name == "k":
         changed = changed.clone()
         changed[0, inputs.item().kv_head(1), data.draw(st.integers(0, 4)), 0] += 1
     changed = ~changed if name == "global_mask" else 0.5 if name == "scale" else changed
-    assert digest(replace(inputs, **{name: changed}).item(), Causal(), 1) != whole
+    assert read_alike(replace(inputs, **{name: changed}).item(), Causal(), [1]) != whole
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -136,6 +143,20 @@ def test_a_picture_and_its_data_have_the_same_bits_from_torchrun(tmp_path, alone
     arguments = [*command, "plot", dump, *options, *two]
     subprocess.run([str(a) for a in arguments], check=True, timeout=PATIENCE, env=environment())
     assert_same_files(tmp_path)
+
+
+@pytest.mark.sweep
+def test_a_whole_model_has_the_same_bits_from_three_ranks(tmp_path, alone, start):
+    dump, kept = tmp_path / "run.npz", tmp_path / "parts"
+    layers = [attnviz.synthesize(seed=seed, heads=2, kv_heads=1, tokens=600) for seed in range(2)]
+    np.savez(dump, **{f"layers.{n}.{name}": getattr(one, name) for n, one in enumerate(layers) for name in "qk"})
+    options = [dump, "--pattern", "causal", "--checkpoint", kept]
+    three = [start(rank, 3, "overview", *options, "-o", tmp_path / "three.png") for rank in range(3)]
+    assert [ends(process)[0] for process in three] == [0, 0, 0]
+    assert list(kept.iterdir())
+    alone("overview", *options, "-o", tmp_path / "again.png")
+    alone("overview", *options[:-2], "-o", tmp_path / "one.png")
+    assert len({(tmp_path / f"{name}.png").read_bytes() for name in ("one", "three", "again")}) == 1
 
 
 @pytest.mark.sweep
@@ -235,25 +256,138 @@ LOCK = Lock()
 
 
 @pytest.fixture
-def world():
-    """Makes a map by ranks that are threads of this process."""
+def together():
+    """Has ranks, threads of this process, do the same; gives what each of them has."""
 
-    def world(size: int):
+    def together(size: int, work: Callable[[Ranks], Any]) -> list[Any]:
         queues: dict[tuple[int, int], Queue] = {pair: Queue() for pair in itertools.product(range(size), repeat=2)}
         tickets: dict[str, int] = {}
         ranks = [Ranks(rank, size, Threads(rank, tickets, queues)) for rank in range(size)]
+        with ThreadPoolExecutor(size) as pool:
+            made = [one.result(PATIENCE) for one in [pool.submit(work, rank) for rank in ranks]]
+        assert all(queue.empty() for queue in queues.values())
+        return made
 
+    return together
+
+
+@pytest.fixture
+def world(together):
+    """Makes a map by ranks that are threads of this process."""
+
+    def world(size: int):
         def run(item: AttentionItem, pattern: Pattern, *arguments, **options):
-            with ThreadPoolExecutor(size) as pool:
-                asked = (Computed(item, pattern), *arguments, Wanted(**options))
-                found = [pool.submit(rank.reduce_map, *asked) for rank in ranks]
-                made = [one.result(PATIENCE) for one in found]
-            assert all(queue.empty() for queue in queues.values())
-            return made[0]
+            asked = (Computed(item, pattern), *arguments, Wanted(**options))
+            return together(size, lambda rank: rank.reduce_map(*asked))[0]
 
         return run
 
     return world
+
+
+# One queue of layers, heads and rows
+
+
+LAYERS = [small(batch=1, heads=heads, kv_heads=1, tokens=tokens) for heads, tokens in ((3, 150), (2, 97))]
+
+
+def overview(ranks: Ranks | None, **more: Any) -> list[Any]:
+    """The cells of every head of two layers, in parts of a few rows."""
+    begun = []
+    for layer in LAYERS:
+        request = Request(layer, Causal(), pixels=20, memory=30_000, ranks=ranks, **more)
+        begun.append(start_maps(request))
+    return [shown.cells for started in begun for shown in started.finish()]
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[tuple[int, int, range]]:
+    """The parts that are made: of how many queries the map is, its head, and the rows."""
+    parts: list[tuple[int, int, range]] = []
+    reduced = Computed.reduced
+
+    def watched(self, head, rows, *rest):
+        parts.append((self.item.T, head, range(int(rows[0]), int(rows[-1]))))
+        return reduced(self, head, rows, *rest)
+
+    monkeypatch.setattr(Computed, "reduced", watched)
+    return parts
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_layers_and_heads_of_several_ranks_have_the_bits_of_one(together, size, tmp_path, made):
+    alone = overview(None)
+    made.clear()
+    together(size, lambda rank: overview(rank, checkpoint=tmp_path))
+    assert len(made) > len(alone) == 5, "heads are made in parts"
+    rows = sorted((T, head, t) for T, head, part in made for t in part)
+    assert rows == sorted((layer.T, head, t) for layer in LAYERS for head in range(layer.H) for t in range(layer.T))
+    made.clear()
+    # Any number of ranks goes on from what these left, and makes nothing again.
+    for found in (
+        overview(None, checkpoint=tmp_path),
+        together(5 - size, lambda rank: overview(rank, checkpoint=tmp_path))[0],
+    ):
+        assert not made
+        for cells, expected in zip(found, alone, strict=True):
+            np.testing.assert_array_equal(cells, expected)
+
+
+def test_a_rank_goes_on_to_other_heads_while_another_is_at_its_part(together, monkeypatch):
+    at_work, last_head = Event(), Event()
+    slow: list[int] = []
+    reduced = Computed.reduced
+
+    def watched(self, head, *rest):
+        if get_ident() not in slow:
+            assert at_work.wait(PATIENCE)
+        elif not at_work.is_set():
+            at_work.set()
+            assert last_head.wait(PATIENCE), "the other rank waits for this one, and there is work"
+        found = reduced(self, head, *rest)
+        if head == LAYERS[0].H - 1:
+            last_head.set()
+        return found
+
+    def work(rank: Ranks) -> list[Any]:
+        slow.extend([get_ident()] * rank.rank)
+        return overview(rank)
+
+    expected = overview(None)
+    monkeypatch.setattr(Computed, "reduced", watched)
+    for found, cells in zip(together(2, work)[0], expected, strict=True):
+        np.testing.assert_array_equal(found, cells)
+
+
+def test_what_rank_0_adds_to_a_figure_waits_for_nobody():
+    inputs = attnviz.synthesize(heads=1, kv_heads=1, tokens=200)
+    inputs.q[..., 0], inputs.k[..., 0] = 0, 0
+    inputs.q[0, 0, 150, 0] = inputs.k[0, 0, 70, 0] = 30
+    request = Request(inputs, Full(), pixels=50)
+    shown = map_of(request)
+    nobody: Any = object()
+    part = standing_out(request.but(ranks=Ranks(0, 2, nobody)), shown)
+    assert part is not None
+    assert 150 in part.queries
+    assert 70 in part.keys
+
+
+def test_what_is_made_of_others_is_told_from_others():
+    def identity(request: Request) -> bytes:
+        return read_alike(request.item, request.attention.pattern, request.chosen)
+
+    layers = [small(batch=1), small(batch=1, seed=5)]
+    other = [layers[0], replace(layers[1], k=layers[1].k + (torch.arange(6) == 3)[:, None])]
+    values = [layers[0], replace(layers[1], v=layers[1].v + 1)]
+    for asked in ({"mean": "layers"}, {"rollout": True}, {"max": "heads,layers"}, {"mean": "layers", "hide": "0"}):
+        assert identity(ask(layers, Causal(), **asked)) == identity(ask(layers, Causal(), **asked)), asked
+        assert identity(ask(layers, Causal(), **asked)) != identity(ask(other, Causal(), **asked)), asked
+    norms = {"mean": "layers", "values": "norms"}
+    assert identity(ask(layers, Causal(), **norms)) != identity(ask(values, Causal(), **norms))
+    alone = {"inputs": layers[1], "pattern": Causal(), "hide": "0"}
+    assert identity(Request(**alone)) != identity(Request(**{**alone, "inputs": other[1]}))
+    masks = [Masked(torch.ones(6, 6).tril(n).bool()) for n in (0, 1)]
+    assert len({read_alike(layers[0].item(), mask, [0]) for mask in masks}) == 2
 
 
 @pytest.mark.sweep(keep=1)
