@@ -7,7 +7,7 @@ A view (a map, tiles, statistics, a comparison, a page) asks here and never look
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -138,17 +138,12 @@ class Attention(ABC):
         """
         return self.reduced(head, row_edges, column_edges, Wanted(**wanted))
 
-    def start(
+    def cells_of(
         self, heads: Sequence[int], row_edges: Positions, column_edges: Positions, **wanted: Any
-    ) -> Callable[[], list[Reduced]]:
-        """Makes what this process is to make of the cells of several heads; to call what it returns gives all of them.
-
-        Processes that share the work come to the end of this at different times, and go on to other heads and layers: they
-        wait for each other where they ask for the cells. These are without denominators.
-        """
+    ) -> list[Reduced]:
+        """Several heads reduced to cells, as :meth:`cells`, without their denominators; processes that share the work share all of it."""
         asked = Wanted(**wanted)
-        made = [self.reduced(head, row_edges, column_edges, asked).alone() for head in heads]
-        return lambda: made
+        return [self.reduced(head, row_edges, column_edges, asked).alone() for head in heads]
 
     @abstractmethod
     def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:

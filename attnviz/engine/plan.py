@@ -20,7 +20,7 @@ from attnviz.engine.tiles import TileSize
 PART_PAIRS = 1 << 32
 """Pairs of a part, about: seconds of a processor, which is what a killed run loses."""
 
-_PARTS_A_RANK = 8
+PARTS_A_RANK = 8
 """Parts for each rank, where maps have fewer by their size: the ranks that are done first take what is left."""
 
 
@@ -44,7 +44,7 @@ class Plan:
     ) -> Plan:
         """Parts of about the same work, for so many ranks that make the maps of so many heads from one queue."""
         work = pairs(item, pattern, row_edges, tile.rows)
-        count = max(work // PART_PAIRS, -(-_PARTS_A_RANK * ranks // heads) if ranks > 1 else 1)
+        count = max(work // PART_PAIRS, -(-PARTS_A_RANK * ranks // heads) if ranks > 1 else 1)
         return cls(tile, tuple(dict.fromkeys(shares(item, pattern, row_edges, tile.rows, count))))
 
     @classmethod

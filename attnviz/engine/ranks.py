@@ -1,6 +1,6 @@
 """Maps over several processes: a rank that has nothing to do takes the next rows of a head, rank 0 puts the pictures together.
 
-Layers, their heads, and parts of a head's rows are one queue: the next part is taken by who comes first.
+Parts of the rows of all heads of a layer are one queue. At the next layer ranks meet, to see that all have read the same.
 
 Parts are cut where blocks of rows end in a single process too, so that the picture has the same bits however many
 ranks make it. A rank reads the queries of its parts only. Started by ``torchrun --nproc-per-node N -m attnviz ...``.
@@ -30,7 +30,7 @@ from attnviz.engine.attention import Attention, Rows
 from attnviz.engine.blocks import Block
 from attnviz.engine.checkpoint import Checkpoint, key_of, queries_of
 from attnviz.engine.identity import read_alike
-from attnviz.engine.plan import Plan, Whole, numbers, rows_of_parts
+from attnviz.engine.plan import PARTS_A_RANK, Plan, Whole, numbers, rows_of_parts
 from attnviz.engine.reducer import Reduced, Wanted
 
 
@@ -133,9 +133,11 @@ class Ranks:
         Raises:
             RankError: another rank stopped.
         """
-        return self.start(attention, (head,), row_edges, column_edges, wanted, checkpoint=checkpoint, sums=True)()[0]
+        return self.reduce_maps(attention, (head,), row_edges, column_edges, wanted, checkpoint=checkpoint, sums=True)[
+            0
+        ]
 
-    def start(
+    def reduce_maps(
         self,
         attention: Attention,
         heads: Sequence[int],
@@ -145,22 +147,22 @@ class Ranks:
         *,
         checkpoint: Checkpoint | None = None,
         sums: bool = False,
-    ) -> Callable[[], list[Reduced]]:
-        """Makes parts of the maps of several heads, from one queue, until none is left; to call what it returns gives the maps.
-
-        A rank that finds none left returns, and may start on the next layer while others are still at their last part of this
-        one. What is returned is called in the order of starts, by every rank: on rank 0 it waits for the others' parts.
+    ) -> list[Reduced]:
+        """As :meth:`attnviz.engine.attention.Attention.cells_of`: parts of several heads are one queue.
 
         Args:
-            attention, heads, row_edges, column_edges, wanted: as :meth:`attnviz.engine.attention.Attention.start` has them.
+            attention, heads, row_edges, column_edges, wanted: as there.
             checkpoint: as :meth:`reduce_map` has it.
             sums: whether maps have their denominators.
+
+        Raises:
+            RankError: another rank stopped.
         """
         making = _Making(self, attention, heads, (row_edges, column_edges), wanted, checkpoint, sums=sums)
         alone, name, channel = count(), f"maps {next(self._maps)}", self.channel
         for part in making.parts(lambda: next(alone) if channel is None else channel.ticket(name), wanted.progress):
             making.make(part)
-        return making.maps.gathered  # and nothing else of it: the inputs of a layer are let go
+        return making.maps.gathered()
 
     def wait(self) -> None:
         """Returns when every rank has come here: those without a part too, before rank 0 writes.
@@ -290,37 +292,51 @@ class _Maps:
         columns = len(edges[1]) - 1
         self.wholes = [Whole(plan, edges[0], columns, reductions, sums=sums) for plan in plans if ranks.rank == 0]
         self.own: dict[int, Reduced] = {}
+        self.settled = 0  # heads whose parts have changed hands
 
     def put(self, part: int, made: Reduced) -> None:
-        """Takes a part in that this rank made."""
+        """Takes a part in that this rank made; of heads that are behind, parts change hands."""
         made = made if self.sums else made.alone()
         if self.ranks.rank:
             self.own[part] = made
+            self._send(self.places[part][0])
         else:
             n, of_head = self.places[part]
             self.wholes[n].put(of_head, made)
+            # So far behind that hardly anyone is still at it: a rank that has gone is noticed before the end.
+            self._receive(self.places[max(0, part - PARTS_A_RANK * self.ranks.size)][0])
+
+    def _send(self, until: int) -> None:
+        """Sends rank 0 this rank's parts of the heads before ``until``: which there are, and their numbers."""
+        channel = self.ranks.channel
+        while channel is not None and self.settled < until:
+            parts = [part for part, (n, _) in enumerate(self.places) if n == self.settled]
+            channel.send(torch.tensor([part in self.own for part in parts], dtype=torch.int64), 0)
+            for part in parts:
+                for values in numbers(self.own.pop(part)) if part in self.own else ():
+                    channel.send(values, 0)
+            self.settled += 1
+
+    def _receive(self, until: int) -> None:
+        """Takes in the others' parts of the heads before ``until``."""
+        channel = self.ranks.channel
+        while channel is not None and self.settled < until:
+            whole = self.wholes[self.settled]
+            for other in range(1, self.ranks.size):
+                theirs = torch.empty(len(whole.plan), dtype=torch.int64)
+                channel.receive(theirs, other)
+                for part in theirs.nonzero()[:, 0].tolist():
+                    for place in whole.arrays(part):
+                        channel.receive(place, other)
+                    whole.missing.discard(part)
+            self.settled += 1
 
     def gathered(self) -> list[Reduced]:
         """The maps on rank 0; the others send it their parts, and have nothing to show."""
-        channel = self.ranks.channel
         if self.ranks.rank:
-            assert channel is not None
-            own = torch.zeros(len(self.places), dtype=torch.int64)
-            own[list(self.own)] = 1
-            channel.send(own, 0)
-            for _, made in sorted(self.own.items()):
-                for values in numbers(made):
-                    channel.send(values, 0)
+            self._send(len(self.plans))
             return [_nothing(self.edges, self.reductions, sums=self.sums) for _ in self.plans]
-        for other in range(1, self.ranks.size):
-            assert channel is not None
-            theirs = torch.empty(len(self.places), dtype=torch.int64)
-            channel.receive(theirs, other)
-            for part in theirs.nonzero()[:, 0].tolist():
-                n, of_head = self.places[part]
-                for place in self.wholes[n].arrays(of_head):
-                    channel.receive(place, other)
-                self.wholes[n].missing.discard(of_head)
+        self._receive(len(self.plans))
         return [whole.result() for whole in self.wholes]
 
 
@@ -399,11 +415,11 @@ class Shared(Attention):
     ) -> Iterator[Block]:
         return self._alone.blocks(head, queries=queries, weights=weights, sums=sums)
 
-    def start(
+    def cells_of(
         self, heads: Sequence[int], row_edges: Positions, column_edges: Positions, **wanted: Any
-    ) -> Callable[[], list[Reduced]]:
+    ) -> list[Reduced]:
         made = self._alone, heads, row_edges, column_edges, Wanted(**wanted)
-        return self._ranks.start(*made, checkpoint=self._checkpoint)
+        return self._ranks.reduce_maps(*made, checkpoint=self._checkpoint)
 
     def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
         made = self._alone, head, row_edges, column_edges, wanted

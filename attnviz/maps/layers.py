@@ -13,7 +13,7 @@ from attnviz.attention.taken import is_array, taken
 from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
 from attnviz.engine.request import Request, ask, asks
-from attnviz.maps.map import AttentionMap, Started, start
+from attnviz.maps.map import AttentionMap, maps_of
 from attnviz.sources.dumps import load
 from attnviz.sources.naming import layers_there
 
@@ -132,15 +132,13 @@ def overview_rows(
     for label, inputs in layers:
         request = ask(inputs, pattern, chosen, pixels=pixels, **what)
         del inputs
-        rows.append(start_row(label, request, progress=progress))
+        rows.append(overview_row(label, request, progress=progress))
         del request  # before the next layer is read
-    return [OverviewRow(label, started.finish()) for label, started in rows]
+    return rows
 
 
-def start_row(
-    label: Label | None, request: Request, *, progress: Progress | None = None
-) -> tuple[Label | None, Started]:
-    """Starts the small maps of the heads of a request, which are those of a layer; the label comes first."""
+def overview_row(label: Label | None, request: Request, *, progress: Progress | None = None) -> OverviewRow:
+    """Small maps of the heads of a request, which are those of a layer."""
     if request.inputs.layer is None and label is not None:  # of a list, whose order says it
         request = request.but(inputs=replace(request.inputs, layer=label))
-    return label, start(request, progress=progress)
+    return OverviewRow(label, maps_of(request, progress=progress))

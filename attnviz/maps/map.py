@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from attnviz.attention.derived import SomeInputs
@@ -150,33 +149,10 @@ def map_of(request: Request, head: int | None = None, *, progress: Progress | No
 
 def maps_of(request: Request, *, progress: Progress | None = None) -> tuple[AttentionMap, ...]:
     """The maps of all heads of a request."""
-    return start(request, progress=progress).finish()
-
-
-@dataclass(frozen=True)
-class Started:
-    """Maps of the heads of a layer while several processes make them: what this one makes is done, and the inputs are let go.
-
-    Args:
-        maps: the maps without their cells.
-        reduced: gives the cells of each, once every process has made its parts.
-    """
-
-    maps: tuple[AttentionMap, ...]
-    reduced: Callable[[], list[Reduced]]
-
-    def finish(self) -> tuple[AttentionMap, ...]:
-        """The maps. Called in the order of starts, by every process."""
-        return tuple(
-            replace(shown, cells=cells_of(made)) for shown, made in zip(self.maps, self.reduced(), strict=True)
-        )
-
-
-def start(request: Request, *, progress: Progress | None = None) -> Started:
-    """Makes what this process is to make of the maps of all heads of a request."""
     with _exact(request):
-        reduced = request.attention.start(request.chosen, *request.edges(), **_wanted(request, progress))
-    return Started(tuple(map_with(request, head, np.empty((0, 0))) for head in request.chosen), reduced)
+        made = request.attention.cells_of(request.chosen, *request.edges(), **_wanted(request, progress))
+    each = zip(request.chosen, made, strict=True)
+    return tuple(map_with(request, head, cells_of(reduced)) for head, reduced in each)
 
 
 def reduced_of(request: Request, head: int, *, progress: Progress | None = None) -> Reduced:

@@ -36,8 +36,7 @@ from attnviz.engine.ranks import Ranks, rank_device
 from attnviz.engine.reducer import REDUCTIONS, Wanted, reduce_map
 from attnviz.engine.request import Request, ask
 from attnviz.engine.tiles import TileSize
-from attnviz.maps.map import map_of
-from attnviz.maps.map import start as start_maps
+from attnviz.maps.map import map_of, maps_of
 from attnviz.plots.kinds.heatmap import standing_out
 from tests import warm
 from tests.cases import small
@@ -293,11 +292,8 @@ LAYERS = [small(batch=1, heads=heads, kv_heads=1, tokens=tokens) for heads, toke
 
 def overview(ranks: Ranks | None, **more: Any) -> list[Any]:
     """The cells of every head of two layers, in parts of a few rows."""
-    begun = []
-    for layer in LAYERS:
-        request = Request(layer, Causal(), pixels=20, memory=30_000, ranks=ranks, **more)
-        begun.append(start_maps(request))
-    return [shown.cells for started in begun for shown in started.finish()]
+    asked = [Request(layer, Causal(), pixels=20, memory=30_000, ranks=ranks, **more) for layer in LAYERS]
+    return [shown.cells for request in asked for shown in maps_of(request)]
 
 
 @pytest.fixture

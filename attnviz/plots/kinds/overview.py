@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from attnviz.base.types import Label, Progress
     from attnviz.engine.request import Request
-    from attnviz.maps.map import Started
+    from attnviz.maps.layers import OverviewRow
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Overview:
             progress: called with the number of rows done, as they are.
         """
         from attnviz.base.words import count as counted
-        from attnviz.maps.layers import OverviewRow, start_row
+        from attnviz.maps.layers import overview_row
         from attnviz.plots.room import model, panels
 
-        begun: list[tuple[Label | None, Started]] = []
+        rows: list[OverviewRow] = []
         room = 0
         for label, request in layers:
             if self.tags:
@@ -65,10 +65,9 @@ class Overview:
                 room = room or model(count, len(request.chosen), look, ax)
                 fitted = request.but(pixels=min(request.pixels, room))
             del request  # before the next layer is read
-            label, started = start_row(label, fitted, progress=progress)
-            begun.append((label, replace(started, maps=tagged(started.maps, fitted)) if self.tags else started))
+            row = overview_row(label, fitted, progress=progress)
+            rows.append(replace(row, maps=tagged(row.maps, fitted)) if self.tags else row)
             del fitted
-        rows = [OverviewRow(label, started.finish()) for label, started in begun]
         maps = tuple(shown for row in rows for shown in row.maps)
         each = Counter(shown.tag for shown in maps).most_common() if self.tags else []
         notes = (f"tags: {', '.join(f'{number} {tag}' for tag, number in each)}",) if each else ()
