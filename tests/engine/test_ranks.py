@@ -9,12 +9,9 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from queue import Queue
-from threading import Event, Lock, get_ident
+from threading import Event, get_ident
 from typing import Any
 
 import numpy as np
@@ -40,9 +37,8 @@ from attnviz.maps.map import map_of, maps_of
 from attnviz.plots.kinds.heatmap import standing_out
 from tests import warm
 from tests.cases import small
+from tests.ranks import PATIENCE, together
 from tests.strategies import normal
-
-PATIENCE = 240  # seconds; a rank that hangs is a failure, not a stuck build
 
 
 def test_ranks_that_read_other_inputs_stop(tmp_path, start):
@@ -227,51 +223,8 @@ def test_shares_put_together_have_the_bits_of_the_whole(name, data):
     np.testing.assert_array_equal(torch.cat([part.denominators for part in parts]), whole.denominators)
 
 
-class Threads:
-    """Ranks as threads of this process: what they tell each other goes through queues."""
-
-    def __init__(self, rank: int, tickets: dict[str, int], queues: dict[tuple[int, int], Queue]) -> None:
-        self.rank, self.tickets, self.queues = rank, tickets, queues
-
-    def ticket(self, name: str) -> int:
-        with LOCK:
-            self.tickets[name] = self.tickets.get(name, -1) + 1
-            return self.tickets[name]
-
-    def send(self, tensor: torch.Tensor, to: int) -> None:
-        self.queues[self.rank, to].put(tensor.clone())
-
-    def receive(self, tensor: torch.Tensor, source: int) -> None:
-        tensor.copy_(self.queues[source, self.rank].get(timeout=PATIENCE))
-
-    def arrived(self) -> None:
-        pass
-
-    def wait(self) -> None:
-        pass
-
-
-LOCK = Lock()
-
-
 @pytest.fixture
-def together():
-    """Has ranks, threads of this process, do the same; gives what each of them has."""
-
-    def together(size: int, work: Callable[[Ranks], Any]) -> list[Any]:
-        queues: dict[tuple[int, int], Queue] = {pair: Queue() for pair in itertools.product(range(size), repeat=2)}
-        tickets: dict[str, int] = {}
-        ranks = [Ranks(rank, size, Threads(rank, tickets, queues)) for rank in range(size)]
-        with ThreadPoolExecutor(size) as pool:
-            made = [one.result(PATIENCE) for one in [pool.submit(work, rank) for rank in ranks]]
-        assert all(queue.empty() for queue in queues.values())
-        return made
-
-    return together
-
-
-@pytest.fixture
-def world(together):
+def world():
     """Makes a map by ranks that are threads of this process."""
 
     def world(size: int):
@@ -311,7 +264,7 @@ def made(monkeypatch) -> list[tuple[int, int, range]]:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_layers_and_heads_of_several_ranks_have_the_bits_of_one(together, size, tmp_path, made):
+def test_layers_and_heads_of_several_ranks_have_the_bits_of_one(size, tmp_path, made):
     alone = overview(None)
     made.clear()
     together(size, lambda rank: overview(rank, checkpoint=tmp_path))
@@ -329,7 +282,7 @@ def test_layers_and_heads_of_several_ranks_have_the_bits_of_one(together, size, 
             np.testing.assert_array_equal(cells, expected)
 
 
-def test_a_rank_goes_on_to_other_heads_while_another_is_at_its_part(together, monkeypatch):
+def test_a_rank_goes_on_to_other_heads_while_another_is_at_its_part(monkeypatch):
     at_work, last_head = Event(), Event()
     slow: list[int] = []
     reduced = Computed.reduced
