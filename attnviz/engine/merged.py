@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -104,8 +105,7 @@ class Merged(WholeRows):
         if (head, rows) in self._left:
             return self._left[head, rows].mean
         # One row of cells, and a column for each run of hidden keys and for each run between.
-        cuts = np.flatnonzero(np.diff(hidden) > 1)
-        starts, stops = hidden[[0, *(cuts + 1)]], hidden[[*cuts, len(hidden) - 1]] + 1
+        starts, stops = self._runs
         columns = np.unique(np.concatenate([starts, stops]))
         with torch.no_grad(), torch.autocast(self.item.device.type, enabled=False):
             found = self.whole.cells(
@@ -116,6 +116,46 @@ class Merged(WholeRows):
             return None
         return float(np.nan_to_num(found.mass[0][np.isin(columns[:-1], starts)]).sum())
 
+    @property
+    def _tells_beside(self) -> bool:
+        """Whether what the hidden keys had is told by a look at them alone, beside rows that were renormalized without them."""
+        return self.base is not self.whole and 0 < len(self._runs[0]) <= _RUNS
+
+    @cached_property
+    def _runs(self) -> tuple[Positions, Positions]:
+        """Where runs of hidden keys start, and where they stop."""
+        hidden = np.asarray(self.made.hidden, dtype=np.int64)
+        cuts = np.flatnonzero(np.diff(hidden) > 1)
+        ends = [0, *(cuts + 1)][: len(hidden)], [*cuts, len(hidden) - 1][: len(hidden)]
+        return hidden[ends[0]], hidden[ends[1]] + 1
+
+    def hidden_shares(self, head: int, queries: range, known: Tensor, memory: int | None = None) -> NDArray[np.float64]:
+        """The share of each query's weight that lies on the hidden keys, (T',), NaN where it sees nothing at all.
+
+        Args:
+            head: the head.
+            queries: T' queries.
+            known: their denominators over the keys that are kept, (T', 2), without a sink.
+            memory: as :class:`attnviz.engine.reducer.Wanted` has it.
+        """
+        starts, stops = self._runs
+        columns, none = np.unique(np.concatenate([starts, stops])), torch.isnan(known[:, 1])
+        known = torch.where(none[:, None], torch.tensor([0.0, 1.0], dtype=known.dtype), known)
+        edges = np.arange(queries.start, queries.stop + 1)
+        found = self.whole.cells(head, edges, columns, reductions=("mass",), denominators=known, memory=memory)
+        assert found.mass is not None
+        hidden = found.mass[:, np.isin(columns[:-1], starts)]
+        blank = np.isnan(hidden).all(1)
+        ratio = np.nansum(hidden, axis=1)  # to the weight of the keys that are kept, where there are such
+        sink = self.whole.item.sink(head)
+        rest = (~none).double()
+        if sink is not None:
+            rest = rest + torch.exp(sink - known[:, 0]) / known[:, 1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(rest == 0, 1, 1 / (1 + rest.numpy() / ratio))
+        share[blank] = np.where(none.numpy()[blank], np.nan, 0)
+        return np.asarray(share)
+
     def whole_rows(self, head: int, memory: int | None = None) -> MergedRows:
         return MergedRows(self, head, memory)
 
@@ -123,8 +163,9 @@ class Merged(WholeRows):
         rows = range(int(row_edges[0]), int(row_edges[-1]))
         if not self._only_hides:
             own = self.whole_rows(head, wanted.memory)
+            own.left = Left() if self._tells_beside else own.left
             found = self.reduced_rows(own, row_edges, column_edges, wanted)
-            if own.left is not None and self.base is self.whole:
+            if own.left is not None:
                 self._left[head, rows] = own.left
             return found
         # Keys alone are left out, or nothing is: the other attention's cells, cut around what is hidden.
@@ -142,6 +183,9 @@ class Merged(WholeRows):
         kept = ~np.isin(columns[:-1], hidden)
         if tells:
             self._left[head, rows] = Left().of(found, ~kept)
+        elif self._tells_beside and not wanted.logits:
+            shares = self.hidden_shares(head, rows, found.denominators, wanted.memory)
+            self._left[head, rows] = Left().beside(shares)
         group = (np.searchsorted(column_edges, columns[:-1], side="right") - 1)[kept]
         sees = self.sees_kept(head, rows, found)
         counts = np.add.reduceat(sees, row_edges[:-1] - row_edges[0], dtype=np.int64)
@@ -204,6 +248,10 @@ class Merged(WholeRows):
         return sees
 
 
+_RUNS = 16
+"""Runs of hidden keys up to which a look at each of them, query by query, costs less than another way through all keys."""
+
+
 @dataclass(frozen=True)
 class Left:
     """The weight on keys that are hidden, of so many queries that see any."""
@@ -216,6 +264,10 @@ class Left:
         assert found.mass is not None
         weight = float(np.nansum(found.mass[:, hidden], axis=1) @ found.counts)
         return Left(self.weight + weight, self.queries + int(found.counts.sum()))
+
+    def beside(self, share: NDArray[np.float64]) -> Left:
+        """With that of single queries, NaN of one that sees nothing."""
+        return Left(self.weight + float(np.nansum(share)), self.queries + int((~np.isnan(share)).sum()))
 
     @property
     def mean(self) -> float | None:
@@ -307,12 +359,22 @@ class MergedRows:
         size, parts = self._size(len(columns)), []
         for start in range(groups.start, groups.stop, size):
             edges = self.queries[start : min(start + size, groups.stop) + 1]
-            mass = self._kept_mass(edges, columns, keys) if self.attention.hidden else self._mass(edges, columns)
+            mass = self._kept_mass(edges, columns, keys) if self.attention.hidden else self._whole_mass(edges, columns)
             parts.append(torch.from_numpy(mass).to(self.item.compute_dtype))  # keys down in memory, as they come
         none = torch.empty(0, len(keys), dtype=self.item.compute_dtype)
         made = parts[0] if len(parts) == 1 else torch.cat([none, *parts])
         hidden = torch.isnan(made)
         return made.masked_fill_(hidden, 0), hidden.logical_not_()
+
+    def _whole_mass(self, edges: Positions, columns: Positions) -> Cells:
+        """The mass of groups of queries over groups of keys, of which none is hidden, or is no longer there."""
+        found = self.attention.base.cells(self.head, edges, columns, reductions=("mass",), memory=self.memory)
+        assert found.mass is not None
+        if self.left is not None:
+            queries = range(int(edges[0]), int(edges[-1]))
+            shares = self.attention.hidden_shares(self.head, queries, found.denominators, self.memory)
+            self.left = self.left.beside(shares)
+        return found.mass
 
     def _kept_mass(self, edges: Positions, columns: Positions, keys: range) -> Cells:
         """The mass of groups of queries over some groups of keys without what is hidden, NaN where none is seen."""

@@ -208,6 +208,23 @@ def of_hidden_keys(problem: Problem) -> Numbers:
     return problem.cells(*reference.merged(whole.weights[0], problem.call.visible(), {0}, False, each, each))
 
 
+def by_the_rest_of_words(problem: Problem) -> Numbers:
+    spans = {f"run {n}": range(run[0], run[-1] + 1) for n, run in enumerate(runs_of(problem))}
+    asked = {"spans": spans, "hide": [0], "renormalize": True}
+    shown = map_of(Request(problem.call.inputs, problem.call.pattern, 0, **asked))
+    left = math.nan if shown.left_out is None else shown.left_out
+    return cells_of(problem.call.inputs, problem, **asked) | {"left_out": np.array(left)}
+
+
+def of_the_rest_of_words(problem: Problem) -> Numbers:
+    weights, visible, runs = problem.call.expected().weights[0], problem.call.visible(), runs_of(problem)
+    queries = reference.query_groups(problem.call.places, runs)
+    hidden = [weights[t, 0] for t in range(len(weights)) if visible[t].any()]
+    left = math.fsum(hidden) / len(hidden) if hidden else math.nan
+    rest = reference.merged(weights, visible, {0}, True, queries, runs)
+    return problem.cells(*rest) | {"left_out": np.array(left)}
+
+
 def cells_wanted(problem: Problem) -> Numbers:
     wanted = problem.wanted()
     return {reduce: wanted[reduce] for reduce in REDUCTIONS}
@@ -226,6 +243,7 @@ PATHS: dict[str, tuple[Callable[[Problem], Numbers], Callable[[Problem], Numbers
     "given weights": (lambda one: cells_of(given_weights(one), one), of_given, problems()),
     "words": (by_words, of_words, problems()),
     "hidden keys": (by_hidden_keys, of_hidden_keys, problems()),
+    "renormalized words": (by_the_rest_of_words, of_the_rest_of_words, problems()),
 }
 
 
