@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -110,6 +111,23 @@ def test_a_program_reads_and_writes_its_streams(tmp_path):
         "for s in (sys.stdin, sys.stdout, sys.stderr)))"
     )
     assert both("-c", program, input="caf\u00e9\r\n").stderr == "caf\u00e9\n"
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]])
+def test_a_program_without_its_streams_ends(closed, tmp_path):
+    program = (
+        "import os, sys; ends = [s is None for s in (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__)]; "
+        "opened = len(os.listdir('/proc/self/fd')); print(ends, opened, file=open('said', 'w')); sys.exit('a reason')"
+    )
+    without = " ".join(f"{number}>&-" for number in closed)
+    said = []
+    for python in (COLD, WARM):
+        command = f"exec {python} -c {shlex.quote(program)} {without}"
+        ended = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        said.append((ended.returncode, ended.stdout, ended.stderr, (tmp_path / "said").read_text()))
+    assert said[0] == said[1]
+    assert said[0][0] == 1
+    assert said[0][3].startswith(str([number in closed for number in (0, 1, 2, 0)]))
 
 
 def test_a_program_sees_a_terminal():

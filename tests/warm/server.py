@@ -51,6 +51,7 @@ class Request:
     umask: int
     ignored: list[int]
     limits: list[tuple[int, tuple[int, int]]]
+    closed: list[int]
     streams: list[int]
 
     @classmethod
@@ -72,9 +73,12 @@ class Request:
         for number, stream in enumerate(self.streams):
             os.dup2(stream, number)
             os.close(stream)
-        sys.stdin = sys.__stdin__ = stream_like(sys.stdin, 0, "r")
-        sys.stdout = sys.__stdout__ = stream_like(sys.stdout, 1, "w")
-        sys.stderr = sys.__stderr__ = stream_like(sys.stderr, 2, "w")
+        for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+            like = None if number in self.closed else stream_like(getattr(sys, name), number, mode)
+            setattr(sys, name, like)
+            setattr(sys, f"__{name}__", like)
+        for number in self.closed:
+            os.close(number)
         os.chdir(self.folder)
         os.umask(self.umask)
         for number in self.ignored:
@@ -114,12 +118,14 @@ def end_with(program: Callable[[], None]) -> NoReturn:
         sys.excepthook(type(error), error, error.__traceback__)
         code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     if not isinstance(code, int | None):
-        print(code, file=sys.stderr)
+        if sys.stderr:
+            print(code, file=sys.stderr)
         code = 1
     threading._shutdown()
     atexit._run_exitfuncs()
     try:
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except OSError:
         code = 120
     if code == -signal.SIGINT:
