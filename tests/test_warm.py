@@ -217,6 +217,20 @@ def test_a_program_is_alone_and_new():
     assert one[4] != other[4]
 
 
+def test_the_program_has_its_modules_and_no_other_program_has_them(tmp_path):
+    """A program of that name, or one for which another attnviz is first, finds what it would find started cold."""
+    say = "import sys; print(sum(name.startswith('attnviz') for name in sys.modules))"
+    (tmp_path / "attnviz").write_text(say)
+    (tmp_path / "other").write_text(say)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    found = [
+        int(subprocess.check_output([WARM, tmp_path / name], text=True, env=env))
+        for name, env in (("attnviz", os.environ), ("attnviz", environment), ("other", os.environ))
+    ]
+    assert found[0] > 100
+    assert found[1:] == [0, 0]
+
+
 def test_what_cannot_be_warm_starts_cold():
     assert is_warm()
     assert is_warm(env={**os.environ, "COLUMNS": "40", "MPLBACKEND": "svg", "TORCHINDUCTOR_CACHE_DIR": "/"})
