@@ -42,7 +42,15 @@ HEAVY = (
     *("torch", "torch.distributed", "numpy", "safetensors.torch"),
     *("matplotlib.figure", "matplotlib.backends.backend_mixed", "matplotlib.backends.backend_agg", "matplotlib.style"),
     *(f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm")),
-    *("typer.core", "typer._adapters", "rich._emoji_codes", "rich.markdown", "rich.markup", "rich.progress", "rich.table"),
+    *(
+        "typer.core",
+        "typer._adapters",
+        "rich._emoji_codes",
+        "rich.markdown",
+        "rich.markup",
+        "rich.progress",
+        "rich.table",
+    ),
 )
 
 MODELS = ("transformers.models.bert.modeling_bert",)
