@@ -136,6 +136,10 @@ class Request:
         """The same with some of it changed."""
         return replace(self, **changes)
 
+    def alone(self) -> Request:
+        """The same asked of this process, whatever others do meanwhile; no part of it is kept."""
+        return self.but(ranks=None, checkpoint=None)
+
     def of(self, inputs: Inputs, pattern: Pattern | str | None = None) -> Request:
         """The same asked of other inputs, under a pattern of theirs; what is seen as one and left out too."""
         derived = dict(self.inputs.asked) if isinstance(self.inputs, MergedInputs) else {}
