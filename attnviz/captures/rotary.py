@@ -7,7 +7,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -62,12 +61,6 @@ class _Product:
         """That of a batch item, (T, n)."""
         return self.by.detach()[(None,) * (4 - self.by.ndim)][0].select(2 - self.axis, 0)
 
-    @cached_property
-    def memory(self) -> object:
-        """Where the factor lies, and how often that was written to; what is the same there is the same."""
-        version = object() if self.by.is_inference() else self.by._version
-        return self.by.data_ptr(), self.by.dtype, self.by.shape, self.by.stride(), self.axis, version
-
 
 @dataclass(frozen=True, eq=False)
 class _Way:
@@ -82,11 +75,6 @@ class _Way:
     layout: str
     products: tuple[_Product, ...]
     in_parts: bool = False
-
-    def like(self, other: _Way) -> bool:
-        """Whether another turns in the same way by the very same numbers: a model's layers are mostly given these once."""
-        mine, theirs = ((one.layout, one.in_parts, [part.memory for part in one.products]) for one in (self, other))
-        return mine == theirs
 
     @property
     def vectors(self) -> Tensor:
@@ -124,7 +112,50 @@ class _Turned:
         """Whether others were turned so."""
         if (self.way.layout, self.first) != (other.way.layout, other.first):
             return False
-        return self.some is other.some or _equal(self.way.phasors(), other.way.phasors())
+        return _equal(self.way.phasors(), other.way.phasors())
+
+
+class _Known:
+    """A turning that was found, by numbers that a model mostly gives to all of its layers.
+
+    Args:
+        turned: what was found.
+        rotary: what is said of it.
+    """
+
+    def __init__(self, turned: _Turned, rotary: Rotary | None) -> None:
+        self.turned, self.rotary = turned, rotary
+        self._phasors: list[complex] = turned.some[-1].tolist()
+        way = turned.way  # of a vector and itself turned, the second says nothing more
+        self._factors = way.products if way.in_parts else way.products[:1]
+        self._places = [_place(one.by, one.axis) for one in self._factors]
+        self.vectors: list[list[float | complex]] = []  # of the latest products by these, at one position of one head
+
+    def heard(self, vector: Tensor, by: Tensor, axis: int) -> bool:
+        """Takes in a product of a vector, where it is by these."""
+        if _place(by, axis) not in self._places:
+            return False
+        at = _rows(by.shape[axis - 4]).stop - 1
+        self.vectors.append(vector.detach()[(0, at, 0) if axis == 1 else (0, 0, at)].tolist())
+        return True
+
+    def gives(self, seen: Tensor, T: int) -> bool:
+        """Whether one of these, turned, is what the kernel saw, (B, H, S, D), of the last ``T`` positions."""
+        row: list[float] = seen.detach()[0, 0, _rows(T).stop - 1 - T].tolist()
+        n, each, layout = len(self._phasors), len(self._factors), self.turned.way.layout
+        there = _pairs(row[self.turned.first : self.turned.first + 2 * n], layout)
+        near = _near(seen.dtype) * max(map(abs, row))
+        if len(there) != n:
+            return False
+        for place in range(0, len(self.vectors) - each + 1, each):
+            one, *others = self.vectors[place : place + each]
+            vector = [*map(complex, one, *others)] if others or len(one) == n else _pairs(one, layout)
+            made = [x * by for x, by in zip(vector, self._phasors, strict=True)]
+            size = sum((x.conjugate() * y).real for x, y in zip(made, there, strict=True))
+            size /= sum(abs(x) ** 2 for x in made) or 1.0
+            if size > 0 and all(abs(y - size * x) <= near for x, y in zip(made, there, strict=True)):
+                return True
+        return False
 
 
 class Turning:
@@ -132,7 +163,7 @@ class Turning:
 
     def __init__(self) -> None:
         self._products: deque[_Product] = deque(maxlen=_MOST)
-        self._last: tuple[_Turned, Rotary | None] | None = None  # most layers turn alike
+        self._known: deque[_Known] = deque(maxlen=4)  # windows can have frequencies of their own
 
     def heard(self, args: Sequence[Any]) -> None:
         """Takes in what was multiplied, where that may be a vector of each head and position and a factor of each position."""
@@ -145,7 +176,9 @@ class Turning:
             return
         sizes = (*(1,) * (4 - by.ndim), *by.shape)
         for axis in (1, 2):  # of positions
-            if sizes[axis] == vector.shape[axis] > 1 and sizes[3] == vector.shape[3]:
+            if not (sizes[axis] == vector.shape[axis] > 1 and sizes[3] == vector.shape[3]):
+                continue
+            if not any(known.heard(vector, by, axis) for known in self._known):
                 x = vector.detach()[0] if axis == 2 else vector.detach()[0].transpose(0, 1)
                 some = x[:, _rows(sizes[axis])].clone()  # a model may write into its own
                 self._products.append(_Product(some, by, axis))
@@ -157,23 +190,32 @@ class Turning:
             q, k: what the kernel saw.
             known: the model's buffers, some of which may be frequencies, known better than a cosine tells them.
         """
+        try:
+            if k.shape[2] < q.shape[2]:
+                return None
+            again = next((one for one in self._known if one.vectors), None)
+            if again is not None and again.gives(q, q.shape[2]) and again.gives(k, q.shape[2]):
+                return again.rotary
+            return self._found(q, k, known)
+        finally:
+            self._products.clear()
+            for one in self._known:
+                one.vectors.clear()
+
+    def _found(self, q: Tensor, k: Tensor, known: Iterable[Tensor]) -> Rotary | None:
+        """How they were turned, found among the products."""
         T = q.shape[2]
         products = [one for one in self._products if one.sizes[0] == T]
-        self._products.clear()
-        if not products or k.shape[2] < T:
+        if not products:
             return None
-        before = None if self._last is None else self._last[0]
-        turned = _turned(_ways(products, before), q, before)  # most models turn q and then k
-        if turned is None:
+        turned = _turned(_ways(products), q)  # most models turn q and then k
+        of_keys = None if turned is None else _turned(_ways(products, backwards=True), k[:, :, -T:])
+        if turned is None or of_keys is None or not of_keys.like(turned):
             return None
-        of_keys = _turned(_ways(products, before, backwards=True), k[:, :, -T:], turned)
-        if of_keys is None or not of_keys.like(turned):
-            return None
-        if self._last is None or not turned.like(self._last[0]):
-            frequencies = _frequencies(turned.way.phasors(), known)
-            rotary = None if frequencies is None else Rotary(turned.way.layout, frequencies, turned.first)
-            self._last = turned, rotary
-        return self._last[1]
+        frequencies = _frequencies(turned.way.phasors(), known)
+        rotary = None if frequencies is None else Rotary(turned.way.layout, frequencies, turned.first)
+        self._known.append(_Known(turned, rotary))
+        return rotary
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -185,49 +227,56 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and a.equal(b)
 
 
+def _place(by: Tensor, axis: int) -> object:
+    """Where a factor lies, and how often that was written to: what is the same there is the same."""
+    version = object() if by.is_inference() else by._version
+    return by.data_ptr(), by.dtype, by.shape, by.stride(), axis, version
+
+
+def _near(dtype: torch.dtype) -> float:
+    """How far apart the same vectors may be by rounding, in its largest number."""
+    return 6 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+
+
+def _pairs(row: Sequence[float | complex], layout: str) -> list[complex]:
+    """The pairs of a vector as complex numbers."""
+    half = len(row) // 2
+    return [*map(complex, row[:half], row[half:])] if layout == "halves" else [*map(complex, row[0::2], row[1::2])]
+
+
 def _rows(T: int) -> slice:
     """The positions whose vectors are looked at: some, the first among them."""
     step = max(1, (T - 1) // (_ROWS - 1))
     return slice(0, step * (_ROWS - 1) + 1, step)
 
 
-def _turned(ways: Iterable[_Way], seen: Tensor, before: _Turned | None) -> _Turned | None:
-    """Of some ways in which products can be of one rotation, that which gives what the kernel saw.
-
-    Args:
-        ways: the ways.
-        seen: what the kernel saw, (B, H, T, D).
-        before: what was turned last, mostly by the same numbers.
-    """
+def _turned(ways: Iterable[_Way], seen: Tensor) -> _Turned | None:
+    """Of some ways in which products can be of one rotation, that which gives what the kernel saw, (B, H, T, D)."""
     _, H, T, D = seen.shape
     rows = _rows(T)
     held = seen.detach()[0, :, rows].float()  # (H, rows, D)
-    near = 6 * max(torch.finfo(seen.dtype).eps, torch.finfo(torch.float32).eps) * float(held.abs().amax())
+    near = _near(seen.dtype) * float(held.abs().amax())
     for way in ways:
-        again = before is not None and way.like(before.way)
-        some, vectors = before.some if before is not None and again else way.phasors(rows), way.vectors
+        some, vectors = way.phasors(rows), way.vectors
         n = some.shape[-1]
         if 2 * n > D or len(vectors) not in (1, H):
             continue
         made = vectors * some  # (H or 1, rows, n)
         for first in dict.fromkeys((0, D - 2 * n)):
             there = torch.complex(*_parts(held[..., first : first + 2 * n], way.layout))
-            if _is_along(there, made, near) and (again or float(some.angle().abs().amax()) > _TURNS):
+            if _is_along(there, made, near) and float(some.angle().abs().amax()) > _TURNS:
                 return _Turned(way, first, some)
     return None
 
 
 def _is_along(there: Tensor, made: Tensor, near: float) -> bool:
     """Whether vectors are these, or in their direction: a model may norm what it turned."""
-    if bool(((there - made).abs() <= near).all()):
-        return True
     size = torch.linalg.vecdot(made, there).real / torch.linalg.vecdot(made, made).real
     return bool((size > 0).all()) and bool(((there - size[..., None] * made).abs() <= near).all())
 
 
-def _ways(products: Sequence[_Product], before: _Turned | None, *, backwards: bool = False) -> Iterator[_Way]:
-    """Each way in which products can be of one rotation, the layout of what was turned before first."""
-    layouts = LAYOUTS if before is None else sorted(LAYOUTS, key=before.way.layout.__ne__)
+def _ways(products: Sequence[_Product], *, backwards: bool = False) -> Iterator[_Way]:
+    """Each way in which products can be of one rotation."""
     places = range(len(products))
     for place in places[::-1] if backwards else places:
         one = products[place]
@@ -237,7 +286,7 @@ def _ways(products: Sequence[_Product], before: _Turned | None, *, backwards: bo
         for other in products[place + 1 : place + 4]:
             if (one.vector.shape, one.sizes) != (other.vector.shape, other.sizes) or other.vector.is_complex():
                 continue
-            for layout in layouts:
+            for layout in LAYOUTS:
                 if one.sizes[1] % 2 == 0:
                     yield _Way(layout, (one, other))
                 yield _Way(layout, (one, other), in_parts=True)
