@@ -110,9 +110,10 @@ def _parts(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
         part.sink, part.slope = item.sink(head), item.slope(head)
         for change in changes["settings"]:
             change(part)
-        own = torch.zeros(len(rows), dtype=torch.bool)
-        if part.pattern.global_queries:
-            own = torch.isin(rows, item.global_queries.cpu())
+        if not part.pattern.global_queries:
+            yield part, index
+            continue
+        own = torch.isin(rows, item.global_queries.cpu())
         for of_global in (False, True):
             at = (own == of_global).nonzero().flatten()
             if len(at):
