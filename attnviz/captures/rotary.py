@@ -90,8 +90,8 @@ class _Way:
         cosines, *sines = (one.factor[rows] for one in self.products)
         if cosines.is_complex():
             return cosines
-        cosines, sines = (one if self.in_parts else _parts(one, self.layout)[0] for one in (cosines, *sines))
-        return torch.complex(cosines.float(), sines.float())
+        real, imaginary = (one if self.in_parts else _parts(one, self.layout)[0] for one in (cosines, *sines))
+        return torch.complex(real.float(), imaginary.float())
 
 
 @dataclass(frozen=True, eq=False)
