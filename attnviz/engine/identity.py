@@ -93,7 +93,7 @@ class Identity:
         self._made.update(repr((str(rows.dtype), tuple(rows.shape))).encode())
         size = max(1, (1 << 24) // max(1, rows[:1].numel())) if rows.ndim else 1
         for part in rows.split(size) if rows.ndim else (rows[None],):
-            self._made.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+            self._made.update(part.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def take_made_of(identity: Identity, item: AttentionItem, pattern: Pattern, heads: Sequence[int]) -> None:

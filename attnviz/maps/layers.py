@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
-from attnviz.attention.taken import is_array, taken
+from attnviz.attention.taken import is_array, taken, taken_layers
 from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
 from attnviz.engine.request import Request, ask, asks
@@ -90,7 +90,7 @@ def _opened(
     if isinstance(source, (str, Path)):
         path = Path(source)
         return f"{path}", lambda label: load(path, layer=label), layers_there(path, {})
-    several = [cast("Inputs", taken(one)) for one in source]
+    several = taken_layers(source)
     if not several:
         raise InputError("an overview of no layers; give the inputs of one or more")
 
