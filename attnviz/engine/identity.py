@@ -45,8 +45,7 @@ class Identity:
 
     def __init__(self, source: str, *, code: bool = False) -> None:
         """``source``: what errors call it; ``code``: whether what is made of code is taken by the name of its type, and not refused."""
-        self.source, self.code = source, code
-        self._made: Any = hashlib.sha256()
+        self.source, self.code, self._made = source, code, hashlib.sha256()
 
     @property
     def bytes(self) -> bytes:

@@ -279,6 +279,11 @@ HALF_ROADS = {
     "statistics": lambda inputs: attnviz.head_statistics(inputs, Local(4)),
     "norms": lambda inputs: attnviz.attention_map(inputs, 0, Local(4), values="norms", queries=range(8), pixels=64),
     "logits of a rectangle": lambda inputs: attnviz.Pyramid.of(inputs, Local(4)).rectangle(0, range(8), range(8)),
+    "tile": lambda inputs: attnviz.Pyramid.of(inputs, Local(4)).tile(0, 3, 0, 0),
+    "difference": lambda inputs: attnviz.compare_maps(inputs, inputs, 0, Local(4), pixels=64),
+    "words": lambda inputs: attnviz.attention_map(inputs, 0, Local(4), spans={"a": range(100)}, pixels=64),
+    "renormalized": lambda inputs: attnviz.attention_map(inputs, 0, Local(4), hide=[0], renormalize=True, pixels=64),
+    "sides": lambda inputs: attnviz.marginals(inputs, 0, Local(4)),
 }
 
 
