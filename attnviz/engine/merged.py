@@ -118,8 +118,12 @@ class Merged(WholeRows):
 
     @property
     def _tells_beside(self) -> bool:
-        """Whether what the hidden keys had is told by a look at them alone, beside rows that were renormalized without them."""
-        return self.base is not self.whole and 0 < len(self._runs[0]) <= _RUNS
+        """Whether what the hidden keys had is told by a look at them alone, beside rows that were renormalized without them.
+
+        A sink may be beyond what their part of the weight is to the others'.
+        """
+        sinks = getattr(self.whole.item.inputs, "sinks", None)
+        return self.base is not self.whole and sinks is None and 0 < len(self._runs[0]) <= _RUNS
 
     @cached_property
     def _runs(self) -> tuple[Positions, Positions]:
@@ -135,7 +139,7 @@ class Merged(WholeRows):
         Args:
             head: the head.
             queries: T' queries.
-            known: their denominators over the keys that are kept, (T', 2), without a sink.
+            known: their denominators over the keys that are kept, (T', 2).
             memory: as :class:`attnviz.engine.reducer.Wanted` has it.
         """
         starts, stops = self._runs
@@ -147,14 +151,10 @@ class Merged(WholeRows):
         hidden = found.mass[:, np.isin(columns[:-1], starts)]
         blank = np.isnan(hidden).all(1)
         ratio = np.nansum(hidden, axis=1)  # to the weight of the keys that are kept, where there are such
-        sink = self.whole.item.sink(head)
-        rest = (~none).double()
-        if sink is not None:
-            rest = rest + torch.exp(sink - known[:, 0]) / known[:, 1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(rest == 0, 1, 1 / (1 + rest.numpy() / ratio))
+        with np.errstate(divide="ignore"):
+            share = np.where(none.numpy(), 1, 1 / (1 + 1 / ratio))
         share[blank] = np.where(none.numpy()[blank], np.nan, 0)
-        return np.asarray(share)
+        return share
 
     def whole_rows(self, head: int, memory: int | None = None) -> MergedRows:
         return MergedRows(self, head, memory)
