@@ -309,6 +309,22 @@ def test_a_rank_goes_on_to_other_heads_while_another_is_at_its_part(monkeypatch)
         np.testing.assert_array_equal(found, cells)
 
 
+MADE_OF_OTHERS = {
+    "given": lambda inputs: Request(attnviz.AttentionWeights(normal((3, 40, 40), 0).abs()), pixels=7),
+    "rollout": lambda inputs: ask([inputs, inputs], Causal(), rollout=True, pixels=9, reduce="mass"),
+    "mean": lambda inputs: ask([inputs, inputs], Causal(), mean="layers", pixels=9),
+    "words": lambda inputs: Request(inputs, Causal(), spans={"a": range(40)}, hide=[0], renormalize=True, pixels=9),
+}
+
+
+@pytest.mark.parametrize("name", MADE_OF_OTHERS)
+def test_what_is_no_formula_of_q_and_k_has_the_same_bits_too(name):
+    request = MADE_OF_OTHERS[name](small(batch=1, tokens=90))
+    found = together(2, lambda rank: maps_of(request.but(ranks=rank)))[0]
+    for shown, expected in zip(found, maps_of(request), strict=True):
+        np.testing.assert_array_equal(shown.cells, expected.cells)
+
+
 def test_what_rank_0_adds_to_a_figure_waits_for_nobody():
     inputs = attnviz.synthesize(heads=1, kv_heads=1, tokens=200)
     inputs.q[..., 0], inputs.k[..., 0] = 0, 0
