@@ -75,7 +75,9 @@ class KeysMoved(Fault):
         """Pages in any order, the largest that explain the numbers first."""
         T, S = case.inputs.T, case.inputs.S
         terms = terms_of(case, torch.linspace(0, T - 1, min(T, _TABLED)).round().long())
-        for tile in reversed(TILES) if terms is not None else ():
+        if terms is None:
+            return
+        for tile in reversed(TILES):
             table = Moved(terms, fields).table(tile) if 3 * tile <= S < (_TABLE + 1) * tile else None
             if table is not None:
                 name = f"pages of {tile} keys in the order {', '.join(map(str, table))}"
