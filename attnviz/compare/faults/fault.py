@@ -152,7 +152,7 @@ class Fault(ABC):
         def change(work: Work) -> None:
             work.pattern = pattern
 
-        return self.variant(name, "settings", change, setting)
+        return Variant(self.name, name, "settings", change, setting, pattern=pattern)
 
     def having(self, said: str, setting: str = "", **values: object) -> Variant:
         """Other settings of the call: ``scale``, ``softcap``, ``sink``, ``slope``."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnviz.attention.patterns import Local
 from attnviz.compare.faults.fault import TILES, Case, Fault
-from attnviz.compare.faults.orders import exchanged, rolled, shifted, swapped
+from attnviz.compare.faults.orders import exchanged, paged, rolled, shifted, swapped
 from attnviz.compare.faults.rules import leaves
 from attnviz.compare.faults.terms import Terms, terms_of
 from attnviz.compare.faults.work import Variant, Work
@@ -40,6 +40,8 @@ class KeysMoved(Fault):
         for fields in ("kv", "k", "v") if case.what == "context" else ("kv",):
             for name, index in self._nearest(terms, fields):
                 yield self._of(name, fields, index)
+            if not case.beside:
+                yield from self._ordered(case, fields)
 
     def _of(self, name: str, fields: str, rule: Callable[[Tensor], Tensor]) -> Variant:
         """Other keys in the place of k and v, or of one of them."""
@@ -69,6 +71,21 @@ class KeysMoved(Fault):
                     name = "pages {} and {} of {} keys exchanged"
                     yield name.format(*pages, tile), partial(exchanged, pages=pages, tile=tile)
 
+    def _ordered(self, case: Case, fields: str) -> Iterator[Variant]:
+        """Pages in any order, the largest that explain the numbers first."""
+        T, S = case.inputs.T, case.inputs.S
+        terms = terms_of(case, torch.linspace(0, T - 1, min(T, _TABLED)).round().long())
+        if terms is None:
+            return
+        for tile in reversed(TILES):
+            table = Moved(terms, fields).table(tile) if 3 * tile <= S < (_TABLE + 1) * tile else None
+            if table is not None:
+                name = f"pages of {tile} keys in the order {', '.join(map(str, table))}"
+                yield self._of(name, fields, partial(paged, table=table, tile=tile))
+
+
+_TABLED, _TABLE = 128, 12
+"""Rows that an order of pages is read from, and the most pages."""
 
 _MOVES = 17
 """Keys that others are moved by, fewer than so many, or a tile."""
@@ -109,6 +126,37 @@ class Moved:
         sums = terms.all()[:, None] + change[:, other - one - 1, one] + change[:, pages - (other - one) - 1, other]
         found = terms.nearest(terms.off(sums))
         return None if found is None else pairs[found]
+
+    def table(self, tile: int) -> list[int] | None:
+        """The page that each place holds, by least squares: sums are linear in which is where; None where in no other order."""
+        terms, S = self.terms, self.terms.before.item.S
+        pages, index = S // tile, torch.arange(S)
+        # What each place would hold, with the page that is 0, 1, ... after its own: (n, places, pages, W).
+        held = torch.stack(
+            [
+                _by_page(terms.seen[..., None] * self.each((index + by * tile) % (pages * tile)), tile)
+                for by in range(pages)
+            ],
+            2,
+        )
+        own = terms.all()
+        rest = own - held[:, :, 0].sum(1)  # of keys that are in no whole page
+        left = _left(held, terms.given[:, None, None]) / own[:, None, None, -1:]
+        wanted = -_left(rest, terms.given) / own[:, -1:]
+        each_place = torch.eye(pages, dtype=left.dtype).repeat_interleave(pages, 1)
+        page = (torch.arange(pages)[:, None] + torch.arange(pages)) % pages
+        each_page = (page.flatten() == torch.arange(pages)[:, None]).to(left.dtype)
+        equations = torch.cat([left.permute(0, 3, 1, 2).reshape(-1, pages**2), each_place, each_page])
+        ones = torch.ones(2 * pages, dtype=left.dtype)
+        shares = torch.linalg.lstsq(equations, torch.cat([wanted.flatten(), ones])[:, None], driver="gelsd").solution
+        found = page.gather(1, shares.reshape(pages, pages).argmax(1)[:, None])[:, 0]
+        order: list[int] = found.tolist()
+        return None if sorted(order) != [*range(pages)] or order == [*range(pages)] else order
+
+
+def _left(sums: Tensor, given: Tensor) -> Tensor:
+    """What sums, (..., W), leave of the kernel's rows, times their denominators, (..., C)."""
+    return sums[..., :-1] - given * sums[..., -1:]
 
 
 def _by_page(each: Tensor, tile: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,3 +29,10 @@ def exchanged(index: Tensor, pages: tuple[int, int], tile: int) -> Tensor:
     one, other = pages
     to = torch.where(index // tile == one, other, torch.where(index // tile == other, one, index // tile))
     return to * tile + index % tile
+
+
+def paged(index: Tensor, table: Sequence[int], tile: int) -> Tensor:
+    """Whole pages as a table has them; what is beyond it stays."""
+    inside = index < len(table) * tile
+    page = torch.tensor(table)[(index // tile).clamp(max=len(table) - 1)]
+    return torch.where(inside, page * tile + index % tile, index)

@@ -139,7 +139,7 @@ def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], s
         lambda: [(one,) for one in singles],
         lambda: _backward_alone(case, singles),
         lambda: [(one,) for one in _singles(case, 1)],
-        lambda: _pairs(nearest()),
+        lambda: _pairs(case, nearest()),
         lambda: _with_fitted(case, nearest()),
         lambda: [(one,) for one in _singles(case, 2)],
     )
@@ -246,12 +246,16 @@ def _likeness(a: Tensor, b: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
-def _pairs(nearest: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
+def _pairs(case: Case, nearest: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
     """Combinations of two kinds, one of them of the nearest."""
     for place, first in enumerate(nearest[:_NEAREST]):
         for second in nearest[place + 1 :]:
-            if first.fault != second.fault:
+            if first.fault != second.fault and not (first.pattern and second.pattern):
                 yield first, second
+        if first.pattern is not None:  # what else is wrong with the pattern is so with what the first one left of it
+            for second in _singles(replace(case, pattern=first.pattern), 0):
+                if second.pattern is not None and second.fault != first.fault:
+                    yield first, second
 
 
 def _with_fitted(case: Case, nearest: Sequence[Variant]) -> Iterator[tuple[Variant, Variant]]:
@@ -365,7 +369,7 @@ def _finding(equal: Sequence[tuple[Variant, ...]], rows: int, off: float, scope:
     asked = " ".join(settings) if len(settings) == len(variants) else "that"
     which = f"{rows:,} rows" if scope == "all" else f"{rows:,} rows that differ"
     return Finding(
-        tuple(_said(each) for each in equal),
+        tuple(dict.fromkeys(_said(each) for each in equal)),
         tuple(dict.fromkeys(one.fault for each in equal for one in each)),
         f"with {asked} all {which} agree within {off:.1g}",
         settings,

@@ -123,22 +123,23 @@ class Terms:
         return visible(work).double()
 
 
-def terms_of(case: Case) -> Terms | None:
-    """The wrong rows of a case, taken apart; None where there is no such thing: of logits, and of the gradients of keys."""
+def terms_of(case: Case, rows: Tensor | None = None) -> Terms | None:
+    """The wrong rows of a case, or some, taken apart; None where there is no such thing: of logits, and of the gradients of keys."""
     if case.what not in ("weights", "context", "lse", "dq"):
         return None
+    if rows is not None:
+        return _taken_apart(case, rows)
     key = "terms", case.batch, case.head, case.beside
     if key not in case.known:
-        case.known[key] = _taken_apart(case)
+        case.known[key] = _taken_apart(case, torch.tensor(case.rows))
     found: Terms | None = case.known[key]
     return found
 
 
-def _taken_apart(case: Case, rows: Tensor | None = None) -> Terms | None:
+def _taken_apart(case: Case, rows: Tensor) -> Terms | None:
     parts: list[Work] = []
     steps = [Variant("", "", step, lambda work: parts.append(replace(work))) for step in ("product", "mask")]
     try:
-        rows = torch.tensor(case.rows) if rows is None else rows
         compute(case.work(case.batch, case.head, rows), (*case.beside, *steps), FIXED)
     except (InputError, IndexError):
         return None

@@ -122,6 +122,8 @@ class Variant:
     """How to ask for the same: ``--window 255``; empty where no setting does."""
     rule: str | None = None
     """The dtype by whose rounding numbers agree, where that is another than the output's."""
+    pattern: Pattern | None = None
+    """What is in the place of the whole pattern, where something is."""
 
 
 def clean(tensor: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 from attnviz.compare.handed import Outputs
 from attnviz.compare.kernel import check_kernel
 from attnviz.sources.arguments import inputs_of
-from tests.faulty import Kernel, band, called, case, chunks, packed, prefixed
+from tests.compare.faults.test_backward import planted
+from tests.faulty import Kernel, band, called, case, chunks, gradients, packed, prefixed
 from tests.power import DTYPES
 
 T, S = 48, 74
@@ -54,6 +55,14 @@ def exchanged(one: int, other: int, size: int) -> Callable[[Tensor], Tensor]:
         pages = list(keys.split(size))
         pages[one], pages[other] = pages[other], pages[one]
         return torch.cat(pages)
+
+    return order
+
+
+def ordered(table: tuple[int, ...], size: int) -> Callable[[Tensor], Tensor]:
+    def order(keys: Tensor) -> Tensor:
+        pages = list(keys.split(size))
+        return torch.cat([*(pages[page] for page in table), *pages[len(table) :]])
 
     return order
 
@@ -144,6 +153,9 @@ MISTAKES = {
     "q of another batch item": ("full", "q of batch item", lambda c: replace(c, q=c.q.flip(0))),
     "keys round the end": ("causal", "key s-3, round the end,", moved("kv", lambda s: s.roll(3))),
     "two pages exchanged": ("causal", "pages 1 and 3 of 16 keys exchanged", moved("kv", exchanged(1, 3, 16))),
+    "pages in any order": ("causal", "pages of 16 keys in the order 2, 0, 3, 1", moved("kv", ordered((2, 0, 3, 1), 16))),
+    "pages of k in any order": ("full", "pages of 8 keys in the order 4, 2, 7, 0, 6, 1, 8, 3, 5", moved("k", ordered((4, 2, 7, 0, 6, 1, 8, 3, 5), 8))),
+    "pages of v in any order": ("window", "pages of 24 keys in the order 1, 2, 0 of v", moved("v", ordered((1, 2, 0), 24))),
     "two pages of v exchanged": ("full", "of v alone", moved("v", exchanged(1, 2, 16))),
     "a ring that is behind": ("causal", "the last 3 keys not yet written in a ring of 32", ring(32, 3)),
     "a mask of 0 and 1 added": (
@@ -226,3 +238,36 @@ def test_every_mistake_by_any_number_is_named_with_it(name, dtype):
 
 def test_the_number_of_a_mistake_is_one_that_somebody_meant_where_it_is_as_near():
     assert "--scale 0.204124145" in message("the scale of D padded to 24", "float32", "context")
+
+
+NUMBERS = (
+    "any scale",
+    "another softcap",
+    "slopes of twice the size",
+    "half of the bias",
+    "a sink of 0",
+)
+"""Mistakes by a number that every gradient tells."""
+
+
+def of_gradient(name: str, dtype: str, gradient: str) -> str:
+    of_case, _, mistake = MISTAKES[name]
+    right, inputs, grad = planted(of_case, dtype)
+    made = gradients(right, grad, mistake)[gradient].to(DTYPES[dtype])
+    return check_kernel(Outputs(inputs, grad=grad, **{gradient: made})).message()
+
+
+@pytest.mark.sweep(keep=1)
+@pytest.mark.parametrize(("name", "gradient"), [*zip(NUMBERS, cycle(["dk", "dv"]), strict=False)])
+def test_a_number_is_read_from_the_gradient_of_keys_or_values_alone(name, gradient):
+    assert MISTAKES[name][1] in of_gradient(name, "float32", gradient)
+
+
+@pytest.mark.power
+@pytest.mark.parametrize("gradient", ["dq", "dk", "dv"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, dtype) for name, dtype in product(NUMBERS, DTYPES) if name not in FINE or "float16" not in dtype],
+)
+def test_every_number_is_read_from_every_gradient(name, dtype, gradient):
+    assert MISTAKES[name][1] in of_gradient(name, dtype, gradient)

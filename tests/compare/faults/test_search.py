@@ -18,7 +18,7 @@ from attnviz.compare.faults.way import compute
 from attnviz.compare.handed import Outputs
 from attnviz.compare.kernel import Asked, check_kernel
 from attnviz.compare.rounding import rule_of
-from tests.faulty import MISTAKES
+from tests.faulty import MISTAKES, band
 from tests.power import planted
 
 DTYPES = cycle(["float64", "float32", "bfloat16", "float16"])
@@ -72,6 +72,24 @@ def test_two_mistakes_together_are_named():
     assert "scale" in kinds(report)
     assert kinds(report) & {"part of the pattern left out", "causal in its place"}
     assert "and" in report.findings[0].names[0]
+
+
+WHOLE = {
+    "causal window": ("a window of 9, not 10, and causal left out", lambda c: band(c, 1 - c.window, c.window - 1)),
+    "dilated": ("the dilation left out, and ", lambda c: band(c, -c.window, 0)),
+}
+
+
+@pytest.mark.sweep(keep=1)
+@pytest.mark.parametrize("name", WHOLE)
+def test_two_mistakes_that_each_replace_the_whole_pattern_are_named(name):
+    """The second is what is wrong with what the first one leaves."""
+    one = planted("scale: none", name, "float32", 40, 24)
+    said, mistake = WHOLE[name]
+    wrong = replace(one.right, count=mistake(one.right)).run()
+    for output, made in zip(("weights", "context"), wrong, strict=False):
+        (finding,) = check_kernel(Outputs(one.inputs, **{output: made.float()})).findings
+        assert said in finding.names[0]
 
 
 def test_a_log_sum_exp_in_base_2_is_named():
