@@ -18,6 +18,7 @@ from attnviz.cli.options import (
     Compute,
     Heads,
     Item,
+    Kept,
     Region,
     Seen,
     Values,
@@ -40,13 +41,6 @@ Out = Annotated[
         "-o",
         help="Figure (.png, .pdf, .svg) or the reduced map itself (.npz, .zarr); may be given again.",
         show_default=False,
-    ),
-]
-
-Kept = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR", help="Keep the parts that are done here; the same command goes on where it was stopped."
     ),
 ]
 
@@ -79,7 +73,7 @@ def register(app: typer.Typer) -> None:
         """Draw one head's heatmap, or a grid of heads with one color scale; or figures of other kinds.
 
         A map of any length: where it is larger than the picture, each cell holds the largest weight of its pairs
-        (max), or their mass. Under torchrun, ranks share the rows.
+        (max), or their mass. Under torchrun, ranks share heads and rows.
         """
         check_choice("--values", values, VALUES)
         region.check()

@@ -54,6 +54,11 @@ def line(name: str, count: float = 1) -> float:
     return count * LINE * points(name) / 72
 
 
+def above_bar() -> float:
+    """Points from a panel to its title that keep a long one above the last number of the color bar beside it."""
+    return 0.6 * points("ytick.labelsize")
+
+
 def width_of(text: str, size: float) -> float:
     """Inches across of a text of a size in points, in the present fonts, where it is widest: on a screen."""
     return max(_inches(part, round(size, 1), tuple(mpl.rcParams["font.family"])) for part in text.split("\n"))

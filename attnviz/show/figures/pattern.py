@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 
 from attnviz.maps.map import cell_words
 from attnviz.maps.reasons import SEVERAL, ReasonMap
+from attnviz.show.figures.bars import NOT_VISIBLE
 from attnviz.show.figures.captions import number_said, pair_said
 from attnviz.show.figures.cells import Extent, Painted, Piece, PixelImage, Pixels
 from attnviz.show.figures.heatmap import write_above, write_below, write_caption
@@ -139,7 +140,8 @@ def _figure(
     """A row of pictures with one legend: beside them, or below a narrow one, whose width it has."""
     full = full or max(shown.most_weight for shown in maps) or 1.0
     names, handles = _counted(maps[0], full) if len(maps) == 1 else _legend(maps, full)
-    key = _Key(names if legend else [], below=len(maps) == 1 and width is not None and width < _NARROW)
+    room = width if len(maps) == 1 and width is not None and width < _NARROW else None
+    key = _Key(names if legend else [], room)
     said = [_title(shown) if title is None else title for shown, title in zip(maps, titles, strict=True)]
     if len(maps) > 1:
         said = [f"{name}\n{_pairs(shown.visible, shown.total)}" for name, shown in zip(said, maps, strict=True)]
@@ -175,8 +177,8 @@ def _figure(
             names,
             loc="upper left",
             bbox_to_anchor=at,
-            ncols=2,
-            columnspacing=1.0,
+            ncols=len(key.columns),
+            columnspacing=_BETWEEN,
             fontsize=key.size,
             **_LEGEND,
         )
@@ -226,11 +228,15 @@ class _Key:
 
     Args:
         names: of its colors.
-        below: whether it lies below the picture, in two columns.
+        room: inches across of the figure below whose picture it lies; None is beside the picture.
     """
 
     names: Sequence[str]
-    below: bool
+    room: float | None
+
+    @property
+    def below(self) -> bool:
+        return self.room is not None
 
     @property
     def size(self) -> float:
@@ -238,13 +244,23 @@ class _Key:
         return points("xtick.labelsize" if self.below else "legend.fontsize")
 
     @property
+    def columns(self) -> list[Sequence[str]]:
+        """The names below each other: below a picture in two columns, where they have room beside each other."""
+        half = -(-len(self.names) // 2)
+        two = [self.names[:half], self.names[half:]]
+        beside = sum(map(self._across, two)) + (_BETWEEN + 0.8) * self.size / 72
+        return two if self.room is not None and two[1] and beside <= self.room - 2 * EDGE else [self.names]
+
+    @property
     def inches(self) -> tuple[float, float]:
         """Across, with swatches, and down."""
         letters = self.size / 72
-        across = max((width_of(name, self.size) for name in self.names), default=0.0) + 2.7 * letters  # swatch, pads
-        heights = [(name.count("\n") + 1) * LINE * letters + 0.8 * letters for name in self.names]
-        columns = [heights[: -(-len(heights) // 2)], heights[-(-len(heights) // 2) :]] if self.below else [heights]
-        return across, 1.06 * max(map(sum, columns))
+        heights = [sum((name.count("\n") + 1) * LINE + 0.8 for name in column) * letters for column in self.columns]
+        return self._across(self.names) + 0.9 * letters, 1.06 * max(heights)
+
+    def _across(self, names: Sequence[str]) -> float:
+        """Inches of a column, with swatches."""
+        return max((width_of(name, self.size) for name in names), default=0.0) + 1.8 * self.size / 72
 
 
 def _write_key(ax: Axes, names: Sequence[str], handles: Sequence[Any]) -> None:
@@ -252,6 +268,7 @@ def _write_key(ax: Axes, names: Sequence[str], handles: Sequence[Any]) -> None:
     ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1 + _APART / max(_width(ax), 0.1), 1.0), **_LEGEND)
 
 
+_BETWEEN = 1.0  # columns, in heights of a letter
 _LEGEND: dict[str, Any] = {
     "handler_map": {tuple: HandlerTuple(ndivide=1)},
     "frameon": False,
@@ -304,7 +321,7 @@ class _ReasonImage(PixelImage):
 
     def _said(self, row: int, column: int) -> str:
         kind, weights = self.kinds[self.places[row, column]], self.shown.weights
-        said = f"{pair_said(self.shown, row, column)} {[*self.reasons, SEVERAL, 'not visible'][kind]}"
+        said = f"{pair_said(self.shown, row, column)} {[*self.reasons, SEVERAL, NOT_VISIBLE][kind]}"
         weighed = weights is not None and np.isfinite(weights[row, column])
         return f"{said} {number_said(float(weights[row, column]))}" if weighed else said  # type: ignore[index]
 
@@ -360,15 +377,17 @@ def _squares(shown: ReasonMap, ax: Axes, full: float) -> None:
 
 
 def _legend(maps: Sequence[ReasonMap], full: float) -> tuple[list[str], list[Any]]:
-    """A swatch for each reason in any of the maps, for what is hidden, and for some weights."""
+    """A swatch for each reason in any of the maps, for what is hidden where something is, and for some weights."""
     weighed = maps[0].weights is not None
     reasons = list(dict.fromkeys(reason for shown in maps for reason in shown.counts if reason != SEVERAL))
     if any(SEVERAL in shown.counts for shown in maps):
         reasons.append(SEVERAL)
     colors = (reason_tints if weighed else reason_colors)(reasons, dark=_dark())
-    names = [*reasons, "not visible"]
+    names = [*reasons]
     handles: list[Any] = [_swatch(color) for color in colors.values()]
-    handles.append(_swatch(hidden(dark=_dark())))
+    if any(bool((shown.kinds < 0).any()) for shown in maps):
+        names.append(NOT_VISIBLE)
+        handles.append(_swatch(hidden(dark=_dark())))
     if weighed:
         for share in (1.0, 0.25, 0.0625):
             names.append(f"weight {full * share:.2g}")
