@@ -9,22 +9,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from attnviz.pages.description import PageLayer
 from tests.cli.conftest import run  # noqa: F401 (a fixture)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """Debian's Chromium; Playwright's own is not downloaded. No longer than a module: its loop is in others' way."""
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    """Playwright for all modules, each of which has its loop to itself: see :func:`chromium`."""
+    with sync_playwright() as started:
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        yield started
+        asyncio._set_running_loop(loop)
+
+
+@pytest.fixture(scope="session")
+def launched(playwright: Playwright) -> Iterator[Browser]:
+    """Debian's Chromium; Playwright's own is not downloaded. It starts once: that costs more than a module's tests."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("no chromium on the PATH: apt-get install chromium")
-    with sync_playwright() as playwright:
+    with hearing(playwright):
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
+    yield browser
+    with hearing(playwright):
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright: Playwright, launched: Browser) -> Iterator[Browser]:
+    """The browser, for a module. Its loop counts as running no longer than that: it is in the way of others' own."""
+    with hearing(playwright):
+        yield launched
+
+
+@contextmanager
+def hearing(playwright: Playwright) -> Iterator[None]:
+    """Playwright's loop is this thread's."""
+    asyncio._set_running_loop(playwright._loop)
+    yield
+    asyncio._set_running_loop(None)
 
 
 @contextmanager
@@ -61,13 +87,10 @@ class Opened:
 Opener = Callable[..., Opened]
 
 
-@pytest.fixture(scope="module")
-def pages(chromium: Browser) -> Iterator[list[Page]]:
+@pytest.fixture(scope="session")
+def pages() -> list[Page]:
     """Pages that no test uses at the moment: a new one costs more than most tests do with it."""
-    free: list[Page] = []
-    yield free
-    for page in free:
-        page.context.close()
+    return []
 
 
 @pytest.fixture

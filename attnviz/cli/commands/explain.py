@@ -21,6 +21,26 @@ if TYPE_CHECKING:
     from attnviz.measures.explanation import Explanation
 
 
+Query = Annotated[
+    str | None,
+    typer.Option(
+        "--query",
+        "--token",
+        metavar="T",
+        help="Query position, or its word.  \\[default: that of the largest weight]",
+    ),
+]
+
+Key = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="N of Global #N, counted from 1 as in tables; with a pattern other than global, a key "
+        "position; or the key's word.  \\[default: that of the largest weight]",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
 
@@ -29,23 +49,8 @@ def register(app: typer.Typer) -> None:
         source: Source,
         batch: Annotated[int, typer.Option(metavar="B", help="Batch item.")] = 0,
         head: Annotated[int, typer.Option(metavar="H", help="Query head.")] = 0,
-        query: Annotated[
-            str | None,
-            typer.Option(
-                "--query",
-                "--token",
-                metavar="T",
-                help="Query position, or its word.  \\[default: that of the largest weight]",
-            ),
-        ] = None,
-        key: Annotated[
-            str | None,
-            typer.Option(
-                metavar="N",
-                help="N of Global #N, counted from 1 as in tables; with a pattern other than global, a key "
-                "position; or the key's word.  \\[default: that of the largest weight]",
-            ),
-        ] = None,
+        query: Query = None,
+        key: Key = None,
         choice: PatternChoice = PatternChoice(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         lang: Annotated[str, typer.Option(help="en (English) or ja (Japanese, 日本語).")] = "en",

@@ -34,21 +34,29 @@ if TYPE_CHECKING:
     from attnviz.plots.kind import Kind, Parts
 
 
+Out = Annotated[
+    list[Path],
+    typer.Option(
+        "--out",
+        "-o",
+        help="Figure (.png, .pdf, .svg) or the reduced map itself (.npz, .zarr); may be given again.",
+        show_default=False,
+    ),
+]
+
+Verified = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Hold N sampled rows, and two rows of cells, against float64.", min=1),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command to the program."""
 
     @command(app, example="attnviz plot dump.safetensors --head all -o heads.png", rare=("checkpoint", "verify"))
     def plot(
         source: Source,
-        out: Annotated[
-            list[Path],
-            typer.Option(
-                "--out",
-                "-o",
-                help="Figure (.png, .pdf, .svg) or the reduced map itself (.npz, .zarr); may be given again.",
-                show_default=False,
-            ),
-        ],
+        out: Out,
         head: Heads = "all",
         batch: Item = "0",
         values: Values = "weights",
@@ -57,10 +65,7 @@ def register(app: typer.Typer) -> None:
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         checkpoint: Kept = None,
-        verify: Annotated[
-            int | None,
-            typer.Option(metavar="N", help="Hold N sampled rows, and two rows of cells, against float64.", min=1),
-        ] = None,
+        verify: Verified = None,
         look: Look = Look(theme="light"),  # noqa: B008 (frozen)
         derive: Derive = Derive(),  # noqa: B008 (frozen)
         kind: KindChoice = KindChoice(),  # noqa: B008 (made by the options)
