@@ -50,6 +50,7 @@ lint: .venv/lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/mypy tests/typed.py
 	.venv/bin/lint-imports
 	.venv/bin/vulture
 

@@ -7,11 +7,11 @@ nothing else: no number below 0, and each row a distribution or less.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 import numpy as np
 from torch import Tensor
@@ -25,7 +25,28 @@ from attnviz.attention.patterns import Full
 from attnviz.base.devices import is_real
 from attnviz.base.errors import InputError
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+Array = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[Any]]
+"""What is handed over in place of inputs, as far as a type can say it: other libraries' arrays are taken too."""
+
+_First = TypeVar("_First", contravariant=True)
+_Rest = ParamSpec("_Rest")
+_Given = TypeVar("_Given", covariant=True)
+
+
+class TakesArrays(Protocol[_First, _Rest, _Given]):
+    """A function of inputs as types see it: arrays of weights, or of q, k and v, may stand in the inputs' place."""
+
+    @overload
+    def __call__(self, inputs: _First | Array, /, *args: _Rest.args, **what: _Rest.kwargs) -> _Given: ...
+    @overload
+    def __call__(self, q: Array, k: Array, /, *args: _Rest.args, **what: _Rest.kwargs) -> _Given: ...
+    @overload
+    def __call__(self, q: Array, k: Array, v: Array, /, *args: _Rest.args, **what: _Rest.kwargs) -> _Given: ...
+    @overload
+    def __call__(self, *, inputs: _First, **what: Any) -> _Given: ...
+    @overload
+    def __call__(self, *, q: Array, k: Array, v: Array | None = None, **what: Any) -> _Given: ...
+
 
 _OWN = frozenset({"pattern", "source", "layer"})
 """What a function takes by itself, or that arrays have no use for."""
@@ -85,15 +106,17 @@ def with_arrays(args: tuple[Any, ...], given: Mapping[str, Any]) -> tuple[tuple[
     return ((replace(_given(args[0]), **said), *args[1:]) if said else args), what
 
 
-def takes_arrays(function: _Function) -> _Function:
+def takes_arrays(function: Callable[Concatenate[_First, _Rest], _Given]) -> TakesArrays[_First, _Rest, _Given]:
     """A function of inputs as one that also takes arrays in their place."""
 
-    @wraps(function)
+    whole = cast("Callable[..., Any]", function)
+
+    @wraps(whole)
     def taking(*args: Any, **what: Any) -> Any:
         args, what = with_arrays(args, what)
-        return function(*((taken(args[0]), *args[1:]) if args and is_array(args[0]) else args), **what)
+        return whole(*((taken(args[0]), *args[1:]) if args and is_array(args[0]) else args), **what)
 
-    return cast("_Function", taking)
+    return cast("TakesArrays[_First, _Rest, _Given]", taking)
 
 
 def taken(given: Any) -> SomeInputs:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.taken import Array
 from attnviz.base.errors import InputError
 from attnviz.base.labels import labels_of_both
 from attnviz.base.types import Cells, Progress
@@ -33,8 +34,8 @@ class Comparison(NamedTuple):
 
 @asks("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory", arrays=False)
 def compare_maps(
-    a: SomeInputs,
-    b: SomeInputs,
+    a: SomeInputs | Array,
+    b: SomeInputs | Array,
     head: int,
     pattern: Pattern | str | None = None,
     b_pattern: Pattern | str | None = None,

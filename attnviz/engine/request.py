@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property, wraps
 from operator import index
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 import torch
 
@@ -19,7 +19,7 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs, cropped, merged
 from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
-from attnviz.attention.taken import taken, with_arrays
+from attnviz.attention.taken import Array, TakesArrays, taken, with_arrays
 from attnviz.base.devices import parse_device, parse_dtype
 from attnviz.base.errors import InputError, close_to, not_one_of
 from attnviz.base.selections import checked_range
@@ -37,7 +37,9 @@ VALUES = ("weights", "logits")
 GROUPED = ("merge", "spans", "query_spans", "hide", "renormalize")
 """The fields by which tokens are seen as one, and keys are hidden."""
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_First = TypeVar("_First")
+_Rest = ParamSpec("_Rest")
+_Given = TypeVar("_Given")
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def check_heads(inputs: Call, heads: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def ask(
-    inputs: SomeInputs,
+    inputs: SomeInputs | Array,
     pattern: Pattern | str | None = None,
     heads: int | Iterable[int] | None = None,
     *,
@@ -350,9 +352,15 @@ DERIVED = ("mean", "max", "rollout")
 """What :func:`ask` takes beside the fields of a request."""
 
 
+@overload
 def asks(
-    *names: str, derived: bool = True, arrays: bool = True, looks: bool = False
-) -> Callable[[_Function], _Function]:
+    *names: str, derived: bool = ..., arrays: Literal[True] = ..., looks: bool = ...
+) -> Callable[[Callable[Concatenate[_First, _Rest], _Given]], TakesArrays[_First, _Rest, _Given]]: ...
+@overload
+def asks(
+    *names: str, derived: bool = ..., arrays: Literal[False], looks: bool = ...
+) -> Callable[[Callable[_Rest, _Given]], Callable[_Rest, _Given]]: ...
+def asks(*names: str, derived: bool = True, arrays: bool = True, looks: bool = False) -> Any:
     """Gives a function that takes ``**what``, for :func:`ask`, a signature that lists it.
 
     Args:
@@ -368,7 +376,7 @@ def asks(
     listed = names or whole
     listed = (*listed, *GROUPED) if {"queries", "reduce"} & {*listed} else listed
 
-    def said(function: _Function) -> _Function:
+    def said(function: Callable[..., Any]) -> Any:
         own = inspect.signature(function)
         asked = [
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
@@ -388,6 +396,6 @@ def asks(
 
         taking.__signature__ = own.replace(parameters=[*kept, *asked])  # type: ignore[attr-defined]
         known = [one.name for one in (*kept, *asked)] + [field.name for field in fields(Request)]
-        return cast("_Function", taking)
+        return taking
 
     return said

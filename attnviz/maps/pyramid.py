@@ -72,7 +72,7 @@ class Pyramid:
     _overviews: dict[int, Overview] = field(default_factory=dict, repr=False)
 
     @classmethod
-    @asks("batch", "values", *GROUPED, "device", "dtype", "memory")
+    @asks("batch", "values", *GROUPED, "device", "dtype", "memory", arrays=False)
     def of(cls, inputs: SomeInputs, pattern: Pattern | str | None = None, **what: Any) -> Pyramid:
         """The pyramid of a batch item; nothing is computed yet.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
-from attnviz.attention.taken import takes_arrays
+from attnviz.attention.taken import Array, takes_arrays
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.types import Label
 from attnviz.captures.run import Run
@@ -143,8 +143,8 @@ def plot_strip(
 
 @takes(arrays=False)
 def plot_comparison(
-    a: SomeInputs,
-    b: SomeInputs,
+    a: SomeInputs | Array,
+    b: SomeInputs | Array,
     heads: Sequence[int] | None = None,
     pattern: Pattern | str | None = None,
     b_pattern: Pattern | str | None = None,

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
 
 from attnviz.attention.inputs import Inputs
-from attnviz.attention.taken import is_array
+from attnviz.attention.taken import TakesArrays, is_array
 from attnviz.base.errors import InputError
 from attnviz.base.types import Progress
 from attnviz.engine.request import DERIVED, Request, asks, check_options
@@ -17,15 +17,24 @@ from attnviz.plots.look import COLORS, Look
 from attnviz.plots.said import options as options_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_First = TypeVar("_First")
+_Rest = ParamSpec("_Rest")
+_Given = TypeVar("_Given")
 
 _ASKED = ("batch", "values", "reduce", "pixels", "queries", "keys", "device", "dtype", "memory")
 _OF_FILES = ("theme", "transparent")
 """Parts of a look that only a file has: here, the style is matplotlib's own."""
 
 
+@overload
 def takes(
-    *without: str, derived: bool = True, arrays: bool = True, colors: bool = True
-) -> Callable[[_Function], _Function]:
+    *without: str, derived: bool = ..., arrays: Literal[True] = ..., colors: bool = ...
+) -> Callable[[Callable[Concatenate[_First, _Rest], _Given]], TakesArrays[_First, _Rest, _Given]]: ...
+@overload
+def takes(
+    *without: str, derived: bool = ..., arrays: Literal[False], colors: bool = ...
+) -> Callable[[Callable[_Rest, _Given]], Callable[_Rest, _Given]]: ...
+def takes(*without: str, derived: bool = True, arrays: bool = True, colors: bool = True) -> Any:
     """Gives a function that takes ``**options`` a signature that lists them, and its docstring what each is.
 
     Args:
@@ -36,11 +45,10 @@ def takes(
     """
     left = _OF_FILES if colors else (*_OF_FILES, *COLORS)
 
-    def said(function: _Function) -> _Function:
-        function = asks(*(name for name in _ASKED if name not in without), derived=derived, arrays=arrays, looks=True)(
-            function
-        )
-        return _listed(function, [field.name for field in options_of(Look) if field.name not in left])
+    def said(function: Callable[..., Any]) -> Any:
+        asking: Callable[..., Any] = asks  # which of its types it has is of no use here
+        asked = asking(*(name for name in _ASKED if name not in without), derived=derived, arrays=arrays, looks=True)
+        return _listed(asked(function), [field.name for field in options_of(Look) if field.name not in left])
 
     return said
 
