@@ -30,6 +30,9 @@ _ROWS = 4
 _TYPICAL = 64
 """Positions of which some that say what is typical are enough."""
 
+_FINE = 4 * torch.finfo(torch.float32).eps
+"""How far an angle in float32 may be off."""
+
 _TURNS = 0.1
 """Radians: where nothing turns by more, every layout fits."""
 
@@ -302,6 +305,10 @@ def _frequencies(phasors: Tensor, known: Iterable[Tensor]) -> list[float | None]
     """The angles of pairs, in radians a position, of phasors (T, n); None where positions don't follow each other in steps of 1."""
     z = phasors.to(torch.complex128).cpu()
     z = z / z.abs().clamp_min(1e-12)
+    buffers = [one.detach().double().cpu() for one in known if one.shape == z.shape[1:] and one.is_floating_point()]
+    exact = next((one.tolist() for one in buffers if _turn_by(z, one, _FINE)), None)  # without padding, in float32
+    if exact is not None:
+        return exact
     steps = z[1:] * z[:-1].conj()
     some = steps[:: max(1, len(steps) // _TYPICAL)]
     typical = torch.complex(some.real.median(0).values, some.imag.median(0).values)
@@ -309,10 +316,9 @@ def _frequencies(phasors: Tensor, known: Iterable[Tensor]) -> list[float | None]
     if len(run) * 2 < len(steps):
         return None
     z, off = z[run.start : run.stop + 1], _rounding(phasors)
-    for one in known:
-        if one.shape == typical.shape and one.is_floating_point() and _turn_by(z, one.double().cpu(), off):
-            exact: list[float | None] = one.double().tolist()
-            return exact
+    exact = next((one.tolist() for one in buffers if _turn_by(z, one, off)), None)
+    if exact is not None:
+        return exact
     lag, found = 1, typical.angle()
     while True:
         turned = (z[lag:] * z[:-lag].conj()).sum(0).angle()
@@ -344,7 +350,7 @@ def _rounding(phasors: Tensor) -> float:
     for dtype in (torch.bfloat16, torch.float16):  # which may have been made float32 since
         if bool((parts.to(dtype).float() == parts).all()):
             return torch.finfo(dtype).eps
-    return 4 * torch.finfo(torch.float32).eps
+    return _FINE
 
 
 def _longest(flags: Tensor) -> range:

@@ -50,8 +50,8 @@ def flex(running: Running, model: nn.Module, hear: Hear) -> Iterator[None]:
         return heard
 
     for names in _names(model):
-        for name, value in [*names.items()]:
-            if type(value) is FunctionType and own in (value, getattr(value, "_torchdynamo_orig_callable", None)):
+        for name, value in [(name, value) for name, value in names.items() if type(value) is FunctionType]:
+            if own in (value, getattr(value, "_torchdynamo_orig_callable", None)):
                 put.append((names, name, value))
                 names[name] = wrapped(value)
     try:
