@@ -237,7 +237,7 @@ def _contexts(item: AttentionItem, seen: _Seen, unit: float, *, errors: bool) ->
         context = heads.times(weights, v)
         if seen.of_global is not None and getattr(item.inputs, "v_global", None) is not None:
             context = torch.where(seen.of_global[:, None], heads.times(weights, heads.of("v_global")), context)
-        if not errors:
+        if not errors or off is None:
             parts.append((context, context[..., 0], weights.any(-1)))
             continue
         spread = (weights * off) ** 2  # (h, r, S)
