@@ -180,17 +180,18 @@ def _farthest(
     size = torch.linalg.vector_norm(theirs, dim=-1)
     own = torch.maximum(size, torch.linalg.vector_norm(ours, dim=-1))
     off = torch.linalg.vector_norm(ours - theirs, dim=-1)
-    allowed = _SLACK * variance.sqrt() + (4 * unit + 32 * 2.0**-24) * own + torch.finfo(torch.float32).tiny
-    sees = sees & theirs.isfinite().all(-1)  # a model may make NaN of padding, and carry it on
-    if not bool(sees.any()):
+    allowed = (4 * unit + 32 * 2.0**-24) * own + torch.finfo(torch.float32).tiny
+    allowed = allowed if variance is None else allowed + _SLACK * variance.sqrt()
+    sees = sees & size.isfinite()  # a model may make NaN of padding, and carry it on
+    excess = torch.where(sees, (off / allowed).nan_to_num(nan=math.inf), -1.0).flatten()
+    place = int(excess.argmax())
+    if float(excess[place]) < 0:
         return None
-    excess = torch.where(sees, (off / allowed).nan_to_num(nan=math.inf), -1.0)
-    place = int(excess.flatten().argmax())
-    scale = float(own.flatten()[place]) or 1.0
+    found, most, scale = torch.stack([off, allowed, own]).flatten(1)[:, place].tolist()
     head, row = divmod(place, sees.shape[-1])
     return Difference(
-        found=float(off.flatten()[place]) / scale,
-        allowed=float(allowed.flatten()[place]) / scale,
+        found=found / (scale or 1.0),
+        allowed=most / (scale or 1.0),
         batch=item.batch,
         head=None if sample.projection is not None else head,
         query=int(rows[row]),
@@ -198,13 +199,15 @@ def _farthest(
     )
 
 
-def _projected(ours: Tensor, variance: Tensor, projection: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
+def _projected(
+    ours: Tensor, variance: Tensor | None, projection: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor | None]:
     """The context of all heads through a projection, (r, E), and what its error adds up to, (r,)."""
     weight, bias = (None if one is None else one.detach().double() for one in projection)
     assert weight is not None
     joined = ours.transpose(0, 1).flatten(1)  # (r, H * D_v)
-    stretch = float(torch.linalg.matrix_norm(weight)) ** 2
-    return F.linear(joined, weight, bias), variance.sum(0) * stretch
+    projected = F.linear(joined, weight, bias)
+    return projected, None if variance is None else variance.sum(0) * float(torch.linalg.matrix_norm(weight)) ** 2
 
 
 def _unit(dtype: torch.dtype, device: torch.device) -> float:
@@ -217,8 +220,11 @@ def _unit(dtype: torch.dtype, device: torch.device) -> float:
     return unit
 
 
-def _contexts(item: AttentionItem, seen: _Seen, unit: float, *, errors: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The context of some rows of all heads, (H, r, D_v), its variance by rounding (H, r), and which see a key (H, r)."""
+def _contexts(item: AttentionItem, seen: _Seen, unit: float, *, errors: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The context of some rows of all heads, (H, r, D_v), its variance by rounding (H, r), and which see a key (H, r).
+
+    Without ``errors`` there is no variance.
+    """
     rows = seen.rows
     H, group = item.inputs.H, item.inputs.H // item.inputs.H_kv
     each = item.S * (item.value(0).shape[-1] + 2 * group * len(rows))
@@ -231,16 +237,16 @@ def _contexts(item: AttentionItem, seen: _Seen, unit: float, *, errors: bool) ->
         context = heads.times(weights, v)
         if seen.of_global is not None and getattr(item.inputs, "v_global", None) is not None:
             context = torch.where(seen.of_global[:, None], heads.times(weights, heads.of("v_global")), context)
-        if off is None:
-            parts.append((context, context.new_zeros(context.shape[:2]), (weights != 0).any(-1)))
+        if not errors or off is None:
+            parts.append((context, context[..., 0], weights.any(-1)))
             continue
         spread = (weights * off) ** 2  # (h, r, S)
         squares = heads.times(spread, (v * v).sum(-1, keepdim=True))[..., 0]
         crossed = (heads.times(spread, v) * context).sum(-1)
         variance = squares - 2 * crossed + spread.sum(-1) * (context * context).sum(-1)
         parts.append((context, variance.clamp(min=0), (weights != 0).any(-1)))
-    context, variance, sees = (torch.cat(part) for part in zip(*parts, strict=True))
-    return context.double(), variance.double(), sees
+    context, variance, sees = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+    return context.double(), variance.double() if errors else None, sees
 
 
 def _weights(heads: _Heads, unit: float, *, errors: bool) -> tuple[Tensor, Tensor | None]:
@@ -292,11 +298,12 @@ class _Heads:
         exact = item.dtype == torch.float64 or rounds(item.device)
         self.dtype = torch.float64 if exact else torch.float32
         self.keys = seen.by(self).flatten(0, 1).any(0)  # (S,) which any of the rows sees
+        self.all_keys = bool(self.keys.all())
 
     def of(self, name: str) -> Tensor:
         """What they read of the keys or values, (n, S, D), 0 where no row sees the key, whatever stands there."""
         part: Tensor = getattr(self.item.inputs, name)[self.item.batch, self.kv[0] : self.kv[-1] + 1].to(self.dtype)
-        return part if bool(self.keys.all()) else part.masked_fill(~self.keys[:, None], 0.0)
+        return part if self.all_keys else part.masked_fill(~self.keys[:, None], 0.0)
 
     def times(self, rows: Tensor, of_keys: Tensor) -> Tensor:
         """``rows`` (h, r, m) times what each head reads, (n, m, D): (h, r, D)."""

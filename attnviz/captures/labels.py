@@ -26,7 +26,7 @@ _SENSES = {"vision": ("vision", "visual", "image"), "audio": ("audio", "speech")
 
 _TEXT = ("text", "language", "llm")
 _NO_ATTENTION = re.compile(r"output|norm|mask|bias|embed|rotary|dropout|processor|loss")
-_CROSS = ("cross", "encoder_attn", "encdec", "enc_dec", "multihead_attn")
+_CROSS = re.compile(r"cross|encoder_attn|encdec|enc_dec|multihead_attn", re.IGNORECASE)
 """What the names of modules that attend to another sequence contain."""
 
 
@@ -36,7 +36,7 @@ _ATTENTION = re.compile(r"self|cross|attention|attn|_|\.", re.IGNORECASE)
 
 def named_cross(name: str) -> bool:
     """Whether a module of this name attends to another sequence."""
-    return any(word in name.lower() for word in _CROSS)
+    return bool(_CROSS.search(name))
 
 
 def crossing(names: Iterable[str]) -> set[str]:

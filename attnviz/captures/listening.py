@@ -29,7 +29,7 @@ from attnviz.captures.checking import Output
 from attnviz.captures.doors.flex import flex
 from attnviz.captures.doors.mha import mha_output, of_mha
 from attnviz.captures.doors.registry import generating, registry
-from attnviz.captures.doors.running import Ids, Running
+from attnviz.captures.doors.running import Ids, NamedModules, Running
 from attnviz.captures.doors.sdpa import of_sdpa, sdpa_output
 from attnviz.captures.doors.softmax import Softmaxes
 from attnviz.captures.heard import Hear, Take
@@ -44,7 +44,7 @@ TRIED = (
 
 @contextmanager
 def listening(
-    model: nn.Module,
+    named: NamedModules,
     take: Take,
     *,
     ids: Ids,
@@ -52,10 +52,10 @@ def listening(
     reorder: Callable[[Tensor], None],
     chose: Callable[[Tensor], None],
 ) -> Iterator[Softmaxes]:
-    """Reports every attention call that ``model`` makes while the block runs.
+    """Reports every attention call that a model makes while the block runs.
 
     Args:
-        model: any module.
+        named: any module, and its parts.
         take: called with each call.
         ids: called with the token ids that go into each of its parts that takes some.
         begin: called as a forward pass of the whole model begins.
@@ -66,14 +66,15 @@ def listening(
         InputError: inside the block, where a call can't be put into words.
     """
     with ExitStack() as stack:
-        if _is_compiled(model):  # a graph runs no hooks and asks no registry
+        model, modules = named[0][1], [module for _, module in named]
+        if any(map(_is_compiled, modules)):  # a graph runs no hooks and asks no registry
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        running = Running(model, ids, begin)
+        running = Running(named, ids, begin)
         turning = Turning()
         hear = running.hear = _quietly(running, take, turning)
         stack.callback(running.remove)
         stack.enter_context(registry(running, hear))
-        stack.enter_context(flex(running, model, hear))
+        stack.enter_context(flex(running, modules, hear))
         stack.enter_context(generating(model, reorder, chose))
         functions = stack.enter_context(_Functions(running, hear, turning))
         yield functions.softmaxes
@@ -98,11 +99,8 @@ def _quietly(running: Running, take: Take, turning: Turning) -> Hear:
     return heard
 
 
-def _is_compiled(model: nn.Module) -> bool:
-    return any(
-        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
-    )
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
 
 
 class _Functions(TorchFunctionMode):

@@ -27,8 +27,14 @@ _MOST = 8
 _ROWS = 4
 """Queries that are held against the kernel's."""
 
+_PAIRS = 8
+"""Pairs of one of them, so many or up to twice as many, where what turns it is known."""
+
 _TYPICAL = 64
 """Positions of which some that say what is typical are enough."""
+
+_FINE = 4 * torch.finfo(torch.float32).eps
+"""How far an angle in float32 may be off."""
 
 _TURNS = 0.1
 """Radians: where nothing turns by more, every layout fits."""
@@ -126,34 +132,35 @@ class _Known:
     def __init__(self, turned: _Turned, rotary: Rotary | None) -> None:
         self.turned, self.rotary = turned, rotary
         self._phasors: list[complex] = turned.some[-1].tolist()
-        way = turned.way  # of a vector and itself turned, the second says nothing more
-        self._factors = way.products if way.in_parts else way.products[:1]
-        self._places = [_place(one.by, one.axis) for one in self._factors]
-        self.vectors: list[list[float | complex]] = []  # of the latest products by these, at one position of one head
+        self._places = [_place(one.by, one.axis) for one in turned.way.products]
+        self._each = len(self._places) if turned.way.in_parts else 1  # products that say what was turned
+        self.vectors: list[list[float | complex]] = []  # of the latest of these, at one position of one head
 
     def heard(self, vector: Tensor, by: Tensor, axis: int) -> bool:
         """Takes in a product of a vector, where it is by these."""
-        if _place(by, axis) not in self._places:
+        place = _place(by, axis)
+        if place not in self._places:
             return False
-        at = _rows(by.shape[axis - 4]).stop - 1
-        self.vectors.append(vector.detach()[(0, at, 0) if axis == 1 else (0, 0, at)].tolist())
+        if place in self._places[: self._each]:
+            at = _last_row(by.shape[axis - 4])
+            self.vectors.append(vector.detach()[(0, at, 0) if axis == 1 else (0, 0, at)].tolist())
         return True
 
     def gives(self, seen: Tensor, T: int) -> bool:
         """Whether one of these, turned, is what the kernel saw, (B, H, S, D), of the last ``T`` positions."""
-        row: list[float] = seen.detach()[0, 0, _rows(T).stop - 1 - T].tolist()
-        n, each, layout = len(self._phasors), len(self._factors), self.turned.way.layout
-        there = _pairs(row[self.turned.first : self.turned.first + 2 * n], layout)
+        n, way, first = len(self._phasors), self.turned.way, self.turned.first
+        row: list[float] = seen.detach()[0, 0, _last_row(T) - T].tolist()
+        there = _pairs(row[first : first + 2 * n], way.layout)
         near = _near(seen.dtype) * max(map(abs, row))
-        if len(there) != n:
-            return False
-        for place in range(0, len(self.vectors) - each + 1, each):
-            one, *others = self.vectors[place : place + each]
-            vector = [*map(complex, one, *others)] if others or len(one) == n else _pairs(one, layout)
-            made = [x * by for x, by in zip(vector, self._phasors, strict=True)]
-            size = sum((x.conjugate() * y).real for x, y in zip(made, there, strict=True))
+        some = range(0, n, max(1, n // _PAIRS))
+        for place in range(0, len(self.vectors) - self._each + 1, self._each) if len(there) == n else ():
+            one, *others = self.vectors[place : place + self._each]
+            vector = [*map(complex, one, *others)] if others or len(one) == n else _pairs(one, way.layout)
+            made = [vector[pair] * self._phasors[pair] for pair in some]
+            held = [there[pair] for pair in some]
+            size = sum((x.conjugate() * y).real for x, y in zip(made, held, strict=True))
             size /= sum(abs(x) ** 2 for x in made) or 1.0
-            if size > 0 and all(abs(y - size * x) <= near for x, y in zip(made, there, strict=True)):
+            if size > 0 and all(abs(y - size * x) <= near for x, y in zip(made, held, strict=True)):
                 return True
         return False
 
@@ -167,9 +174,9 @@ class Turning:
 
     def heard(self, args: Sequence[Any]) -> None:
         """Takes in what was multiplied, where that may be a vector of each head and position and a factor of each position."""
-        if len(args) != 2 or not all(type(one) in _PLAIN for one in args) or 4 not in (args[0].ndim, args[1].ndim):
+        if len(args) != 2 or type(args[0]) not in _PLAIN or type(args[1]) not in _PLAIN:
             return
-        if not all(map(_is_plain, args)):
+        if (args[0].ndim != 4 and args[1].ndim != 4) or not all(map(_is_plain, args)):
             return
         vector, by = args if args[0].numel() >= args[1].numel() else args[::-1]
         if vector.ndim != 4 or not 1 < by.ndim <= 4 or not (vector.is_floating_point() or vector.is_complex()):
@@ -250,6 +257,11 @@ def _rows(T: int) -> slice:
     return slice(0, step * (_ROWS - 1) + 1, step)
 
 
+def _last_row(T: int) -> int:
+    """The last of these."""
+    return range(T)[_rows(T)][-1]
+
+
 def _turned(ways: Iterable[_Way], seen: Tensor) -> _Turned | None:
     """Of some ways in which products can be of one rotation, that which gives what the kernel saw, (B, H, T, D)."""
     _, H, T, D = seen.shape
@@ -302,6 +314,10 @@ def _frequencies(phasors: Tensor, known: Iterable[Tensor]) -> list[float | None]
     """The angles of pairs, in radians a position, of phasors (T, n); None where positions don't follow each other in steps of 1."""
     z = phasors.to(torch.complex128).cpu()
     z = z / z.abs().clamp_min(1e-12)
+    buffers = [one.detach().double().cpu() for one in known if one.shape == z.shape[1:] and one.is_floating_point()]
+    exact = next((one.tolist() for one in buffers if _turn_by(z, one, _FINE)), None)  # without padding, in float32
+    if exact is not None:
+        return exact
     steps = z[1:] * z[:-1].conj()
     some = steps[:: max(1, len(steps) // _TYPICAL)]
     typical = torch.complex(some.real.median(0).values, some.imag.median(0).values)
@@ -309,10 +325,9 @@ def _frequencies(phasors: Tensor, known: Iterable[Tensor]) -> list[float | None]
     if len(run) * 2 < len(steps):
         return None
     z, off = z[run.start : run.stop + 1], _rounding(phasors)
-    for one in known:
-        if one.shape == typical.shape and one.is_floating_point() and _turn_by(z, one.double().cpu(), off):
-            exact: list[float | None] = one.double().tolist()
-            return exact
+    exact = next((one.tolist() for one in buffers if _turn_by(z, one, off)), None)
+    if exact is not None:
+        return exact
     lag, found = 1, typical.angle()
     while True:
         turned = (z[lag:] * z[:-lag].conj()).sum(0).angle()
@@ -344,7 +359,7 @@ def _rounding(phasors: Tensor) -> float:
     for dtype in (torch.bfloat16, torch.float16):  # which may have been made float32 since
         if bool((parts.to(dtype).float() == parts).all()):
             return torch.finfo(dtype).eps
-    return 4 * torch.finfo(torch.float32).eps
+    return _FINE
 
 
 def _longest(flags: Tensor) -> range:

@@ -20,7 +20,7 @@ from attnviz.base.types import Label
 from attnviz.base.writing import as_path, atomic, check_output
 from attnviz.captures.calls import Call, Layer
 from attnviz.captures.checking import Output, difference
-from attnviz.captures.doors.running import own_name
+from attnviz.captures.doors.running import named_modules
 from attnviz.captures.heard import Followed, Heard, Memo, Order, Orders, origins
 from attnviz.captures.labels import Labels
 from attnviz.captures.listening import TRIED, listening
@@ -100,7 +100,7 @@ def capture(
             run._out = temporary
             stack.callback(run._close_stream)
         with listening(
-            model, run._hear, ids=run._note_ids, begin=run._begin, reorder=run._reorder, chose=run._chose
+            run._named, run._hear, ids=run._note_ids, begin=run._begin, reorder=run._reorder, chose=run._chose
         ) as softmaxes:
             run._parted = softmaxes.parted
             yield run
@@ -149,7 +149,8 @@ class Run:
         self._check, self._refused = check, dict[Label, str]()
         self._maps = maps  # cells a side, where they are kept in place of q and k
         self._unchecked: dict[str, list[Label]] = {}  # by why
-        self._labels = Labels((own_name(name), module) for name, module in model.named_modules())
+        self._named = named_modules(model)
+        self._labels = Labels(self._named)
         self._heard_in_pass: dict[tuple[str, str], int] = {}  # how often a module was heard, by name and group
         self._ids: dict[str, list[_Ids]] = {}
         self._pass = 0
@@ -407,7 +408,7 @@ class Run:
         return self._reader.read(ids) if ids.shape[1] == length else None
 
     def _new_writer(self, path: Path) -> Writer:
-        modules = sum("att" in type(module).__name__.lower() for module in self._model.modules())
+        modules = sum("att" in type(module).__name__.lower() for _, module in self._named)
         tokens = sum(part.ids.numel() for parts in self._ids.values() for part in parts)
         return Writer(TensorStream(path, reserve=2048 + 768 * modules + 32 * tokens))
 

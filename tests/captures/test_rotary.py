@@ -135,10 +135,11 @@ def test_what_no_version_writes_is_one_line_that_names_the_file(said: Any, error
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("T", [2, 3, 9])
 @pytest.mark.parametrize("layout", ["halves", "interleaved"])
-def test_layers_that_are_given_the_same_factors_are_each_held_against_their_kernel(layout: str) -> None:
+def test_layers_that_are_given_the_same_factors_are_each_held_against_their_kernel(layout: str, T: int) -> None:
     torch.manual_seed(0)
-    (H, T, D), turning = (2, 9, 8), Turning()
+    (H, D), turning = (2, 8), Turning()
     said = [Rotary(layout, [1.0, 0.5, 0.1, 0.02]), Rotary(layout, [0.7, 0.4, 0.2, 0.05])]
     place = {dim: n for n, pair in enumerate(said[0].pairs) for dim in pair}
     factors = torch.stack(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
@@ -27,8 +27,8 @@ _TRIED = (0.0, 1.0, -3.0)
 
 
 @contextmanager
-def flex(running: Running, model: nn.Module, hear: Hear) -> Iterator[None]:
-    """Wraps FlexAttention where the model's modules, and the files of their classes, have it."""
+def flex(running: Running, modules: Sequence[nn.Module], hear: Hear) -> Iterator[None]:
+    """Wraps FlexAttention where a model's modules, and the files of their classes, have it."""
     own = of_torch.flex_attention
     signature = inspect.signature(own)
     put: list[tuple[MutableMapping[str, Any], str, Any]] = []
@@ -49,9 +49,9 @@ def flex(running: Running, model: nn.Module, hear: Hear) -> Iterator[None]:
 
         return heard
 
-    for names in _names(model):
-        for name, value in [*names.items()]:
-            if type(value) is FunctionType and own in (value, getattr(value, "_torchdynamo_orig_callable", None)):
+    for names in _names(modules):
+        for name, value in [(name, value) for name, value in names.items() if type(value) is FunctionType]:
+            if own in (value, getattr(value, "_torchdynamo_orig_callable", None)):
                 put.append((names, name, value))
                 names[name] = wrapped(value)
     try:
@@ -61,12 +61,12 @@ def flex(running: Running, model: nn.Module, hear: Hear) -> Iterator[None]:
             names[name] = value
 
 
-def _names(model: nn.Module) -> list[MutableMapping[str, Any]]:
+def _names(modules: Sequence[nn.Module]) -> list[MutableMapping[str, Any]]:
     """Where a model's code finds its functions: its modules, and the files of their classes."""
-    kinds = {type(module) for module in model.modules()}
+    kinds = set(map(type, modules))
     files = {base.__module__ for kind in kinds for base in kind.__mro__ if not base.__module__.startswith("torch.")}
     found = [sys.modules[name].__dict__ for name in sorted(files) if name in sys.modules]
-    return [of_torch.__dict__, *found, *(module.__dict__ for module in model.modules())]
+    return [of_torch.__dict__, *found, *(module.__dict__ for module in modules)]
 
 
 def of_flex(

@@ -131,7 +131,7 @@ def _bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     """What a function was given besides the module, q, k and v, by name."""
     if not args:
         return kwargs
-    names = ["attention_mask", *[*inspect.signature(function).parameters][5:]]  # whatever a function calls its mask
+    names = ["attention_mask", *(one.name for one in _parameters(function)[5:])]  # whatever a function calls its mask
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
@@ -140,9 +140,14 @@ def _unread(function: Callable[..., Any], given: dict[str, Any]) -> tuple[str, .
     unknown = [name for name, value in given.items() if name not in _READ and value is not None and value is not False]
     if not unknown:
         return ()
-    parameters = [*inspect.signature(function).parameters.values()][4:]
-    named = [one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    named = [one.name for one in _parameters(function)[4:] if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
     return tuple(name for name in named if name in unknown)
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    """What a function takes, in order."""
+    return tuple(inspect.signature(function).parameters.values())
 
 
 def _follows(call: Call, output: Output) -> bool:

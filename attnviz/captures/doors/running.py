@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,8 +23,11 @@ from attnviz.captures.labels import crossing
 _OTHER = ("key_value_states", "encoder_hidden_states", "context")
 """What transformers, diffusers and others call the other sequence, where a module is given one."""
 
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 """What the names of modules contain that wrap another."""
+
+NamedModules = Sequence[tuple[str, nn.Module]]
+"""A model, and each of its parts, with their names."""
 
 Ids = Callable[[str, Tensor], None]
 """What is done with token ids: (the name of the module they go into, (B, T) ids)."""
@@ -100,13 +103,12 @@ class Running:
     hear: Hear
     """What is done with a call."""
 
-    def __init__(self, model: nn.Module, ids: Ids, begin: Callable[[], None]) -> None:
-        named = [(own_name(name), module) for name, module in model.named_modules()]
+    def __init__(self, named: NamedModules, ids: Ids, begin: Callable[[], None]) -> None:
         self.names = {id(module): name for name, module in named}
         self._crossing = crossing(self.names.values())
         self.stack: list[Frame] = []
         self.inside = False  # within an attention function that was heard already
-        self._model, self._ids, self._begin = model, ids, begin
+        self._model, self._ids, self._begin = named[0][1], ids, begin
         self._projected: dict[int, dict[str, Tensor]] = {}
         self._given: dict[int, dict[str, Any]] = {}
         self._awaited: Awaited | None = None  # a context on its way to what projects it
@@ -196,10 +198,8 @@ class Running:
             self._awaited = self.meeting = None
             self._begin()
         known = self._known[id(module)]
-        given: dict[str, Any] = {}
-        if known.signature is not None:
-            given = known.signature.bind(*args, **kwargs).arguments
-        other = _other(given)
+        given = {} if known.signature is None else known.signature.bind(*args, **kwargs).arguments
+        other = _other(given) if given else None
         if other is None and self.stack and self.stack[-1].other is not None and _is_bare(module):
             other = self.stack[-1].other  # a part of what projected for it
         values = (*args, *kwargs.values())
@@ -250,9 +250,14 @@ class Running:
         self._awaited = awaited if going else None
 
 
-def own_name(name: str) -> str:
-    """A module's name without what ``torch.compile`` and wrappers of many devices put around modules."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+def named_modules(model: nn.Module) -> NamedModules:
+    """A model and its parts; names without what ``torch.compile`` and wrappers of many devices put around modules."""
+    return [(_own_name(name), module) for name, module in model.named_modules()]
+
+
+def _own_name(name: str) -> str:
+    parts = name.split(".")
+    return name if _WRAPPERS.isdisjoint(parts) else ".".join(part for part in parts if part not in _WRAPPERS)
 
 
 def _signature(module: nn.Module, *, always: bool) -> inspect.Signature | None:
