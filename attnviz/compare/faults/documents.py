@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Documents, Full, Pattern
 from attnviz.compare.faults.fault import MOST_TRIED, Case, Fault
 from attnviz.compare.faults.rules import Ruled, rewritten
@@ -88,13 +87,28 @@ class DocumentBounds(Fault):
             joined = torch.where(documents == two, one, documents)
             of_queries = None if queries is None else torch.where(queries == two, one, queries)
             yield self._of(case, f"documents {one} and {two} as one", joined, of_queries)
+        rules: dict[str, Callable[[Tensor], Tensor]] = {
+            "the mask of documents inverted: other documents alone are seen": lambda before: before != 0,
+            "the document before seen too": lambda before: (before == 0) | (before == 1),
+            "every document before seen too": lambda before: before >= 0,
+            "the document after seen too": lambda before: (before == 0) | (before == -1),
+            "every document after seen too": lambda before: before <= 0,
+            "the document before seen in the place of the query's own": lambda before: before == 1,
+            "the document after seen in the place of the query's own": lambda before: before == -1,
+        }
+        for name, rule in rules.items():
+            yield self._seeing(name, rest, rule)
 
-        def inverted(work: Work) -> None:
-            own = work.item  # which knows them
+    def _seeing(self, name: str, rest: Pattern, rule: Callable[[Tensor], Tensor]) -> Variant:
+        """A query sees documents by how many there are from theirs to its own."""
+
+        def change(work: Work) -> None:
+            assert work.item.documents is not None
+            queries, keys = map(torch.from_numpy, work.item.documents)
             work.inputs = replace(work.inputs, documents=None, query_documents=None)
-            work.pattern = rest & Ruled(lambda t, s, _: ~_together(own, t, s))
+            work.pattern = rest & Ruled(lambda t, s, _: rule(queries[t] - keys[s]))
 
-        yield self.variant("the mask of documents inverted: other documents alone are seen", "settings", inverted)
+        return self.variant(name, "settings", change)
 
     def fitted(self, case: Case) -> Iterator[Variant]:
         """Bounds that are elsewhere, or one more."""
@@ -182,12 +196,6 @@ class _Bounds:
 
 _MOVED = 64
 """Keys by which all documents may begin early or late."""
-
-
-def _together(item: AttentionItem, t: Tensor, s: Tensor) -> Tensor:
-    found = item.together(t, s)
-    assert found is not None
-    return found
 
 
 def _shifted(documents: Tensor, by: int) -> Tensor:

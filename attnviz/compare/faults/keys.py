@@ -141,8 +141,8 @@ class Moved:
         )
         own = terms.all()
         rest = own - held[:, :, 0].sum(1)  # of keys that are in no whole page
-        left = _left(held, terms.given[:, None, None]) / own[:, None, None, -1:]
-        wanted = -_left(rest, terms.given) / own[:, -1:]
+        left = terms.left(held) / own[:, None, None, -1:]
+        wanted = (terms.wanted - terms.left(rest)) / own[:, -1:]
         each_place = torch.eye(pages, dtype=left.dtype).repeat_interleave(pages, 1)
         page = (torch.arange(pages)[:, None] + torch.arange(pages)) % pages
         each_page = (page.flatten() == torch.arange(pages)[:, None]).to(left.dtype)
@@ -152,11 +152,6 @@ class Moved:
         found = page.gather(1, shares.reshape(pages, pages).argmax(1)[:, None])[:, 0]
         order: list[int] = found.tolist()
         return None if sorted(order) != [*range(pages)] or order == [*range(pages)] else order
-
-
-def _left(sums: Tensor, given: Tensor) -> Tensor:
-    """What sums, (..., W), leave of the kernel's rows, times their denominators, (..., C)."""
-    return sums[..., :-1] - given * sums[..., -1:]
 
 
 def _by_page(each: Tensor, tile: int) -> Tensor:
@@ -189,6 +184,17 @@ class StaleKeys(Fault):
                 f"the query's own key not yet written in a ring of {size}: that of {size} before", "tensors", unwritten
             )
             yield self.variant(f"a ring of {size} keys, written over: key s + {size} for key s", "tensors", overwritten)
+            if case.what == "weights":  # that may lie where the key stood that was read
+
+                def moved(work: Work, size: int = size) -> None:
+                    read = torch.zeros_like(work.count).scatter_add_(1, _stale(work, size, 1), work.count)
+                    work.count = read
+
+                yield self.variant(
+                    f"the query's own key not yet written in a ring of {size}, its weight that of {size} before",
+                    "mask",
+                    moved,
+                )
 
         def zeros(work: Work) -> None:
             own = work.distance == 0

@@ -208,6 +208,15 @@ class Alibi(Fault):
                 work.logits = work.logits + work.slope * (work.distance.abs() + work.distance)
 
         yield self.variant("ALiBi by p(t) - p(s), without its absolute value", "mask", signed)
+        for name, first in (("slope * p(s)", 0), ("slope * (p(s) - p of the last key)", -1)):
+
+            def by_key(work: Work, first: int = first) -> None:
+                if work.slope is not None:
+                    at = work.item.key_position(torch.arange(work.item.S)).double()
+                    at = at - (at[-1] if first else 0)
+                    work.logits = work.logits + work.slope * (work.distance.abs() + at)
+
+            yield self.variant(f"ALiBi by the key's position alone, {name}", "mask", by_key)
         for head in range(min(len(slopes), 64)):
             if head != case.head and float(slopes[head]) != own:
                 yield self.having(f"the ALiBi slope of head {head}", slope=float(slopes[head]))

@@ -134,8 +134,42 @@ class Base2(Fault):
             yield self.variant("log2(e) twice in the exponent", "mask", power(math.log2(math.e)))
 
 
+class Logarithm(Fault):
+    """A log-sum-exp that is not the whole of it: without the largest logit, or that alone."""
+
+    name = "log-sum-exp"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        if case.what != "lse":
+            return
+
+        def peak(work: Work) -> Tensor:
+            return work.logits.amax(1, keepdim=True)
+
+        made: dict[str, Callable[[Work], Tensor]] = {
+            "the largest logit not added to the logarithm of the sum": lambda work: work.out - peak(work),
+            "the largest logit alone, without the sum's logarithm": peak,
+            "the largest logit added before the scale": lambda work: work.out + peak(work) * (1 / work.scale - 1),
+            "the largest logit subtracted, not added": lambda work: work.out - 2 * peak(work),
+            "the sum of exponentials, without its logarithm": lambda work: torch.exp(work.out),
+            "the sum of exponentials of score - max": lambda work: torch.exp(work.out - peak(work)),
+            "the logarithm of the largest weight": lambda work: peak(work) - work.out,
+            "the log-sum-exp of the wrong sign": lambda work: -work.out,
+        }
+        for name, rule in made.items():
+
+            def change(
+                work: Work, rule: Callable[[Work], Tensor] = rule, relative: bool = "exponentials" in name
+            ) -> None:
+                work.out = rule(work)
+                if relative:  # and so is what rounding costs
+                    work.weights = work.weights * work.out
+
+            yield self.variant(name, "output", change)
+
+
 class WrongAxis(Fault):
-    """Softmax over queries in place of keys."""
+    """Softmax over queries, heads or batch items in place of keys."""
 
     name = "softmax over the wrong axis"
 
@@ -167,6 +201,20 @@ class WrongAxis(Fault):
 
         name = "softmax over queries, the wrong axis"
         yield self.variant(name, "gradient", back) if case.what in GRADIENTS else self.variant(name, "weights", change)
+        if case.what in GRADIENTS:
+            return
+        axes: dict[str, Callable[[Work], list[tuple[int, int]]]] = {
+            "heads": lambda work: [(work.batch, head) for head in range(work.inputs.H)],
+            "batch items": lambda work: [(item, work.head) for item in range(work.inputs.B)],
+        }
+        for axis, places in axes.items():
+
+            def across(work: Work, places: Callable[[Work], list[tuple[int, int]]] = places) -> None:
+                each = [Work(work.inputs, work.pattern, *at, work.rows, "logits") for at in places(work)]
+                total = torch.logsumexp(torch.stack([compute(one, (), FIXED).out for one in each]), 0)
+                work.weights = torch.exp(work.logits - total).masked_fill(work.count == 0, 0.0)
+
+            yield self.variant(f"softmax over {axis}, the wrong axis", "weights", across)
 
 
 class NotRescaled(Fault):

@@ -87,9 +87,9 @@ class Terms:
 
     def apart(self, sums: Tensor) -> Tensor:
         """How far rows of such sums, (n, ..., W), are from the kernel's, (n, ..., C)."""
-        total, ones, sink = sums[..., -1:], (1,) * (sums.ndim - 2), self.before.sink
-        if sink is not None:
-            total = total + torch.exp(sink - self.peak).reshape(-1, *ones, 1)
+        total, ones = sums[..., -1:], (1,) * (sums.ndim - 2)
+        if isinstance(self._sink, Tensor):
+            total = total + self._sink.reshape(-1, *ones, 1)
         if self.before.what == "lse":
             made = total.log() + self.peak.reshape(-1, *ones, 1)
         elif self.of_gradient:
@@ -98,6 +98,25 @@ class Terms:
         else:
             made = sums[..., :-1] / total
         return made - self.given.reshape(len(self.given), *ones, -1)
+
+    @property
+    def _sink(self) -> Tensor | float:
+        """What the sink adds to denominators, (n, 1)."""
+        sink = self.before.sink
+        return 0.0 if sink is None else torch.exp(sink - self.peak)
+
+    def left(self, sums: Tensor) -> Tensor:
+        """What is linear in sums of keys, (n, ..., W), and together :attr:`wanted` where they are the kernel's, (n, ..., C)."""
+        if self.before.what == "lse":
+            return sums
+        return sums[..., :-1] - self.given.reshape(len(self.given), *(1,) * (sums.ndim - 2), -1) * sums[..., -1:]
+
+    @property
+    def wanted(self) -> Tensor:
+        """What :meth:`left` of all sums is in the kernel's rows, (n, C)."""
+        if self.before.what == "lse":
+            return torch.exp(self.given - self.peak) - self._sink
+        return self.given * self._sink
 
     def off(self, sums: Tensor) -> Tensor:
         """The square of that, of all rows, (...); inf where one sees no key."""
