@@ -365,6 +365,12 @@ def _halves(tensor: Tensor) -> Tensor:
     return torch.cat([tensor[..., 0::2], tensor[..., 1::2]], -1)
 
 
+def _of_documents(kernel: Kernel, seen: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B, T, S): keys up to the query's own, by how many documents theirs is before its own."""
+    own = kernel.documents[:, kernel.S - kernel.T :]
+    return seen(own[:, :, None] - kernel.documents[:, None, :]).double() * band(kernel, -2 * kernel.S, 0)
+
+
 def _late(documents: Tensor) -> Tensor:
     return torch.cat([documents[:, :1], documents[:, :-1]], 1)
 
@@ -460,6 +466,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Mistake]] = {
         _count(lambda c: blocked(c, c.blocks, BLOCK, BLOCK, c.S - c.T)),
     ),
     "mask transposed": (("mask", "mask_mod"), _count(lambda c: c.count.transpose(1, 2) if c.T == c.S else c.count)),
+    "documents: the one before": (("documents",), _count(lambda c: _of_documents(c, lambda before: before <= 1))),
+    "documents: the one before alone": (("documents",), _count(lambda c: _of_documents(c, lambda before: before == 1))),
+    "softmax over the wrong axis: heads": (("full",), lambda c: replace(c, axis=1)),
+    "softmax over the wrong axis: batch items": (("full",), lambda c: replace(c, axis=0)),
     "rows not written": (EVERY, _after(torch.zeros_like)),
     "constant factor": (EVERY, _after(lambda x: x * 1.25)),
 }

@@ -102,13 +102,18 @@ def _contexts(
         made = rounded(multiply(weights, v), dtype)
         out[place] = made.double().cpu()
         if error is not None:
-            strays[place] = _strays(weights.nan_to_num(), error, v, made.nan_to_num()).cpu()
+            strays[place] = strays_of((weights.nan_to_num() * error).square_(), v, made.nan_to_num()).cpu()
     return out, strays
 
 
-def _strays(weights: Tensor, error: Tensor, v: Tensor, context: Tensor) -> Tensor:
-    """The root of the sum of the squares of what the errors of a row's logits do to its context, (n, D_v): ``w e (v - context)``."""
-    squares = (weights * error).square_()
+def strays_of(squares: Tensor, v: Tensor, context: Tensor) -> Tensor:
+    """The root of the sum of the squares of what the errors of a row's logits do to its context, ``w e (v - context)``.
+
+    Args:
+        squares: (n, S) of weights times the errors of their logits, ``(w e)**2``.
+        v: (S, D_v).
+        context: (n, D_v).
+    """
     spread = squares @ v**2 - 2 * context * (squares @ v) + context**2 * squares.sum(1, keepdim=True)
     return spread.clamp(min=0).sqrt()
 

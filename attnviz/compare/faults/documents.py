@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
@@ -113,21 +113,26 @@ class DocumentBounds(Fault):
     def fitted(self, case: Case) -> Iterator[Variant]:
         """Bounds that are elsewhere, or one more."""
         terms, documents = terms_of(case), case.inputs.documents
-        if terms is None or documents is None or case.inputs.query_documents is not None:
+        if documents is None or case.inputs.query_documents is not None or not (case.of_keys or terms):
             return
         bounds = _Bounds.of(documents[min(case.batch, len(documents) - 1)])
         if bounds is None or case.item.offset is None:
             return
+        same = (documents == documents[min(case.batch, len(documents) - 1)]).all(1, keepdim=True)
+
+        def beginning(said: str, starts: tuple[int, ...]) -> Variant:
+            return self._of(case, said, torch.where(same, bounds.documents(starts).to(documents), documents), None)
+
+        if terms is None:  # rows of keys are sums over queries, of which none is read alone
+            yield from (beginning(*one) for one in islice(bounds.near(), _TRIED))
+            return
         left_out = self._of(case, "", None, None, self._without(case))
         runs = Runs.of(terms, torch.arange(case.inputs.S).expand(terms.seen.shape), terms.shown(left_out.change))
-        same = (documents == documents[min(case.batch, len(documents) - 1)]).all(1, keepdim=True)
         for made in map(list, (bounds.one_moved(), bounds.all_moved(), bounds.one_more())):
             ends = bounds.ends([starts for _, starts in made], terms.rows + case.item.offset) if made else None
             found = None if ends is None else runs.place(*ends)
             if found is not None:
-                said, starts = made[found]
-                other = torch.where(same, bounds.documents(starts).to(documents), documents)
-                yield self._of(case, said, other, None)
+                yield beginning(*made[found])
 
     def _without(self, case: Case) -> Pattern:
         """The pattern without what says of documents; where it stays within them, it does by the inputs."""
@@ -168,6 +173,11 @@ class _Bounds:
                     name = f"document {self.names[n]} begins at key {at:,}, not at {starts[n]:,}"
                     yield name, (*starts[:n], at, *starts[n + 1 :])
 
+    def near(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """One bound, or all of them, at a key that is not far: the nearest first."""
+        moved = [*self.one_moved(), *self.all_moved()]
+        yield from sorted(moved, key=lambda one: max(abs(a - b) for a, b in zip(one[1], self.starts, strict=True)))
+
     def all_moved(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """All of them as far."""
         starts = self.starts
@@ -196,6 +206,9 @@ class _Bounds:
 
 _MOVED = 64
 """Keys by which all documents may begin early or late."""
+
+_TRIED = 48
+"""Beginnings that are tried one by one."""
 
 
 def _shifted(documents: Tensor, by: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -201,20 +202,36 @@ class WrongAxis(Fault):
 
         name = "softmax over queries, the wrong axis"
         yield self.variant(name, "gradient", back) if case.what in GRADIENTS else self.variant(name, "weights", change)
-        if case.what in GRADIENTS:
-            return
-        axes: dict[str, Callable[[Work], list[tuple[int, int]]]] = {
-            "heads": lambda work: [(work.batch, head) for head in range(work.inputs.H)],
-            "batch items": lambda work: [(item, work.head) for item in range(work.inputs.B)],
-        }
-        for axis, places in axes.items():
+        yield self._across(case, "heads", lambda work: [(work.batch, head) for head in range(work.inputs.H)])
+        yield self._across(case, "batch items", lambda work: [(item, work.head) for item in range(work.inputs.B)])
 
-            def across(work: Work, places: Callable[[Work], list[tuple[int, int]]] = places) -> None:
-                each = [Work(work.inputs, work.pattern, *at, work.rows, "logits") for at in places(work)]
-                total = torch.logsumexp(torch.stack([compute(one, (), FIXED).out for one in each]), 0)
-                work.weights = torch.exp(work.logits - total).masked_fill(work.count == 0, 0.0)
+    def _across(self, case: Case, axis: str, places: Callable[[Work], list[tuple[int, int]]]) -> Variant:
+        """Softmax of each pair over ``places``, batch items and heads."""
 
-            yield self.variant(f"softmax over {axis}, the wrong axis", "weights", across)
+        def whole(work: Work) -> list[Work]:
+            """The same rows of each place, as the last step before the output finds them."""
+            parts: list[Work] = []
+            step = "gradient" if work.what in GRADIENTS else "weights"
+            for at in places(work):
+                one = case.work(*at, work.rows)
+                one.what = "dq" if work.what in GRADIENTS else "context" if work.v is not None else "weights"
+                compute(one, (self.variant("", step, lambda part: parts.append(replace(part))),), FIXED)
+            return parts
+
+        def change(work: Work) -> None:
+            parts = whole(work)
+            total = torch.logsumexp(torch.stack([part.logits for part in parts]), 0)
+
+            def weights(part: Work) -> Tensor:
+                return torch.exp(part.logits - total).masked_fill(part.count == 0, 0.0)
+
+            work.weights = weights(work)
+            if work.what in GRADIENTS:
+                delta = sum((weights(part) * part.pull for part in parts), torch.zeros(()))
+                work.flow = flow_back(work, delta)
+
+        step = "gradient" if case.what in GRADIENTS else "weights"
+        return self.variant(f"softmax over {axis}, the wrong axis", step, change)
 
 
 class NotRescaled(Fault):

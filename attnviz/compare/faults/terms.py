@@ -172,8 +172,9 @@ def _taken_apart(case: Case, rows: Tensor) -> Terms | None:
         return Terms(product, before, torch.empty(before.item.S, 0, dtype=torch.float64), given)
     draw = torch.Generator().manual_seed(0)
     mixed = torch.randn(given.shape[1], _CHANNELS, generator=draw, dtype=torch.float64)
+    if case.what == "dq":  # whose channels are those of keys, more or fewer than those of values
+        return Terms(product, before, before.k @ mixed, given @ mixed)
     values = mixed if case.what == "weights" or before.v is None else before.v @ mixed
-    values = before.k @ mixed if case.what == "dq" else values
     return Terms(product, before, values, given @ mixed)
 
 

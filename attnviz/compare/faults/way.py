@@ -15,7 +15,8 @@ from torch import Tensor
 
 from attnviz.compare.faults.work import STEPS, Change, Variant, Work, clean
 from attnviz.compare.gradients import GRADIENTS, OF_KEYS
-from attnviz.compare.rounding import Rounding, Rule, Sizes
+from attnviz.compare.outputs import strays_of
+from attnviz.compare.rounding import STRAY, Rounding, Rule, Sizes
 from attnviz.engine.visibility import HIDDEN
 
 _CELLS = 1 << 20
@@ -268,7 +269,11 @@ def _allowed(work: Work, plain: Work, changes: Changes, rule: Rule) -> Tensor:
     _made(plain, changes)
     assert work.v is not None
     shares, read = (work.drag * work.scale, work.k) if work.what == "dq" else (weights, work.v)
-    return _by_plain(work.out, plain.out, (shares.nan_to_num() ** 2 @ read**2).sqrt(), rule, keys)
+    allowed = _by_plain(work.out, plain.out, (shares.nan_to_num() ** 2 @ read**2).sqrt(), rule, keys)
+    if work.what != "context":
+        return allowed
+    strays = strays_of(work.by_key((weights * error) ** 2), work.v, work.out.nan_to_num())
+    return torch.maximum(allowed, STRAY * strays)
 
 
 def _by_plain(out: Tensor, plain: Tensor, size: Tensor, rule: Rounding, terms: int) -> Tensor:

@@ -25,9 +25,11 @@ FORWARD = [
 """Mistakes of a forward pass that autograd goes back through."""
 
 
-def planted(name: str, dtype: str, T: int = 20, S: int = 26) -> tuple[Kernel, AttentionInputs, torch.Tensor]:
+def planted(
+    name: str, dtype: str, T: int = 20, S: int = 26, B: int | None = None
+) -> tuple[Kernel, AttentionInputs, torch.Tensor]:
     """A right kernel, what it is called with, and a gradient of its context."""
-    right = case(name, T, S, DTYPES[dtype], 0, B=2 if name == "padded" else 1)
+    right = case(name, T, S, DTYPES[dtype], 0, B=B or (2 if name == "padded" else 1))
     given = called(right, name)
     draw = torch.Generator().manual_seed(3)
     grad = torch.randn(right.run()[1].shape, generator=draw, dtype=torch.float64).to(DTYPES[dtype])
@@ -61,7 +63,7 @@ def test_a_mistake_of_the_backward_pass_is_named(mistake, name, dtype):
 @pytest.mark.sweep(keep=1)
 @pytest.mark.parametrize(("mistake", "name", "dtype"), each_once((mistake, GRADIENTS) for mistake in FORWARD[::7]))
 def test_a_mistake_of_the_forward_pass_is_named_by_its_gradients(mistake, name, dtype):
-    right, inputs, grad = planted(MISTAKES[mistake][0][0], dtype)
+    right, inputs, grad = planted(MISTAKES[mistake][0][0], dtype, B=2 if "batch" in mistake else None)
     assert kinds(inputs, grad, dtype, **gradients(right, grad)) is None
     assert mistake.split(":")[0] in kinds(
         inputs, grad, dtype, **{name: gradients(right, grad, MISTAKES[mistake][1])[name]}
@@ -77,9 +79,8 @@ def test_every_mistake_is_named_by_every_gradient(mistake, dtype):
         right, inputs, grad = planted(of_case, dtype, 24, 42)
         made = {name: gradient for name, gradient in make(right, grad).items() if name in names}
     else:
-        right, inputs, grad = planted(
-            MISTAKES[mistake][0][0], dtype, 42 if "transposed" in mistake or "axis" in mistake else 24, 42
-        )
+        T, B = 42 if "transposed" in mistake or "axis" in mistake else 24, 2 if "batch" in mistake else None
+        right, inputs, grad = planted(MISTAKES[mistake][0][0], dtype, T, 42, B)
         made = gradients(right, grad, MISTAKES[mistake][1])
     for name, gradient in made.items():
         assert mistake.split(":")[0] in kinds(inputs, grad, dtype, **{name: gradient}), name
