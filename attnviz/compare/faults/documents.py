@@ -148,6 +148,57 @@ class DocumentBounds(Fault):
         return self.variant(name, "settings", change)
 
 
+class SequencesTogether(Fault):
+    """Sequences that lie end to end, and a kernel that takes them for one."""
+
+    name = "sequences end to end"
+
+    def variants(self, case: Case) -> Iterator[Variant]:
+        inputs = case.inputs
+        beside = (inputs.documents, inputs.bias, inputs.global_mask)
+        if inputs.B == 1 or inputs.cross or case.of_keys or any(one is not None for one in beside):
+            return
+        items = [inputs.item(batch, dtype=torch.float64) for batch in range(inputs.B)]
+        keys = [_present(item.key_padding, inputs.S) for item in items]
+        queries = [_present(item.query_padding, inputs.T) for item in items]
+        places = zip(items, queries, keys, strict=True)
+        own = all(torch.equal(item.query_position(at), item.key_position(of)) for item, at, of in places)
+        if not own or sum(map(len, keys)) > _TOGETHER:
+            return
+        first = torch.tensor([0, *map(len, queries)]).cumsum(0)
+
+        def joined(tensor: Tensor, index: list[Tensor]) -> Tensor:
+            return torch.cat([part[:, at.to(part.device)] for part, at in zip(tensor, index, strict=True)], 1)[None]
+
+        def together(work: Work) -> None:
+            work.rows = first[work.batch] + torch.searchsorted(queries[work.batch], work.rows.contiguous())
+            work.inputs, work.batch = whole, 0
+            work.grad = None if work.grad is None else joined(work.grad, queries)
+
+        tensors = {"q": joined(inputs.q, queries), "k": joined(inputs.k, keys)}
+        tensors |= {} if inputs.v is None else {"v": joined(inputs.v, keys)}
+        whole = replace(inputs, **_ALONE, **tensors)
+        yield self.variant("every sequence seen as one, end to end: is cu_seqlens read?", "settings", together)
+
+
+_ALONE: dict[str, None] = dict.fromkeys(
+    (
+        *("key_padding_mask", "query_padding_mask", "q_global", "k_global", "v_global", "residual_norms", "tokens"),
+        *("query_tokens", "word_ids", "query_word_ids", "special_tokens", "query_special_tokens", "query_documents"),
+        *("query_positions", "key_positions"),
+    )
+)
+"""What is of each sequence alone."""
+
+_TOGETHER = 1 << 16
+"""Keys of all sequences together, at most."""
+
+
+def _present(padding: Tensor | None, length: int) -> Tensor:
+    """The indices that exist, (n,)."""
+    return torch.arange(length) if padding is None else padding.cpu().nonzero().flatten()
+
+
 @dataclass(frozen=True)
 class _Bounds:
     """Where the documents of a row begin, one after another."""

@@ -143,22 +143,37 @@ def _explained(case: Case, heads: Sequence[HeadCheck]) -> tuple[list[Finding], s
         lambda: _with_fitted(case, nearest()),
         lambda: [(one,) for one in _singles(case, 2)],
     )
-    for hypotheses in tried:
-        candidates = _fitting(case, hypotheses(), wrong)
-        whole = [fit for fit in candidates if _agrees(case, fit.variants, case.batch, case.head, right) is not None]
-        for some, scope in ((whole, "all"), (candidates, "wrong")):
-            most = max(1.2 * _least(some), _alike(case, wrong))
-            best = [fit for fit in sorted(some, key=lambda fit: fit.square) if fit.square <= most]
-            verified = [(fit, _verified(case, fit.variants, heads, scope)) for fit in best]
-            kept = [(fit, held) for fit, held in verified if held is not None]
-            if kept:  # what explains more heads is nearer to what is wrong with all of them
-                most_heads = max(len(held[0]) for _, held in kept)
-                kept = [(fit, held) for fit, held in kept if len(held[0]) == most_heads]
-                held = kept[0][1]
-                return [
-                    _finding([fit.variants for fit, _ in islice(_of_each_kind(kept), _NAMED)], held[1], held[2], scope)
-                ], held[0]
+    waiting: list[_Fit] = []
+    for place, hypotheses in enumerate(tried):
+        fits = _fitting(case, hypotheses(), wrong)
+        whole = [fit for fit in fits if _agrees(case, fit.variants, case.batch, case.head, right) is not None]
+        if (named := _named(case, whole, heads, "all")) is not None:
+            return named
+        waiting += fits
+        # What makes right rows wrong counts where nothing alone leaves them right, its numbers read from rows too.
+        if place >= 2:
+            if (named := _named(case, waiting, heads, "wrong")) is not None:
+                return named
+            waiting = []
     return [], set()
+
+
+def _named(
+    case: Case, fits: Sequence[_Fit], heads: Sequence[HeadCheck], scope: str
+) -> tuple[list[Finding], set[tuple[int, int]]] | None:
+    """The best of what explains a head, and which of the wrong heads it explains; None where it fails on other rows."""
+    most = max(1.2 * _least(fits), _alike(case, torch.tensor(case.rows)))
+    best = [fit for fit in sorted(fits, key=lambda fit: fit.square) if fit.square <= most]
+    verified = [(fit, _verified(case, fit.variants, heads, scope)) for fit in best]
+    kept = [(fit, held) for fit, held in verified if held is not None]
+    if not kept:
+        return None
+    # What explains more heads is nearer to what is wrong with all of them.
+    most_heads = max(len(held[0]) for _, held in kept)
+    kept = [(fit, held) for fit, held in kept if len(held[0]) == most_heads]
+    explained, rows, off = kept[0][1]
+    equal = [fit.variants for fit, _ in islice(_of_each_kind(kept), _NAMED)]
+    return [_finding(equal, rows, off, scope)], explained
 
 
 def _alike(case: Case, rows: Tensor) -> float:

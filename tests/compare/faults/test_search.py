@@ -100,6 +100,71 @@ def test_a_log_sum_exp_in_base_2_is_named():
     assert report.findings[0].names == ("a log-sum-exp in base 2",)
 
 
+LOGARITHMS = {
+    "the largest logit not added": lambda total, peak: total - peak,
+    "the largest logit alone": lambda total, peak: peak,
+    "the largest logit added before the scale": lambda total, peak: total - peak + 4 * peak,
+    "the sum of exponentials, without its logarithm": lambda total, peak: total.exp(),
+    "the sum of exponentials of score - max": lambda total, peak: (total - peak).exp(),
+}
+
+
+@pytest.mark.parametrize("name", LOGARITHMS)
+def test_a_log_sum_exp_that_is_half_done_is_named(name):
+    one = planted("scale: none", "causal", "float32", 40, 24)
+    weights, _, total = one.right.run()
+    peak = total + weights.amax(-1).log()
+    report = check_kernel(Outputs(one.inputs, lse=LOGARITHMS[name](total, peak).float()))
+    assert report.findings[0].names[0].startswith(name)
+
+
+def test_alibi_by_the_keys_position_is_named_by_the_log_sum_exp():
+    """Weights are what they should be: a row's logits are all off by as much."""
+    one = planted("scale: none", "alibi", "float32", 40, 24)
+    weights, _, total = one.right.run()
+    assert check_kernel(Outputs(one.inputs, weights=weights.float())).within
+    moved = total + one.right.slopes[:, None] * (torch.arange(24) + 16)
+    report = check_kernel(Outputs(one.inputs, lse=moved.float()))
+    assert report.findings[0].names[0] == "ALiBi by the key's position alone, slope * p(s)"
+
+
+def test_pages_that_are_exchanged_leave_rows_after_them_right():
+    """Swapping every pair explains the rows that are wrong too, and would make others so."""
+    q, k, v = torch.randn(3, 1, 2, 64, 8, generator=torch.Generator().manual_seed(2))
+    order = torch.cat([torch.arange(16, 32), torch.arange(16), torch.arange(32, 64)])
+    out = torch.nn.functional.scaled_dot_product_attention(q, k[:, :, order], v[:, :, order], is_causal=True)
+    (finding,) = check_kernel(Outputs(attnviz.AttentionInputs(q, k, v, pattern=Causal()), context=out)).findings
+    assert finding.names == ("pages 0 and 1 of 16 keys exchanged",)
+    assert "all 128 rows agree" in finding.evidence
+
+
+@pytest.mark.parametrize("output", ["context", "lse"])
+def test_sequences_end_to_end_that_are_taken_for_one_are_named(output):
+    draw = torch.Generator().manual_seed(3)
+    q, k, v = torch.randn(60, 2, 8, generator=draw), *torch.randn(2, 60, 1, 8, generator=draw)
+    bounds = torch.tensor([0, 14, 40, 60], dtype=torch.int32)
+    scores = torch.einsum("thd,sgd->hts", q, k) * 8**-0.5
+    scores = scores.masked_fill(torch.ones(60, 60, dtype=torch.bool).triu(1), -torch.inf)
+    context = torch.einsum("hts,sgd->thd", scores.softmax(-1), v)
+    given = {"context": (context, {}), "lse": (None, {"lse": scores.logsumexp(-1)})}[output]
+    with pytest.raises(AssertionError, match="every sequence seen as one, end to end: is cu_seqlens read"):
+        attnviz.assert_attention_close(
+            given[0], q, k, v=v, pattern="causal", cu_seqlens_q=bounds, cu_seqlens_k=bounds, **given[1]
+        )
+
+
+def test_two_mistakes_that_make_logits_large_are_named():
+    """A context may be off by what its own logits make of it, of a hypothesis as of the exact formula."""
+    draw = torch.Generator().manual_seed(64)
+    q, k, v = torch.randn(3, 2, 4, 64, 24, generator=draw)
+    bias = torch.randn(4, 64, 64, generator=draw)
+    out = ((q @ k.transpose(2, 3) + bias.transpose(1, 2)).softmax(-1) @ v).float()
+    (finding,) = check_kernel(
+        Outputs(attnviz.AttentionInputs(q, k, v, bias=bias, pattern="full"), context=out)
+    ).findings
+    assert finding.names == ("a scale of 1: is 1/sqrt(D) missing?, and the bias transposed",)
+
+
 def test_a_document_that_sees_another_is_named():
     """Documents packed into one row, and a kernel that knows nothing of them."""
     q, k, v = torch.randn(3, 1, 2, 20, 8, generator=torch.Generator().manual_seed(4))
