@@ -127,3 +127,10 @@ def test_a_width_is_kept_and_nothing_is_cut_off(width, labels):
 )
 def test_a_few_pairs_are_not_none(count, total, said):
     assert _pairs(count, total) == f"{count:,} of {total:,} pairs ({said})"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_legend_names_what_is_not_visible_where_something_is(hidden):
+    cells = np.array([[1, 0 if hidden else 1], [1, 1]])
+    ax = pattern_figure(ReasonMap(("window",), cells, {0: int(hidden), 1: 4 - hidden}, range(2), range(2)))
+    assert ("not visible" in [text.get_text() for text in ax.get_legend().get_texts()]) == hidden
