@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import attnviz
 from attnviz.attention.patterns import GlobalKeys, Local, longformer
 from attnviz.engine.request import Request
-from attnviz.maps.reasons import SEVERAL, reason_map, reasons_of
+from attnviz.maps.reasons import SEVERAL, ReasonMap, reason_map, reasons_of
 from attnviz.show.figures.pattern import _pairs, pattern_figure, story_figure
 from attnviz.show.figures.style import house_style
 from attnviz.show.scale.colors import HIDDEN, reason_colors
