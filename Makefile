@@ -22,8 +22,9 @@ sweep: .venv/tests  ## Every case of the tests of which `make test` runs a cover
 matrix: .venv/tests  ## Every combination of what `make test` covers in pairs; about an hour.
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m matrix $(PYTEST)
 
-power: .venv/tests  ## Every planted fault in every dtype, length and output, and right kernels over many seeds; about an hour.
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m power $(PYTEST) tests/compare/test_power.py
+# Threads that wait for work leave the cores to others: those of kernels that run on two of them, a worker a core beside.
+power: .venv/tests  ## Every planted fault in every dtype, length and output, and right kernels over many seeds; half an hour.
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive .venv/bin/python -m pytest -n auto --dist worksteal -m power $(PYTEST) tests/compare
 
 fuzz: .venv/tests  ## Thousands of files and options made to break it; `make fuzz SEED=7 CASES=20000` draws others, and more.
 	OMP_NUM_THREADS=1 SEED=$(SEED) CASES=$(CASES) .venv/bin/python -m pytest -n auto -m fuzz $(PYTEST) tests/fuzz

@@ -1,7 +1,8 @@
 """The map on a GPU: against flash attention's forward on the same inputs, and every path held against the CPU.
 
 ``python benchmarks/gpu.py`` runs all of it in under 8 minutes and prints Markdown; ``--parts check,table,tune`` picks.
-Needs a CUDA device, torch and triton.
+Needs a CUDA device, torch and triton. ``--dry`` runs the first of everything, of a few tokens, on a processor: it shows that
+the script runs, and measures nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import os
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,20 +31,33 @@ from attnviz import AttentionInputs, Causal, Full, Local, Pyramid, longformer
 from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_edges
 from attnviz.engine import reducer
-from attnviz.engine.fused import FusedMap, Launch
 from attnviz.engine.reducer import reduce_map, row_groups
 from attnviz.measures.statistics import head_statistics
 
+if TYPE_CHECKING:
+    from attnviz.engine.fused import Launch  # which needs triton
+
 CELLS = 1024
 U = 2.0**-24
-CUDA = torch.device("cuda")
+
+
+_Case = TypeVar("_Case")
 
 
 class Report:
-    """Rows as they come: printed as Markdown, kept for JSON."""
+    """Rows as they come: printed as Markdown, kept for JSON. And where they are measured."""
 
-    def __init__(self, until: float) -> None:
-        self.until, self.found = until, {}  # type: ignore[var-annotated]
+    def __init__(self, until: float, *, dry: bool = False) -> None:
+        self.until, self.dry, self.found = until, dry, {}  # type: ignore[var-annotated]
+        self.device = torch.device("cpu" if dry else "cuda")
+
+    def some(self, cases: Iterable[_Case]) -> list[_Case]:
+        """All cases; the first one where the run is dry."""
+        return list(cases)[: 1 if self.dry else None]
+
+    def tokens(self, count: int) -> int:
+        """So many tokens, or few where the run is dry."""
+        return min(count, 40) if self.dry else count
 
     @property
     def left(self) -> float:
@@ -71,10 +85,12 @@ def said(value: Any) -> str:
 # ---------------------------------------------------------------- correctness
 
 
-def small_inputs(dtype: torch.dtype, *, padded: bool = False, values: bool = True, **more: Any) -> AttentionInputs:
-    """Odd sizes, two query heads on one key head, some rows with large logits."""
+def small_inputs(
+    dtype: torch.dtype, T: int, *, padded: bool = False, values: bool = True, **more: Any
+) -> AttentionInputs:
+    """Two query heads on one key head, some rows with large logits."""
     generator = torch.Generator().manual_seed(1)
-    T, D = 500, 64
+    D = 64
     q, k, v = (torch.randn(1, heads, T, D, generator=generator) for heads in (2, 1, 1))
     q[:, :, ::7] *= 4
     if padded:
@@ -135,7 +151,9 @@ def paths() -> dict[str, Callable[..., np.ndarray]]:
         "map, whole": lambda i, p, **w: mapped(i, p, pixels=1024, **w),
         "map, max": lambda i, p, **w: mapped(i, p, pixels=60, **w),
         "map, mass": lambda i, p, **w: mapped(i, p, pixels=64, reduce="mass", **w),
-        "map, region": lambda i, p, **w: mapped(i, p, pixels=50, queries=range(60, 450), keys=range(100, 390), **w),
+        "map, region": lambda i, p, **w: mapped(
+            i, p, pixels=50, queries=range(6, i.T - 5), keys=range(i.S // 5, i.S - 9), **w
+        ),
         "map, logits": lambda i, p, **w: mapped(i, p, pixels=60, values="logits", **w),
         "tiles, max": lambda i, p, **w: tiles(i, p, "max", **w),
         "tiles, mass": lambda i, p, **w: tiles(i, p, "mass", **w),
@@ -175,8 +193,9 @@ def check(report: Report) -> None:
         "Every path on the GPU against float64 on the CPU",
         ["dtype", "pattern", "switch", "paths", "largest error", "of", "allowed", "verdict"],
     )
-    a = torch.randn(256, 64, device=CUDA)
-    for switch in ("default", "allow_tf32", "high"):
+    a = torch.randn(256, 64, device=report.device)
+    switches = report.some(("default", "allow_tf32", "high"))
+    for switch in switches:
         with switched(switch):
             off = float(((a @ a.T).double() - a.double() @ a.double().T).abs().max())
         print(f"<!-- a bare float32 product under {switch}: off by {off:.2g} -->")
@@ -188,13 +207,13 @@ def check(report: Report) -> None:
         (torch.float16, Local(30), {}),
         (torch.float16, Full(), {"alibi_slopes": torch.tensor([0.1, 0.3])}),
     ]
-    for dtype, pattern, more in cases:
-        inputs = small_inputs(dtype, **more)
+    for dtype, pattern, more in report.some(cases):
+        inputs = small_inputs(dtype, report.tokens(500), **more)
         exact = wide(inputs)
         wanted = {name: path(exact, pattern, device="cpu") for name, path in paths().items()}
         # Logits of up to 50: a few hundred roundings of float32 and, of a logit itself, as many times its size.
         allowed = 1e-5
-        for switch in ("default", "allow_tf32", "high"):
+        for switch in switches:
             worst, worst_of, failed = 0.0, "", []
             for name, path in paths().items():
                 for by, context in (("", nothing), (" (plain)", plain)):
@@ -202,7 +221,7 @@ def check(report: Report) -> None:
                         continue
                     try:
                         with switched(switch), context():
-                            found = path(inputs, pattern, device=str(CUDA))
+                            found = path(inputs, pattern, device=str(report.device))
                         scale = max(1.0, float(np.abs(wanted[name]).max()))
                         error = float(np.abs(found - wanted[name]).max()) / scale
                     except Exception as problem:
@@ -231,12 +250,14 @@ def check_rounding(report: Report) -> None:
         "Rounding of single weights (the bound's c, at most 8) and bits between runs",
         ["dtype", "D", "logits up to", "c, kernel", "c, plain", "denominator off by", "same bits twice"],
     )
-    for dtype, D, size in itertools.product((torch.bfloat16, torch.float16, torch.float32), (64, 128), (1.0, 8.0)):
+    T = report.tokens(1000)
+    cases = itertools.product((torch.bfloat16, torch.float16, torch.float32), (64, 128), (1.0, 8.0))
+    for dtype, D, size in report.some(cases):
         generator = torch.Generator().manual_seed(2)
-        q, k = (torch.randn(1, 1, 1000, D, generator=generator) for _ in range(2))
+        q, k = (torch.randn(1, 1, T, D, generator=generator) for _ in range(2))
         inputs = AttentionInputs((q * size).to(dtype), k.to(dtype))
-        item = inputs.item(device=CUDA)
-        edges = np.arange(1001)
+        item = inputs.item(device=report.device)
+        edges = np.arange(T + 1)
         a, b = inputs.q[0, 0].double(), inputs.k[0, 0].double()
         L = (a.abs() @ b.abs().T).amax(1, keepdim=True).numpy() * item.scale
         exact = reduce_map(wide(inputs).item(), Full(), 0, edges, edges)
@@ -248,7 +269,7 @@ def check_rounding(report: Report) -> None:
             ratio = np.abs(np.log(np.where(near, found.max, 1) / np.where(near, exact.max, 1)))
             off.append(float((ratio / (U * (L + 2))).max()))
         first, second = (
-            reduce_map(item, Full(), 0, bin_edges(range(1000), 37), edges, reductions=("max", "mass")) for _ in range(2)
+            reduce_map(item, Full(), 0, bin_edges(range(T), 37), edges, reductions=("max", "mass")) for _ in range(2)
         )
         same = (
             np.array_equal(first.max, second.max)
@@ -265,21 +286,23 @@ def check_long(report: Report) -> None:
         "Long maps, sampled queries against float64",
         ["T", "dtype", "pattern", "cells off by (relative)", "log-sum-exp off by", "rows of mass off 1 by"],
     )
-    for T, dtype, pattern in (
+    cases = [
         (100_000, torch.bfloat16, Causal()),
         (1 << 20, torch.bfloat16, Causal()),
         (1 << 20, torch.float32, Local(4096)),
-    ):
-        inputs = long_inputs(T, 64, dtype)
+    ]
+    for length, dtype, pattern in report.some(cases):
+        T = report.tokens(length)
+        inputs = long_inputs(T, 64, dtype, report.device)
         item = inputs.item()
-        edges = bin_edges(range(T), CELLS)
+        edges = bin_edges(range(T), min(T, CELLS))
         whole = reduce_map(item, pattern, 0, edges, edges, reductions=("mass",))
         off = cells_off = 0.0
         for t in (0, 1, T // 3, T // 2 + 17, T - 1):
             one = np.array([t, t + 1])
             found = reduce_map(item, pattern, 0, one, edges, reductions=("max", "mass"))
             logits = (inputs.k[0, 0].double() @ inputs.q[0, 0, t].double()) * item.scale
-            hidden = ~pattern.visible(torch.tensor(t, device=CUDA), torch.arange(T, device=CUDA), item)
+            hidden = ~pattern.visible(torch.tensor(t, device=item.device), torch.arange(T, device=item.device), item)
             logits[hidden] = -torch.inf
             weights = torch.softmax(logits, 0).cpu().numpy()
             seen = ~hidden.cpu().numpy()
@@ -299,14 +322,18 @@ def check_long(report: Report) -> None:
 # ---------------------------------------------------------------- speed
 
 
-def long_inputs(T: int, D: int, dtype: torch.dtype) -> AttentionInputs:
-    generator = torch.Generator(device=CUDA).manual_seed(0)
-    q, k, v = (torch.randn(1, 1, T, D, generator=generator, device=CUDA, dtype=torch.float32) for _ in range(3))
+def long_inputs(T: int, D: int, dtype: torch.dtype, device: torch.device) -> AttentionInputs:
+    generator = torch.Generator(device=device).manual_seed(0)
+    q, k, v = (torch.randn(1, 1, T, D, generator=generator, device=device, dtype=torch.float32) for _ in range(3))
     return AttentionInputs(q.to(dtype), k.to(dtype), v.to(dtype))
 
 
-def milliseconds(call: Callable[[], object], budget: float = 0.4, most: int = 9) -> float:
-    """The median by device events, after a warm-up; as often as ``budget`` seconds allow."""
+def milliseconds(call: Callable[[], object], device: torch.device, budget: float = 0.4, most: int = 9) -> float:
+    """The median by device events, after a warm-up; as often as ``budget`` seconds allow. Of a dry run, one call's."""
+    if device.type == "cpu":
+        began = time.perf_counter()
+        call()
+        return (time.perf_counter() - began) * 1000
 
     def once() -> float:
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -327,6 +354,8 @@ def on_device(
     inputs: AttentionInputs, pattern: Pattern, reductions: tuple[str, ...], launch: Launch | None = None
 ) -> Any:
     """The map as the device makes it, cells left there."""
+    from attnviz.engine.fused import FusedMap
+
     item = inputs.item()
     T = item.T
     edges = bin_edges(range(T), min(T, CELLS))
@@ -349,13 +378,15 @@ def pairs(T: int, pattern: Pattern) -> float:
 
 def flash(inputs: AttentionInputs, causal: bool) -> Callable[[], object]:
     def run() -> object:
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        with sdpa_kernel(SDPBackend.MATH if inputs.q.device.type == "cpu" else SDPBackend.FLASH_ATTENTION):
             return scaled_dot_product_attention(inputs.q, inputs.k, inputs.v, is_causal=causal)
 
     return run
 
 
-def extra_bytes(call: Callable[[], object]) -> int:
+def extra_bytes(call: Callable[[], object], device: torch.device) -> int:
+    if device.type == "cpu":
+        return 0
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -364,8 +395,10 @@ def extra_bytes(call: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def tune(report: Report, names: list[str]) -> None:
+def tune(report: Report) -> None:
     """Ways to cut the kernel, at one length that shows the loop alone and one that shows small bins."""
+    from attnviz.engine.fused import Launch
+
     add = report.table(
         "Ways to cut the kernel (causal)",
         ["dtype", "D", "T", "reduce", "rows", "keys", "warps", "stages", "ms", "x flash"],
@@ -379,23 +412,23 @@ def tune(report: Report, names: list[str]) -> None:
         Launch(64, 128, 4, 3),
     ]
     full = [Launch(64, 64, 4, 2), Launch(128, 64, 8, 2), Launch(64, 32, 4, 3), Launch(128, 32, 8, 2)]
-    for name, D, T, reduce in (
+    cases = [
         ("bfloat16", 128, 131_072, "max"),
         ("bfloat16", 64, 131_072, "max"),
         ("bfloat16", 128, 131_072, "mass"),
         ("bfloat16", 128, 16_384, "max"),
         ("float32", 128, 65_536, "max"),
         ("float32", 64, 65_536, "max"),
-    ):
-        if names and name not in names:
-            continue
-        inputs = long_inputs(T, D, getattr(torch, name))
-        base = milliseconds(flash(inputs, True)) if name != "float32" else None
-        for launch in full if name == "float32" else half:
+    ]
+    for name, D, length, reduce in report.some(cases):
+        T = report.tokens(length)
+        inputs = long_inputs(T, D, getattr(torch, name), report.device)
+        base = milliseconds(flash(inputs, True), report.device) if name != "float32" else None
+        for launch in report.some(full if name == "float32" else half):
             if report.left < 60:
                 return
             try:
-                spent = milliseconds(on_device(inputs, Causal(), (reduce,), launch), 0.2)
+                spent = milliseconds(on_device(inputs, Causal(), (reduce,), launch), report.device, 0.2)
             except Exception as problem:
                 print(f"<!-- {launch}: {str(problem)[:200]!r} -->")
                 continue
@@ -417,63 +450,72 @@ def speed(report: Report) -> None:
     runs += [(100_000, "bfloat16", 128, Causal()), (1 << 20, "bfloat16", 128, Local(4096))]
     runs += [(T, "float32", D, Causal()) for T in (32_768, 131_072) for D in (128, 64)]
     rate = 2e11
-    for T, name, D, pattern in runs:
+    for length, name, D, pattern in report.some(runs):
+        T = report.tokens(length)
         if report.left < 20 + 8 * pairs(T, pattern) / rate:
             print(f"<!-- left out for time: {T} {name} {D} {pattern} -->")
             continue
-        inputs = long_inputs(T, D, getattr(torch, name))
+        inputs = long_inputs(T, D, getattr(torch, name), report.device)
         item = inputs.item()
         made = {reduce: on_device(inputs, pattern, (reduce,)) for reduce in ("max", "mass")}
         same = name != "float32" and not isinstance(pattern, Local)
-        base = milliseconds(flash(inputs, isinstance(pattern, Causal))) if same else None
-        top, mass = (milliseconds(made[reduce]) for reduce in ("max", "mass"))
-        edges = bin_edges(range(T), CELLS)
-        torch.cuda.synchronize()
+        base = milliseconds(flash(inputs, isinstance(pattern, Causal)), report.device) if same else None
+        top, mass = (milliseconds(made[reduce], report.device) for reduce in ("max", "mass"))
+        edges = bin_edges(range(T), min(T, CELLS))
+        if not report.dry:
+            torch.cuda.synchronize()
         start = time.perf_counter()
         reduce_map(item, pattern, 0, edges, edges)
         call = (time.perf_counter() - start) * 1000
         slow = None
         if T <= 65_536 and name != "float16":
             with plain():
-                slow = milliseconds(partial(reduce_map, item, pattern, 0, edges, edges), 0.1)
+                slow = milliseconds(partial(reduce_map, item, pattern, 0, edges, edges), report.device, 0.1)
         count = pairs(T, pattern)
         times = [None if base is None else spent / base for spent in (top, mass)]
         add(T, name, D, str(pattern), base, top, mass, *times, count / top * 1e3, count / mass * 1e3, call, slow,
-            extra_bytes(made["mass"]) / 2**20)  # fmt: skip
+            extra_bytes(made["mass"], report.device) / 2**20)  # fmt: skip
         del inputs, item, made
         torch.cuda.empty_cache()
+
+
+PARTS: dict[str, tuple[Callable[[Report], None], ...]] = {
+    "check": (check, check_rounding, check_long),
+    "tune": (tune,),
+    "table": (speed,),
+}
+
+
+def tell_device(report: Report) -> None:
+    """What it runs on, as a heading and for the file."""
+    import triton
+
+    versions = {"torch": torch.__version__, "triton": triton.__version__}
+    name, more = "a dry run", {}
+    if not report.dry:
+        device = torch.cuda.get_device_properties(report.device)
+        name, more = device.name, {"multiprocessors": device.multi_processor_count, "memory": device.total_memory}
+    report.found["device"] = {"name": name, **more, **versions}
+    print(f"## {name}, PyTorch {versions['torch']}, Triton {versions['triton']}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default="check,table", help="which of check, table and tune")
     parser.add_argument("--seconds", type=float, default=450)
-    parser.add_argument("--tune-dtypes", default="", help="bfloat16, float32; all where nothing is said")
+    parser.add_argument("--dry", action="store_true", help="the first of everything, of a few tokens, on a processor")
     asked = parser.parse_args()
     start = time.monotonic()
-    report = Report(start + asked.seconds)
-    device = torch.cuda.get_device_properties(CUDA)
-    import triton
-
-    report.found["device"] = {
-        "name": device.name,
-        "multiprocessors": device.multi_processor_count,
-        "memory": device.total_memory,
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-    }
-    print(f"## {device.name}, PyTorch {torch.__version__}, Triton {triton.__version__}")
-    parts = {
-        "check": [check, check_rounding, check_long],
-        "tune": [lambda r: tune(r, [n for n in asked.tune_dtypes.split(",") if n])],
-        "table": [speed],
-    }
+    report = Report(start + asked.seconds, dry=asked.dry)
+    tell_device(report)
     for name in asked.parts.split(","):
-        for part in parts[name]:
+        for part in PARTS[name]:
             began = time.monotonic()
             try:
                 part(report)
             except Exception:
+                if report.dry:
+                    raise
                 traceback.print_exc()
             report.save(asked.parts)
             print(f"\n<!-- {time.monotonic() - began:.0f} s -->", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import signal
 from collections.abc import Iterator
@@ -44,6 +45,19 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, usual)
     usual = "sweep" if config.getoption("--sweep") else "repeatable"
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", usual))
+
+
+LONG = {"matrix", "power", "fuzz", "families"}
+"""The marks of tests that `make test` leaves out, each of up to thousands of cases."""
+
+
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+    """Makes no case of a long test that ``-m`` leaves out: they are more than all the others."""
+    said = collector.config.option.markexpr
+    if not inspect.isfunction(obj) or " or " in said or any("::" in named for named in collector.config.args):
+        return None
+    left_out = {term.removeprefix("not ") for term in said.split(" and ") if term.startswith("not ")} & LONG
+    return [] if left_out & {mark.name for mark in getattr(obj, "pytestmark", [])} else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

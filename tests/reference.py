@@ -490,12 +490,25 @@ def picture(
     reduce: str,  # "max" or "mass"
 ) -> np.ndarray:
     """At most ``pixels`` x ``pixels`` cells, each standing for its queries and keys; NaN where nothing is visible."""
-    P, C = min(len(rows), pixels), min(len(columns), pixels)
-    cells = np.full((P, C), math.nan)
-    for i in range(P):
-        ts = rows[i * len(rows) // P : (i + 1) * len(rows) // P]
-        for j in range(C):
-            ss = columns[j * len(columns) // C : (j + 1) * len(columns) // C]
+
+    def bins(positions: Sequence[int]) -> list[Sequence[int]]:
+        size, count = len(positions), min(len(positions), pixels)
+        return [positions[n * size // count : (n + 1) * size // count] for n in range(count)]
+
+    return binned(values, visible, bins(rows), bins(columns), reduce)
+
+
+def binned(
+    values: np.ndarray,  # (T, S) weights or logits of one head
+    visible: np.ndarray,  # (T, S) bool
+    rows: Sequence[Sequence[int]],  # the queries of each row of cells
+    columns: Sequence[Sequence[int]],  # the keys of each column of cells
+    reduce: str,  # "max" or "mass"
+) -> np.ndarray:
+    """A cell for each bin of queries and of keys; NaN where nothing is visible."""
+    cells = np.full((len(rows), len(columns)), math.nan)
+    for i, ts in enumerate(rows):
+        for j, ss in enumerate(columns):
             pairs = [(t, s) for t in ts for s in ss if visible[t, s]]
             if not pairs:
                 continue

@@ -104,6 +104,18 @@ class Call:
             )
         return found
 
+    def log_sum_exp(self, head: int) -> np.ndarray:
+        """(T,) log of the sum of exp over the visible keys and the sink; NaN where a query sees nothing."""
+        sinks, logits = self.inputs.sinks, self.expected().logits[head]
+        extra = [] if sinks is None else [float(sinks[head])]
+        found = np.full(len(logits), np.nan)
+        for t, row in enumerate(logits):
+            seen = [float(x) for x in row if x > -math.inf]
+            if seen:
+                peak = max(seen + extra)
+                found[t] = peak + math.log(math.fsum(math.exp(x - peak) for x in seen + extra))
+        return found
+
     @property
     def places(self) -> Places:
         """Where the item's queries and keys stand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 import attnviz
 from attnviz.cli.main import main
-from benchmarks import global_scores
+from attnviz.engine.reducer import has_triton
+from benchmarks import global_scores, gpu
 from benchmarks.baselines import plain_scores, seaborn_heatmap
 from benchmarks.measure import Comparison, in_turns, peak_extra_bytes
 from benchmarks.report import cells
@@ -67,3 +69,18 @@ def test_peak_memory_counts_the_call_and_not_what_was_there_before():
     size = 64 * MEBIBYTE
     extra = peak_extra_bytes(partial(b"x".ljust, size, b"x"), bytearray)  # a copy of what was there
     assert extra == pytest.approx(size, abs=2 * MEBIBYTE)  # the kernel counts pages in batches
+
+
+@pytest.mark.parametrize("part", ["check", "tune", "table"])
+def test_the_script_for_gpus_makes_a_row_of_every_table_on_a_processor(capsys, part):
+    if part != "check" and (torch.cuda.is_available() or not has_triton()):
+        pytest.skip("the kernel is timed, and needs Triton's interpreter")
+    report = gpu.Report(math.inf, dry=True)
+    for fill in gpu.PARTS[part]:
+        fill(report)
+    assert all(len(rows) == 1 for rows in report.found.values())
+    assert len(report.found) == len(gpu.PARTS[part])
+    printed = capsys.readouterr().out.splitlines()
+    tables = [line for line in printed if line.startswith("|")]
+    assert len(tables) == 3 * len(report.found)
+    assert not [line for line in tables if "**" in line or "nan" in line], "what is off is in bold"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -112,6 +113,23 @@ def test_a_program_reads_and_writes_its_streams(tmp_path):
     assert both("-c", program, input="caf\u00e9\r\n").stderr == "caf\u00e9\n"
 
 
+@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]])
+def test_a_program_without_its_streams_ends(closed, tmp_path):
+    program = (
+        "import os, sys; ends = [s is None for s in (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__)]; "
+        "opened = len(os.listdir('/proc/self/fd')); print(ends, opened, file=open('said', 'w')); sys.exit('a reason')"
+    )
+    without = " ".join(f"{number}>&-" for number in closed)
+    said = []
+    for python in (COLD, WARM):
+        command = f"exec {python} -c {shlex.quote(program)} {without}"
+        ended = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        said.append((ended.returncode, ended.stdout, ended.stderr, (tmp_path / "said").read_text()))
+    assert said[0] == said[1]
+    assert said[0][0] == 1
+    assert said[0][3].startswith(str([number in closed for number in (0, 1, 2, 0)]))
+
+
 def test_a_program_sees_a_terminal():
     screen, terminal = pty.openpty()
     program = "import os, sys; print(sys.stdout.isatty(), sys.stdout.line_buffering, os.ttyname(1))"
@@ -197,6 +215,20 @@ def test_a_program_is_alone_and_new():
     assert one[:3] == other[:3] == ["True", "4", "[]"]
     assert one[3] != other[3]
     assert one[4] != other[4]
+
+
+def test_the_program_has_its_modules_and_no_other_program_has_them(tmp_path):
+    """A program of that name, or one for which another attnviz is first, finds what it would find started cold."""
+    say = "import sys; print(sum(name.startswith('attnviz') for name in sys.modules))"
+    (tmp_path / "attnviz").write_text(say)
+    (tmp_path / "other").write_text(say)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    found = [
+        int(subprocess.check_output([WARM, tmp_path / name], text=True, env=env))
+        for name, env in (("attnviz", os.environ), ("attnviz", environment), ("other", os.environ))
+    ]
+    assert found[0] > 100
+    assert found[1:] == [0, 0]
 
 
 def test_what_cannot_be_warm_starts_cold():

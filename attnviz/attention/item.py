@@ -32,7 +32,7 @@ class AttentionItem(Standing):
 
     dtype: torch.dtype
 
-    @property
+    @cached_property
     def products(self) -> AttentionCall:
         """The inputs with their q and k. Raises InputError for weights that were given, which have none."""
         if isinstance(self.inputs, AttentionCall):
@@ -44,13 +44,13 @@ class AttentionItem(Standing):
         """Whether there are weights alone, given or made of others, and no products that they are the softmax of."""
         return not isinstance(self.inputs, AttentionCall)
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """The factor on the dot products."""
         products = self.products
         return 1 / math.sqrt(products.D) if products.scale is None else products.scale
 
-    @property
+    @cached_property
     def compute_dtype(self) -> torch.dtype:
         """What products, sums and softmax run in: float32 for half types, else the dtype of the inputs."""
         return accumulation_dtype(self.dtype)
@@ -240,7 +240,7 @@ class AttentionItem(Standing):
     def _head(self, name: str, head: int, rows: range | None = None) -> Tensor:
         """One head of a tensor; rows of padding, which take part in no result, are 0 where they hold no number."""
         tensor: Tensor = getattr(self.inputs, name)[self.batch, head]
-        if rows is not None:
+        if rows is not None and len(rows) < tensor.shape[0]:
             tensor = tensor[rows.start : rows.stop]
         seen = (name, self.batch, head, rows)
         tensor, largest = self._existing(name, tensor, head, rows, seen)

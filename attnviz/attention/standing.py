@@ -289,6 +289,12 @@ class Standing:
         return positions.to(self.device)
 
     @cached_property
+    def has_global(self) -> bool:
+        """Whether there are global keys."""
+        mask = self.inputs.global_mask
+        return mask is not None and bool(mask[self.batch].any())
+
+    @cached_property
     def global_queries(self) -> Tensor:
         """Indices of the queries whose key, the one at their position, is global, ascending, (R,).
 

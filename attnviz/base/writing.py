@@ -26,7 +26,11 @@ class Stdout(type(Path())):  # type: ignore[misc]
 
 
 def as_path(path: str | Path) -> Path:
-    """A path of what may be a name; stdout stays stdout."""
+    """A path of what may be a name; stdout stays stdout. Raises InputError for what is no name of a file."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"a file's name comes first, then what it is to hold; what came first is of type {type(path).__name__}"
+        )
     return path if isinstance(path, Path) else Path(path)
 
 

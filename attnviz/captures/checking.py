@@ -103,7 +103,8 @@ class Output:
         items = sorted({0, B - 1, *(random.randrange(B) for _ in range(_ITEMS - 2))})
         at, of = torch.tensor(rows), torch.tensor(items)
         device = self.context.device
-        output = self.context.detach()[of.to(device)].index_select(-2, at.to(device))
+        output = self.context.detach().index_select(-2, at.to(device))  # rows first: they are few
+        output = output if len(items) == B else output[of.to(device)]
         return Sample(at, of, output, self.projection)
 
 

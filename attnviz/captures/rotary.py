@@ -7,7 +7,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,14 +15,20 @@ from torch.nn import Parameter
 
 from attnviz.attention.rotary import LAYOUTS, Rotary
 
-PRODUCTS = (torch.mul, torch.multiply, Tensor.mul, Tensor.multiply)
+PRODUCTS = frozenset((torch.mul, torch.multiply, Tensor.mul, Tensor.multiply))
 """What multiplies, as it is heard."""
+
+_PLAIN = frozenset((Tensor, Parameter))
+"""Tensors that are of no kind of their own."""
 
 _MOST = 8
 """Products before a call that are looked at: of q and of k two each, or four where halves are multiplied apart."""
 
 _ROWS = 4
 """Queries that are held against the kernel's."""
+
+_TYPICAL = 64
+"""Positions of which some that say what is typical are enough."""
 
 _TURNS = 0.1
 """Radians: where nothing turns by more, every layout fits."""
@@ -32,12 +37,125 @@ _TOLD = 1e-3
 """How far off, as a share of itself, a frequency may be that is said."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Product:
-    """A vector of each head and position by a factor of each position, of a batch item: both (..., n)."""
+    """A vector of each head and position by a factor of each position.
 
-    vector: Tensor  # (H, rows, n), of some positions
-    factor: Tensor  # (T, n)
+    Args:
+        vector: that of some positions of a batch item, (H, rows, n).
+        by: the factor as it was given, which broadcasts to (B, H, T, n) or (B, T, H, n).
+        axis: which of these dimensions are positions.
+    """
+
+    vector: Tensor
+    by: Tensor
+    axis: int
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """T and n."""
+        return self.by.shape[self.axis - 4], self.by.shape[-1]
+
+    @property
+    def factor(self) -> Tensor:
+        """That of a batch item, (T, n)."""
+        return self.by.detach()[(None,) * (4 - self.by.ndim)][0].select(2 - self.axis, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """A way in which products can be of one rotation.
+
+    Args:
+        layout: which dimensions are a pair.
+        products: a complex vector by phasors; or a vector by its cosines and itself turned by its sines; or two parts, each by its own.
+        in_parts: whether the last.
+    """
+
+    layout: str
+    products: tuple[_Product, ...]
+    in_parts: bool = False
+
+    @property
+    def vectors(self) -> Tensor:
+        """What was turned, (H, rows, n) complex."""
+        one, *others = (product.vector for product in self.products)
+        if one.is_complex():
+            return one
+        real, imaginary = (one, *others) if self.in_parts else _parts(one, self.layout)
+        return torch.complex(real.float(), imaginary.float())
+
+    def phasors(self, rows: slice = slice(None)) -> Tensor:
+        """By what, of some positions, (rows, n) complex."""
+        cosines, *sines = (one.factor[rows] for one in self.products)
+        if cosines.is_complex():
+            return cosines
+        real, imaginary = (one if self.in_parts else _parts(one, self.layout)[0] for one in (cosines, *sines))
+        return torch.complex(real.float(), imaginary.float())
+
+
+@dataclass(frozen=True, eq=False)
+class _Turned:
+    """How a call's queries or keys were turned.
+
+    Args:
+        way: by which products.
+        first: the first dimension that turns.
+        some: phasors of some positions, (rows, n).
+    """
+
+    way: _Way
+    first: int
+    some: Tensor
+
+    def like(self, other: _Turned) -> bool:
+        """Whether others were turned so."""
+        if (self.way.layout, self.first) != (other.way.layout, other.first):
+            return False
+        return _equal(self.way.phasors(), other.way.phasors())
+
+
+class _Known:
+    """A turning that was found, by numbers that a model mostly gives to all of its layers.
+
+    Args:
+        turned: what was found.
+        rotary: what is said of it.
+    """
+
+    def __init__(self, turned: _Turned, rotary: Rotary | None) -> None:
+        self.turned, self.rotary = turned, rotary
+        self._phasors: list[complex] = turned.some[-1].tolist()
+        way = turned.way  # of a vector and itself turned, the second says nothing more
+        self._factors = way.products if way.in_parts else way.products[:1]
+        self._places = [_place(one.by, one.axis) for one in self._factors]
+        self.vectors: list[list[float | complex]] = []  # of the latest products by these, at one position of one head
+
+    def heard(self, vector: Tensor, by: Tensor, axis: int) -> bool:
+        """Takes in a product of a vector, where it is by these."""
+        if _place(by, axis) not in self._places:
+            return False
+        at = _rows(by.shape[axis - 4]).stop - 1
+        self.vectors.append(vector.detach()[(0, at, 0) if axis == 1 else (0, 0, at)].tolist())
+        return True
+
+    def gives(self, seen: Tensor, T: int) -> bool:
+        """Whether one of these, turned, is what the kernel saw, (B, H, S, D), of the last ``T`` positions."""
+        row: list[float] = seen.detach()[0, 0, _rows(T).stop - 1 - T].tolist()
+        n, each, layout = len(self._phasors), len(self._factors), self.turned.way.layout
+        there = _pairs(row[self.turned.first : self.turned.first + 2 * n], layout)
+        near = _near(seen.dtype) * max(map(abs, row))
+        if len(there) != n:
+            return False
+        for place in range(0, len(self.vectors) - each + 1, each):
+            one, *others = self.vectors[place : place + each]
+            vector = [*map(complex, one, *others)] if others or len(one) == n else _pairs(one, layout)
+            made = [x * by for x, by in zip(vector, self._phasors, strict=True)]
+            size = sum((x.conjugate() * y).real for x, y in zip(made, there, strict=True))
+            size /= sum(abs(x) ** 2 for x in made) or 1.0
+            if size > 0 and all(abs(y - size * x) <= near for x, y in zip(made, there, strict=True)):
+                return True
+        return False
 
 
 class Turning:
@@ -45,22 +163,25 @@ class Turning:
 
     def __init__(self) -> None:
         self._products: deque[_Product] = deque(maxlen=_MOST)
-        self._last: tuple[Tensor, list[float | None] | None] | None = None  # phasors, and their frequencies
+        self._known: deque[_Known] = deque(maxlen=4)  # windows can have frequencies of their own
 
     def heard(self, args: Sequence[Any]) -> None:
         """Takes in what was multiplied, where that may be a vector of each head and position and a factor of each position."""
-        if len(args) != 2 or not all(_is_plain(one) for one in args):
+        if len(args) != 2 or not all(type(one) in _PLAIN for one in args) or 4 not in (args[0].ndim, args[1].ndim):
             return
-        vector, factor = args if args[0].numel() >= args[1].numel() else args[::-1]
-        if vector.ndim != 4 or not 1 < factor.ndim <= 4 or not vector.dtype.is_floating_point | vector.is_complex():
+        if not all(map(_is_plain, args)):
             return
-        factor = factor.detach()[(None,) * (4 - factor.ndim)]
+        vector, by = args if args[0].numel() >= args[1].numel() else args[::-1]
+        if vector.ndim != 4 or not 1 < by.ndim <= 4 or not (vector.is_floating_point() or vector.is_complex()):
+            return
+        sizes = (*(1,) * (4 - by.ndim), *by.shape)
         for axis in (1, 2):  # of positions
-            if factor.shape[axis] == vector.shape[axis] > 1 and factor.shape[3] == vector.shape[3]:
-                rows = _rows(vector.shape[axis]).to(vector.device)
-                x, by = vector.detach()[0].index_select(axis - 1, rows), factor[0].select(2 - axis, 0)
-                x = x if axis == 2 else x.transpose(0, 1)
-                self._products.append(_Product(*((x, by) if x.is_complex() else (x.float(), by.float()))))
+            if not (sizes[axis] == vector.shape[axis] > 1 and sizes[3] == vector.shape[3]):
+                continue
+            if not any(known.heard(vector, by, axis) for known in self._known):
+                x = vector.detach()[0] if axis == 2 else vector.detach()[0].transpose(0, 1)
+                some = x[:, _rows(sizes[axis])].clone()  # a model may write into its own
+                self._products.append(_Product(some, by, axis))
 
     def of(self, q: Tensor, k: Tensor, known: Iterable[Tensor]) -> Rotary | None:
         """How a call's queries (B, H, T, D) and keys were turned, where that is seen and is the same; forgets the products.
@@ -69,92 +190,112 @@ class Turning:
             q, k: what the kernel saw.
             known: the model's buffers, some of which may be frequencies, known better than a cosine tells them.
         """
-        products = [*self._products]
-        self._products.clear()
+        try:
+            if k.shape[2] < q.shape[2]:
+                return None
+            again = next((one for one in self._known if one.vectors), None)
+            if again is not None and again.gives(q, q.shape[2]) and again.gives(k, q.shape[2]):
+                return again.rotary
+            return self._found(q, k, known)
+        finally:
+            self._products.clear()
+            for one in self._known:
+                one.vectors.clear()
+
+    def _found(self, q: Tensor, k: Tensor, known: Iterable[Tensor]) -> Rotary | None:
+        """How they were turned, found among the products."""
         T = q.shape[2]
-        if not products or k.shape[2] < T:
+        products = [one for one in self._products if one.sizes[0] == T]
+        if not products:
             return None
-        places = range(len(products))  # most models turn q and then k
-        turned, of_keys = _turned(products, places, q), _turned(products, places[::-1], k[:, :, -T:])
-        if turned is None or of_keys is None or turned[:2] != of_keys[:2] or not turned[2].equal(of_keys[2]):
+        turned = _turned(_ways(products), q)  # most models turn q and then k
+        of_keys = None if turned is None else _turned(_ways(products, backwards=True), k[:, :, -T:])
+        if turned is None or of_keys is None or not of_keys.like(turned):
             return None
-        layout, first, phasors = turned
-        if self._last is None or not _equal(self._last[0], phasors):  # most layers turn by the same
-            self._last = phasors, _frequencies(phasors, known)
-        frequencies = self._last[1]
-        return None if frequencies is None else Rotary(layout, frequencies, first)
+        frequencies = _frequencies(turned.way.phasors(), known)
+        rotary = None if frequencies is None else Rotary(turned.way.layout, frequencies, turned.first)
+        self._known.append(_Known(turned, rotary))
+        return rotary
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor whose parts can be looked at: of no kind of its own, and not empty."""
-    return (
-        type(value) in (Tensor, Parameter)
-        and value.layout == torch.strided
-        and not value.is_nested
-        and value.numel() > 0
-    )
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is a tensor whose parts can be looked at."""
+    return tensor.layout == torch.strided and not tensor.is_nested and tensor.numel() > 0
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and a.equal(b)
 
 
-@lru_cache
-def _rows(T: int) -> Tensor:
-    """The positions whose vectors are looked at: some, the first and the last among them."""
-    return torch.arange(_ROWS) * (T - 1) // (_ROWS - 1)
+def _place(by: Tensor, axis: int) -> object:
+    """Where a factor lies, and how often that was written to: what is the same there is the same."""
+    version = object() if by.is_inference() else by._version
+    return by.data_ptr(), by.dtype, by.shape, by.stride(), axis, version
 
 
-def _turned(products: list[_Product], places: Sequence[int], seen: Tensor) -> tuple[str, int, Tensor] | None:
-    """The layout, the first dimension that turns and the phasors (T, n) of what gives ``seen``, (B, H, T, D).
+def _near(dtype: torch.dtype) -> float:
+    """How far apart the same vectors may be by rounding, in its largest number."""
+    return 6 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
 
-    Args:
-        products: what was multiplied.
-        places: which of them to begin with, in turn.
-        seen: what the kernel saw.
-    """
+
+def _pairs(row: Sequence[float | complex], layout: str) -> list[complex]:
+    """The pairs of a vector as complex numbers."""
+    half = len(row) // 2
+    return [*map(complex, row[:half], row[half:])] if layout == "halves" else [*map(complex, row[0::2], row[1::2])]
+
+
+def _rows(T: int) -> slice:
+    """The positions whose vectors are looked at: some, the first among them."""
+    step = max(1, (T - 1) // (_ROWS - 1))
+    return slice(0, step * (_ROWS - 1) + 1, step)
+
+
+def _turned(ways: Iterable[_Way], seen: Tensor) -> _Turned | None:
+    """Of some ways in which products can be of one rotation, that which gives what the kernel saw, (B, H, T, D)."""
     _, H, T, D = seen.shape
-    rows = _rows(T).to(seen.device)
-    held = seen[0, :, rows].float()  # (H, rows, D)
-    near = 4 * max(torch.finfo(seen.dtype).eps, torch.finfo(torch.float32).eps) * float(held.abs().amax())
-    for layout, vectors, phasors in _candidates(products, [n for n in places if len(products[n].factor) == T]):
-        made = torch.view_as_real(vectors * phasors[rows])  # (H or 1, rows, n, 2)
-        flat = made.flatten(-2) if layout == "interleaved" else made.transpose(-1, -2).flatten(-2)
-        if flat.shape[-1] > D or len(flat) not in (1, H) or not float(phasors[rows].angle().abs().amax()) > _TURNS:
+    rows = _rows(T)
+    held = seen.detach()[0, :, rows].float()  # (H, rows, D)
+    near = _near(seen.dtype) * float(held.abs().amax())
+    for way in ways:
+        some, vectors = way.phasors(rows), way.vectors
+        n = some.shape[-1]
+        if 2 * n > D or len(vectors) not in (1, H):
             continue
-        for first in {0, D - flat.shape[-1]}:
-            there = held[..., first : first + flat.shape[-1]]
-            size = (there * flat).sum(-1, keepdim=True) / (flat * flat).sum(
-                -1, keepdim=True
-            )  # of what was normed since
-            if bool(((there - size * flat).abs() <= near).all()) and bool((size > 0).all()):
-                return layout, first, phasors
+        made = vectors * some  # (H or 1, rows, n)
+        for first in dict.fromkeys((0, D - 2 * n)):
+            there = torch.complex(*_parts(held[..., first : first + 2 * n], way.layout))
+            if _is_along(there, made, near) and float(some.angle().abs().amax()) > _TURNS:
+                return _Turned(way, first, some)
     return None
 
 
-def _candidates(products: list[_Product], places: Sequence[int]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Each way in which products can be of one rotation: its layout, complex vectors (H, rows, n) and phasors (T, n)."""
-    for place in places:
+def _is_along(there: Tensor, made: Tensor, near: float) -> bool:
+    """Whether vectors are these, or in their direction: a model may norm what it turned."""
+    size = torch.linalg.vecdot(made, there).real / torch.linalg.vecdot(made, made).real
+    return bool((size > 0).all()) and bool(((there - size[..., None] * made).abs() <= near).all())
+
+
+def _ways(products: Sequence[_Product], *, backwards: bool = False) -> Iterator[_Way]:
+    """Each way in which products can be of one rotation."""
+    places = range(len(products))
+    for place in places[::-1] if backwards else places:
         one = products[place]
         if one.vector.is_complex():
-            yield "interleaved", one.vector, one.factor
+            yield _Way("interleaved", (one,))
             continue
         for other in products[place + 1 : place + 4]:
-            alike = (one.vector.shape, one.factor.shape) == (other.vector.shape, other.factor.shape)
-            if not alike or other.vector.is_complex():
+            if (one.vector.shape, one.sizes) != (other.vector.shape, other.sizes) or other.vector.is_complex():
                 continue
             for layout in LAYOUTS:
-                if one.factor.shape[1] % 2 == 0:  # a vector by its cosines, itself turned by its sines
-                    cosine, sine = (_parts(by, layout)[0] for by in (one.factor, other.factor))
-                    yield layout, torch.complex(*_parts(one.vector, layout)), torch.complex(cosine, sine)
-                # its two parts, each by its own
-                yield layout, torch.complex(one.vector, other.vector), torch.complex(one.factor, other.factor)
+                if one.sizes[1] % 2 == 0:
+                    yield _Way(layout, (one, other))
+                yield _Way(layout, (one, other), in_parts=True)
 
 
 def _parts(x: Tensor, layout: str) -> tuple[Tensor, Tensor]:
     """The first and the second of each pair."""
-    first, second = x.chunk(2, -1) if layout == "halves" else (x[..., 0::2], x[..., 1::2])
-    return first.contiguous(), second.contiguous()
+    half = x.shape[-1] // 2
+    return (x[..., :half], x[..., half:]) if layout == "halves" else (x[..., 0::2], x[..., 1::2])
 
 
 def _frequencies(phasors: Tensor, known: Iterable[Tensor]) -> list[float | None] | None:
@@ -162,11 +303,16 @@ def _frequencies(phasors: Tensor, known: Iterable[Tensor]) -> list[float | None]
     z = phasors.to(torch.complex128).cpu()
     z = z / z.abs().clamp_min(1e-12)
     steps = z[1:] * z[:-1].conj()
-    typical = torch.complex(steps.real.median(0).values, steps.imag.median(0).values)
+    some = steps[:: max(1, len(steps) // _TYPICAL)]
+    typical = torch.complex(some.real.median(0).values, some.imag.median(0).values)
     run = _longest((steps - typical).abs().amax(1) < 0.1)
     if len(run) * 2 < len(steps):
         return None
     z, off = z[run.start : run.stop + 1], _rounding(phasors)
+    for one in known:
+        if one.shape == typical.shape and one.is_floating_point() and _turn_by(z, one.double().cpu(), off):
+            exact: list[float | None] = one.double().tolist()
+            return exact
     lag, found = 1, typical.angle()
     while True:
         turned = (z[lag:] * z[:-lag].conj()).sum(0).angle()
@@ -174,13 +320,15 @@ def _frequencies(phasors: Tensor, known: Iterable[Tensor]) -> list[float | None]
         if 2 * lag > len(run):
             break
         lag *= 2
-    by = off / lag + 1e-6 * found.abs()  # angles far from 0 are rounded too
-    for one in known:
-        if one.shape == found.shape and one.is_floating_point():
-            exact = one.double().cpu()
-            if bool(((exact - found).abs() <= 4 * by).all()):
-                return [float(f) for f in exact]
+    by = off / lag + 1e-6 * found.abs()
     return [_sure(f, within) for f, within in zip(found.tolist(), by.tolist(), strict=True)]
+
+
+def _turn_by(z: Tensor, frequencies: Tensor, off: float) -> bool:
+    """Whether phasors (T, n) of positions that follow each other turn by these, (n,), as far as they are off by rounding."""
+    angles = torch.arange(len(z))[:, None] * frequencies
+    within = 4 * (off + 1e-6 * angles.abs())  # angles far from 0 are rounded too
+    return bool(((z - z[:1] * torch.polar(torch.ones_like(angles), angles)).abs() <= within).all())
 
 
 def _sure(value: float, within: float) -> float | None:
@@ -192,7 +340,7 @@ def _sure(value: float, within: float) -> float | None:
 
 def _rounding(phasors: Tensor) -> float:
     """How far an angle may be off: by the rounding of what a model multiplied with."""
-    parts = torch.view_as_real(phasors)
+    parts = torch.view_as_real(phasors[:_TYPICAL])
     for dtype in (torch.bfloat16, torch.float16):  # which may have been made float32 since
         if bool((parts.to(dtype).float() == parts).all()):
             return torch.finfo(dtype).eps

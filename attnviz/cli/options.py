@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
@@ -171,6 +172,14 @@ def tell_left_out(shares: Iterable[float | None]) -> None:
 Batch = Annotated[str, typer.Option(metavar="B", help="Batch item, or several: 0,2-4 or all.")]
 Item = Annotated[str, typer.Option("--batch", metavar="B", help="Batch item.")]
 Heads = Annotated[str, typer.Option("--head", metavar="HEADS", help="Query heads: 3, 0,2-4 or all.")]
+Kept = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="DIR",
+        help="Keep the parts that are done here; the same command goes on where it was stopped.",
+    ),
+]
 Values = Annotated[
     str,
     typer.Option(

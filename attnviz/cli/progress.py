@@ -17,11 +17,12 @@ class layers_progress(ExitStack):
     Args:
         count: how many layers there are.
         title: what is going on.
+        watched: whether to show it, where stderr is a terminal.
     """
 
-    def __init__(self, count: int, title: str) -> None:
+    def __init__(self, count: int, title: str, *, watched: bool = True) -> None:
         super().__init__()
-        self.count, self.title = count, title
+        self.count, self.title, self.watched = count, title, watched
         self._advance: Callable[[int], None] | None = None
         self._begun = False
 
@@ -29,7 +30,7 @@ class layers_progress(ExitStack):
         """A layer is there, and has so many rows."""
         if not self._begun:
             self._begun = True
-            self._advance = self.enter_context(rows_progress(rows * self.count, self.title))
+            self._advance = self.enter_context(rows_progress(rows * self.count, self.title, watched=self.watched))
 
     def __call__(self, rows: int) -> None:
         if self._advance is not None:

@@ -63,6 +63,14 @@ def outputs_of(
         return _of_inputs(actual, q, values, given or {}, {"k": k, "mask": mask, "v": v, **call}, layout)
     if k is None:
         raise InputError("k is missing; give q and k, or AttentionInputs in the place of both")
+    if (
+        v is None
+        and mask is not None
+        and mask.is_floating_point()
+        and mask.shape[:-1] == k.shape[:-1]
+        and mask.shape[-1] not in k.shape[:-1]
+    ):
+        raise InputError(f"the mask {tuple(mask.shape)} has the shape of values; v goes by name: (actual, q, k, v=v)")
     named = {values if v is None else "context": actual, **(given or {})}
     packing = {role: call.pop(role, None) for role in PACKED}
     said = {role: tensor for role, tensor in packing.items() if tensor is not None}

@@ -108,7 +108,7 @@ def _contexts(
 
 def _strays(weights: Tensor, error: Tensor, v: Tensor, context: Tensor) -> Tensor:
     """The root of the sum of the squares of what the errors of a row's logits do to its context, (n, D_v): ``w e (v - context)``."""
-    squares = (weights * error) ** 2
+    squares = (weights * error).square_()
     spread = squares @ v**2 - 2 * context * (squares @ v) + context**2 * squares.sum(1, keepdim=True)
     return spread.clamp(min=0).sqrt()
 

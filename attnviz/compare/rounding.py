@@ -107,11 +107,10 @@ class Rounding:
             logits: (b, n) exact; -inf where a key is hidden, which costs nothing.
             sizes: those of the same b rows.
         """
-        size = logits.abs().masked_fill(torch.isinf(logits), 0.0)
-        if sizes.modified:  # what is added, or capped, hides how large the product was
-            size = size + sizes.reach
-        in_dtype = self.unit * (2 * size + 4 * sizes.reach / math.sqrt(sizes.D))
-        return self.sides * (in_dtype + 4 * _SUMS * sizes.reach)
+        # What is added, or capped, hides how large the product was.
+        in_dtype = self.unit * sizes.reach * (4 / math.sqrt(sizes.D) + 2 * sizes.modified)
+        size = logits.abs().masked_fill_(torch.isinf(logits), 0.0).mul_(2 * self.unit * self.sides)
+        return size + self.sides * (in_dtype + 4 * _SUMS * sizes.reach)
 
     def of_weights(self, weights: Tensor, error: Tensor, keys: int) -> tuple[Tensor, Tensor]:
         """How far each weight may be off, (b, n), and each row in total variation, (b,).
@@ -122,10 +121,12 @@ class Rounding:
             keys: how many keys a row sums over.
         """
         shared = self.sides * (_SUMS * (4 + math.sqrt(keys)) + 2 * self.unit)
-        mean = (weights * error).sum(1, keepdim=True)
-        pairs = weights * torch.expm1(error + mean + shared) + self.sides * self.least
+        off = weights * error
+        mean = off.sum(1, keepdim=True)
+        square = off.mul_(error).sum(1)
+        pairs = (error + (mean + shared)).expm1_().mul_(weights).add_(self.sides * self.least)
         least = torch.clamp(weights, max=self.least).sum(1)
-        rows = torch.expm1((weights * error**2).sum(1).sqrt()) / 2 + shared / 2 + self.sides * least
+        rows = torch.expm1(square.sqrt()) / 2 + shared / 2 + self.sides * least
         return pairs, rows
 
     def of_sums(self, total: Tensor, keys: int) -> Tensor:

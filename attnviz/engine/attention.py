@@ -138,6 +138,13 @@ class Attention(ABC):
         """
         return self.reduced(head, row_edges, column_edges, Wanted(**wanted))
 
+    def cells_of(
+        self, heads: Sequence[int], row_edges: Positions, column_edges: Positions, **wanted: Any
+    ) -> list[Reduced]:
+        """Several heads reduced to cells, as :meth:`cells`, without their denominators; processes that share the work share all of it."""
+        asked = Wanted(**wanted)
+        return [self.reduced(head, row_edges, column_edges, asked).alone() for head in heads]
+
     @abstractmethod
     def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
         """As :meth:`cells`, for makers of attentions: what they override, and hand on."""

@@ -84,144 +84,44 @@ def _tanh(y):  # type: ignore[no-untyped-def]
     return tl.where(tl.abs(y) < 0.625, near * z * y + y, tl.where(y < 0, -far, far))
 
 
+# Below, as in the kernels' calls, one line holds what belongs together. What is asked of them all:
+# M queries by N keys; G columns of cells in a tile, each W keys wide; PLANES terms of a number; EVEN: tiles are the keys one
+# after the other; RAGGED: some tile has places without a key; PADDED: some keys don't exist; LOW, HIGH: the band has such an
+# end here; CAPPED: there is a softcap; MAX, MASS, TOTAL: what to leave.
+# fmt: off
+
+
 @triton.jit
-def _walk(  # type: ignore[no-untyped-def]
-    state,
-    q0,
-    q1,
-    q2,
-    k_ptr,
-    stride_plane,
-    stride_key,
-    exists_ptr,
-    edges_ptr,
-    tops_ptr,
-    sums_ptr,
-    peaks_ptr,
-    t,
-    row,
-    row_ok,
-    R,
-    lo,
-    hi,
-    end,
-    first_key,
-    last_key,
-    columns,
-    low,
-    high,
-    factor,
-    softcap,
-    into_cap,
-    steps,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    G: tl.constexpr,
-    W: tl.constexpr,
-    PLANES: tl.constexpr,
-    EVEN: tl.constexpr,
-    RAGGED: tl.constexpr,
-    PADDED: tl.constexpr,
-    LOW: tl.constexpr,
-    HIGH: tl.constexpr,
-    CAPPED: tl.constexpr,
-    MAX: tl.constexpr,
-    MASS: tl.constexpr,
-    TOTAL: tl.constexpr,
+def _tile(  # type: ignore[no-untyped-def]
+    i, keys, bins,
+    BLOCK_D: tl.constexpr, N: tl.constexpr, G: tl.constexpr, W: tl.constexpr, EVEN: tl.constexpr,
 ):
-    """Takes the tiles ``lo`` to ``hi`` into the state of a block of queries, and what bins they complete into the scratch."""
-    peak, total, lost, top, mass = state
+    """The keys of a tile, (N,), which of them are its own, and where they stand in memory, (BLOCK_D, N)."""
+    k_ptr, _stride_plane, stride_key, _exists_ptr = keys
+    edges_ptr, first_key, last_key, columns, steps = bins
     d = tl.arange(0, BLOCK_D)
     n = tl.arange(0, N)
-    across = tl.zeros((M,), tl.int64) + R  # an index of a column's first query may need 64 bits
-    for i in range(lo, hi):
-        # The keys of the tile, and which of them are.
-        if EVEN:
-            start = first_key + i * N
-            key = start + n
-            exists = key < last_key
-            at = k_ptr + start.to(tl.int64) * stride_key + n[None, :] * stride_key + d[:, None]
-        else:
-            if G > 1:
-                bins = i * G + n // W
-                key = tl.load(edges_ptr + bins, mask=bins < columns, other=0) + n % W
-                exists = key < tl.load(edges_ptr + bins + 1, mask=bins < columns, other=0)
-            else:
-                key = tl.load(edges_ptr + i // steps) + (i % steps) * N + n
-                exists = key < tl.load(edges_ptr + i // steps + 1)
-            at = k_ptr + key.to(tl.int64)[None, :] * stride_key + d[:, None]
-        if RAGGED or LOW or HIGH:
-            held = exists[None, :] & (d < D)[:, None]
-            x = _product(q0, q1, q2, at, stride_plane, held, PLANES, True)
-        else:
-            x = _product(q0, q1, q2, at, stride_plane, (d < D)[:, None], PLANES, D != BLOCK_D)  # (M, N)
-        if PADDED:
-            exists = exists & (tl.load(exists_ptr + key, mask=exists, other=0) != 0)
-        if CAPPED:
-            x = softcap * _tanh(x * into_cap)
-        if LOW or HIGH:
-            apart = key[None, :] - t[:, None]
-            seen = exists[None, :]
-            if LOW:
-                seen = seen & (apart >= low)
-            if HIGH:
-                seen = seen & (apart <= high)
-            x = tl.where(seen, x, float("-inf"))
-        elif RAGGED:
-            x = tl.where(exists[None, :], x, float("-inf"))
-
+    if EVEN:
+        start = first_key + i * N
+        key = start + n
+        own = key < last_key
+        at = k_ptr + start.to(tl.int64) * stride_key + n[None, :] * stride_key + d[:, None]
+    else:
         if G > 1:
-            tops = x if W == 1 else tl.max(tl.reshape(x, (M, G, W)), axis=2)  # (M, G)
-            highest = tl.max(tops, axis=1)
+            column = i * G + n // W
+            key = tl.load(edges_ptr + column, mask=column < columns, other=0) + n % W
+            own = key < tl.load(edges_ptr + column + 1, mask=column < columns, other=0)
         else:
-            highest = tl.max(x, axis=1)
-        if TOTAL:
-            higher = tl.maximum(peak, highest)
-            safe = tl.where(higher == float("-inf"), 0.0, higher)
-            fewer = tl.exp2((peak - safe) * factor)
-            x = tl.exp2((x - safe[:, None]) * factor)
-            if MASS and G > 1:
-                sums = x if W == 1 else tl.sum(tl.reshape(x, (M, G, W)), axis=2)
-                here = tl.sum(sums, axis=1)
-            else:
-                here = tl.sum(x, axis=1)
-            # Compensated (Kahan), as a row may have thousands of tiles.
-            before = total * fewer
-            term = here - lost * fewer
-            total = before + term
-            lost = (total - before) - term
-            peak = higher
-            if MASS and G == 1:
-                mass = mass * fewer + here
-        if (MAX or MASS) and G > 1:
-            column = i * G + tl.arange(0, G)
-            place = column.to(tl.int64)[None, :] * R + row[:, None]
-            inside = row_ok[:, None] & (column < columns)[None, :]
-            if MAX:
-                tl.store(tops_ptr + place, tops, mask=inside)
-            if MASS:  # -1: the query sees none of the bin
-                tl.store(sums_ptr + place, tl.where(tops == float("-inf"), -1.0, sums), mask=inside)
-                tl.store(peaks_ptr + i * across + row, peak, mask=row_ok)
-        elif MAX or MASS:
-            top = tl.maximum(top, highest)
-            # Whether the tile is its bin's last here, for each row: the interpreter's scalars are no tensors.
-            full = (tl.zeros((M,), tl.int32) + i) == tl.minimum((i // steps + 1) * steps, end) - 1
-            place = (i // steps) * across + row
-            if MAX:
-                tl.store(tops_ptr + place, top, mask=row_ok & full)
-            if MASS:
-                tl.store(sums_ptr + place, tl.where(top == float("-inf"), -1.0, mass), mask=row_ok & full)
-                tl.store(peaks_ptr + place, peak, mask=row_ok & full)
-                mass = tl.where(full, 0.0, mass)
-            top = tl.where(full, float("-inf"), top)
-    return peak, total, lost, top, mass
+            key = tl.load(edges_ptr + i // steps) + (i % steps) * N + n
+            own = key < tl.load(edges_ptr + i // steps + 1)
+        at = k_ptr + key.to(tl.int64)[None, :] * stride_key + d[:, None]
+    return key, own, at
 
 
 @triton.jit
-def _product(q0, q1, q2, at, stride_plane, held, PLANES: tl.constexpr, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
+def _product(queries, at, stride_plane, held, PLANES: tl.constexpr, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
     """Queries times a tile of keys, in float32; of three terms each, the six products that are not below rounding."""
+    q0, q1, q2 = queries
     k0 = tl.load(at, mask=held, other=0.0) if MASKED else tl.load(at)
     if PLANES == 1:
         x = tl.dot(q0, k0)
@@ -238,55 +138,148 @@ def _product(q0, q1, q2, at, stride_plane, held, PLANES: tl.constexpr, MASKED: t
     return x
 
 
-@triton.jit(do_not_specialize=["first_query", "queries", "first_key", "last_key", "columns", "low", "high", "steps"])
+@triton.jit
+def _logits(  # type: ignore[no-untyped-def]
+    i, queries, t, keys, bins, band, cap,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, N: tl.constexpr, G: tl.constexpr, W: tl.constexpr, PLANES: tl.constexpr,
+    EVEN: tl.constexpr, RAGGED: tl.constexpr, PADDED: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, CAPPED: tl.constexpr,
+):
+    """Products of a block of queries and a tile of keys, capped, -inf where a key is not seen, (M, N)."""
+    _k_ptr, stride_plane, _stride_key, exists_ptr = keys
+    low, high = band
+    softcap, into_cap = cap
+    d = tl.arange(0, BLOCK_D)
+    key, exists, at = _tile(i, keys, bins, BLOCK_D, N, G, W, EVEN)
+    if RAGGED or LOW or HIGH:
+        held = exists[None, :] & (d < D)[:, None]
+        x = _product(queries, at, stride_plane, held, PLANES, True)
+    else:
+        x = _product(queries, at, stride_plane, (d < D)[:, None], PLANES, D != BLOCK_D)
+    if PADDED:
+        exists = exists & (tl.load(exists_ptr + key, mask=exists, other=0) != 0)
+    if CAPPED:
+        x = softcap * _tanh(x * into_cap)
+    if LOW or HIGH:
+        apart = key[None, :] - t[:, None]
+        seen = exists[None, :]
+        if LOW:
+            seen = seen & (apart >= low)
+        if HIGH:
+            seen = seen & (apart <= high)
+        x = tl.where(seen, x, float("-inf"))
+    elif RAGGED:
+        x = tl.where(exists[None, :], x, float("-inf"))
+    return x
+
+
+@triton.jit
+def _summed(  # type: ignore[no-untyped-def]
+    x, highest, peak, total, lost, mass, factor,
+    M: tl.constexpr, G: tl.constexpr, W: tl.constexpr, MASS: tl.constexpr,
+):
+    """A tile's powers taken into the sums of a block; and, where the tile has several bins, their sums, (M, G)."""
+    higher = tl.maximum(peak, highest)
+    safe = tl.where(higher == float("-inf"), 0.0, higher)
+    fewer = tl.exp2((peak - safe) * factor)
+    x = tl.exp2((x - safe[:, None]) * factor)
+    sums = x
+    if MASS and G > 1:
+        sums = x if W == 1 else tl.sum(tl.reshape(x, (M, G, W)), axis=2)
+        here = tl.sum(sums, axis=1)
+    else:
+        here = tl.sum(x, axis=1)
+    # Compensated (Kahan), as a row may have thousands of tiles.
+    before = total * fewer
+    term = here - lost * fewer
+    total = before + term
+    lost = (total - before) - term
+    if MASS and G == 1:
+        mass = mass * fewer + here
+    return sums, higher, total, lost, mass
+
+
+@triton.jit
+def _leave_bins(  # type: ignore[no-untyped-def]
+    i, tops, sums, peak, row, row_ok, columns, scratch,
+    M: tl.constexpr, G: tl.constexpr, MAX: tl.constexpr, MASS: tl.constexpr,
+):
+    """What a tile of several bins found, into the scratch."""
+    tops_ptr, sums_ptr, peaks_ptr, R = scratch
+    column = i * G + tl.arange(0, G)
+    place = column.to(tl.int64)[None, :] * R + row[:, None]
+    inside = row_ok[:, None] & (column < columns)[None, :]
+    if MAX:
+        tl.store(tops_ptr + place, tops, mask=inside)
+    if MASS:  # -1: the query sees none of the bin
+        across = tl.zeros((M,), tl.int64) + R  # an index of a column's first query may need 64 bits
+        tl.store(sums_ptr + place, tl.where(tops == float("-inf"), -1.0, sums), mask=inside)
+        tl.store(peaks_ptr + i * across + row, peak, mask=row_ok)
+
+
+@triton.jit
+def _leave_bin(  # type: ignore[no-untyped-def]
+    i, top, mass, peak, row, row_ok, steps, end, scratch, M: tl.constexpr, MAX: tl.constexpr, MASS: tl.constexpr
+):
+    """What a bin of several tiles has come to, into the scratch where this is its last; and what goes on to the next tile."""
+    tops_ptr, sums_ptr, peaks_ptr, R = scratch
+    across = tl.zeros((M,), tl.int64) + R
+    # Whether the tile is its bin's last here, for each row: the interpreter's scalars are no tensors.
+    full = (tl.zeros((M,), tl.int32) + i) == tl.minimum((i // steps + 1) * steps, end) - 1
+    place = (i // steps) * across + row
+    if MAX:
+        tl.store(tops_ptr + place, top, mask=row_ok & full)
+    if MASS:
+        tl.store(sums_ptr + place, tl.where(top == float("-inf"), -1.0, mass), mask=row_ok & full)
+        tl.store(peaks_ptr + place, peak, mask=row_ok & full)
+        mass = tl.where(full, 0.0, mass)
+    return tl.where(full, float("-inf"), top), mass
+
+
+@triton.jit
+def _walk(  # type: ignore[no-untyped-def]
+    state, queries, t, row, row_ok, keys, bins, band, cap, factor, scratch, lo, hi, end,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, G: tl.constexpr, W: tl.constexpr,
+    PLANES: tl.constexpr, EVEN: tl.constexpr, RAGGED: tl.constexpr, PADDED: tl.constexpr, LOW: tl.constexpr,
+    HIGH: tl.constexpr, CAPPED: tl.constexpr, MAX: tl.constexpr, MASS: tl.constexpr, TOTAL: tl.constexpr,
+):
+    """Takes the tiles ``lo`` to ``hi`` into the state of a block of queries, and what bins they complete into the scratch."""
+    peak, total, lost, top, mass = state
+    _edges_ptr, _first_key, _last_key, columns, steps = bins
+    for i in range(lo, hi):
+        x = _logits(
+            i, queries, t, keys, bins, band, cap,
+            D, BLOCK_D, N, G, W, PLANES, EVEN, RAGGED, PADDED, LOW, HIGH, CAPPED,
+        )
+        if G > 1:
+            tops = x if W == 1 else tl.max(tl.reshape(x, (M, G, W)), axis=2)  # (M, G)
+            highest = tl.max(tops, axis=1)
+        else:
+            highest = tl.max(x, axis=1)
+        sums = x
+        if TOTAL:
+            sums, peak, total, lost, mass = _summed(x, highest, peak, total, lost, mass, factor, M, G, W, MASS)
+        if (MAX or MASS) and G > 1:
+            _leave_bins(i, tops, sums, peak, row, row_ok, columns, scratch, M, G, MAX, MASS)
+        elif MAX or MASS:
+            top = tl.maximum(top, highest)
+            top, mass = _leave_bin(i, top, mass, peak, row, row_ok, steps, end, scratch, M, MAX, MASS)
+    return peak, total, lost, top, mass
+
+
+@triton.jit(do_not_specialize=["first_query", "count", "first_key", "last_key", "columns", "low", "high", "steps"])
 def _rows_kernel(  # type: ignore[no-untyped-def]
-    q_ptr,
-    k_ptr,
-    exists_ptr,
-    edges_ptr,
-    ranges_ptr,
-    tops_ptr,
-    sums_ptr,
-    peaks_ptr,
-    partial_ptr,
-    q_plane,
-    stride_query,
-    stride_plane,
-    stride_key,
-    first_query,
-    queries,
-    R,
-    first_key,
-    last_key,
-    columns,
-    low,
-    high,
-    factor,
-    softcap,
-    into_cap,
-    steps,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    G: tl.constexpr,
-    W: tl.constexpr,
-    PLANES: tl.constexpr,
-    EVEN: tl.constexpr,
-    RAGGED: tl.constexpr,
-    PADDED: tl.constexpr,
-    LOW: tl.constexpr,
-    HIGH: tl.constexpr,
-    CAPPED: tl.constexpr,
-    MAX: tl.constexpr,
-    MASS: tl.constexpr,
-    TOTAL: tl.constexpr,
+    q_ptr, k_ptr, exists_ptr, edges_ptr, ranges_ptr, tops_ptr, sums_ptr, peaks_ptr, partial_ptr,
+    q_plane, stride_query, stride_plane, stride_key,
+    first_query, count, R, first_key, last_key, columns, low, high, factor, softcap, into_cap, steps,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, G: tl.constexpr, W: tl.constexpr,
+    PLANES: tl.constexpr, EVEN: tl.constexpr, RAGGED: tl.constexpr, PADDED: tl.constexpr, LOW: tl.constexpr,
+    HIGH: tl.constexpr, CAPPED: tl.constexpr, MAX: tl.constexpr, MASS: tl.constexpr, TOTAL: tl.constexpr,
 ):
     """One block of queries over one share of its keys."""
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # a causal map's longest rows first
     share = tl.program_id(1)
     row = block * M + tl.arange(0, M)
-    row_ok = row < queries
+    row_ok = row < count
     t = first_query + row
     d = tl.arange(0, BLOCK_D)
     at = q_ptr + row.to(tl.int64)[:, None] * stride_query + d[None, :]
@@ -304,28 +297,31 @@ def _rows_kernel(  # type: ignore[no-untyped-def]
     hi = tl.load(own + 3)
     nothing = tl.zeros((M,), tl.float32)
     state = (nothing - float("inf"), nothing, nothing, nothing - float("inf"), nothing)
+    queries, band, cap = (q0, q1, q2), (low, high), (softcap, into_cap)
+    keys, bins = (k_ptr, stride_plane, stride_key, exists_ptr), (edges_ptr, first_key, last_key, columns, steps)
+    scratch = (tops_ptr, sums_ptr, peaks_ptr, R)
     if LOW:
         state = _walk(
-            state, q0, q1, q2, k_ptr, stride_plane, stride_key, exists_ptr, edges_ptr, tops_ptr, sums_ptr, peaks_ptr,
-            t, row, row_ok, R, lo, clear, hi, first_key, last_key, columns, low, high, factor, softcap, into_cap, steps,
+            state, queries, t, row, row_ok, keys, bins, band, cap, factor, scratch, lo, clear, hi,
             D, BLOCK_D, M, N, G, W, PLANES, EVEN, RAGGED, PADDED, LOW, HIGH, CAPPED, MAX, MASS, TOTAL,
-        )  # fmt: skip
+        )
     state = _walk(
-        state, q0, q1, q2, k_ptr, stride_plane, stride_key, exists_ptr, edges_ptr, tops_ptr, sums_ptr, peaks_ptr,
-        t, row, row_ok, R, clear, cut, hi, first_key, last_key, columns, low, high, factor, softcap, into_cap, steps,
+        state, queries, t, row, row_ok, keys, bins, band, cap, factor, scratch, clear, cut, hi,
         D, BLOCK_D, M, N, G, W, PLANES, EVEN, RAGGED, PADDED, False, False, CAPPED, MAX, MASS, TOTAL,
-    )  # fmt: skip
+    )
     if LOW or HIGH:
         state = _walk(
-            state, q0, q1, q2, k_ptr, stride_plane, stride_key, exists_ptr, edges_ptr, tops_ptr, sums_ptr, peaks_ptr,
-            t, row, row_ok, R, cut, hi, hi, first_key, last_key, columns, low, high, factor, softcap, into_cap, steps,
+            state, queries, t, row, row_ok, keys, bins, band, cap, factor, scratch, cut, hi, hi,
             D, BLOCK_D, M, N, G, W, PLANES, EVEN, RAGGED, PADDED, LOW, HIGH, CAPPED, MAX, MASS, TOTAL,
-        )  # fmt: skip
+        )
     if TOTAL:
         peak, total, lost, _top, _mass = state
         out = partial_ptr + share.to(tl.int64) * 2 * R + row
         tl.store(out, peak, mask=row_ok)
         tl.store(out + R, total - lost, mask=row_ok)
+
+
+# fmt: on
 
 
 @triton.jit(do_not_specialize=["columns"])

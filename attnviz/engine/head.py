@@ -18,6 +18,9 @@ _WIDENED = 8192
 """Keys of a half type that an accelerator makes larger at once."""
 
 
+_NOTHING = torch.empty(0)
+
+
 class RowScorer:
     """Logits of one head, a block of query rows at a time, written into memory that the caller gives."""
 
@@ -35,7 +38,7 @@ class RowScorer:
         self.item, self.head, self.for_global = item, head, for_global
         self.scale, self.wide = item.scale, item.compute_dtype
         self.sees = Visibility(item, pattern.of_head(head), reach, for_global=for_global)
-        self._memory, self._wide = torch.empty(0), torch.empty(0)
+        self._memory = self._wide = _NOTHING
         self.queries = range(item.T) if queries is None else queries
         self.q = item.query(head, self.queries, for_global=for_global)  # (T', D)
         k = item.key(head, for_global=for_global)  # (S, D)
@@ -49,6 +52,8 @@ class RowScorer:
 
     def query(self, rows: range | Tensor) -> Tensor:
         """Queries of a block, (b, D), in the dtype that products run in."""
+        if isinstance(rows, range) and rows == self.queries:
+            return self.q.to(self.wide)
         first = self.queries.start
         local = range(rows.start - first, rows.stop - first, rows.step) if isinstance(rows, range) else rows - first
         return rows_of(self.q, local).to(self.wide)

@@ -20,8 +20,8 @@ from attnviz.engine.tiles import TileSize
 PART_PAIRS = 1 << 32
 """Pairs of a part, about: seconds of a processor, which is what a killed run loses."""
 
-_PARTS_A_RANK = 8
-"""Parts for each rank, where a map has fewer by its size: the ranks that are done first take what is left."""
+PARTS_A_RANK = 8
+"""Parts for each rank, where maps have fewer by their size: the ranks that are done first take what is left."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,19 @@ class Plan:
     cuts: tuple[int, ...]
 
     @classmethod
-    def of(cls, item: AttentionItem, pattern: Pattern, row_edges: Positions, tile: TileSize, *, ranks: int = 1) -> Plan:
-        """Parts of about the same work, for so many ranks."""
+    def of(
+        cls,
+        item: AttentionItem,
+        pattern: Pattern,
+        row_edges: Positions,
+        tile: TileSize,
+        *,
+        ranks: int = 1,
+        heads: int = 1,
+    ) -> Plan:
+        """Parts of about the same work, for so many ranks that make the maps of so many heads from one queue."""
         work = pairs(item, pattern, row_edges, tile.rows)
-        count = max(work // PART_PAIRS, _PARTS_A_RANK * ranks if ranks > 1 else 1)
+        count = max(work // PART_PAIRS, -(-PARTS_A_RANK * ranks // heads) if ranks > 1 else 1)
         return cls(tile, tuple(dict.fromkeys(shares(item, pattern, row_edges, tile.rows, count))))
 
     @classmethod
@@ -74,19 +83,23 @@ class Plan:
 class Whole:
     """A map while its parts come in, in any order."""
 
-    def __init__(self, plan: Plan, row_edges: Positions, columns: int, reductions: Sequence[str]) -> None:
+    def __init__(
+        self, plan: Plan, row_edges: Positions, columns: int, reductions: Sequence[str], *, sums: bool = True
+    ) -> None:
+        """``sums``: whether it has the denominators."""
         self.plan, self.row_edges, self.missing = plan, row_edges, set(range(len(plan)))
         rows = len(row_edges) - 1
         self.cells: dict[str, Cells] = {name: np.empty((rows, columns)) for name in reductions}
         self.counts = np.empty(rows, dtype=np.int64)
-        self.denominators = torch.empty(int(row_edges[-1] - row_edges[0]), 2, dtype=torch.float64)
+        self.denominators = torch.empty(int(row_edges[-1] - row_edges[0]) if sums else 0, 2, dtype=torch.float64)
 
     def arrays(self, part: int) -> list[torch.Tensor]:
         """Where a part's numbers go, as tensors of this memory: cells, counts and denominators."""
         first, last = self.plan.cuts[part], self.plan.cuts[part + 1]
         start, stop = (int(self.row_edges[n] - self.row_edges[0]) for n in (first, last))
         cells = [torch.from_numpy(cells[first:last]) for cells in self.cells.values()]
-        return [*cells, torch.from_numpy(self.counts[first:last]), self.denominators[start:stop]]
+        counts, sums = torch.from_numpy(self.counts[first:last]), self.denominators[start:stop]
+        return [*cells, counts, sums] if len(self.denominators) else [*cells, counts]
 
     def put(self, part: int, made: Reduced) -> None:
         """Takes a part in."""
@@ -103,7 +116,8 @@ class Whole:
 def numbers(made: Reduced) -> list[torch.Tensor]:
     """A part's numbers in the order of :meth:`Whole.arrays`."""
     cells = [torch.from_numpy(np.ascontiguousarray(one)) for one in (made.max, made.mass) if one is not None]
-    return [*cells, torch.from_numpy(made.counts), made.denominators]
+    counts = torch.from_numpy(made.counts)
+    return [*cells, counts, made.denominators] if len(made.denominators) else [*cells, counts]
 
 
 def pairs(item: AttentionItem, pattern: Pattern, row_edges: Positions, rows: int) -> int:

@@ -41,13 +41,18 @@ def rounds(device: torch.device) -> bool:
 
 def _allowed(device: torch.device) -> str | None:
     """What the process lets float32 products on a device be rounded to; None is nothing."""
-    backend: Any = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}.get(device.type)
-    if backend is None:
+    if device.type not in ("cuda", "cpu"):
         return None
-    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    precision = getattr(_products_of(device.type), "fp32_precision", None)
     if precision is None:  # before PyTorch 2.9
         precision = torch.get_float32_matmul_precision()
     return None if precision in ("none", "ieee", "highest") else str(precision)
+
+
+@cache
+def _products_of(device_type: str) -> Any:
+    """What holds the switch of a kind of device, where this PyTorch has one: found by name, which takes its time."""
+    return getattr({"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}[device_type], "matmul", None)
 
 
 def _rounds_now() -> bool:

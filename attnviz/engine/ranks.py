@@ -1,4 +1,6 @@
-"""Maps over several processes: a rank takes a part of the rows when it has none, rank 0 puts the picture together.
+"""Maps over several processes: a rank that has nothing to do takes the next rows of a head, rank 0 puts the pictures together.
+
+Parts of the rows of all heads of a layer are one queue. At the next layer ranks meet, to see that all have read the same.
 
 Parts are cut where blocks of rows end in a single process too, so that the picture has the same bits however many
 ranks make it. A rank reads the queries of its parts only. Started by ``torchrun --nproc-per-node N -m attnviz ...``.
@@ -6,12 +8,12 @@ ranks make it. A rank reads the queries of its parts only. Started by ``torchrun
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import count
 from textwrap import shorten
 from typing import Any, Protocol
@@ -22,13 +24,13 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.patterns import Pattern
 from attnviz.base.errors import InputError
 from attnviz.base.types import Positions, Progress
 from attnviz.engine.attention import Attention, Rows
 from attnviz.engine.blocks import Block
-from attnviz.engine.checkpoint import Checkpoint, key_of, queries_of, take_in
-from attnviz.engine.plan import Plan, Whole, numbers, rows_of_parts
+from attnviz.engine.checkpoint import Checkpoint, key_of, queries_of
+from attnviz.engine.identity import read_alike
+from attnviz.engine.plan import PARTS_A_RANK, Plan, Whole, numbers, rows_of_parts
 from attnviz.engine.reducer import Reduced, Wanted
 
 
@@ -122,7 +124,7 @@ class Ranks:
         *,
         checkpoint: Checkpoint | None = None,
     ) -> Reduced:
-        """As :meth:`attnviz.engine.attention.Attention.reduced`, in parts; the whole of it on rank 0, parts on others.
+        """As :meth:`attnviz.engine.attention.Attention.reduced`, in parts; the whole of it on rank 0, blank cells on others.
 
         Args:
             attention, head, row_edges, column_edges, wanted: as there; progress is told as far as this rank knows it.
@@ -131,11 +133,36 @@ class Ranks:
         Raises:
             RankError: another rank stopped.
         """
-        making = _Making(self, attention, head, row_edges, column_edges, checkpoint, wanted)
-        alone, name, channel = count(), f"map {next(self._maps)}", self.channel
+        return self.reduce_maps(attention, (head,), row_edges, column_edges, wanted, checkpoint=checkpoint, sums=True)[
+            0
+        ]
+
+    def reduce_maps(
+        self,
+        attention: Attention,
+        heads: Sequence[int],
+        row_edges: Positions,
+        column_edges: Positions,
+        wanted: Wanted,
+        *,
+        checkpoint: Checkpoint | None = None,
+        sums: bool = False,
+    ) -> list[Reduced]:
+        """As :meth:`attnviz.engine.attention.Attention.cells_of`: parts of several heads are one queue.
+
+        Args:
+            attention, heads, row_edges, column_edges, wanted: as there.
+            checkpoint: as :meth:`reduce_map` has it.
+            sums: whether maps have their denominators.
+
+        Raises:
+            RankError: another rank stopped.
+        """
+        making = _Making(self, attention, heads, (row_edges, column_edges), wanted, checkpoint, sums=sums)
+        alone, name, channel = count(), f"maps {next(self._maps)}", self.channel
         for part in making.parts(lambda: next(alone) if channel is None else channel.ticket(name), wanted.progress):
             making.make(part)
-        return making.gathered()
+        return making.maps.gathered()
 
     def wait(self) -> None:
         """Returns when every rank has come here: those without a part too, before rank 0 writes.
@@ -148,30 +175,27 @@ class Ranks:
 
 
 class _Making:
-    """One map while this rank makes parts of it."""
+    """The maps of heads while this rank makes parts of them."""
 
     def __init__(
         self,
         ranks: Ranks,
         attention: Attention,
-        head: int,
-        row_edges: Positions,
-        column_edges: Positions,
-        checkpoint: Checkpoint | None,
+        heads: Sequence[int],
+        edges: tuple[Positions, Positions],
         wanted: Wanted,
+        checkpoint: Checkpoint | None,
+        *,
+        sums: bool,
     ) -> None:
-        self.ranks, self.attention, self.head, self.checkpoint = ranks, attention, head, checkpoint
-        self.edges, self.wanted = (row_edges, column_edges), wanted.but(progress=None)
+        self.ranks, self.attention, self.heads, self.checkpoint = ranks, attention, heads, checkpoint
+        self.edges, self.wanted = edges, wanted.but(progress=None)
         item, pattern = attention.item, attention.pattern
-        self.key = key_of(item, pattern, head, self.edges, wanted) if checkpoint is not None else ""
-        self.plan = self._agreed()
-        # Rank 0 has the whole of it; others keep their own parts until they are sent.
-        columns = len(column_edges) - 1
-        self.whole = Whole(self.plan, row_edges, columns, wanted.reductions) if ranks.rank == 0 else None
-        self.own: dict[int, Reduced] = {}
+        self.keys = [key_of(item, pattern, head, edges, wanted) for head in heads] if checkpoint is not None else []
+        self.maps = _Maps(ranks, self._agreed(), edges, wanted.reductions, sums=sums)
 
-    def _agreed(self) -> Plan:
-        """What rank 0 plans, which the others hear, who tell it what they have read.
+    def _agreed(self) -> list[Plan]:
+        """What rank 0 plans of each head, which the others hear, who tell it what they have read.
 
         Raises:
             InputError: a rank has read something else than rank 0.
@@ -179,10 +203,10 @@ class _Making:
         channel, item = self.ranks.channel, self.attention.item
         if channel is None:
             return self._planned()
-        own = _bytes(digest(item, self.attention.pattern, self.head))
+        own = _bytes(read_alike(item, self.attention.pattern, self.heads))
         if self.ranks.rank == 0:
-            plan, others = self._planned(), range(1, self.ranks.size)
-            said = _bytes(plan.written().encode())
+            plans, others = self._planned(), range(1, self.ranks.size)
+            said = _bytes(json.dumps([plan.written() for plan in plans]).encode())
             for other in others:
                 for one in (own, torch.tensor([len(said)]), said):
                     channel.send(one, other)
@@ -193,7 +217,7 @@ class _Making:
             if apart:
                 channel.arrived()
                 raise _apart(item, apart[0])
-            return plan
+            return plans
         channel.send(own, 0)
         first, length = torch.empty_like(own), torch.empty(1, dtype=torch.int64)
         channel.receive(first, 0)
@@ -203,20 +227,23 @@ class _Making:
         if not torch.equal(first, own):
             channel.arrived()
             raise _apart(item, self.ranks.rank)
-        return Plan.read(said.numpy().tobytes())
+        return [Plan.read(text) for text in json.loads(said.numpy().tobytes())]
 
-    def _planned(self) -> Plan:
+    def _planned(self) -> list[Plan]:
         item, pattern = self.attention.item, self.attention.pattern
         tile = self.wanted.tile_of(item, *self.edges, pattern)
-        made = Plan.of(item, pattern, self.edges[0], tile, ranks=self.ranks.size)
-        return made if self.checkpoint is None else self.checkpoint.plan(self.key, made)
+        shared = {"ranks": self.ranks.size, "heads": len(self.heads)}
+        made = [Plan.of(item, pattern.of_head(head), self.edges[0], tile, **shared) for head in self.heads]
+        if self.checkpoint is None:
+            return made
+        return [self.checkpoint.plan(key, plan) for key, plan in zip(self.keys, made, strict=True)]
 
     def parts(self, ticket: Callable[[], int], progress: Progress | None) -> Iterator[int]:
         """The parts that this rank is to make, one after another, when it comes to them.
 
         What is done already, or taken by another rank, counts as done.
         """
-        rows, told = rows_of_parts(self.plan, self.edges[0]), 0
+        rows, told = [rows for plan in self.maps.plans for rows in rows_of_parts(plan, self.edges[0])], 0
 
         def tell(until: int) -> None:
             nonlocal told
@@ -224,62 +251,104 @@ class _Making:
                 progress(sum(rows[told:until]))
                 told = until
 
-        while (part := ticket()) < len(self.plan):
+        while (part := ticket()) < len(rows):
             tell(part)
             yield part
             tell(part + 1)
         tell(len(rows))
 
     def make(self, part: int) -> None:
-        """Makes a part, or takes that of a run before this one."""
-        edges, queries = self.plan.edges(part, self.edges[0]), ""
+        """Makes a part of all, or takes that of a run before this one."""
+        n, of_head = self.maps.places[part]
+        plan, head = self.maps.plans[n], self.heads[n]
+        edges, queries = plan.edges(of_head, self.edges[0]), ""
         made = None
         if self.checkpoint is not None:
             rows = range(int(edges[0]), int(edges[-1]))
-            queries = queries_of(self.attention.item, self.attention.pattern, self.head, rows)
-            made = self.checkpoint.load(self.key, self.plan, part, queries)
+            queries = queries_of(self.attention.item, self.attention.pattern, head, rows)
+            made = self.checkpoint.load(self.keys[n], plan, of_head, queries)
         if made is None or not made.is_of(edges, self.edges[1], self.wanted.reductions):
             # The tile is that of the whole picture: a smaller part must not get larger tiles.
-            made = self.attention.reduced(self.head, edges, self.edges[1], self.wanted.but(tile=self.plan.tile))
+            made = self.attention.reduced(head, edges, self.edges[1], self.wanted.but(tile=plan.tile))
             if self.checkpoint is not None:
-                self.checkpoint.save(self.key, self.plan, part, queries, made)
-        if self.whole is None:
-            self.own[part] = made
-        else:
-            self.whole.put(part, made)
+                self.checkpoint.save(self.keys[n], plan, of_head, queries, made)
+        self.maps.put(part, made)
 
-    def gathered(self) -> Reduced:
-        """The whole map on rank 0; the others send it their parts, and have nothing to show."""
+
+class _Maps:
+    """Maps whose parts come in: on rank 0 the whole of them; others keep their own parts until they are sent."""
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        plans: Sequence[Plan],
+        edges: tuple[Positions, Positions],
+        reductions: Sequence[str],
+        *,
+        sums: bool,
+    ) -> None:
+        self.ranks, self.plans, self.edges, self.reductions, self.sums = ranks, plans, edges, reductions, sums
+        self.places = [(n, part) for n, plan in enumerate(plans) for part in range(len(plan))]
+        columns = len(edges[1]) - 1
+        self.wholes = [Whole(plan, edges[0], columns, reductions, sums=sums) for plan in plans if ranks.rank == 0]
+        self.own: dict[int, Reduced] = {}
+        self.settled = 0  # heads whose parts have changed hands
+
+    def put(self, part: int, made: Reduced) -> None:
+        """Takes a part in that this rank made; of heads that are behind, parts change hands."""
+        made = made if self.sums else made.alone()
+        if self.ranks.rank:
+            self.own[part] = made
+            self._send(self.places[part][0])
+        else:
+            n, of_head = self.places[part]
+            self.wholes[n].put(of_head, made)
+            # So far behind that hardly anyone is still at it: a rank that has gone is noticed before the end.
+            self._receive(self.places[max(0, part - PARTS_A_RANK * self.ranks.size)][0])
+
+    def _send(self, until: int) -> None:
+        """Sends rank 0 this rank's parts of the heads before ``until``: which there are, and their numbers."""
         channel = self.ranks.channel
-        if self.whole is None:
-            assert channel is not None
-            own = torch.zeros(len(self.plan), dtype=torch.int64)
-            own[list(self.own)] = 1
-            channel.send(own, 0)
-            for _, made in sorted(self.own.items()):
-                for values in numbers(made):
+        while channel is not None and self.settled < until:
+            parts = [part for part, (n, _) in enumerate(self.places) if n == self.settled]
+            channel.send(torch.tensor([part in self.own for part in parts], dtype=torch.int64), 0)
+            for part in parts:
+                for values in numbers(self.own.pop(part)) if part in self.own else ():
                     channel.send(values, 0)
-            return _nothing(self.edges, self.wanted.reductions)
-        for other in range(1, self.ranks.size):
-            assert channel is not None
-            theirs = torch.empty(len(self.plan), dtype=torch.int64)
-            channel.receive(theirs, other)
-            for part in theirs.nonzero()[:, 0].tolist():
-                for place in self.whole.arrays(part):
-                    channel.receive(place, other)
-                self.whole.missing.discard(part)
-        return self.whole.result()
+            self.settled += 1
+
+    def _receive(self, until: int) -> None:
+        """Takes in the others' parts of the heads before ``until``."""
+        channel = self.ranks.channel
+        while channel is not None and self.settled < until:
+            whole = self.wholes[self.settled]
+            for other in range(1, self.ranks.size):
+                theirs = torch.empty(len(whole.plan), dtype=torch.int64)
+                channel.receive(theirs, other)
+                for part in theirs.nonzero()[:, 0].tolist():
+                    for place in whole.arrays(part):
+                        channel.receive(place, other)
+                    whole.missing.discard(part)
+            self.settled += 1
+
+    def gathered(self) -> list[Reduced]:
+        """The maps on rank 0; the others send it their parts, and have nothing to show."""
+        if self.ranks.rank:
+            self._send(len(self.plans))
+            return [_nothing(self.edges, self.reductions, sums=self.sums) for _ in self.plans]
+        self._receive(len(self.plans))
+        return [whole.result() for whole in self.wholes]
 
 
 def _bytes(said: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(said), dtype=torch.uint8)
 
 
-def _nothing(edges: tuple[Positions, Positions], reductions: Sequence[str]) -> Reduced:
+def _nothing(edges: tuple[Positions, Positions], reductions: Sequence[str], *, sums: bool) -> Reduced:
     """What a rank has to show whose parts are on their way to rank 0: blank cells."""
     rows, columns = (len(one) - 1 for one in edges)
     blank = {name: np.full((rows, columns), np.nan) for name in reductions}
-    queries = int(edges[0][-1] - edges[0][0])
+    queries = int(edges[0][-1] - edges[0][0]) if sums else 0
     softmaxes = torch.full((queries, 2), torch.nan, dtype=torch.float64)
     return Reduced(blank.get("max"), blank.get("mass"), np.zeros(rows, dtype=np.int64), softmaxes)
 
@@ -346,6 +415,12 @@ class Shared(Attention):
     ) -> Iterator[Block]:
         return self._alone.blocks(head, queries=queries, weights=weights, sums=sums)
 
+    def cells_of(
+        self, heads: Sequence[int], row_edges: Positions, column_edges: Positions, **wanted: Any
+    ) -> list[Reduced]:
+        made = self._alone, heads, row_edges, column_edges, Wanted(**wanted)
+        return self._ranks.reduce_maps(*made, checkpoint=self._checkpoint)
+
     def reduced(self, head: int, row_edges: Positions, column_edges: Positions, wanted: Wanted) -> Reduced:
         made = self._alone, head, row_edges, column_edges, wanted
         return self._ranks.reduce_map(*made, checkpoint=self._checkpoint)
@@ -381,28 +456,6 @@ def ranks(device: str) -> Iterator[Ranks]:
         world.wait()  # nobody leaves before rank 0 has written
     finally:
         dist.destroy_process_group()
-
-
-def digest(item: AttentionItem, pattern: Pattern, head: int) -> bytes:
-    """32 bytes that say what a head's map is made of: sizes, settings, masks, keys, and rows of queries or weights."""
-    inputs, rows = item.inputs, sorted({0, item.T // 2, item.T - 1})
-    made = hashlib.sha256(repr((item.sizes, item.batch, head, str(pattern), str(item.dtype))).encode())
-    for name in ("scale", "softcap", "cross"):
-        made.update(repr(getattr(inputs, name, None)).encode())
-    for part in getattr(inputs, "parts", ()):  # of a map that is made of others
-        made.update(digest(part.item(item.batch, device=item.device), pattern, min(head, part.H - 1)))
-    for one in fields(inputs):
-        value = getattr(inputs, one.name)
-        if not isinstance(value, torch.Tensor):
-            continue
-        if one.name in ("q", "weights", "logits"):  # each rank reads but its share of these
-            value = value[item.batch, head, rows]
-        elif one.name == "k":
-            value = value[item.batch, item.kv_head(head)]
-        elif value.ndim > 3:  # projections of global queries, values and biases are large
-            value = value[..., :1, :]
-        take_in(made, value, item.source)
-    return made.digest()
 
 
 def rank_device(device: str) -> str:

@@ -52,7 +52,7 @@ class Reduced:
     denominators: Tensor
     """(T', 2) float64, on the CPU: the softmax denominator of each query between the first and last edge, as ``peak`` and
     ``sum``: it is ``exp(peak) * sum``; NaN where the query sees nothing. Two numbers, as their logarithm alone would lose
-    the sum beside a large peak."""
+    the sum beside a large peak. (0, 2) where they were let go."""
 
     def is_of(self, row_edges: Positions, column_edges: Positions, reductions: Collection[str]) -> bool:
         """Whether it has the numbers of a map of these cells: what was read from a file may be of any."""
@@ -65,6 +65,10 @@ class Reduced:
         sums = (int(row_edges[-1] - row_edges[0]), 2)
         counted = self.counts.shape == (rows,) and self.counts.dtype == np.int64
         return counted and tuple(self.denominators.shape) == sums and self.denominators.dtype == torch.float64
+
+    def alone(self) -> Reduced:
+        """The cells without the denominators, which are more than the cells where many queries are in few of them."""
+        return replace(self, denominators=self.denominators[:0].clone())
 
     @property
     def log_sum_exp(self) -> Tensor:

@@ -21,7 +21,7 @@ from attnviz.attention.names import pattern_of
 from attnviz.attention.patterns import GlobalKeys, Pattern
 from attnviz.attention.taken import taken, with_arrays
 from attnviz.base.devices import parse_device, parse_dtype
-from attnviz.base.errors import InputError, not_one_of
+from attnviz.base.errors import InputError, close_to, not_one_of
 from attnviz.base.selections import checked_range
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Positions
@@ -135,6 +135,10 @@ class Request:
     def but(self, **changes: Any) -> Request:
         """The same with some of it changed."""
         return replace(self, **changes)
+
+    def alone(self) -> Request:
+        """The same asked of this process, whatever others do meanwhile; no part of it is kept."""
+        return self.but(ranks=None, checkpoint=None)
 
     def of(self, inputs: Inputs, pattern: Pattern | str | None = None) -> Request:
         """The same asked of other inputs, under a pattern of theirs; what is seen as one and left out too."""
@@ -322,17 +326,40 @@ def hows(mean: str | None = None, max: str | None = None, *, rollout: bool = Fal
     return {"layers": "rollout"} if rollout else found
 
 
+_INSTEAD = {
+    "causal": "; pass pattern='causal'",
+    "layer": "; pass the inputs of that layer: load(path, layer=...) of a file, run.inputs(...) of a capture",
+    "mask": "; pass attnviz.with_mask(inputs, mask)",
+    "window": "; pass pattern=attnviz.Local(window)",
+}
+"""What to pass for what the command line has as options, and other libraries as arguments."""
+
+
+def check_options(strangers: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TypeError for an option that there isn't, with the one that was meant.
+
+    >>> check_options(["patern"], ["pattern", "pixels"])
+    Traceback (most recent call last):
+    TypeError: there is no option 'patern'; did you mean pattern?
+    """
+    for name in strangers:
+        raise TypeError(f"there is no option {name!r}{_INSTEAD.get(name) or close_to(name, known)}")
+
+
 DERIVED = ("mean", "max", "rollout")
 """What :func:`ask` takes beside the fields of a request."""
 
 
-def asks(*names: str, derived: bool = True, arrays: bool = True) -> Callable[[_Function], _Function]:
+def asks(
+    *names: str, derived: bool = True, arrays: bool = True, looks: bool = False
+) -> Callable[[_Function], _Function]:
     """Gives a function that takes ``**what``, for :func:`ask`, a signature that lists it.
 
     Args:
         names: the fields of a request that it takes; none is all that a map has.
         derived: whether it takes several layers, and makes one map of them.
         arrays: whether arrays that come first are q, k and v.
+        looks: whether it takes parts of a look too, and so knows by itself which options there are.
     """
     whole = (
         *("batch", "values", "reduce", "pixels", *GROUPED),
@@ -355,9 +382,12 @@ def asks(*names: str, derived: bool = True, arrays: bool = True) -> Callable[[_F
         @wraps(function)
         def taking(*args: Any, **what: Any) -> Any:
             args, what = with_arrays(args, what) if arrays else (args, what)
+            if not looks:
+                check_options([name for name in what if name not in known], known)
             return function(*args, **what)
 
         taking.__signature__ = own.replace(parameters=[*kept, *asked])  # type: ignore[attr-defined]
+        known = [one.name for one in (*kept, *asked)] + [field.name for field in fields(Request)]
         return cast("_Function", taking)
 
     return said

@@ -19,6 +19,10 @@ HIDDEN = float("-inf")
 """The logit of a key that is not visible."""
 
 
+_FEW_CELLS = 1 << 14
+"""Cells that are no tile yet."""
+
+
 class Visibility:
     """What the rows of one head see: the keys that all share, a band around each, and what is hidden of both."""
 
@@ -102,8 +106,9 @@ class Visibility:
         """
         if not exact:
             queries, s = to_positions(rows, logits.device)[:, None], to_positions(keys, logits.device)[None, :]
-            # In parts: a pattern makes several tensors of 64-bit integers on its way, no larger together than a tile.
-            size = -(-len(rows) // 8)
+            # In parts, where they are large: a pattern makes several tensors of 64-bit integers on its way, no larger together
+            # than a tile.
+            size = max(-(-len(rows) // 8), _FEW_CELLS // max(len(keys), 1))
             for t, part in zip(queries.split(size), logits.split(size), strict=True):
                 part.masked_fill_(~self.pattern.visible(t, s, self.item), HIDDEN)
         if self.hidden_keys is not None:

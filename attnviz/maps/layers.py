@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
-from attnviz.attention.taken import is_array, taken
+from attnviz.attention.taken import is_array, taken, taken_layers
 from attnviz.base.errors import InputError
 from attnviz.base.types import Label, Progress
 from attnviz.engine.request import Request, ask, asks
-from attnviz.maps.map import AttentionMap, map_of
+from attnviz.maps.map import AttentionMap, maps_of
 from attnviz.sources.dumps import load
 from attnviz.sources.naming import layers_there
 
@@ -90,7 +90,7 @@ def _opened(
     if isinstance(source, (str, Path)):
         path = Path(source)
         return f"{path}", lambda label: load(path, layer=label), layers_there(path, {})
-    several = [cast("Inputs", taken(one)) for one in source]
+    several = taken_layers(source)
     if not several:
         raise InputError("an overview of no layers; give the inputs of one or more")
 
@@ -106,7 +106,7 @@ def _opened(
     return several[0].source, of_list, labels
 
 
-@asks("batch", "values", "reduce", "device", "dtype", "memory", derived=False)
+@asks("batch", "values", "reduce", "device", "dtype", "memory", "checkpoint", derived=False)
 def overview_rows(
     layers: Iterable[tuple[Label | None, Inputs]],
     pattern: Pattern | str | None = None,
@@ -141,4 +141,4 @@ def overview_row(label: Label | None, request: Request, *, progress: Progress | 
     """Small maps of the heads of a request, which are those of a layer."""
     if request.inputs.layer is None and label is not None:  # of a list, whose order says it
         request = request.but(inputs=replace(request.inputs, layer=label))
-    return OverviewRow(label, tuple(map_of(request, head, progress=progress) for head in request.chosen))
+    return OverviewRow(label, maps_of(request, progress=progress))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,17 +147,31 @@ def map_of(request: Request, head: int | None = None, *, progress: Progress | No
     return map_with(request, head, cells_of(reduced_of(request, head, progress=progress)))
 
 
+def maps_of(request: Request, *, progress: Progress | None = None) -> tuple[AttentionMap, ...]:
+    """The maps of all heads of a request."""
+    with _exact(request):
+        made = request.attention.cells_of(request.chosen, *request.edges(), **_wanted(request, progress))
+    each = zip(request.chosen, made, strict=True)
+    return tuple(map_with(request, head, cells_of(reduced)) for head, reduced in each)
+
+
 def reduced_of(request: Request, head: int, *, progress: Progress | None = None) -> Reduced:
     """The cells of a head of a request, and which queries they are of."""
+    with _exact(request):
+        return request.attention.cells(head, *request.edges(), **_wanted(request, progress))
+
+
+def _wanted(request: Request, progress: Progress | None) -> dict[str, Any]:
+    """What a request asks of cells."""
+    asked = {"reductions": (request.reduce,), "values": request.values, "memory": request.memory}
+    return asked | {"progress": progress}
+
+
+@contextmanager
+def _exact(request: Request) -> Iterator[None]:
+    """Nothing is remembered for gradients, and no product is of a half type, whatever the caller has turned on."""
     with torch.no_grad(), torch.autocast(request.item.device.type, enabled=False):
-        return request.attention.cells(
-            head,
-            *request.edges(),
-            reductions=(request.reduce,),
-            values=request.values,
-            memory=request.memory,
-            progress=progress,
-        )
+        yield
 
 
 def cells_of(reduced: Reduced) -> Cells:

@@ -173,7 +173,7 @@ def reasons_of(request: Request, *, weights: bool = False) -> ReasonMap:
     queries, keys = request.rows, request.columns
     assert isinstance(keys, range)
     head = request.chosen[0] if weights else None
-    attention = request.but(device="cpu", ranks=None).attention
+    attention = request.alone().but(device="cpu").attention
     pattern = attention.pattern
     if not attention.knows_hidden:
         pattern = _Nonzero(attention, tuple(range(request.inputs.H)) if head is None else (head,))

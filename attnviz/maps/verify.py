@@ -80,7 +80,7 @@ def verify(request: Request, shown: AttentionMap, rows: int, *, seed: int = 0) -
     >>> verify(request, attnviz.attention_map(request.inputs, 3, "causal"), 5).holds
     True
     """
-    alone = request.but(ranks=None, checkpoint=None)
+    alone = request.alone()
     edges, attention = alone.edges(), alone.attention
     shape = tuple(len(one) - 1 for one in edges)
     if not isinstance(attention, Computed) or shown.combined or shown.values != "weights" or shown.cells.shape != shape:

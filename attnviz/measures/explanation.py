@@ -251,7 +251,7 @@ def explain(
             total=row.total,
             sink=row.sink,
             measures=tuple(_measure(item, pattern, head, scale) for scale in _scales(item)),
-            excerpt=_excerpt(item, pattern, head, query, position, range(item.S) if counted is None else counted),
+            excerpt=_excerpt(item, pattern, head, query, position, row, range(item.S) if counted is None else counted),
             context=None if v is None else tuple((row.weights @ v[row.positions].double()).tolist()),
         )
 
@@ -380,17 +380,17 @@ def _check_seen(
 
 
 def _excerpt(
-    item: AttentionItem, pattern: Pattern, head: int, query: int, position: int, columns: Sequence[int]
+    item: AttentionItem, pattern: Pattern, head: int, query: int, position: int, row: _Row, columns: Sequence[int]
 ) -> Excerpt:
     """The ends of the head's rows and columns, and what is around the pair."""
     queries = _around(item.T, query, 10)
     keys = [columns[n] for n in _around(len(columns), columns.index(position), 6)]
     rows = Computed(item, pattern).rows(head).read(torch.tensor(queries, device=item.device), weights=False)
-    logits = rows.over(torch.arange(item.S), False).values[:, keys]
+    logits = rows.over(torch.arange(item.S), False).values[:, keys].tolist()
+    own = dict(zip(row.positions, row.logits.tolist(), strict=True))  # said once: blocks of other sizes round otherwise
+    logits[queries.index(query)] = [own.get(key, -math.inf) for key in keys]
     tokens = item.query_labels(queries)
-    return Excerpt(
-        tuple(queries), None if tokens is None else tuple(tokens), tuple(keys), tuple(map(tuple, logits.tolist()))
-    )
+    return Excerpt(tuple(queries), None if tokens is None else tuple(tokens), tuple(keys), tuple(map(tuple, logits)))
 
 
 def _around(count: int, at: int, most: int = 8) -> list[int]:

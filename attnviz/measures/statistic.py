@@ -165,12 +165,10 @@ def norms(vectors: Tensor, item: AttentionItem) -> Tensor:
 class QueryBlock:
     """The queries of a block that see a key, b of them, and what statistics ask of them."""
 
-    def __init__(
-        self, block: Block, item: AttentionItem | None, head: int | None = None, tokens: SameTokens | None = None
-    ) -> None:
+    def __init__(self, block: Block, item: AttentionItem | None, head: int | None = None) -> None:
         """``item`` says where queries and keys stand, and what is global and padding; None: the last T of S keys.
 
-        ``head`` says whose queries these are, and ``tokens`` which keys hold a query's token, where these are known.
+        ``head`` says whose queries these are, where that is known.
         """
         sees = block.visible > 0
         every = bool(sees.all())
@@ -179,7 +177,7 @@ class QueryBlock:
         self.rows = block.rows if every else block.rows[sees]  # (b,) query indices
         self.visible = block.visible if every else block.visible[sees]  # (b,) keys that each sees
         self.keys, self.item, self._block = block.keys, item, block  # (n,) key indices
-        self.head, self._tokens = head, tokens
+        self.head = head
         self._seen = block.seen if every or block.seen is None else block.seen[sees]  # (b, n), None where all are seen
 
     @cached_property
@@ -280,12 +278,13 @@ class QueryBlock:
         Args:
             role: ``duplicate`` or ``induction``, as :class:`~attnviz.measures.tokens.SameTokens` has them.
         """
-        if self._tokens is None:
+        tokens = SameTokens.of(self.item)
+        if tokens is None:
             return None
         if not self.weights.numel():
             return self.zero, ~self.all
         total, sees = self.zero.clone(), ~self.all
-        for part, *pairs in self._tokens.pairs(role, self.rows.cpu().numpy()):
+        for part, *pairs in tokens.pairs(role, self.rows.cpu().numpy()):
             row, key = (torch.from_numpy(index).to(self.rows.device) for index in pairs)
             column, there = self._column(key)
             row, column = row[there] + part, column[there]

@@ -26,7 +26,6 @@ from attnviz.engine.products import multiply
 from attnviz.engine.request import Request, ask_for_weights, asks
 from attnviz.measures.statistic import STATISTICS, HeadKeys, QueryBlock, Statistic, Values, statistic
 from attnviz.measures.tags import tag_of
-from attnviz.measures.tokens import SameTokens
 
 __all__ = [
     "STATISTICS",
@@ -63,10 +62,11 @@ def max_weight(block: QueryBlock) -> Values:
 @statistic()
 def global_mass(block: QueryBlock) -> Values:
     """Weight on global keys."""
-    mask = None if block.item is None else block.item.inputs.global_mask
-    if mask is None or block.item is None or not bool(mask[block.item.batch].any()):
+    item = block.item
+    mask = item.inputs.global_mask if item is not None and item.has_global else None
+    if item is None or mask is None:
         return None
-    return block.mass(mask[block.item.batch].to(block.keys.device)[block.keys]), block.all
+    return block.mass(mask[item.batch].to(block.keys.device)[block.keys]), block.all
 
 
 @statistic()
@@ -153,13 +153,19 @@ def max_k_norm(keys: HeadKeys) -> Values:
     return None if keys.norms is None else (keys.norms, keys.exist)
 
 
+_FEW_CELLS = 1 << 14
+"""Cells whose distances are made one by one: fewer than it pays to be clever about."""
+
+
 def _distance(weights: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
     """The sum of weight times |t - s| over the keys of each query, (b,).
 
-    Keys before every row of the block, or behind every row, are as far from a row as from the block's nearest row
+    In a small block, as it stands there. In others keys before every row of the block, or behind every row, are as far from a row as from the block's nearest row
     and that row's own way on top: three products of a matrix and a vector, where nothing cancels. Only the keys among the rows
     need a distance each.
     """
+    if weights.numel() <= _FEW_CELLS:
+        return (keys - rows[:, None]).abs_().to(weights.dtype).mul_(weights).sum(1)
     low, high = rows.amin(), rows.amax()
     before, behind = keys < low, keys > high
     among = ~(before | behind)
@@ -323,9 +329,8 @@ def seeing_blocks(
     weights: Iterable[Block], head: int, item: AttentionItem | None, progress: Progress | None
 ) -> Iterator[QueryBlock]:
     """The queries of each block that see a key, where there are such."""
-    tokens = SameTokens.of(item)
     for block in weights:
-        seeing = QueryBlock(block, item, head, tokens)
+        seeing = QueryBlock(block, item, head)
         if len(seeing.rows):
             yield seeing
         if progress is not None:
@@ -359,9 +364,10 @@ class _Totals:
     def _add_up(self) -> None:
         """Adds up what came in since the last time: many queries at once, for blocks can be small."""
         for names, found in self._waiting.items():
-            numbers, there = (torch.cat(each, dim=1) for each in zip(*found, strict=True))
-            numbers = numbers.double()
-            sums, counts = torch.where(there, numbers, 0).sum(1).tolist(), there.sum(1).tolist()
+            numbers, there = (
+                (torch.cat(each, dim=1) for each in zip(*found, strict=True)) if len(found) > 1 else found[0]
+            )
+            sums, counts = torch.where(there, numbers, 0).sum(1, dtype=torch.float64).tolist(), there.sum(1).tolist()
             largest = torch.where(there, numbers, -torch.inf).amax(1).tolist()
             for name, one, count, most in zip(names, sums, counts, largest, strict=True):
                 self._sum[name] += one

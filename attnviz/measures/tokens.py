@@ -47,8 +47,11 @@ class SameTokens:
 
     @classmethod
     def of(cls, item: AttentionItem | None) -> SameTokens | None:
-        """Those of an item; None where it has no tokens, or no order."""
-        return None if item is None or item.cross or item.inputs.tokens is None else cls(item)
+        """Those of an item; None where it has no tokens, or no order. They are kept with it: all heads have the same."""
+        if item is None or item.cross or item.inputs.tokens is None:
+            return None
+        kept: SameTokens = vars(item).get(cls.__name__) or vars(item).setdefault(cls.__name__, cls(item))
+        return kept
 
     def pairs(self, role: str, rows: Positions) -> Iterator[_Index]:
         """The pairs of some queries, in parts: the place in ``rows`` where a part begins, each pair's place in it, and its key."""

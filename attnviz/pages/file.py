@@ -13,7 +13,7 @@ from attnviz.base.errors import InputError
 from attnviz.base.selections import parse_bytes
 from attnviz.base.spans import Hide, Spans
 from attnviz.base.types import Label, Progress
-from attnviz.base.writing import check_output
+from attnviz.base.writing import as_path, check_output
 from attnviz.pages.asked import Shown, asked
 from attnviz.pages.html import MOST_BYTES, write_page
 
@@ -70,7 +70,7 @@ def page(
     inputs = [
         Path(one) for one in (shown.values() if isinstance(shown, Mapping) else [shown]) if isinstance(one, str | Path)
     ]
-    out = check_output(Path(path), (".html", ".htm"), inputs=inputs)
+    out = check_output(as_path(path), (".html", ".htm"), inputs=inputs)
     bound = parse_bytes(most, option="most") if isinstance(most, str) else most
     if bound < 1:
         raise InputError(f"most is {most}; give the bytes that the file may have, or text like '1GB'")

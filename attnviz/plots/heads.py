@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COLORS = tuple(name for name in COLORS if name != "marks")  # of numbers, none is marked
 
 
-@looks("width", *_COLORS)
+@looks("width", *_COLORS, of="head_statistics")
 def plot_statistics(
     rows: Sequence[HeadStatistics],
     statistic: str = "entropy",
@@ -72,7 +72,7 @@ def plot_statistics(
     return found if ax is not None else showing(found)
 
 
-@looks("width")
+@looks("width", of="head_curves")
 def plot_curves(
     found: Sequence[HeadCurves],
     curve: str = "windows",

@@ -161,7 +161,7 @@ main { max-width: 46rem; margin: 0 auto; padding: 2rem 1rem 4rem; }
 h1, h2, h3 { line-height: 1.3; } h2 { margin-top: 2.4em; }
 pre, code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .92em; background: %(code)s; border-radius: 4px; }
 code { padding: .1em .25em; } pre { padding: .7em 1em; overflow-x: auto; } pre code { padding: 0; }
-table { border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }
+table { margin: 1em 0; border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }
 th, td { padding: .2em .7em; border-bottom: 1px solid color-mix(in srgb, currentColor 22%%, transparent); }
 img { max-width: 100%%; height: auto; }
 """

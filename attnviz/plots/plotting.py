@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from attnviz.attention.derived import SomeInputs
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.patterns import Pattern
+from attnviz.attention.taken import takes_arrays
 from attnviz.base.errors import InputError, not_one_of
 from attnviz.base.types import Label
 from attnviz.captures.run import Run
@@ -334,6 +335,7 @@ def plot_pattern(
     return found if ax is not None else showing(found)
 
 
+@takes_arrays
 @looks("width", "dpi", *COLORS)
 def plot_lesson(
     inputs: Inputs,

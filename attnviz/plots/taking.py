@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from attnviz.base.errors import close_to
+from attnviz.attention.inputs import Inputs
+from attnviz.attention.taken import is_array
+from attnviz.base.errors import InputError
 from attnviz.base.types import Progress
-from attnviz.engine.request import DERIVED, Request, asks
+from attnviz.engine.request import DERIVED, Request, asks, check_options
 from attnviz.plots.look import COLORS, Look
 from attnviz.plots.said import options as options_of
 
@@ -35,14 +37,21 @@ def takes(
     left = _OF_FILES if colors else (*_OF_FILES, *COLORS)
 
     def said(function: _Function) -> _Function:
-        function = asks(*(name for name in _ASKED if name not in without), derived=derived, arrays=arrays)(function)
+        function = asks(*(name for name in _ASKED if name not in without), derived=derived, arrays=arrays, looks=True)(
+            function
+        )
         return _listed(function, [field.name for field in options_of(Look) if field.name not in left])
 
     return said
 
 
-def looks(*names: str) -> Callable[[_Function], _Function]:
-    """Likewise a function of what is computed already, which takes ``**look``: these parts of a look, and no others."""
+def looks(*names: str, of: str = "") -> Callable[[_Function], _Function]:
+    """Likewise a function of what is computed already, which takes ``**look``: these parts of a look, and no others.
+
+    Args:
+        names: the parts.
+        of: what computes it, which is said where inputs or arrays are given in its place.
+    """
 
     def said(function: _Function) -> _Function:
         listed = _listed(function, names)
@@ -50,7 +59,10 @@ def looks(*names: str) -> Callable[[_Function], _Function]:
 
         @wraps(function)
         def taking(*args: Any, **given: Any) -> Any:
-            _check_known([name for name in given if name not in known], known)
+            if of and args and (isinstance(args[0], Inputs) or is_array(args[0])):
+                name = f"attnviz.{function.__name__}"
+                raise InputError(f"{name} draws what attnviz.{of} counts: {name}(attnviz.{of}(inputs))")
+            check_options([name for name in given if name not in known], known)
             return function(*args, **given)
 
         return cast("_Function", taking)
@@ -77,15 +89,6 @@ def _plain(help: str) -> str:
     return help.partition("  \\[")[0]
 
 
-_INSTEAD = {
-    "causal": "; pass pattern='causal'",
-    "layer": "; pass the inputs of that layer: load(path, layer=...) of a file, run.inputs(...) of a capture",
-    "mask": "; pass attnviz.with_mask(inputs, mask)",
-    "window": "; pass pattern=attnviz.Local(window)",
-}
-"""What to pass for what the command line has as options, and other libraries as arguments."""
-
-
 def split(options: dict[str, Any], *, colors: bool = True) -> tuple[dict[str, Any], Look, Progress | None]:
     """What is asked, how it looks, and who is told how far it is. ``colors``: as in :func:`takes`."""
     given = dict(options)
@@ -93,11 +96,5 @@ def split(options: dict[str, Any], *, colors: bool = True) -> tuple[dict[str, An
     names = [*(field.name for field in fields(Request)), *DERIVED]
     what = {name: given.pop(name) for name in names if name in given}
     looks = [field.name for field in options_of(Look) if colors or field.name not in COLORS]
-    _check_known([name for name in given if name not in looks], [*names, *looks, "progress"])
+    check_options([name for name in given if name not in looks], [*names, *looks, "progress"])
     return what, Look(**given), progress
-
-
-def _check_known(strangers: Iterable[str], known: Iterable[str]) -> None:
-    """Raises TypeError for an option that there isn't, with the one that was meant."""
-    for name in strangers:
-        raise TypeError(f"there is no option {name!r}{_INSTEAD.get(name) or close_to(name, known)}")

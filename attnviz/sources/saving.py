@@ -36,11 +36,12 @@ def save(path: str | Path, inputs: Inputs | Sequence[Inputs]) -> None:
     ...     attnviz.load(f"{folder}/run.npz", layer=1).H
     8
     """
+    path = as_path(path)
     if isinstance(inputs, Iterator):
         inputs = list(inputs)
     if not isinstance(inputs, Sequence):
         said = dump_metadata(layer_metadata(inputs), version=format_of(inputs))
-        write_tensors(as_path(path), tensors_of(inputs), said)
+        write_tensors(path, tensors_of(inputs), said)
         return
     tensors: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Any]] = {}

@@ -191,3 +191,98 @@ def test_arrays_are_told_from_lists_of_heads():
 def test_layers_are_saved_one_after_another(tmp_path):
     attnviz.save(tmp_path / "two.npz", (attnviz.synthesize(seed=seed) for seed in range(2)))
     assert attnviz.load(tmp_path / "two.npz", layer=1).H == 8
+
+
+SAID = {
+    "global_mask": np.eye(10, dtype=bool)[3],
+    "key_padding_mask": np.arange(10) < 7,
+    "scale": 0.3,
+    "softcap": 2.0,
+    "sinks": np.ones(4, dtype=np.float32),
+    "alibi_slopes": np.ones(4, dtype=np.float32),
+    "tokens": [str(n) for n in range(10)],
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_inputs_are_told_by_name_arrays_are_told_too(name):
+    said = {name: SAID[name]}
+    pattern = {} if name == "global_mask" else {"pattern": "full"}
+    inputs = attnviz.AttentionInputs(q, k, v, **said, **pattern)
+    same = {"rtol": 0, "atol": 0, "equal_nan": True}
+    torch.testing.assert_close(attnviz.score(q, k, v, **said).weights, attnviz.score(inputs).weights, **same)
+    torch.testing.assert_close(attnviz.context(q, k, v, **said), attnviz.context(inputs), **same)
+
+
+def test_arrays_have_the_layout_that_is_named():
+    turned = [one.transpose(0, 1).contiguous()[None] for one in (q, k)]
+    assert torch.equal(attnviz.score(*turned, layout="bthd").weights, attnviz.score(q, k).weights)
+
+
+def test_weights_are_told_by_name_what_they_are_of():
+    exists = torch.arange(10) < 7
+    weights = torch.softmax((q @ k.mT).masked_fill(~exists, -torch.inf), -1)
+    found = attnviz.head_statistics(weights, key_padding_mask=exists[None])
+    assert found == attnviz.head_statistics(attnviz.AttentionWeights(weights, key_padding_mask=exists[None]))
+
+
+def test_a_data_frame_is_an_array_and_a_number_of_numpy_is_none():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(WEIGHTS[0].numpy())
+    assert torch.equal(taken(frame).weights, WEIGHTS[:1][None])
+    assert not is_array(np.int64(3))
+    assert not is_array(np.float32(0.5))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [attnviz.score, attnviz.head_statistics, attnviz.query_statistics, attnviz.attention_map, attnviz.context],
+)
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [("paterrn", "did you mean pattern?"), ("causal", "pass pattern='causal'"), ("window", "attnviz.Local(window)")],
+)
+def test_an_option_that_is_none_is_told_by_functions_that_count_too(function, option, says):
+    head = {"head": 0} if function is attnviz.attention_map else {}
+    with pytest.raises(TypeError, match=rf"there is no option '{option}'.*{re.escape(says)}"):
+        function(q, k, **head, **{option: True})
+
+
+def test_counts_are_asked_for_where_inputs_are_given_to_what_draws_counts():
+    for what in ((q, k), (INPUTS,), (WEIGHTS,)):
+        with pytest.raises(attnviz.InputError, match=re.escape("plot_statistics(attnviz.head_statistics(inputs))")):
+            attnviz.plot_statistics(*what)
+        with pytest.raises(attnviz.InputError, match=re.escape("plot_curves(attnviz.head_curves(inputs))")):
+            attnviz.plot_curves(*what)
+
+
+def test_a_file_that_does_not_come_first_is_asked_for(tmp_path):
+    for write, name in ((attnviz.save, "x.npz"), (attnviz.page, "x.html")):
+        with pytest.raises(attnviz.InputError, match=r"a file's name comes first.*AttentionInputs"):
+            write(INPUTS, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_of_batch_items_say_what_makes_layers_of_them():
+    with pytest.raises(attnviz.InputError, match=r"3 arrays.*attnviz\.weights\.from_attentions"):
+        attnviz.plot_overview(tuple(WEIGHTS[None] for _ in range(3)))
+
+
+def test_a_pattern_alone_and_whole_numbers_say_what_to_pass():
+    for name in ("causal", "local:window=2"):
+        with pytest.raises(attnviz.InputError, match=rf"inputs, pattern='{name}'"):
+            attnviz.plot_pattern(name)
+    with pytest.raises(attnviz.InputError, match=r"torch\.int64.*floating point"):
+        attnviz.plot(np.eye(4, dtype=np.int64))
+
+
+def test_a_figure_of_a_lesson_takes_arrays():
+    drawn = attnviz.plot_lesson(q, k, pattern="causal", tokens=[f"w{n}" for n in range(10)])
+    assert "w9" in {label.get_text().split()[-1] for label in drawn.axes[0].get_yticklabels()}
+
+
+def test_values_in_the_place_of_a_mask_are_asked_for_by_name():
+    out = attnviz.context(q, k, v, pattern="causal")
+    with pytest.raises(attnviz.InputError, match=r"shape of values; v goes by name: \(actual, q, k, v=v\)"):
+        attnviz.assert_attention_close(out, q, k, v, pattern="causal")
+    attnviz.assert_attention_close(out, q, k, v=v, pattern="causal")

@@ -135,6 +135,46 @@ def test_what_no_version_writes_is_one_line_that_names_the_file(said: Any, error
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("layout", ["halves", "interleaved"])
+def test_layers_that_are_given_the_same_factors_are_each_held_against_their_kernel(layout: str) -> None:
+    torch.manual_seed(0)
+    (H, T, D), turning = (2, 9, 8), Turning()
+    said = [Rotary(layout, [1.0, 0.5, 0.1, 0.02]), Rotary(layout, [0.7, 0.4, 0.2, 0.05])]
+    place = {dim: n for n, pair in enumerate(said[0].pairs) for dim in pair}
+    factors = torch.stack(
+        [torch.arange(T)[:, None] * torch.tensor([said[0].frequencies[place[d]] for d in range(D)])] * 2
+    )
+    cosines, sines = factors[0].cos()[None, None], factors[1].sin()[None, None]
+    sign = torch.tensor([-1.0 if dim in {a for a, _ in said[0].pairs} else 1.0 for dim in range(D)])
+    other = torch.tensor([b if d == a else a for d in range(D) for a, b in said[0].pairs if d in (a, b)])
+
+    def layer() -> list[Tensor]:
+        made = []
+        for x in torch.randn(2, 1, H, T, D):
+            turned_by = x[..., other] * sign
+            turning.heard((x, cosines))
+            turning.heard((turned_by, sines))
+            made.append(x * cosines + turned_by * sines)
+        return made
+
+    def found(q: Tensor, k: Tensor) -> Rotary | None:
+        return turning.of(q, k, [torch.tensor(one.frequencies) for one in said])
+
+    for seen in (lambda q, k: (q, k), lambda q, k: (3 * q, k), lambda q, k: (q, torch.cat([k, k], 2))):
+        assert _near(found(*seen(*layer())), said[0])
+    for seen in (lambda q, k: (k.flip(2), k), lambda q, k: (q, torch.randn_like(k)), lambda q, k: (-q, k)):
+        assert found(*seen(*layer())) is None
+    angles = torch.arange(T)[:, None] * torch.tensor([said[1].frequencies[place[d]] for d in range(D)])
+    cosines.copy_(angles.cos())
+    sines.copy_(angles.sin())
+    for _ in range(2):
+        assert _near(found(*layer()), said[1])
+
+
+def _near(found: Rotary | None, said: Rotary) -> bool:
+    return found is not None and found.layout == said.layout and found.frequencies == pytest.approx(said.frequencies)
+
+
 def test_products_of_other_kinds_are_passed_over() -> None:
     turning, x = Turning(), torch.ones(1, 2, 3, 4)
     nested = torch.nested.nested_tensor([torch.ones(2, 3, 4)], layout=torch.jagged)

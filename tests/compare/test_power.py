@@ -7,7 +7,7 @@ import torch
 
 from attnviz import assert_attention_close
 from tests.faulty import CASES, MISTAKES
-from tests.power import DOCS, DTYPES, LENGTHS, plane, planted, red_cases, red_gradients, red_kernels, table
+from tests.power import DOCS, DTYPES, LENGTHS, SHAPES, plane, planted, red_cases, red_gradients, red_kernels, table
 
 HALF = ("float32", "float16", "bfloat16")
 
@@ -43,13 +43,14 @@ def test_every_fault_is_named_in_every_case_dtype_and_output(mistake, dtype):
 
 
 @pytest.mark.power
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("T", "S", "seeds", "at_once"),
-    [(16, 16, 1000, 50), (128, 128, 1000, 50), (1024, 1024, 1000, 20), (7, 1024, 100, 10), (2048, 16_384, 3, 1)],
+    ("T", "S", "seeds", "flex"),
+    [(2048, 16_384, 7, 0), (1024, 1024, 1000, 23), (7, 1024, 100, 100), (128, 128, 1000, 1000), (16, 16, 1000, 1000)],
 )
-def test_right_kernels_are_never_red(dtype, T, S, seeds, at_once):
-    assert red_kernels(dtype, T, S, seeds, at_once=at_once) == []
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_right_kernels_are_never_red(shape, dtype, T, S, seeds, flex):
+    assert red_kernels(dtype, T, S, seeds, shapes=[shape], flex=flex) == []
 
 
 @pytest.mark.power
@@ -69,7 +70,8 @@ def test_right_kernels_of_every_case_are_never_red(dtype, T, seeds):
 
 def test_a_part_of_the_power_right_kernels_of_every_pattern():
     for dtype in HALF:
-        assert red_kernels(dtype, 16, 16, 7, at_once=1, threads=(1,), flex=1) == []
+        assert red_kernels(dtype, 16, 16, 7, threads=(1,)) == []
+        assert red_kernels(dtype, 16, 16, 7, threads=(1,), shapes=["causal window"], flex=1) == []
         assert red_gradients(dtype, 12, 7) == []
     assert red_cases("bfloat16", 16, 1) == []
 

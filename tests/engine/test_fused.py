@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from attnviz import AttentionInputs, Causal, Full, GlobalKeys, Local, longformer
 from attnviz.attention.patterns import Pattern
 from attnviz.base.bins import bin_edges
-from attnviz.engine.reducer import Reduced, has_triton, reduce_fused, reduce_map
-from tests.strategies import normal
+from attnviz.engine.reducer import Reduced, has_triton, reduce_fused
+from tests import reference
+from tests.reference import Rule
+from tests.strategies import Call, normal, pattern_of
 
 if not has_triton():
     pytest.skip("no Triton that the kernel is written for", allow_module_level=True)
@@ -27,13 +30,14 @@ from attnviz.engine.fused import FusedMap, Launch  # after the interpreter is ch
 SMALL = Launch(16, 16, 4, 2)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 U = 2.0**-24
-PATTERNS: dict[str, Pattern] = {
-    "full": Full(),
-    "causal": Causal(),
-    "local": Local(3),
-    "wide": Local(20),
-    "causal local": Local(5) & Causal(),
+RULES: dict[str, Rule] = {
+    "full": ("full",),
+    "causal": ("causal",),
+    "local": ("local", 3, 1),
+    "wide": ("local", 20, 1),
+    "causal local": ("and", ("local", 5, 1), ("causal",)),
 }
+PATTERNS = {name: pattern_of(rule) for name, rule in RULES.items()}
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -49,16 +53,24 @@ def fused(inputs: AttentionInputs, pattern: Pattern, head: int, *edges: np.ndarr
     return found
 
 
-def exact(inputs: AttentionInputs, pattern: Pattern, head: int, *edges: np.ndarray) -> Reduced:
-    """By the plain path, which other tests hold against the reference, in float64 on the inputs as they are rounded."""
-    wide = {name: getattr(inputs, name) for name in ("key_padding_mask", "query_padding_mask", "softcap", "sinks")}
-    return reduce_map(
-        AttentionInputs(inputs.q.double(), inputs.k.double(), scale=inputs.scale, **wide).item(),
-        pattern,
-        head,
-        *edges,
-        reductions=("max", "mass"),
-    )
+@dataclass(frozen=True)
+class Exact:
+    """What the reference, loops in float64, gives of the inputs as they are rounded."""
+
+    max: np.ndarray
+    mass: np.ndarray
+    counts: np.ndarray
+    log_sum_exp: np.ndarray
+
+
+def exact(inputs: AttentionInputs, pattern: Pattern, head: int, *edges: np.ndarray) -> Exact:
+    call = Call(inputs, RULES[next(name for name, one in PATTERNS.items() if one == pattern)], 0)
+    bins = [[range(int(a), int(b)) for a, b in pairwise(of)] for of in edges]
+    weights, visible = call.expected().weights[head], call.visible(head)
+    counts = [int(visible[rows.start : rows.stop].any(1).sum()) for rows in bins[0]]
+    cells = [reference.binned(weights, visible, *bins, reduce) for reduce in ("max", "mass")]
+    queries = slice(int(edges[0][0]), int(edges[0][-1]))
+    return Exact(*cells, np.array(counts), call.log_sum_exp(head)[queries])
 
 
 def largest_logit(inputs: AttentionInputs) -> float:
@@ -67,7 +79,7 @@ def largest_logit(inputs: AttentionInputs) -> float:
     return float((q @ k.mT).max()) * (inputs.scale or inputs.D**-0.5)
 
 
-def assert_same(found: Reduced, wanted: Reduced, L: float) -> None:
+def assert_same(found: Reduced, wanted: Exact, L: float) -> None:
     rtol = np.expm1(min(8 * U * (L + 2), 50.0)) + 16 * U
     for one, other in ((found.max, wanted.max), (found.mass, wanted.mass)):
         np.testing.assert_allclose(one, other, rtol=rtol, atol=1e-20)
@@ -126,8 +138,10 @@ def test_either_reduction_alone_has_the_same_bits_and_so_has_another_run(problem
 @given(problem=problems())
 def test_a_part_with_known_denominators_is_that_part_of_the_whole(problem):
     whole = exact(*problem)
-    found = fused(*problem, denominators=whole.denominators)
-    assert found.denominators is whole.denominators
+    sums = torch.from_numpy(whole.log_sum_exp)
+    known = torch.stack([sums, torch.ones_like(sums)], dim=1)
+    found = fused(*problem, denominators=known)
+    assert found.denominators is known
     assert_same(found, whole, largest_logit(problem[0]))
     assert not (np.nan_to_num(found.max) > 1).any()
 

@@ -12,8 +12,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from queue import Queue
-from threading import Lock
+from threading import Event, get_ident
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,19 +24,22 @@ from hypothesis import strategies as st
 import attnviz
 from attnviz import AttentionInputs
 from attnviz.attention.item import AttentionItem
-from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Pattern, longformer
+from attnviz.attention.patterns import Causal, Full, GlobalKeys, Local, Masked, Pattern, longformer
 from attnviz.base.bins import bin_edges
 from attnviz.cli.main import main
 from attnviz.engine.attention import Computed
+from attnviz.engine.identity import read_alike
 from attnviz.engine.plan import shares
-from attnviz.engine.ranks import Ranks, digest, rank_device
+from attnviz.engine.ranks import Ranks, rank_device
 from attnviz.engine.reducer import REDUCTIONS, Wanted, reduce_map
+from attnviz.engine.request import Request, ask
 from attnviz.engine.tiles import TileSize
+from attnviz.maps.map import map_of, maps_of
+from attnviz.plots.kinds.heatmap import standing_out
 from tests import warm
 from tests.cases import small
+from tests.ranks import PATIENCE, together
 from tests.strategies import normal
-
-PATIENCE = 240  # seconds; a rank that hangs is a failure, not a stuck build
 
 
 def test_ranks_that_read_other_inputs_stop(tmp_path, start):
@@ -56,16 +59,16 @@ def test_ranks_that_read_other_inputs_stop(tmp_path, start):
 @given(data=st.data())
 def test_a_digest_tells_inputs_apart(data):
     inputs = small(batch=1, tokens=5)
-    whole = digest(inputs.item(), Causal(), 1)
-    assert digest(small(batch=1, tokens=5).item(), Causal(), 1) == whole
-    assert digest(inputs.item(), Full(), 1) != whole
+    whole = read_alike(inputs.item(), Causal(), [1])
+    assert read_alike(small(batch=1, tokens=5).item(), Causal(), [1]) == whole
+    assert read_alike(inputs.item(), Full(), [1]) != whole
     name = data.draw(st.sampled_from(["k", "global_mask", "scale"]))
     changed = getattr(inputs, name)
     if name == "k":
         changed = changed.clone()
         changed[0, inputs.item().kv_head(1), data.draw(st.integers(0, 4)), 0] += 1
     changed = ~changed if name == "global_mask" else 0.5 if name == "scale" else changed
-    assert digest(replace(inputs, **{name: changed}).item(), Causal(), 1) != whole
+    assert read_alike(replace(inputs, **{name: changed}).item(), Causal(), [1]) != whole
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -139,6 +142,20 @@ def test_a_picture_and_its_data_have_the_same_bits_from_torchrun(tmp_path, alone
 
 
 @pytest.mark.sweep
+def test_a_whole_model_has_the_same_bits_from_three_ranks(tmp_path, alone, start):
+    dump, kept = tmp_path / "run.npz", tmp_path / "parts"
+    layers = [attnviz.synthesize(seed=seed, heads=2, kv_heads=1, tokens=600) for seed in range(2)]
+    np.savez(dump, **{f"layers.{n}.{name}": getattr(one, name) for n, one in enumerate(layers) for name in "qk"})
+    options = [dump, "--pattern", "causal", "--checkpoint", kept]
+    three = [start(rank, 3, "overview", *options, "-o", tmp_path / "three.png") for rank in range(3)]
+    assert [ends(process)[0] for process in three] == [0, 0, 0]
+    assert list(kept.iterdir())
+    alone("overview", *options, "-o", tmp_path / "again.png")
+    alone("overview", *options[:-2], "-o", tmp_path / "one.png")
+    assert len({(tmp_path / f"{name}.png").read_bytes() for name in ("one", "three", "again")}) == 1
+
+
+@pytest.mark.sweep
 def test_three_ranks_of_a_ragged_causal_map_give_the_bits_of_one(tmp_path, alone, start):
     dump = tmp_path / "dump.safetensors"
     attnviz.save(dump, small(batch=1, tokens=1237))
@@ -207,53 +224,120 @@ def test_shares_put_together_have_the_bits_of_the_whole(name, data):
     np.testing.assert_array_equal(torch.cat([part.denominators for part in parts]), whole.denominators)
 
 
-class Threads:
-    """Ranks as threads of this process: what they tell each other goes through queues."""
-
-    def __init__(self, rank: int, tickets: dict[str, int], queues: dict[tuple[int, int], Queue]) -> None:
-        self.rank, self.tickets, self.queues = rank, tickets, queues
-
-    def ticket(self, name: str) -> int:
-        with LOCK:
-            self.tickets[name] = self.tickets.get(name, -1) + 1
-            return self.tickets[name]
-
-    def send(self, tensor: torch.Tensor, to: int) -> None:
-        self.queues[self.rank, to].put(tensor.clone())
-
-    def receive(self, tensor: torch.Tensor, source: int) -> None:
-        tensor.copy_(self.queues[source, self.rank].get(timeout=PATIENCE))
-
-    def arrived(self) -> None:
-        pass
-
-    def wait(self) -> None:
-        pass
-
-
-LOCK = Lock()
-
-
 @pytest.fixture
 def world():
     """Makes a map by ranks that are threads of this process."""
 
     def world(size: int):
-        queues: dict[tuple[int, int], Queue] = {pair: Queue() for pair in itertools.product(range(size), repeat=2)}
-        tickets: dict[str, int] = {}
-        ranks = [Ranks(rank, size, Threads(rank, tickets, queues)) for rank in range(size)]
-
         def run(item: AttentionItem, pattern: Pattern, *arguments, **options):
-            with ThreadPoolExecutor(size) as pool:
-                asked = (Computed(item, pattern), *arguments, Wanted(**options))
-                found = [pool.submit(rank.reduce_map, *asked) for rank in ranks]
-                made = [one.result(PATIENCE) for one in found]
-            assert all(queue.empty() for queue in queues.values())
-            return made[0]
+            asked = (Computed(item, pattern), *arguments, Wanted(**options))
+            return together(size, lambda rank: rank.reduce_map(*asked))[0]
 
         return run
 
     return world
+
+
+# One queue of layers, heads and rows
+
+
+LAYERS = [small(batch=1, heads=heads, kv_heads=1, tokens=tokens) for heads, tokens in ((3, 150), (2, 97))]
+
+
+def overview(ranks: Ranks | None, **more: Any) -> list[Any]:
+    """The cells of every head of two layers, in parts of a few rows."""
+    asked = [Request(layer, Causal(), pixels=20, memory=30_000, ranks=ranks, **more) for layer in LAYERS]
+    return [shown.cells for request in asked for shown in maps_of(request)]
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[tuple[int, int, range]]:
+    """The parts that are made: of how many queries the map is, its head, and the rows."""
+    parts: list[tuple[int, int, range]] = []
+    reduced = Computed.reduced
+
+    def watched(self, head, rows, *rest):
+        parts.append((self.item.T, head, range(int(rows[0]), int(rows[-1]))))
+        return reduced(self, head, rows, *rest)
+
+    monkeypatch.setattr(Computed, "reduced", watched)
+    return parts
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_layers_and_heads_of_several_ranks_have_the_bits_of_one(size, tmp_path, made):
+    alone = overview(None)
+    made.clear()
+    together(size, lambda rank: overview(rank, checkpoint=tmp_path))
+    assert len(made) > len(alone) == 5, "heads are made in parts"
+    rows = sorted((T, head, t) for T, head, part in made for t in part)
+    assert rows == sorted((layer.T, head, t) for layer in LAYERS for head in range(layer.H) for t in range(layer.T))
+    made.clear()
+    # Any number of ranks goes on from what these left, and makes nothing again.
+    for found in (
+        overview(None, checkpoint=tmp_path),
+        together(5 - size, lambda rank: overview(rank, checkpoint=tmp_path))[0],
+    ):
+        assert not made
+        for cells, expected in zip(found, alone, strict=True):
+            np.testing.assert_array_equal(cells, expected)
+
+
+def test_a_rank_goes_on_to_other_heads_while_another_is_at_its_part(monkeypatch):
+    at_work, last_head = Event(), Event()
+    slow: list[int] = []
+    reduced = Computed.reduced
+
+    def watched(self, head, *rest):
+        if get_ident() not in slow:
+            assert at_work.wait(PATIENCE)
+        elif not at_work.is_set():
+            at_work.set()
+            assert last_head.wait(PATIENCE), "the other rank waits for this one, and there is work"
+        found = reduced(self, head, *rest)
+        if head == LAYERS[0].H - 1:
+            last_head.set()
+        return found
+
+    def work(rank: Ranks) -> list[Any]:
+        slow.extend([get_ident()] * rank.rank)
+        return overview(rank)
+
+    expected = overview(None)
+    monkeypatch.setattr(Computed, "reduced", watched)
+    for found, cells in zip(together(2, work)[0], expected, strict=True):
+        np.testing.assert_array_equal(found, cells)
+
+
+def test_what_rank_0_adds_to_a_figure_waits_for_nobody():
+    inputs = attnviz.synthesize(heads=1, kv_heads=1, tokens=200)
+    inputs.q[..., 0], inputs.k[..., 0] = 0, 0
+    inputs.q[0, 0, 150, 0] = inputs.k[0, 0, 70, 0] = 30
+    request = Request(inputs, Full(), pixels=50)
+    shown = map_of(request)
+    nobody: Any = object()
+    part = standing_out(request.but(ranks=Ranks(0, 2, nobody)), shown)
+    assert part is not None
+    assert 150 in part.queries
+    assert 70 in part.keys
+
+
+def test_what_is_made_of_others_is_told_from_others():
+    def identity(request: Request) -> bytes:
+        return read_alike(request.item, request.attention.pattern, request.chosen)
+
+    layers = [small(batch=1), small(batch=1, seed=5)]
+    other = [layers[0], replace(layers[1], k=layers[1].k + (torch.arange(6) == 3)[:, None])]
+    values = [layers[0], replace(layers[1], v=layers[1].v + 1)]
+    for asked in ({"mean": "layers"}, {"rollout": True}, {"max": "heads,layers"}, {"mean": "layers", "hide": "0"}):
+        assert identity(ask(layers, Causal(), **asked)) == identity(ask(layers, Causal(), **asked)), asked
+        assert identity(ask(layers, Causal(), **asked)) != identity(ask(other, Causal(), **asked)), asked
+    norms = {"mean": "layers", "values": "norms"}
+    assert identity(ask(layers, Causal(), **norms)) != identity(ask(values, Causal(), **norms))
+    alone = {"inputs": layers[1], "pattern": Causal(), "hide": "0"}
+    assert identity(Request(**alone)) != identity(Request(**{**alone, "inputs": other[1]}))
+    masks = [Masked(torch.ones(6, 6).tril(n).bool()) for n in (0, 1)]
+    assert len({read_alike(layers[0].item(), mask, [0]) for mask in masks}) == 2
 
 
 @pytest.mark.sweep(keep=1)
@@ -340,30 +424,31 @@ def test_a_rank_that_cannot_read_its_file_stops_the_others(tmp_path, start, bad)
 
 def test_a_rank_that_is_killed_stops_the_others(tmp_path, start):
     dump = tmp_path / "dump.safetensors"
-    attnviz.save(dump, attnviz.synthesize(heads=100, kv_heads=1, tokens=8192, head_dim=8))  # much work, if it were let
+    attnviz.save(dump, attnviz.synthesize(heads=300, kv_heads=1, tokens=4096, head_dim=8))  # much work, if it were let
     before = sorted(tmp_path.iterdir())
     screen, terminal = pty.openpty()  # rank 0 believes that a person watches, and shows when the ranks are at work
     arguments = ("plot", dump, "--pattern", "full", "-o", tmp_path / "map.npz")
     ranks = [start(rank, 3, *arguments, stderr=terminal if rank == 0 else subprocess.PIPE) for rank in range(3)]
     os.close(terminal)
-    seen = b""
-    while b"tokens/s" not in seen:
-        assert select.select([screen], [], [], PATIENCE)[0], f"rank 0 did not start: {seen!r}"
-        seen += os.read(screen, 1 << 16)
-    ranks[1].kill()
+    at_work = Event()
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(all_of, screen, at_work)  # a terminal that nobody reads stops who writes to it
+        assert at_work.wait(PATIENCE), "rank 0 did not start"
+        ranks[1].kill()
+        shown = seen.result(PATIENCE)
     code, said = ends(ranks[2])
     assert code == 2, said
     assert len(said) == 1, said
     assert said[0].startswith("attnviz: another rank stopped before the")
     assert len(said[0]) < 200, said  # gloo's own words are long, and begin with a file of its own
     assert ".cc" not in said[0]
-    assert b"attnviz: another rank stopped before the" in rest_of(screen)
+    assert b"attnviz: another rank stopped before the" in shown
     assert ranks[0].wait(PATIENCE) == 2
     assert sorted(tmp_path.iterdir()) == before
 
 
-def rest_of(screen: int) -> bytes:
-    """What comes on a terminal until the program on it has ended."""
+def all_of(screen: int, at_work: Event) -> bytes:
+    """What comes on a terminal until the program on it has ended; tells when it shows how fast it works."""
     shown = b""
     while select.select([screen], [], [], PATIENCE)[0]:
         try:
@@ -373,5 +458,7 @@ def rest_of(screen: int) -> bytes:
         if not part:
             break
         shown += part
+        if b"tokens/s" in shown:
+            at_work.set()
     os.close(screen)
     return shown

@@ -29,20 +29,6 @@ def edges_of(T: int, S: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     return bin_edges(range(T), min(T, pixels)), bin_edges(range(S), min(S, pixels))
 
 
-def denominators(call: Call, head: int) -> np.ndarray:
-    """(T,) log of the sum of exp over the visible keys and the sink; NaN where a query sees nothing."""
-    logits = call.expected().logits[head]
-    sinks = call.inputs.sinks
-    extra = [] if sinks is None else [float(sinks[head])]
-    found = np.full(len(logits), np.nan)
-    for t, row in enumerate(logits):
-        seen = [float(x) for x in row if x > -math.inf]
-        if seen:
-            peak = max(seen + extra)
-            found[t] = peak + math.log(math.fsum(math.exp(x - peak) for x in seen + extra))
-    return found
-
-
 # Any call, in tiles of any size
 
 
@@ -61,7 +47,7 @@ def test_both_reductions_of_tiny_tiles_are_those_of_the_whole_map(dtype, data):
         expected = reference.picture(weights, visible, range(T), range(S), pixels, reduce)
         np.testing.assert_allclose(cells, expected, rtol=0, atol=4 * call.tolerance)
     close = 1e-11 if dtype == "float64" else 1e-5
-    np.testing.assert_allclose(found.log_sum_exp, denominators(call, head), rtol=close, atol=close)
+    np.testing.assert_allclose(found.log_sum_exp, call.log_sum_exp(head), rtol=close, atol=close)
     row_edges = edges_of(T, S, pixels)[0]
     assert found.counts.tolist() == np.add.reduceat(visible.any(1).astype(int), row_edges[:-1]).tolist()
 
@@ -76,7 +62,7 @@ def test_a_part_of_a_map_with_known_denominators_is_that_part_of_the_whole(call,
         range(across, data.draw(st.integers(across + 1, S))),
     )
     item = call.inputs.item(call.batch)
-    known = torch.from_numpy(denominators(call, 0)[first : rows.stop])
+    known = torch.from_numpy(call.log_sum_exp(0)[first : rows.stop])
     found = reduce_map(
         item,
         call.pattern,
@@ -109,7 +95,7 @@ def test_a_sink_takes_its_share_of_the_mass():
     call = Call(inputs, ("causal",), 0)
     edges = edges_of(6, 6, 6)
     found = reduce_map(inputs.item(0), Causal(), 0, *edges, reductions=("mass",))
-    left = np.exp(2.0 - denominators(call, 0))
+    left = np.exp(2.0 - call.log_sum_exp(0))
     np.testing.assert_allclose(np.nansum(found.mass, axis=1), 1 - left, rtol=1e-12)
     assert left.min() > 0.01
 
@@ -143,7 +129,7 @@ def checked(inputs: AttentionInputs, rule: tuple, *, pixels: int = 7, tile: Tile
     for reduce, cells in (("max", found.max), ("mass", found.mass)):
         expected = reference.picture(call.expected().weights[0], call.visible(), range(T), range(S), pixels, reduce)
         np.testing.assert_allclose(cells, expected, rtol=0, atol=1e-6 if inputs.q.dtype == torch.float32 else 1e-11)
-    np.testing.assert_allclose(found.log_sum_exp, denominators(call, 0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.log_sum_exp, call.log_sum_exp(0), rtol=1e-5, atol=1e-5)
 
 
 def long_orthogonal_key(dtype: torch.dtype, size: float, at: int = 5) -> AttentionInputs:
@@ -403,7 +389,7 @@ def test_logits_of_80_either_way_and_rows_that_see_nothing(rule, operator):
         expected = reference.picture(call.expected().weights[0], call.visible(), range(40), range(40), 7, reduce)
         np.testing.assert_allclose(cells, expected, rtol=0, atol=5e-5)  # 8 u L of a weight
     assert np.isnan(found.log_sum_exp[5:21]).all()
-    np.testing.assert_allclose(found.log_sum_exp, denominators(call, 0), rtol=1e-6, atol=5e-5)
+    np.testing.assert_allclose(found.log_sum_exp, call.log_sum_exp(0), rtol=1e-6, atol=5e-5)
 
 
 @pytest.mark.parametrize("size", [1.0, 40.0], ids=["nothing subtracted", "a peak subtracted"])

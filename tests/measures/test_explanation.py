@@ -291,6 +291,14 @@ def test_an_excerpt_holds_the_logits_of_the_reference(call, data):
     np.testing.assert_allclose(np.array(some.logits), wanted[np.ix_(some.queries, some.keys)], rtol=0, atol=1e-11)
 
 
+def test_the_table_and_the_row_say_the_same_logits_however_large():
+    inputs = attnviz.synthesize(tokens=40, head_dim=24)
+    found = attnviz.explain(replace(inputs, q=inputs.q * 3000), pattern=Causal(), query=30)
+    row = dict(zip(found.excerpt.keys, found.excerpt.logits[found.excerpt.queries.index(30)], strict=True))
+    seen = {key.position: key.logit for key in found.keys}
+    assert row == {key: seen.get(key, -math.inf) for key in row}
+
+
 def test_tokens_are_those_of_the_query_and_of_the_keys():
     found = attnviz.explain(case(), query=5)
     assert found.query_token == "t5"

@@ -5,8 +5,9 @@
 
 `python`, `attnviz` and `pytest` in a folder of stand-ins start `client.py`, a bare interpreter. It hands over all that
 a process is started with: arguments, folder, environment, limits, standard streams. `server.py`, one for each process
-of tests, has imported what is heavy and nothing of attnviz. It forks, the child runs the program with all that as its
-own, and the client ends as the child did. Signals that reach the client reach the child.
+of tests, has imported what is heavy, and attnviz for forks that run its program: all others have nothing of it. It
+forks, the child runs the program with all that as its own, and the client ends as the child did. Signals that reach
+the client reach the child.
 
 What was decided before the fork is out of the child's hands. So a program is started for real where it is asked for
 other than by `-c`, `-m` or a file, or in an environment that differs from the server's by more than the names of
@@ -59,7 +60,7 @@ def _folder() -> Path:
         listener.bind(str(folder / "socket"))
         listener.listen(100)  # from now on clients can connect, and wait for the server's imports
         server = subprocess.Popen(
-            [sys.executable, HERE / "server.py", str(listener.fileno())],
+            [sys.executable, HERE / "server.py", str(listener.fileno()), ENVIRONMENT.get("PYTHONPATH", "")],
             stdin=subprocess.PIPE,  # the server lives as long as the other end, however this process ends
             stdout=subprocess.DEVNULL,
             pass_fds=[listener.fileno()],

@@ -11,7 +11,19 @@ SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.
 LIMITS = (getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
 
 
+def closed_streams() -> list[int]:
+    """The standard streams that this was started without. What is opened next would take their numbers: this does."""
+    closed = []
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            closed.append(os.open(os.devnull, os.O_RDWR))  # the lowest number that is free
+    return closed
+
+
 def main(address: str, executable: str, *arguments: str) -> None:
+    closed = closed_streams()
     umask = os.umask(0)
     os.umask(umask)
     request = {
@@ -21,6 +33,7 @@ def main(address: str, executable: str, *arguments: str) -> None:
         "umask": umask,
         "ignored": [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN],
         "limits": [(limit, resource.getrlimit(limit)) for limit in LIMITS],
+        "closed": closed,
     }
     message = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as server:

@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import selectors
@@ -15,7 +16,7 @@ import socket
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,11 +35,48 @@ LATE = {
 
 STARTED_WITH = dict(os.environ)
 
+STARTED_FOR = sys.argv[2] if len(sys.argv) > 2 else ""
+"""The ``PYTHONPATH`` that whoever started this had: it says whose attnviz is imported."""
+
 HEAVY = (
-    *("torch", "torch.distributed", "numpy", "safetensors.torch", "transformers.models.bert.modeling_bert"),
-    *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
-    *("typer.core", "typer._adapters", "rich.markup", "rich.progress", "rich.table"),
+    *("torch", "torch.distributed", "numpy", "safetensors.torch"),
+    *("matplotlib.figure", "matplotlib.backends.backend_mixed", "matplotlib.backends.backend_agg", "matplotlib.style"),
+    *(f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Png", "Ppm")),
+    *(
+        "typer.core",
+        "typer._adapters",
+        "rich._emoji_codes",
+        "rich.markdown",
+        "rich.markup",
+        "rich.progress",
+        "rich.table",
+    ),
 )
+
+MODELS = ("transformers.models.bert.modeling_bert",)
+"""Likewise, once a model is captured."""
+
+
+PROGRAM = ("base", "attention", "engine", "sources", "maps", "measures", "compare", "show", "plots", "cli")
+"""Parts of attnviz that forks which run its program need not import again; what none of them sees of its start is the
+same whenever it is imported. Any other program finds none of them."""
+
+
+def import_all(names: Iterable[str]) -> None:
+    """Imports what there is of these: other versions may not have it."""
+    for name in names:
+        with suppress(ImportError):
+            import_module(name)
+
+
+def import_program(path: str) -> None:
+    """Imports these, from where ``PYTHONPATH`` leads."""
+    before = list(sys.path)
+    sys.path[1:1] = filter(None, path.split(os.pathsep))
+    for part in PROGRAM:
+        package = import_module(f"attnviz.{part}")
+        import_all(module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))
+    sys.path[:] = before
 
 
 @dataclass
@@ -51,6 +89,7 @@ class Request:
     umask: int
     ignored: list[int]
     limits: list[tuple[int, tuple[int, int]]]
+    closed: list[int]
     streams: list[int]
 
     @classmethod
@@ -67,14 +106,23 @@ class Request:
         differing = {name for name, _ in self.environment.items() ^ STARTED_WITH.items()}
         return (first in ("-c", "-m") or not first.startswith("-")) and differing <= LATE
 
+    @property
+    def is_attnviz(self) -> bool:
+        """Whether it is the program whose modules are there."""
+        named = self.arguments[:2] == ["-m", "attnviz"] or Path((self.arguments or ["-"])[0]).name == "attnviz"
+        return named and self.environment.get("PYTHONPATH", "") == STARTED_FOR
+
     def take_place(self) -> None:
         """Gives this process what the client was started with."""
         for number, stream in enumerate(self.streams):
             os.dup2(stream, number)
             os.close(stream)
-        sys.stdin = sys.__stdin__ = stream_like(sys.stdin, 0, "r")
-        sys.stdout = sys.__stdout__ = stream_like(sys.stdout, 1, "w")
-        sys.stderr = sys.__stderr__ = stream_like(sys.stderr, 2, "w")
+        for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+            like = None if number in self.closed else stream_like(getattr(sys, name), number, mode)
+            setattr(sys, name, like)
+            setattr(sys, f"__{name}__", like)
+        for number in self.closed:
+            os.close(number)
         os.chdir(self.folder)
         os.umask(self.umask)
         for number in self.ignored:
@@ -87,6 +135,9 @@ class Request:
         if backend := os.environ.get("MPLBACKEND"):
             sys.modules["matplotlib"].rcParams["backend"] = backend
         sys.modules["numpy"].random.seed()  # random of the standard library sees to it itself
+        if not self.is_attnviz:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "attnviz"]:
+                del sys.modules[name]
 
     def run(self) -> None:
         """Runs the program, as an interpreter runs its main module."""
@@ -114,12 +165,14 @@ def end_with(program: Callable[[], None]) -> NoReturn:
         sys.excepthook(type(error), error, error.__traceback__)
         code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     if not isinstance(code, int | None):
-        print(code, file=sys.stderr)
+        if sys.stderr:
+            print(code, file=sys.stderr)
         code = 1
     threading._shutdown()
     atexit._run_exitfuncs()
     try:
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except OSError:
         code = 120
     if code == -signal.SIGINT:
@@ -179,6 +232,8 @@ class Server:
         client, _ = self.listener.accept()
         request = Request.read(client)
         process = 0
+        if request.is_attnviz and "capture" in request.arguments:
+            import_all(MODELS)
         if not request.can_be_warm:
             client.send(b"real")
         elif process := os.fork():
@@ -220,9 +275,8 @@ class Server:
 
 
 if __name__ == "__main__":
-    for name in HEAVY:
-        with suppress(ImportError):  # other versions may not have it
-            import_module(name)
+    import_all(HEAVY)
+    import_program(STARTED_FOR)
     for number in (signal.SIGHUP, signal.SIGQUIT):  # nohup and & of a shell have them ignored
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -18,6 +18,7 @@ from attnviz.cli.options import (
     Compute,
     Heads,
     Item,
+    Kept,
     Region,
     Seen,
     Values,
@@ -55,12 +56,7 @@ def register(app: typer.Typer) -> None:
         region: Region = Region(),  # noqa: B008 (frozen)
         seen: Seen = Seen(),  # noqa: B008 (frozen)
         compute: Compute = Compute(),  # noqa: B008 (frozen)
-        checkpoint: Annotated[
-            Path | None,
-            typer.Option(
-                metavar="DIR", help="Keep the parts that are done here; the same command goes on where it was stopped."
-            ),
-        ] = None,
+        checkpoint: Kept = None,
         verify: Annotated[
             int | None,
             typer.Option(metavar="N", help="Hold N sampled rows, and two rows of cells, against float64.", min=1),
@@ -72,7 +68,7 @@ def register(app: typer.Typer) -> None:
         """Draw one head's heatmap, or a grid of heads with one color scale; or figures of other kinds.
 
         A map of any length: where it is larger than the picture, each cell holds the largest weight of its pairs
-        (max), or their mass. Under torchrun, ranks share the rows.
+        (max), or their mass. Under torchrun, ranks share heads and rows.
         """
         check_choice("--values", values, VALUES)
         region.check()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kept(Source):
-    """A source that is always named: the file of the snapshot comes after it."""
+    """Where q, k, v and the masks come from: a file, always, as that of the snapshot comes after it."""
 
     source: Annotated[
         Path, typer.Argument(help="Dump to read: .safetensors, .npz, .npy, .pt or .pth.", show_default=False)

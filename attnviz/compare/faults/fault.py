@@ -79,6 +79,12 @@ class Case:
         return self.inputs.H_kv if self.of_keys else self.inputs.H
 
     @property
+    def query_heads(self) -> range:
+        """The heads whose queries the rows are of: of keys, those that read them."""
+        group = self.inputs.H // self.inputs.H_kv
+        return range(self.head * group, (self.head + 1) * group) if self.of_keys else range(self.head, self.head + 1)
+
+    @property
     def length(self) -> int:
         """How many rows a head has."""
         return self.inputs.S if self.of_keys else self.inputs.T

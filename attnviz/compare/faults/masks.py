@@ -10,8 +10,8 @@ from torch import Tensor
 
 from attnviz.attention.patterns import Causal, Chunked, Full, Local, Masked, MaskMod, Pattern, Prefix
 from attnviz.compare.faults.fault import MOST_TRIED, Case, Fault
+from attnviz.compare.faults.numbers import number_of
 from attnviz.compare.faults.rules import Read, Ruled, instead, leaves, parts_of, rewritten, without
-from attnviz.compare.faults.terms import least, terms_of
 from attnviz.compare.faults.way import scored
 from attnviz.compare.faults.work import Variant, Work
 
@@ -132,30 +132,18 @@ class HiddenKeysCount(Fault):
 
     def fitted(self, case: Case) -> Iterator[Variant]:
         """A mask of numbers that are added, which hide nothing."""
-        terms = terms_of(case)
-        if terms is None or bool((terms.seen > 0).all()):
-            return
-        hidden = (terms.seen == 0).double()
 
-        def logits(less: float) -> Tensor:
-            return terms.before.logits - less * hidden
+        def less(by: float) -> Variant:
+            def change(work: Work) -> None:
+                work.logits = work.logits - by * (work.count == 0)
+                work.count = torch.where(work.count == 0, 1.0, work.count)
 
-        found = least(
-            terms,
-            lambda less: terms.apart(terms.all(terms.seen + hidden, terms.each(logits(less)))),
-            [0.01, 0.1, *range(1, 30)],
-            (1.0, 100.0, 1000.0),
-        )
-        if found is None:
-            return
+            hint = ": is a mask of 0 and 1 added to scores?" if by == 1 else ""
+            return self.variant(f"hidden keys seen, with a logit that is {by:.6g} less{hint}", "mask", change)
 
-        def change(work: Work) -> None:
-            work.logits = work.logits - found * (work.count == 0)
-            work.count = torch.where(work.count == 0, 1.0, work.count)
-
-        name = f"hidden keys seen, with a logit that is {found:.6g} less"
-        hint = ": is a mask of 0 and 1 added to scores?" if found == 1 else ""
-        yield self.variant(f"{name}{hint}", "mask", change)
+        found = number_of(case, less, [0.01, 0.1, *range(1, 30)], (1.0, 100.0, 1000.0))
+        if found is not None:
+            yield less(found)
 
 
 class MaskMoved(Fault):

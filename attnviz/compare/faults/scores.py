@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from attnviz.compare.faults.fault import Case, Fault
-from attnviz.compare.faults.terms import Terms, fitted, terms_of
+from attnviz.compare.faults.numbers import FACTORS, number_of
 from attnviz.compare.faults.way import capped, product
 from attnviz.compare.faults.work import Variant, Work
 from attnviz.compare.gradients import GRADIENTS
-
-_FACTORS = (-1.0, *(math.exp(n / 8) for n in range(-40, 41)))
-"""How many times what is meant a number may be, to begin with."""
 
 
 class Scale(Fault):
@@ -50,22 +47,14 @@ class Scale(Fault):
                 yield self.having(name, f"--scale {scale:.6g}", scale=scale)
 
     def fitted(self, case: Case) -> Iterator[Variant]:
-        terms, own = terms_of(case), case.item.scale
-        other = None if terms is None else self._nearest(terms, own)
+        own, sizes = case.item.scale, [1 / math.sqrt(size) for size in range(1, 1025)]
+        tried = [own * by for by in FACTORS] if own else []
+        other = number_of(case, lambda scale: self.having("", scale=scale), tried, sizes) if tried else None
         if other is not None:
             size = 1 / other**2
             whole = other > 0 and abs(size - round(size)) < 1e-9 * size
             name = f"the scale of a size of {size:.0f}, 1/sqrt({size:.0f})" if whole else f"a scale of {other:.6g}"
             yield self.having(f"{name}, not {own:.6g}", f"--scale {other:.9g}", scale=other)
-
-    def _nearest(self, terms: Terms, own: float) -> float | None:
-        def logits(scale: float) -> Tensor:
-            product = terms.product.logits * (scale / own)
-            cap = terms.before.softcap
-            return (product if cap is None else torch.tanh(product / cap) * cap) + terms.added
-
-        sizes = [1 / math.sqrt(size) for size in range(1, 1025)]
-        return fitted(terms, logits, [own * by for by in _FACTORS], sizes, lambda scale: scale / own) if own else None
 
 
 class Softcap(Fault):
@@ -108,17 +97,13 @@ class Softcap(Fault):
         yield self.variant("softcap without its factor: tanh(score / softcap)", "cap", divided)
 
     def fitted(self, case: Case) -> Iterator[Variant]:
-        terms, cap = terms_of(case), case.inputs.softcap
-        other = None if terms is None or terms.of_gradient or cap is None else self._nearest(terms, cap)
+        cap = case.inputs.softcap
+        if cap is None:
+            return
+        whole, tried = [float(n) for n in range(1, 101)], [cap * by for by in FACTORS if by > 0]
+        other = number_of(case, lambda other: self.having("", softcap=other), tried, whole)
         if other is not None:
             yield self.having(f"a softcap of {other:.6g}, not {cap:.6g}", f"--softcap {other:.9g}", softcap=other)
-
-    def _nearest(self, terms: Terms, own: float) -> float | None:
-        def logits(cap: float) -> Tensor:
-            return torch.tanh(terms.product.logits / cap) * cap + terms.added
-
-        whole = [float(n) for n in range(1, 101)]
-        return fitted(terms, logits, [own * by for by in _FACTORS], whole)
 
 
 class Bias(Fault):
@@ -169,18 +154,15 @@ class Bias(Fault):
         yield self.variant("the bias of the first query for every query", "tensors", first)
 
     def fitted(self, case: Case) -> Iterator[Variant]:
-        terms = terms_of(case)
-        if terms is None or terms.before.bias is None or terms.before.slope is not None:
+        if case.inputs.bias is None or case.inputs.alibi_slopes is not None:
             return
-        reasons = (0.5, math.log2(math.e), math.log(2), 1 / case.item.scale)
-        other = _factor(terms, reasons)
+
+        def times(by: float) -> Variant:
+            return self.variant(f"the bias times {by:.6g}", "cap", partial(_multiply, "bias", by))
+
+        other = number_of(case, times, FACTORS, (0.5, math.log2(math.e), math.log(2), 1 / case.item.scale))
         if other is not None:
-            yield self.variant(f"the bias times {other:.6g}", "cap", partial(_multiply, "bias", other))
-
-
-def _factor(terms: Terms, reasons: Iterable[float]) -> float | None:
-    """What a bias or slope was multiplied with, as is nearest to the kernel's rows."""
-    return fitted(terms, lambda by: terms.read + by * terms.added, _FACTORS, reasons)
+            yield times(other)
 
 
 def _multiply(field: str, factor: float, work: Work) -> None:
@@ -231,12 +213,15 @@ class Alibi(Fault):
                 yield self.having(f"the ALiBi slope of head {head}", slope=float(slopes[head]))
 
     def fitted(self, case: Case) -> Iterator[Variant]:
-        terms, slopes = terms_of(case), case.inputs.alibi_slopes
-        if terms is None or slopes is None or case.inputs.bias is not None:
+        if case.inputs.alibi_slopes is None or case.inputs.bias is not None:
             return
-        other = _factor(terms, [2.0**n for n in range(-8, 9)])
+
+        def times(by: float) -> Variant:
+            return self.variant(f"ALiBi's slopes times {by:.6g}", "cap", partial(_multiply, "slope", by))
+
+        other = number_of(case, times, FACTORS, [2.0**n for n in range(-8, 9)])
         if other is not None:
-            yield self.variant(f"ALiBi's slopes times {other:.6g}", "cap", partial(_multiply, "slope", other))
+            yield times(other)
 
 
 _MOVED = 8

@@ -179,7 +179,7 @@ def _singles(case: Case, late: int) -> Iterator[Variant]:
             yield from fault.variants(case)
             if case.what in GRADIENTS:
                 yield from (backward.of_context(case, one) for one in fault.moves(replace(case, what="context")))
-        if late == 1 and not case.of_keys:
+        if late == 1:
             yield from _able(fault.fitted(case))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnviz.compare.faults.fault import MOST_MATCHED, TILES, Case, Fault
-from attnviz.compare.faults.terms import least, terms_of
+from attnviz.compare.faults.numbers import number_of
 from attnviz.compare.faults.way import capped, compute, flow_back
 from attnviz.compare.faults.work import Change, Variant, Work
 from attnviz.compare.gradients import GRADIENTS
@@ -95,13 +95,14 @@ class Sink(Fault):
         return self.variant(name, "gradient", back) if case.what in GRADIENTS else self.variant(name, "weights", change)
 
     def fitted(self, case: Case) -> Iterator[Variant]:
-        terms, sinks = terms_of(case), case.inputs.sinks
-        if terms is None or sinks is None:
+        if case.inputs.sinks is None:
             return
-        own, sums = float(sinks[case.head]), terms.all()
-        other = least(terms, lambda sink: terms.apart(sums, sink), [own + n / 4 for n in range(-80, 81)], (0.0, 1.0))
+        own = [float(case.inputs.sinks[head]) for head in case.query_heads]
+        tried = [own[0] + n for n in range(-20, 21)]
+        other = number_of(case, lambda sink: self.having("", sink=sink), tried, (0.0, 1.0))
         if other is not None:
-            yield self.having(f"a sink of {other:.6g}, not {own:.6g}", sink=other)
+            meant = ", ".join(f"{sink:.6g}" for sink in dict.fromkeys(own))
+            yield self.having(f"a sink of {other:.6g}, not {meant}", sink=other)
 
 
 class Base2(Fault):

@@ -3,14 +3,13 @@
 A context is a quotient of two sums over keys. So is a query's gradient, of four: with ``e`` a key's exponential, ``s = g v'`` and
 ``A, B`` the sums of ``e`` and ``e s``, it is the sum of ``e s k / A - (B / A) e k / A``, times the scale.
 
-How wide a window was, which keys a tile left out, what the scale was: many sets of keys, or many numbers, are held against the
-rows at once, and the nearest becomes a hypothesis like any other, which has all other rows to explain.
+How wide a window was, which keys a tile left out: many sets of keys are held against the rows at once, and the nearest becomes a
+hypothesis like any other, which has all other rows to explain.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,14 +26,6 @@ _CHANNELS = 4
 
 _HALF = 0.5
 """The share of the squared differences that what is nearest may leave, to be tried at all."""
-
-_SAME = 9.0
-"""How much further off, squared, a number that has a reason may be than the nearest one, of what one of the numbers is off."""
-
-_STEPS = 40
-
-_TOLD, _ALIKE = 2, 1e-12
-"""Numbers from which another is read, at least; and how far one number may be off, squared, to be told by a reason."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +85,9 @@ class Terms:
         values = values * self.before.scale * (1.0 if bend is None else bend[..., None])
         return torch.cat([terms * pull * values, terms * values, terms * pull, terms], -1)
 
-    def apart(self, sums: Tensor, sink: float | None = None) -> Tensor:
-        """How far rows of such sums are from the kernel's, (n, ..., C).
-
-        Args:
-            sums: (n, ..., W), as of :meth:`each`.
-            sink: the logit of an attention sink in place of the head's own.
-        """
-        total, ones = sums[..., -1:], (1,) * (sums.ndim - 2)
-        sink = self.before.sink if sink is None else sink
+    def apart(self, sums: Tensor) -> Tensor:
+        """How far rows of such sums, (n, ..., W), are from the kernel's, (n, ..., C)."""
+        total, ones, sink = sums[..., -1:], (1,) * (sums.ndim - 2), self.before.sink
         if sink is not None:
             total = total + torch.exp(sink - self.peak).reshape(-1, *ones, 1)
         if self.before.what == "lse":
@@ -209,61 +194,3 @@ class Runs:
     def place(self, low: Tensor, high: Tensor) -> int | None:
         """Its place among them, where each row has ends of its own too, (n, m)."""
         return self.terms.nearest(self.terms.off(self.whole[:, None] + self.between(low, high)))
-
-
-def fitted(
-    terms: Terms,
-    logits: Callable[[float], Tensor],
-    tried: Iterable[float],
-    reasons: Iterable[float] = (),
-    times: Callable[[float], float] = lambda x: 1.0,
-) -> float | None:
-    """The number with which the rows are nearest to the kernel's.
-
-    Args:
-        terms: the rows.
-        logits: the (n, S) logits that a number gives.
-        tried: where to begin.
-        reasons: numbers that somebody may have meant: one of them, where it is as near.
-        times: what it multiplies keys by, of a query's gradient.
-
-    Returns:
-        It; None where no number brings the rows nearer.
-    """
-
-    def apart(x: float) -> Tensor:
-        values = terms.values * times(x) if terms.of_gradient else None
-        return terms.apart(terms.all(each=terms.each(logits(x), values)))
-
-    return least(terms, apart, tried, reasons)
-
-
-def least(
-    terms: Terms, apart: Callable[[float], Tensor], tried: Iterable[float], reasons: Iterable[float] = ()
-) -> float | None:
-    """The same, where a number gives differences of its own, (n, C)."""
-
-    def square(x: float) -> float:
-        found = float((apart(x) ** 2).sum())
-        return found if math.isfinite(found) else math.inf
-
-    if terms.given.numel() < _TOLD:  # any number fits one: what somebody may have meant alone says something
-        alike = _ALIKE * float((terms.given**2).sum())
-        return next((one for one in reasons if square(one) <= alike), None)
-    best = min(tried, key=square)
-    for _ in range(_STEPS):  # Gauss and Newton's, halved while it leads away
-        step = 1e-6 * abs(best) or 1e-6
-        slope = (apart(best + step) - apart(best - step)) / (2 * step)
-        size = float((slope**2).sum())
-        move = -float((slope * apart(best)).sum()) / size if size else 0.0
-        now = square(best)
-        while abs(move) > 1e-13 * abs(best) and not square(best + move) < now:
-            move /= 2
-        if not abs(move) > 1e-13 * abs(best):
-            break
-        best += move
-    if not square(best) < _HALF * float(terms.off(terms.all())):
-        return None
-    near = [one for one in reasons if math.isclose(one, best, rel_tol=0.01, abs_tol=0.01)]
-    near = [one for one in near if square(one) <= (1 + _SAME / terms.given.numel()) * square(best) + 1e-24]
-    return near[0] if near else best

@@ -41,8 +41,9 @@ def compute(work: Work, variants: Sequence[Variant], rule: Rule) -> Made:
         return _of_keys(replace(work), changes, rule)
     out = allowed = None
     for part, index in _parts(replace(work), changes):
+        plain = replace(part)  # as it is now: changes that multiply would do so twice
         _made(part, changes)
-        bound = _allowed(part, changes, rule)
+        bound = _allowed(part, plain, changes, rule)
         if out is None or allowed is None:
             out = torch.full((len(work.rows), part.out.shape[1]), torch.nan, dtype=torch.float64)
             allowed = torch.zeros_like(out)
@@ -110,9 +111,10 @@ def _parts(work: Work, changes: Changes) -> Iterator[tuple[Work, Tensor]]:
         part.sink, part.slope = item.sink(head), item.slope(head)
         for change in changes["settings"]:
             change(part)
-        own = torch.zeros(len(rows), dtype=torch.bool)
-        if part.pattern.global_queries:
-            own = torch.isin(rows, item.global_queries.cpu())
+        if not part.pattern.global_queries:
+            yield part, index
+            continue
+        own = torch.isin(rows, item.global_queries.cpu())
         for of_global in (False, True):
             at = (own == of_global).nonzero().flatten()
             if len(at):
@@ -245,8 +247,8 @@ def _wanted(work: Work) -> Tensor:
     return work.by_key(work.weights) @ work.v
 
 
-def _allowed(work: Work, changes: Changes, rule: Rule) -> Tensor:
-    """How far a right computation of these rows may be off, (n, C)."""
+def _allowed(work: Work, plain: Work, changes: Changes, rule: Rule) -> Tensor:
+    """How far a right computation of these rows may be off, (n, C); ``plain``: the rows before they were computed."""
     if not isinstance(rule, Rounding):
         return rule.atol + rule.rtol * work.out.abs()
     longest = torch.linalg.vector_norm(work.k, dim=1).max()
@@ -262,7 +264,7 @@ def _allowed(work: Work, changes: Changes, rule: Rule) -> Tensor:
         return rule.of_weights(weights, error, keys)[0]
     if work.what == "lse":
         return (weights * error).sum(1, keepdim=True) + rule.of_sums(work.out[:, 0], keys)[:, None]
-    plain = replace(work, dtype=rule.dtype, inputs=work.inputs)
+    plain.dtype = rule.dtype
     _made(plain, changes)
     assert work.v is not None
     shares, read = (work.drag * work.scale, work.k) if work.what == "dq" else (weights, work.v)

@@ -51,11 +51,11 @@ class OfHeads(Kind):
     def maps(self, request: Request, progress: Progress | None) -> Parts:
         """A map of each head, or one of all of them."""
         from attnviz.maps.combined import HOWS, combined
-        from attnviz.maps.map import map_of
+        from attnviz.maps.map import maps_of
 
         source = request.inputs.source
         if self.how is None:
-            return Parts(tuple(map_of(request, head, progress=progress) for head in request.chosen), source)
+            return Parts(maps_of(request, progress=progress), source)
         # max is what a request reduces by where nothing else was said, and no mean is exact with it.
         unsaid = request.reduce == "max" and request.values == "weights"
         shown = combined(request.but(reduce=HOWS[self.how]) if unsaid else request, self.how, progress=progress)
@@ -149,6 +149,7 @@ def standing_out(request: Request, shown: AttentionMap) -> AttentionMap | None:
     def pairs(queries: range, keys: range) -> AttentionMap:
         return map_of(request.but(queries=queries, keys=keys, pixels=max(len(queries), len(keys))), shown.head)
 
+    request = request.alone()  # who draws is, and it is a small part
     (T, S), (rows, columns) = shown.size, shown.cells.shape
     row, column = max(peaks, key=lambda place: shown.cells[place])
     queries, keys = shown.queries, shown.keys

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 from attnviz.measures.explanation import Explanation, Key
 from attnviz.show.lessons.english import ENGLISH
 from attnviz.show.lessons.japanese import JAPANESE
-from attnviz.show.lessons.words import Words
+from attnviz.show.lessons.words import Count, Words
 from attnviz.show.terminal.tables import short
 
 LANGUAGES: dict[str, Words] = {"en": ENGLISH, "ja": JAPANESE}
@@ -30,12 +31,13 @@ _TOY = (
     "q, k, v = torch.randn(3, H, T, D)",
     "mask = torch.zeros(T, dtype=torch.bool)",
     "mask[[0, 3, 7]] = True",
-    "k_g, v_g = k[:, mask], v[:, mask]",
-    'score = torch.einsum("htd,hgd->htg", q, k_g) / math.sqrt(D)',
-    "weight = score.softmax(-1)",
-    'context = torch.einsum("htg,hgd->htd", weight, v_g)',
+    "k_g, v_g = k[:, mask], v[:, mask]                            # (H, G, D)",
+    'score = torch.einsum("htd,hgd->htg", q, k_g) / math.sqrt(D)  # (H, T, G)',
+    "weight = score.softmax(-1)                                   # (H, T, G)",
+    'context = torch.einsum("htg,hgd->htd", weight, v_g)          # (H, T, D)',
     "print(score.shape, weight.sum(-1).allclose(torch.ones(H, T)), context.shape)",
 )
+_TOY_PRINTS = ("torch.Size([8, 10, 3]) True torch.Size([8, 10, 64])",)
 
 _IN_ALT = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>#|~&!"})
 """Letters that Markdown reads, in text that is to be read as it is."""
@@ -155,17 +157,37 @@ class _Lesson:
                     ("`v_g = v[b][:, mask[b]]`", f"({H}, G, {D_v}) = {(e.H_kv, e.G, e.D_v)}", words.global_values)
                 )
             rows.append(("`context`", f"(H, T, {D_v}) = {(e.H, e.T, e.D_v)}", words.contexts))
-        blocks = [f"## {words.shapes_title}", _table(words.shapes_head, rows, "lll")]
+        blocks = [f"## {words.shapes_title}", self._sizes(), _table(words.shapes_head, rows, "lll")]
         if e.B > 1:
             blocks.append(words.batch_of.format(batch=e.batch, B=e.B))
         if e.H_kv != e.H:
             blocks.append(words.grouped.format(group=e.H // e.H_kv, head=e.head, kv_head=e.kv_head))
         return blocks
 
+    def _sizes(self) -> str:
+        """What each letter of the shapes counts, and how many that is here."""
+        e, words = self.e, self.words
+        there = {
+            "H": True,
+            "H_kv": e.H_kv != e.H,
+            "T": True,
+            "S": True,
+            "G": e.G is not None,
+            "D": True,
+            "D_v": e.D_v not in (None, e.D),
+        }
+        group = e.H // e.H_kv
+        rows = [
+            (f"`{letter}`", f"{Count(getattr(e, letter))}", getattr(words, f"size_{letter}").format(group=group))
+            for letter, is_there in there.items()
+            if is_there
+        ]
+        return _table(words.sizes_head, rows, "lrl")
+
     def _einsum(self) -> list[str]:
         e, words, s = self.e, self.words, self.s
         kv = "h" if e.H_kv == e.H else f"h // {e.H // e.H_kv}"
-        met = "visible(t)" if e.G is None else f"range({e.G})"
+        met = self._met("t")
         product = f"dot[h, t, {s}] += q[h, t, d] * {self.k}[{kv}, {s}, d]"
         loops = [
             (f"for h in range({e.H}):", words.loop_heads),
@@ -187,8 +209,12 @@ class _Lesson:
             words.similarity,
             _fence("python", code),
             words.einsum_letters.format(kept=f"h, t, {s}"),
-            count.format(**{name: f"{size:,}" for name, size in sizes.items() if size is not None}),
+            count.format(**{name: Count(size) for name, size in sizes.items() if size is not None}),
         ]
+
+    def _met(self, query: int | str) -> str:
+        """What a loop over the keys of a query runs over."""
+        return f"visible({query})" if self.e.G is None else f"range({self.e.G})"
 
     def _letters(self) -> str:
         """The formula letter by letter: what each counts, where it stands, and what becomes of it."""
@@ -206,7 +232,9 @@ class _Lesson:
     def _excerpt(self) -> list[str]:
         """The table of queries and keys that the pair is one of."""
         e, words, some = self.e, self.words, self.e.excerpt
-        heads = [f"#{e.positions.index(key) + 1}" if e.positions is not None else f"{key}" for key in some.keys]
+        numbers = some.keys if e.positions is None else [e.positions.index(key) + 1 for key in some.keys]
+        gaps = [n for n, (one, other) in enumerate(pairwise(numbers), 1) if other > one + 1]  # columns left out
+        heads = [f"{key}" if e.positions is None else f"#{key}" for key in numbers]
         rows = []
         for n, (query, logits) in enumerate(zip(some.queries, some.logits, strict=True)):
             label = [f"{query}"] if some.query_tokens is None else [f"{query}", _code(some.query_tokens[n], table=True)]
@@ -214,7 +242,9 @@ class _Lesson:
             if query == e.query:
                 at = some.keys.index(e.key.position)
                 cells[at] = f"**{cells[at]}**"
-            rows.append([*_gap(some.queries, n, len(label) + len(heads)), [*label, *cells]])
+            row = [*label, *_with_gaps(cells, gaps)]
+            rows.append([*_gap(some.queries, n, len(row)), row])
+        heads = _with_gaps(heads, gaps)
         named = ["", *[""] * (some.query_tokens is not None), *heads]
         return [
             "### " + words.excerpt_title.format(head=e.head),
@@ -228,7 +258,9 @@ class _Lesson:
         ]
 
     def _toy(self) -> list[str]:
-        return [f"## {self.words.toy_title}", self.words.toy_note, _fence("python", _TOY)]
+        words = self.words
+        code, printed = _fence("python", _TOY), _fence("text", _TOY_PRINTS)
+        return [f"## {words.toy_title}", words.toy_note, code, words.toy_prints, printed]
 
     def _summary(self) -> list[str]:
         e, words = self.e, self.words
@@ -237,7 +269,7 @@ class _Lesson:
             key=self.key,
             dot=number(e.dot),
             logit=number(e.key.logit),
-            n=f"{len(e.keys):,}",
+            n=Count(len(e.keys)),
             weight=number(e.key.weight),
             percent=_percent(e.key.weight),
         )
@@ -266,9 +298,21 @@ class _Lesson:
             f"## {words.dot_title}",
             words.dot_which.format(query=self.query, key=self.key, head=e.head),
             _fence("text", [f"{q} · {k} = {number(e.dot)}"]),
+            *([] if e.key.number is None else [words.dot_index.format(number=e.key.number, index=self.index)]),
             _table([head.format(q="q", k=self.k) for head in words.dot_head], rows, "rrrrrr"),
             words.dot_note,
+            *self._cosine(),
         ]
+
+    def _cosine(self) -> list[str]:
+        """The dot product as two lengths and an angle, where there is one."""
+        e = self.e
+        lengths = [math.hypot(*numbers) for numbers in zip(*((term.q, term.k) for term in e.terms), strict=True)]
+        if not all(lengths):
+            return []
+        q, k = lengths
+        cosine = e.dot / q / k
+        return [self.words.dot_cosine.format(q=number(q), k=number(k), cosine=number(cosine), dot=number(e.dot))]
 
     def _scale(self) -> list[str]:
         e, words = self.e, self.words
@@ -325,7 +369,7 @@ class _Lesson:
         ]
         blocks = [
             f"### {words.why_title}",
-            words.why_intro.format(pairs=f"{e.measures[0].pairs:,}", head=e.head),
+            words.why_intro.format(pairs=Count(e.measures[0].pairs), head=e.head),
             _table(["", *heads], rows, "l" + "r" * len(heads)),
         ]
         if len(e.measures) == 1:
@@ -372,9 +416,9 @@ class _Lesson:
         peak = words.softmax_max if e.sink is None else words.softmax_max_sink
         blocks = [
             "## " + words.softmax_title.format(query=self.query),
-            sees.format(query=self.query, n=f"{len(e.keys):,}", G=f"{e.G or 0:,}", S=f"{e.S:,}"),
+            sees.format(query=self.query, n=Count(len(e.keys)), G=Count(e.G or 0), S=Count(e.S)),
             _fence(
-                "text", [f"max    = {number(e.peak)}    {peak}", "weight = exp(logit - max) / sum of exp(logit - max)"]
+                "text", [f"max    = {number(e.peak)}    {peak}", "weight = exp(logit - max) / sum(exp(logit - max))"]
             ),
             _table(heads, rows, "r" + "l" * labeled + "rrrr"),
             words.softmax_note,
@@ -406,10 +450,10 @@ class _Lesson:
         value = f"{self.v}[{e.kv_head}, {s}, d]"
         return [
             f"## {words.context_title}",
-            _fence("text", [f"context[{at}, d] = sum over {s} of weight[{at}, {s}] * {value}"]),
-            words.context_note.format(shown=components, D_v=e.D_v),
+            _fence("text", [f"context[{at}, d] = sum(weight[{at}, {s}] * {value} for {s} in {self._met(e.query)})"]),
+            words.context_note.format(shown=components, D_v=Count(len(e.context))),
             _table(heads, rows, "r" * len(heads)),
-            words.context_norm.format(query=self.query, D_v=e.D_v, norm=number(math.hypot(*e.context))),
+            words.context_norm.format(query=self.query, D_v=Count(len(e.context)), norm=number(math.hypot(*e.context))),
         ]
 
     def _shown(self) -> list[Key]:
@@ -434,6 +478,15 @@ def shown_keys(e: Explanation) -> list[Key]:
 def _gap(positions: Sequence[int], n: int, columns: int) -> list[list[str]]:
     """A row of dots before the n-th position, where some are left out."""
     return [["⋮"] * columns] if n and positions[n] > positions[n - 1] + 1 else []
+
+
+def _with_gaps(cells: Sequence[str], gaps: Sequence[int]) -> list[str]:
+    """Cells with dots before each of some of them.
+
+    >>> _with_gaps(["0", "7", "8"], [1])
+    ['0', '…', '7', '8']
+    """
+    return [part for n, cell in enumerate(cells) for part in (["…", cell] if n in gaps else [cell])]
 
 
 def number(value: float) -> str:

@@ -6,6 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
+class Count(int):
+    """A number of things, whose noun a text may say: ``{keys:key}``.
+
+    >>> f"{Count(1):key}, {Count(1240):key}, {Count(1240)}"
+    '1 key, 1,240 keys, 1,240'
+    """
+
+    def __format__(self, noun: str) -> str:
+        return f"{int(self):,}" + (f" {noun}{'s' * (self != 1)}" if noun else "")
+
+
 @dataclass(frozen=True)
 class Words:
     """The texts of one language, in the order of the lesson. ``{names}`` are filled with numbers."""
@@ -19,6 +30,14 @@ class Words:
     own_projections: str
 
     shapes_title: str
+    sizes_head: tuple[str, str, str]
+    size_H: str
+    size_H_kv: str
+    size_T: str
+    size_S: str
+    size_G: str
+    size_D: str
+    size_D_v: str
     shapes_head: tuple[str, str, str]
     batch_of: str
     queries: str
@@ -55,9 +74,11 @@ class Words:
     dot_title: str
     dot_head: tuple[str, str, str, str, str, str]
     dot_which: str
+    dot_index: str
     others: str
     sum: str
     dot_note: str
+    dot_cosine: str
 
     scale_title: str
     scale_given_title: str
@@ -108,6 +129,7 @@ class Words:
 
     toy_title: str
     toy_note: str
+    toy_prints: str
 
     summary_title: str
     summary: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import cycle
 
@@ -10,10 +11,13 @@ import torch
 
 import attnviz
 from attnviz.attention.patterns import Causal
+from attnviz.base.errors import InputError
 from attnviz.compare.faults import search as _search  # noqa: F401 (it makes the kinds known)
-from attnviz.compare.faults.fault import FAULTS
+from attnviz.compare.faults.fault import FAULTS, Case
+from attnviz.compare.faults.way import compute
 from attnviz.compare.handed import Outputs
 from attnviz.compare.kernel import Asked, check_kernel
+from attnviz.compare.rounding import rule_of
 from tests.faulty import MISTAKES
 from tests.power import planted
 
@@ -41,6 +45,24 @@ def test_a_planted_mistake_is_red_and_named(mistake, case, dtype, output):
     report = one.check(output, dtype, explain=True)
     assert not report.within
     assert mistake.split(":")[0] in kinds(report), report.message()
+
+
+@pytest.mark.sweep(keep=3)
+@pytest.mark.parametrize("what", ["context", "dq"])
+@pytest.mark.parametrize("name", ["causal", "alibi", "sinks", "softcap", "bias"])
+def test_what_a_hypothesis_may_be_off_by_is_what_rounding_costs(name, what):
+    """A change that multiplied twice where the plain computation is made excused numbers that were nothing like it."""
+    one = planted("scale: none", name, "float32", 24, 16)
+    grad = torch.ones_like(one.exact["context"])
+    actual = one.wrong["context"] if what == "context" else torch.ones(2, 4, 16, 16)
+    case = Case(one.inputs, one.inputs.pattern, 0, 1, what, actual, rule_of("float32"), (3, 8, 15), grad=grad)
+    tried = [variant for fault in FAULTS for variant in fault.variants(case) if not variant.rule]
+    assert len(tried) > 20
+    for variant in tried:
+        with suppress(InputError, IndexError, RuntimeError, ValueError):
+            made = compute(case.work(0, 1, torch.tensor(case.rows)), (variant,), case.rule)
+            size = made.out.nan_to_num().abs().amax().clamp(min=1.0)
+            assert bool((made.allowed.nan_to_num() <= 1e-3 * size).all()), variant.name
 
 
 def test_two_mistakes_together_are_named():

@@ -27,6 +27,7 @@ def explanations() -> dict[str, attnviz.Explanation]:
     wide = attnviz.synthesize(heads=4, kv_heads=2, tokens=20, head_dim=8, batch=2, dtype="float64")
     wide = replace(
         wide,
+        v=wide.v[..., :6],
         q_global=wide.q.flip(2),
         k_global=wide.k.flip(2),
         softcap=3.0,
@@ -230,10 +231,78 @@ def test_the_formula_of_a_lesson_runs_and_gives_its_dot_product(language, patter
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])
-def test_the_whole_of_it_runs_as_it_stands(every, language, capsys):
-    code = re.findall(r"```python\n(.*?)```", lesson(every["many"], language), flags=re.DOTALL)[-1]
+def test_the_whole_of_it_runs_as_it_stands_and_prints_what_is_said(every, language, capsys):
+    text = lesson(every["many"], language)
+    code = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[-1]
     exec(code, {})
-    assert capsys.readouterr().out == "torch.Size([8, 10, 3]) True torch.Size([8, 10, 64])\n"
+    printed = capsys.readouterr().out
+    assert printed == "torch.Size([8, 10, 3]) True torch.Size([8, 10, 64])\n"
+    assert f"```text\n{printed}```" in text.split(code)[1]
+
+
+@pytest.mark.parametrize("kind", ["plain", "modified", "scaled", "sink", "one", "many"])
+def test_every_letter_of_a_shape_is_said_and_what_it_counts(every, kind):
+    text = lesson(every[kind])
+    said = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", text, flags=re.MULTILINE))
+    shapes = re.findall(r"\| \(([A-Z]\w*(?:, \w+)*),?\) = \(([\d, ]+?),?\) \|", text)
+    assert len(shapes) >= 4
+    for letters, sizes in shapes:
+        assert [said[letter] for letter in letters.split(", ")] == sizes.split(", ")
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize(("tokens", "heads"), [(1, 1), (1, 2), (2, 1)])
+def test_one_of_a_thing_is_said_in_the_singular(tokens, heads, language):
+    inputs = attnviz.synthesize(tokens=tokens, heads=heads, head_dim=1, global_positions=[0])
+    for pattern in ("global", "full"):
+        text = lesson(attnviz.explain(inputs, pattern=pattern), language)
+        assert not re.search(r"(?<![\d.,])1 (head|query head|key|global key|dot product|number|logit|component)s", text)
+
+
+@pytest.mark.parametrize("kind", ["plain", "modified", "scaled", "sink", "one", "many", "faint"])
+def test_the_formulas_of_a_row_give_its_numbers(every, kind):
+    e, text = every[kind], lesson(every[kind])
+    logits = torch.tensor([key.logit for key in e.keys] + [e.sink] * (e.sink is not None), dtype=torch.float64)
+    at = next(n for n, key in enumerate(e.keys) if key == e.key)
+    weight = re.search(r"^weight = (.*)$", text, flags=re.MULTILINE)[1]
+    named = {"exp": torch.exp, "logit": logits, "max": float(logits.max()), "sum": torch.sum}
+    assert float(eval(weight, named)[at]) == pytest.approx(e.key.weight, rel=1e-5)
+    if e.context is None:
+        return
+    context = re.search(r"^context\[.*?\] = (.*)$", text, flags=re.MULTILINE)[1]
+    kept = [n if e.G is not None else key.position for n, key in enumerate(e.keys)]
+    width = max(kept) + 1
+    weights, values = torch.zeros(e.H, e.T, width), torch.zeros(e.H_kv, width, len(e.key.value), dtype=torch.float64)
+    for n, key in zip(kept, e.keys, strict=True):
+        weights[e.head, e.query, n] = key.weight
+        values[e.kv_head, n] = torch.tensor(key.value)
+    names = {"weight": weights, "v": values, "v_g": values, "visible": lambda query: kept}
+    for d, value in enumerate(e.context[: len(e.key.value)]):
+        assert float(eval(context, {**names, "d": d})) == pytest.approx(value, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["plain", "modified", "many", "faint"])
+def test_the_dot_product_is_two_lengths_and_a_cosine(every, kind):
+    e = every[kind]
+    q, k = (torch.tensor([getattr(term, name) for term in e.terms], dtype=torch.float64) for name in "qk")
+    cosine = torch.nn.functional.cosine_similarity(q, k, dim=0)
+    wanted = [float(q.norm()), float(k.norm()), float(cosine), e.dot]
+    assert f"{' × '.join(map(number, wanted[:3]))} = {number(e.dot)}" in lesson(e)
+    zero = [replace(term, q=0.0, product=0.0) for term in e.terms]
+    assert "cosine" not in lesson(replace(e, terms=tuple(zero), dot=0.0))
+
+
+def test_columns_that_are_left_out_of_the_table_are_dots(every):
+    inputs = attnviz.synthesize(tokens=30, head_dim=4)
+    for key, heads in ((0, "0 1 … 29"), (9, "0 … 8 9 10 … 29"), (2, "0 1 2 3 … 29"), (29, "0 … 28 29")):
+        text = lesson(attnviz.explain(inputs, key=key, pattern=Full()))
+        rows = [line.strip("| ").split(" | ") for line in text.split("### ")[1].splitlines() if line.startswith("|")]
+        assert rows[0] == heads.split()
+        assert {len(row) for row in rows[2:]} == {len(rows[0]) + 2}
+        assert {cell for row in rows[2:] for head, cell in zip(rows[0], row[2:], strict=True) if head == "…"} <= {
+            "…",
+            "⋮",
+        }
 
 
 @pytest.mark.parametrize("kind", ["plain", "modified", "sink", "many"])
