@@ -208,6 +208,7 @@ def _stride(count: int, room: float) -> int:
     return next(step for step in STEPS if step >= need)
 
 
+@lru_cache(maxsize=65536)
 def label_text(position: int, token: str) -> str:
     """``5  the``: a position and its token on one line, not too long, as matplotlib draws it.
 
