@@ -153,8 +153,9 @@ def _figure(
         return [wrapped(text, max(wide, 0.5), points("axes.titlesize")) for text in said]
 
     def sheet(across: float | None) -> Sheet:
-        stacked = len(maps) > 1 and key.below and across is not None
-        found = _sheet(maps[0], len(maps), key, min(across, _MOST_STACKED) if stacked else across)
+        if across is not None and len(maps) > 1 and key.below:
+            across = min(across, _MOST_STACKED)
+        found = _sheet(maps[0], len(maps), key, across)
         over = line("axes.titlesize", max(map(len, headings(found)))) + 6 / 72
         return replace(found, around=replace(found.around, above=over))
 
