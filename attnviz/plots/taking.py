@@ -67,10 +67,10 @@ def looks(*names: str, of: str = "") -> Callable[[_Function], _Function]:
 
         @wraps(function)
         def taking(*args: Any, **given: Any) -> Any:
+            check_options([name for name in given if name not in known], known)
             if of and args and (isinstance(args[0], Inputs) or is_array(args[0])):
                 name = f"attnviz.{function.__name__}"
                 raise InputError(f"{name} draws what attnviz.{of} counts: {name}(attnviz.{of}(inputs))")
-            check_options([name for name in given if name not in known], known)
             return function(*args, **given)
 
         return cast("_Function", taking)

@@ -38,7 +38,7 @@ _EACH = 0.42  # inches of a token, where there are few
 _HIGH = 0.5  # of an arc, as a share of what it spans
 _MOST_HIGH = 2.2  # inches of the highest arc
 _APART = 1.2  # inches between the rows of two texts
-_LONGEST = 20  # letters of a token
+_LONGEST, _UPRIGHT = 20, 12  # letters of a token, and of one that stands upright: all rows are as deep as the longest
 _THICK, _THIN = 3.2, 0.3  # points of the largest weight, and of 0
 
 
@@ -117,20 +117,21 @@ def arcs(
 
 @dataclass(frozen=True)
 class _Words:
-    """Tokens in a row, or queries in a row above the keys', in inches.
+    """Tokens in a row, or queries in a row above the keys', in inches: level, each in the room that it needs and as much
+    more as there is, else upright and evenly.
 
     Args:
         rows: the tokens of each.
+        middles: where the middle of each token of each row is; a row that is shorter than the longest is in the middle.
         across: how wide the longest row is.
-        each: the room of a token.
         size: of letters, in points.
         turned: whether tokens stand upright.
         deep: how high a row is.
     """
 
     rows: Sequence[Sequence[str]]
+    middles: Sequence[Points]
     across: float
-    each: float
     size: float
     turned: bool
     deep: float
@@ -138,39 +139,37 @@ class _Words:
     @classmethod
     def fitting(cls, rows: Sequence[Sequence[str]], across: float | None) -> _Words:
         """Letters as large as fit. Raises InputError where none can be read; ``across`` None is as wide as they like."""
-        size = points("font.size")
-        most, widest = max(map(len, rows)), max(width_of(text, size) for row in rows for text in row)
+        size, most = points("font.size"), max(map(len, rows))
+        needed = _rooms(rows, size)
         if across is None:
-            across = min(_WIDE, max(2.0, most * max(_EACH, widest + 0.06)))
-        each = across / most
-        turned = widest > each - 0.04
-        if turned and size * LINE > each * 72:
-            size, before = each * 72 / LINE, size
-            widest *= size / before
+            across = min(_WIDE, max(2.0, *(float(np.maximum(_EACH, row + 0.02).sum()) for row in needed)))
+        more, each = (across - max(float(row.sum()) for row in needed)) / most, across / most
+        turned, deep = more < 0, LINE * size / 72 + 0.08
+        if turned:
+            rows = [[_cut(text, _UPRIGHT) for text in row] for row in rows]
+            size = min(size, each * 72 / LINE)
             if size < SMALLEST:
                 raise InputError(
                     f"--arcs: {most} tokens are too many for letters in {across:.1f} in; choose some with --queries and --keys, "
                     f"or a wider figure (--width page)"
                 )
-        deep = (widest if turned else LINE * size / 72) + 0.08
-        return cls(rows, across, each, size, turned, deep)
-
-    def left(self, row: int) -> float:
-        """Where a row begins: shorter ones are in the middle."""
-        return (self.across - len(self.rows[row]) * self.each) / 2
+            deep = max(float(row.max()) for row in _rooms(rows, size)) + 0.04
+        rooms = [np.full(len(row), each) if turned else row + more for row in needed]
+        middles = [(across - row.sum()) / 2 + row.cumsum() - row / 2 for row in rooms]
+        return cls(rows, middles, across, size, turned, deep)
 
     def paths(self, queries: Positions, keys: Positions) -> tuple[list[Path], float, float]:
         """From each query to its key, and how far they go above and below the first row's upper end."""
-        start, end = (queries + 0.5) * self.each, (keys + 0.5) * self.each
+        start, end = self.middles[0][queries], self.middles[-1][keys]
         if len(self.rows) == 2:
-            start, end = start + self.left(0), end + self.left(1)
             lines = [Path([(x, 0.0), (y, -_APART)]) for x, y in zip(start, end, strict=True)]
             return lines, self.deep, self.deep + _APART
         high = min(_HIGH, _MOST_HIGH / self.across)
         spans = high * np.where(start == end, 0.0, end - start)
         above = max(0.12, float(-spans.min(initial=0.0))) + 0.05
         below = self.deep + max(0.0, float(spans.max(initial=0.0))) + 0.05
-        found = [_arc(x, y, span, self.deep, self.each) for x, y, span in zip(start, end, spans, strict=True)]
+        ring = min(0.05, 0.2 * self.across / len(self.rows[0]))
+        found = [_arc(x, y, span, self.deep, ring) for x, y, span in zip(start, end, spans, strict=True)]
         return found, above, below
 
     def write(self, ax: Axes, *, arcs_below: bool) -> None:
@@ -180,8 +179,8 @@ class _Words:
             upright = "center"
             if self.turned and len(self.rows) == 1 and not arcs_below:  # they begin where arcs end
                 middle, upright = -0.04, "top"
-            for x, text in enumerate(row):
-                ax.text(self.left(n) + (x + 0.5) * self.each, middle, text, ha="center", va=upright, fontsize=self.size,
+            for x, text in zip(self.middles[n], row, strict=True):
+                ax.text(x, middle, text, ha="center", va=upright, fontsize=self.size,
                         rotation=90 if self.turned else 0, color=mpl.rcParams["text.color"], parse_math=False)  # fmt: skip
 
 
@@ -203,13 +202,22 @@ def _labels(labels: Sequence[str] | None, positions: Sequence[int]) -> list[str]
     """What is written of each token."""
     if labels is None:
         return [f"{position}" for position in positions]
-    found = [one_line(label).strip(SPACE) or "␣" for label in labels]
-    return [text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…" for text in found]
+    return [_cut(one_line(label).strip(SPACE) or "␣", _LONGEST) for label in labels]
 
 
-def _arc(x: float, y: float, span: float, deep: float, each: float) -> Path:
+def _rooms(rows: Sequence[Sequence[str]], size: float) -> list[Points]:
+    """Inches that each token of each row needs."""
+    return [np.array([width_of(text, size) + 0.04 for text in row]) for row in rows]
+
+
+def _cut(text: str, most: int) -> str:
+    """A text of so many letters at the most."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _arc(x: float, y: float, span: float, deep: float, ring: float) -> Path:
     """Half an ellipse from x to y: above the row of tokens where it looks back, below where forward; a ring of its own."""
     if x == y:
-        return Path.circle((x, 0.06), min(0.05, 0.2 * each))
+        return Path.circle((x, 0.06), ring)
     level, peak = (0.0, -4 / 3 * span) if span < 0 else (-deep, -deep - 4 / 3 * span)
     return Path([(x, level), (x, peak), (y, peak), (y, level)], [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])

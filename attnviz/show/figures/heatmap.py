@@ -32,6 +32,7 @@ from attnviz.show.figures.layout import (
     place,
     points,
     ticks_of,
+    title_pad,
     width_of,
     wrapped,
     write,
@@ -267,7 +268,7 @@ class _Plan:
             right=EDGE + max(keys.beyond, self.sides[1]),
             top=EDGE,
             bottom=EDGE + keys.room + 3 / 72 + line("axes.labelsize"),
-            above=LINE * title / 72 + (6 if self.count == 1 else 4) / 72 + self.sides[2],
+            above=LINE * title / 72 + (title_pad() + 2 if self.count == 1 else 4) / 72 + self.sides[2],
             gap=_GAP if panel[0] < _NARROW else max(_GAP, 2 * keys.beyond + 3 / 72),
         )
         found = Sheet(self.count, columns, panel, around)
@@ -305,7 +306,7 @@ def write_title(ax: Axes, sheet: Sheet, n: int, name: str, above: float = 0.0) -
     """The name of a panel above it, in smaller letters where it is wider than there is room."""
     size = points("axes.titlesize")
     if sheet.count == 1:
-        ax.set_title("\n".join(_title_lines(sheet, name)), y=1.0, pad=4 + above, parse_math=False)
+        ax.set_title("\n".join(_title_lines(sheet, name)), y=1.0, pad=title_pad() + above, parse_math=False)
         return
     size = min(size, size * sheet.panel[0] / width_of(name, size))
     ax.set_title(name, y=1.0, pad=2.5 + above, fontsize=size, parse_math=False)

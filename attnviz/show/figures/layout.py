@@ -54,9 +54,9 @@ def line(name: str, count: float = 1) -> float:
     return count * LINE * points(name) / 72
 
 
-def above_bar() -> float:
-    """Points from a panel to its title that keep a long one above the last number of the color bar beside it."""
-    return 0.6 * points("ytick.labelsize")
+def title_pad() -> float:
+    """Points from a panel up to its title's base that keep a long one above the last numbers of axes and color bar."""
+    return 0.3 * points("axes.titlesize") + 0.5 * points("ytick.labelsize")
 
 
 def width_of(text: str, size: float) -> float:
@@ -208,6 +208,7 @@ def _stride(count: int, room: float) -> int:
     return next(step for step in STEPS if step >= need)
 
 
+@lru_cache(maxsize=65536)
 def label_text(position: int, token: str) -> str:
     """``5  the``: a position and its token on one line, not too long, as matplotlib draws it.
 

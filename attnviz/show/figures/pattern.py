@@ -47,6 +47,7 @@ MOST_SQUARES = 64
 """Cells along a side up to which each is outlined and a weight is a square in it; beyond, a weight is a shade."""
 
 _NARROW = 5.0  # inches across of a figure whose legend is below it
+_MOST_STACKED = 1.7  # inches of each of several pictures under each other, which one page holds
 _GAP_INCHES, _APART = 0.2, 0.1  # between pictures, and before their legend
 
 
@@ -137,10 +138,10 @@ def _figure(
     width: float | None,
     above: str | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """A row of pictures with one legend: beside them, or below a narrow one, whose width it has."""
+    """A row of pictures with one legend: beside them, or, in a narrow figure, below pictures that stand under each other."""
     full = full or max(shown.most_weight for shown in maps) or 1.0
     names, handles = _counted(maps[0], full) if len(maps) == 1 else _legend(maps, full)
-    room = width if len(maps) == 1 and width is not None and width < _NARROW else None
+    room = width if width is not None and width < _NARROW else None
     key = _Key(names if legend else [], room)
     said = [_title(shown) if title is None else title for shown, title in zip(maps, titles, strict=True)]
     if len(maps) > 1:
@@ -148,13 +149,15 @@ def _figure(
 
     def headings(sheet: Sheet) -> list[list[str]]:
         middle = sheet.around.left + sheet.panel[0] / 2
-        wide = 2 * (min(middle, sheet.size[0] - middle) - EDGE) if len(maps) == 1 else sheet.panel[0]
+        wide = 2 * (min(middle, sheet.size[0] - middle) - EDGE) if sheet.columns == 1 else sheet.panel[0]
         return [wrapped(text, max(wide, 0.5), points("axes.titlesize")) for text in said]
 
     def sheet(across: float | None) -> Sheet:
+        if across is not None and len(maps) > 1 and key.below:
+            across = min(across, _MOST_STACKED)
         found = _sheet(maps[0], len(maps), key, across)
         over = line("axes.titlesize", max(map(len, headings(found)))) + 6 / 72
-        return replace(found, around=replace(found.around, top=found.around.top + over))
+        return replace(found, around=replace(found.around, above=over))
 
     found = fitted_to(width, sheet)
     lines = [] if above is None else wrapped(above, found.size[0] - 2 * EDGE, points("figure.titlesize"))
@@ -166,9 +169,12 @@ def _figure(
         place(ax, found.box(n), found.size)
         pattern_figure(shown, ax, full=full, legend=False)
         ax.set_title("\n".join(heading), y=1.0, parse_math=False)
-        if n:
+        if not found.is_left(n):
             ax.set_ylabel("")
             ax.tick_params(left=False, labelleft=False)
+        if not found.is_lowest(n):
+            ax.set_xlabel("")
+            ax.tick_params(bottom=False, labelbottom=False)
     if key.names and key.below:
         under = line("figure.labelsize", len(words)) + 0.08 if words else 0.0
         at = (EDGE / found.size[0], (EDGE + under + key.inches[1]) / found.size[1])
@@ -206,7 +212,7 @@ def _sheet(shown: ReasonMap, count: int, key: _Key, across: float | None) -> She
         bottom=max(bottom + deep, key.inches[1] - tall + EDGE if beside else 0.0),
         gap=max(_GAP_INCHES, 2 * keys.beyond),
     )
-    return Sheet(count, count, (wide, tall), around)
+    return Sheet(count, 1 if key.below else count, (wide, tall), around)
 
 
 def _width(ax: Axes) -> float:

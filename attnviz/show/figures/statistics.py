@@ -22,13 +22,13 @@ from attnviz.show.figures.layout import (
     STEPS,
     Around,
     Sheet,
-    above_bar,
     caption_lines,
     fitted_to,
     line,
     place,
     points,
     ticks_of,
+    title_pad,
     width_of,
     wrapped,
 )
@@ -160,7 +160,7 @@ def _sheet(
         around = Around(
             left=EDGE + (line("axes.labelsize") + 6 / 72 if any(names) else 0) + 6 / 72 + widest,
             right=bar.room(tall) + EDGE,
-            top=EDGE + (above_bar() + 1) / 72,
+            top=EDGE + (title_pad() + 1) / 72,
             bottom=bottom,
         )
         return Sheet(1, 1, panel, around)
@@ -174,7 +174,7 @@ def _sheet(
     figure.set_size_inches(found.size)
     box = found.box(0)
     place(ax, box, found.size)
-    ax.set_title("\n".join(above), y=1.0, pad=above_bar(), parse_math=False)  # above the last number of the bar
+    ax.set_title("\n".join(above), y=1.0, pad=title_pad(), parse_math=False)
     tall = max(box[3], _LEAST_BAR)  # beside a single layer too
     bar.beside(box[0] + box[2], box[1] + box[3] - tall, tall)
     write_below(figure, said)

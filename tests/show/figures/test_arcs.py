@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -35,9 +36,9 @@ def test_every_pair_that_is_seen_has_an_arc(call, data):
     own = [places.own_key(t) for t in range(call.inputs.T)]
     pairs = [(own[t], s) for t, s in np.argwhere(seen) if own[t] is not None]
     arcs, found = ends(ax)
-    each = ax.get_xlim()[1] / max(call.inputs.S, 1)
+    at = [text.get_position()[0] for text in ax.texts]
     rings = sum(a == b for a, b in pairs)
-    there = sorted((round(a / each - 0.5), round(b / each - 0.5)) for a, b, y in arcs if len(y) == 4)
+    there = sorted((at.index(a), at.index(b)) for a, b, y in arcs if len(y) == 4)
     assert there == sorted((a, b) for a, b in pairs if a != b)
     assert len(arcs) - len(there) == rings
     for a, b, y in arcs:
@@ -84,3 +85,13 @@ def test_nothing_visible_draws_the_text_alone():
     ax = drawn(Arcs(), Request(inputs, None, 0))
     assert ends(ax)[0] == []
     assert len(ax.texts) == 4
+
+
+@pytest.mark.parametrize("width", [None, "column"])
+def test_one_long_token_turns_no_others(width):
+    words = [*"abcd", "internationalizations"]
+    inputs = replace(attnviz.synthesize(heads=1, tokens=5), tokens=[words])
+    ax = drawn(Arcs(), Request(inputs, "full", 0), Look(width=width))
+    assert {text.get_rotation() for text in ax.texts} == {0.0}
+    ends = [text.get_window_extent() for text in ax.texts]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(ends))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from attnviz.plots.kind import drawn, figure_of
 from attnviz.plots.kinds.heatmap import Heatmap, standing_out
 from attnviz.plots.look import Look
 from attnviz.show.figures.style import PAPERS, house_style
-from tests.show.figures.test_layout import LABELS, written
+from tests.show.figures.test_layout import LABELS, check_texts
 
 
 def needle(T: int, query: int, key: int, labels: str = "none") -> attnviz.AttentionInputs:
@@ -72,14 +71,8 @@ def test_it_is_in_print_and_covers_neither_the_peak_nor_words(width, pattern, la
     (image,) = inset.images
     row, column = np.unravel_index(np.nanargmax(image.get_array()), image.get_array().shape)
     assert (row, column) == (query - round(where.get_y() + 0.5), key - round(where.get_x() + 0.5))
-    texts = written(figure)
-    for (one, a), (other, b) in combinations(texts, 2):
-        across, down = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert across <= 1 or down <= 1, (one, other)
-    for text, own in texts:
-        assert own.x0 >= -0.5, text
-        assert own.x1 <= figure.get_figwidth() * figure.dpi + 0.5, text
-    assert any("Inset: queries 1488–1511 × keys 288–311, a cell each." in " ".join(text.split()) for text, _ in texts)
+    texts, _ = check_texts(figure)
+    assert any("Inset: queries 1488–1511 × keys 288–311, a cell each." in " ".join(text.split()) for text in texts)
 
 
 def test_on_a_screen_there_is_none():

@@ -201,14 +201,20 @@ def shared(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.minimum(some[:, None, 2:], others[None, :, 2:]) - np.maximum(some[:, None, :2], others[None, :, :2])
 
 
-def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
-    square = kind not in ("overview", "strip", "statistics", "lines", "curves")
+def check_texts(figure: Figure) -> tuple[list[str], np.ndarray]:
+    """What :func:`written` gives: all of it lies within the figure, and no text over another."""
     texts, places = written(figure)
     assert texts
     beyond = np.maximum(-places[:, :2], places[:, 2:] - figure.get_size_inches() * figure.dpi).max(1) > 0.5
     assert not beyond.any(), [texts[n] for n in np.flatnonzero(beyond)]
     over = np.triu((shared(places, places) > 1).all(-1), 1)  # letters' boxes have empty edges
     assert not over.any(), [(texts[one], texts[other]) for one, other in np.argwhere(over)]
+    return texts, places
+
+
+def check(figure: Figure, kind: str, T: int, *, tokens: bool) -> None:
+    square = kind not in ("overview", "strip", "statistics", "lines", "curves")
+    texts, places = check_texts(figure)
     panels = [ax for ax in figure.axes if ax.get_label().startswith(("panel", "overview", "strip"))]
     boxes = np.reshape([ax.get_window_extent().extents for ax in panels], (-1, 4))
     wide, tall = (boxes[:, 2:] - boxes[:, :2]).T

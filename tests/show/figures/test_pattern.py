@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import attnviz
 from attnviz.attention.patterns import GlobalKeys, Local, longformer
 from attnviz.engine.request import Request
-from attnviz.maps.reasons import SEVERAL, reason_map, reasons_of
+from attnviz.maps.reasons import SEVERAL, ReasonMap, reason_map, reasons_of
 from attnviz.show.figures.pattern import _pairs, pattern_figure, story_figure
 from attnviz.show.figures.style import house_style
 from attnviz.show.scale.colors import HIDDEN, reason_colors
@@ -127,3 +127,10 @@ def test_a_width_is_kept_and_nothing_is_cut_off(width, labels):
 )
 def test_a_few_pairs_are_not_none(count, total, said):
     assert _pairs(count, total) == f"{count:,} of {total:,} pairs ({said})"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_legend_names_what_is_not_visible_where_something_is(hidden):
+    cells = np.array([[1, 0 if hidden else 1], [1, 1]])
+    ax = pattern_figure(ReasonMap(("window",), cells, {0: int(hidden), 1: 4 - hidden}, range(2), range(2)))
+    assert ("not visible" in [text.get_text() for text in ax.get_legend().get_texts()]) == hidden
