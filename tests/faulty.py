@@ -466,6 +466,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], Mistake]] = {
         _count(lambda c: blocked(c, c.blocks, BLOCK, BLOCK, c.S - c.T)),
     ),
     "mask transposed": (("mask", "mask_mod"), _count(lambda c: c.count.transpose(1, 2) if c.T == c.S else c.count)),
+    "attention sink: a power of 2": (("sinks",), lambda c: replace(c, sinks=c.sinks * math.log(2))),
+    "ALiBi: reverse": (("alibi",), lambda c: replace(c, slopes=c.slopes.flip(0))),
     "documents: the one before": (("documents",), _count(lambda c: _of_documents(c, lambda before: before <= 1))),
     "documents: the one before alone": (("documents",), _count(lambda c: _of_documents(c, lambda before: before == 1))),
     "softmax over the wrong axis: heads": (("full",), lambda c: replace(c, axis=1)),

@@ -217,6 +217,11 @@ class Alibi(Fault):
                     work.logits = work.logits + work.slope * (work.distance.abs() + at)
 
             yield self.variant(f"ALiBi by the key's position alone, {name}", "mask", by_key)
+
+        def reverse(work: Work) -> None:
+            work.slope = float(slopes[-1 - work.head])
+
+        yield self.variant("ALiBi's slopes in reverse, the last head's first", "settings", reverse)
         for head in range(min(len(slopes), 64)):
             if head != case.head and float(slopes[head]) != own:
                 yield self.having(f"the ALiBi slope of head {head}", slope=float(slopes[head]))

@@ -32,6 +32,8 @@ class Sink(Fault):
             "the sink's logit of the wrong sign": lambda sink: -sink,
             "the sink twice": lambda sink: sink + math.log(2),
             "the sink's logit scaled": lambda sink: sink * case.item.scale,
+            "the sink as a power of 2, beside powers of e": lambda sink: sink * math.log(2),
+            "the sink's logit times log2(e), beside powers of e": lambda sink: sink * math.log2(math.e),
         }
         for name, rule in made.items():
 

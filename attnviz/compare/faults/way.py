@@ -270,9 +270,11 @@ def _allowed(work: Work, plain: Work, changes: Changes, rule: Rule) -> Tensor:
     assert work.v is not None
     shares, read = (work.drag * work.scale, work.k) if work.what == "dq" else (weights, work.v)
     allowed = _by_plain(work.out, plain.out, (shares.nan_to_num() ** 2 @ read**2).sqrt(), rule, keys)
-    if work.what != "context":
-        return allowed
-    strays = strays_of(work.by_key((weights * error) ** 2), work.v, work.out.nan_to_num())
+    if work.what == "dq":  # of both passes
+        flow = work.by_key(((work.flow * work.scale).nan_to_num() * error) ** 2)
+        strays = 2 * (flow @ work.k**2).sqrt()
+    else:
+        strays = strays_of(work.by_key((weights * error) ** 2), work.v, work.out.nan_to_num())
     return torch.maximum(allowed, STRAY * strays)
 
 
