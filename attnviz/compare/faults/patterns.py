@@ -45,6 +45,8 @@ class Chunks(Fault):
     def fitted(self, case: Case) -> Iterator[Variant]:
         for part in parts_of(case.pattern, Chunked):
             terms = terms_of(case)
+            if case.of_keys:  # sums over queries, of which none is read alone
+                yield from (self._beginning(case, part, first) for first in range(2, min(part.size, MOST_TRIED)))
             if terms is None:
                 return
             sizes, own = torch.arange(1, 2 * case.inputs.S), _own(terms)
