@@ -28,6 +28,7 @@ def arrays() -> None:
     attnviz.explain(q, k, pattern="causal").key.weight.as_integer_ratio()
     out = attnviz.context(q, k, v, pattern="causal")
     attnviz.assert_attention_close(out, q, k, v=v, pattern="causal")
+    attnviz.take_snapshot(q, k, pattern="causal")
 
 
 def inputs() -> float | None:

@@ -42,6 +42,8 @@ def _offered(option: Any) -> Callable[[typer.Context, str], Iterable[str]] | Non
         return _layers
     if option.metavar == "NAME":
         return _tensors
+    if option.metavar == "STATISTIC":
+        said = "{statistics}."
 
     def listed(ctx: typer.Context, incomplete: str) -> list[str]:
         found = choices(SimpleNamespace(help=filled(said)))

@@ -42,12 +42,14 @@ class Derive:
         str | None,
         typer.Option(
             metavar="OVER",
-            help="One map, the mean over heads, layers (of --layer) or items (of --batch), or over some with commas.",
+            help="One map, the mean over: heads, layers (of --layer) or items (of --batch); several with commas.",
         ),
     ] = None
     max: Annotated[
         str | None,
-        typer.Option(metavar="OVER", help="One map, the largest value of any of them, likewise."),
+        typer.Option(
+            metavar="OVER", help="One map, the largest value of: heads, layers or items; several with commas."
+        ),
     ] = None
     rollout: Annotated[
         bool,

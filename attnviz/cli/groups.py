@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -205,12 +206,18 @@ def with_values(args: list[str], bare: dict[str, str]) -> list[str]:
     """
     following = [*args[1:], None]
     return [
-        f"{arg}={bare[arg]}" if arg in bare and not _OVER.fullmatch(after or "") else arg
+        f"{arg}={bare[arg]}" if arg in bare and not _is_over(after or "") else arg
         for arg, after in zip(args, following, strict=False)
     ]
 
 
+def _is_over(word: str) -> bool:
+    """Whether a word says what a map is made over, rightly or not: names of files are there, or have more than letters."""
+    return bool(_OVER.fullmatch(word)) or bool(_WORDS.fullmatch(word) and not Path(word).exists())
+
+
 _OVER = re.compile("(heads|layers|items)(,(heads|layers|items))*")
+_WORDS = re.compile("[a-z]+(,[a-z]+)*")
 
 
 @cache  # most commands have the same groups, and reading their annotations is a good part of --help

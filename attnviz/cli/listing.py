@@ -49,7 +49,8 @@ class Listing:
     statistic: Annotated[
         str,
         typer.Option(
-            help="Statistic that the figure shows; or FILE.py:NAME, one of your own: runs that file, your own code."
+            metavar="STATISTIC",
+            help="Statistic that the figure shows; or FILE.py:NAME of your own: runs that file.",
         ),
     ] = "entropy"
     by_layer: Annotated[

@@ -45,12 +45,10 @@ class Look(Scale):
     RANK: ClassVar = 1
 
     cmap: str | Colormap | None = said(
-        None, "Palette: ink, poles, or one of matplotlib or seaborn.  \\[default: ink; poles for logits]", type=str
+        None, "Palette: ink or poles; or one of matplotlib or seaborn.  \\[default: ink; poles for logits]", type=str
     )
     theme: str | None = said(None, "light or dark.", type=str)
-    width: float | str | None = said(
-        None, "For print: as wide as a column (3.25 in) or a page (6.75 in) of a paper.", type=str
-    )
+    width: float | str | None = said(None, "Width for print: column (3.25 in) or page (6.75 in).", type=str)
     title: str | None = said(None, "Title of the figure.", type=str)
     caption: bool | str | None = said(
         False, "Say source, heads, pattern, cells and color scale under the figure.", type=bool

@@ -44,6 +44,8 @@ def test_q_and_k_are_inputs_in_which_every_query_sees_every_key(form):
         attnviz.explain(*arrays[:2], head=1, query=2, key=3).dot == attnviz.explain(INPUTS, head=1, query=2, key=3).dot
     )
     assert attnviz.plot(*arrays[:2], head=2).get_title() == "head 2"
+    cells = [attnviz.take_snapshot(*of).heads[1].cells["weights"] for of in (arrays, [INPUTS])]
+    assert np.array_equal(*cells)
 
 
 @form

@@ -112,6 +112,8 @@ def test_the_shell_completes_values_patterns_and_statistics():
     assert offered("plot", "--norm") == ["linear", "log", "power", "rank", "row"]
     assert offered("plot", "--pattern", "lo") == ["local", "local+global"]
     assert offered("stats", "--sort", "entropy_") == ["entropy_share"]
+    assert offered("stats", "--statistic", "entropy_") == ["entropy_share"]
+    assert offered("plot", "--mean") == ["heads", "layers", "items"]
     assert offered("score", "--format") == ["table", "json", "csv", "markdown"]
     assert offered("explain", "--lang") == ["en", "ja"]
     assert offered("plot", "--title") == []
@@ -138,7 +140,18 @@ LISTED = [
 
 def test_help_lists_values_where_there_are_a_few():
     options = {max(param.opts, key=len) for _, param in LISTED}
-    assert {"--norm", "--theme", "--values", "--format", "--reduce", "--dtype", "--device"} <= options
+    assert {
+        "--norm",
+        "--theme",
+        "--values",
+        "--format",
+        "--reduce",
+        "--dtype",
+        "--device",
+        "--width",
+        "--mean",
+        "--structure",
+    } <= options
 
 
 @pytest.mark.sweep(keep=14)

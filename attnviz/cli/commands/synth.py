@@ -32,7 +32,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         structure: Annotated[
             str | None,
-            typer.Option(metavar="NAMES", help="Plant structure: sink,local,induction,needle or some of them."),
+            typer.Option(
+                metavar="NAMES", help="Plant structure: sink, local, induction or needle; several with commas."
+            ),
         ] = None,
         batch: Annotated[int, typer.Option(help="Batch items B.")] = 1,
         kv_heads: Annotated[int | None, typer.Option(help="Key heads H_kv, a divisor of H.  \\[default: H]")] = None,

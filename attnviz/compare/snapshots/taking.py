@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs
 from attnviz.attention.patterns import Pattern
 from attnviz.attention.reduced import ReducedMaps
+from attnviz.attention.taken import TakesArrays, is_array, with_arrays
 from attnviz.base.bins import bin_edges
 from attnviz.base.devices import dtype_name, parse_device
 from attnviz.base.errors import InputError, not_one_of
@@ -35,8 +37,24 @@ from attnviz.maps.map import AttentionMap, map_of
 from attnviz.measures.statistics import kept_statistics, statistics_of
 
 Source = Inputs | AttentionMap | AttentionScores | Tensor
+_Rest = ParamSpec("_Rest")
 
 
+def _takes_arrays(
+    function: Callable[Concatenate[Source | Sequence[Inputs], _Rest], Snapshot],
+) -> TakesArrays[Source | Sequence[Inputs], _Rest, Snapshot]:
+    """Arrays of q, k and v are inputs here too; one alone is what something else computed, logits perhaps."""
+
+    @wraps(function)
+    def taking(*args: Any, **given: Any) -> Snapshot:
+        if not args or (len(args) > 1 and is_array(args[1])):
+            args, given = with_arrays(args, given)
+        return function(*args, **given)
+
+    return cast("TakesArrays[Source | Sequence[Inputs], _Rest, Snapshot]", taking)
+
+
+@_takes_arrays
 def take_snapshot(
     source: Source | Sequence[Inputs],
     pattern: Pattern | str | None = None,
@@ -64,7 +82,7 @@ def take_snapshot(
 
     Args:
         source: inputs, whose maps are computed in float64; or what something else computed: AttentionScores, an
-            AttentionMap, or a tensor of weights or logits, (H, T, S) or (1, H, T, S).
+            AttentionMap, or a tensor of weights or logits, (H, T, S) or (1, H, T, S). Two or three arrays are q, k and v.
         pattern: which query sees which key; None is the inputs' own, else the global keys.
         heads: the query heads; None is all.
         mean, max, rollout: of inputs, of several layers too: one map of them, as in :func:`attnviz.attention_map`.
