@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -175,13 +176,13 @@ class SequencesTogether(Fault):
             work.inputs, work.batch = whole, 0
             work.grad = None if work.grad is None else joined(work.grad, queries)
 
-        tensors = {"q": joined(inputs.q, queries), "k": joined(inputs.k, keys)}
+        tensors: dict[str, Any] = {"q": joined(inputs.q, queries), "k": joined(inputs.k, keys)}
         tensors |= {} if inputs.v is None else {"v": joined(inputs.v, keys)}
         whole = replace(inputs, **_ALONE, **tensors)
         yield self.variant("every sequence seen as one, end to end: is cu_seqlens read?", "settings", together)
 
 
-_ALONE: dict[str, None] = dict.fromkeys(
+_ALONE: dict[str, Any] = dict.fromkeys(
     (
         *("key_padding_mask", "query_padding_mask", "q_global", "k_global", "v_global", "residual_norms", "tokens"),
         *("query_tokens", "word_ids", "query_word_ids", "special_tokens", "query_special_tokens", "query_documents"),
