@@ -56,8 +56,10 @@ def capture_time() -> Iterator[Comparison]:
         captured(model, length, out=out)
         data = out.read_bytes()
 
-        def write_bytes() -> None:
-            (Path(folder) / "bytes").write_bytes(data)
+        def write_bytes() -> None:  # in place of the last ones, once they are whole, as a capture does
+            part = Path(folder) / "bytes.part"
+            part.write_bytes(data)
+            part.replace(Path(folder) / "bytes")
 
         def plain_and_write() -> None:
             forward(model, length)
