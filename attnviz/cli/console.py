@@ -44,6 +44,21 @@ def is_quiet() -> bool:
     return _quiet
 
 
+class _Said(logging.Handler):
+    """Says what the library logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not _quiet:
+            say(record.getMessage())
+
+
+def verbose(wanted: bool) -> None:
+    """Whether it is said from here on how things are made, which the library logs."""
+    log = logging.getLogger("attnviz")
+    log.handlers = [one for one in log.handlers if not isinstance(one, _Said)] + [_Said()] * wanted
+    log.setLevel(logging.INFO if wanted else logging.NOTSET)
+
+
 @cache
 def note(message: str) -> None:
     """As :func:`say`; said once, however often it is true, and not at all with ``--quiet``."""

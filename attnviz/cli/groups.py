@@ -22,7 +22,7 @@ from typer.main import get_command
 from attnviz.base.errors import InputError
 from attnviz.cli import defaults, help
 from attnviz.cli.completion import completed
-from attnviz.cli.console import quiet
+from attnviz.cli.console import quiet, verbose
 from attnviz.cli.known import filled
 from attnviz.plots.said import option_name
 
@@ -190,6 +190,9 @@ def _explain_all(ctx: typer.Context, wanted: bool) -> None:
 
 _EVERY_COMMAND = {
     "quiet": Annotated[bool, typer.Option("--quiet", help="Say nothing on stderr but what goes wrong.")],
+    "verbose": Annotated[
+        bool, typer.Option("--verbose", help="Say how maps are made, too: in which tiles, or by which kernel.")
+    ],
     "help_all": Annotated[
         bool,
         typer.Option("--help-all", help="Explain options that few need, too.", is_eager=True, callback=_explain_all),
@@ -290,6 +293,7 @@ def _whole(function: Callable[..., Any], name: str | None, example: str, rare: C
 
     def run(**given: Any) -> Any:
         quiet(given.pop("quiet"))
+        verbose(given.pop("verbose"))
         del given["help_all"]
         whole = {
             name: group.make(**{parameter.name: given.pop(parameter.name) for parameter in group.parameters})
@@ -308,7 +312,7 @@ def _whole(function: Callable[..., Any], name: str | None, example: str, rare: C
     whole: Any = get_command(alone)
     for param in whole.params:  # older typers lose an argument's help to newer clicks
         param.help = getattr(param, "help", None) or _said(run.__annotations__.get(param.name))
-    whole.rare = frozenset(rare).union(*(group.rare for group in groups.values()))
+    whole.rare = frozenset({*rare, "verbose"}).union(*(group.rare for group in groups.values()))
     whole.order = {_title(group): group.rank for group in groups.values() if group.parameters}
     whole.bare = {"--mean": "heads", "--max": "heads"} if {"mean", "max"} <= {p.name for p in parameters} else {}
     return whole

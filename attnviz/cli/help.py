@@ -10,7 +10,7 @@ from typing import Any
 
 from attnviz.cli.console import output
 
-EVERY = ("quiet", "help_all", "help")
+EVERY = ("quiet", "verbose", "help_all", "help")
 """Options that every command has."""
 
 NAMES = 25

@@ -23,8 +23,8 @@ What `attnviz COMMAND --help` says, of every command. This page is written by th
 An option means the same in every command that has it: layers and heads are lists and ranges with both ends (`0,2-4`,
 `all`), positions are `A:B` without B, and a pattern is a name with its settings (`local:window=2`).
 
-Every command also has `--quiet` (nothing on stderr but what goes wrong), `--help`, and `--help-all`, which explains the
-options that few need, too.
+Every command also has `--quiet` (nothing on stderr but what goes wrong), `--verbose` (how maps are made, too: in which
+tiles, or by which kernel), `--help`, and `--help-all`, which explains the options that few need, too.
 
 What you would type each time can be said once:
 

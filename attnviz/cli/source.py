@@ -105,8 +105,7 @@ class Source:
         str | None,
         typer.Option(
             metavar="LAYERS",
-            help="Layers of a dump of several (layers.N.q, ...), with their kind if any: 5, 0,2-4, cross.5 or all. "
-            "Commands that show one take one.",
+            help="Layers of a dump of several, with their kind if any: 5, 0,2-4, cross.5 or all; where one is shown, one.",
         ),
     ] = None
     layout: Annotated[

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.reach import Reach
+from attnviz.base.devices import dtype_name
 from attnviz.base.types import Positions
 from attnviz.engine.tiles import LOG2_E
 
@@ -57,18 +58,19 @@ Triton's interpreter multiplies the bits of bfloat16 as integers: there, float32
 """
 
 
-def serves(item: AttentionItem, reach: Reach, *, values: str, global_queries: bool) -> bool:
-    """Whether the kernel can make a map: one band of keys without gaps, and no term of each pair by itself."""
+def hindrance(item: AttentionItem, reach: Reach, *, values: str, global_queries: bool) -> str | None:
+    """Why the kernel can't make a map, where it can't: it has one band of keys without gaps, and no term of each pair by itself."""
     inputs = item.products
-    return (
-        values == "weights"
-        and item.dtype in (torch.float16, torch.bfloat16, torch.float32)
-        and reach.plain
-        and not global_queries
-        and inputs.bias is None
-        and inputs.alibi_slopes is None
-        and inputs.D <= 256
-    )
+    reasons = {
+        f"values are {values}": values != "weights",
+        f"q is {dtype_name(item.dtype)}": item.dtype not in (torch.float16, torch.bfloat16, torch.float32),
+        "keys of a query are not one band": not reach.plain,
+        "queries of global tokens see other keys": global_queries,
+        "there is a bias": inputs.bias is not None,
+        "there are slopes": inputs.alibi_slopes is not None,
+        f"head_dim is {inputs.D}": inputs.D > 256,
+    }
+    return next((reason for reason, given in reasons.items() if given), None)
 
 
 @triton.jit

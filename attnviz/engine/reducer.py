@@ -11,6 +11,7 @@ A block of queries meets its keys a tile at a time (:mod:`attnviz.engine.tiles`)
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from attnviz.engine.visibility import to_positions
 
 if TYPE_CHECKING:
     from attnviz.engine.fused import Launch
+
+_log = logging.getLogger(__name__)  # how a map is made: --verbose says it
 
 REDUCTIONS = ("max", "mass")
 
@@ -156,10 +159,13 @@ def reduce_map(
     """
     wanted = wanted or Wanted(**fields)
     tile = wanted.tile_of(item, row_edges, column_edges, pattern)
-    if item.device.type == "cuda" and has_triton():
-        made = reduce_fused(item, pattern, head, row_edges, column_edges, wanted)
+    if item.device.type == "cuda":
+        made = reduce_fused(item, pattern, head, row_edges, column_edges, wanted) if has_triton() else None
         if made is not None:
             return made
+        if not has_triton():
+            _log.info("head %d: not by the fused kernel: pip install 'attnviz[triton]' brings it", head)
+    _log.info("head %d: in tiles of %d queries x %d keys on %s", head, tile.rows, tile.keys, item.device)
     grid = _Grid(item, row_edges, column_edges, wanted, tile)
     try:
         with torch.no_grad(), torch.autocast(item.device.type, enabled=False):
@@ -202,12 +208,14 @@ def reduce_fused(
     Args:
         launch: how the kernel is cut; None is what suits the item. The rest is as :func:`reduce_map` has it.
     """
-    from attnviz.engine.fused import FusedMap, serves  # triton takes a second to load, and isn't everywhere
+    from attnviz.engine.fused import FusedMap, hindrance  # triton takes a second to load, and isn't everywhere
 
     wanted = wanted or Wanted(**fields)
     pattern = pattern.of_head(head)
     reach = pattern.reach(item)
-    if not serves(item, reach, values=wanted.values, global_queries=pattern.global_queries):
+    reason = hindrance(item, reach, values=wanted.values, global_queries=pattern.global_queries)
+    if reason is not None:
+        _log.info("head %d: not by the fused kernel: %s", head, reason)
         return None
     known = wanted.denominators
     with torch.no_grad():
@@ -223,7 +231,9 @@ def reduce_fused(
             launch=launch,
         )
         if not fused.chunk:
+            _log.info("head %d: not by the fused kernel: memory has no room for its scratch", head)
             return None
+        _log.info("head %d: by the fused kernel, %d queries at once", head, fused.chunk)
         for rows in row_groups(row_edges, fused.chunk):
             fused.add(rows)
             if wanted.progress is not None:

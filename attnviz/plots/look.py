@@ -48,7 +48,7 @@ class Look(Scale):
         None, "Palette: ink or poles; or one of matplotlib or seaborn.  \\[default: ink; poles for logits]", type=str
     )
     theme: str | None = said(None, "light or dark.", type=str)
-    width: float | str | None = said(None, "Width for print: column (3.25 in) or page (6.75 in).", type=str)
+    width: float | str | None = said(None, "For print: column (3.25 in) or page (6.75 in).", type=str)
     title: str | None = said(None, "Title of the figure.", type=str)
     caption: bool | str | None = said(
         False, "Say source, heads, pattern, cells and color scale under the figure.", type=bool

@@ -188,3 +188,10 @@ def test_quiet_says_nothing_but_what_goes_wrong(run, dump):
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
     assert "wrote c.png" in run("plot", dump, "-o", "c.png").err  # the next run speaks again
     assert "did you mean" in run("plot", dump, "-o", "d.png", "--quiet", "--norm", "lgo").err
+
+
+def test_verbose_says_how_maps_are_made(run, dump):
+    said = run("plot", dump, "-o", "a.png", "--head", "1", "--verbose")
+    assert re.search(r"^attnviz: head 1: in tiles of \d+ queries x \d+ keys on cpu$", said.err, re.MULTILINE), said.err
+    assert "tiles" not in run("plot", dump, "-o", "b.png", "--head", "1").err
+    assert run("plot", dump, "-o", "c.png", "--verbose", "--quiet").err == ""

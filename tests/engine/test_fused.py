@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -199,20 +200,22 @@ def test_queries_that_see_nothing_are_blank():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "settings"),
+    ("pattern", "settings", "why"),
     [
-        (longformer(2), {"global_mask": torch.arange(12)[None] == 3}),
-        (GlobalKeys(), {"global_mask": torch.arange(12)[None] == 3}),
-        (Local(2, 2), {}),
-        (Full(), {"bias": torch.zeros(1, 1, 12, 12)}),
-        (Full(), {"alibi_slopes": torch.ones(1)}),
-        (Causal(), {"key_positions": torch.arange(12) * 2, "query_positions": torch.arange(12) * 2}),
+        (longformer(2), {"global_mask": torch.arange(12)[None] == 3}, "not one band"),
+        (GlobalKeys(), {"global_mask": torch.arange(12)[None] == 3}, "not one band"),
+        (Local(2, 2), {}, "not one band"),
+        (Full(), {"bias": torch.zeros(1, 1, 12, 12)}, "there is a bias"),
+        (Full(), {"alibi_slopes": torch.ones(1)}, "there are slopes"),
+        (Causal(), {"key_positions": torch.arange(12) * 2, "query_positions": torch.arange(12) * 2}, "not one band"),
     ],
 )
-def test_what_it_cannot_make_it_leaves(pattern, settings):
+def test_what_it_cannot_make_it_leaves_and_says_why(pattern, settings, why, caplog):
+    caplog.set_level("INFO", "attnviz")
     inputs = AttentionInputs(torch.ones(1, 1, 12, 4), torch.ones(1, 1, 12, 4), **settings)
     edges = bin_edges(range(12), 3)
     assert reduce_fused(inputs.item(), pattern, 0, edges, edges) is None
+    assert re.search(f"^head 0: not by the fused kernel: .*{why}$", caplog.messages[-1])
     half = AttentionInputs(torch.ones(1, 1, 12, 4), torch.ones(1, 1, 12, 4))
     assert reduce_fused(half.item(dtype=torch.float64), Full(), 0, edges, edges) is None
     assert reduce_fused(half.item(), Full(), 0, edges, edges, values="logits") is None
