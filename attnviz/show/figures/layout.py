@@ -61,7 +61,8 @@ def title_pad() -> float:
 
 def width_of(text: str, size: float) -> float:
     """Inches across of a text of a size in points, in the present fonts, where it is widest: on a screen."""
-    return max(_inches(part, round(size, 1), tuple(mpl.rcParams["font.family"])) for part in text.split("\n"))
+    up = math.ceil(round(10 * size, 6)) / 10  # letters have whole pixels: a little larger may be a fifth wider
+    return max(_inches(part, up, tuple(mpl.rcParams["font.family"])) for part in text.split("\n"))
 
 
 @lru_cache(maxsize=65536)
