@@ -11,6 +11,9 @@ from torch import Tensor
 from attnviz.attention.pattern import Pattern
 from attnviz.attention.rotary import Rotary
 
+OF_TOKENS = ("tokens", "query_tokens", "word_ids", "query_word_ids", "special_tokens", "query_special_tokens")
+"""Fields that say something of the tokens of each batch item."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:

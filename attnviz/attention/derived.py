@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnviz.attention.call import Call
+from attnviz.attention.call import OF_TOKENS, Call
 from attnviz.attention.inputs import Inputs
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.names import pattern_of
@@ -131,13 +131,12 @@ def over_items(inputs: Inputs, how: str, items: Sequence[int], pattern: Pattern 
     said = f"{how} of {len(items)} batch items"
     layer = said if inputs.layer is None else f"{_layer_words(inputs.layer)}, {said}"
     made = _made([own] * len(items), how, layer, _own_pattern(own))
-    several: dict[str, Any] = {name: _of_items(getattr(own, name), items) for name in (*_PLACES, *_LABELS)}
+    several: dict[str, Any] = {name: _of_items(getattr(own, name), items) for name in (*_PLACES, *OF_TOKENS)}
     several |= {name: None if masks is None else _any_exists(masks) for name, masks in _masks(own, each, items).items()}
     return replace(made, source=f"{inputs.source}, {said}", items=tuple(items), **several)
 
 
 _PLACES = ("query_positions", "key_positions", "documents", "query_documents")
-_LABELS = ("tokens", "query_tokens", "word_ids", "query_word_ids", "special_tokens", "query_special_tokens")
 
 
 def _layer_words(layer: Label) -> str:

@@ -229,7 +229,7 @@ def _contexts(item: AttentionItem, seen: _Seen, unit: float, *, errors: bool) ->
     H, group = item.inputs.H, item.inputs.H // item.inputs.H_kv
     each = item.S * (item.value(0).shape[-1] + 2 * group * len(rows))
     step = group * max(1, _CELLS // each)
-    parts = []
+    contexts, variances, sees = [], [], []
     for first in range(0, H, step):
         heads = _Heads(item, range(first, min(first + step, H)), seen)
         weights, off = _given(heads, unit) if item.given else _weights(heads, unit, errors=errors)
@@ -237,16 +237,16 @@ def _contexts(item: AttentionItem, seen: _Seen, unit: float, *, errors: bool) ->
         context = heads.times(weights, v)
         if seen.of_global is not None and getattr(item.inputs, "v_global", None) is not None:
             context = torch.where(seen.of_global[:, None], heads.times(weights, heads.of("v_global")), context)
+        contexts.append(context)
+        sees.append(weights.any(-1))
         if not errors or off is None:
-            parts.append((context, context[..., 0], weights.any(-1)))
             continue
         spread = (weights * off) ** 2  # (h, r, S)
         squares = heads.times(spread, (v * v).sum(-1, keepdim=True))[..., 0]
         crossed = (heads.times(spread, v) * context).sum(-1)
         variance = squares - 2 * crossed + spread.sum(-1) * (context * context).sum(-1)
-        parts.append((context, variance.clamp(min=0), (weights != 0).any(-1)))
-    context, variance, sees = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
-    return context.double(), variance.double() if errors else None, sees
+        variances.append(variance.clamp(min=0))
+    return torch.cat(contexts).double(), torch.cat(variances).double() if variances else None, torch.cat(sees)
 
 
 def _weights(heads: _Heads, unit: float, *, errors: bool) -> tuple[Tensor, Tensor | None]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnviz.attention.call import Call
+from attnviz.attention.call import OF_TOKENS, Call
 from attnviz.attention.given import AttentionWeights
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.patterns import Full, Masked, Pattern
@@ -153,9 +153,6 @@ class CombinedRows:
         return SeenRows(keys, total, seen)
 
 
-_OF_BATCH = ("tokens", "query_tokens", "word_ids", "query_word_ids", "special_tokens", "query_special_tokens")
-
-
 def as_given(attention: Derived, heads: Sequence[int]) -> tuple[AttentionWeights, Pattern]:
     """The weights of some heads of a batch item, made here, and the pattern of what each of their queries sees."""
     item = attention.item
@@ -168,7 +165,7 @@ def as_given(attention: Derived, heads: Sequence[int]) -> tuple[AttentionWeights
     inputs, part = item.inputs, slice(item.batch, item.batch + 1)
     own: dict[str, Any] = {field.name: getattr(inputs, field.name) for field in fields(Call) if field.init}
     for name, value in own.items():
-        of_batch = isinstance(value, Tensor) or name in _OF_BATCH
+        of_batch = isinstance(value, Tensor) or name in OF_TOKENS
         own[name] = value[part] if of_batch and value is not None else value
     pattern: Pattern = Masked(visible.cpu()) if attention.knows_hidden else Full()
     return AttentionWeights(weights, **{**own, "pattern": pattern}), pattern

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attnviz.attention.call import OF_TOKENS
 from attnviz.attention.derived import NORMS, DerivedInputs, with_pattern
 from attnviz.attention.item import AttentionItem
 from attnviz.attention.merged import MergedInputs
@@ -25,18 +26,7 @@ _BY_HEAD = ("k", "k_global", "q_global", "v", "v_global", "w_o", "bias")
 _UNDER = ("parts", "base")
 """Fields that are inputs themselves."""
 
-_SAID = (
-    "source",
-    "layer",
-    "pattern",
-    "tokens",
-    "query_tokens",
-    "token_form",
-    "word_ids",
-    "query_word_ids",
-    "special_tokens",
-    "query_special_tokens",
-)
+_SAID = ("source", "layer", "pattern", "token_form", *OF_TOKENS)
 """Fields that say what the inputs are, and change no number of a map under the pattern that was asked for."""
 
 

@@ -133,9 +133,8 @@ class Ranks:
         Raises:
             RankError: another rank stopped.
         """
-        return self.reduce_maps(attention, (head,), row_edges, column_edges, wanted, checkpoint=checkpoint, sums=True)[
-            0
-        ]
+        made = attention, (head,), row_edges, column_edges, wanted
+        return self.reduce_maps(*made, checkpoint=checkpoint, sums=True)[0]
 
     def reduce_maps(
         self,

@@ -159,12 +159,12 @@ def reduce_map(
     """
     wanted = wanted or Wanted(**fields)
     tile = wanted.tile_of(item, row_edges, column_edges, pattern)
-    if item.device.type == "cuda":
-        made = reduce_fused(item, pattern, head, row_edges, column_edges, wanted) if has_triton() else None
+    if item.device.type == "cuda" and has_triton():
+        made = reduce_fused(item, pattern, head, row_edges, column_edges, wanted)
         if made is not None:
             return made
-        if not has_triton():
-            _log.info("head %d: not by the fused kernel: pip install 'attnviz[triton]' brings it", head)
+    elif item.device.type == "cuda":
+        _log.info("head %d: not by the fused kernel: pip install 'attnviz[triton]' brings it", head)
     _log.info("head %d: in tiles of %d queries x %d keys on %s", head, tile.rows, tile.keys, item.device)
     grid = _Grid(item, row_edges, column_edges, wanted, tile)
     try:

@@ -160,9 +160,9 @@ _FEW_CELLS = 1 << 14
 def _distance(weights: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
     """The sum of weight times |t - s| over the keys of each query, (b,).
 
-    In a small block, as it stands there. In others keys before every row of the block, or behind every row, are as far from a row as from the block's nearest row
-    and that row's own way on top: three products of a matrix and a vector, where nothing cancels. Only the keys among the rows
-    need a distance each.
+    In a small block, as it stands there. In others keys before every row of the block, or behind every row, are as far from a
+    row as from the block's nearest row and that row's own way on top: three products of a matrix and a vector, where nothing
+    cancels. Only the keys among the rows need a distance each.
     """
     if weights.numel() <= _FEW_CELLS:
         return (keys - rows[:, None]).abs_().to(weights.dtype).mul_(weights).sum(1)

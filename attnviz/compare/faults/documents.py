@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnviz.attention.call import OF_TOKENS
 from attnviz.attention.patterns import Documents, Full, Pattern
 from attnviz.compare.faults.fault import MOST_TRIED, Case, Fault
 from attnviz.compare.faults.rules import Ruled, rewritten
@@ -184,9 +185,8 @@ class SequencesTogether(Fault):
 
 _ALONE: dict[str, Any] = dict.fromkeys(
     (
-        *("key_padding_mask", "query_padding_mask", "q_global", "k_global", "v_global", "residual_norms", "tokens"),
-        *("query_tokens", "word_ids", "query_word_ids", "special_tokens", "query_special_tokens", "query_documents"),
-        *("query_positions", "key_positions"),
+        *("key_padding_mask", "query_padding_mask", "q_global", "k_global", "v_global", "residual_norms"),
+        *("query_documents", "query_positions", "key_positions", *OF_TOKENS),
     )
 )
 """What is of each sequence alone."""

@@ -22,6 +22,9 @@ from attnviz.compare.rounding import FIXED, Rule
 FAULTS: list[Fault] = []
 """Every kind, in the order in which they are tried and, where they explain numbers equally well, named."""
 
+HALF = 0.5
+"""The share of the squared differences that what is nearest may leave, to be tried at all."""
+
 MOST_MATCHED = 1 << 22
 """Cells of a head's map up to which its rows are looked for among all others."""
 

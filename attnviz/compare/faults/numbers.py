@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnviz.compare.faults.fault import Case
+from attnviz.compare.faults.fault import HALF, Case
 from attnviz.compare.faults.way import compute
 from attnviz.compare.faults.work import Variant, Work
 from attnviz.compare.rounding import FIXED
@@ -22,9 +22,6 @@ FACTORS = (-1.0, *(math.exp(n / 8) for n in range(-40, 41)))
 """How many times what is meant a number may be, to begin with."""
 
 _STEPS = 40
-
-_HALF = 0.5
-"""The share of the squared differences that the nearest number may leave, to be tried at all."""
 
 _SAME = 9.0
 """How much further off, squared, a number that has a reason may be than the nearest one, of what one of the numbers is off that
@@ -102,7 +99,7 @@ def _nearest(rows: _Rows, tried: Iterable[float], reasons: Iterable[float]) -> f
             break
         best += move
     least = rows.square(best)
-    if not least < _HALF * rows.square(None):
+    if not least < HALF * rows.square(None):
         return None
     off = rows.apart(best) ** 2
     share = float((off**2).sum() / (off.sum() ** 2).clamp(min=1e-300))  # of one of them

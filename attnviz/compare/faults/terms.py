@@ -16,16 +16,13 @@ import torch
 from torch import Tensor
 
 from attnviz.base.errors import InputError
-from attnviz.compare.faults.fault import Case
+from attnviz.compare.faults.fault import HALF, Case
 from attnviz.compare.faults.way import compute, visible
 from attnviz.compare.faults.work import Variant, Work
 from attnviz.compare.rounding import FIXED
 
 _CHANNELS = 4
 """Sums of channels that rows are compared by: a wrong set of keys hits none of them by chance."""
-
-_HALF = 0.5
-"""The share of the squared differences that what is nearest may leave, to be tried at all."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ class Terms:
         if not off.numel():
             return None
         unexplained, least = float(self.off(self.all())), float(off.min())
-        if not least < _HALF * unexplained:
+        if not least < HALF * unexplained:
             return None
         return int((off <= least * (1 + 1e-6) + 1e-24).nonzero()[0])
 

@@ -131,9 +131,8 @@ class Pixels:
         region = opened(blank, _REGION, _REGION)
         apart, thick = (max(least, round(points * self.point)) for points, least in ((APART, 4), (THICK, 1)))
         line = np.arange(self.columns.start, self.columns.stop + apart - 1) % apart < thick
-        shifted = np.lib.stride_tricks.sliding_window_view(
-            line, len(self.columns)
-        )  # each row is the one above, moved by 1
+        # Each row is the one above, moved by 1.
+        shifted = np.lib.stride_tricks.sliding_window_view(line, len(self.columns))
         painted[region & shifted[np.arange(self.rows.start, self.rows.stop) % apart]] = stripe
         inside = eroded(blank, 2 * thick + 1, 2 * thick + 1, inside=True)
         painted[region & ~inside] = edge
